@@ -1,0 +1,1 @@
+"""Every platform-dependent call on files, and buffers that are lent."""

@@ -1,0 +1,228 @@
+"""Every platform-dependent call on files: vectored reads, advice to the kernel, and writes that survive a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..plain.errors import DamagedFileError, LockedFileError, NotFoundError, WriteError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_MOST_BUFFERS = 1024  # IOV_MAX on Linux and macOS: one preadv takes no more
+
+
+class Descriptors:
+    """Read-only file descriptors, opened when first needed, closed when others are needed more, reopened after a fork.
+
+    At most `most` are open at once: a Zarr store has a file for each chunk, and a process some thousand descriptors.
+    """
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._pid = os.getpid()
+
+    def get(self, path: str) -> _Descriptor:
+        """A descriptor that stays open as long as the returned object is referenced."""
+        with self._lock:
+            if self._pid != os.getpid():
+                # A forked child shares file offsets and nothing else; preadv ignores offsets, but closing must be ours.
+                self._open.clear()
+                self._pid = os.getpid()
+            found = self._open.get(path)
+            if found is not None:
+                self._open.move_to_end(path)
+                return found
+            found = self._open[path] = _Descriptor(path)
+            while len(self._open) > self._most:
+                self._open.popitem(last=False)
+            return found
+
+    def __reduce__(self) -> tuple[type[Descriptors], tuple[int]]:
+        return Descriptors, (self._most,)
+
+
+class _Descriptor:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{path} does not exist (any more). Check the path, or write the data again.") from error
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.close(self.number)
+
+
+def read_exactly(descriptor: _Descriptor, offset: int, outs: Sequence[Array]) -> None:
+    """Fill the C-contiguous arrays `outs`, one after the other, from the bytes at `offset`.
+
+    One system call where the kernel gives all at once, which it does for files; short reads are gone on with.
+    Raises DamagedFileError if the file ends first.
+    """
+    wanted = sum(out.nbytes for out in outs)
+    done = _preadv(descriptor, list(outs[:_MOST_BUFFERS]), offset) if wanted else 0
+    if done == wanted:
+        return
+    rest = [memoryview(out.view(np.uint8).reshape(-1)) for out in outs]
+    skip = done
+    while rest:
+        while rest and skip >= len(rest[0]):
+            skip -= len(rest[0])
+            rest.pop(0)
+        if not rest:
+            break
+        rest[0] = rest[0][skip:]
+        skip = _preadv(descriptor, rest[:_MOST_BUFFERS], offset + done)
+        if skip == 0:
+            size = os.fstat(descriptor.number).st_size
+            raise DamagedFileError(
+                f"{descriptor.path} ends at byte {size}, but {wanted} bytes at offset {offset} were expected. "
+                "It was truncated or replaced since it was opened; write it again."
+            )
+        done += skip
+
+
+def _preadv(descriptor: _Descriptor, buffers: Any, offset: int) -> int:
+    try:
+        if hasattr(os, "preadv"):
+            return os.preadv(descriptor.number, buffers, offset)
+        return _preadv_by_seek(descriptor, buffers, offset)
+    except OSError as error:
+        raise OSError(error.errno, f"{os.strerror(error.errno or 0)} while reading at byte {offset}", descriptor.path) from error
+
+
+_seek_lock = threading.Lock()
+
+
+def _preadv_by_seek(descriptor: _Descriptor, buffers: Any, offset: int) -> int:
+    """Windows has no positioned read: seek and read, one thread at a time."""
+    done = 0
+    with _seek_lock:
+        os.lseek(descriptor.number, offset, os.SEEK_SET)
+        for buffer in buffers:
+            flat = memoryview(buffer).cast("B")
+            data = os.read(descriptor.number, len(flat))
+            flat[: len(data)] = data
+            done += len(data)
+            if len(data) < len(flat):
+                break
+    return done
+
+
+def will_need(descriptor: _Descriptor, offset: int, nbytes: int) -> None:
+    """Ask the kernel to read these bytes into the page cache soon. Returns at once; does nothing where there is no such call."""
+    if hasattr(os, "posix_fadvise") and nbytes > 0:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor.number, offset, nbytes, os.POSIX_FADV_WILLNEED)
+
+
+def memory_available() -> int:
+    """Bytes that this process could still use: free memory or what is left under its control group, the smaller."""
+    available = sys.maxsize
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return min(available, _control_group_room())
+
+
+def _control_group_room() -> int:
+    room = sys.maxsize
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                folder, limit, usage = Path("/sys/fs/cgroup") / path.lstrip("/"), "memory.max", "memory.current"
+            elif "memory" in controllers.split(","):
+                folder = Path("/sys/fs/cgroup/memory") / path.lstrip("/")
+                limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            else:
+                continue
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+                room = min(room, int((folder / limit).read_text()) - int((folder / usage).read_text()))
+    return max(room, 0)
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def explaining_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system says about a failed write to `target` into an error that says what to do."""
+    try:
+        yield
+    except (WriteError, NotFoundError, LockedFileError):
+        raise
+    except OSError as error:
+        remedy = {
+            errno.ENOSPC: "The disk is full. Free space, then run the same command again: it resumes.",
+            errno.EDQUOT: "The disk quota is used up. Free space, then run the same command again: it resumes.",
+            errno.EACCES: "Permission was denied. Write where you may, or change the permissions of that directory.",
+            errno.EPERM: "Permission was denied. Write where you may, or change the permissions of that directory.",
+            errno.EROFS: "That file system is read-only. Write somewhere else.",
+            errno.ENOENT: "The directory does not exist. Create it first.",
+            errno.ENOTDIR: "Part of that path is a file, not a directory.",
+        }.get(error.errno or 0, "Check the disk, then run the same command again.")
+        raise WriteError(f"{os.fspath(target)} cannot be written: {error.strerror or error}. {remedy}") from error
+
+
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Make a rename in this directory survive a crash. Does nothing where directories cannot be opened (Windows)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_tree(path: str | os.PathLike[str]) -> None:
+    """fsync a file, or every file and directory below a directory."""
+    if not os.path.isdir(path):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            sync_tree(os.path.join(folder, name))
+        sync_directory(folder)
+
+
+def replace(temporary: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Move a finished sibling into place, over a file of that name, and make that durable.
+
+    A directory cannot be replaced atomically: an old one is moved aside first and deleted afterwards.
+    """
+    old = None
+    if os.path.isdir(target):
+        old = f"{os.fspath(target)}.replaced"
+        os.replace(target, old)
+    os.replace(temporary, target)
+    sync_directory(os.path.dirname(os.path.abspath(target)))
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Write a small file so that a reader sees all of it or the one before."""
+    temporary = f"{os.fspath(path)}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    replace(temporary, path)

@@ -1,0 +1,102 @@
+"""What a format gives: an array as it lies on disk, and a writer for a new one.
+
+A format module is the only place that imports the format's own library, and translates its errors. It knows
+nothing of samples beyond the axes: `readers/` turn a stored array into samples, `operations/ingest` feeds a writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..plain.extents import Extents
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Selection = tuple[slice, ...]
+
+
+class StoredArray(Protocol):
+    """One array, opened and not read.
+
+    It pickles by path and opens again; the file is opened anew in a forked child. Any thread may call `read_box`.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it, and what `open` would take: "a.h5::/frames"."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As stored, byte order included."""
+        ...
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Shape of the pieces that are decoded as a whole; None where there are none."""
+        ...
+
+    @property
+    def storage(self) -> str:
+        """A few words for `info`: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"."""
+        ...
+
+    @property
+    def extents(self) -> Extents | None:
+        """Where rows along the first axis lie as plain bytes; None if they are encoded, or rows are split over chunks."""
+        ...
+
+    @property
+    def why_not_raw(self) -> str:
+        """Why `extents` is None, for `info`: "the chunks are compressed (gzip)". Empty where it is not."""
+        ...
+
+    def read_box(self, selection: Selection, out: Array) -> None:
+        """Fill `out` with the selected region, through the format's own library. Casts to the dtype of `out`."""
+        ...
+
+
+@dataclass(frozen=True)
+class NewArray:
+    """What a writer is asked to create. `shape[0]` is the number of samples.
+
+    compression : a name the format knows ("gzip", "lzf", "zstd", "blosc" ...), or None
+    chunk_samples : samples in each chunk, for formats that have chunks
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    compression: str | None = None
+    chunk_samples: int = 1
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Writer(Protocol):
+    """Writes a new array in blocks of samples, in order, at a path that nobody reads yet.
+
+    `create` makes it, `reopen` goes on with one that was interrupted. Blocks written before the last `flush` survive a kill.
+    """
+
+    def write(self, start: int, block: Array) -> None:
+        """Samples [start, start + len(block))."""
+        ...
+
+    def read(self, start: int, stop: int) -> Array:
+        """What is there now: to check, on resuming, that a block recorded as complete is."""
+        ...
+
+    def flush(self) -> None:
+        """On disk, so that a block may be recorded as complete."""
+        ...
+
+    def truncate(self, samples: int) -> None:
+        """Keep the first `samples` only: the source turned out shorter than announced, or its length was not known."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,171 @@
+"""Shapes, dtypes and layouts: how stored axes become samples. Arithmetic only, no I/O."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import InvalidTypeError, InvalidValueError
+
+LETTERS = "NTCDHW"
+DEFAULT_LAYOUTS = {1: "N", 2: "NC", 3: "NHW", 4: "NCHW", 5: "NCDHW", 6: "NTCDHW"}
+
+
+def checked_dtype(dtype: Any, where: str) -> np.dtype[Any]:
+    """`dtype` if it is a fixed-size bool, integer, float, complex or bytes type; an error naming `where` if not."""
+    dtype = np.dtype(dtype)
+    if dtype.kind in "biufcS" and dtype.itemsize > 0:
+        return dtype
+    kinds = {
+        "O": "an object dtype (Python objects or variable-length values)",
+        "V": f"a compound or opaque dtype ({dtype})",
+        "U": f"a unicode dtype ({dtype})",
+        "M": f"a date dtype ({dtype})",
+        "m": f"a time-difference dtype ({dtype})",
+    }
+    found = kinds.get(dtype.kind, f"dtype {dtype}")
+    raise InvalidTypeError(
+        f"{where} has {found}; expected fixed-size numbers (bool, integers, floats) or fixed-width bytes. "
+        "Store it as one array of numbers for each quantity, then open that."
+    )
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """An array as its samples come out.
+
+    Attributes
+    ----------
+    shape : (samples, *sample shape)
+    dtype : of each element, in native byte order
+    layout : one letter per axis of `shape`; the first is "N"
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    layout: str
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self.shape[1:]
+
+    @property
+    def sample_nbytes(self) -> int:
+        """Bytes of one sample."""
+        return math.prod(self.sample_shape) * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all samples."""
+        return len(self) * self.sample_nbytes
+
+
+@dataclass(frozen=True)
+class StoredLayout:
+    """How the axes of a stored array are cut into samples and episodes.
+
+    Samples run along T where there is one, and each N is then an episode; otherwise samples run along N.
+
+    >>> stored = StoredLayout("TNHW", (20, 1000, 64, 64))          # Moving MNIST
+    >>> stored.samples, stored.episode_length, stored.sample_shape, stored.is_consecutive
+    (20000, 20, (64, 64), False)
+    """
+
+    letters: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layout: str | None, shape: tuple[int, ...], where: str) -> StoredLayout:
+        """The layout given, or the usual one for that many axes (N, NC, NHW, NCHW, NCDHW, NTCDHW)."""
+        if len(shape) == 0:
+            raise InvalidValueError(f"{where} is a scalar; expected an array of samples with at least one axis.")
+        if layout is None:
+            if len(shape) not in DEFAULT_LAYOUTS:
+                raise InvalidValueError(
+                    f"{where} has {len(shape)} axes {shape}; say what each is with layout=, one letter of {LETTERS} per axis."
+                )
+            layout = DEFAULT_LAYOUTS[len(shape)]
+        if not isinstance(layout, str):
+            raise InvalidTypeError(f"layout={layout!r} is not text; expected one letter of {LETTERS} per axis, such as 'NCHW'.")
+        letters = layout.upper()
+        unknown = sorted(set(letters) - set(LETTERS))
+        if unknown or len(set(letters)) != len(letters) or not set(letters) & {"N", "T"}:
+            raise InvalidValueError(
+                f"layout={layout!r} is not understood; expected each letter of {LETTERS} at most once, with N or T among them, such as 'NCHW'."
+            )
+        if len(letters) != len(shape):
+            raise InvalidValueError(f"layout={layout!r} names {len(letters)} axes but {where} has {len(shape)}: {shape}.")
+        if math.prod(shape) == 0:
+            raise InvalidValueError(f"{where} is empty: its shape is {shape}. There is nothing to train on; check how it was written.")
+        return cls(letters, tuple(int(n) for n in shape))
+
+    def _length(self, letter: str) -> int:
+        return self.shape[self.letters.index(letter)] if letter in self.letters else 1
+
+    @property
+    def samples(self) -> int:
+        return self._length("N") * self._length("T")
+
+    @property
+    def episode_length(self) -> int:
+        """Samples in each episode: T where there is one, else all of N."""
+        return self._length("T") if "T" in self.letters else self._length("N")
+
+    @property
+    def sample_letters(self) -> str:
+        return "".join(letter for letter in self.letters if letter not in "NT")
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return tuple(n for letter, n in zip(self.letters, self.shape, strict=True) if letter not in "NT")
+
+    @property
+    def has_rows(self) -> bool:
+        """True if each sample lies in one piece: N and T come before every other axis."""
+        return set(self.letters[: len(self.letters) - len(self.sample_letters)]) <= {"N", "T"}
+
+    @property
+    def is_consecutive(self) -> bool:
+        """True if consecutive samples also lie next to each other, so a batch is one read."""
+        return self.has_rows and (self._length("T") == 1 or self._length("N") == 1 or not self.letters.startswith("TN"))
+
+    def spec(self, dtype: np.dtype[Any]) -> ArraySpec:
+        """The array as its samples come out, in native byte order."""
+        return ArraySpec((self.samples, *self.sample_shape), dtype.newbyteorder("="), "N" + self.sample_letters)
+
+    def samples_first(self, stored: np.ndarray) -> np.ndarray:
+        """`stored` seen as (episodes, samples of an episode, *sample): always a view."""
+        axes = [self.letters.index(letter) for letter in "NT" if letter in self.letters]
+        rest = [axis for axis in range(stored.ndim) if axis not in axes]
+        view = stored.transpose(axes + rest)
+        return view if len(axes) == 2 else view[None]
+
+    def boxes(self, start: int, stop: int) -> list[tuple[tuple[slice, ...], int, int]]:
+        """The stored regions that hold samples [start, stop), each with the range of those samples it fills.
+
+        Returns a list of (slices into the stored array, first, last + 1 relative to `start`); one per episode touched.
+        """
+        length = self.episode_length
+        found = []
+        at = start
+        while at < stop:
+            episode, first = divmod(at, length)
+            last = min(length, first + stop - at)
+            along = {"T": slice(first, last), "N": slice(episode, episode + 1)} if "T" in self.letters else {"N": slice(first, last)}
+            selection = tuple(along.get(letter, slice(0, n)) for letter, n in zip(self.letters, self.shape, strict=True))
+            found.append((selection, at - start, at - start + last - first))
+            at += last - first
+        return found
+
+    def rows_of(self, samples: np.ndarray) -> np.ndarray:
+        """The row of each sample number, where `has_rows`. Rows are counted in stored order."""
+        if self.is_consecutive:
+            return samples
+        episode, step = np.divmod(samples, self.episode_length)
+        return step * self._length("N") + episode

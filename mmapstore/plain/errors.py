@@ -1,0 +1,79 @@
+"""What can go wrong, drawn as a tree. Each error is also the built-in that fits it.
+
+MmapstoreError
+├── NotFoundError          FileNotFoundError   no such file, directory or pattern match
+├── KeyNotFoundError       KeyError            the file is there, the dataset or field inside it is not
+├── InvalidValueError      ValueError          an argument, or a combination of arguments, that cannot be meant
+├── InvalidTypeError       TypeError           an object or dtype that no array dataset can hold
+├── OutOfRangeError        IndexError          a sample or batch number past the end
+├── DamagedFileError       OSError, ValueError truncated, corrupt, or not what its suffix says
+├── UnsafeFileError        PermissionError     a file that points outside itself, or declares more than it holds
+├── LockedFileError        BlockingIOError     another program holds the file, or its file system refuses locks
+├── TargetExistsError      FileExistsError     writing would replace something
+├── WriteError             OSError             the target cannot be written: permission, full disk, I/O error
+├── MemoryBudgetError      MemoryError         the prediction is over `max_memory`; nothing was started
+├── MissingPackageError    ImportError         an optional package is needed; the text names the extra
+└── StateMismatchError     ValueError          a saved position belongs to other data or another order
+
+Every text says what was found, what was expected, where, and what to do next.
+"""
+
+
+class MmapstoreError(Exception):
+    """Base of every error raised by mmapstore on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError and OSError would quote or number the text; ours is written to be read as it is.
+        return str(self.args[0]) if len(self.args) == 1 else super().__str__()
+
+
+class NotFoundError(MmapstoreError, FileNotFoundError):
+    """No file, directory or pattern match under that name."""
+
+
+class KeyNotFoundError(MmapstoreError, KeyError):
+    """The container exists; the dataset, group or field named inside it does not."""
+
+
+class InvalidValueError(MmapstoreError, ValueError):
+    """An argument, or a combination of arguments, that cannot be meant."""
+
+
+class InvalidTypeError(MmapstoreError, TypeError):
+    """An object or dtype that no array dataset can hold, or a use that would read everything."""
+
+
+class OutOfRangeError(MmapstoreError, IndexError):
+    """A sample or batch number past the end."""
+
+
+class DamagedFileError(MmapstoreError, OSError, ValueError):
+    """Truncated, corrupt, or not what its suffix says."""
+
+
+class UnsafeFileError(MmapstoreError, PermissionError):
+    """A file that points outside itself, or declares more than it holds."""
+
+
+class LockedFileError(MmapstoreError, BlockingIOError):
+    """Another program holds the file, or its file system refuses locks."""
+
+
+class TargetExistsError(MmapstoreError, FileExistsError):
+    """Writing would replace something that exists."""
+
+
+class WriteError(MmapstoreError, OSError):
+    """The target cannot be written: permission, full disk, I/O error."""
+
+
+class MemoryBudgetError(MmapstoreError, MemoryError):
+    """The predicted memory is over `max_memory`; nothing was started."""
+
+
+class MissingPackageError(MmapstoreError, ImportError):
+    """An optional package is needed and absent; the text names the extra to install."""
+
+
+class StateMismatchError(MmapstoreError, ValueError):
+    """A saved position belongs to other data or to another order."""

@@ -1,0 +1,1 @@
+"""From stored arrays to samples: each access gets its fastest way to the bytes."""

@@ -1,0 +1,75 @@
+"""What a reader must do, and what it may offer beside.
+
+Rules for every reader
+----------------------
+- Samples are numbered 0 .. len(spec) - 1; a run is [start, stop) of them. There is no reading inside a sample.
+- What comes out has the dtype and sample shape of `spec`: native byte order, samples first.
+- `read` fills the caller's buffer and keeps no reference to it, nor replaces it.
+- Any thread may call any method at any time; a reader locks what it must.
+- A reader pickles by path and opens again where it is unpickled: a file descriptor or a map is never sent.
+- Errors name the file and the place in it; foreign exceptions are translated, with their cause kept.
+
+An ability is a protocol of its own: callers ask `isinstance(reader, OffersViews)`, never which reader it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..plain.array_spec import ArraySpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What to take from each window: samples `first + k * step` of it, k = 0 .. count - 1, into `out[j, k]` for window j.
+
+    `out` has shape (windows, count, *sample shape), is C-contiguous and has the dtype of the reader's `spec`.
+    """
+
+    first: int
+    count: int
+    step: int
+    out: Array
+
+
+class Reader(Protocol):
+    """Reads runs of samples into the caller's buffer."""
+
+    @property
+    def spec(self) -> ArraySpec: ...
+
+    @property
+    def why(self) -> str:
+        """One plain sentence for `info`: how the bytes are reached, and why this way."""
+        ...
+
+    def read(self, start: int, stop: int, out: Array) -> None:
+        """Fill `out`, of shape (stop - start, *sample shape), with samples [start, stop)."""
+        ...
+
+
+@runtime_checkable
+class OffersViews(Protocol):
+    def view(self, start: int, stop: int) -> Array | None:
+        """Samples [start, stop) without a copy, read-only; None where this run cannot be had so."""
+        ...
+
+
+@runtime_checkable
+class GathersWindows(Protocol):
+    def gather(self, starts: np.ndarray[Any, np.dtype[np.int64]], parts: Sequence[Part]) -> None:
+        """Fill every part for the windows that begin at the samples `starts`, at the cost of the bytes asked for."""
+        ...
+
+
+@runtime_checkable
+class TakesAdvice(Protocol):
+    def will_need(self, start: int, stop: int) -> None:
+        """Ask the kernel to have samples [start, stop) in the page cache soon. Never blocks, never fails."""
+        ...
