@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import shutil
 import sys
@@ -15,58 +16,116 @@ from typing import Any
 
 import numpy as np
 
-from ..plain.errors import DamagedFileError, LockedFileError, NotFoundError, WriteError
+from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError, WriteError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+MOST_OPEN = 64  # descriptors in a process, of a thousand or so that it may have
 _MOST_BUFFERS = 1024  # IOV_MAX on Linux and macOS: one preadv takes no more
 
 
 class Descriptors:
-    """Read-only file descriptors, opened when first needed, closed when others are needed more, reopened after a fork.
+    """The read-only file descriptors of one reader: opened when needed, closed with it or when others are needed more.
 
-    At most `most` are open at once: a Zarr store has a file for each chunk, and a process some thousand descriptors.
+    At most `MOST_OPEN` are open in a process, over all readers: a Zarr store has a file for each chunk, and a process some
+    thousand descriptors. They are kept by reader, not by path alone: a file that was replaced is another one for whoever
+    opens it next, and must not become another one for whoever has it open.
+
+    Parameters
+    ----------
+    path : the file, where there is one only. It is then checked, whenever it is opened again, to be the one it was.
     """
 
-    def __init__(self, most: int = 64) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
-        self._pid = os.getpid()
+    def __init__(self, path: str | None = None) -> None:
+        self._path = path
+        self._identity = _identity(path) if path is not None else None
 
-    def get(self, path: str) -> _Descriptor:
+    def get(self, path: str) -> Descriptor:
         """A descriptor that stays open as long as the returned object is referenced."""
-        with self._lock:
-            if self._pid != os.getpid():
-                # A forked child shares file offsets and nothing else; preadv ignores offsets, but closing must be ours.
-                self._open.clear()
-                self._pid = os.getpid()
-            found = self._open.get(path)
+        key = (id(self), path)
+        with _open.lock:
+            found = _open.descriptors.get(key)
             if found is not None:
-                self._open.move_to_end(path)
+                _open.descriptors.move_to_end(key)
                 return found
-            found = self._open[path] = _Descriptor(path)
-            while len(self._open) > self._most:
-                self._open.popitem(last=False)
+            found = Descriptor(path)
+            if path == self._path and self._identity != (found.status.st_dev, found.status.st_ino):
+                raise DamagedFileError(f"{path} was replaced by another file since it was opened. Open it again.")
+            _open.descriptors[key] = found
+            while len(_open.descriptors) > MOST_OPEN:
+                _open.descriptors.popitem(last=False)
             return found
 
-    def __reduce__(self) -> tuple[type[Descriptors], tuple[int]]:
-        return Descriptors, (self._most,)
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError), _open.lock:  # globals are gone when the interpreter ends
+            for key in [key for key in _open.descriptors if key[0] == id(self)]:
+                del _open.descriptors[key]
+
+    def __reduce__(self) -> tuple[type[Descriptors], tuple[str | None]]:
+        return Descriptors, (self._path,)
 
 
-class _Descriptor:
+class _Open:
+    """Every descriptor open in this process, the one used last at the end."""
+
+    def __init__(self) -> None:
+        # Reentrant: a garbage collection inside `get` may run `__del__` of another reader.
+        self.lock = threading.RLock()
+        self.descriptors: OrderedDict[tuple[int, str], Descriptor] = OrderedDict()
+
+    def after_fork(self) -> None:
+        self.lock = threading.RLock()  # another thread may have held it
+
+
+_open = _Open()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open.after_fork)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        raise _gone(path) from error
+    return status.st_dev, status.st_ino
+
+
+def _gone(path: str) -> NotFoundError:
+    return NotFoundError(f"{path} does not exist (any more). Check the path, or write the data again.")
+
+
+class Descriptor:
+    """An open file, closed with the last reference to it."""
+
     def __init__(self, path: str) -> None:
         self.path = path
+        self._map: mmap.mmap | None = None
         try:
             self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
-            raise NotFoundError(f"{path} does not exist (any more). Check the path, or write the data again.") from error
+            raise _gone(path) from error
+        self.status = os.fstat(self.number)
+
+    def map(self, offset: int, nbytes: int) -> mmap.mmap:
+        """The file as a read-only memory map, made when first asked for; it lives as long as an array looks into it.
+
+        Raises DamagedFileError if the file is too short for these bytes: touching a map past the end kills the process.
+        """
+        if self._map is None or offset + nbytes > len(self._map):
+            size = os.fstat(self.number).st_size
+            if offset + nbytes > size:
+                raise DamagedFileError(
+                    f"{self.path} ends at byte {size}, but {nbytes} bytes at offset {offset} were expected. "
+                    "It was truncated or replaced since it was opened; write it again."
+                )
+            self._map = mmap.mmap(self.number, size, access=mmap.ACCESS_READ)
+        return self._map
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
             os.close(self.number)
 
 
-def read_exactly(descriptor: _Descriptor, offset: int, outs: Sequence[Array]) -> None:
+def read_exactly(descriptor: Descriptor, offset: int, outs: Sequence[Array]) -> None:
     """Fill the C-contiguous arrays `outs`, one after the other, from the bytes at `offset`.
 
     One system call where the kernel gives all at once, which it does for files; short reads are gone on with.
@@ -76,7 +135,7 @@ def read_exactly(descriptor: _Descriptor, offset: int, outs: Sequence[Array]) ->
     done = _preadv(descriptor, list(outs[:_MOST_BUFFERS]), offset) if wanted else 0
     if done == wanted:
         return
-    rest = [memoryview(out.view(np.uint8).reshape(-1)) for out in outs]
+    rest = [out.reshape(-1).view(np.uint8).data for out in outs]
     skip = done
     while rest:
         while rest and skip >= len(rest[0]):
@@ -95,7 +154,25 @@ def read_exactly(descriptor: _Descriptor, offset: int, outs: Sequence[Array]) ->
         done += skip
 
 
-def _preadv(descriptor: _Descriptor, buffers: Any, offset: int) -> int:
+def read_rows(descriptor: Descriptor, offsets: Sequence[int], outs: Sequence[Array]) -> None:
+    """Row k of every array of `outs`, one after the other, from the bytes at `offsets[k]`: one system call for each k.
+
+    This is the inner loop of shuffled training, so it does nothing else while all goes well.
+    """
+    nbytes = sum(out[0].nbytes for out in outs) if offsets else 0
+    number, preadv = descriptor.number, getattr(os, "preadv", None)
+    single = outs[0] if len(outs) == 1 else None
+    for k, offset in enumerate(offsets):
+        rows = [single[k]] if single is not None else [out[k] for out in outs]
+        try:
+            if preadv is not None and preadv(number, rows, offset) == nbytes:
+                continue
+        except OSError:
+            pass  # read_exactly meets it again, and says what it was
+        read_exactly(descriptor, offset, rows)
+
+
+def _preadv(descriptor: Descriptor, buffers: Any, offset: int) -> int:
     try:
         if hasattr(os, "preadv"):
             return os.preadv(descriptor.number, buffers, offset)
@@ -107,7 +184,7 @@ def _preadv(descriptor: _Descriptor, buffers: Any, offset: int) -> int:
 _seek_lock = threading.Lock()
 
 
-def _preadv_by_seek(descriptor: _Descriptor, buffers: Any, offset: int) -> int:
+def _preadv_by_seek(descriptor: Descriptor, buffers: Any, offset: int) -> int:
     """Windows has no positioned read: seek and read, one thread at a time."""
     done = 0
     with _seek_lock:
@@ -122,7 +199,7 @@ def _preadv_by_seek(descriptor: _Descriptor, buffers: Any, offset: int) -> int:
     return done
 
 
-def will_need(descriptor: _Descriptor, offset: int, nbytes: int) -> None:
+def will_need(descriptor: Descriptor, offset: int, nbytes: int) -> None:
     """Ask the kernel to read these bytes into the page cache soon. Returns at once; does nothing where there is no such call."""
     if hasattr(os, "posix_fadvise") and nbytes > 0:
         with contextlib.suppress(OSError):
@@ -163,7 +240,7 @@ def explaining_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the system says about a failed write to `target` into an error that says what to do."""
     try:
         yield
-    except (WriteError, NotFoundError, LockedFileError):
+    except MmapstoreError:
         raise
     except OSError as error:
         remedy = {
@@ -212,7 +289,12 @@ def replace(temporary: str | os.PathLike[str], target: str | os.PathLike[str]) -
     if os.path.isdir(target):
         old = f"{os.fspath(target)}.replaced"
         os.replace(target, old)
-    os.replace(temporary, target)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        if old is not None:
+            os.replace(old, target)
+        raise
     sync_directory(os.path.dirname(os.path.abspath(target)))
     if old is not None:
         shutil.rmtree(old)
@@ -221,7 +303,7 @@ def replace(temporary: str | os.PathLike[str], target: str | os.PathLike[str]) -
 def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
     """Write a small file so that a reader sees all of it or the one before."""
     temporary = f"{os.fspath(path)}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
+    with Path(temporary).open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

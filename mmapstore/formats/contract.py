@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,24 @@ from ..plain.extents import Extents
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Selection = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One array found in a container, for `info` and for messages. Nothing of it was read.
+
+    Attributes
+    ----------
+    key : its path inside, without a leading slash, as `open(path, key=...)` takes it; "" for the array at the root
+    shape : as stored
+    dtype : as stored, byte order included; words where NumPy has no fixed-size type for it
+    storage : a few words: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | str
+    storage: str
 
 
 class StoredArray(Protocol):
@@ -62,12 +80,24 @@ class StoredArray(Protocol):
         ...
 
 
+@runtime_checkable
+class SeenAsArray(Protocol):
+    """An ability: the whole of the stored array can be seen as a NumPy array without reading it."""
+
+    def as_array(self) -> Array:
+        """Shape and dtype as stored, read-only, in any strides. A view: of a memory map, or of the caller's own array."""
+        ...
+
+
 @dataclass(frozen=True)
 class NewArray:
     """What a writer is asked to create. `shape[0]` is the number of samples.
 
     compression : a name the format knows ("gzip", "lzf", "zstd", "blosc" ...), or None
     chunk_samples : samples in each chunk, for formats that have chunks
+    attributes : small values to leave beside the data, where the format has a place for them
+    resizable : the number of samples is not known yet: `shape[0]` is a guess, `write` may go past it, and `truncate`
+        comes at the end. Formats that fix the length when they create an array then choose a form that can change it.
     """
 
     shape: tuple[int, ...]
@@ -75,6 +105,7 @@ class NewArray:
     compression: str | None = None
     chunk_samples: int = 1
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    resizable: bool = False
 
 
 class Writer(Protocol):

@@ -16,20 +16,19 @@ DEFAULT_LAYOUTS = {1: "N", 2: "NC", 3: "NHW", 4: "NCHW", 5: "NCDHW", 6: "NTCDHW"
 
 def checked_dtype(dtype: Any, where: str) -> np.dtype[Any]:
     """`dtype` if it is a fixed-size bool, integer, float, complex or bytes type; an error naming `where` if not."""
-    dtype = np.dtype(dtype)
-    if dtype.kind in "biufcS" and dtype.itemsize > 0:
-        return dtype
+    found: np.dtype[Any] = np.dtype(dtype)
+    if found.kind in "biufcS" and found.itemsize > 0:
+        return found
     kinds = {
         "O": "an object dtype (Python objects or variable-length values)",
-        "V": f"a compound or opaque dtype ({dtype})",
-        "U": f"a unicode dtype ({dtype})",
-        "M": f"a date dtype ({dtype})",
-        "m": f"a time-difference dtype ({dtype})",
+        "V": f"a compound or opaque dtype ({found})",
+        "U": f"a unicode dtype ({found})",
+        "M": f"a date dtype ({found})",
+        "m": f"a time-difference dtype ({found})",
     }
-    found = kinds.get(dtype.kind, f"dtype {dtype}")
     raise InvalidTypeError(
-        f"{where} has {found}; expected fixed-size numbers (bool, integers, floats) or fixed-width bytes. "
-        "Store it as one array of numbers for each quantity, then open that."
+        f"{where} has {kinds.get(found.kind, f'dtype {found}')}; expected fixed-size numbers (bool, integers, floats) "
+        "or fixed-width bytes. Store it as one array of numbers for each quantity, then open that."
     )
 
 
@@ -97,12 +96,15 @@ class StoredLayout:
         unknown = sorted(set(letters) - set(LETTERS))
         if unknown or len(set(letters)) != len(letters) or not set(letters) & {"N", "T"}:
             raise InvalidValueError(
-                f"layout={layout!r} is not understood; expected each letter of {LETTERS} at most once, with N or T among them, such as 'NCHW'."
+                f"layout={layout!r} is not understood; expected each letter of {LETTERS} at most once, with N or T among them, "
+                "such as 'NCHW'."
             )
         if len(letters) != len(shape):
             raise InvalidValueError(f"layout={layout!r} names {len(letters)} axes but {where} has {len(shape)}: {shape}.")
         if math.prod(shape) == 0:
-            raise InvalidValueError(f"{where} is empty: its shape is {shape}. There is nothing to train on; check how it was written.")
+            raise InvalidValueError(
+                f"{where} is empty: its shape is {shape}. There is nothing to train on; check how it was written."
+            )
         return cls(letters, tuple(int(n) for n in shape))
 
     def _length(self, letter: str) -> int:
@@ -157,7 +159,9 @@ class StoredLayout:
         while at < stop:
             episode, first = divmod(at, length)
             last = min(length, first + stop - at)
-            along = {"T": slice(first, last), "N": slice(episode, episode + 1)} if "T" in self.letters else {"N": slice(first, last)}
+            along = (
+                {"T": slice(first, last), "N": slice(episode, episode + 1)} if "T" in self.letters else {"N": slice(first, last)}
+            )
             selection = tuple(along.get(letter, slice(0, n)) for letter, n in zip(self.letters, self.shape, strict=True))
             found.append((selection, at - start, at - start + last - first))
             at += last - first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,10 +43,23 @@ class Extents:
         return len(self.offsets) == 1 and not self.one_file_each
 
     def file_of(self, extent: int) -> str:
-        return self.path.replace("{}", str(extent)) if self.one_file_each else self.path
+        if not self.one_file_each:
+            return self.path
+        before, _, after = self.path.rpartition("{}")  # the last: a directory may be called so too
+        return f"{before}{extent}{after}"
 
     def offset_of(self, extent: int) -> int:
         return int(self.offsets[0] if self.one_file_each else self.offsets[extent])
+
+    def cut(self, pieces: int) -> Extents:
+        """The same bytes with each row cut into that many rows: the frames of a stored sequence.
+
+        >>> Extents.one_run("a.npy", 128, rows=10, row_nbytes=400, dtype=np.dtype("u1")).cut(20).rows
+        200
+        """
+        return replace(
+            self, rows=self.rows * pieces, row_nbytes=self.row_nbytes // pieces, rows_per_extent=self.rows_per_extent * pieces
+        )
 
     def runs(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
         """Rows [start, stop) as (extent, byte offset in its file, first, last + 1 relative to `start`), in order.

@@ -1,14 +1,15 @@
 """The JSON that mmapstore leaves beside the data it wrote. It is written last: its presence means the data is whole.
 
-    frames.npy                 data, an ordinary file
-    frames.npy.mmapstore.json  its manifest
-    store/image.npy, store/label.npy, store/mmapstore.json     a directory of fields, with one manifest for all
+frames.npy                 data, an ordinary file
+frames.npy.mmapstore.json  its manifest
+store/image.npy, store/label.npy, store/mmapstore.json     a directory of fields, with one manifest for all
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from .errors import DamagedFileError
@@ -81,7 +82,7 @@ class Manifest:
 
 def _array_manifest(entry: dict[str, Any]) -> ArrayManifest:
     episodes = tuple(int(n) for n in entry["episodes"])
-    if not episodes or episodes[0] != 0 or any(a > b for a, b in zip(episodes, episodes[1:], strict=False)):
+    if len(episodes) < 2 or episodes[0] != 0 or any(a >= b for a, b in pairwise(episodes)):
         raise ValueError("episodes do not start at 0 and rise")
     return ArrayManifest(
         file=str(entry["file"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass, field
 
@@ -19,13 +20,16 @@ def parse_bytes(size: int | str, name: str = "max_memory") -> int:
     >>> parse_bytes("256MB"), parse_bytes("1.5 GiB"), parse_bytes(4096)
     (256000000, 1610612736, 4096)
     """
-    if isinstance(size, bool) or not isinstance(size, (int, str)):
-        raise InvalidTypeError(f"{name}={size!r} is not a size; expected bytes as an int, or text such as '256MB' or '1GiB'.")
     if isinstance(size, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", size.lower())
         if not match or match[2] not in _UNITS:
-            raise InvalidValueError(f"{name}={size!r} is not a size; expected text such as '256MB' (MB = 10**6) or '1GiB' (GiB = 2**30).")
+            raise InvalidValueError(
+                f"{name}={size!r} is not a size; expected text such as '256MB' (MB = 10**6) or '1GiB' (GiB = 2**30)."
+            )
         size = int(float(match[1]) * _UNITS[match[2]])
+    elif isinstance(size, bool) or not hasattr(size, "__index__"):
+        raise InvalidTypeError(f"{name}={size!r} is not a size; expected bytes as an int, or text such as '256MB' or '1GiB'.")
+    size = operator.index(size)
     if size <= 0:
         raise InvalidValueError(f"{name} is {size} bytes; expected more than 0.")
     return size
@@ -38,7 +42,7 @@ def format_bytes(size: float) -> str:
     """
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(size) < 999.5 or unit == "TB":
-            return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}" if abs(size) >= 100 else f"{size:#.3g} {unit}"
+            return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}" if abs(size) >= 99.95 else f"{size:#.3g} {unit}"
         size /= 1000
     raise AssertionError("unreachable")
 

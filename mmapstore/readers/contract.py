@@ -49,6 +49,11 @@ class Reader(Protocol):
         """One plain sentence for `info`: how the bytes are reached, and why this way."""
         ...
 
+    @property
+    def place(self) -> str:
+        """The same in two or three words, for a repr: "memory-mapped", "read in place", "in RAM"."""
+        ...
+
     def read(self, start: int, stop: int, out: Array) -> None:
         """Fill `out`, of shape (stop - start, *sample shape), with samples [start, stop)."""
         ...
@@ -65,6 +70,14 @@ class OffersViews(Protocol):
 class GathersWindows(Protocol):
     def gather(self, starts: np.ndarray[Any, np.dtype[np.int64]], parts: Sequence[Part]) -> None:
         """Fill every part for the windows that begin at the samples `starts`, at the cost of the bytes asked for."""
+        ...
+
+
+@runtime_checkable
+class NeedsScratch(Protocol):
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes of memory that reading takes beside the caller's buffer: part of every prediction."""
         ...
 
 

@@ -1,0 +1,359 @@
+"""Batches: an order and readers, joined to (x, y). NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..plain.errors import InvalidTypeError, InvalidValueError, OutOfRangeError, StateMismatchError
+from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
+from ..plain.sample_order import SampleOrder, Shuffling
+from ..plain.windows import Anchors, Episodes
+from ..readers.contract import Array, Reader
+from .assembly import Assembly
+from .plan import Plan
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from ..adapters.keras_sequence import Sequence
+
+Transform = Callable[..., Any]
+_POSITIONS_AT_ONCE = 1024  # working out an order costs the same for 30 positions as for 300
+
+
+class Batches:
+    """Batches of a dataset, in an order that is a pure function of (seed, epoch).
+
+    Made by `Dataset.batches`; see there for the arguments. `len(b)` is the number of batches in an epoch, `b[i]`
+    reads batch i of the current epoch, iterating gives one epoch and then moves on to the next.
+
+    x and y are NumPy arrays (tuples of arrays for several fields; x alone without a target). Unshuffled, unconverted
+    batches from plain bytes are read-only views of a memory map; everything else is a copy in a lent buffer, which is
+    reused after the last reference to it has gone. Arrays that share frames (x and y of `NextFrame`) are read-only.
+    """
+
+    def __init__(
+        self,
+        readers: Mapping[str, Reader],
+        first: int,
+        episodes: Episodes,
+        plan: Plan,
+        batch_size: int,
+        *,
+        shuffle: bool | int,
+        seed: int,
+        drop_last: bool,
+        shard: tuple[int, int],
+        transform: Transform | None,
+        max_memory: int | str | None,
+        fingerprint: Callable[[], str],
+        name: str,
+    ) -> None:
+        self.batch_size = _whole("batch_size", batch_size, least=1)
+        self.seed = _whole("seed", seed)
+        self.drop_last = bool(drop_last)
+        self.shard = _shard(shard)
+        if transform is not None and not callable(transform):
+            raise InvalidTypeError(
+                f"transform={transform!r} cannot be called; expected a function of (x, y), or of x without a target."
+            )
+        window = plan.window
+        self._sample_nbytes = sum(spec.sample_nbytes for spec in plan.fields.values())
+        self._anchors = Anchors(
+            episodes, plan.reach(), window.stride, *_window_range(window.start_index, window.end_index, episodes)
+        )
+        self._shuffling = Shuffling.of(shuffle, self._sample_nbytes)
+        _require_windows(self._anchors, plan, self.shard, name)
+        self._order = SampleOrder(len(self._anchors), self._shuffling, self.seed, self.shard)
+        if len(self) == 0:
+            raise InvalidValueError(
+                f"drop_last=True leaves no batch: there are {len(self._order)} samples and batch_size is {self.batch_size}. "
+                "Make the batch smaller, or keep the last one."
+            )
+        self._plan = plan
+        self._transform = transform
+        self._fingerprint = fingerprint
+        self._fingerprinted: str | None = None
+        self._name = name
+        self._shuffle = shuffle
+        self._assembly = Assembly(readers, first, plan, self._anchors, self._order, self.batch_size)
+        self._position = (0, 0)
+        self._resumed = False
+        self._cached: tuple[tuple[int, int], Array] | None = None
+        if max_memory is not None:
+            self._require(parse_bytes(max_memory))
+
+    # --- size and shape ----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        whole, rest = divmod(len(self._order), self.batch_size)
+        return whole if self.drop_last or not rest else whole + 1
+
+    @property
+    def samples(self) -> int:
+        """Samples (windows) in an epoch of this shard, those of a dropped last batch included."""
+        return len(self._order)
+
+    @property
+    def all_full(self) -> bool:
+        """True if every batch has exactly `batch_size` samples."""
+        return self.drop_last or len(self._order) % self.batch_size == 0
+
+    @property
+    def has_target(self) -> bool:
+        return bool(self._plan.y)
+
+    @property
+    def effective_batch(self) -> float:
+        """The size of a batch of independent samples that mixes as well, at worst: B / (1 + (B - 1) / K) for K blocks in a window.
+
+        1 in stored order, where neighbours may all be alike; the batch size where one window holds everything.
+        """
+        if self._shuffling is None:
+            return 1.0
+        anchors, blocks = self._order.largest_window()
+        if anchors >= len(self._order):
+            return float(self.batch_size)
+        return Shuffling(self._shuffling.block, blocks).effective_batch(self.batch_size)
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """Predicted peak of private memory of an epoch, in named parts, in bytes; the framework's own is not in it."""
+        return self._assembly.memory()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def read(self, epoch: int, batch: int, *, aligned: bool = False) -> Any:
+        """Batch `batch` of epoch `epoch`: x, or (x, y). Pure: it changes no position, and any thread may call it.
+
+        With `aligned`, every array is C-contiguous and starts at a multiple of 64 bytes, so that TensorFlow takes it
+        without a copy. Raises OutOfRangeError past the last batch.
+        """
+        if not 0 <= batch < len(self):
+            raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
+        start = batch * self.batch_size
+        stop = min(start + self.batch_size, len(self._order))
+        arrays = self._assembly.read(epoch, start, self._numbers(epoch, start, stop))
+        split = len(self._plan.x)
+        x: Any = arrays[0] if self._plan.x_is_single else tuple(arrays[:split])
+        y: Any = None
+        if self.has_target:
+            y = arrays[split] if self._plan.y_is_single else tuple(arrays[split:])
+        made = (x, y) if self.has_target else x
+        if self._transform is not None:
+            made = self._transformed(x, y)
+        return _mapped(self._assembly.aligned, made) if aligned else made
+
+    def _transformed(self, x: Any, y: Any) -> Any:
+        assert self._transform is not None
+        made = self._transform(x, y) if self.has_target else self._transform(x)
+        if self.has_target and not (isinstance(made, tuple) and len(made) == 2):
+            raise InvalidTypeError(f"transform returned {type(made).__name__}; expected the pair (x, y), as it was given.")
+        return _mapped(np.asarray, made)
+
+    def _numbers(self, epoch: int, start: int, stop: int) -> Array:
+        """The anchors at these positions; a stretch of them is worked out at once and kept."""
+        if self._shuffling is None:
+            return self._order.anchors_at(epoch, start, stop)
+        stretch = max(1, _POSITIONS_AT_ONCE // self.batch_size) * self.batch_size
+        base = start // stretch * stretch
+        cached = self._cached
+        if cached is None or cached[0] != (epoch, base):
+            cached = ((epoch, base), self._order.anchors_at(epoch, base, min(base + stretch, len(self._order))))
+            self._cached = cached
+        return cached[1][start - base : stop - base]
+
+    def __getitem__(self, batch: int) -> Any:
+        """Batch `batch` of the current epoch (`position[0]`); negative numbers count from the end."""
+        number = _whole("a batch number", batch)
+        return self.read(self._position[0], number + len(self) if -len(self) <= number < 0 else number)
+
+    def __iter__(self) -> Iterator[Any]:
+        """One epoch. Each loop claims the next one, also after a loop that was left early; a loaded state is gone on with."""
+        epoch, first = self.position
+        if first and not self._resumed:
+            epoch, first = epoch + 1, 0
+        self._resumed = False
+        for batch in range(first, len(self)):
+            made = self.read(epoch, batch)
+            self._position = (epoch, batch + 1)
+            yield made
+            del made  # the buffer is lent: holding it here while the next is read would keep one batch more alive
+        self._position = (epoch + 1, 0)
+
+    # --- position ----------------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, batch) that comes next."""
+        epoch, batch = self._position
+        return (epoch + 1, 0) if batch == len(self) else (epoch, batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where iteration stands, as a small JSON-able dict, bound to the data and to the order."""
+        return self.state_at(*self.position)
+
+    def state_at(self, epoch: int, batch: int) -> dict[str, Any]:
+        """The state of having read everything before that batch: for whoever keeps count himself."""
+        return {
+            "version": 1,
+            "epoch": int(epoch),
+            "batch": int(batch),
+            "order": self._order_json(),
+            "fingerprint": self._digest(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved position. Raises StateMismatchError if it belongs to other data or another order."""
+        try:
+            epoch, batch = int(state["epoch"]), int(state["batch"])
+            order, fingerprint = dict(state["order"]), str(state["fingerprint"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateMismatchError(f"{state!r} is not a saved position; expected what state_dict() returned.") from error
+        mine = self._order_json()
+        differing = [
+            f"{name}: saved {order.get(name)!r}, now {value!r}" for name, value in mine.items() if order.get(name) != value
+        ]
+        if differing:
+            raise StateMismatchError(
+                f"the saved position belongs to another order ({'; '.join(differing)}). Make the batches as they were."
+            )
+        if fingerprint != self._digest():
+            raise StateMismatchError(f"the saved position belongs to other data than {self._name}: lengths agree, contents do not.")
+        if epoch < 0 or not 0 <= batch <= len(self):
+            raise StateMismatchError(f"the saved position is epoch {epoch}, batch {batch}, but an epoch has {len(self)} batches.")
+        self._position = (epoch, batch)
+        self._resumed = True
+
+    def _digest(self) -> str:
+        if self._fingerprinted is None:
+            self._fingerprinted = self._fingerprint()  # reads samples, and a position may be saved after each batch
+        return self._fingerprinted
+
+    def _order_json(self) -> dict[str, Any]:
+        block = [self._shuffling.block, self._shuffling.blocks_per_window] if self._shuffling else None
+        return {
+            "samples": len(self._anchors),
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "shard": list(self.shard),
+            "seed": self.seed,
+            "shuffle": block,
+            "arrays": self._plan.digest(),
+        }
+
+    # --- frameworks --------------------------------------------------------------------------------------------------
+
+    def to_keras(self, steps: int | None = None, **workers: Any) -> Sequence:
+        """A `keras.utils.PyDataset` of these batches, for `fit`, `evaluate` and `predict` on any Keras backend.
+
+        steps : batches in a Keras epoch, instead of all; the next epoch goes on where the last one ended
+        """
+        from ..adapters.keras_sequence import Sequence
+
+        return Sequence(self, steps=steps, **workers)
+
+    def to_tf(self, method: str = "map", epochs: int | None = 1) -> tf.data.Dataset:
+        """A `tf.data.Dataset` of these batches, of known cardinality.
+
+        epochs : 1 gives the next epoch each time the dataset is iterated; n or None (endless) is one range of
+            batches over epochs, whose iterator `tf.train.Checkpoint` can save and restore in the middle
+        method : "map", or "generator" to go through `tf.data.Dataset.from_generator`
+        """
+        from ..adapters.tf_dataset import to_tf
+
+        return to_tf(self, method=method, epochs=epochs)
+
+    def __array__(self, *_: Any, **__: Any) -> Array:
+        # Keras and NumPy call this on anything that has it: the only place to answer `fit(batches)`.
+        raise InvalidTypeError(
+            "these are batches, not an array; write model.fit(batches.to_keras(), shuffle=False) or batches.to_tf()."
+        )
+
+    def __repr__(self) -> str:
+        def listed(arrays: Any) -> str:
+            return ", ".join(f"{frames.shape} {frames.dtype}" for frames in arrays)
+
+        arrays = f"x {listed(self._plan.x)}" + (f", y {listed(self._plan.y)}" if self.has_target else "")
+        lost = self._anchors.samples_without
+        ends = f" ({lost} of {lost + len(self._anchors)} samples begin no window)" if lost else ""
+        order = "in stored order"
+        if self._shuffling is not None:
+            anchors, blocks = self._order.largest_window()
+            order = (
+                "shuffled throughout"
+                if anchors >= len(self._order)
+                else f"shuffled in windows of {anchors} from {blocks} places (effective batch at least {self.effective_batch:.3g})"
+            )
+        peak = format_bytes(self.memory.total)
+        return f"<Batches of {self._name}: {len(self)} x {self.batch_size}, {arrays}; {order}{ends}; peak {peak}>"
+
+    def _require(self, limit: int) -> None:
+        remedy = f"Make batch_size={self.batch_size} smaller."
+        needed = self.memory
+        held = needed.parts["decoded shuffling window"]
+        fits = self._shuffle_that_fits(limit) if held else 0
+        if fits:
+            remedy = f"shuffle={fits} fits (a smaller shuffling window: less memory, less mixing)."
+        needed.require(limit, f"an epoch over {self._name}", remedy)
+
+    def _shuffle_that_fits(self, limit: int) -> int:
+        """The samples of a shuffling window within `limit` bytes, about the most there can be; 0 if not even 2 fit."""
+        samples = self._order.largest_window()[0]
+        while samples >= 2:
+            smaller = SampleOrder(len(self._anchors), Shuffling.of(samples, self._sample_nbytes), self.seed, self.shard)
+            if self._assembly.memory(smaller).total <= limit:
+                return samples
+            samples = samples * 7 // 8
+        return 0
+
+
+def _mapped(function: Callable[[Array], Array], made: Any) -> Any:
+    return tuple(_mapped(function, one) for one in made) if isinstance(made, tuple) else function(made)
+
+
+def _whole(name: str, value: Any, least: int | None = None) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InvalidTypeError(f"{name}={value!r} is not a whole number.") from error
+    if least is not None and number < least:
+        raise InvalidValueError(f"{name}={number} is too small; expected {least} or more.")
+    return number
+
+
+def _shard(shard: Any) -> tuple[int, int]:
+    try:
+        index, count = (operator.index(number) for number in shard)
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError(
+            f"shard={shard!r} is not understood; expected (index, count), such as (0, 4) for the first of four."
+        ) from error
+    if not 0 <= index < count:
+        raise InvalidValueError(f"shard={shard!r} does not exist; expected an index from 0 to count - 1.")
+    return index, count
+
+
+def _window_range(start: int, stop: int | None, episodes: Episodes) -> tuple[int, int | None]:
+    samples = int(episodes.offsets[-1])
+    if start >= samples or (stop is not None and stop > samples):
+        raise InvalidValueError(
+            f"windows from start_index={start} to end_index={stop} leave the data, which has {samples} samples."
+        )
+    return start, stop
+
+
+def _require_windows(anchors: Anchors, plan: Plan, shard: tuple[int, int], name: str) -> None:
+    low, high = plan.reach()
+    if len(anchors) == 0:
+        raise InvalidValueError(
+            f"{name} has no window: one spans {high - low + 1} samples, the longest episode has {anchors.longest_episode}. "
+            "Shorten the window (history, horizon, lead, sampling_rate), or give longer episodes."
+        )
+    if len(anchors) < shard[1]:
+        raise InvalidValueError(f"{name} has {len(anchors)} windows, too few for {shard[1]} shards.")

@@ -1,0 +1,76 @@
+"""Buffers that are lent: 64-byte aligned, and reused only after every array that looks into them has died.
+
+TensorFlow takes an aligned NumPy array without a copy and keeps it for as long as it likes, so nobody can say "done"
+at the right moment; the last reference can. NumPy shortens chains of views to their first array, hence the array
+handed out has as base an object that is no array: it dies with the last view, and its death returns the memory.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import mmap
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+ALIGNMENT = 64
+
+
+class _Loan:
+    """The base of every array that looks into one buffer."""
+
+    def __init__(self, memory: mmap.mmap, home: collections.deque[mmap.mmap], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._memory = memory
+        self._home = home
+        address = np.frombuffer(memory, np.uint8, 1).__array_interface__["data"][0]
+        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (address, False)}
+
+    def __del__(self) -> None:
+        # deque.append is atomic and takes no lock: this may run in any thread, also in the middle of `lend`.
+        self._home.append(self._memory)
+
+
+class LentBuffers:
+    """A pool of buffers, by size. `lend` reuses one whose last borrower has died, or makes a new one.
+
+    >>> pool = LentBuffers()
+    >>> first = pool.lend((4, 3), np.dtype("f4"))
+    >>> address = first.ctypes.data
+    >>> view = first[1:3].T
+    >>> del first                                              # the view still holds the buffer
+    >>> pool.lend((4, 3), np.dtype("f4")).ctypes.data == address
+    False
+    >>> del view
+    >>> pool.lend((12,), np.dtype("i4")).ctypes.data % 64
+    0
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, collections.deque[mmap.mmap]] = {}
+
+    def lend(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array of that shape with arbitrary contents, C-contiguous, writable, its first byte on a page boundary."""
+        size = max(1, -(-math.prod(shape) * dtype.itemsize // mmap.PAGESIZE)) * mmap.PAGESIZE
+        home = self._free.setdefault(size, collections.deque(maxlen=8))
+        try:
+            memory = home.pop()  # the one returned last: its pages are the likeliest to be in the processor's cache
+        except IndexError:
+            memory = _new_memory(size)
+        return np.asarray(_Loan(memory, home, shape, dtype))
+
+    def __reduce__(self) -> tuple[type[LentBuffers], tuple[()]]:
+        return LentBuffers, ()
+
+
+def _new_memory(size: int) -> mmap.mmap:
+    if hasattr(mmap, "MAP_PRIVATE"):
+        # What mmap gives by default is shared with forked children: they would write into the parent's batches.
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)
+
+
+def is_aligned(array: Array) -> bool:
+    """True if TensorFlow can look at the array where it lies."""
+    return array.flags.c_contiguous and int(array.__array_interface__["data"][0]) % ALIGNMENT == 0

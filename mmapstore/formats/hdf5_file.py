@@ -1,0 +1,276 @@
+"""HDF5 files: a dataset opened where it lies; listing, live h5py objects, and writing.
+
+Contiguous uncompressed datasets, and uncompressed chunks of whole rows, are given as extents; the rest is read through h5py. An
+h5py.File is open in each process while an array of it lives (of many arrays, the 64 used last), and closed with it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
+from ..plain.extents import Extents
+from .contract import Array, Listing, Selection
+from .hdf5_layout import extents_of, fill_of, is_allocated, leaves_gaps, storage_words
+from .hdf5_library import explaining_read_errors, open_to_read
+from .hdf5_opening import (
+    Opened,
+    being_written,
+    open_checked,
+    plain_dtype,
+    recently_used,
+    refuse_foreign_storage,
+    refuse_null,
+)
+from .hdf5_paths import find, listings, name_of, no_such_key
+from .hdf5_writer import create, reopen
+
+__all__ = ["SUFFIXES", "Hdf5Array", "create", "from_live", "is_live", "list_arrays", "matches", "open_array", "reopen"]
+
+SUFFIXES = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".mat")
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_CAST_NBYTES = 4 << 20
+
+
+def matches(path: str | os.PathLike[str]) -> bool:
+    """True if the file at `path` is HDF5, by its signature: at byte 0, or behind a user block at 512, 1024, 2048 ..."""
+    try:
+        with Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            at = 0
+            while at + len(_SIGNATURE) <= size:
+                file.seek(at)
+                if file.read(len(_SIGNATURE)) == _SIGNATURE:
+                    return True
+                at = at * 2 or 512
+    except OSError:
+        pass
+    return False
+
+
+def list_arrays(path: str | os.PathLike[str], inside: str = "") -> list[Listing]:
+    """Every dataset at or below `inside`, those that `open_array` would refuse included. Links are not followed.
+
+    Raises NotFoundError, KeyNotFoundError, LockedFileError, DamagedFileError; UnsafeFileError if `inside` leads out of the file.
+    """
+    path = os.fspath(path)
+    with open_to_read(path) as file, explaining_read_errors(name_of(path, inside)):
+        item = find(file, path, inside)
+        if item is None:
+            raise no_such_key(file, path, inside)
+        return listings(item)
+
+
+def open_array(path: str | os.PathLike[str], key: str | None = None) -> Hdf5Array:
+    """Open one dataset; nothing of it is read.
+
+    `key` names a dataset, or a group in which exactly one lies; None is the whole file.
+
+    Raises KeyNotFoundError, which lists what is there; InvalidTypeError for objects, variable-length and compound types;
+    UnsafeFileError for links, storage or virtual sources outside the file; LockedFileError; DamagedFileError.
+
+    >>> import tempfile, h5py, numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with h5py.File(f"{folder}/a.h5", "w") as file:
+    ...         file["frames"] = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+    ...     array = open_array(f"{folder}/a.h5")
+    ...     out = np.empty((2, 3, 2), np.float32)
+    ...     array.read_box((slice(1, 3), slice(0, 3), slice(0, 2)), out)
+    ...     print(array.shape, array.dtype, array.storage, out[0, 0])
+    ...     del array
+    (4, 3, 2) float32 contiguous [6. 7.]
+    """
+    path = os.fspath(path)
+    return Hdf5Array(os.path.abspath(path), key or "", path)
+
+
+def is_live(item: Any) -> bool:
+    """True for an h5py.Dataset. Never imports h5py."""
+    h5py = sys.modules.get("h5py")
+    return h5py is not None and hasattr(h5py, "Dataset") and isinstance(item, h5py.Dataset)
+
+
+def from_live(dataset: Any) -> Hdf5Array:
+    """Wrap an h5py.Dataset: opened again by path where its file is an ordinary one, open for reading only; else itself."""
+    with explaining_read_errors("the h5py.Dataset"):
+        if not dataset:
+            raise InvalidValueError(
+                "The h5py.Dataset belongs to a file that is closed. Open the file again, or open it by path: "
+                "open('FILE.h5::/NAME')."
+            )
+        path = _ordinary_path(dataset)
+        if path is not None and dataset.name is not None:
+            return Hdf5Array(path, dataset.name, path)
+        return _LiveHdf5Array(dataset)
+
+
+def _ordinary_path(dataset: Any) -> str | None:
+    """The path that leads to the very file the dataset is open in; None if there is none, or it is open for writing."""
+    file = dataset.file
+    if file.driver != "sec2" or being_written(file):
+        return None
+    path = os.path.abspath(os.fsdecode(file.filename))
+    try:
+        # The directory may have changed, or the file may have been replaced, since it was opened.
+        same = os.path.samestat(os.stat(path), os.fstat(file.id.get_vfd_handle()))
+    except (OSError, NotImplementedError):
+        return None
+    return path if same else None
+
+
+class Hdf5Array:
+    """A dataset in an HDF5 file, as `formats.contract.StoredArray`.
+
+    Attributes
+    ----------
+    cache_nbytes : bytes of decoded chunks that HDF5 may keep for this array, private memory, once it is read through h5py
+    """
+
+    _written_elsewhere = "the file is being written, so what lies on disk may be behind"
+
+    def __init__(self, path: str, key: str, shown_path: str) -> None:
+        self._path = path
+        self._shown_path = shown_path
+        opened, self._key = open_checked(path, key, shown_path)
+        self._opened: Opened | None = opened
+        self._describe(opened.dataset, name_of(shown_path, self._key))
+        recently_used.touch(self)
+
+    def _describe(self, dataset: Any, name: str) -> None:
+        self._name = name
+        self._shape = tuple(int(n) for n in dataset.shape)
+        self._dtype = plain_dtype(dataset, name)
+        self._chunks = tuple(int(n) for n in dataset.chunks) if dataset.chunks else None
+        self._storage = storage_words(dataset)
+        self._blank = (
+            fill_of(dataset, self._dtype) if leaves_gaps(dataset) and (self._chunks or not is_allocated(dataset)) else None
+        )
+        self.cache_nbytes = dataset.id.get_access_plist().get_chunk_cache()[1] if self._chunks else 0
+        self._extents: tuple[Extents | None, str] | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._dtype
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        return self._chunks
+
+    @property
+    def storage(self) -> str:
+        return self._storage
+
+    @property
+    def extents(self) -> Extents | None:
+        return self._where()[0]
+
+    @property
+    def why_not_raw(self) -> str:
+        return self._where()[1]
+
+    def _where(self) -> tuple[Extents | None, str]:
+        if self._extents is None:
+            opened = self._open()
+            with explaining_read_errors(self._name):
+                if being_written(opened.file):
+                    self._extents = None, self._written_elsewhere
+                else:
+                    self._extents = extents_of(opened.dataset, self._path, self._name, self._dtype)
+        return self._extents
+
+    def _open(self) -> Opened:
+        opened = self._opened
+        if opened is None or opened.pid != os.getpid():
+            opened, _ = open_checked(self._path, self._key, self._shown_path)
+            found = tuple(opened.dataset.shape), plain_dtype(opened.dataset, self._name)
+            if found != (self._shape, self._dtype):
+                raise DamagedFileError(
+                    f"{self._name} has changed since it was opened: found {found[0]} {found[1]}, expected {self._shape} "
+                    f"{self._dtype}. Open it again."
+                )
+            self._opened = opened
+        recently_used.touch(self)
+        return opened
+
+    def read_box(self, selection: Selection, out: Array) -> None:
+        if out.size == 0:
+            return
+        opened = self._open()
+        with explaining_read_errors(self._name):
+            self._read(opened.dataset, selection, out)
+
+    def _read(self, dataset: Any, selection: Selection, out: Array) -> None:
+        native = self._dtype.newbyteorder("=")
+        if self._blank is not None:
+            out[...] = self._blank
+        if out.dtype.newbyteorder("=") == native and out.flags.c_contiguous:
+            dataset.read_direct(out, selection)
+            return
+        # NumPy casts, not HDF5, whose rules differ for values out of range; a few chunks at a time.
+        if out.ndim == 0:
+            out[...] = dataset[()]
+            return
+        first, last, _ = selection[0].indices(self._shape[0])
+        each = self._chunks[0] if self._chunks else 1
+        step = max(1, _CAST_NBYTES // (each * max(1, math.prod(out.shape[1:]) * native.itemsize))) * each
+        buffer = np.empty((min(step + each, last - first), *out.shape[1:]), native)
+        at = first
+        while at < last:
+            end = min(last, (at // each) * each + step)
+            part = buffer[: end - at]
+            if self._blank is not None:
+                part[...] = self._blank
+            dataset.read_direct(part, (slice(at, end), *selection[1:]))
+            np.copyto(out[at - first : end - first], part, casting="unsafe")
+            at = end
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hdf5Array, (self._path, self._key, self._shown_path)
+
+    def __repr__(self) -> str:
+        return f"<{self._name} {self._shape} {self._dtype}, {self._storage}>"
+
+
+class _LiveHdf5Array(Hdf5Array):
+    """A dataset of a file that is in memory, or open for writing in this process: read through the caller's own object."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._live = Opened(dataset.file, dataset)
+        name = name_of(os.fsdecode(dataset.file.filename), dataset.name or "(without a name)")
+        refuse_foreign_storage(dataset, name)
+        refuse_null(dataset, name)
+        self._describe(dataset, name)
+
+    def _where(self) -> tuple[Extents | None, str]:
+        if self._extents is None:
+            ordinary = self._live.dataset and self._live.file.driver == "sec2"
+            reason = "its file is open for writing in this process, so what lies on disk may be behind"
+            self._extents = None, reason if ordinary else "its file is not an ordinary one on disk"
+        return self._extents
+
+    def _open(self) -> Opened:
+        if not self._live.dataset:
+            raise InvalidValueError(
+                f"{self._name}: its file was closed. Keep it open while it is read, or open it by path: open({self._name!r})."
+            )
+        return self._live
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise InvalidTypeError(
+            f"{self._name} is a live h5py.Dataset whose file is open for writing, or in memory, and cannot be sent to another "
+            f"process. Close the file and open it by path instead: open({self._name!r})."
+        )

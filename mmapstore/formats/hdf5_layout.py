@@ -1,0 +1,167 @@
+"""How an HDF5 dataset lies in its file: in words, and as extents where its bytes are plain."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+
+from ..plain.errors import DamagedFileError
+from ..plain.extents import Extents
+from .hdf5_library import library
+
+FLETCHER32, SHUFFLE = 3, 2
+FILTER_NAMES = {
+    1: "gzip",
+    SHUFFLE: "shuffle",
+    FLETCHER32: "checksum",
+    4: "szip",
+    5: "nbit",
+    6: "scale-offset",
+    307: "bzip2",
+    32000: "lzf",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32026: "blosc2",
+}
+_MOST_EXTENTS = 1 << 26  # 512 MiB of offsets; a few bytes of header can declare any number of chunks
+
+
+def filters_of(dataset: Any) -> list[tuple[int, str]]:
+    """(id, words) of each filter, in the order in which they were applied."""
+    plist = dataset.id.get_create_plist()
+    found = []
+    for index in range(plist.get_nfilters()):
+        code, _, values, name = plist.get_filter(index)
+        words = FILTER_NAMES.get(code) or f"filter {code} ({name.decode('utf-8', 'replace') or 'without a name'})"
+        found.append((code, f"{words} {values[0]}" if code == 1 and values else words))
+    return found
+
+
+def _filter_words(dataset: Any) -> str:
+    filters = filters_of(dataset)
+    words = " after ".join(words for code, words in reversed(filters) if code != FLETCHER32)
+    checked = "with checksums" if any(code == FLETCHER32 for code, _ in filters) else ""
+    return ", ".join(part for part in (words or "uncompressed", checked) if part)
+
+
+def storage_words(dataset: Any) -> str:
+    """A few words for `info`: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"."""
+    h5d = library().h5d
+    if dataset.shape is None:
+        return "nothing (a null dataspace)"
+    if dataset.is_virtual:
+        return "virtual: put together from other datasets"
+    if dataset.external is not None:
+        return "external: its bytes lie in other files"
+    if dataset.chunks is not None:
+        return f"chunks of {tuple(dataset.chunks)}, {_filter_words(dataset)}"
+    if dataset.id.get_create_plist().get_layout() == h5d.COMPACT:
+        return "compact, inside the header"
+    return "contiguous" if is_allocated(dataset) else "contiguous, nothing stored yet: every value is the fill value"
+
+
+def is_allocated(dataset: Any) -> bool:
+    """False where a contiguous dataset was declared and nothing stored: get_offset() may then answer with a made-up number."""
+    return bool(dataset.id.get_space_status() == library().h5d.SPACE_STATUS_ALLOCATED and dataset.id.get_storage_size() > 0)
+
+
+def check_stored_bytes(dataset: Any, path: str, name: str) -> None:
+    """Raise DamagedFileError if a contiguous dataset declares more bytes than the file holds."""
+    if dataset.id.get_create_plist().get_layout() != library().h5d.CONTIGUOUS or not is_allocated(dataset):
+        return
+    declared = math.prod(dataset.shape) * dataset.id.get_type().get_size()
+    stored, offset, size = dataset.id.get_storage_size(), dataset.id.get_offset(), os.path.getsize(path)
+    if stored < declared or offset is None or offset + declared > size:
+        raise DamagedFileError(
+            f"{name} declares {declared} bytes at offset {offset}; found {stored} bytes set aside for them in a file of {size} "
+            "bytes. The file is truncated or damaged; copy or write it again."
+        )
+
+
+def _unequal_type(dataset: Any, dtype: np.dtype[Any]) -> bool:
+    """True unless the stored elements are, bit for bit, what NumPy calls `dtype`: 12-bit integers in 16 bits are not."""
+    h5t = library().h5t
+    kind = dataset.id.get_type()
+    if kind.get_size() != dtype.itemsize:
+        return True
+    if isinstance(kind, h5t.TypeEnumID):
+        kind = kind.get_super()
+    if isinstance(kind, (h5t.TypeIntegerID, h5t.TypeBitfieldID)):
+        return bool(kind.get_precision() != 8 * dtype.itemsize or kind.get_offset() != 0)
+    return bool(h5t.py_create(dtype, logical=True) != kind)
+
+
+def extents_of(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tuple[Extents | None, str]:
+    """Where rows along the first axis lie as plain bytes; or None and the reason, for `info`."""
+    h5d = library().h5d
+    if dataset.ndim == 0:
+        return None, "it is a scalar"
+    if dataset.size == 0:
+        return None, "it holds no values"
+    if dataset.external is not None or dataset.is_virtual:
+        return None, "its bytes lie elsewhere"
+    if _unequal_type(dataset, dtype):
+        return None, f"its elements are not stored as plain {dtype}, so HDF5 converts them"
+    layout = dataset.id.get_create_plist().get_layout()
+    if layout == h5d.COMPACT:
+        return None, "it is compact: a few bytes inside the header"
+    row_nbytes = math.prod(dataset.shape[1:]) * dtype.itemsize
+    if layout == h5d.CONTIGUOUS:
+        if not is_allocated(dataset):
+            return None, "nothing of it is stored yet"
+        check_stored_bytes(dataset, path, name)
+        return Extents.one_run(path, int(dataset.id.get_offset()), dataset.shape[0], row_nbytes, dtype), ""
+    if layout != h5d.CHUNKED:
+        return None, "its bytes lie elsewhere"
+    filters = filters_of(dataset)
+    if filters:
+        return None, f"the chunks are encoded ({_filter_words(dataset)})"
+    if tuple(dataset.chunks[1:]) != tuple(dataset.shape[1:]):
+        return None, f"chunks of {tuple(dataset.chunks)} split the rows of {tuple(dataset.shape)}"
+    return _chunk_extents(dataset, path, name, row_nbytes, dtype)
+
+
+def _chunk_extents(dataset: Any, path: str, name: str, row_nbytes: int, dtype: np.dtype[Any]) -> tuple[Extents | None, str]:
+    rows, each = dataset.shape[0], dataset.chunks[0]
+    count = -(-rows // each)
+    if count > _MOST_EXTENTS:
+        return None, f"it has {count} chunks, more than an index of offsets is built for"
+    offsets = np.full(count, -1, np.int64)
+    size, nbytes = os.path.getsize(path), each * row_nbytes
+
+    def note(chunk: Any) -> None:
+        if chunk.byte_offset is None or chunk.size != nbytes or chunk.byte_offset + nbytes > size:
+            raise DamagedFileError(
+                f"{name}: the chunk at {tuple(chunk.chunk_offset)} is said to be {chunk.size} bytes at offset {chunk.byte_offset}; "
+                f"expected {nbytes} bytes, the last chunk included, within a file of {size} bytes. The file is truncated or "
+                "damaged; copy or write it again."
+            )
+        offsets[chunk.chunk_offset[0] // each] = chunk.byte_offset
+
+    if hasattr(dataset.id, "chunk_iter"):
+        dataset.id.chunk_iter(note)
+    else:  # HDF5 before 1.12.3: quadratic, but right
+        for index in range(dataset.id.get_num_chunks()):
+            note(dataset.id.get_chunk_info(index))
+    return Extents(path, rows, row_nbytes, each, offsets, dtype, fill=fill_of(dataset, dtype)), ""
+
+
+def fill_of(dataset: Any, dtype: np.dtype[Any]) -> Any:
+    """The value of what was never stored, one element of `dtype`; 0 where the file leaves it open."""
+    plist = dataset.id.get_create_plist()
+    if leaves_gaps(dataset) or plist.fill_value_defined() == library().h5d.FILL_VALUE_UNDEFINED:
+        return np.zeros((), dtype)[()]
+    return np.asarray(dataset.fillvalue).astype(dtype)[()]
+
+
+def leaves_gaps(dataset: Any) -> bool:
+    """True where HDF5 leaves the caller's buffer as it was for values never stored: the old contents would pass for data."""
+    h5d = library().h5d
+    plist = dataset.id.get_create_plist()
+    return bool(plist.get_fill_time() == h5d.FILL_TIME_NEVER or plist.fill_value_defined() == h5d.FILL_VALUE_UNDEFINED)

@@ -1,0 +1,175 @@
+"""h5py, imported when first needed, and what it reports put in words that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..files.file_io import explaining_write_errors
+from ..plain.errors import (
+    DamagedFileError,
+    LockedFileError,
+    MissingPackageError,
+    MmapstoreError,
+    NotFoundError,
+    TargetExistsError,
+    WriteError,
+)
+
+_LOCKED_BY_OTHERS = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
+_WRITE_CACHE_NBYTES = 1 << 20  # of chunks not written yet, for each dataset; HDF5 2 would hold 8 MiB back
+_LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
+
+
+def library() -> Any:
+    """The module h5py. Raises MissingPackageError where it is not installed."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingPackageError('HDF5 files need the package h5py. Install it with: pip install "mmapstore[hdf5]"') from error
+    return h5py
+
+
+def filter_plugins() -> Any | None:
+    """The module hdf5plugin, which brings blosc, zstd, lz4 ... to h5py when it is imported; None where it is not installed."""
+    try:
+        import hdf5plugin  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        return None
+    return hdf5plugin
+
+
+def open_to_read(path: str) -> Any:
+    """An h5py.File, read-only. Joins a writer that shares the file (SWMR); never goes round a lock."""
+    h5py = library()
+    with explaining_read_errors(path):
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            if "already open for write" not in str(error):
+                raise
+            # HDF5 grants this only for files that are being written in the mode made for sharing.
+            with contextlib.suppress(OSError):
+                return h5py.File(path, "r", swmr=True)
+            raise
+
+
+def open_to_write(path: str, mode: str) -> Any:
+    """An h5py.File opened "r+" or "x". Never "w": that empties the file before HDF5 asks for its lock."""
+    h5py = library()
+    with explaining_failed_writes(path):
+        return h5py.File(path, mode, rdcc_nbytes=_WRITE_CACHE_NBYTES)
+
+
+@contextlib.contextmanager
+def explaining_read_errors(where: str) -> Iterator[None]:
+    """Turn what h5py raises about the file or dataset `where` into an error that says what to do."""
+    try:
+        yield
+    except MmapstoreError:
+        raise
+    except _LIBRARY_ERRORS as error:
+        raise _explained(error, where) from error
+
+
+@contextlib.contextmanager
+def explaining_failed_writes(path: str) -> Iterator[None]:
+    """The same for writing to `path`: h5py hides the system's error number in its text."""
+    try:
+        yield
+    except MmapstoreError:
+        raise
+    except _LIBRARY_ERRORS as error:
+        number = _error_number(error)
+        if _is_lock(error) or "signature not found" in str(error) or "truncated file" in str(error):
+            raise _explained(error, path) from error
+        if number == errno.EEXIST:
+            raise TargetExistsError(f"{path} exists. Choose another name, or delete it first.") from error
+        if number is None:
+            raise WriteError(f"{path} cannot be written: HDF5 refuses ({error}). Delete it and write it again.") from error
+        with explaining_write_errors(path):
+            raise OSError(number, os.strerror(number)) from error
+
+
+def _error_number(error: Exception) -> int | None:
+    number = getattr(error, "errno", None)
+    if number is None and (match := re.search(r"errno = (\d+)", str(error))):
+        number = int(match[1])
+    return number
+
+
+def _is_lock(error: Exception) -> bool:
+    return any(words in str(error) for words in ("unable to lock file", "already open for", "unable to set status flags"))
+
+
+def _explained(error: Exception, where: str) -> Exception:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    number = _error_number(error)
+    if _is_lock(error):
+        return LockedFileError(_lock_text(text, number, where))
+    if number == errno.ENOENT:
+        return NotFoundError(f"{where} does not exist. Check the path and the directory it is relative to: {os.getcwd()}.")
+    if number in (errno.EACCES, errno.EPERM):
+        return DamagedFileError(f"{where} cannot be read: {os.strerror(number)}. Check its permissions.")
+    if number == errno.EISDIR:
+        return DamagedFileError(f"{where} is a directory; expected an HDF5 file. Name the file inside it.")
+    if match := re.search(r"truncated file: eof = (\d+), .*stored_eof = (\d+)", text):
+        return DamagedFileError(
+            f"{where} is truncated: found {match[1]} bytes, expected {match[2]} as its header says. The copy or the program that "
+            "wrote it was interrupted; copy or write it again."
+        )
+    if "signature not found" in text:
+        return DamagedFileError(
+            f"{where} is not an HDF5 file: expected the HDF5 signature (89 48 44 46 ...), found {_first_bytes(where)}. Check what "
+            "wrote it; if it is another format, give it the suffix of that format."
+        )
+    if "filter" in text and ("not registered" in text or "unable to open plugin" in text or "can't open directory" in text):
+        return MissingPackageError(
+            f"{where} is compressed with a filter that h5py lacks. Install it with: pip install hdf5plugin ({text})"
+        )
+    return DamagedFileError(
+        f"{where} is damaged or cut short: HDF5 cannot read it ({text}); expected a whole HDF5 file. Copy or write it again; "
+        "`h5dump -H FILE` shows how much of it can still be read."
+    )
+
+
+def _lock_text(text: str, number: int | None, where: str) -> str:
+    if "unable to lock file" in text and number not in _LOCKED_BY_OTHERS:
+        reason = os.strerror(number) if number else text
+        return (
+            f"{where} cannot be locked: its file system refuses file locks ({reason}), as some network and cluster file systems "
+            "do; HDF5 expects one. Copy the file to a local disk; or, only if you are certain that nothing writes to it "
+            "meanwhile, set the environment variable HDF5_USE_FILE_LOCKING=FALSE before Python starts. The risk: nothing then "
+            "notices a writer, and half-written data is read as good."
+        )
+    if "already open for read-only" in text:
+        return (
+            f"{where} cannot be written: this process has it open for reading. Close or delete the h5py object or mmapstore "
+            "dataset that reads it, then write."
+        )
+    if "unable to lock file" in text:
+        return (
+            f"{where} is held by another program, which has it open (HDF5 locks a file that is being written, and one that is "
+            "being read against writers). Close it there and try again; or have the writer share it (h5py: libver='latest', then "
+            "file.swmr_mode = True). Setting the environment variable HDF5_USE_FILE_LOCKING=FALSE would go round the lock, at the "
+            "risk of reading half-written data."
+        )
+    return (
+        f"{where} is marked as being written: a program has it open for writing, or died while it had. Close it there; to read "
+        "along, have the writer share it (h5py: file.swmr_mode = True). If no program has it open any more, clear the mark with "
+        "`h5clear -s FILE`, and mistrust what was written last."
+    )
+
+
+def _first_bytes(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            found = file.read(8)
+    except OSError:
+        return "nothing readable"
+    return found.hex(" ") if found else "an empty file"

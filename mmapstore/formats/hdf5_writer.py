@@ -1,0 +1,392 @@
+"""Writes a new HDF5 dataset in blocks of samples, as an ordinary file that any HDF5 program reads."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..files import file_io
+from ..plain.array_spec import checked_dtype
+from ..plain.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MissingPackageError,
+    StateMismatchError,
+    TargetExistsError,
+    UnsafeFileError,
+)
+from .contract import Array, NewArray
+from .hdf5_layout import filters_of
+from .hdf5_library import explaining_failed_writes, explaining_read_errors, filter_plugins, library, open_to_read, open_to_write
+from .hdf5_paths import find, name_of, no_such_key, parts_of
+
+DEFAULT_KEY = "data"
+_PLUGINS = {  # name: (class in hdf5plugin, HDF5 filter id); lossless ones only
+    "blosc": ("Blosc", 32001),
+    "blosc2": ("Blosc2", 32026),
+    "bzip2": ("BZip2", 307),
+    "bitshuffle": ("Bitshuffle", 32008),
+    "lz4": ("LZ4", 32004),
+    "zstd": ("Zstd", 32015),
+}
+_FILTER_IDS = {"gzip": 1, "lzf": 32000} | {name: code for name, (_, code) in _PLUGINS.items()}
+_MOST_CHUNK_NBYTES = 2**32 - 1  # HDF5 counts the bytes of a chunk in 32 bits
+_MOST_METADATA_NBYTES = 16 << 20
+_COPY_NBYTES = 8 << 20
+_SLACK_NBYTES = 1 << 20  # headers, attributes
+_CHUNK_ENTRY_NBYTES = 512  # of index for each chunk, generously
+
+
+def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5Writer:
+    """A new dataset `key` ("data" if None) in a new file, or in an HDF5 file that exists and has none of that name.
+
+    Uncompressed, it is contiguous and its space is set aside at once, so that it can be memory-mapped; uncompressed and
+    `resizable`, it lies in plain chunks of `chunk_samples` whole samples, which are still read where they lie; compressed, in
+    chunks of `chunk_samples` whole samples. Compressions: gzip (level 4, after shuffle), lzf (after shuffle); with the package
+    hdf5plugin also blosc, blosc2, bitshuffle, bzip2, lz4, zstd.
+
+    Raises TargetExistsError, WriteError, LockedFileError, InvalidValueError, InvalidTypeError, MissingPackageError.
+    """
+    path, key = os.fspath(path), "/".join(parts_of(key or "")) or DEFAULT_KEY
+    name = name_of(path, key)
+    options = _creation_options(name, new)
+    if os.path.isdir(path):
+        raise TargetExistsError(f"{path} is a directory; expected a file to write. Name a file inside it.")
+    existed = os.path.exists(path)
+    with explaining_failed_writes(path):
+        contiguous_nbytes = 0 if "chunks" in options else math.prod(options["shape"]) * options["dtype"].itemsize
+        if not existed:
+            _check_room(path, contiguous_nbytes + _SLACK_NBYTES)
+    file = open_to_write(path, "r+" if existed else "x")
+    try:
+        with explaining_read_errors(name):
+            _refuse_taken(file, path, key)
+        with explaining_failed_writes(path):
+            _reserve(file, contiguous_nbytes + _SLACK_NBYTES)
+            dataset = file.create_dataset(key, **options)
+            for attribute, value in new.attributes.items():
+                dataset.attrs[attribute] = value
+            del dataset
+            writer = Hdf5Writer(path, key, new, file)
+            writer.flush()
+        return writer
+    except BaseException:
+        with contextlib.suppress(Exception):
+            file.close()
+        if not existed:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        raise
+
+
+def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5Writer:
+    """Go on with a dataset that `create` made. A resizable or compressed one may have another length than `new.shape[0]` by now.
+
+    Raises StateMismatchError if it holds something else than `new`; NotFoundError, KeyNotFoundError, DamagedFileError,
+    LockedFileError.
+    """
+    path, key = os.fspath(path), "/".join(parts_of(key or "")) or DEFAULT_KEY
+    name = name_of(path, key)
+    options = _creation_options(name, new)
+    with open_to_read(path):  # says "missing" and "damaged" in the words for reading
+        pass
+    file = open_to_write(path, "r+")
+    try:
+        with explaining_read_errors(name):
+            dataset = find(file, path, key)
+            if not isinstance(dataset, library().Dataset):
+                raise no_such_key(file, path, key)
+            _refuse_mismatch(dataset, name, new, options)
+            del dataset
+            return Hdf5Writer(path, key, new, file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _check_room(path: str, nbytes: int) -> None:
+    """Raise what the system says if the disk has no room for that many bytes. HDF5 would find out with a file half made."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        _allocate(descriptor, 0, nbytes)
+    finally:
+        os.close(descriptor)
+        os.unlink(path)
+
+
+def _reserve(file: Any, nbytes: int) -> None:
+    """Set disk space aside behind what HDF5 has in use, so that its next writes find room.
+
+    HDF5 does not recover from a full disk: it keeps what it could not write, and crashes the process when the file is closed.
+    """
+    _allocate(file.id.get_vfd_handle(), file.id.get_filesize(), nbytes)
+
+
+def _allocate(descriptor: int, offset: int, nbytes: int) -> None:
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, offset, nbytes)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+
+
+def _creation_options(name: str, new: NewArray) -> dict[str, Any]:
+    h5py = library()
+    shape = tuple(int(n) for n in new.shape)
+    if not shape or min(shape) < 0:
+        raise InvalidValueError(f"{name} cannot have shape {new.shape}; expected (samples, ...).")
+    dtype = checked_dtype(new.dtype, name)
+    known = ", ".join(repr(known) for known in _FILTER_IDS)
+    if new.compression is not None and new.compression not in _FILTER_IDS:
+        raise InvalidValueError(f"compression={new.compression!r} is not known for HDF5 files; expected None or one of {known}.")
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    options: dict[str, Any] = {"shape": shape, "dtype": dtype, "dcpl": plist}
+    if new.compression is None:
+        # Set aside at once, and not filled first: the place of every value is then on disk before the first is written.
+        plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        if not new.resizable:
+            return options
+    else:
+        options |= _compression_options(name, new.compression, dtype)
+    if 0 in shape[1:] or new.chunk_samples < 1:
+        raise InvalidValueError(
+            f"{name} of shape {shape} cannot be cut into chunks of {new.chunk_samples} samples; expected samples that hold values."
+        )
+    chunk_samples = int(new.chunk_samples) if new.resizable else min(int(new.chunk_samples), max(shape[0], 1))
+    nbytes = chunk_samples * math.prod(shape[1:]) * dtype.itemsize
+    if nbytes > _MOST_CHUNK_NBYTES:
+        raise InvalidValueError(
+            f"{name} would have chunks of {nbytes} bytes ({chunk_samples} samples); HDF5 allows at most {_MOST_CHUNK_NBYTES}. "
+            "Choose fewer samples in a chunk."
+        )
+    return options | {"chunks": (chunk_samples, *shape[1:]), "maxshape": (None, *shape[1:])}
+
+
+def _compression_options(name: str, compression: str, dtype: np.dtype[Any]) -> dict[str, Any]:
+    shuffle = dtype.itemsize > 1
+    if compression == "gzip":
+        return {"compression": "gzip", "compression_opts": 4, "shuffle": shuffle}
+    if compression == "lzf":
+        return {"compression": "lzf", "shuffle": shuffle}
+    class_name, code = _PLUGINS[compression]
+    plugins = filter_plugins()
+    if plugins is None or not hasattr(plugins, class_name) or not library().h5z.filter_avail(code):
+        raise MissingPackageError(
+            f"{name}: compression={compression!r} needs the package hdf5plugin, here and wherever the file is read. Install it "
+            "with: pip install hdf5plugin; or choose 'gzip' or 'lzf', which every h5py has."
+        )
+    chosen = dict(getattr(plugins, class_name)())
+    # blosc and bitshuffle shuffle by themselves
+    return chosen | {"shuffle": True} if compression in ("lz4", "zstd", "bzip2") and shuffle else chosen
+
+
+def _refuse_taken(file: Any, path: str, key: str) -> None:
+    name = name_of(path, key)
+    group = file["/"]
+    parts = parts_of(key)
+    for depth, part in enumerate(parts, start=1):
+        encoded = part.encode("utf-8", "surrogateescape")
+        if not group.id.links.exists(encoded):
+            return
+        if group.id.links.get_info(encoded).type != library().h5l.TYPE_HARD:
+            raise UnsafeFileError(f"{name}: {part!r} is a link; a new dataset is not written through links. Choose another name.")
+        group = group[part]
+        if depth == len(parts) or not isinstance(group, library().Group):
+            raise TargetExistsError(f"{name_of(path, group.name)} exists. Choose another key, or delete the file first.")
+
+
+def _refuse_mismatch(dataset: Any, name: str, new: NewArray, options: dict[str, Any]) -> None:
+    fixed = dataset.chunks is None
+    codes = {code for code, _ in filters_of(dataset)} - {2}
+    wanted = {_FILTER_IDS[new.compression]} if new.compression else set()
+    same = (
+        dataset.shape is not None
+        and dataset.shape[1:] == options["shape"][1:]
+        and (not fixed or dataset.shape == options["shape"])
+        and np.dtype(dataset.dtype.str) == np.dtype(options["dtype"].str)
+        and (tuple(dataset.chunks) if dataset.chunks else None) == options.get("chunks")
+        and codes == wanted
+    )
+    if not same:
+        raise StateMismatchError(
+            f"{name} holds {dataset.shape} {dataset.dtype}, chunks {dataset.chunks}, compression {dataset.compression}; but "
+            f"{options['shape']} {options['dtype']}, chunks {options.get('chunks')}, compression {new.compression} is to be "
+            "written. Delete it to start again."
+        )
+
+
+class Hdf5Writer:
+    """Writes samples in place, as `formats.contract.Writer`. One thread at a time.
+
+    Blocks written before the last `flush` survive the end of the process at any moment between flushes: HDF5 is kept from
+    writing half of its index early. Where the place of every value is fixed from the start (uncompressed), a kill during a
+    flush does no harm either; with compression such a kill can damage the index, which opening or a checksum shows.
+    """
+
+    def __init__(self, path: str, key: str, new: NewArray, file: Any) -> None:
+        self._path = path
+        self._key = key
+        self._name = name_of(path, key)
+        self._new = new
+        self._take(file)
+
+    def _take(self, file: Any) -> None:
+        self._file = file
+        self._dataset = file[self._key]
+        config = file.id.get_mdc_config()
+        config.evictions_enabled = False  # and, as HDF5 then requires, no resizing:
+        config.incr_mode = config.flash_incr_mode = config.decr_mode = 0
+        file.id.set_mdc_config(config)
+
+    def __repr__(self) -> str:
+        return f"<writer of {self._name}>"
+
+    def write(self, start: int, block: Array) -> None:
+        """Samples [start, start + len(block)), of a dtype that casts without loss. Past the end, a resizable array grows."""
+        dataset = self._dataset
+        block = np.asarray(block)
+        shape, dtype = dataset.shape, np.dtype(dataset.dtype.str)
+        if block.ndim == 0 or block.shape[1:] != shape[1:] or start < 0:
+            raise InvalidValueError(
+                f"{self._name} takes samples of shape {shape[1:]}; got a block of shape {block.shape} at {start}."
+            )
+        if not np.can_cast(block.dtype, dtype, "safe"):
+            raise InvalidTypeError(
+                f"{self._name} holds {dtype}; got a block of {block.dtype}, which does not fit without loss. Cast it first."
+            )
+        stop = start + len(block)
+        if stop > shape[0] and not self._new.resizable:
+            raise InvalidValueError(
+                f"{self._name} has {shape[0]} samples; got samples [{start}, {stop}). Create it with resizable=True if the number "
+                "is not known."
+            )
+        if not len(block):
+            return
+        with explaining_failed_writes(self._path):
+            if dataset.chunks is not None:
+                _reserve(self._file, self._most_added(block))
+            if stop > shape[0]:
+                dataset.resize(stop, axis=0)
+            dataset.write_direct(np.ascontiguousarray(block, dtype), dest_sel=np.s_[start:stop])
+
+    def _most_added(self, block: Array) -> int:
+        """Bytes that HDF5 may add to the file before the end of the next flush: this block, and what it still holds back."""
+        each = self._dataset.chunks[0]
+        chunk_nbytes = each * math.prod(block.shape[1:]) * self._dataset.dtype.itemsize
+        chunks = len(block) // each + 2
+        # A codec may add a little to what it cannot compress.
+        written = chunks * (chunk_nbytes + chunk_nbytes // 64 + _CHUNK_ENTRY_NBYTES)
+        h5f = library().h5f
+        held_back = self._dataset.id.get_access_plist().get_chunk_cache()[1] * h5f.get_obj_count(self._file.id, h5f.OBJ_FILE)
+        return int(written + held_back + self._file.id.get_mdc_size()[2] + _SLACK_NBYTES)
+
+    def read(self, start: int, stop: int) -> Array:
+        """Samples [start, stop) as they are in the file now, in a new array."""
+        if not 0 <= start <= stop <= self._dataset.shape[0]:
+            raise InvalidValueError(f"{self._name} has {self._dataset.shape[0]} samples; asked for [{start}, {stop}).")
+        with explaining_read_errors(self._name):
+            found: Array = np.asarray(self._dataset[start:stop])
+        return found
+
+    def flush(self) -> None:
+        """Returns when the disk has what was written."""
+        with explaining_failed_writes(self._path):
+            self._flush_file()
+            os.fsync(self._file.id.get_vfd_handle())
+            if self._file.id.get_mdc_size()[2] > _MOST_METADATA_NBYTES:
+                # Nothing is evicted while we write, so the index of a long array would pile up in memory.
+                self._close_file()
+                self._take(open_to_write(self._path, "r+"))
+
+    def truncate(self, samples: int) -> None:
+        """Keep the first `samples`.
+
+        Chunked arrays are shortened in place. HDF5 cannot shorten a contiguous one: it is copied to a new file, which takes the
+        place of the old (once more the disk space, 8 MiB of memory); create it with `resizable=True` where that is likely.
+        """
+        shape = self._dataset.shape
+        if not 0 <= samples <= shape[0]:
+            raise InvalidValueError(f"{self._name} has {shape[0]} samples; cannot keep the first {samples}.")
+        if samples == shape[0]:
+            return
+        with explaining_failed_writes(self._path):
+            if self._dataset.chunks is not None:
+                self._dataset.resize(samples, axis=0)
+            else:
+                self._copy_shorter(samples)
+
+    def _copy_shorter(self, samples: int) -> None:
+        h5py = library()
+        if h5py.h5f.get_obj_count(self._file.id, h5py.h5f.OBJ_FILE) > 1:
+            raise InvalidValueError(
+                f"{self._name} is to be cut to {samples} samples, for which its file is written anew, but this process has the "
+                "file open a second time. Close that first, or create the array with resizable=True."
+            )
+        temporary = f"{self._path}.shorter"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        try:
+            with h5py.File(temporary, "x") as target:
+                _copy_all_but(self._file, target, self._key)
+                new = replace(self._new, shape=(samples, *self._dataset.shape[1:]))
+                shorter = target.create_dataset(self._key, **_creation_options(self._name, new))
+                for attribute, value in self._dataset.attrs.items():
+                    shorter.attrs[attribute] = value
+                for start, stop in _steps(samples, self._dataset):
+                    shorter.write_direct(self._dataset[start:stop], dest_sel=np.s_[start:stop])
+                target.flush()
+                os.fsync(target.id.get_vfd_handle())
+            self._close_file()
+            file_io.replace(temporary, self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self._take(open_to_write(self._path, "r+"))
+
+    def close(self) -> None:
+        """Also writes what was not flushed yet."""
+        with explaining_failed_writes(self._path):
+            self._close_file()
+
+    def _flush_file(self) -> None:
+        self._file.flush()
+        descriptor, used = self._file.id.get_vfd_handle(), self._file.id.get_filesize()
+        if os.fstat(descriptor).st_size > used and self._file.userblock_size == 0:
+            os.ftruncate(descriptor, used)  # gives back what was reserved and not needed
+
+    def _close_file(self) -> None:
+        if not self._file:
+            return
+        self._flush_file()
+        self._dataset = None
+        self._file.close()
+
+
+def _steps(samples: int, dataset: Any) -> Iterator[tuple[int, int]]:
+    step = max(1, _COPY_NBYTES // max(1, math.prod(dataset.shape[1:]) * dataset.dtype.itemsize))
+    for start in range(0, samples, step):
+        yield start, min(samples, start + step)
+
+
+def _copy_all_but(source: Any, target: Any, key: str) -> None:
+    h5py = library()
+    target.attrs.update(source.attrs)
+
+    def copy(name: str, member: Any) -> None:
+        if isinstance(member, h5py.Group):
+            target.require_group(name).attrs.update(member.attrs)
+        elif name != key:
+            source.copy(member, target.require_group(member.parent.name), name.rsplit("/", 1)[-1])
+
+    source.visititems(copy)

@@ -1,0 +1,201 @@
+"""Live NumPy arrays: views of a memory map, followed back to the bytes of their file, and arrays in RAM."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from typing import Any
+
+import numpy as np
+
+from ..plain.array_spec import checked_dtype
+from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError
+from ..plain.extents import Extents
+from .contract import Array, Listing, NewArray, Selection, StoredArray, Writer
+
+SUFFIXES: tuple[str, ...] = ()
+
+
+def matches(path: str | os.PathLike[str]) -> bool:
+    """False: no file is an array in memory."""
+    return False
+
+
+def list_arrays(path: str | os.PathLike[str], inside: str = "") -> list[Listing]:
+    raise _no_path(path)
+
+
+def open_array(path: str | os.PathLike[str], key: str | None = None) -> StoredArray:
+    raise _no_path(path)
+
+
+def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Writer:
+    raise _no_path(path)
+
+
+def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Writer:
+    raise _no_path(path)
+
+
+def is_live(obj: Any) -> bool:
+    """True for NumPy arrays, memory maps and views of them included."""
+    return isinstance(obj, np.ndarray)
+
+
+def from_live(obj: Any) -> MappedArray | ArrayInMemory:
+    """An array as a StoredArray, without a copy.
+
+    A view of a `np.memmap`, however it was sliced, transposed or wrapped, becomes a MappedArray: it knows its file and
+    pickles as a few numbers. Everything else is data in RAM, copy-on-write maps (mode "c") and maps of deleted files included.
+
+    Raises InvalidTypeError for lists, masked arrays, and dtypes other than fixed-size numbers.
+
+    >>> stored = from_live(np.zeros((10, 3, 4, 4)))
+    >>> stored.name, stored.shape, stored.extents
+    ('array in RAM', (10, 3, 4, 4), None)
+    """
+    if not isinstance(obj, np.ndarray):
+        raise InvalidTypeError(
+            f"a {type(obj).__name__} is not an array; expected a NumPy array or memory map. "
+            "If it fits in memory, give np.asarray(...) of it."
+        )
+    if isinstance(obj, np.ma.MaskedArray):
+        raise InvalidTypeError("a masked array would lose its mask; give array.filled(value), and the mask as a field of its own.")
+    checked_dtype(obj.dtype, "the array")
+    array = obj.view(np.ndarray)
+    root = _root_map(obj)
+    if root is None or array.size == 0:
+        return ArrayInMemory(array, "array in RAM")
+    path, offset_of_map, address_of_map, nbytes_of_map = root
+    low, high = _byte_bounds(array.shape, array.strides, array.dtype.itemsize)
+    start = array.__array_interface__["data"][0] - address_of_map
+    if start + low < 0 or start + high > nbytes_of_map:
+        return ArrayInMemory(array, "array in RAM")
+    return MappedArray(path, offset_of_map + start, array)
+
+
+class ArrayInMemory:
+    """An array in RAM as a StoredArray. Pickles as its data."""
+
+    chunks: tuple[int, ...] | None = None
+    extents: Extents | None = None
+    storage = "in RAM"
+    why_not_raw = "it is an array in RAM"
+
+    def __init__(self, array: Array, name: str) -> None:
+        self.name = name
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype[Any] = array.dtype
+        self._array = _read_only(array)
+
+    def __repr__(self) -> str:
+        return f"<ArrayInMemory {self.shape} {self.dtype}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ArrayInMemory, (self._array, self.name)
+
+    def as_array(self) -> Array:
+        """The caller's array, seen read-only: what the caller changes in it shows."""
+        return self._array
+
+    def read_box(self, selection: Selection, out: Array) -> None:
+        out[...] = self._array[selection]
+
+
+class MappedArray:
+    """A view of a memory map as a StoredArray. Pickles as path, byte offset, shape, strides and dtype, and maps the file again.
+
+    offset : byte of the file at which element [0, 0, ...] lies
+    """
+
+    chunks: tuple[int, ...] | None = None
+
+    def __init__(self, path: str, offset: int, array: Array) -> None:
+        self.name = path
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype[Any] = array.dtype
+        self.offset = offset
+        self.extents: Extents | None = None
+        self.why_not_raw = ""
+        self._path = path
+        self._array = _read_only(array)
+        if not self.shape:
+            self.why_not_raw = "a scalar has no rows"
+        elif array.flags.c_contiguous:
+            self.extents = Extents.one_run(path, offset, self.shape[0], math.prod(self.shape[1:]) * self.dtype.itemsize, self.dtype)
+        else:
+            self.why_not_raw = "a view with strides: its rows do not follow each other"
+        self.storage = f"memory map at byte {offset}, {'contiguous' if array.flags.c_contiguous else f'strides {array.strides}'}"
+
+    def __repr__(self) -> str:
+        return f"<MappedArray {self.name} {self.shape} {self.dtype}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _map_again, (self._path, self.offset, self.shape, self._array.strides, self.dtype)
+
+    def as_array(self) -> Array:
+        """The view of the map, read-only. A file that shrinks under a map kills the process that looks there."""
+        return self._array
+
+    def read_box(self, selection: Selection, out: Array) -> None:
+        out[...] = self._array[selection]
+
+
+def _map_again(path: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]) -> MappedArray:
+    low, high = _byte_bounds(shape, strides, dtype.itemsize)
+    try:
+        found = os.stat(path).st_size
+        if found < offset + high:
+            raise DamagedFileError(
+                f"{path} has {found} bytes, but a memory map of it reached to byte {offset + high}. "
+                "It was truncated or replaced meanwhile."
+            )
+        mapped = np.memmap(path, np.uint8, "r", offset + low, (high - low,))
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"{path} does not exist here; a memory map of it was pickled. Pickles of maps need their file."
+        ) from error
+    except DamagedFileError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be mapped: {error.strerror or error}. Check its permissions.") from error
+    return MappedArray(path, offset, np.ndarray(shape, dtype, mapped, -low, strides))
+
+
+def _root_map(array: Array) -> tuple[str, int, int, int] | None:
+    """The map that `array` is a view of: path, byte offset in the file, address and length; None if its bytes are not a file's."""
+    found: Any = array
+    while found is not None:
+        if isinstance(found, np.memmap) and isinstance(getattr(found, "_mmap", None), mmap.mmap):
+            break
+        found = getattr(found, "base", None)
+    if found is None or found.mode == "c" or not found.filename:
+        return None
+    path = os.path.abspath(found.filename)
+    buffer: mmap.mmap = found._mmap
+    try:
+        if not os.path.isfile(path) or os.stat(path).st_size != buffer.size():
+            return None  # deleted, or another file has taken its place
+    except (OSError, ValueError):
+        return None
+    # A slice keeps the offset of the array that was opened, so only the addresses tell where it lies.
+    whole = np.frombuffer(buffer, np.uint8)
+    start = found.offset - found.offset % mmap.ALLOCATIONGRANULARITY
+    return path, start, whole.__array_interface__["data"][0], whole.nbytes
+
+
+def _byte_bounds(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
+    """First byte, and last + 1, of a view that is not empty, relative to its first element."""
+    reaches = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
+    return sum(min(reach, 0) for reach in reaches), sum(max(reach, 0) for reach in reaches) + itemsize
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _no_path(path: str | os.PathLike[str]) -> InvalidTypeError:
+    return InvalidTypeError(f"{os.fspath(path)}: an array in memory has no path; give the array itself.")

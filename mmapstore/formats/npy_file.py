@@ -1,0 +1,396 @@
+"""`.npy` files: one array of plain bytes behind a short header. Read through a map, written in place; never any pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import math
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..files.file_io import explaining_write_errors
+from ..plain.array_spec import checked_dtype
+from ..plain.errors import (
+    DamagedFileError,
+    InvalidTypeError,
+    InvalidValueError,
+    KeyNotFoundError,
+    NotFoundError,
+    StateMismatchError,
+    TargetExistsError,
+)
+from ..plain.extents import Extents
+from .contract import Array, Listing, NewArray, Selection, StoredArray
+
+SUFFIXES = (".npy",)
+_MAGIC = b"\x93NUMPY"
+_MOST_HEADER_BYTES = 10_000  # what numpy.load accepts: longer headers make ast.literal_eval slow or crash
+_OTHER_MAGICS = {
+    b"PK\x03\x04": "a zip archive (.npz?): load it and save each array with numpy.save",
+    b"\x89HDF\r\n": "an HDF5 file: name it .h5",
+}
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """What the header says, with the byte at which the payload starts. `dtype` is not checked yet."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+    offset: int
+
+
+def matches(path: str | os.PathLike[str]) -> bool:
+    """True if the file starts as a .npy file does. False for anything that cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def list_arrays(path: str | os.PathLike[str], inside: str = "") -> list[Listing]:
+    """The one array of the file, under the key "". Raises as `open_array` does, but lists dtypes that cannot be opened."""
+    _refuse_key(path, inside)
+    header = _read_header(os.fspath(path))
+    return [Listing("", header.shape, header.dtype, "Fortran order" if header.fortran_order else "contiguous")]
+
+
+def open_array(path: str | os.PathLike[str], key: str | None = None) -> NpyArray:
+    """The array of a .npy file, its header read and its payload not.
+
+    Raises
+    ------
+    NotFoundError : no such file
+    KeyNotFoundError : a key was given; a .npy file has none
+    DamagedFileError : not a .npy file, a damaged header, or fewer bytes than the header declares
+    InvalidTypeError : Python objects, compound or other dtypes that are not fixed-size numbers
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(os.path.join(folder, "x.npy"), np.arange(6, dtype=np.uint8).reshape(3, 2))
+    ...     stored = open_array(os.path.join(folder, "x.npy"))
+    ...     box = np.empty((1, 2), np.float32)
+    ...     stored.read_box((slice(1, 2), slice(0, 2)), box)
+    >>> stored.shape, stored.dtype, stored.extents.offset_of(0), box
+    ((3, 2), dtype('uint8'), 128, array([[2., 3.]], dtype=float32))
+    """
+    _refuse_key(path, key)
+    name = os.fspath(path)
+    return NpyArray(name, _checked_header(name))
+
+
+def is_live(obj: Any) -> bool:
+    """False: what `numpy.load` returns is an array, see `in_memory`."""
+    return False
+
+
+def from_live(obj: Any) -> StoredArray:
+    raise InvalidTypeError(f"a {type(obj).__name__} is not an open .npy file; give its path.")
+
+
+def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyWriter:
+    """A new .npy file of the shape asked for, its disk space taken at once, to be filled in blocks of samples.
+
+    Chunks and attributes of `new` have no place in a .npy file and are left out.
+
+    Raises
+    ------
+    TargetExistsError : the path exists
+    WriteError : no permission, no such directory, not enough free disk space
+    InvalidValueError, InvalidTypeError : a compression, a key, no sample axis, or a dtype that .npy files should not hold
+    """
+    _refuse_key(path, key)
+    name = os.fspath(path)
+    dtype = _checked_new(name, new)
+    if os.path.lexists(name):
+        raise TargetExistsError(f"{name} exists. Choose another name, or delete it first.")
+    with explaining_write_errors(name):
+        file = io.FileIO(name, "x+")
+    try:
+        with explaining_write_errors(name):
+            header = _header_bytes(new.shape, dtype)
+            _allocate(file, len(header) + math.prod(new.shape) * dtype.itemsize)
+            _write_all(file, 0, header)
+    except BaseException:
+        file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    return NpyWriter(name, file, NpyHeader(_plain(new.shape), False, dtype, len(header)), new.resizable)
+
+
+def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyWriter:
+    """Go on with a file that `create` made. A resizable one may have another length than `new.shape[0]` by now.
+
+    Raises StateMismatchError if it holds something else than `new`, and what `open_array` raises if it is missing or short.
+    """
+    _refuse_key(path, key)
+    name = os.fspath(path)
+    dtype = _checked_new(name, new)
+    header = _checked_header(name)
+    fixed = 1 if new.resizable and header.shape else 0  # axes from here on must agree
+    same = header.shape[fixed:] == _plain(new.shape)[fixed:] and header.dtype == dtype and not header.fortran_order
+    if not same:
+        raise StateMismatchError(
+            f"{name} holds {header.shape} {header.dtype}{' in Fortran order' * header.fortran_order}, "
+            f"but {_plain(new.shape)} {dtype} is to be written. Delete it to start again."
+        )
+    if len(_header_bytes(header.shape, header.dtype)) != header.offset:
+        raise StateMismatchError(
+            f"{name} was not written by mmapstore: its header leaves no room to grow. Delete it to start again."
+        )
+    with explaining_write_errors(name):
+        file = io.FileIO(name, "r+")
+    return NpyWriter(name, file, header, new.resizable)
+
+
+class NpyArray:
+    """A .npy file as a StoredArray. Pickles by path; `as_array` shows all of it as one read-only memory map."""
+
+    chunks: tuple[int, ...] | None = None
+
+    def __init__(self, name: str, header: NpyHeader) -> None:
+        self.name = name
+        self.shape = header.shape
+        self.dtype = header.dtype
+        self.fortran_order = header.fortran_order
+        self.storage = "contiguous, Fortran order" if header.fortran_order else "contiguous"
+        self.extents: Extents | None = None
+        self.why_not_raw = ""
+        self._path = os.path.abspath(name)
+        self._offset = header.offset
+        self._array: Array | None = None
+        if not self.shape:
+            self.why_not_raw = "a scalar has no rows"
+        elif self.fortran_order:
+            self.why_not_raw = "Fortran order: the values of a row lie far apart"
+        else:
+            row_nbytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+            self.extents = Extents.one_run(self._path, header.offset, self.shape[0], row_nbytes, self.dtype)
+
+    def __repr__(self) -> str:
+        return f"<NpyArray {self.name} {self.shape} {self.dtype}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_array, (self._path,)
+
+    def as_array(self) -> Array:
+        """All of it as a read-only view of one memory map, in stored byte order; nothing is read until it is looked at.
+
+        The map lives as long as a view of it. A file that shrinks under a map kills the process that looks there.
+        """
+        if self._array is None:
+            order: Literal["C", "F"] = "F" if self.fortran_order else "C"
+            if math.prod(self.shape) == 0:
+                self._array = np.empty(self.shape, self.dtype)
+                self._array.flags.writeable = False
+                return self._array
+            with _explaining_read_errors(self.name):
+                mapped = np.memmap(self._path, self.dtype, "r", self._offset, self.shape, order)
+            self._array = np.asarray(mapped)
+        return self._array
+
+    def read_box(self, selection: Selection, out: Array) -> None:
+        out[...] = self.as_array()[selection]
+
+
+class NpyWriter:
+    """Writes samples in place. `numpy.load` reads the file at any time; it is zeros where nothing was written yet."""
+
+    def __init__(self, name: str, file: io.FileIO, header: NpyHeader, resizable: bool) -> None:
+        self._name = name
+        self._resizable = resizable
+        self._file = file
+        self._header = header
+        self._row_nbytes = math.prod(header.shape[1:]) * header.dtype.itemsize
+
+    def write(self, start: int, block: Array) -> None:
+        """Samples [start, start + len(block)), of a dtype that casts without loss. Past the end, a resizable array grows."""
+        header = self._header
+        block = np.asarray(block)
+        if block.ndim == 0 or block.shape[1:] != header.shape[1:] or start < 0:
+            raise InvalidValueError(
+                f"{self._name} takes samples of shape {header.shape[1:]}; got a block of shape {block.shape} at {start}."
+            )
+        if not np.can_cast(block.dtype, header.dtype, "safe"):
+            raise InvalidTypeError(
+                f"{self._name} holds {header.dtype}; got a block of {block.dtype}, which does not fit without loss. Cast it first."
+            )
+        grows = start + len(block) > header.shape[0]
+        if grows and not self._resizable:
+            raise InvalidValueError(
+                f"{self._name} was announced with {header.shape[0]} samples; got samples [{start}, {start + len(block)})."
+            )
+        with explaining_write_errors(self._name):
+            if grows:
+                self._resize(start + len(block))
+            data = np.ascontiguousarray(block, header.dtype)
+            _write_all(self._file, header.offset + start * self._row_nbytes, data.reshape(-1).view(np.uint8).data)
+
+    def read(self, start: int, stop: int) -> Array:
+        """Samples [start, stop) as they are in the file now, in a new array."""
+        if not 0 <= start <= stop <= self._header.shape[0]:
+            raise InvalidValueError(f"{self._name} has {self._header.shape[0]} samples; asked for [{start}, {stop}).")
+        out = np.empty((stop - start, *self._header.shape[1:]), self._header.dtype)
+        rest = out.reshape(-1).view(np.uint8).data
+        with _explaining_read_errors(self._name):
+            self._file.seek(self._header.offset + start * self._row_nbytes)
+            while rest:
+                done = self._file.readinto(rest)
+                if not done:
+                    raise DamagedFileError(
+                        f"{self._name} ends {len(rest)} bytes before sample {stop}. Delete it and write it again."
+                    )
+                rest = rest[done:]
+        return out
+
+    def flush(self) -> None:
+        """Returns when the disk has what was written."""
+        with explaining_write_errors(self._name):
+            getattr(os, "fdatasync", os.fsync)(self._file.fileno())
+
+    def truncate(self, samples: int) -> None:
+        """Keep the first `samples`: the header is changed in place, the rest of the file given back."""
+        if not 0 <= samples <= self._header.shape[0]:
+            raise InvalidValueError(f"{self._name} has {self._header.shape[0]} samples; cannot keep the first {samples}.")
+        with explaining_write_errors(self._name):
+            self._resize(samples)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _resize(self, samples: int) -> None:
+        header = self._header
+        shape = (samples, *header.shape[1:])
+        encoded = _header_bytes(shape, header.dtype)
+        assert len(encoded) == header.offset, "numpy keeps 21 digits for the sample count"
+        nbytes = header.offset + samples * self._row_nbytes
+        # The header never declares more than the file holds, whenever the process is killed.
+        if samples > header.shape[0]:
+            _allocate(self._file, nbytes)
+        _write_all(self._file, 0, encoded)
+        if samples < header.shape[0]:
+            self._file.truncate(nbytes)
+        self._header = NpyHeader(shape, False, header.dtype, header.offset)
+
+
+def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(n) for n in shape)
+
+
+def _refuse_key(path: str | os.PathLike[str], key: str | None) -> None:
+    if key:
+        raise KeyNotFoundError(
+            f"{os.fspath(path)} is a .npy file: it holds one array without a name; got key {key!r}. Leave the key out."
+        )
+
+
+def _checked_new(name: str, new: NewArray) -> np.dtype[Any]:
+    if new.compression is not None:
+        raise InvalidValueError(
+            f"{name} cannot be compressed ({new.compression!r}): .npy is plain bytes. Write to .h5 or .zarr, or leave it out."
+        )
+    if not new.shape or min(new.shape) < 0:
+        raise InvalidValueError(f"{name} cannot have shape {new.shape}; expected (samples, ...).")
+    return checked_dtype(new.dtype, name)
+
+
+def _header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """A header that ends at a multiple of 64 bytes, and that is equally long for every number of samples."""
+    buffer = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": _plain(shape)})
+    return buffer.getvalue()
+
+
+def _write_all(file: io.FileIO, offset: int, data: bytes | memoryview) -> None:
+    rest = memoryview(data)
+    file.seek(offset)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _allocate(file: io.FileIO, nbytes: int) -> None:
+    """Make the file at least `nbytes` long, on disk too where the system can: a full disk is an error now, not a SIGBUS later."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    if os.fstat(file.fileno()).st_size < nbytes:
+        file.truncate(nbytes)
+
+
+@contextlib.contextmanager
+def _explaining_read_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (DamagedFileError, NotFoundError):
+        raise
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{name} does not exist. Check the path.") from error
+    except IsADirectoryError as error:
+        raise DamagedFileError(f"{name} is a directory; expected a .npy file.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DamagedFileError(
+            f"{name} cannot be read: {reason}. Check its permissions, and that nothing replaces it meanwhile."
+        ) from error
+
+
+def _checked_header(name: str) -> NpyHeader:
+    """The header, once its dtype is one we hold and the file has the bytes it declares."""
+    header = _read_header(name)
+    dtype = checked_dtype(header.dtype, name)
+    declared = header.offset + math.prod(header.shape) * dtype.itemsize
+    with _explaining_read_errors(name):
+        found = os.stat(name).st_size
+    if found < declared:
+        raise DamagedFileError(
+            f"{name} is truncated: its header declares {header.shape} {dtype}, {declared} bytes with the header, "
+            f"but the file has {found}. Copy or write it again."
+        )
+    # An array with one axis (longer than 1) lies the same way in both orders.
+    return NpyHeader(header.shape, header.fortran_order and sum(n != 1 for n in header.shape) > 1, dtype, header.offset)
+
+
+def _read_header(name: str) -> NpyHeader:
+    with _explaining_read_errors(name), Path(name).open("rb") as file:
+        start = file.read(len(_MAGIC) + 6 + _MOST_HEADER_BYTES)
+    if not start.startswith(_MAGIC):
+        known = next(
+            (f"It is {words}." for magic, words in _OTHER_MAGICS.items() if start.startswith(magic)), "Check how it was written."
+        )
+        found = f"starts with {start[:6]!r}" if start else "is empty"
+        raise DamagedFileError(f"{name} is not a .npy file: it {found}; expected {_MAGIC!r}. {known}")
+    version = tuple(start[6:8])
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise DamagedFileError(
+            f"{name} is a .npy file of version {version}; expected 1.0, 2.0 or 3.0. It is damaged, or written by a newer NumPy."
+        )
+    try:
+        at, layout = 8, "<H" if version == (1, 0) else "<I"
+        (length,) = struct.unpack_from(layout, start, at)
+        offset = at + struct.calcsize(layout) + length
+        if length > _MOST_HEADER_BYTES:
+            raise ValueError(f"it declares {length} bytes of header; at most {_MOST_HEADER_BYTES} are accepted")
+        # Versions 2 and 3 differ in the encoding of the field names of compound dtypes alone, which are refused anyway.
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read(io.BytesIO(start[at:offset]))
+        shape = _plain(shape)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its shape is {shape}")
+    except Exception as error:  # literal_eval and the tokenizer raise a dozen kinds on damaged text
+        raise DamagedFileError(f"{name} has a damaged .npy header: {error}. Copy or write it again.") from error
+    return NpyHeader(shape, fortran_order, dtype, offset)

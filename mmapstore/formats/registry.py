@@ -1,0 +1,97 @@
+"""Which format a path or a live object is: by its first bytes, and never by trust in its suffix."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError
+from .contract import Listing, StoredArray
+
+# module name -> what people call the format; a format's library is imported by its module, and only when used
+FORMATS = {"npy_file": ".npy", "hdf5_file": "HDF5", "zarr_store": "Zarr"}
+PARTIAL = ".partial"  # what an ingest writes under, until it is whole
+
+
+def _modules() -> Iterator[tuple[str, Any]]:
+    for name, title in FORMATS.items():
+        yield title, importlib.import_module(f".{name}", __package__)
+
+
+def split_inside(path: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """The file, and the place inside it: "a.h5::/group/x", or "a.h5/group/x" as h5ls prints it.
+
+    >>> split_inside("a.h5::/group/frames"), split_inside("frames.npy")
+    (('a.h5', '/group/frames'), ('frames.npy', None))
+    """
+    text = os.fspath(path)
+    if "::" in text:
+        outer, inside = text.split("::", 1)
+        return outer, inside
+    if not Path(text).exists():
+        for parent in Path(text).parents:
+            if parent.is_file() or (parent.is_dir() and parent.suffix == ".zarr"):
+                return str(parent), "/" + Path(text).relative_to(parent).as_posix()
+            if parent.exists():
+                break
+    return text, None
+
+
+def identify(path: str) -> tuple[str, Any]:
+    """(what people call the format, its module). Raises if it is missing, unknown, or not what its suffix says."""
+    if not Path(path).exists():
+        raise NotFoundError(f"{path} does not exist.{_alternatives(path)}")
+    if Path(path).name.rstrip("/").endswith(PARTIAL):
+        raise DamagedFileError(f"{path} was left by an ingest that did not finish. Run the same ingest again: it resumes.")
+    suffix = Path(path).suffix.lower()
+    expected = next((title for title, module in _modules() if suffix in module.SUFFIXES), None)
+    found = next(((title, module) for title, module in _modules() if module.matches(path)), None)
+    if found is None:
+        what = (
+            "a directory without zarr metadata or a manifest"
+            if Path(path).is_dir()
+            else f"a file of {Path(path).stat().st_size} bytes"
+        )
+        looks = f"; its suffix says {expected}, its first bytes do not" if expected else ""
+        raise DamagedFileError(f"{path} is {what} that is not .npy, HDF5 or Zarr{looks}. Check how it was written, or copied.")
+    if expected is not None and expected != found[0]:
+        raise DamagedFileError(f"{path} is not {expected}, as its suffix says, but {found[0]} by its first bytes. Rename it.")
+    return found
+
+
+def _alternatives(path: str) -> str:
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return f" Nor does the directory {folder}."
+    import difflib
+
+    near = difflib.get_close_matches(Path(path).name, sorted(p.name for p in folder.iterdir())[:1000], n=3)
+    return f" In that directory there is {', '.join(near)}." if near else " Check the path."
+
+
+def open_stored(path: str, inside: str | None) -> StoredArray:
+    """The array at that place, opened and not read."""
+    stored: StoredArray = identify(path)[1].open_array(path, inside)
+    return stored
+
+
+def list_stored(path: str, inside: str | None) -> list[Listing]:
+    """Every array in a file or store, or below a place inside it."""
+    found: list[Listing] = identify(path)[1].list_arrays(path, inside or "")
+    return found
+
+
+def open_live(source: Any) -> StoredArray:
+    """A live np.ndarray, np.memmap, h5py.Dataset or zarr.Array."""
+    for name in (*FORMATS, "in_memory"):
+        module = importlib.import_module(f".{name}", __package__)
+        if module.is_live(source):
+            stored: StoredArray = module.from_live(source)
+            return stored
+    raise InvalidTypeError(
+        f"a {type(source).__module__}.{type(source).__qualname__} cannot be opened; expected a path, a list or glob of paths, "
+        "a dict of fields, or a live np.ndarray, np.memmap, h5py.Dataset or zarr.Array."
+    )

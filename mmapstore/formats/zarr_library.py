@@ -1,0 +1,68 @@
+"""The zarr package: imported when first needed, its arrays opened read-only, its errors put into our words."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..plain.array_spec import checked_dtype
+from ..plain.errors import DamagedFileError, MissingPackageError, MmapstoreError
+from .zarr_metadata import Node, RawLayout, raw_layout
+
+
+def library() -> Any:
+    try:
+        import zarr
+        import zarr.codecs
+        import zarr.storage
+    except ImportError as error:
+        raise MissingPackageError(
+            "Zarr stores need the package zarr, which is not installed: pip install 'mmapstore[zarr]'"
+        ) from error
+    return zarr
+
+
+def named(path: str, key: str) -> str:
+    return f"{path}::/{key}" if key else path
+
+
+def opened(where: str, node: Node) -> tuple[Any, RawLayout]:
+    """The array through zarr-python, read-only, and how its bytes lie. Refuses codecs that run code before zarr sees them."""
+    layout = raw_layout(node)
+    zarr = library()
+    with explaining_damage(where), warnings.catch_warnings():
+        # Of codecs and dtypes that Zarr 3 does not standardise: news for who wrote the store, not for who reads it.
+        warnings.simplefilter("ignore")
+        store = zarr.storage.LocalStore(node.directory, read_only=True)
+        array = zarr.open_array(store=store, mode="r", zarr_format=node.version)
+    return array, layout
+
+
+def stored_dtype(array: Any, layout: RawLayout, where: str) -> np.dtype[Any]:
+    """Zarr 3 leaves the byte order to a codec, and zarr-python then reports the native one."""
+    dtype = checked_dtype(array.dtype, where)
+    return dtype.newbyteorder(">") if layout.byte_order == ">" else dtype
+
+
+def chunks_of(array: Any) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(n) for n in array.chunks) or None
+    except NotImplementedError:  # a grid of chunks of several sizes
+        return None
+
+
+@contextlib.contextmanager
+def explaining_damage(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (MmapstoreError, MemoryError):
+        raise
+    except Exception as error:  # codecs, JSON and zarr raise a dozen kinds on damaged stores
+        raise DamagedFileError(
+            f"{where} cannot be read: {type(error).__name__}: {error}. "
+            "The store is damaged, or of a kind zarr does not know; copy it again."
+        ) from error

@@ -1,0 +1,226 @@
+"""Writes a new Zarr 3 array in blocks of samples, as an ordinary store that any Zarr program reads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..files.file_io import explaining_write_errors, sync_directory, sync_tree
+from ..plain.array_spec import checked_dtype
+from ..plain.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    MmapstoreError,
+    StateMismatchError,
+    TargetExistsError,
+    WriteError,
+)
+from .contract import Array, NewArray
+from .zarr_library import chunks_of, explaining_damage, library, named, opened, stored_dtype
+from .zarr_metadata import directory_inside, node_at, read_node
+
+COMPRESSIONS = ("zstd", "gzip", "blosc", "lz4")
+
+
+def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> ZarrWriter:
+    """A new Zarr 3 array, at the root of a new directory or under `key` of a new or existing store.
+
+    Chunks are `chunk_samples` whole samples; their files lie side by side ("c.0.0.0"), so that making them durable takes one
+    call for the directory. Compressions: "zstd", "gzip", "blosc" (zstd after a byte shuffle), "lz4" (blosc's, after a shuffle).
+
+    Raises TargetExistsError, WriteError, MissingPackageError, InvalidValueError (compression, shape), InvalidTypeError (dtype).
+    """
+    zarr = library()
+    name, key = os.fspath(path), (key or "").strip("/")
+    directory = directory_inside(name, key)
+    where = named(name, key)
+    dtype = _checked_new(where, new)
+    parents = key.split("/")[:-1] if key else []
+    for depth in range(len(parents) + 1) if key else ():
+        parent = read_node(directory_inside(name, "/".join(parents[:depth])))
+        if parent is not None and parent.is_array:
+            raise TargetExistsError(f"{parent.directory} is a Zarr array, which cannot hold {key!r}. Write to another store.")
+    if os.path.lexists(directory) and (key or not os.path.isdir(directory) or os.listdir(directory)):
+        raise TargetExistsError(f"{where} exists. Choose another name, or delete it first.")
+    with explaining_write_errors(where), _explaining_refusal(where):
+        array = zarr.create_array(
+            store=zarr.storage.LocalStore(name),
+            name=key or None,
+            shape=tuple(int(n) for n in new.shape),
+            dtype=dtype.newbyteorder("="),
+            chunks=_new_chunks(new),
+            compressors=_compressor(new.compression, dtype),
+            filters=None,
+            serializer=zarr.codecs.BytesCodec(endian=("big" if _is_big(dtype) else "little") if dtype.itemsize > 1 else None),
+            fill_value=0,
+            zarr_format=3,
+            attributes=dict(new.attributes),
+            chunk_key_encoding={"name": "default", "configuration": {"separator": "."}},
+        )
+    return ZarrWriter(where, name, directory, array, dtype, new.resizable)
+
+
+def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> ZarrWriter:
+    """Go on with an array that `create` made. A resizable one may have another length than `new.shape[0]` by now.
+
+    Raises StateMismatchError if it differs from `new`, and what `open_array` raises if it is missing or damaged.
+    """
+    zarr = library()
+    name, key = os.fspath(path), (key or "").strip("/")
+    where = named(name, key)
+    dtype = _checked_new(where, new)
+    node = node_at(name, key)
+    if not node.is_array:
+        raise StateMismatchError(f"{where} is a group; expected the array that was begun there. Delete it to start again.")
+    found, layout = opened(where, node)
+    shape, stored, chunks = tuple(found.shape), stored_dtype(found, layout, where), chunks_of(found)
+    fixed = 1 if new.resizable and shape else 0  # axes from here on must agree
+    same = shape[fixed:] == tuple(new.shape)[fixed:] and stored == dtype and chunks == _new_chunks(new)
+    if not same or node.version != 3:
+        raise StateMismatchError(
+            f"{where} holds {shape} {stored} in chunks of {chunks}, but {tuple(new.shape)} {dtype} "
+            f"in chunks of {_new_chunks(new)} is to be written. Delete it to start again."
+        )
+    directory = directory_inside(name, key)
+    with explaining_damage(where):
+        array = zarr.open_array(store=zarr.storage.LocalStore(directory), mode="r+", zarr_format=3)
+    return ZarrWriter(where, name, directory, array, dtype, new.resizable)
+
+
+class ZarrWriter:
+    """Writes samples through zarr-python. Blocks that begin and end at chunk borders are written as they are; others make
+    zarr read the chunks at their ends, and decode and encode them again.
+    """
+
+    def __init__(self, name: str, store: str, directory: str, array: Any, dtype: np.dtype[Any], resizable: bool) -> None:
+        self._name = name
+        self._store = store
+        self._directory = directory
+        self._array = array
+        self._dtype = dtype
+        self._resizable = resizable
+        self._unsynced: set[int] = set()
+
+    def write(self, start: int, block: Array) -> None:
+        """Samples [start, start + len(block)), of a dtype that casts without loss. Past the end, a resizable array grows."""
+        block = np.asarray(block)
+        sample_shape = tuple(self._array.shape[1:])
+        if block.ndim == 0 or block.shape[1:] != sample_shape or start < 0:
+            raise InvalidValueError(
+                f"{self._name} takes samples of shape {sample_shape}; got a block of shape {block.shape} at {start}."
+            )
+        if not np.can_cast(block.dtype, self._dtype, "safe"):
+            raise InvalidTypeError(
+                f"{self._name} holds {self._dtype}; got a block of {block.dtype}, which does not fit without loss. Cast it first."
+            )
+        if not len(block):
+            return
+        stop, samples = start + len(block), self._array.shape[0]
+        if stop > samples and not self._resizable:
+            raise InvalidValueError(f"{self._name} was announced with {samples} samples; got samples [{start}, {stop}).")
+        with self._explaining():
+            if stop > samples:
+                self._array.resize((stop, *sample_shape))
+            self._array[start:stop] = block.astype(self._array.dtype, copy=False)
+        chunk = self._array.chunks[0]
+        self._unsynced.update(range(start // chunk, (stop - 1) // chunk + 1))
+
+    def read(self, start: int, stop: int) -> Array:
+        """Samples [start, stop) as they are in the store now, in a new array."""
+        if not 0 <= start <= stop <= self._array.shape[0]:
+            raise InvalidValueError(f"{self._name} has {self._array.shape[0]} samples; asked for [{start}, {stop}).")
+        out = np.empty((stop - start, *self._array.shape[1:]), self._dtype)
+        with explaining_damage(f"{self._name}, samples [{start}, {stop})"):
+            out[...] = self._array[start:stop]
+        return out
+
+    def flush(self) -> None:
+        """Returns when the disk has what was written: chunk files, metadata, and the directories that name them."""
+        with self._explaining():
+            rest = (0,) * (len(self._array.shape) - 1)
+            for chunk in sorted(self._unsynced):
+                file = os.path.join(self._directory, *self._array.metadata.encode_chunk_key((chunk, *rest)).split("/"))
+                if os.path.exists(file):  # zarr stores no file for a chunk that holds nothing but the fill value
+                    sync_tree(file)
+            folder = os.path.abspath(self._directory)
+            above = os.path.dirname(os.path.abspath(self._store))
+            while folder != above:
+                metadata = os.path.join(folder, "zarr.json")
+                if os.path.exists(metadata):
+                    sync_tree(metadata)
+                sync_directory(folder)
+                folder = os.path.dirname(folder)
+            sync_directory(above)
+        self._unsynced.clear()
+
+    def truncate(self, samples: int) -> None:
+        """Keep the first `samples`; chunk files past them are deleted."""
+        if not 0 <= samples <= self._array.shape[0]:
+            raise InvalidValueError(f"{self._name} has {self._array.shape[0]} samples; cannot keep the first {samples}.")
+        with self._explaining():
+            self._array.resize((samples, *self._array.shape[1:]))
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        with explaining_write_errors(self._name):
+            try:
+                yield
+            except (MmapstoreError, OSError, MemoryError):
+                raise
+            except Exception as error:  # codecs and zarr raise whatever they like
+                raise WriteError(
+                    f"{self._name} cannot be written: {type(error).__name__}: {error}. Delete it and write it again."
+                ) from error
+
+
+def _checked_new(where: str, new: NewArray) -> np.dtype[Any]:
+    if not new.shape or min(new.shape) < 0 or new.chunk_samples < 1:
+        asked = f"shape {new.shape} in chunks of {new.chunk_samples} samples"
+        raise InvalidValueError(f"{where} cannot have {asked}; expected (samples, ...) and chunks of 1 or more.")
+    known = ", ".join(repr(name) for name in COMPRESSIONS)
+    if new.compression is not None and new.compression not in COMPRESSIONS:
+        raise InvalidValueError(f"compression={new.compression!r} is not known for Zarr; expected None or one of {known}.")
+    dtype = checked_dtype(new.dtype, where)
+    if dtype.kind == "S" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
+        raise InvalidTypeError(f"{where} cannot hold {dtype}: Zarr 3 has no such type. Cast it, or write to .npy.")
+    return dtype
+
+
+def _new_chunks(new: NewArray) -> tuple[int, ...]:
+    samples = int(new.chunk_samples) if new.resizable else min(int(new.chunk_samples), max(1, int(new.shape[0])))
+    return (samples, *(max(1, int(n)) for n in new.shape[1:]))
+
+
+def _compressor(compression: str | None, dtype: np.dtype[Any]) -> Any:
+    codecs = library().codecs
+    shuffle = "shuffle" if dtype.itemsize > 1 else "noshuffle"
+    if compression == "zstd":
+        return codecs.ZstdCodec(level=3)
+    if compression == "gzip":
+        return codecs.GzipCodec(level=5)
+    if compression in ("blosc", "lz4"):
+        cname = "zstd" if compression == "blosc" else "lz4"
+        return codecs.BloscCodec(cname=cname, clevel=5, shuffle=shuffle, typesize=dtype.itemsize)
+    return None
+
+
+def _is_big(dtype: np.dtype[Any]) -> bool:
+    return dtype.byteorder == ">" or (dtype.byteorder == "=" and sys.byteorder == "big")
+
+
+@contextlib.contextmanager
+def _explaining_refusal(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (MmapstoreError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise InvalidValueError(f"{where} cannot be created: zarr refuses it ({type(error).__name__}: {error}).") from error

@@ -1,0 +1,243 @@
+"""Count, minimum, maximum, mean and standard deviation of each channel, from blocks that pass once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from .errors import InvalidTypeError, InvalidValueError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_SLICE = 1 << 16  # elements looked at together: 512 KiB as float64, so the three passes over them stay in the cache
+_CHANNELS = 512  # channels looked at together: a slice of thousands would hold a few values of each, and merge at the cost of all
+SCRATCH_NBYTES = 4 << 20  # most private memory that `update` uses beside the block, whatever the block's size
+
+
+class ChannelStatistics:
+    """Statistics of each channel, gathered block by block.
+
+    NaN is no value: it is counted in `nans`, and enters nothing else. Infinities are values: they show in minimum and
+    maximum, and leave no finite mean. Sums are float64 and deviations are taken from the mean of a small slice before slices are
+    merged (Chan, Golub, LeVeque), so a large offset costs no digits. Integers keep exact minima and maxima.
+
+    >>> seen = ChannelStatistics()
+    >>> seen.update(np.array([[1, 10], [3, 30]]), channel_axis=1)
+    >>> seen.mean.tolist(), seen.std.tolist(), seen.minimum.tolist()
+    ([2.0, 20.0], [1.0, 10.0], [1, 10])
+    """
+
+    def __init__(self) -> None:
+        self._count = np.zeros(0, np.int64)
+        self._nans = np.zeros(0, np.int64)
+        self._minimum: Array = np.zeros(0, np.float64)
+        self._maximum: Array = np.zeros(0, np.float64)
+        self._mean = np.zeros(0, np.float64)
+        self._deviations = np.zeros(0, np.float64)
+
+    @property
+    def channels(self) -> int:
+        """0 until the first block."""
+        return len(self._count)
+
+    @property
+    def count(self) -> Array:
+        """Values seen in each channel, NaN left out: int64, (channels,)."""
+        return self._count.copy()
+
+    @property
+    def nans(self) -> Array:
+        """NaNs seen in each channel: int64, (channels,)."""
+        return self._nans.copy()
+
+    @property
+    def minimum(self) -> Array:
+        """Smallest value of each channel, (channels,): int64 or uint64 of integers and bool, else float64; NaN where count is 0."""
+        return self._where_counted(self._minimum)
+
+    @property
+    def maximum(self) -> Array:
+        """Largest value of each channel, (channels,); dtype as `minimum`."""
+        return self._where_counted(self._maximum)
+
+    @property
+    def mean(self) -> Array:
+        """float64, (channels,); NaN where count is 0."""
+        return self._where_counted(self._mean)
+
+    @property
+    def std(self) -> Array:
+        """Standard deviation of the population (divided by count, as Keras's Normalization does): float64, (channels,)."""
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(self._deviations / np.where(self._count == 0, np.nan, self._count))
+
+    def _where_counted(self, values: Array) -> Array:
+        empty = self._count == 0
+        return np.where(empty, np.nan, values) if empty.any() else values.copy()
+
+    def update(self, block: Array, channel_axis: int | None) -> None:
+        """Take in a block of any shape; axis `channel_axis` of it holds the channels, None makes it one channel.
+
+        Uses less than 4 MiB beside the block. Raises InvalidTypeError unless the block holds bool, integers or floats,
+        and InvalidValueError if it has another number of channels than the blocks before.
+        """
+        if block.dtype.kind not in "biuf":
+            raise InvalidTypeError(f"Statistics of dtype {block.dtype} mean nothing; expected bool, integers or floats.")
+        channels = 1 if channel_axis is None else block.shape[channel_axis]
+        self._expect(channels, _extreme_dtype(block.dtype))
+        if block.size == 0:
+            return
+        whole = block[None] if channel_axis is None else np.moveaxis(block, channel_axis, 0)
+        for first, last, box in _boxes(whole):
+            self._merge_slice(slice(first, last), box)
+
+    def _expect(self, channels: int, extreme: np.dtype[Any]) -> None:
+        if self.channels == 0:
+            self._count = np.zeros(channels, np.int64)
+            self._nans = np.zeros(channels, np.int64)
+            self._minimum = np.zeros(channels, extreme)
+            self._maximum = np.zeros(channels, extreme)
+            self._mean = np.zeros(channels, np.float64)
+            self._deviations = np.zeros(channels, np.float64)
+        elif channels != self.channels:
+            raise InvalidValueError(
+                f"This block has {channels} channels, the blocks before had {self.channels}. Check its channel axis."
+            )
+        elif extreme != self._minimum.dtype:
+            common = np.promote_types(extreme, self._minimum.dtype)
+            self._minimum, self._maximum = self._minimum.astype(common), self._maximum.astype(common)
+
+    def _merge_slice(self, at: slice, box: Array) -> None:
+        """`box` is (channels, ...), at most `_SLICE` elements."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            box = np.ascontiguousarray(box).reshape(len(box), -1)  # one row each channel: reductions over strides are 7x slower
+            low, high = box.min(axis=1), box.max(axis=1)
+            values = box.astype(np.float64)
+            count = np.full(len(box), values.shape[1], np.int64)
+            nans = np.zeros(len(box), np.int64)
+            if box.dtype.kind == "f" and np.isnan(low).any():
+                missing = np.isnan(values)
+                nans = missing.sum(axis=1)
+                count -= nans
+                low = np.where(missing, np.inf, values).min(axis=1)
+                high = np.where(missing, -np.inf, values).max(axis=1)
+                values[missing] = 0
+                mean = values.sum(axis=1) / np.maximum(count, 1)
+                values -= mean[:, None]
+                values[missing] = 0
+            else:
+                mean = values.sum(axis=1) / count
+                values -= mean[:, None]
+            deviations = np.einsum("ij,ij->i", values, values)
+        self._combine(at, count, nans, low, high, mean, deviations)
+
+    def _combine(self, at: slice, count: Array, nans: Array, low: Array, high: Array, mean: Array, deviations: Array) -> None:
+        before = self._count[at]
+        total = before + count
+        some = np.maximum(total, 1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            shift = np.where(before == 0, 0, mean - self._mean[at])
+            between = shift * shift * (before * (count / some))
+            self._mean[at] = np.where(
+                count == 0, self._mean[at], np.where(before == 0, mean, self._mean[at] + shift * (count / some))
+            )
+            self._deviations[at] += np.where(count == 0, 0, deviations + between)
+        # What was seen last is cast to the dtype kept; `_expect` has made that wide enough.
+        low, high = low.astype(self._minimum.dtype), high.astype(self._maximum.dtype)
+        self._minimum[at] = np.where(before == 0, low, np.where(count == 0, self._minimum[at], np.minimum(self._minimum[at], low)))
+        self._maximum[at] = np.where(
+            before == 0, high, np.where(count == 0, self._maximum[at], np.maximum(self._maximum[at], high))
+        )
+        self._count[at] = total
+        self._nans[at] += nans
+
+    def merge(self, other: ChannelStatistics) -> None:
+        """Take in all that `other` has seen; `other` is left as it is."""
+        if other.channels == 0:
+            return
+        self._expect(other.channels, other._minimum.dtype)
+        self._combine(slice(None), other._count, other._nans, other._minimum, other._maximum, other._mean, other._deviations)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists by name, one entry per channel; numbers that JSON lacks are the texts "nan", "inf", "-inf".
+
+        `deviations` is the sum of squared deviations from the mean, from which `from_json` goes on without losing a bit.
+        """
+        return {
+            "count": self._count.tolist(),
+            "nans": self._nans.tolist(),
+            "min": _texts(self.minimum),
+            "max": _texts(self.maximum),
+            "mean": _texts(self.mean),
+            "std": _texts(self.std),
+            "deviations": _texts(self._deviations),
+        }
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> ChannelStatistics:
+        """What `to_json` gave. Raises InvalidValueError for anything else.
+
+        >>> seen = ChannelStatistics()
+        >>> seen.update(np.arange(6.0), channel_axis=None)
+        >>> ChannelStatistics.from_json(seen.to_json()).to_json() == seen.to_json()
+        True
+        """
+        statistics = cls()
+        try:
+            statistics._count = np.array(found["count"], np.int64)
+            statistics._nans = np.array(found["nans"], np.int64)
+            statistics._minimum = _numbers(found["min"])
+            statistics._maximum = _numbers(found["max"])
+            statistics._mean = np.array([float(x) for x in found["mean"]], np.float64)
+            statistics._deviations = np.array([float(x) for x in found["deviations"]], np.float64)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InvalidValueError(
+                f"These are not statistics of channels ({type(error).__name__}: {error}); expected what to_json gave. "
+                "Compute them again."
+            ) from error
+        parts = (statistics._nans, statistics._minimum, statistics._maximum, statistics._mean, statistics._deviations)
+        if any(part.shape != statistics._count.shape for part in parts) or statistics._count.ndim != 1:
+            raise InvalidValueError(
+                "These statistics name different numbers of channels; expected what to_json gave. Compute them again."
+            )
+        empty = statistics._count == 0
+        statistics._mean[empty] = 0
+        return statistics
+
+
+def _extreme_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.kind == "f":
+        return np.dtype(np.float64)
+    return np.dtype(np.uint64) if dtype.kind == "u" and dtype.itemsize == 8 else np.dtype(np.int64)
+
+
+def _boxes(whole: Array) -> Iterator[tuple[int, int, Array]]:
+    """`whole`, (channels, ...), cut into boxes of at most `_SLICE` elements, each with the channels [first, last) it holds.
+
+    Cut along the outermost of the other axes that has to be, so that a box takes long runs of memory; along the channels last.
+    """
+    order = [*range(1, whole.ndim), 0]
+    sizes = [min(whole.shape[0], _CHANNELS), *whole.shape[1:]]
+    for axis in order:
+        others = math.prod(sizes) // sizes[axis]
+        sizes[axis] = min(sizes[axis], max(1, _SLICE // others))
+        if math.prod(sizes) <= _SLICE:
+            break
+    starts = [range(0, length, size) for length, size in zip(whole.shape, sizes, strict=True)]
+    for corner in itertools.product(*starts):
+        box = whole[tuple(slice(at, at + size) for at, size in zip(corner, sizes, strict=True))]
+        yield corner[0], corner[0] + len(box), box
+
+
+def _texts(values: Array) -> list[Any]:
+    return [value if isinstance(value, int) or math.isfinite(value) else str(value) for value in values.tolist()]
+
+
+def _numbers(values: list[Any]) -> Array:
+    if all(isinstance(value, int) for value in values):
+        wide = any(value > np.iinfo(np.int64).max for value in values)
+        return np.array(values, np.uint64 if wide else np.int64)
+    return np.array([float(value) for value in values], np.float64)

@@ -1,0 +1,291 @@
+"""The order of an epoch as arithmetic: three bijections on anchor numbers, no I/O, no state, no permutation in memory.
+
+Anchors are numbered 0 .. V-1. A position is a place in the epoch; the order says which anchor stands there:
+
+(a) Blocks of `block` consecutive anchors are permuted. One block, the last, may be short; where it went is found by
+    the inverse permutation, and the positions after it shift by what it lacks.
+(b) A shard is a consecutive range of V // count positions: equal steps for every shard, at most count - 1 anchors
+    left out, others in each epoch.
+(c) The shard is cut into windows of whole blocks, about `blocks_per_window` each and balanced; anchors are permuted
+    inside each window. A window is what reading keeps at hand.
+
+Both permutations are Feistel networks keyed by BLAKE2b of (seed, epoch, purpose): the same on every machine, and for
+ever, since no random generator of a library takes part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import InvalidTypeError, InvalidValueError
+
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
+
+BLOCK_BYTES = 2 * 2**20  # long enough that a disk or decoder works at full speed, short enough that many fit in a window
+BLOCKS_PER_WINDOW = 32  # a batch of 32 then mixes about 16 places of the data: see effective_batch
+_ROUNDS, _ROUNDS_WHEN_SMALL = 8, 16  # measured: pairs of positions are evenly spread from here on; tiny grids mix slower
+_SHIFT = np.uint64(32)
+
+
+class Permutation:
+    """A keyed bijection on 0 .. size-1, computed for any numbers asked, in either direction.
+
+    A Feistel network over pairs (high, low) of a rows x columns grid just above `size`: each half is shifted by a
+    hash of the other, which can be undone. Numbers that leave 0 .. size-1 walk on along their cycle until they are
+    back; the grid exceeds `size` by less than one row, so hardly any does.
+
+    >>> order = Permutation(10, b"key")
+    >>> shuffled = order(np.arange(10))
+    >>> sorted(shuffled.tolist()) == list(range(10)), order.inverse(shuffled).tolist() == list(range(10))
+    (True, True)
+    """
+
+    def __init__(self, size: int, key: bytes) -> None:
+        self.size = size
+        columns = math.isqrt(size - 1) + 1 if size > 1 else 1
+        self._columns = np.uint64(columns)
+        self._rows = np.uint64(-(-size // columns))
+        rounds = _ROUNDS if size >= 64 else _ROUNDS_WHEN_SMALL
+        digest = b"".join(hashlib.blake2b(key, digest_size=16, salt=bytes([turn])).digest() for turn in range(rounds))
+        self._keys = np.frombuffer(digest, "<u8").astype(np.uint64).reshape(rounds, 2)
+
+    def __call__(self, numbers: Numbers) -> Numbers:
+        return self._walk(numbers, forward=True)
+
+    def inverse(self, numbers: Numbers) -> Numbers:
+        return self._walk(numbers, forward=False)
+
+    def _walk(self, numbers: Numbers, forward: bool) -> Numbers:
+        if self.size == 1:
+            return np.zeros_like(numbers)
+        found: np.ndarray[Any, np.dtype[np.uint64]] = self._once(numbers.astype(np.uint64), forward)
+        outside = np.flatnonzero(found >= self.size)
+        while outside.size:
+            found[outside] = self._once(found[outside], forward)
+            outside = outside[found[outside] >= self.size]
+        return found.astype(np.int64)
+
+    def _once(self, numbers: Any, forward: bool) -> Any:
+        high, low = np.divmod(numbers, self._columns)
+        for turn in range(len(self._keys)) if forward else reversed(range(len(self._keys))):
+            if turn % 2 == 0:
+                low = _shifted(low, high, self._keys[turn], self._columns, forward)
+            else:
+                high = _shifted(high, low, self._keys[turn], self._rows, forward)
+        return high * self._columns + low
+
+
+def _shifted(half: Any, other: Any, keys: Any, modulus: np.uint64, forward: bool) -> Any:
+    """(half ± hash(other)) modulo `modulus`; the hash is the finalizer of MurmurHash3 with the key mixed in twice."""
+    mixed = other + keys[0]
+    mixed ^= mixed >> np.uint64(33)
+    mixed *= np.uint64(0xFF51AFD7ED558CCD)
+    mixed ^= keys[1]
+    mixed ^= mixed >> np.uint64(33)
+    mixed *= np.uint64(0xC4CEB9FE1A85EC53)
+    mixed >>= _SHIFT
+    mixed *= modulus  # the upper 32 bits scaled to 0 .. modulus-1: a division would cost three times as much
+    mixed >>= _SHIFT
+    shifted = half + mixed if forward else half + (modulus - mixed)
+    return np.where(shifted >= modulus, shifted - modulus, shifted)
+
+
+@dataclass(frozen=True)
+class Shuffling:
+    """How a dataset is shuffled: anchors in a block, blocks in a window."""
+
+    block: int
+    blocks_per_window: int
+
+    @classmethod
+    def of(cls, shuffle: bool | int, sample_nbytes: int) -> Shuffling | None:
+        """From the `shuffle=` argument and the bytes of a sample, and nothing else: one seed gives one order everywhere.
+
+        True: 32 blocks of about 2 MiB. A number: that many samples in a window, in blocks of about 2 MiB, or in
+        32 smaller ones where the window is too small for that: mixing is kept, reads get shorter.
+
+        >>> Shuffling.of(True, 30_000), Shuffling.of(10_000, 30_000)
+        (Shuffling(block=69, blocks_per_window=32), Shuffling(block=69, blocks_per_window=145))
+        >>> Shuffling.of(320, 30_000)
+        Shuffling(block=10, blocks_per_window=32)
+        """
+        if shuffle is False:
+            return None
+        usual = max(1, BLOCK_BYTES // max(1, sample_nbytes))
+        if shuffle is True:
+            return cls(usual, BLOCKS_PER_WINDOW)
+        if isinstance(shuffle, (bool, np.bool_)) or not isinstance(shuffle, (int, np.integer)):
+            raise InvalidTypeError(
+                f"shuffle={shuffle!r} is not understood; expected False, True, or the samples of a shuffling window."
+            )
+        if shuffle < 2:
+            raise InvalidValueError(
+                f"shuffle={shuffle} samples cannot be shuffled; expected 2 or more, True for the usual window, or False."
+            )
+        block = max(1, min(usual, int(shuffle) // BLOCKS_PER_WINDOW))
+        return cls(block, max(1, round(int(shuffle) / block)))
+
+    @property
+    def window(self) -> int:
+        """Anchors in a full window."""
+        return self.block * self.blocks_per_window
+
+    def effective_batch(self, batch_size: int) -> float:
+        """The size of the batch of independent samples that mixes as well: B / (1 + (B - 1) / K).
+
+        Samples of one block are alike; a batch drawn from K blocks has B/K samples of each. Taken at its worst
+        (samples of a block all equal), its mean varies like that of this many independent samples.
+
+        >>> round(Shuffling(69, 32).effective_batch(32), 2)
+        16.25
+        """
+        return batch_size / (1 + (batch_size - 1) / self.blocks_per_window)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Positions [start, stop) of an epoch that are shuffled among themselves, and the blocks they come from."""
+
+    number: int
+    start: int
+    stop: int
+    first_place: int
+    last_place: int
+
+
+class SampleOrder:
+    """Which anchors stand where in one shard of one epoch after the other.
+
+    Parameters
+    ----------
+    anchors : how many there are, V
+    shuffling : None for the stored order
+    seed : any int
+    shard : (index, count); shard `index` of `count` sees V // count anchors in each epoch
+
+    >>> order = SampleOrder(1000, Shuffling(10, 4), seed=7)
+    >>> sorted(order.anchors_at(3, 0, 1000).tolist()) == list(range(1000))
+    True
+    """
+
+    def __init__(self, anchors: int, shuffling: Shuffling | None, seed: int = 0, shard: tuple[int, int] = (0, 1)) -> None:
+        self.anchors = anchors
+        self.shuffling = shuffling
+        self.seed = int(seed)
+        index, count = shard
+        self.length = anchors // count
+        self.first = index * self.length
+        if shuffling is not None:
+            self._blocks = -(-anchors // shuffling.block)
+            self._missing = self._blocks * shuffling.block - anchors
+        self._epoch: tuple[int, Permutation, int] | None = None
+        self._inside: tuple[tuple[int, int], Permutation] | None = None
+
+    def __len__(self) -> int:
+        """Positions in an epoch of this shard."""
+        return self.length
+
+    def anchors_at(self, epoch: int, start: int, stop: int) -> Numbers:
+        """The anchors at positions [start, stop) of this shard, in order. Any range, at the cost of its length."""
+        if self.shuffling is None:
+            return np.arange(self.first + start, self.first + stop, dtype=np.int64)
+        found = np.empty(stop - start, np.int64)
+        at = start
+        while at < stop:
+            window = self.window_at(epoch, at)
+            end = min(stop, window.stop)
+            shuffled = self._inner(epoch, window)(np.arange(at - window.start, end - window.start, dtype=np.int64))
+            found[at - start : end - start] = self._anchors(epoch, shuffled + (window.start + self.first))
+            at = end
+        return found
+
+    # --- windows: what a reader keeps at hand ------------------------------------------------------------------
+
+    def window_at(self, epoch: int, position: int) -> Window:
+        """The shuffling window that holds a position of this shard."""
+        low, high = self._place(epoch, self.first), self._place(epoch, self.first + self.length - 1)
+        places = high - low + 1
+        windows = self._windows(places)
+        place = self._place(epoch, self.first + position) - low
+        number = min(place * windows // places, windows - 1)
+        while place < number * places // windows:
+            number -= 1
+        while place >= (number + 1) * places // windows:
+            number += 1
+        first, end = low + number * places // windows, low + (number + 1) * places // windows
+        start = max(self._place_start(epoch, first) - self.first, 0)
+        stop = min(self._place_start(epoch, end) - self.first, self.length)
+        return Window(number, start, stop, first, end - 1)
+
+    def window_blocks(self, epoch: int, window: Window) -> list[tuple[int, int]]:
+        """The runs of anchors [start, stop) that a window holds, one for each block, in the order of their places."""
+        assert self.shuffling is not None
+        places = np.arange(window.first_place, window.last_place + 1, dtype=np.int64)
+        blocks = self._permuted(epoch)[0](places)
+        runs = []
+        for place, block in zip(places.tolist(), blocks.tolist(), strict=True):
+            size = self._place_start(epoch, place + 1) - self._place_start(epoch, place)
+            skip = max(0, window.start + self.first - self._place_start(epoch, place))
+            lack = max(0, self._place_start(epoch, place + 1) - (window.stop + self.first))
+            runs.append((block * self.shuffling.block + skip, block * self.shuffling.block + size - lack))
+        return runs
+
+    def largest_window(self) -> tuple[int, int]:
+        """The most anchors, and the most blocks, that any window of any epoch can hold: for predicting memory."""
+        if self.shuffling is None:
+            return 0, 0
+        # A shard of n positions touches at most n // block + 2 places (it may begin and end inside a block),
+        # and one more where the short block lies within it.
+        most = min(self._blocks, self.length // self.shuffling.block + 3)
+        blocks = max(-(-places // self._windows(places)) for places in range(max(1, most - 3), most + 1))
+        return min(blocks * self.shuffling.block, self.length), blocks
+
+    def _windows(self, places: int) -> int:
+        assert self.shuffling is not None
+        return max(1, round(places / self.shuffling.blocks_per_window))
+
+    # --- the bijections -----------------------------------------------------------------------------------------
+
+    def _permuted(self, epoch: int) -> tuple[Permutation, int]:
+        """The permutation of blocks in this epoch, and the place where it put the last, possibly short block."""
+        cached = self._epoch  # read once: another thread may replace it
+        if cached is None or cached[0] != epoch:
+            blocks = Permutation(self._blocks, self._key(epoch, "blocks", 0))
+            cached = (epoch, blocks, int(blocks.inverse(np.array([self._blocks - 1]))[0]))
+            self._epoch = cached
+        return cached[1], cached[2]
+
+    def _inner(self, epoch: int, window: Window) -> Permutation:
+        cached = self._inside
+        if cached is None or cached[0] != (epoch, window.number):
+            # The place is part of the key: windows of different shards are then permuted independently.
+            inner = Permutation(window.stop - window.start, self._key(epoch, "window", window.first_place))
+            cached = ((epoch, window.number), inner)
+            self._inside = cached
+        return cached[1]
+
+    def _key(self, epoch: int, purpose: str, number: int) -> bytes:
+        return f"mmapstore order 1: seed {self.seed} epoch {epoch} {purpose} {number}".encode()
+
+    def _place(self, epoch: int, position: int) -> int:
+        """Which place in the permuted row of blocks an epoch-wide position falls into."""
+        assert self.shuffling is not None
+        block, (_, short) = self.shuffling.block, self._permuted(epoch)
+        return position // block if position < short * block else max(short, (position + self._missing) // block)
+
+    def _place_start(self, epoch: int, place: int) -> int:
+        assert self.shuffling is not None
+        return place * self.shuffling.block - (self._missing if place > self._permuted(epoch)[1] else 0)
+
+    def _anchors(self, epoch: int, positions: Numbers) -> Numbers:
+        """The anchors at epoch-wide positions before (c): blocks in their new places, each in stored order inside."""
+        assert self.shuffling is not None
+        block, (blocks, short) = self.shuffling.block, self._permuted(epoch)
+        shifted = np.where(positions < (short + 1) * block - self._missing, positions, positions + self._missing)
+        place, within = np.divmod(shifted, block)
+        return blocks(place) * block + within

@@ -1,0 +1,84 @@
+"""Several readers, one after the other, as one. Each is an episode, unless episodes were given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..plain.array_spec import ArraySpec
+from .contract import Array, GathersWindows, OffersViews, Part, Reader, TakesAdvice
+
+
+def join(readers: Sequence[Reader]) -> Reader:
+    """One reader over all of them, in order. Their dtypes and sample shapes must agree. It gathers if all of them do."""
+    if len(readers) == 1:
+        return readers[0]
+    return _GatheringJoined(readers) if all(isinstance(reader, GathersWindows) for reader in readers) else Joined(readers)
+
+
+class Joined:
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self._readers = list(readers)
+        self._offsets = np.concatenate([[0], np.cumsum([len(reader.spec) for reader in readers])]).astype(np.int64)
+        first = readers[0].spec
+        self.spec = ArraySpec((int(self._offsets[-1]), *first.sample_shape), first.dtype, first.layout)
+        self.place = " or ".join(sorted({reader.place for reader in readers}))
+        ways = sorted({reader.why for reader in readers})
+        self.why = f"{len(readers)} files, joined; " + "; or ".join(ways)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._readers,)
+
+    @property
+    def scratch_nbytes(self) -> int:
+        return max((getattr(reader, "scratch_nbytes", 0) for reader in self._readers), default=0)
+
+    def _pieces(self, start: int, stop: int) -> list[tuple[Reader, int, int, int]]:
+        """(reader, first, last + 1 in that reader, where it lands relative to `start`)."""
+        found = []
+        number = int(np.searchsorted(self._offsets, start, side="right")) - 1
+        at = start
+        while at < stop:
+            base, end = int(self._offsets[number]), min(stop, int(self._offsets[number + 1]))
+            found.append((self._readers[number], at - base, end - base, at - start))
+            at, number = end, number + 1
+        return found
+
+    def read(self, start: int, stop: int, out: Array) -> None:
+        for reader, first, last, place in self._pieces(start, stop):
+            reader.read(first, last, out[place : place + last - first])
+
+    def view(self, start: int, stop: int) -> Array | None:
+        pieces = self._pieces(start, stop)
+        if len(pieces) == 1 and isinstance(pieces[0][0], OffersViews):
+            return pieces[0][0].view(pieces[0][1], pieces[0][2])
+        return None
+
+    def will_need(self, start: int, stop: int) -> None:
+        for reader, first, last, _ in self._pieces(start, min(stop, len(self.spec))):
+            if isinstance(reader, TakesAdvice):
+                reader.will_need(first, last)
+
+
+class _GatheringJoined(Joined):
+    def gather(self, starts: np.ndarray[Any, np.dtype[np.int64]], parts: Sequence[Part]) -> None:
+        # The file of a window is the file of its first frame, which is not always its anchor: y may lie before x.
+        lowest = min(part.first for part in parts)
+        highest = max(part.first + (part.count - 1) * part.step for part in parts)
+        numbers = np.searchsorted(self._offsets, starts + lowest, side="right") - 1
+        crossing = starts + highest >= self._offsets[numbers + 1]  # episodes were given that go on from file to file
+        for window in np.flatnonzero(crossing).tolist():
+            for part in parts:
+                for k in range(part.count):
+                    sample = int(starts[window]) + part.first + k * part.step
+                    self.read(sample, sample + 1, part.out[window, k : k + 1])
+        numbers[crossing] = -1
+        cuts = (np.flatnonzero(np.diff(numbers)) + 1).tolist()
+        for a, b in zip([0, *cuts], [*cuts, len(starts)], strict=True):
+            if numbers[a] >= 0:
+                reader = self._readers[int(numbers[a])]
+                assert isinstance(reader, GathersWindows)
+                own = [Part(part.first, part.count, part.step, part.out[a:b]) for part in parts]
+                reader.gather(starts[a:b] - self._offsets[numbers[a]], own)

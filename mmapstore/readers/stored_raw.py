@@ -1,0 +1,171 @@
+"""Samples whose bytes lie in files as they are: mapped where they lie in one piece, read with `preadv` everywhere.
+
+A run of samples in one piece of one file is offered as a view of a memory map. Gathers of many short windows, and
+all reads from files in many pieces, use vectored `preadv` straight into the caller's arrays: a gather through a map
+faults page by page, and stalls when memory is short.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..files.file_io import Descriptor, Descriptors, read_exactly, read_rows, will_need
+from ..plain.array_spec import ArraySpec, StoredLayout
+from ..plain.errors import DamagedFileError, NotFoundError
+from ..plain.extents import Extents
+from .contract import Array, Part
+
+
+class StoredRaw:
+    """Reads samples at the places an `Extents` names. The layout must keep each sample in one piece (`has_rows`)."""
+
+    def __init__(self, extents: Extents, layout: StoredLayout, why: str) -> None:
+        self._given = extents
+        self._extents = extents.cut(_samples_in_row(layout))
+        self._files = Descriptors(extents.path if extents.is_one_run else None)
+        self._layout = layout
+        self.why = why
+        self.spec: ArraySpec = layout.spec(extents.dtype)
+        self.place = "memory-mapped" if extents.is_one_run else "read in place"
+        self._swapped = not extents.dtype.isnative
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredRaw, (self._given, self._layout, self.why)
+
+    # --- the contract --------------------------------------------------------------------------------------------
+
+    def read(self, start: int, stop: int, out: Array) -> None:
+        if self._layout.is_consecutive:
+            self._read_rows(start, [out])
+        else:
+            for place, row in enumerate(self._layout.rows_of(np.arange(start, stop)).tolist()):
+                self._read_rows(row, [out[place : place + 1]])
+        self._to_native(out)
+
+    def view(self, start: int, stop: int) -> Array | None:
+        extents = self._extents
+        if self._swapped or not extents.is_one_run:
+            return None
+        if extents.offset_of(0) < 0:
+            return None
+        by_episode = self._layout.samples_first(self._map())
+        if self._layout.is_consecutive:
+            return by_episode.reshape(self.spec.shape)[start:stop]
+        episode, first = divmod(start, self._layout.episode_length)
+        if first + stop - start > self._layout.episode_length:
+            return None  # the run goes on in another episode, which lies elsewhere
+        return by_episode[episode, first : first + stop - start]
+
+    def gather(self, starts: np.ndarray[Any, np.dtype[np.int64]], parts: Sequence[Part]) -> None:
+        if not self._layout.is_consecutive:
+            self._gather_frames(starts, parts)
+        else:
+            for first, pieces in _adjacent(parts):
+                if self._extents.is_one_run:
+                    self._gather_from_one_run(starts, first, pieces)
+                else:
+                    for window, start in enumerate(starts.tolist()):
+                        self._read_rows(start + first, [out[window, a:b] for out, a, b in pieces])
+        for part in parts:
+            self._to_native(part.out)
+
+    def will_need(self, start: int, stop: int) -> None:
+        if not self._layout.is_consecutive:
+            return  # the rows lie far apart: asking for each costs more than it brings
+        for extent, offset, first, last in self._extents.runs(start, min(stop, len(self.spec))):
+            if offset >= 0:
+                try:
+                    descriptor = self._files.get(self._extents.file_of(extent))
+                except (NotFoundError, OSError):
+                    continue  # advice never fails; reading will say what is wrong
+                will_need(descriptor, offset, (last - first) * self._extents.row_nbytes)
+
+    # --- rows ----------------------------------------------------------------------------------------------------
+
+    def _gather_from_one_run(self, starts: Array, first: int, pieces: list[tuple[Array, int, int]]) -> None:
+        """The hot path of shuffled training: one system call for each window, into the arrays that are handed out."""
+        base = self._extents.offset_of(0) + first * self._extents.row_nbytes
+        outs = [out if (a, b) == (0, out.shape[1]) else out[:, a:b] for out, a, b in pieces]
+        read_rows(self._open(0), (starts * self._extents.row_nbytes + base).tolist(), outs)
+
+    def _gather_frames(self, starts: Array, parts: Sequence[Part]) -> None:
+        for part in parts:
+            frames = starts[:, None] + (part.first + part.step * np.arange(part.count))[None]
+            rows = self._layout.rows_of(frames)
+            for window, row_numbers in enumerate(rows.tolist()):
+                for k, row in enumerate(row_numbers):
+                    self._read_rows(row, [part.out[window, k : k + 1]])
+
+    def _read_rows(self, row: int, outs: list[Array]) -> None:
+        """Consecutive rows, beginning with `row`, into arrays of rows, one after the other."""
+        total = sum(len(out) for out in outs)
+        runs = self._extents.runs(row, row + total)
+        if len(runs) == 1:
+            self._read_run(runs[0], outs)
+            return
+        rows = [out[k : k + 1] for out in outs for k in range(len(out))] if len(outs) > 1 else None
+        for run in runs:
+            self._read_run(run, [outs[0][run[2] : run[3]]] if rows is None else rows[run[2] : run[3]])
+
+    def _read_run(self, run: tuple[int, int, int, int], outs: list[Array]) -> None:
+        extent, offset, _, _ = run
+        if offset >= 0:
+            try:
+                read_exactly(self._open(extent), offset, outs)
+                return
+            except NotFoundError:
+                if self._extents.fill is None:
+                    raise
+        if self._extents.fill is None:
+            raise DamagedFileError(f"{self._extents.file_of(extent)} stores nothing for extent {extent}, and names no fill value.")
+        for out in outs:
+            # In stored byte order, as everything read is: _to_native swaps it along with the rest.
+            out.view(self._extents.dtype)[...] = self._extents.fill
+
+    def _map(self) -> Array:
+        return mapped_array(self._files, self._extents.path, self._extents.offset_of(0), self._layout.shape, self._extents.dtype)
+
+    def _open(self, extent: int) -> Descriptor:
+        return self._files.get(self._extents.file_of(extent))
+
+    def _to_native(self, out: Array) -> None:
+        if self._swapped:
+            out.byteswap(inplace=True)
+
+
+def mapped_array(files: Descriptors, path: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Plain bytes of a file as a read-only array: a view of a memory map that lives as long as the array."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    return np.ndarray(shape, dtype, files.get(path).map(offset, nbytes), offset)
+
+
+def _samples_in_row(layout: StoredLayout) -> int:
+    """Samples in each row along the first stored axis: more than one where N and T both are stored."""
+    return layout.samples // layout.shape[0]
+
+
+def _adjacent(parts: Sequence[Part]) -> list[tuple[int, list[tuple[Array, int, int]]]]:
+    """Frames that lie next to each other, over all parts, so that one call reads them.
+
+    Returns (offset of the first frame, [(out, first k, last k + 1), ...]) for each group.
+    """
+    frames: list[tuple[int, Array, int, int]] = []
+    for part in parts:
+        if part.step == 1:
+            frames.append((part.first, part.out, 0, part.count))
+        else:
+            frames.extend((part.first + k * part.step, part.out, k, k + 1) for k in range(part.count))
+    frames.sort(key=lambda frame: frame[0])
+    groups: list[tuple[int, list[tuple[Array, int, int]]]] = []
+    end = None
+    for first, out, a, b in frames:
+        if first == end:
+            groups[-1][1].append((out, a, b))
+        else:
+            groups.append((first, [(out, a, b)]))
+        end = first + b - a
+    return groups
