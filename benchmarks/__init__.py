@@ -1,0 +1,1 @@
+"""Claims of speed and memory, each a ratio measured beside its peer. See README.md here."""

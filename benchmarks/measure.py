@@ -1,0 +1,131 @@
+"""How the benchmarks measure: private memory of a process, arms in fresh processes that take turns, medians."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def private_bytes() -> int:
+    """Anonymous memory of this process, in bytes: what the kernel cannot take back. Pages of mapped files are not in it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this kernel does not report RssAnon; the memory benchmarks need Linux")
+
+
+class PeakPrivate:
+    """The highest private memory while it is open, sampled every 2 ms in a thread, in bytes over `baseline`."""
+
+    def __init__(self, baseline: int | None = None) -> None:
+        self.baseline = private_bytes() if baseline is None else baseline
+        self.peak = self.baseline
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.002):
+            self.peak = max(self.peak, private_bytes())
+
+    def __enter__(self) -> PeakPrivate:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.peak = max(self.peak, private_bytes())
+
+    @property
+    def growth(self) -> int:
+        return self.peak - self.baseline
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on, without names or paths."""
+    packages = ("numpy", "tensorflow", "tensorflow-cpu", "keras", "h5py", "zarr", "mmapstore")
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages if _installed(name)},
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def run_arm(module: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """One arm in a process of its own; it prints its result as one line of JSON, the last."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return {"failed": done.returncode, "error": done.stderr.strip().splitlines()[-1:] or [f"killed by signal {-done.returncode}"]}
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def take_turns(module: str, arms: Sequence[Sequence[str]], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Every arm once, then every arm again, `rounds` times: drift of the machine then meets all alike."""
+    results: dict[str, list[dict[str, Any]]] = {arm[0]: [] for arm in arms}
+    for turn in range(rounds):
+        for arm in arms[turn % 2 * 0 :] if turn % 2 == 0 else list(reversed(arms)):
+            print(f"  round {turn + 1} of {rounds}: {arm[0]}", file=sys.stderr)
+            results[arm[0]].append(run_arm(module, arm))
+    return results
+
+
+def spread(values: Sequence[float]) -> str:
+    """"median (min to max)"."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def random_frames(path: Path, samples: int, shape: tuple[int, ...], dtype: str, seed: int = 0) -> Path:
+    """A .npy of random values, written a piece at a time; kept if it is there already."""
+    if path.exists() and np.load(path, mmap_mode="r").shape == (samples, *shape):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    out = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=(samples, *shape))
+    random = np.random.default_rng(seed)
+    step = max(1, 2**24 // max(1, out[0].nbytes))
+    for start in range(0, samples, step):
+        block = random.random((min(step, samples - start), *shape), dtype=np.float32)
+        out[start : start + step] = block * 255 if np.dtype(dtype).kind in "iu" else block
+    out.flush()
+    del out
+    os.replace(partial, path)
+    return path
+
+
+def warm(path: Path) -> None:
+    """Bring a file into the page cache."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(2**24):
+            pass
+
+
+def timed(function: Any, *arguments: Any) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start

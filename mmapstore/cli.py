@@ -1,0 +1,82 @@
+"""The command `mmapstore`: each subcommand a thin call of what `import mmapstore` offers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
+
+OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+EXIT_CODES = "exit codes: 0 done; 1 it failed, and the reason was printed; 2 the command was not understood; 130 interrupted"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (InvalidValueError, InvalidTypeError) as error:
+        return _refused(error, options, WRONG_USE)
+    except MmapstoreError as error:
+        return _refused(error, options, FAILED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `mmapstore info x | head`: the reader left, which is no error. Python would complain again on exit.
+        sys.stderr.close()
+        return OK
+
+
+def _refused(error: Exception, options: argparse.Namespace, code: int) -> int:
+    if getattr(options, "json", False):
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+    print(f"mmapstore: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+    from .demo import command as demo
+    from .operations.ingest import command as ingest
+
+    parser = argparse.ArgumentParser(
+        prog="mmapstore",
+        description="Train Keras from arrays on disk that do not fit in memory, in a memory bound stated beforehand.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"mmapstore {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str, module: Any) -> None:
+        sub = commands.add_parser(name, help=summary, description=f"{summary}.", epilog=EXIT_CODES)
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+
+    command("demo", "train a small next-frame model on real video from a memory-mapped file, and show what it took", demo)
+    command("info", "tell what a file, a place inside one, or a directory holds, and how it will be read", _Info)
+    command("ingest", "write arrays or videos to one .npy, HDF5 or Zarr store that trains fast", ingest)
+    return parser
+
+
+class _Info:
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("path", help="a file, file::/inside, a glob or a directory")
+        parser.add_argument("--layout", help="how the array is stored, such as TNHW, if not by the usual axes")
+        parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+    @staticmethod
+    def run(options: argparse.Namespace) -> int:
+        from .operations.describe import describe
+
+        found = describe(options.path, options.layout)
+        print(json.dumps(found.to_json(), indent=1) if options.json else found.to_text())
+        return FAILED if found.arrays and all(array.refused for array in found.arrays) else OK
+
+

@@ -1,0 +1,195 @@
+"""`mmapstore info`: what is there, how it will be read, and why. Opens headers only."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..batches.dataset import Dataset
+from ..batches.opening import natural, open_dataset
+from ..files.lent_buffers import ALIGNMENT
+from ..formats.registry import identify, list_stored, split_inside
+from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
+from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
+from ..plain.memory_budget import format_bytes
+
+
+@dataclass(frozen=True)
+class ArrayDescription:
+    """One array: what it is, how it will be read, and what would be better.
+
+    `refused` is the reason if it cannot be opened; everything after `name` is then empty.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    layout: str = ""
+    samples: int = 0
+    sample_bytes: int = 0
+    bytes: int = 0
+    episodes: int = 0
+    read: str = ""
+    place: str = ""
+    notes: tuple[str, ...] = ()
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What lies at a path."""
+
+    path: str
+    kind: str
+    bytes_on_disk: int
+    arrays: tuple[ArrayDescription, ...]
+    manifest: str = ""
+    open_with: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_text(self) -> str:
+        lines = [f"{self.path}: {self.kind}, {format_bytes(self.bytes_on_disk)} on disk"]
+        for array in self.arrays:
+            lines.append("")
+            if array.refused:
+                lines += [f"  {array.name}", f"    cannot be opened: {array.refused}"]
+                continue
+            episodes = f" in {array.episodes} episodes" if array.episodes > 1 else ""
+            lines += [
+                f"  {array.name}",
+                f"    {array.samples} samples{episodes} of {array.shape[1:]} {array.dtype}, axes {array.layout}; "
+                f"{format_bytes(array.sample_bytes)} each, {format_bytes(array.bytes)} in all",
+                f"    read: {array.read}",
+                *(f"    note: {note}" for note in array.notes),
+            ]
+        lines += ["", *([f"  manifest: {self.manifest}"] if self.manifest else []), *(f"  {note}" for note in self.notes)]
+        if self.open_with:
+            lines.append(f"  open it: {self.open_with}")
+        return "\n".join(lines)
+
+
+def describe(path: str | os.PathLike[str], layout: str | None = None) -> Description:
+    """What lies at a path, in a file or store, or below a place inside one; or in a directory of files."""
+    text = os.fspath(path)
+    outer, inside = split_inside(text)
+    if (Path(outer) / DIRECTORY_MANIFEST).is_file():
+        return _described_dataset(outer, open_dataset(text), "a directory that mmapstore wrote", layout)
+    if not Path(outer).exists() and any(c in outer for c in "*?["):
+        return _described_dataset(text, open_dataset(text, layout=layout), "several files, joined", layout)
+    try:
+        title, _ = identify(outer)
+    except DamagedFileError:
+        if Path(outer).is_dir():
+            return _described_folder(outer)
+        raise
+    listing = list_stored(outer, inside)
+    arrays = tuple(_described_entry(outer, entry.key, layout if len(listing) == 1 else None, entry.storage) for entry in listing)
+    opened = [array for array in arrays if not array.refused]
+    spelled = opened[0].name if len(arrays) > 1 and opened else text
+    return Description(
+        path=text,
+        kind=f"{title}, {len(arrays)} array{'s' * (len(arrays) != 1)}" if title != ".npy" else "a .npy file",
+        bytes_on_disk=_disk_bytes(Path(outer)),
+        arrays=arrays,
+        manifest=_manifest_words(Path(outer.rstrip("/") + SUFFIX)),
+        open_with=f"mmapstore.open({spelled!r})" if opened else "",
+        notes=() if arrays else ("there is no array in it",),
+    )
+
+
+def _described_entry(outer: str, key: str, layout: str | None, storage: str) -> ArrayDescription:
+    name = f"{outer}::/{key.strip('/')}" if key.strip("/") else outer
+    try:
+        dataset = open_dataset(name, layout=layout)
+    except MmapstoreError as error:
+        return ArrayDescription(name, refused=str(error))
+    return _described_field(name, dataset, storage)
+
+
+def _described_field(name: str, dataset: Dataset, storage: str = "") -> ArrayDescription:
+    reader = next(iter(dataset.readers.values()))
+    spec = reader.spec
+    notes = []
+    if "consecutive samples lie" in reader.why or "scattered" in reader.why:
+        target = Path(name.split("::")[0]).with_suffix("").name + "-nchw.npy"
+        notes.append(
+            f"training from this order is slow; `mmapstore ingest {shlex.quote(name)} {shlex.quote(target)} --source-layout LAYOUT` "
+            "with the layout given here writes it in reading order once"
+        )
+    if reader.place == "memory-mapped" and "scattered" not in reader.why:
+        step = spec.sample_nbytes
+        batch = next((b for b in (1, 2, 4, 8, 16, 32, 64) if step * b % ALIGNMENT == 0), None)
+        if batch is not None:
+            notes.append(f"TensorFlow takes unshuffled batches without a copy where the batch size is a multiple of {batch}")
+    if spec.layout[1:] and spec.shape[-1] in (1, 3, 4) and len(spec.shape) == 4 and spec.shape[1] not in (1, 3, 4) and spec.layout == "NCHW":
+        notes.append(f"its last axis has {spec.shape[-1]} entries: if those are channels, open it with layout='NHWC'")
+    return ArrayDescription(
+        name=name,
+        shape=spec.shape,
+        dtype=str(spec.dtype),
+        layout=spec.layout,
+        samples=len(spec),
+        sample_bytes=spec.sample_nbytes,
+        bytes=spec.nbytes,
+        episodes=len(dataset.episodes) - 1,
+        read=reader.why + (f" ({storage})" if storage and storage not in reader.why else ""),
+        place=reader.place,
+        notes=tuple(notes),
+    )
+
+
+def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | None) -> Description:
+    arrays = tuple(_described_field(f"field {name!r}", part) for name, part in dataset.fields.items())
+    outer = Path(split_inside(path)[0])
+    return Description(
+        path=path,
+        kind=kind,
+        bytes_on_disk=_disk_bytes(outer) if outer.exists() else dataset.nbytes,
+        arrays=arrays,
+        manifest=_manifest_words(outer / DIRECTORY_MANIFEST),
+        open_with=f"mmapstore.open({path!r}{f', layout={layout!r}' if layout else ''})",
+    )
+
+
+def _described_folder(path: str) -> Description:
+    """A directory of files: each that opens, one line of it."""
+    arrays = []
+    for entry in sorted(Path(path).iterdir(), key=lambda entry: natural(entry.name)):
+        if entry.name.endswith(SUFFIX):
+            continue
+        try:
+            identify(str(entry))
+        except (MmapstoreError, OSError):
+            continue
+        arrays += list(describe(entry).arrays)
+    if not arrays:
+        raise NotFoundError(f"{path} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory.")
+    return Description(
+        path=path,
+        kind=f"a directory, {len(arrays)} array{'s' * (len(arrays) != 1)} in its files",
+        bytes_on_disk=_disk_bytes(Path(path)),
+        arrays=tuple(arrays),
+        notes=("open one file, or join several of one kind with a glob such as " + repr(str(Path(path) / "*.npy")),),
+    )
+
+
+def _disk_bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _manifest_words(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+    blocks = sum(len(entry.checksums) for entry in manifest.fields.values())
+    sources = sorted({entry.source for entry in manifest.fields.values() if entry.source})
+    statistics = ", statistics per channel" if any(entry.statistics for entry in manifest.fields.values()) else ""
+    return f"complete; checksums of {blocks} blocks{statistics}" + (f"; from {'; '.join(sources)}" if sources else "")
