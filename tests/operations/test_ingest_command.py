@@ -1,0 +1,71 @@
+"""`mmapstore ingest` as a user types it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmapstore.operations.ingest import command
+
+
+def run(*arguments: object) -> int:
+    parser = argparse.ArgumentParser(prog="mmapstore ingest")
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    np.save(tmp_path / "in.npy", np.zeros((5, 4, 6, 3), np.uint8))
+    return tmp_path / "in.npy"
+
+
+def test_one_line_and_how_to_open_it(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(source, tmp_path / "x.npy", "--source-layout", "NHWC", "--dtype", "float32") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{tmp_path}/x.npy: 5 x (3, 4, 6) float32, 1.57 kB in ") and first.endswith("/s)")
+    assert second == f"open it with: ds = mmapstore.open('{tmp_path}/x.npy')"
+    assert np.load(tmp_path / "x.npy").shape == (5, 3, 4, 6)
+
+
+def test_several_sources_and_json(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run(source, source, tmp_path / "x.zarr", "--layout", "keep", "--compression", "zstd", "--max-memory", "64MB", "--json") == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["path"] == f"{tmp_path}/x.zarr"
+    (field,) = found["fields"].values()
+    assert (field["samples"], field["shape"], field["dtype"], field["episodes"], field["layout"]) == (
+        10,
+        [4, 6, 3],
+        "u1",
+        2,
+        "NCHW",
+    )
+    assert found["bytes"] == field["bytes"] > 0
+
+
+def test_errors_are_one_line_and_a_code(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "no.npy", tmp_path / "x.npy") == 1
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith("mmapstore: ") and "does not exist" in shown.err
+    assert run(source, tmp_path / "x.npy") == 0
+    capsys.readouterr()
+    assert run(source, tmp_path / "x.npy", "--json") == 1
+    assert json.loads(capsys.readouterr().err)["error"] == "TargetExistsError"
+    assert run(source, tmp_path / "x.npy", "--overwrite", "--no-resume") == 0
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "ingest", interrupt)
+    assert run(source, tmp_path / "x.npy") == 130
+    assert capsys.readouterr().err == "Interrupted. Run the same command again to go on from here.\n"

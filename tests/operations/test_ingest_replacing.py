@@ -1,0 +1,116 @@
+"""Replacing what exists, killed at each step: the old data or the new is there, whole, and no manifest speaks of the other."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from ingest_child import child
+
+from mmapstore.plain.manifest import SUFFIX
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
+
+EVERY_STEP = """
+import json, shutil
+out, kind = sys.argv[1:]
+def source(seed):
+    return {"a": data(4, seed), "b": np.arange(4)} if kind == "fields" else data(4, seed)
+def state():
+    'Which data is at `out`, and whether its manifest speaks of it.'
+    import zlib
+    from mmapstore.plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+    def of(path):
+        if not os.path.exists(os.path.join(path, "a.npy") if kind == "fields" else path): return None
+        if kind == "fields": found = np.load(os.path.join(path, "a.npy"))
+        elif kind == "npy": found = np.load(path)
+        elif kind == "h5":
+            import h5py
+            with h5py.File(path) as file: found = file["data"][()]
+        else:
+            import zarr
+            found = zarr.open(path, mode="r")[...]
+        return next((seed for seed in (0, 1) if np.array_equal(found, data(4, seed))), "garbage"), f"{zlib.crc32(found):08x}"
+    found = of(out)
+    manifest = os.path.join(out, DIRECTORY_MANIFEST) if kind == "fields" else out + SUFFIX
+    described = None
+    if os.path.exists(manifest):
+        described = json.load(open(manifest))["fields"]["a" if kind == "fields" else "data"]["checksums"] == [found and found[1]]
+    aside = of(out + ".replaced")
+    return {"at": found and found[0], "aside": aside and aside[0], "described": described}
+def forked(work):
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            text = json.dumps(work())
+        except BaseException as error:
+            text = json.dumps(f"{type(error).__name__}: {error}")
+        os.write(write, text.encode()); os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as file: text = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, (json.loads(text) if text else None)
+def dying(step):
+    calls = 0
+    def counted(call):
+        def counting(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == step: os._exit(9)
+            return call(*arguments, **options)
+        return counting
+    for name in ("replace", "unlink", "fsync", "fdatasync", "makedirs"): setattr(os, name, counted(getattr(os, name)))
+    shutil.rmtree = counted(shutil.rmtree)
+    return ingest(source(1), out, overwrite=True, layout=None)
+def clean():
+    for path in os.listdir(os.path.dirname(out)):
+        path = os.path.join(os.path.dirname(out), path)
+        shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+results = []
+for step in range(1, 200):
+    clean()
+    assert forked(lambda: ingest(source(0), out, layout=None))[0] == 0
+    code, _ = forked(lambda: dying(step))
+    if code == 0: break
+    after = forked(state)[1]
+    left = sorted(os.listdir(os.path.dirname(out)))
+    if step % 2:
+        then = forked(lambda: ingest(source(1), out, overwrite=True, layout=None))[1]
+        results.append([step, after, left, then, forked(state)[1], sorted(os.listdir(os.path.dirname(out)))])
+    else:  # another call, that wants nothing of it and fails
+        def failing():
+            yield data(1)[0]
+            raise RuntimeError("stopped")
+        source_that_fails = {"a": failing(), "b": np.arange(4)} if kind == "fields" else failing()
+        then = forked(lambda: ingest(source_that_fails, out, overwrite=True, resume=False, layout=None))[1]
+        results.append([step, after, left, then, forked(state)[1], sorted(os.listdir(os.path.dirname(out)))])
+print(json.dumps(results))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["npy", "h5", "zarr", "fields"])
+def test_replacing_loses_nothing_wherever_it_is_killed(tmp_path: Path, kind: str) -> None:
+    name = "store" if kind == "fields" else f"x.{kind}"
+    process = child(EVERY_STEP, tmp_path / name, kind)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    results = json.loads(output)
+    assert len(results) > 8
+    whole = [name] if kind == "fields" else [name, name + SUFFIX]
+    for step, after, left, then, finally_, remaining in results:
+        where = f"killed at step {step}: {after} {left}, then {then}"
+        assert after["at"] in (0, 1) or (after["at"] is None and after["aside"] == 0), where
+        assert after["described"] is not False, where
+        if step % 2:
+            assert then == str(tmp_path / name), where
+            assert finally_ == {"at": 1, "aside": None, "described": True}, where
+            assert remaining == whole, where
+        else:
+            # The old data is as it was, or the new data had arrived already, with the manifest that describes it.
+            assert then == "RuntimeError: stopped", where
+            assert finally_["at"] in (0, 1) and finally_["aside"] is None and finally_["described"] is True, where
+            assert remaining == whole, where
