@@ -1,0 +1,74 @@
+"""Run as a program, with KERAS_BACKEND set: real `fit`, `evaluate` and `predict`; says "all right" or fails."""
+
+import warnings
+
+warnings.filterwarnings("error", message=".*(not writ|read-only|ran out of data|super).*")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+from fake_batches import FakeBatches  # noqa: E402
+
+from mmapstore.adapters.keras_sequence import to_keras  # noqa: E402
+
+backend = keras.backend.backend()
+
+
+def model_of(built):
+    model = keras.Sequential([keras.Input((3,))] * built + [keras.layers.Dense(3)])
+    model.compile(optimizer="sgd", loss="mse", metrics=["mae"], run_eagerly=backend != "jax")
+    return model
+
+
+def end_with(reads, passes, batches):
+    """The last passes are these, in order; whatever was asked before, to learn shapes or build a model, comes before."""
+    expected = [(e, i) for e in passes for i in range(batches)]
+    assert reads[-len(expected) :] == expected, (reads, expected)
+    assert {place[0] for place in reads[: -len(expected)]} <= {passes[0]}, reads
+    reads.clear()
+
+
+for samples in (3, 7, 21):
+    for built in (False, True):
+        seq = to_keras(FakeBatches(samples))
+        n = len(seq)
+        model = model_of(built)
+        model.fit(seq, epochs=3, verbose=0, shuffle=False)
+        end_with(seq.batches.reads, (0, 1, 2), n)
+        assert seq.state_dict() == seq.batches.state_at(3, 0), (samples, built, seq.state_dict())
+        model.evaluate(seq, verbose=0)
+        end_with(seq.batches.reads, (3,), n)
+        assert model.predict(seq, verbose=0).shape == (samples, 3)
+        end_with(seq.batches.reads, (4,), n)
+        model.fit(seq, verbose=0, shuffle=False)
+        end_with(seq.batches.reads, (4,), n)
+        assert seq.state_dict() == seq.batches.state_at(5, 0), (samples, built, seq.state_dict())
+
+seq = to_keras(FakeBatches(24))
+model_of(True).fit(seq, epochs=6, steps_per_epoch=2, verbose=0, shuffle=False)
+end_with(seq.batches.reads, (0, 1), 6)
+
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == 2
+
+
+seq = to_keras(FakeBatches(24))
+model_of(True).fit(seq, verbose=0, shuffle=False, callbacks=[Stop()])
+model_of(True).fit(seq, epochs=2, verbose=0, shuffle=False)
+end_with(seq.batches.reads, (0, 1), 6)
+
+for array in seq[0]:
+    assert isinstance(array, np.ndarray)
+    assert array.flags.writeable or backend != "torch"
+    assert array.ctypes.data % 64 == 0 or backend == "torch"
+
+(x,) = to_keras(FakeBatches(9, target=False))[0]
+(pair,) = to_keras(FakeBatches(9, target=False, inputs=2))[0]
+assert isinstance(pair, tuple) and len(pair) == 2 and x.shape == (4, 3)
+if backend == "torch":
+    import torch
+
+    assert all(part.flags.writeable for part in pair)
+    assert torch.as_tensor(x).data_ptr() == x.ctypes.data
+print(f"{backend}: all right")

@@ -1,0 +1,532 @@
+"""What Keras really asks for, and what a model really sees: order and coverage in every corner."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+keras = pytest.importorskip("keras")
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("in-process tests want Keras on TensorFlow; test_backends covers the others", allow_module_level=True)
+
+from fake_batches import FakeBatches  # noqa: E402
+from keras_recorder import Recorder, numbers  # noqa: E402
+from real_batches import real_batches  # noqa: E402
+
+from mmapstore.adapters.keras_sequence import Sequence, to_keras  # noqa: E402
+from mmapstore.adapters.passes import Pass  # noqa: E402
+from mmapstore.batches.assembly import ALIVE  # noqa: E402
+from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, OutOfRangeError  # noqa: E402
+
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, after):
+        super().__init__()
+        self.left = after
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            self.model.stop_training = True
+
+
+def orders(batches, epochs):
+    """What the model should see: the batches of these epochs, as lists of sample numbers."""
+    return [numbers(batches.read(e, i)[0]) for e in epochs for i in range(len(batches))]
+
+
+@pytest.fixture(autouse=True)
+def let_go():
+    """TensorFlow keeps every dataset made from a generator, and so what it reads, until its graph is cleared."""
+    yield
+    keras.utils.clear_session()
+
+
+@pytest.fixture(params=["fake", "stored order", "shuffled"])
+def make(request, tmp_path):
+    """Batches by number of samples: the stand-in, and real ones on files."""
+    if request.param == "fake":
+        return FakeBatches
+    return lambda samples: real_batches(tmp_path, samples, shuffle=request.param == "shuffled")
+
+
+def fit(seq, model=None, **more):
+    model = model or Recorder()
+    model.fit(seq, verbose=0, **{"shuffle": False, **more})
+    return model
+
+
+@pytest.mark.parametrize("samples", [3, 7, 8, 21])  # 1, 2, 2 and 6 batches: spec inference alone asks for two
+def test_every_epoch_of_fit_sees_the_next_order_whole(make, samples):
+    seq = to_keras(make(samples))
+    model = fit(seq, epochs=3)
+    assert model.trained == orders(seq.batches, range(3))
+    fit(seq, model, epochs=2)
+    assert model.trained == orders(seq.batches, range(5))
+
+
+@pytest.mark.parametrize("samples", [3, 7, 21])
+def test_an_unbuilt_model_changes_nothing(samples):
+    seq = to_keras(FakeBatches(samples))
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse", metrics=["mae"])
+    model.fit(seq, epochs=2, verbose=0, shuffle=False)
+    assert seq.state_dict() == seq.batches.state_at(2, 0)
+
+
+@pytest.mark.parametrize("samples", [7, 8, 21])
+def test_training_and_validation_on_one_sequence(make, samples):
+    seq = to_keras(make(samples))
+    model = fit(seq, epochs=2, validation_data=seq)
+    # Every pass, whoever made it, has its own order and is whole.
+    assert model.trained == orders(seq.batches, (0, 2))
+    assert model.tested == orders(seq.batches, (1, 3))
+
+
+def test_validation_in_each_epoch_on_its_own_sequence():
+    seq, val = to_keras(FakeBatches(21)), to_keras(FakeBatches(9))
+    model = fit(seq, epochs=3, validation_data=val)
+    assert model.trained == orders(seq.batches, range(3))
+    assert model.tested == orders(val.batches, range(3))
+
+
+def test_evaluate_and_predict_in_between():
+    seq = to_keras(FakeBatches(21))
+    model = fit(seq)
+    model.evaluate(seq, verbose=0)
+    found = model.predict(seq, verbose=0)
+    fit(seq, model)
+    assert model.trained == orders(seq.batches, (0, 2))  # predict leaves the order that comes next
+    assert model.tested == orders(seq.batches, (1,))
+    assert found[:, 0].astype(int).tolist() == [(n + 2) % 21 for n in range(21)]
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 3])
+def test_steps_per_epoch_that_divides_covers_each_order_once(make, steps_per_epoch):
+    seq = to_keras(make(21))
+    model = fit(seq, epochs=12 // steps_per_epoch, steps_per_epoch=steps_per_epoch)
+    assert model.trained == orders(seq.batches, (0, 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of data.*:UserWarning")
+@pytest.mark.parametrize("steps_per_epoch", [4, 5])
+def test_steps_per_epoch_that_does_not_divide_still_loses_nothing(steps_per_epoch):
+    seq = to_keras(FakeBatches(21))
+    model = fit(seq, epochs=4, steps_per_epoch=steps_per_epoch)
+    assert model.trained == orders(seq.batches, (0, 1))
+
+
+def test_steps_per_epoch_with_validation_on_the_same_sequence(make):
+    # The iterator of training lives on while validation makes whole passes: hooks alone could not tell them apart.
+    seq = to_keras(make(24))
+    model = fit(seq, epochs=3, steps_per_epoch=2, validation_data=seq)
+    assert model.trained == orders(seq.batches, (0,))
+    assert model.tested[:6] == orders(seq.batches, (0,))
+    assert [sorted(n for batch in model.tested[at : at + 6] for n in batch) for at in (0, 6, 12)] == [list(range(24))] * 3
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_stop_in_mid_epoch_then_another_fit_replays_that_order(make, after):
+    seq = to_keras(make(24))
+    threads = threading.active_count()
+    model = fit(seq, epochs=2, callbacks=[Stop(6 + after)])
+    del model.trained[:6]
+    assert model.trained == orders(seq.batches, (1,))[:after]
+    again = fit(seq, epochs=2)
+    assert again.trained == orders(seq.batches, (1, 2))
+    assert threading.active_count() <= threads + 1
+
+
+def test_a_stop_in_mid_epoch_with_keras_permuting():
+    seq = to_keras(FakeBatches(24))
+    fit(seq, shuffle=True, callbacks=[Stop(2)])
+    again = fit(seq, epochs=2, shuffle=True)
+    assert sorted(again.trained[:6]) == sorted(orders(seq.batches, (0,)))
+    assert sorted(again.trained[6:]) == sorted(orders(seq.batches, (1,)))
+
+
+def test_keras_shuffle_permutes_batches_and_keeps_coverage(make):
+    seq = to_keras(make(42))
+    model = fit(seq, epochs=3, shuffle=True)
+    assert model.trained != orders(seq.batches, range(3))
+    for epoch in range(3):
+        assert sorted(model.trained[11 * epoch : 11 * epoch + 11]) == sorted(orders(seq.batches, (epoch,)))
+
+
+@pytest.mark.parametrize("samples", [24, 28])
+def test_several_steps_per_execution(samples):
+    seq = to_keras(FakeBatches(samples))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model.compile(optimizer="sgd", loss="mse", steps_per_execution=2)
+    model.fit(seq, epochs=2, verbose=0, shuffle=False)
+    seen = [place for place in seq.batches.reads if place[0] == 1]
+    assert seen == [(1, i) for i in range(len(seq))]
+    assert seq.state_dict() == seq.batches.state_at(2, 0)
+
+
+def test_a_look_between_batches_changes_nothing():
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            for i in range(len(seq)):
+                seq[i]
+
+    seq = to_keras(FakeBatches(21))
+    model = fit(seq, epochs=3, callbacks=[Look()])
+    assert model.trained == orders(seq.batches, range(3))
+
+
+def test_evaluation_of_the_same_sequence_in_mid_epoch():
+    class Evaluate(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                self.model.evaluate(seq, verbose=0)
+
+    seq = to_keras(FakeBatches(24))
+    model = fit(seq, epochs=1, callbacks=[Evaluate()])
+    assert model.trained == orders(seq.batches, (0,))
+    assert model.tested == orders(seq.batches, (0,))
+    fit(seq, model)
+    assert model.trained[6:] == orders(seq.batches, (1,))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 13])
+def test_steps_walk_on_through_the_orders(make, steps):
+    seq = to_keras(make(21), steps=steps)
+    assert len(seq) == seq.num_batches == steps
+    model = fit(seq, epochs=5)
+    assert model.trained == (orders(seq.batches, range(11)))[: 5 * steps]
+
+
+def test_steps_resume_where_they_ended(make):
+    first = to_keras(make(21), steps=4)
+    saved = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: saved.append(first.state_dict()))
+    model = fit(first, epochs=2, callbacks=[note])
+    assert saved == [first.batches.state_at(0, 4), first.batches.state_at(1, 2)]
+    second = to_keras(make(21), steps=4)
+    second.load_state_dict(saved[-1])
+    fit(second, model, epochs=2)
+    assert model.trained == orders(first.batches, range(3))[:16]
+    resumed = make(21)
+    resumed.load_state_dict(saved[-1])
+    assert fit(to_keras(resumed, steps=4)).trained == orders(first.batches, range(2))[8:12]
+
+
+def test_a_position_in_mid_epoch_is_exact_when_told_how_many_were_trained(make):
+    saved = []
+    first = to_keras(make(21))
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: saved.append(first.state_dict(batch + 1)))
+    model = fit(first, epochs=2, callbacks=[note, Stop(8)])
+    assert saved == [first.batches.state_at(*divmod(i + 1, 6)) for i in range(8)]
+    second = to_keras(make(21))
+    second.load_state_dict(saved[-1])
+    fit(second, model)
+    assert model.trained == orders(first.batches, range(3))[:14]
+
+
+def test_many_iterators_at_once_each_keep_their_order():
+    seq = to_keras(FakeBatches(24))
+    walks = [iter(seq) for _ in range(3)]
+    found = [[next(walk)[0][:, 0].astype(int).tolist() for walk in walks] for _ in range(6)]
+    for walk in range(3):
+        assert [row[walk] for row in found] == orders(seq.batches, (0,))
+    assert [x[:, 0].astype(int).tolist() for x, y in seq] == orders(seq.batches, (1,))
+
+
+def test_loops_of_ones_own_advance_through_both_hooks():
+    seq = to_keras(FakeBatches(21))
+    for _ in range(2):
+        seq.on_epoch_begin()
+        for i in range(len(seq)):
+            seq[i]
+        seq.on_epoch_end()
+    assert seq.batches.reads == [(e, i) for e in range(2) for i in range(6)]
+    seq.on_epoch_begin()
+    seq[0]
+    seq.on_epoch_end()
+    assert seq.state_dict() == seq.batches.state_at(2, 0)
+
+
+@pytest.mark.parametrize("samples", [3, 7, 21])
+def test_hooks_alone_suffice_if_keras_hides_its_iterator(monkeypatch, samples):
+    monkeypatch.setattr("mmapstore.adapters.keras_sequence._iterator_of_keras", lambda caller: None)
+    seq = to_keras(FakeBatches(samples))
+    model = fit(seq, epochs=3)
+    fit(seq, model, epochs=1)
+    assert model.trained == orders(seq.batches, range(4))
+    seq = to_keras(FakeBatches(24))
+    model = fit(seq, epochs=6, steps_per_epoch=2)
+    assert model.trained == orders(seq.batches, range(2))
+    fit(seq, callbacks=[Stop(2)])
+    assert fit(seq).trained == orders(seq.batches, (2,))
+
+
+def test_a_subclass_may_change_batches():
+    class Doubled(Sequence):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x * 2, y
+
+    seq = Doubled(FakeBatches(12))
+    model = fit(seq, epochs=2)
+    assert model.trained == [[2 * n for n in batch] for batch in orders(seq.batches, (0, 1))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ({"workers": 2}, "workers=2"),
+        ({"use_multiprocessing": True}, "use_multiprocessing=True"),
+        ({"workers": 0, "use_multiprocessing": True}, "use_multiprocessing=True"),
+    ],
+)
+def test_workers_are_refused_with_reasons(arguments, found):
+    reason = r"; expected workers=1 .*lose batches with steps_per_epoch.*Leave the argument out"
+    with pytest.raises(InvalidValueError, match=found + reason):
+        to_keras(FakeBatches(12), **arguments)
+    seq = to_keras(FakeBatches(12))
+    for name, value in arguments.items():
+        if value:
+            with pytest.raises(InvalidValueError, match="expected workers=1"):
+                setattr(seq, name, value)
+    assert (seq.workers, seq.use_multiprocessing) == (1, False)
+
+
+def test_worker_arguments_without_effect_are_accepted():
+    seq = to_keras(FakeBatches(12), workers=0, use_multiprocessing=False, max_queue_size=3)
+    seq.workers = 1
+    assert (seq.workers, seq.use_multiprocessing, seq.max_queue_size) == (1, False, 3)
+    assert fit(seq, epochs=2).trained == orders(seq.batches, (0, 1))
+    with pytest.raises(InvalidValueError, match="workers=-1; expected"):
+        to_keras(FakeBatches(12), workers=-1)
+
+
+def test_indices():
+    seq = to_keras(FakeBatches(9))
+    np.testing.assert_array_equal(seq[-1][0], seq[2][0])
+    np.testing.assert_array_equal(seq[np.int64(1)][1], seq[1][1])
+    for index in (3, -4):
+        with pytest.raises(OutOfRangeError, match=rf"Batch {index} .* has 3 \(0 to 2\)"):
+            seq[index]
+    for index in (slice(0, 2), "a", 1.5):
+        with pytest.raises(InvalidTypeError, match="one batch at a time; expected its number, an int"):
+            seq[index]
+
+
+@pytest.mark.parametrize("steps", [0, -2])
+def test_steps_below_one(steps):
+    with pytest.raises(InvalidValueError, match=f"steps={steps}; expected at least 1"):
+        to_keras(FakeBatches(9), steps=steps)
+
+
+def test_steps_that_are_no_number():
+    with pytest.raises(InvalidTypeError, match=r"steps=2\.5 is not a number of batches"):
+        to_keras(FakeBatches(9), steps=2.5)
+
+
+def test_no_batches():
+    with pytest.raises(InvalidValueError, match=r"no batch to train on.*smaller batch_size"):
+        to_keras(FakeBatches(0))
+
+
+def test_structures():
+    x, y = to_keras(FakeBatches(9, inputs=2))[0]
+    assert isinstance(x, tuple) and len(x) == 2 and y.shape == (4, 3)
+    (x,) = to_keras(FakeBatches(9, target=False))[0]
+    assert x.shape == (4, 3)
+    (x,) = to_keras(FakeBatches(9, target=False, inputs=2))[0]
+    assert isinstance(x, tuple) and len(x) == 2
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float64", "int32"])
+def test_dtypes_pass_as_they_are(dtype):
+    kinds = set()
+
+    class Kinds(Recorder):
+        def train_step(self, data):
+            kinds.update(part.dtype.name for part in data)
+            return super().train_step(data)
+
+    seq = to_keras(FakeBatches(9, dtype=dtype))
+    assert fit(seq, Kinds()).trained == orders(seq.batches, (0,))
+    assert kinds == {dtype}
+
+
+def test_tensorflow_takes_the_arrays_without_a_copy():
+    seen = []
+
+    class Addresses(Recorder):
+        def train_step(self, data):
+            seen.extend(part._numpy().ctypes.data for part in data)
+            return super().train_step(data)
+
+    seq = to_keras(FakeBatches(16))
+    fit(seq, Addresses())
+    assert len(seen) == 8 and set(seen) <= seq.batches.addresses
+
+
+def test_two_inputs_reach_the_model():
+    a, b = keras.Input((3,)), keras.Input((3,))
+    model = keras.Model([a, b], keras.layers.Dense(3)(a + b))
+    model.compile(optimizer="sgd", loss="mse")
+    seq = to_keras(FakeBatches(12, inputs=2))
+    model.fit(seq, epochs=2, verbose=0, shuffle=False)
+    assert model.predict(to_keras(FakeBatches(12, inputs=2, target=False)), verbose=0).shape == (12, 3)
+
+
+def test_stop_iteration_does_not_end_an_epoch_silently():
+    def used_up(epoch, batch):
+        if batch == 2:
+            next(iter(()))
+
+    seq = to_keras(FakeBatches(21, fail=used_up))
+    with pytest.raises(MmapstoreError, match=r"Batch 2 of epoch 0 could not be made: StopIteration.*transform="):
+        seq[2]
+    with pytest.raises(Exception, match=r"Batch 2 of epoch 0 could not be made"):
+        fit(seq)
+
+
+def test_a_batch_that_could_not_be_read_was_not_served():
+    broken = [True]
+
+    def sometimes(epoch, batch):
+        if broken[0] and batch == 5:
+            raise OSError("the disk is gone")
+
+    seq = to_keras(FakeBatches(21, fail=sometimes))
+    with pytest.raises(Exception, match="the disk is gone"):
+        fit(seq)
+    broken[0] = False
+    assert fit(seq).trained == orders(seq.batches, (0,))
+
+
+def test_pickle_and_deepcopy_go_on_at_the_same_place(make):
+    seq = to_keras(make(21), steps=4)
+    fit(seq, epochs=2)
+    for other in (pickle.loads(pickle.dumps(seq)), copy.deepcopy(seq)):
+        assert isinstance(other, keras.utils.PyDataset)
+        assert other.state_dict() == seq.state_dict()
+        assert fit(other).trained == orders(seq.batches, range(2))[8:]
+
+
+def test_repr_and_state():
+    seq = to_keras(FakeBatches(21), steps=4)
+    assert repr(seq) == "Sequence(4 batches a Keras epoch, next from epoch 0, batch 0, of FakeBatches(21 samples))"
+    with pytest.raises(OutOfRangeError, match=r"batch=5 is not in a Keras epoch.*expected 0 to 4"):
+        seq.state_dict(5)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_arrays_of_real_batches_are_taken_without_a_copy(tmp_path, shuffle):
+    served, seen = [], []
+
+    class Noting(Sequence):
+        def __getitem__(self, index):
+            pair = super().__getitem__(index)
+            served.extend(part.ctypes.data for part in pair)
+            return pair
+
+    class Addresses(Recorder):
+        def train_step(self, data):
+            seen.extend(part._numpy().ctypes.data for part in data)
+            return super().train_step(data)
+
+    seq = Noting(real_batches(tmp_path, 40, shape=(5, 7), shuffle=shuffle))
+    assert fit(seq, Addresses(), epochs=2).trained == orders(seq.batches, (0, 1))
+    assert len(seen) == 40 and set(seen) <= set(served)
+
+
+def test_batches_make_their_own_sequence(tmp_path):
+    b = real_batches(tmp_path, 21)
+    assert isinstance(b.to_keras(), Sequence)
+    assert len(b.to_keras(steps=4)) == 4
+    with pytest.raises(InvalidValueError, match="workers=2; expected workers=1"):
+        b.to_keras(workers=2)
+
+
+@pytest.mark.slow
+def test_no_more_batches_are_alive_than_predicted():
+    # Without waiting, TensorFlow's queue behind a PyDataset grows to dozens of batches here, and to hundreds later.
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse")
+    seq = to_keras(FakeBatches(16000))
+    model.fit(seq, verbose=0, shuffle=False)
+    assert seq.batches.most_alive <= 2 * (ALIVE + 1)  # x and y; TensorFlow lets go of a batch a moment after it is done
+
+
+def test_reading_waits_until_a_batch_is_let_go(monkeypatch):
+    monkeypatch.setattr("mmapstore.adapters.passes.PATIENCE", 60.0)
+    walk, gone_on = Pass(0, 100), threading.Event()
+    lent = []
+    for _ in range(ALIVE - 1):
+        walk.wait_for_room()
+        lent.append(walk.lend(np.zeros(3)))
+    asker = threading.Thread(target=lambda: (walk.wait_for_room(), gone_on.set()))
+    asker.start()
+    assert not gone_on.wait(0.2)
+    del lent[0]
+    assert gone_on.wait(30)
+    asker.join()
+
+
+@pytest.mark.parametrize("keeps", ["train_step", "predict"])
+def test_who_keeps_batches_is_served_all_the_same(monkeypatch, keeps):
+    monkeypatch.setattr("mmapstore.adapters.passes.PATIENCE", 0.01)
+    kept = []
+
+    class Keeping(Recorder):
+        def train_step(self, data):
+            kept.append(data)
+            return super().train_step(data)
+
+    seq = to_keras(FakeBatches(200))
+    if keeps == "train_step":
+        assert fit(seq, Keeping(), epochs=2).trained == orders(seq.batches, (0, 1))
+    else:
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(optimizer="sgd", loss="mse", steps_per_execution=10)
+        assert model.predict(seq, verbose=0).shape == (200, 1)
+
+
+def test_threads_asking_at_once():
+    seq = to_keras(FakeBatches(400, 4))
+    walk = iter(seq)
+    found, lock = [], threading.Lock()
+
+    def take():
+        for _ in range(20):
+            with lock:
+                x, _ = next(walk)
+            found.append(tuple(x[:, 0].astype(int)))
+            seq[3]
+
+    threads = [threading.Thread(target=take) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(sum(found, ())) == list(range(400))
+
+
+BACKENDS = Path(__file__).with_name("other_backends.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "package"), [("tensorflow", "tensorflow"), ("jax", "jax"), ("torch", "torch")])
+def test_backends(backend, package):
+    """The same order on every backend, in a process of its own: a process has one backend."""
+    here = {**os.environ, "KERAS_BACKEND": backend, "PYTHONWARNINGS": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if subprocess.run([sys.executable, "-c", f"import {package}"], env=here, capture_output=True).returncode:
+        pytest.skip(f"{package} is not installed")
+    done = subprocess.run([sys.executable, str(BACKENDS)], env=here, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip().endswith(f"{backend}: all right")

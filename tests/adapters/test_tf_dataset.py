@@ -1,0 +1,273 @@
+"""tf.data over batches: order, cardinality, shapes, no copies, and checkpoints that restore exactly."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+tf = pytest.importorskip("tensorflow")
+
+from fake_batches import FakeBatches  # noqa: E402
+from real_batches import real_batches  # noqa: E402
+
+from mmapstore.adapters.tf_dataset import to_tf  # noqa: E402
+from mmapstore.plain.errors import InvalidTypeError, InvalidValueError  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def let_go():
+    """TensorFlow keeps every function given to numpy_function, and so what it reads, until its graph is cleared."""
+    yield
+    tf.compat.v1.reset_default_graph()
+
+
+METHODS = pytest.mark.parametrize("method", ["map", "generator"])
+
+
+def numbers(x):
+    return [int(n) for n in np.asarray(x).reshape(len(x), -1)[:, 0]]
+
+
+def orders(batches, places):
+    return [numbers(batches.read(*divmod(place, len(batches)))[0]) for place in places]
+
+
+def seen(dataset):
+    return [numbers(element[0]) for element in dataset]
+
+
+@METHODS
+@pytest.mark.parametrize("samples", [3, 8, 21])
+def test_one_epoch_an_iteration_each_with_the_next_order(method, samples):
+    b = FakeBatches(samples)
+    data, n = to_tf(b, method), len(b)
+    for epoch in range(3):
+        assert seen(data) == orders(b, range(epoch * n, epoch * n + n))
+    assert int(data.cardinality()) == n
+
+
+@METHODS
+def test_an_iteration_broken_off_is_repeated(method):
+    b = FakeBatches(40)
+    data = to_tf(b, method)
+    assert seen(data.take(2)) == orders(b, range(2))
+    assert seen(data) == orders(b, range(10))
+    assert seen(data.repeat(2)) == orders(b, range(10, 30))
+
+
+@METHODS
+def test_epochs_in_a_row(method):
+    b = FakeBatches(21, position=(2, 4))
+    data = to_tf(b, method, epochs=3)
+    assert int(data.cardinality()) == 2 + 6 + 6
+    for _ in range(2):
+        assert seen(data) == orders(b, range(16, 30))
+
+
+@METHODS
+def test_without_end(method):
+    b = FakeBatches(21, position=(0, 5))
+    data = to_tf(b, method, epochs=None)
+    assert int(data.cardinality()) == tf.data.INFINITE_CARDINALITY
+    assert seen(data.take(20)) == orders(b, range(5, 25))
+
+
+@METHODS
+def test_starting_position_of_single_epochs(method):
+    b = FakeBatches(21, position=(1, 3))
+    data = to_tf(b, method)
+    assert seen(data) + seen(data) == orders(b, range(9, 21))
+
+
+@METHODS
+def test_shapes_and_dtypes(method):
+    x, y = to_tf(FakeBatches(21, shape=(2, 3), dtype="float64"), method).element_spec
+    assert x == y == tf.TensorSpec((None, 2, 3), tf.float64)
+    x, y = to_tf(FakeBatches(20, dtype="uint8"), method).element_spec
+    assert x == y == tf.TensorSpec((4, 3), tf.uint8)
+
+
+@METHODS
+def test_structures(method):
+    (pair, y) = next(iter(to_tf(FakeBatches(20, inputs=2), method)))
+    assert isinstance(pair, tuple) and len(pair) == 2 and y.shape == (4, 3)
+    (x,) = next(iter(to_tf(FakeBatches(20, target=False), method)))
+    assert x.shape == (4, 3)
+    (pair,) = next(iter(to_tf(FakeBatches(20, target=False, inputs=2), method)))
+    assert isinstance(pair, tuple) and len(pair) == 2
+
+
+@METHODS
+@pytest.mark.parametrize("epochs", [1, 2, None])
+def test_tensors_look_at_the_arrays_that_were_read(method, epochs):
+    b = FakeBatches(20)
+    kept = [part for element in to_tf(b, method, epochs=epochs).take(5) for part in element]
+    assert len(kept) == 10
+    assert {part._numpy().ctypes.data for part in kept} <= b.addresses
+
+
+@pytest.mark.parametrize("epochs", [2, None])
+@pytest.mark.parametrize("taken", [0, 1, 7])
+def test_a_checkpoint_is_small_and_restores_in_mid_epoch(tmp_path, epochs, taken):
+    def batches():
+        return FakeBatches(16, 2, shape=(65536,))  # 512 KiB each
+
+    data = to_tf(batches(), epochs=epochs)
+    iterator = iter(data)
+    for _ in range(taken):
+        next(iterator)
+    saved = tf.train.Checkpoint(data=iterator).write(str(tmp_path / "at"))
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 100_000
+    goes_on = [numbers(next(iterator)[0]) for _ in range(5)]
+    assert goes_on == orders(batches(), range(taken, taken + 5))
+    restored = iter(to_tf(batches(), epochs=epochs))
+    next(restored)
+    tf.train.Checkpoint(data=restored).read(saved).assert_consumed()
+    assert [numbers(next(restored)[0]) for _ in range(5)] == goes_on
+
+
+@pytest.mark.parametrize(("method", "epochs"), [("map", 1), ("generator", 2)])
+def test_what_cannot_be_restored_is_not_saved(tmp_path, method, epochs):
+    iterator = iter(to_tf(FakeBatches(20), method, epochs=epochs))
+    next(iterator)
+    with pytest.raises(Exception, match=r"stateful|not support"):
+        tf.train.Checkpoint(data=iterator).write(str(tmp_path / "at"))
+
+
+@METHODS
+@pytest.mark.parametrize("epochs", [1, None])
+def test_few_batches_are_made_ahead(method, epochs):
+    b = FakeBatches(400)
+    iterator = iter(to_tf(b, method, epochs=epochs))
+    for _ in range(5):
+        next(iterator)
+    held = threading.Event()
+    held.wait(0.3)  # long enough for a hungry pipeline to show itself; a slow machine only makes the test milder
+    assert len(b.reads) <= 1 + 5 + 2  # the look at shapes, those taken, two ahead
+
+
+@METHODS
+def test_an_iterator_outlives_its_dataset(method):
+    b = FakeBatches(400)
+    iterator = iter(to_tf(b, method, epochs=2))
+    gc.collect()
+    assert [numbers(next(iterator)[0]) for _ in range(6)] == orders(b, range(6))
+
+
+@METHODS
+def test_an_abandoned_iterator_lets_go(method):
+    b = FakeBatches(400)
+    data = to_tf(b, method, epochs=None)
+    before = threading.active_count()
+    for _ in range(20):
+        next(iter(data))
+    gc.collect()
+    assert threading.active_count() <= before + 1
+    assert seen(data.take(2)) == orders(b, range(2))
+
+
+@METHODS
+def test_the_text_of_errors_survives(method):
+    def broken(epoch, batch):
+        if batch == 2:
+            raise InvalidValueError("found 3 where 4 was expected; give 4")
+
+    with pytest.raises(tf.errors.OpError, match="found 3 where 4 was expected; give 4"):
+        seen(to_tf(FakeBatches(20, fail=broken), method))
+
+
+@METHODS
+def test_stop_iteration_does_not_end_an_epoch_silently(method):
+    def used_up(epoch, batch):
+        if batch == 2:
+            next(iter(()))
+
+    with pytest.raises(tf.errors.OpError, match=r"Batch 2 of epoch 0 could not be made: StopIteration.*transform="):
+        seen(to_tf(FakeBatches(20, fail=used_up), method))
+
+
+@METHODS
+def test_batches_that_change_shape_are_named(method):
+    class Changing(FakeBatches):
+        def read(self, epoch, batch, *, aligned=False):
+            x, y = super().read(epoch, batch, aligned=aligned)
+            return (x[:, :2] if batch == 1 else x), y
+
+    said = r"Batch 1 of epoch 0 has arrays of float32 \(4, 2\).*expected, as in the first batch, float32 \(4, 3\)"
+    with pytest.raises(tf.errors.OpError, match=said):
+        seen(to_tf(Changing(20), method))
+
+
+def test_arguments():
+    with pytest.raises(InvalidValueError, match=r"method='rows'; expected 'map' .* or 'generator'"):
+        to_tf(FakeBatches(20), "rows")
+    for epochs in (0, -1):
+        with pytest.raises(InvalidValueError, match=f"epochs={epochs}; expected 1"):
+            to_tf(FakeBatches(20), epochs=epochs)
+    for epochs in (True, 1.5, "all"):
+        with pytest.raises(InvalidTypeError, match=r"epochs=.*expected 1, a number of epochs, or None"):
+            to_tf(FakeBatches(20), epochs=epochs)
+    with pytest.raises(InvalidValueError, match="no batch to train on"):
+        to_tf(FakeBatches(0))
+
+
+@METHODS
+def test_sharding_of_tf_data_stays_away_from_our_own(method):
+    policy = tf.data.experimental.AutoShardPolicy
+    assert to_tf(FakeBatches(20), method).options().experimental_distribute.auto_shard_policy == policy.DATA
+    assert to_tf(FakeBatches(20, shard=(1, 2)), method).options().experimental_distribute.auto_shard_policy == policy.OFF
+
+
+@METHODS
+def test_fit_sees_the_next_order_each_epoch(method):
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("written for Keras on TensorFlow")
+    from keras_recorder import Recorder
+
+    b, val = FakeBatches(21), FakeBatches(9)
+    model = Recorder()
+    model.fit(to_tf(b, method), epochs=3, validation_data=to_tf(val, method), verbose=0, shuffle=False)
+    assert model.trained == orders(b, range(18))
+    assert model.tested == orders(val, range(9))
+    model = Recorder()
+    model.fit(to_tf(b, method, epochs=None), epochs=4, steps_per_epoch=4, verbose=0, shuffle=False)
+    assert model.trained == orders(b, range(16))
+    found = model.predict(to_tf(FakeBatches(21, target=False), method), verbose=0)
+    assert numbers(found) == list(range(21))
+
+
+@METHODS
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_real_batches(tmp_path, method, shuffle):
+    b = real_batches(tmp_path, 21, shape=(5, 7), shuffle=shuffle)
+    data = b.to_tf(method)
+    for epoch in range(2):
+        for (x, y), batch in zip(data, range(6), strict=True):
+            np.testing.assert_array_equal(x, b.read(epoch, batch)[0])
+            np.testing.assert_array_equal(y, b.read(epoch, batch)[1])
+    assert seen(b.to_tf(method, epochs=3)) == orders(b, range(18))
+    full = real_batches(tmp_path, 21, shape=(5, 7), shuffle=shuffle, drop_last=True).to_tf(method)
+    assert full.element_spec[0] == tf.TensorSpec((4, 5, 7), tf.float32)
+
+
+def test_real_batches_resume_from_their_state_and_from_a_checkpoint(tmp_path):
+    def batches():
+        return real_batches(tmp_path, 48, 2, shape=(64, 64))
+
+    b = batches()
+    expected = orders(b, range(60))
+    iterator = iter(b.to_tf(epochs=None))
+    assert [numbers(next(iterator)[0]) for _ in range(30)] == expected[:30]
+    saved = tf.train.Checkpoint(data=iterator).write(str(tmp_path / "at"))
+    restored = iter(batches().to_tf(epochs=None))
+    tf.train.Checkpoint(data=restored).read(saved).assert_consumed()
+    assert [numbers(next(restored)[0]) for _ in range(30)] == expected[30:]
+    again = batches()
+    again.load_state_dict(b.state_at(*divmod(30, len(b))))
+    assert seen(again.to_tf(epochs=None).take(30)) == expected[30:]
