@@ -9,13 +9,30 @@
 Importing this loads NumPy and nothing else: frameworks and format libraries come in when they are used.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .batches.batches import Batches
 from .batches.dataset import Dataset
-from .batches.opening import open_dataset as open  # noqa: A004  (mm.open is the public name)
-from .operations.ingest import ingest
+from .batches.opening import open_dataset as open
 from .plain.errors import MmapstoreError
 from .plain.windows import NextFrame, Window
+
+if TYPE_CHECKING:
+    from .operations.ingest import ingest
 
 __version__ = "0.1.0"
 
 __all__ = ["Batches", "Dataset", "MmapstoreError", "NextFrame", "Window", "__version__", "ingest", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    # Operations bring thread pools, logging and e-mail parsing (through importlib.metadata) along: not for everyone.
+    if name == "ingest":
+        from .operations.ingest import ingest
+
+        return ingest
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

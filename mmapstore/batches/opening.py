@@ -144,6 +144,8 @@ def _written_directory(source: Any, layout: str | Mapping[str, str] | None = Non
     if not manifest_path.is_file():
         return None
     manifest = _read_manifest(manifest_path)
+    if isinstance(layout, str) and len(manifest.fields) > 1:
+        raise _layout_for_one(layout)
     fields = {}
     for field, entry in manifest.fields.items():
         path = manifest_path.parent / entry.file
@@ -151,8 +153,6 @@ def _written_directory(source: Any, layout: str | Mapping[str, str] | None = Non
             raise DamagedFileError(f"{manifest_path} names the file {entry.file!r}, which is outside its directory.")
         stored = open_stored(str(path), entry.key or None)
         fields[field] = _with_manifest(stored, entry, _layout_of(layout, field), str(manifest_path))
-    if isinstance(layout, str) and len(fields) > 1:
-        raise _layout_for_one(layout)
     if not fields:
         raise DamagedFileError(f"{manifest_path} lists no field. Write the data again.")
     return fields

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..formats.contract import StoredArray
+from ..formats.contract import Selection, StoredArray
 from ..plain.array_spec import ArraySpec, StoredLayout
 from .contract import Array
+
+PIECE_BYTES = 2 * 2**20  # asked of the library at a time, if chunks are no larger
 
 
 class ByLibrary:
@@ -20,21 +24,26 @@ class ByLibrary:
         self.why = why
         self.place = "decoded by its library"
         self.spec: ArraySpec = layout.spec(stored.dtype)
+        self._axis = layout.letters.index("T" if "T" in layout.letters else "N")
+        together = stored.chunks[self._axis] if stored.chunks else 1
+        self._step = max(1, PIECE_BYTES // max(1, together * self.spec.sample_nbytes)) * together
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ByLibrary, (self._stored, self._layout, self.why)
 
     @property
     def scratch_nbytes(self) -> int:
-        """Bytes the library may hold while it reads: a chunk, encoded and decoded, beside what it returns."""
+        """Bytes the library may hold while it reads: chunks, encoded and decoded, and a copy of the piece it returns."""
         chunks = self._stored.chunks
-        return 2 * int(np.prod(chunks)) * self._stored.dtype.itemsize if chunks else 0
+        chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
+        kept: int = getattr(self._stored, "cache_nbytes", 0)  # HDF5 keeps decoded chunks
+        return 2 * chunk + 2 * self._step * self.spec.sample_nbytes + kept
 
     def read(self, start: int, stop: int, out: Array) -> None:
         layout = self._layout
         axes = [layout.letters.index(letter) for letter in "NT" if letter in layout.letters]
         samples_lead = axes == list(range(len(axes)))
-        for selection, first, last in layout.boxes(start, stop):
+        for selection, first, last in self._pieces(start, stop):
             shape = tuple(part.stop - part.start for part in selection)
             if samples_lead:
                 self._stored.read_box(selection, out[first:last].reshape(shape))
@@ -42,3 +51,13 @@ class ByLibrary:
                 box: Array = np.empty(shape, self.spec.dtype)
                 self._stored.read_box(selection, box)
                 np.copyto(out[first:last], layout.samples_first(box)[0])
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[Selection, int, int]]:
+        """As `StoredLayout.boxes`, cut where chunks end: however long a run is, little beside it is held at a time."""
+        for selection, first, last in self._layout.boxes(start, stop):
+            at, end = selection[self._axis].start, selection[self._axis].stop
+            while at < end:
+                cut = min(end, (at // self._step + 1) * self._step)
+                yield (*selection[: self._axis], slice(at, cut), *selection[self._axis + 1 :]), first, first + cut - at
+                first, at = first + cut - at, cut
+            assert first == last

@@ -1,0 +1,67 @@
+"""Run in a child process: one epoch, and how far private memory rose above what it was before. Prints JSON.
+
+Arguments: JSON of {"open": [source, options], "batches": options, "batches_read": how many or null}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mmapstore as mm
+
+
+def private_bytes() -> int:
+    """Memory that is this process's own: anonymous, or shared with nobody but its children. Not pages of files."""
+    found = 0
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(("RssAnon:", "RssShmem:")):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+def target_of(name: str | None) -> Any:
+    return {"next": mm.NextFrame(), "window": mm.Window(2, 1, lead=20, stride=30)}.get(name or "")
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    source, options = asked["open"]
+    ds = mm.open(source, **options)
+    ds[0]  # loads the format's library, and whatever it sets up once
+    options = asked["batches"]
+    options["target"] = target_of(options.get("target"))
+    b = ds.batches(**options)
+    predicted = b.memory.total
+    before = private_bytes()
+    peak, stop = before, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(0.002):
+            peak = max(peak, private_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    total, count = 0.0, 0
+    for batch in b:
+        for array in batch if isinstance(batch, tuple) else (batch,):
+            total += float(np.add.reduce(array, axis=None, dtype="f8"))
+        count += 1
+        peak = max(peak, private_bytes())
+        if count == asked.get("batches_read"):
+            break
+    stop.set()
+    watcher.join()
+    print(
+        json.dumps({"predicted": predicted, "measured": peak - before, "parts": b.memory.parts, "total": total, "batches": count})
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Memory: measured <= predicted <= `max_memory`, the same for ten times the data; and refused beforehand where it is not."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmapstore as mm
+from mmapstore.files import lent_buffers
+from mmapstore.plain.errors import MemoryBudgetError
+
+SAMPLE = (3, 50, 50)  # 30 kB as float32
+MIB = 2**20
+
+
+def npy(folder: Path, samples: int) -> str:
+    """A file that takes no room on disk: private memory does not depend on what is in it."""
+    path = folder / f"{samples}.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (samples, *SAMPLE)})
+        file.truncate(file.tell() + samples * 30_000)
+    return str(path)
+
+
+def swapped(folder: Path, samples: int) -> str:
+    path = Path(npy(folder, samples))
+    path.write_bytes(path.read_bytes().replace(b"<f4", b">f4", 1))
+    return str(path)
+
+
+def hdf5(folder: Path, samples: int) -> str:
+    """gzip chunks of 64 samples, all alike: compressed once and stored often."""
+    h5py = pytest.importorskip("h5py")
+    path = folder / f"{samples}.h5"
+    with h5py.File(path, "w") as file:
+        options = {"chunks": (64, *SAMPLE), "compression": "gzip", "compression_opts": 1, "shuffle": True}
+        data = file.create_dataset("x", (samples, *SAMPLE), "f4", **options)
+        data[:64] = np.random.default_rng(0).integers(0, 9, (64, *SAMPLE))
+        mask, chunk = data.id.read_direct_chunk((0, 0, 0, 0))
+        for start in range(64, samples, 64):
+            data.id.write_direct_chunk((start, 0, 0, 0), chunk, mask)
+    return f"{path}::/x"
+
+
+def zarr(folder: Path, samples: int) -> str:
+    library = pytest.importorskip("zarr")
+    path = folder / f"{samples}.zarr"
+    options = {"chunks": (64, *SAMPLE), "compressors": library.codecs.ZstdCodec(level=1)}
+    array = library.create_array(store=str(path), shape=(samples, *SAMPLE), dtype="f4", **options)
+    for start in range(0, samples, 64):
+        array[start : start + 64] = np.arange(min(64, samples - start), dtype="f4")[:, None, None, None]
+    return str(path)
+
+
+def measured(source: str, batches: dict, batches_read: int | None = None, **options) -> dict:
+    asked = json.dumps({"open": [source, options], "batches": {"batch_size": 32, **batches}, "batches_read": batches_read})
+    script = Path(__file__).with_name("memory_child.py")
+    done = subprocess.run([sys.executable, script, asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="measures with /proc")
+
+CASES = {
+    "raw, in order": (npy, {"target": "next"}),
+    "raw, shuffled": (npy, {"target": "next", "shuffle": True}),
+    "raw, converted, in order": (npy, {"target": "next", "dtype": "f8"}),
+    "raw, converted, shuffled": (npy, {"target": "next", "dtype": "f8", "layout": "NHWC", "shuffle": True}),
+    "raw, windows far apart": (npy, {"target": "window"}),
+    "other byte order, in order": (swapped, {"target": "next"}),
+    "gzip HDF5, in order": (hdf5, {"target": "next"}),
+    "gzip HDF5, shuffled": (hdf5, {"target": "next", "shuffle": 500}),
+    "gzip HDF5, shuffled, batches that straddle windows": (hdf5, {"target": "next", "shuffle": 500, "batch_size": 230}),
+    "gzip HDF5, windows far apart": (hdf5, {"target": "window"}),
+    "gzip HDF5, shuffled throughout": (hdf5, {"target": "next", "shuffle": 10_000}),
+    "zstd Zarr, shuffled throughout": (zarr, {"target": "next", "shuffle": 10_000}),
+    "zstd Zarr, in order": (zarr, {"target": "next"}),
+    "zstd Zarr, shuffled": (zarr, {"target": "next", "shuffle": 500}),
+}
+
+
+@linux
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_an_epoch_takes_no_more_than_predicted(tmp_path, case):
+    make, batches = case
+    found = measured(make(tmp_path, 2000), batches)
+    assert found["measured"] <= found["predicted"], found
+    assert found["predicted"] <= 100 * MIB
+
+
+@linux
+def test_many_episodes_of_unequal_length_do_not_pile_up_buffers(tmp_path):
+    """Every batch crosses another number of ends, and so reads another number of frames."""
+    lengths = np.random.default_rng(0).integers(2, 60, 50)
+    episodes = [0, *np.cumsum(lengths).tolist()]
+    source = hdf5(tmp_path, episodes[-1])
+    found = measured(source, {"target": "next"}, episodes=episodes)
+    assert found["measured"] <= found["predicted"], found
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raw, in order", "raw, shuffled", "gzip HDF5, shuffled"])
+def test_ten_times_the_data_takes_no_more(tmp_path, name):
+    make, batches = CASES[name]
+    small, large = (measured(make(tmp_path, samples), batches) for samples in (3000, 30_000))
+    assert large["batches"] > 9 * small["batches"]
+    assert large["measured"] <= large["predicted"]
+    # Windows are balanced: their size differs a little with the number of blocks there are.
+    assert large["predicted"] == pytest.approx(small["predicted"], rel=0.1)
+    assert large["measured"] <= small["measured"] + 4 * MIB
+
+
+def test_one_shuffling_window_is_held_at_a_time(tmp_path, monkeypatch):
+    """Also by batches that straddle two, and by batches read in any order."""
+    made = []
+    new_memory = lent_buffers._new_memory
+    monkeypatch.setattr(lent_buffers, "_new_memory", lambda size: made.append(size) or new_memory(size))
+    b = mm.open(hdf5(tmp_path, 2000)).batches(230, target=mm.NextFrame(), shuffle=500)
+    window = b.memory.parts["decoded shuffling window"]
+    for number in (0, 1, 2, 7, 3, 0):
+        b[number]
+    assert sum(size >= window for size in made) == 1
+
+
+# --- the prediction -------------------------------------------------------------------------------------------------------
+
+
+def test_prediction_does_not_depend_on_the_length_of_raw_data(tmp_path):
+    def predicted(samples, shuffle):
+        return mm.open(npy(tmp_path, samples)).batches(32, target=mm.NextFrame(), shuffle=shuffle).memory.parts
+
+    assert predicted(5000, True) == predicted(50_000, True)
+    assert predicted(5000, False) == predicted(50_000, False)
+
+
+def test_parts_are_what_they_are_called(tmp_path):
+    b = mm.open(npy(tmp_path, 5000)).batches(32, target=mm.NextFrame(), shuffle=True, dtype="f8")
+    assert b.memory.parts["4 batches alive"] == 4 * 32 * 2 * 60_000
+    assert b.memory.parts["frames before conversion"] == 32 * 2 * 30_000
+    assert b.memory.parts["decoded shuffling window"] == 0
+    rows = (37 * 69 + 37) * 30_000  # 73 blocks are cut into windows of 36 and 37; each block reaches one frame past it
+    assert b.memory.page_cache == 2 * rows
+    b = mm.open(hdf5(tmp_path, 5000)).batches(32, target=mm.NextFrame(), shuffle=True)
+    assert (b.memory.page_cache, b.memory.parts["decoded shuffling window"]) == (0, rows)
+    assert b.memory.parts["decoder"] >= 2 * 64 * 30_000
+
+
+@pytest.mark.parametrize("shuffle", [True, 1000])
+@pytest.mark.parametrize("target", [mm.NextFrame(), mm.Window(4, 2, stride=3)])
+def test_what_is_refused_names_a_shuffle_that_fits(tmp_path, monkeypatch, shuffle, target):
+    ds = mm.open(hdf5(tmp_path, 3000))
+    needed = ds.batches(8, target=target, shuffle=shuffle).memory
+    limit = needed.total - needed.parts["decoded shuffling window"] * 2 // 3
+    # Nothing is read before it is refused.
+    monkeypatch.setattr(type(ds.readers["data"]), "read", lambda *_: pytest.fail("was read"))
+    with pytest.raises(MemoryBudgetError, match=r"over max_memory=.*shuffle=\d+ fits \(a smaller shuffling window") as caught:
+        ds.batches(8, target=target, shuffle=shuffle, max_memory=limit)
+    assert isinstance(caught.value, MemoryError) and "decoded shuffling window" in str(caught.value)
+    named = int(re.search(r"shuffle=(\d+) fits", str(caught.value))[1])
+    found = ds.batches(8, target=target, shuffle=named, max_memory=limit).memory.total
+    assert limit * 0.6 <= found <= limit, "fits, and wastes little"
+
+
+def test_where_no_shuffle_fits_the_batch_is_too_large(tmp_path):
+    ds = mm.open(hdf5(tmp_path, 3000))
+    for options in ({"shuffle": True}, {}):
+        with pytest.raises(MemoryBudgetError, match=r"over max_memory=1.00 MB. Make batch_size=32 smaller"):
+            ds.batches(32, target=mm.NextFrame(), max_memory="1MB", **options)
+
+
+@pytest.mark.parametrize("limit", [10**9, "1GB", "1 GiB", np.int64(10**9)])
+def test_limits_that_suffice(tmp_path, limit):
+    b = mm.open(npy(tmp_path, 3000)).batches(32, target=mm.NextFrame(), shuffle=True, max_memory=limit)
+    assert b.memory.total < 10**9

@@ -1,0 +1,39 @@
+"""`import mmapstore` is quick: it loads no framework and no format library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["tensorflow", "keras", "torch", "jax", "h5py", "zarr", "numcodecs", "av", "PIL", "skvideo", "scipy", "pandas"]
+
+
+def loaded(code: str) -> list[str]:
+    """Which of the heavy packages a fresh interpreter has loaded after `code`."""
+    program = f"import sys\n{code}\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_the_check_works():
+    assert loaded("import h5py") == ["h5py"]
+
+
+def test_importing_loads_nothing_heavy():
+    assert loaded("import mmapstore") == []
+
+
+@pytest.mark.parametrize("what", ["path", "live"])
+def test_npy_needs_nothing_but_numpy(tmp_path, what):
+    """Opening and reading a .npy file, or an array, loads no library of another format."""
+    source = f"'{tmp_path}/a.npy'" if what == "path" else "np.load(path, mmap_mode='r')"
+    code = f"""
+import numpy as np, mmapstore
+path = {str(tmp_path / "a.npy")!r}
+np.save(path, np.arange(60.0).reshape(20, 3))
+x, y = mmapstore.open({source}).batches(4, target=mmapstore.NextFrame(), shuffle=True)[0]
+assert x.shape == (4, 3)
+"""
+    assert loaded(code) == []
