@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from ..batches.batches import Batches
 
+ANNOUNCED_BYTES = 8 * 2**20  # read ahead by the kernel while TensorFlow cuts batches from the mapped file
 Arrays = tuple[np.ndarray[Any, np.dtype[Any]], ...]
 
 
@@ -85,15 +87,74 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
     if len(batches) == 0:
         raise InvalidValueError("There is no batch to train on: 0 batches an epoch. Use a smaller batch_size, or drop_last=False.")
     source = _Source(batches)
-    dataset = (_mapped if method == "map" else _generated)(source, None if epochs is None else int(epochs))
+    whole = _whole_fields(batches) if method == "map" else None
+    make = _generated if method == "generator" else _mapped if whole is None else partial(_sliced, whole)
+    dataset = make(source, None if epochs is None else int(epochs))
     options = tf.data.Options()
     options.deterministic = True
+    # One call at a time, or tf.data would make as many as there are processors, and hold as many batches.
+    options.experimental_optimization.map_parallelization = False
     # Sharding of tf.data stands behind the reading: on top of shard= it would drop data of this worker's own part.
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.OFF if source.is_sharded else policy.DATA
     # A checkpoint then holds the place, from which batches made ahead are made again, and not the batches.
     options.experimental_symbolic_checkpoint = method == "map" and epochs != 1
     return dataset.with_options(options)
+
+
+def _sliced(whole: list[tuple[Any, int]], source: _Source, epochs: int | None) -> Any:
+    """Batches as slices of tensors that lie over the mapped file: TensorFlow cuts them itself, no Python runs for a batch."""
+    length, samples = source.batch_size, source.samples
+    # Python is called for each of these groups of batches, to tell the kernel what comes.
+    group = max(1, ANNOUNCED_BYTES // max(1, source.batch_nbytes))
+
+    def announced(start: int, stop: int) -> Any:
+        batch = int(start) % source.count
+        source.announce(batch, 2 * min(group, int(stop) - int(start)))
+        return start
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def batch_at(place: Any) -> Any:
+        start = place % source.count * length
+        stop = tf.minimum(start + length, samples)
+        arrays = [tensor[first + start : first + stop] for tensor, first in whole]
+        for array, spec in zip(arrays, source.specs, strict=True):
+            array.set_shape(spec.shape)
+        return source.packed(arrays)
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def group_at(start: Any) -> Any:
+        stop = tf.minimum(start + group, end)
+        begin = tf.numpy_function(announced, [start, stop], tf.int64, stateful=False)
+        begin.set_shape([])
+        return tf.data.Dataset.range(begin, stop).map(batch_at)
+
+    end = source.end_of(epochs) if epochs is not None else np.iinfo(np.int64).max // 2
+    if epochs == 1:
+        end = source.first + source.count
+    groups = tf.data.Dataset.range(source.first, end, group).flat_map(group_at)
+    cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else end - source.first
+    return groups.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(1)
+
+
+def _whole_fields(batches: Batches) -> list[tuple[Any, int]] | None:
+    """`batches.slices()` with each array as a tensor that looks at the same bytes; None where batches have to be read."""
+    slices = batches.slices()
+    if slices is None:
+        return None
+    tensors: dict[int, Any] = {}
+    found = []
+    for array, first in slices:
+        address = array.__array_interface__["data"][0]
+        if address not in tensors:
+            # In a graph, numpy_function hands an aligned array on as it is; eagerly, and everywhere else, it is copied.
+            with tf.device("CPU:0"):
+                tensor = tf.function(partial(tf.numpy_function, partial(np.asarray, array), [], tf.as_dtype(array.dtype)))()
+            if np.asarray(memoryview(tensor)).__array_interface__["data"][0] != address:
+                return None
+            tensors[address] = tensor
+        found.append((tensors[address], first))
+    return found
 
 
 def _mapped(source: _Source, epochs: int | None) -> Any:
@@ -111,18 +172,16 @@ def _mapped(source: _Source, epochs: int | None) -> Any:
     def one_epoch(_: Any) -> Any:
         claimed = tf.numpy_function(source.next_pass, [], tf.int64)
         claimed.set_shape([])
-        numbers = tf.data.Dataset.from_tensors(claimed).repeat()
-        return tf.data.Dataset.zip(numbers, tf.data.Dataset.range(source.count))
+        return tf.data.Dataset.range(source.count).map(partial(batch_at, claimed))
 
     if epochs == 1:
         # flat_map runs its function when an iterator asks for the first batch, once for each iterator.
-        places = tf.data.Dataset.range(1).flat_map(one_epoch).apply(tf.data.experimental.assert_cardinality(source.count))
+        dataset = tf.data.Dataset.range(1).flat_map(one_epoch).apply(tf.data.experimental.assert_cardinality(source.count))
     elif epochs is None:
-        places = tf.data.Dataset.counter(start=source.first, step=1, dtype=tf.int64)
+        dataset = tf.data.Dataset.counter(start=source.first, step=1, dtype=tf.int64).map(batch_at)
     else:
-        places = tf.data.Dataset.range(source.first, source.end_of(epochs))
-    # One call at a time, or tf.data would make as many as there are processors, and hold as many batches.
-    return places.map(batch_at, num_parallel_calls=1, deterministic=True).prefetch(1)
+        dataset = tf.data.Dataset.range(source.first, source.end_of(epochs)).map(batch_at)
+    return dataset.prefetch(1)
 
 
 def _generated(source: _Source, epochs: int | None) -> Any:
@@ -162,6 +221,10 @@ class _Source:
         self._length = batches.batch_size if batches.all_full else None
         self._expected = self._kinds(first)
         self.specs = tuple(tf.TensorSpec((self._length, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in first)
+
+        self.batch_size, self.samples = batches.batch_size, batches.samples
+        self.batch_nbytes = sum(array.nbytes for array in first)
+        self.announce = batches.announce
 
     @property
     def is_sharded(self) -> bool:

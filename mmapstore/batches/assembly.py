@@ -146,6 +146,32 @@ class Assembly:
         np.copyto(out, array)
         return out
 
+    def slices(self) -> list[tuple[Array, int]] | None:
+        """Where every batch is a slice of the mapped file: for each array of the plan, the whole of its field, aligned, and
+        the row in it of the array's first frame. None where batches are shuffled, converted, windowed or cut by episodes.
+        """
+        order, found = self._order, []
+        if order.shuffling is not None or not self._anchors.is_run(order.first, order.first + len(order)):
+            return None
+        start = int(self._anchors.starts(np.array([order.first], np.int64))[0]) + self._first
+        for frames in self._plan.arrays:
+            if frames.converts or frames.has_time_axis or frames.field not in self._viewing:
+                return None
+            whole = self._viewing[frames.field].view(0, len(frames.spec))
+            if whole is None or not is_aligned(whole):
+                return None
+            found.append((whole, start + frames.offsets.start))
+        return found
+
+    def announce(self, batch: int, batches: int) -> None:
+        """Ask the kernel for batches [batch, batch + batches) of a pass in stored order that somebody else reads."""
+        first = self._order.first + batch * self._batch_size
+        last = min(first + batches * self._batch_size, self._order.first + len(self._order)) - 1
+        ends = self._anchors.starts(np.array([first, last], np.int64)) + self._first
+        low, high = self._plan.reach()
+        for reader in self._advised_readers.values():
+            reader.will_need(int(ends[0]) + low, int(ends[1]) + high + 1)
+
     # --- readers that decode: whole windows of blocks are held ------------------------------------------------------
 
     def _gather_decoded(self, epoch: int, start: int, starts: Numbers, parts: Mapping[str, list[Part]]) -> None:

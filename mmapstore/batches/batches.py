@@ -149,6 +149,16 @@ class Batches:
             made = self._transformed(x, y)
         return _mapped(self._assembly.aligned, made) if aligned else made
 
+    def slices(self) -> list[tuple[Array, int]] | None:
+        """For adapters that cut batches themselves: each array of a batch as (aligned array, row of the first sample) where
+        batch i is rows [first + i * batch_size, ...) of it, x before y. None where batches have to be read.
+        """
+        return self._assembly.slices() if self._transform is None else None
+
+    def announce(self, batch: int, batches: int) -> None:
+        """Tell the kernel that these batches, which somebody cuts from `slices()`, come next."""
+        self._assembly.announce(batch, min(batches, len(self) - batch))
+
     def _transformed(self, x: Any, y: Any) -> Any:
         assert self._transform is not None
         made = self._transform(x, y) if self.has_target else self._transform(x)

@@ -15,6 +15,7 @@ tf = pytest.importorskip("tensorflow")
 from fake_batches import FakeBatches  # noqa: E402
 from real_batches import real_batches  # noqa: E402
 
+import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.tf_dataset import to_tf  # noqa: E402
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError  # noqa: E402
 
@@ -271,3 +272,95 @@ def test_real_batches_resume_from_their_state_and_from_a_checkpoint(tmp_path):
     again = batches()
     again.load_state_dict(b.state_at(*divmod(30, len(b))))
     assert seen(again.to_tf(epochs=None).take(30)) == expected[30:]
+
+
+# --- batches that TensorFlow cuts from the mapped file itself ---------------------------------------------------------------
+
+
+def stored(folder, samples=50, dtype="float32", shape=(3, 4, 4)):
+    frames = np.random.default_rng(0).integers(0, 255, (samples, *shape)).astype(dtype)
+    np.save(folder / "frames.npy", frames)
+    np.save(folder / "labels.npy", np.arange(samples))
+    return mm.open({"image": str(folder / "frames.npy"), "label": str(folder / "labels.npy")})
+
+
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "float64"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"target": mm.NextFrame()},
+        {"target": mm.NextFrame(lead=3), "drop_last": True},
+        {"target": "label"},
+        {"target": None},
+        {"target": mm.NextFrame(), "shard": (1, 3)},
+        {"target": "label", "inputs": ("image", "image")},
+    ],
+    ids=lambda arguments: "-".join(map(str, arguments)),
+)
+def test_slices_of_the_mapped_file_are_what_reading_gives(tmp_path, part, dtype, arguments):
+    b = stored(tmp_path, dtype=dtype).split(0.5, 0.2, 0.3)[part].batches(4, **arguments)
+    assert b.slices() is not None
+    for epochs, places in ((1, len(b)), (2, 2 * len(b))):
+        found = list(b.to_tf(epochs=epochs))
+        assert len(found) == places == int(b.to_tf(epochs=epochs).cardinality())
+        for place, element in enumerate(found):
+            expected = b.read(*divmod(place, len(b)))
+            flat = tf.nest.flatten(element)
+            assert len(flat) == len(tf.nest.flatten(expected))
+            for tensor, array in zip(flat, tf.nest.flatten(expected), strict=True):
+                np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+def test_slices_look_at_the_file(tmp_path):
+    ds = stored(tmp_path, shape=(3, 16, 16))["image"]
+    b = ds.batches(8, target=mm.NextFrame())
+    for number, (x, y) in enumerate(b.to_tf()):
+        expected, _ = b.read(0, number)
+        assert np.shares_memory(np.asarray(memoryview(x)), expected)
+        del x, y, expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"shuffle": True},
+        {"transform": lambda x, y: (x, y)},
+        {"dtype": "float64"},
+        {"layout": "NHWC"},
+        {"target": mm.Window(history=2)},
+        {"target": mm.NextFrame(), "episodes": [0, 20, 50]},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_what_is_no_slice_is_read(tmp_path, arguments):
+    stored(tmp_path)
+    ds = mm.open(tmp_path / "frames.npy", episodes=arguments.pop("episodes", None))
+    b = ds.batches(4, **{"target": mm.NextFrame(), **arguments})
+    assert b.slices() is None
+    for element, number in zip(b.to_tf(), range(len(b)), strict=True):
+        for tensor, array in zip(element, b.read(0, number), strict=True):
+            np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+def test_slices_go_on_from_a_position_and_from_a_checkpoint(tmp_path):
+    b = stored(tmp_path)["image"].batches(4, target=mm.NextFrame())
+    b.load_state_dict(b.state_at(1, 5))
+    expected = [b.read(1, n)[0] for n in range(5, len(b))] + [b.read(2, n)[0] for n in range(len(b))]
+    iterator = iter(b.to_tf(epochs=2))
+    for array in expected[:4]:
+        np.testing.assert_array_equal(next(iterator)[0].numpy(), array)
+    saved = tf.train.Checkpoint(iterator=iterator).save(str(tmp_path / "checkpoint"))
+    assert sum(file.stat().st_size for file in tmp_path.glob("checkpoint*")) < 100_000
+    again = iter(b.to_tf(epochs=2))
+    tf.train.Checkpoint(iterator=again).restore(saved)
+    for array, (x, _) in zip(expected[4:], again, strict=True):
+        np.testing.assert_array_equal(x.numpy(), array)
+
+
+def test_slices_without_end(tmp_path):
+    b = stored(tmp_path)["image"].batches(16, target=mm.NextFrame())
+    data = b.to_tf(epochs=None)
+    assert data.cardinality() == tf.data.INFINITE_CARDINALITY
+    found = [len(x) for x, _ in data.take(9)]
+    assert found == [16, 16, 16, 1, 16, 16, 16, 1, 16]
