@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files.lent_buffers import ALIGNMENT
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
 from .passes import read_batch
 
@@ -23,7 +25,9 @@ except ImportError as error:
 if TYPE_CHECKING:
     from ..batches.batches import Batches
 
-ANNOUNCED_BYTES = 8 * 2**20  # read ahead by the kernel while TensorFlow cuts batches from the mapped file
+GROUP_BYTES = 32 * 2**20  # of the mapped file that TensorFlow is given at once; none of it is private memory
+_NO_END = 2**48  # batches: at a million a second, nine years
+Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = tuple[np.ndarray[Any, np.dtype[Any]], ...]
 
 
@@ -87,8 +91,8 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
     if len(batches) == 0:
         raise InvalidValueError("There is no batch to train on: 0 batches an epoch. Use a smaller batch_size, or drop_last=False.")
     source = _Source(batches)
-    whole = _whole_fields(batches) if method == "map" else None
-    make = _generated if method == "generator" else _mapped if whole is None else partial(_sliced, whole)
+    slices = batches.slices() if method == "map" else None
+    make = _generated if method == "generator" else _mapped if slices is None else partial(_sliced, slices)
     dataset = make(source, None if epochs is None else int(epochs))
     options = tf.data.Options()
     options.deterministic = True
@@ -102,59 +106,58 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
     return dataset.with_options(options)
 
 
-def _sliced(whole: list[tuple[Any, int]], source: _Source, epochs: int | None) -> Any:
-    """Batches as slices of tensors that lie over the mapped file: TensorFlow cuts them itself, no Python runs for a batch."""
-    length, samples = source.batch_size, source.samples
-    # Python is called for each of these groups of batches, to tell the kernel what comes.
-    group = max(1, ANNOUNCED_BYTES // max(1, source.batch_nbytes))
+def _sliced(slices: list[tuple[Array, int]], source: _Source, epochs: int | None) -> Any:
+    """Batches that TensorFlow cuts itself from the mapped file: Python runs once for a group of them, not for each.
 
-    def announced(start: int, stop: int) -> Any:
-        batch = int(start) % source.count
-        source.announce(batch, 2 * min(group, int(stop) - int(start)))
-        return start
+    `slices` are those of `Batches.slices`. The rows of a group come as one flat tensor over the map: a slice of one axis
+    that begins and ends at multiples of 64 bytes is no copy, and no tensor of the whole file enters the graph, where
+    tf.data would copy it.
+    """
+    wholes = {id(array): array for array, _ in slices}
+    reach = {key: [first for array, first in slices if id(array) == key] for key in wholes}
+    count, length, samples = source.count, source.batch_size, source.samples
+    group = max(1, GROUP_BYTES // max(1, source.batch_nbytes))
+    groups = -(-count // group)  # in an epoch; none reaches into the next epoch
+    end = _NO_END if epochs is None else source.first + count if epochs == 1 else source.end_of(epochs)
+
+    def rows_of(begin: Any, stop: Any) -> list[Any]:
+        batch, last = int(begin) % count, int(stop - 1) % count
+        source.announce(batch, 2 * (last + 1 - batch))
+        found: list[Any] = []
+        for key, whole in wholes.items():
+            step = ALIGNMENT // math.gcd(ALIGNMENT, whole[0].nbytes)  # every so many rows one begins aligned
+            row = (min(reach[key]) + batch * length) // step * step
+            found += [whole[row : max(reach[key]) + min((last + 1) * length, samples)].reshape(-1), np.int64(row)]
+        return found
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def batch_at(place: Any) -> Any:
-        start = place % source.count * length
-        stop = tf.minimum(start + length, samples)
-        arrays = [tensor[first + start : first + stop] for tensor, first in whole]
-        for array, spec in zip(arrays, source.specs, strict=True):
-            array.set_shape(spec.shape)
-        return source.packed(arrays)
+    def group_at(number: Any) -> Any:
+        epoch, part = number // groups, number % groups
+        begin = tf.maximum(epoch * count + part * group, source.first)
+        stop = tf.minimum(epoch * count + tf.minimum((part + 1) * group, count), end)
+        kinds = [kind for whole in wholes.values() for kind in (tf.as_dtype(whole.dtype), tf.int64)]
+        flat = tf.numpy_function(rows_of, [begin, stop], kinds, stateful=False)
+        rows = dict(zip(wholes, zip(flat[::2], flat[1::2], strict=True), strict=True))
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def group_at(start: Any) -> Any:
-        stop = tf.minimum(start + group, end)
-        begin = tf.numpy_function(announced, [start, stop], tf.int64, stateful=False)
-        begin.set_shape([])
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+        def batch_at(place: Any) -> Any:
+            start = place % count * length
+            stop = tf.minimum(start + length, samples)
+            arrays = []
+            for (whole, first), spec in zip(slices, source.specs, strict=True):
+                values, row = rows[id(whole)]
+                size = math.prod(spec.shape[1:])
+                cut = tf.reshape(values, [-1])[(first + start - row) * size : (first + stop - row) * size]
+                arrays.append(tf.ensure_shape(tf.reshape(cut, (-1, *spec.shape[1:])), spec.shape))
+            return source.packed(arrays)
+
         return tf.data.Dataset.range(begin, stop).map(batch_at)
 
-    end = source.end_of(epochs) if epochs is not None else np.iinfo(np.int64).max // 2
-    if epochs == 1:
-        end = source.first + source.count
-    groups = tf.data.Dataset.range(source.first, end, group).flat_map(group_at)
+    first = source.first // count * groups + source.first % count // group
+    last = (end - 1) // count * groups + (end - 1) % count // group
     cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else end - source.first
-    return groups.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(1)
-
-
-def _whole_fields(batches: Batches) -> list[tuple[Any, int]] | None:
-    """`batches.slices()` with each array as a tensor that looks at the same bytes; None where batches have to be read."""
-    slices = batches.slices()
-    if slices is None:
-        return None
-    tensors: dict[int, Any] = {}
-    found = []
-    for array, first in slices:
-        address = array.__array_interface__["data"][0]
-        if address not in tensors:
-            # In a graph, numpy_function hands an aligned array on as it is; eagerly, and everywhere else, it is copied.
-            with tf.device("CPU:0"):
-                tensor = tf.function(partial(tf.numpy_function, partial(np.asarray, array), [], tf.as_dtype(array.dtype)))()
-            if np.asarray(memoryview(tensor)).__array_interface__["data"][0] != address:
-                return None
-            tensors[address] = tensor
-        found.append((tensors[address], first))
-    return found
+    dataset = tf.data.Dataset.range(first, last + 1).flat_map(group_at)
+    return dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(1)
 
 
 def _mapped(source: _Source, epochs: int | None) -> Any:
