@@ -91,7 +91,9 @@ def fit_array(path: Path) -> Any:
     return a[:-1], a[1:]
 
 
-ARMS = {arm.__name__: arm for arm in (mmapstore_shuffled, mmapstore_sequential, six_lines, six_lines_shuffled, fit_memmap, fit_array)}
+ARMS = {
+    arm.__name__: arm for arm in (mmapstore_shuffled, mmapstore_sequential, six_lines, six_lines_shuffled, fit_memmap, fit_array)
+}
 
 
 def run_arm(name: str, path: Path) -> None:
@@ -116,7 +118,11 @@ def run_arm(name: str, path: Path) -> None:
     data = ARMS[name](path)
     model.fit(*data, **({"batch_size": B} if len(data) == 2 else {}), shuffle=False, verbose=0)
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "checksum": int(model.sum.numpy()), "baseline": baseline, "growth": private_bytes() - baseline}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "checksum": int(model.sum.numpy()), "baseline": baseline, "growth": private_bytes() - baseline}
+        )
+    )
 
 
 # --- the limit ----------------------------------------------------------------------------------------------------------
@@ -195,7 +201,10 @@ def main() -> None:
     samples = int(options.gigabytes * 1e9 / (4 * np.prod(SHAPE)))
     path = random_frames(options.data / f"frames-{options.gigabytes:g}GB.npy", samples, SHAPE, "float32")
     limit, expected, rows = parse_bytes(options.limit, "--limit"), checksum(path), {}
-    print(f"one epoch of next-frame pairs over {format_bytes(path.stat().st_size)} of random float32, limit {format_bytes(limit)}, cache dropped")
+    print(
+        f"one epoch of next-frame pairs over {format_bytes(path.stat().st_size)} of random float32, "
+        f"limit {format_bytes(limit)}, cache dropped"
+    )
     for name in options.only or ARMS:
         cached = drop_from_cache(path)
         if cached > 0.01:
@@ -204,7 +213,12 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.hard_limit", "--arm", name, str(path), str(procs)]
             try:
                 done = subprocess.run(
-                    command, capture_output=True, text=True, timeout=options.timeout, check=False, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+                    command,
+                    capture_output=True,
+                    text=True,
+                    timeout=options.timeout,
+                    check=False,
+                    env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
                 )
             except subprocess.TimeoutExpired:
                 rows[name] = {"outcome": f"not finished after {options.timeout:.0f} s"}
@@ -212,20 +226,25 @@ def main() -> None:
                 rows[name] = _outcome(done, expected, path)
         print(f"  {(ARMS[name].__doc__ or name):62}{rows[name]['outcome']}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "bytes": path.stat().st_size, "limit": limit, "arms": rows}, indent=1))
+        options.json.write_text(
+            json.dumps({"machine": machine(), "bytes": path.stat().st_size, "limit": limit, "arms": rows}, indent=1)
+        )
 
 
 def _outcome(done: subprocess.CompletedProcess[str], expected: int, path: Path) -> dict[str, Any]:
     if done.returncode:
         killed = done.returncode < 0
-        return {"outcome": "killed" if killed else f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:100]}", "code": done.returncode}
+        return {
+            "outcome": "killed" if killed else f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:100]}",
+            "code": done.returncode,
+        }
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     if result["checksum"] != expected:
         return {"outcome": f"finished, but consumed other data: checksum {result['checksum']}, expected {expected}", **result}
     rate = 2 * path.stat().st_size / result["seconds"]
     return {
-        "outcome": f"{result['seconds']:.0f} s, {format_bytes(rate)}/s of pairs, private memory {result['growth'] / 2**20:+.0f} MiB, "
-        f"checksum {result['checksum']} as in the file",
+        "outcome": f"{result['seconds']:.0f} s, {format_bytes(rate)}/s of pairs, "
+        f"private memory {result['growth'] / 2**20:+.0f} MiB, checksum {result['checksum']} as in the file",
         **result,
     }
 

@@ -56,7 +56,9 @@ class PeakPrivate:
 def machine() -> dict[str, Any]:
     """What the figures were taken on, without names or paths."""
     packages = ("numpy", "tensorflow", "tensorflow-cpu", "keras", "h5py", "zarr", "mmapstore")
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
+    )
     return {
         "processor": model,
         "cores": os.cpu_count(),
@@ -79,7 +81,10 @@ def run_arm(module: str, arguments: Sequence[str]) -> dict[str, Any]:
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        return {"failed": done.returncode, "error": done.stderr.strip().splitlines()[-1:] or [f"killed by signal {-done.returncode}"]}
+        return {
+            "failed": done.returncode,
+            "error": done.stderr.strip().splitlines()[-1:] or [f"killed by signal {-done.returncode}"],
+        }
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
 
@@ -95,7 +100,7 @@ def take_turns(module: str, arms: Sequence[Sequence[str]], rounds: int) -> dict[
 
 
 def spread(values: Sequence[float]) -> str:
-    """"median (min to max)"."""
+    """ "median (min to max)"."""
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 

@@ -142,9 +142,17 @@ Way = Callable[[Path, str], tuple[Any, dict[str, Any]]]
 WAYS: dict[str, Way] = {
     way.__name__: way
     for way in (
-        fit_arrays, tensor_slices, fit_memmap, six_lines, batched_generator, range_map,
-        to_keras, to_tf, to_keras_shuffled, to_tf_shuffled,
-    )  # fmt: skip
+        fit_arrays,
+        tensor_slices,
+        fit_memmap,
+        six_lines,
+        batched_generator,
+        range_map,
+        to_keras,
+        to_tf,
+        to_keras_shuffled,
+        to_tf_shuffled,
+    )
 }
 IN_RAM, BY_HAND = ("fit_arrays", "tensor_slices"), ("six_lines", "batched_generator", "range_map")
 OURS, OURS_SHUFFLED = ("to_keras", "to_tf"), ("to_keras_shuffled", "to_tf_shuffled")
@@ -277,7 +285,9 @@ def main() -> None:
     ratio(pipeline, ("to_tf",), ("tensor_slices",), "mmapstore against from_tensor_slices in RAM")
     ratio(pipeline, ("to_tf_shuffled",), ("tensor_slices",), "mmapstore shuffled against from_tensor_slices in RAM, unshuffled")
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "dtype": options.dtype, "fit": fit, "pipeline": pipeline}, indent=1))
+        options.json.write_text(
+            json.dumps({"machine": machine(), "dtype": options.dtype, "fit": fit, "pipeline": pipeline}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -78,5 +78,3 @@ class _Info:
         found = describe(options.path, options.layout)
         print(json.dumps(found.to_json(), indent=1) if options.json else found.to_text())
         return FAILED if found.arrays and all(array.refused for array in found.arrays) else OK
-
-

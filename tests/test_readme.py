@@ -30,7 +30,9 @@ def frames(tmp_path):
 
 def run(folder, *code):
     """In a process of its own, as a reader would."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", "\n".join(code)], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(code)], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

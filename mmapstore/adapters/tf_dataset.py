@@ -96,8 +96,7 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
     dataset = make(source, None if epochs is None else int(epochs))
     options = tf.data.Options()
     options.deterministic = True
-    # One call at a time, or tf.data would make as many as there are processors, and hold as many batches.
-    options.experimental_optimization.map_parallelization = False
+    options.experimental_optimization.map_parallelization = False  # where it is asked for, it is said
     # Sharding of tf.data stands behind the reading: on top of shard= it would drop data of this worker's own part.
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.OFF if source.is_sharded else policy.DATA
@@ -175,16 +174,19 @@ def _mapped(source: _Source, epochs: int | None) -> Any:
     def one_epoch(_: Any) -> Any:
         claimed = tf.numpy_function(source.next_pass, [], tf.int64)
         claimed.set_shape([])
-        return tf.data.Dataset.range(source.count).map(partial(batch_at, claimed))
+        numbers = tf.data.Dataset.from_tensors(claimed).repeat()
+        return tf.data.Dataset.zip(numbers, tf.data.Dataset.range(source.count))
 
     if epochs == 1:
         # flat_map runs its function when an iterator asks for the first batch, once for each iterator.
-        dataset = tf.data.Dataset.range(1).flat_map(one_epoch).apply(tf.data.experimental.assert_cardinality(source.count))
+        places = tf.data.Dataset.range(1).flat_map(one_epoch).apply(tf.data.experimental.assert_cardinality(source.count))
     elif epochs is None:
-        dataset = tf.data.Dataset.counter(start=source.first, step=1, dtype=tf.int64).map(batch_at)
+        places = tf.data.Dataset.counter(start=source.first, step=1, dtype=tf.int64)
     else:
-        dataset = tf.data.Dataset.range(source.first, source.end_of(epochs)).map(batch_at)
-    return dataset.prefetch(1)
+        places = tf.data.Dataset.range(source.first, source.end_of(epochs))
+    # One call at a time, or tf.data would make as many as there are processors, and hold as many batches; in a thread of
+    # its own, so that reading goes on while a batch is handed over.
+    return places.map(batch_at, num_parallel_calls=1, deterministic=True).prefetch(1)
 
 
 def _generated(source: _Source, epochs: int | None) -> Any:

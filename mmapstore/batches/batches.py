@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plain.errors import InvalidTypeError, InvalidValueError, OutOfRangeError, StateMismatchError
+from ..plain.errors import InvalidTypeError, InvalidValueError, NotAnArrayError, OutOfRangeError, StateMismatchError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes
@@ -280,9 +280,16 @@ class Batches:
         return to_tf(self, method=method, epochs=epochs)
 
     def __array__(self, *_: Any, **__: Any) -> Array:
-        # Keras and NumPy call this on anything that has it: the only place to answer `fit(batches)`.
-        raise InvalidTypeError(
-            "these are batches, not an array; write model.fit(batches.to_keras(), shuffle=False) or batches.to_tf()."
+        raise self._not_an_array()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Batches have none. Keras asks for it in fit(batches): the place to say what to write instead."""
+        raise self._not_an_array()
+
+    def _not_an_array(self) -> NotAnArrayError:
+        return NotAnArrayError(
+            "these are batches, not an array; write model.fit(batches.to_keras(), shuffle=False), or model.fit(batches.to_tf())."
         )
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..plain.channel_statistics import ChannelStatistics
-from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, OutOfRangeError
+from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import format_bytes
 from ..plain.windows import Episodes
 from ..readers.contract import Array, OffersViews, Reader
@@ -149,7 +149,7 @@ class Dataset:
 
     def __array__(self, *_: Any, **__: Any) -> Array:
         # Called by NumPy, and by Keras for fit(ds): both would read everything without a word.
-        raise InvalidTypeError(
+        raise NotAnArrayError(
             f"this would read all {format_bytes(self.nbytes)} of {self._name} into memory. To train, write "
             "model.fit(ds.batches(32, target=mmapstore.NextFrame()).to_keras(), shuffle=False) "
             "(target: NextFrame(), Window(...), a field name or None). To have the array all the same, write ds[:]."

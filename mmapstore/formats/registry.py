@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError
+from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError, NotReadableError
 from .contract import Listing, StoredArray
 
 # module name -> what people call the format; a format's library is imported by its module, and only when used
@@ -44,6 +44,8 @@ def identify(path: str) -> tuple[str, Any]:
     """(what people call the format, its module). Raises if it is missing, unknown, or not what its suffix says."""
     if not Path(path).exists():
         raise NotFoundError(f"{path} does not exist.{_alternatives(path)}")
+    if not os.access(path, os.R_OK):
+        raise NotReadableError(f"{path} may not be read by this user. Change its permissions, or ask its owner to.")
     if Path(path).name.rstrip("/").endswith(PARTIAL):
         raise DamagedFileError(f"{path} was left by an ingest that did not finish. Run the same ingest again: it resumes.")
     suffix = Path(path).suffix.lower()

@@ -130,7 +130,13 @@ def _described_field(name: str, dataset: Dataset, storage: str = "", layout: str
         if batch is not None:
             sizes = f", where the batch size is a multiple of {batch}" if batch > 1 else ""
             notes.append(f"TensorFlow takes unshuffled batches without a copy{sizes}")
-    if spec.layout[1:] and spec.shape[-1] in (1, 3, 4) and len(spec.shape) == 4 and spec.shape[1] not in (1, 3, 4) and spec.layout == "NCHW":
+    if (
+        spec.layout[1:]
+        and spec.shape[-1] in (1, 3, 4)
+        and len(spec.shape) == 4
+        and spec.shape[1] not in (1, 3, 4)
+        and spec.layout == "NCHW"
+    ):
         notes.append(f"its last axis has {spec.shape[-1]} entries: if those are channels, open it with layout='NHWC'")
     return ArrayDescription(
         name=name,

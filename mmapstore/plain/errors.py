@@ -2,9 +2,11 @@
 
 MmapstoreError
 ├── NotFoundError          FileNotFoundError   no such file, directory or pattern match
+├── NotReadableError       PermissionError     it exists, and may not be read by whoever asks
 ├── KeyNotFoundError       KeyError            the file is there, the dataset or field inside it is not
 ├── InvalidValueError      ValueError          an argument, or a combination of arguments, that cannot be meant
 ├── InvalidTypeError       TypeError           an object or dtype that no array dataset can hold
+│   └── NotAnArrayError    AttributeError      batches or a dataset were used as an array, which would read everything
 ├── OutOfRangeError        IndexError          a sample or batch number past the end
 ├── DamagedFileError       OSError, ValueError truncated, corrupt, or not what its suffix says
 ├── UnsafeFileError        PermissionError     a file that points outside itself, or declares more than it holds
@@ -31,6 +33,10 @@ class NotFoundError(MmapstoreError, FileNotFoundError):
     """No file, directory or pattern match under that name."""
 
 
+class NotReadableError(MmapstoreError, PermissionError):
+    """The file exists, and may not be read by whoever asks."""
+
+
 class KeyNotFoundError(MmapstoreError, KeyError):
     """The container exists; the dataset, group or field named inside it does not."""
 
@@ -41,6 +47,10 @@ class InvalidValueError(MmapstoreError, ValueError):
 
 class InvalidTypeError(MmapstoreError, TypeError):
     """An object or dtype that no array dataset can hold, or a use that would read everything."""
+
+
+class NotAnArrayError(InvalidTypeError, AttributeError):
+    """Batches or a dataset were used as an array, which would read everything; the text has the line to write instead."""
 
 
 class OutOfRangeError(MmapstoreError, IndexError):

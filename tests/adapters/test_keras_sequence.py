@@ -22,10 +22,17 @@ from fake_batches import FakeBatches  # noqa: E402
 from keras_recorder import Recorder, numbers  # noqa: E402
 from real_batches import real_batches  # noqa: E402
 
+import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.keras_sequence import Sequence, to_keras  # noqa: E402
 from mmapstore.adapters.passes import Pass  # noqa: E402
 from mmapstore.batches.assembly import ALIVE  # noqa: E402
-from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, OutOfRangeError  # noqa: E402
+from mmapstore.plain.errors import (  # noqa: E402
+    InvalidTypeError,
+    InvalidValueError,
+    MmapstoreError,
+    NotAnArrayError,
+    OutOfRangeError,
+)
 
 
 class Stop(keras.callbacks.Callback):
@@ -530,3 +537,15 @@ def test_backends(backend, package):
     done = subprocess.run([sys.executable, str(BACKENDS)], env=here, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip().endswith(f"{backend}: all right")
+
+
+def test_fit_on_what_is_not_yet_a_sequence_says_what_to_write(tmp_path):
+    np.save(tmp_path / "frames.npy", np.zeros((20, 3, 4, 4), np.float32))
+    dataset = mm.open(tmp_path / "frames.npy")
+    model = keras.Sequential([keras.Input((3, 4, 4)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(NotAnArrayError, match=r"write model\.fit\(ds\.batches\(32, .*\)\.to_keras\(\), shuffle=False\)"):
+        model.fit(dataset)
+    with pytest.raises(NotAnArrayError, match=r"write model\.fit\(batches\.to_keras\(\), shuffle=False\)"):
+        model.fit(dataset.batches(4, mm.NextFrame()))
+    assert not hasattr(dataset.batches(4), "shape")
