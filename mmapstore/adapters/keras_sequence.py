@@ -329,7 +329,7 @@ def _check_workers(workers: int, use_multiprocessing: bool) -> None:
         raise InvalidValueError(
             f"{found}; expected workers=1 and use_multiprocessing=False (the defaults). Keras's workers lose batches with "
             "steps_per_epoch, leave threads and full queues behind when training stops in mid-epoch, and hold up to "
-            "max_queue_size more batches; and reading is already parallel and ahead of training. Leave the argument out. "
+            "max_queue_size more batches. Leave the argument out. "
             "If transform= is what takes the time, try to_tf()."
         )
 
