@@ -10,13 +10,16 @@ import pytest
 import mmapstore
 
 ROOT = Path(mmapstore.__file__).parent
-LAYERS = ["plain", "files", "formats", "readers", "batches", "operations", "adapters", "entry"]
+LAYERS = ["plain", "files", "codecs", "formats", "readers", "batches", "operations", "adapters", "entry"]
 # What `Batches` offers by itself, `to_keras` and `to_tf`, is made by adapters, which are loaded when it is called.
 UPWARD = {("batches/batches.py", "adapters")}
 OWNERS = {
     "h5py": {"formats/hdf5_"},
     "zarr": {"formats/zarr_"},
-    "numcodecs": {"formats/"},
+    "numcodecs": {"codecs/", "formats/"},
+    "deflate": {"codecs/"},
+    "blosc2": {"codecs/"},
+    "imagecodecs": {"codecs/"},
     "tensorflow": {"adapters/", "demo", "operations/footprint", "batches/batches.py"},
     "keras": {"adapters/", "demo", "operations/footprint"},
     "torch": {"adapters/"},

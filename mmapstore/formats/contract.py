@@ -6,12 +6,14 @@ nothing of samples beyond the axes: `readers/` turn a stored array into samples,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from ..plain.chunk_grid import ChunkGrid
+from ..plain.codecs import Chain
 from ..plain.extents import Extents
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -87,6 +89,72 @@ class SeenAsArray(Protocol):
     def as_array(self) -> Array:
         """Shape and dtype as stored, read-only, in any strides. A view: of a memory map, or of the caller's own array."""
         ...
+
+
+class ChunkPlace(NamedTuple):
+    """Where the stored bytes of one chunk lie.
+
+    `nbytes` of -1: all of the file from `offset` on. `skipped` has bit i set where codec i of the chain was not applied to
+    this chunk (the filter mask of HDF5).
+    """
+
+    path: str
+    offset: int
+    nbytes: int
+    skipped: int = 0
+
+
+class EncodedChunks(Protocol):
+    """Chunks that whoever knows their codecs can read without the format's library. Pickles, and any thread may call it."""
+
+    @property
+    def grid(self) -> ChunkGrid:
+        """In stored axis order. Chunks at the upper edges are stored full-size."""
+        ...
+
+    @property
+    def chain(self) -> Chain: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the decoded elements, byte order included."""
+        ...
+
+    @property
+    def axes(self) -> tuple[int, ...] | None:
+        """The order in which a decoded chunk holds its axes, slowest first, where it is not that of `grid`; else None."""
+        ...
+
+    @property
+    def fill(self) -> Any:
+        """One element, which stands for every element of a chunk that was never stored."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the index takes at most: part of every prediction."""
+        ...
+
+    def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
+        """Where chunks lie, by their numbers in the grid; None where nothing was stored. May read an index on disk.
+
+        A chunk with a file of its own is given a place without looking; that the file is missing then means the same as None.
+        Raises DamagedFileError for places outside the file.
+        """
+        ...
+
+
+@runtime_checkable
+class HasChunks(Protocol):
+    """An ability: the stored array tells where its encoded chunks lie, and how they are encoded."""
+
+    @property
+    def encoded(self) -> EncodedChunks | None:
+        """None where only the format's library can read them; `why_not_encoded` says why."""
+        ...
+
+    @property
+    def why_not_encoded(self) -> str: ...
 
 
 @dataclass(frozen=True)

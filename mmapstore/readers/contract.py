@@ -74,6 +74,17 @@ class GathersWindows(Protocol):
 
 
 @runtime_checkable
+class ReadsRuns(Protocol):
+    def read_runs(self, runs: Sequence[tuple[int, int]], out: Array) -> None:
+        """Fill `out` with the samples of all runs [start, stop), one run after the other.
+
+        Each chunk is decoded once, however many runs it holds samples of, and all of them at once in threads. Offered by
+        readers that decode.
+        """
+        ...
+
+
+@runtime_checkable
 class NeedsScratch(Protocol):
     @property
     def scratch_nbytes(self) -> int:

@@ -1,0 +1,1 @@
+"""Decoders of encoded chunks, each from a well-kept library that decodes outside the interpreter's lock."""

@@ -1,0 +1,35 @@
+"""What decoding a chunk means, whatever its codecs are."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class ChunkDecoder(Protocol):
+    """Undoes one chain of codecs for chunks of one size. Any number of threads may call `decode` at once.
+
+    Found by `codecs.chain.decoder_for(chain, dtype, chunk)`, which says why where there is none.
+    """
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes of memory that one call takes at most beside `stored` and `out`."""
+        ...
+
+    def decode(self, stored: Bytes, out: Bytes, skipped: int = 0) -> None:
+        """Fill `out`, which has exactly the bytes of one decoded chunk, from the `stored` bytes.
+
+        `stored` may have slack behind the chunk's bytes only where the chain's last codec ends by itself. Bit i of `skipped`:
+        codec i of the chain was not applied. Never writes past `out`, whatever the stored bytes claim.
+
+        Raises CorruptChunk, in words that a message can go on with: "its checksum is 0x12, expected 0x34".
+        """
+        ...
+
+
+class CorruptChunk(Exception):
+    """The stored bytes of a chunk cannot be what was written. The reader adds file, chunk and offset."""

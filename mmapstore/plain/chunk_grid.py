@@ -1,0 +1,65 @@
+"""Which chunks hold a region of an array, and which part of each: arithmetic, no I/O."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """An array of `shape` cut into chunks of `chunk`, numbered in C order of their places in the grid.
+
+    >>> grid = ChunkGrid((10, 6), (4, 6))
+    >>> grid.counts, len(grid), grid.place(2)
+    ((3, 1), 3, (2, 0))
+    >>> [(number, inside[0], within[0]) for number, inside, within in grid.touching((slice(5, 9), slice(0, 6)))]
+    [(1, slice(1, 4, None), slice(0, 3, None)), (2, slice(0, 1, None), slice(3, 4, None))]
+    """
+
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Chunks along each axis."""
+        return tuple(-(-length // each) for length, each in zip(self.shape, self.chunk, strict=True))
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def place(self, number: int) -> tuple[int, ...]:
+        """Where chunk `number` stands, counted in chunks along each axis."""
+        found = []
+        for count in reversed(self.counts):
+            number, at = divmod(number, count)
+            found.append(at)
+        return tuple(reversed(found))
+
+    def number(self, place: tuple[int, ...]) -> int:
+        """The inverse of `place`."""
+        found = 0
+        for at, count in zip(place, self.counts, strict=True):
+            found = found * count + at
+        return found
+
+    def touching(self, box: Box) -> Iterator[tuple[int, Box, Box]]:
+        """(number, part of the chunk, where that part lies in the box) of every chunk that shares elements with `box`.
+
+        `box` has a slice with start and stop, of step 1, for each axis. In rising order of numbers.
+        """
+        along = []
+        for part, each in zip(box, self.chunk, strict=True):
+            start, stop = part.start, part.stop
+            pieces = []
+            for at in range(start // each, -(-stop // each) if stop > start else start // each):
+                low, high = max(start, at * each), min(stop, (at + 1) * each)
+                pieces.append((at, slice(low - at * each, high - at * each), slice(low - start, high - start)))
+            along.append(pieces)
+        for pieces_of_chunk in itertools.product(*along):
+            place, inside, outside = zip(*pieces_of_chunk, strict=True)
+            yield self.number(place), inside, outside

@@ -1,0 +1,31 @@
+"""How chunks are encoded, by name: what a format found in its metadata, and what a decoder is chosen by. No code, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One step of the chain that turned a chunk's elements into stored bytes.
+
+    Attributes
+    ----------
+    name : of the stored form, not of a library: "zlib", "gzip", "zstd", "blosc", "shuffle", "fletcher32", "crc32c". Where two
+        formats frame the same algorithm differently, each form has a name of its own: "hdf5-lz4", "numcodecs-lz4"
+    settings : what decoding needs to know beside the bytes: {"itemsize": 4} for "shuffle"
+    words : for `info`: "gzip 4"
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    words: str = ""
+
+    def __str__(self) -> str:
+        return self.words or self.name
+
+
+Chain = tuple[Codec, ...]
+"""Codecs in the order in which they were applied; decoding undoes the last first."""
