@@ -6,32 +6,43 @@
     b = train.batches(32, target=mm.NextFrame(), shuffle=True)
     model.fit(b.to_keras(), shuffle=False)
 
-Importing this loads NumPy and nothing else: frameworks and format libraries come in when they are used.
+Importing this loads nothing: each name brings in what it needs when it is first used, NumPy first of all, and frameworks and
+format libraries last.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .batches.batches import Batches
-from .batches.dataset import Dataset
-from .batches.opening import open_dataset as open
-from .plain.errors import MmapstoreError
-from .plain.windows import NextFrame, Window
-
 if TYPE_CHECKING:
+    from .batches.batches import Batches
+    from .batches.dataset import Dataset
+    from .batches.opening import open_dataset as open
     from .operations.ingest import ingest
+    from .plain.errors import MmapstoreError
+    from .plain.windows import NextFrame, Window
 
 __version__ = "0.1.0"
 
 __all__ = ["Batches", "Dataset", "MmapstoreError", "NextFrame", "Window", "__version__", "ingest", "open"]
 
+# Public name: (module that has it, its name there).
+_PLACES = {
+    "Batches": (".batches.batches", "Batches"),
+    "Dataset": (".batches.dataset", "Dataset"),
+    "MmapstoreError": (".plain.errors", "MmapstoreError"),
+    "NextFrame": (".plain.windows", "NextFrame"),
+    "Window": (".plain.windows", "Window"),
+    "ingest": (".operations.ingest", "ingest"),
+    "open": (".batches.opening", "open_dataset"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Operations bring thread pools, logging and e-mail parsing (through importlib.metadata) along: not for everyone.
-    if name == "ingest":
-        from .operations.ingest import ingest
-
-        return ingest
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, its_name = _PLACES[name]
+    found = globals()[name] = getattr(import_module(module, __name__), its_name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 from .plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-EXIT_CODES = "exit codes: 0 done; 1 it failed, and the reason was printed; 2 the command was not understood; 130 interrupted"
+EXIT_CODES = (
+    "exit codes: 0 done; 1 it failed, and the reason was printed; "
+    "2 it was asked for what cannot be meant (a value, or data that it does not fit); 130 interrupted"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()  # here, where a reader that has left is no error yet
+        return code
     except (InvalidValueError, InvalidTypeError) as error:
         return _refused(error, options, WRONG_USE)
     except MmapstoreError as error:
@@ -28,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # `mmapstore info x | head`: the reader left, which is no error. Python would complain again on exit.
-        sys.stderr.close()
+        # `mmapstore info x | head`: the reader left, which is no error. What is still buffered must go somewhere when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
 
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import mmapstore
+
 HEAVY = ["tensorflow", "keras", "torch", "jax", "h5py", "zarr", "numcodecs", "av", "PIL", "skvideo", "scipy", "pandas"]
 
 
@@ -23,6 +25,15 @@ def test_the_check_works():
 
 def test_importing_loads_nothing_heavy():
     assert loaded("import mmapstore") == []
+
+
+def test_names_bring_in_what_they_need_when_they_are_used():
+    program = "import sys, mmapstore; print(*(name for name in sys.modules if name.startswith(('mmapstore.', 'numpy'))))"
+    program += "; print(mmapstore.NextFrame.__module__, 'mmapstore.batches' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["", "mmapstore.plain.windows False"]
+    with pytest.raises(AttributeError, match="module 'mmapstore' has no attribute 'opne'"):
+        mmapstore.opne  # noqa: B018
 
 
 @pytest.mark.parametrize("what", ["path", "live"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,8 @@ def describe(path: str | os.PathLike[str], layout: str | None = None) -> Descrip
     text = os.fspath(path)
     outer, inside = split_inside(text)
     if (Path(outer) / DIRECTORY_MANIFEST).is_file():
-        return _described_dataset(outer, open_dataset(text), "a directory that mmapstore wrote", layout)
+        kind = "a directory that mmapstore wrote" if inside is None else "in a directory that mmapstore wrote"
+        return _described_dataset(text, open_dataset(text, layout=layout), kind, layout)
     if not Path(outer).exists() and any(c in outer for c in "*?["):
         return _described_dataset(text, open_dataset(text, layout=layout), "several files, joined", layout)
     try:
@@ -111,18 +114,28 @@ def _described_entry(outer: str, key: str, layout: str | None, storage: str) -> 
         dataset = open_dataset(name, layout=layout)
     except MmapstoreError as error:
         return ArrayDescription(name, refused=str(error))
-    return _described_field(name, dataset, storage, layout)
+    return _described_field(name, name, dataset, storage, layout)
 
 
-def _described_field(name: str, dataset: Dataset, storage: str = "", layout: str | None = None) -> ArrayDescription:
+def _ingest_command(source: str, layout: str | None) -> str:
+    """
+    >>> _ingest_command("runs/*.h5::/x", "TNHW")
+    "mmapstore ingest 'runs/*.h5::/x' x-nchw.npy --source-layout TNHW"
+    """
+    outer, inside = split_inside(source)
+    stem = next((part for part in (inside or "", Path(outer).stem) if re.fullmatch(r"[\w.-]+", part.strip("/"))), "frames")
+    option = f" --source-layout {layout}" if layout else ""
+    return f"mmapstore ingest {shlex.quote(source)} {stem.strip('/')}-nchw.npy{option}"
+
+
+def _described_field(name: str, source: str, dataset: Dataset, storage: str = "", layout: str | None = None) -> ArrayDescription:
+    """`source` is what opens this field alone."""
     reader = next(iter(dataset.readers.values()))
     spec = reader.spec
     notes = []
     if "consecutive samples lie" in reader.why or "scattered" in reader.why:
-        target = Path(name.split("::")[0]).with_suffix("").name + "-nchw.npy"
         notes.append(
-            "training from this order is slow; this writes it once in the order it is read: "
-            f"mmapstore ingest {shlex.quote(name)} {shlex.quote(target)} --source-layout {layout or 'LAYOUT'}"
+            f"training from this order is slow; this writes it once in the order it is read: {_ingest_command(source, layout)}"
         )
     if reader.place == "memory-mapped" and "scattered" not in reader.why:
         step = spec.sample_nbytes
@@ -155,7 +168,11 @@ def _described_field(name: str, dataset: Dataset, storage: str = "", layout: str
 
 
 def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | None) -> Description:
-    arrays = tuple(_described_field(f"field {name!r}", part) for name, part in dataset.fields.items())
+    several = len(dataset.fields) > 1
+    arrays = tuple(
+        _described_field(*((f"field {name!r}", f"{path}::/{name}") if several else (path, path)), part, layout=layout)
+        for name, part in dataset.fields.items()
+    )
     outer = Path(split_inside(path)[0])
     return Description(
         path=path,
@@ -185,8 +202,16 @@ def _described_folder(path: str) -> Description:
         kind=f"a directory, {len(arrays)} array{'s' * (len(arrays) != 1)} in its files",
         bytes_on_disk=_disk_bytes(Path(path)),
         arrays=tuple(arrays),
-        notes=("open one file, or join several of one kind with a glob such as " + repr(str(Path(path) / "*.npy")),),
+        notes=(f"open one of them{_glob_hint(path, arrays)}",),
     )
+
+
+def _glob_hint(path: str, arrays: Sequence[ArrayDescription]) -> str:
+    suffixes = [Path(split_inside(array.name)[0]).suffix for array in arrays]
+    suffix = max(suffixes, key=suffixes.count)
+    if suffixes.count(suffix) < 2 or not suffix:
+        return ""
+    return f", or join those of one kind with a glob such as {str(Path(path) / f'*{suffix}')!r}"
 
 
 def _call(path: str, layout: str | None) -> str:

@@ -14,6 +14,7 @@ from .errors import InvalidTypeError, InvalidValueError
 Array = np.ndarray[Any, np.dtype[Any]]
 _SLICE = 1 << 16  # elements looked at together: 512 KiB as float64, so the three passes over them stay in the cache
 _CHANNELS = 512  # channels looked at together: a slice of thousands would hold a few values of each, and merge at the cost of all
+_MOST_CHANNELS = 8192  # the same where a block has few values of each channel in any case: then calls are what costs
 SCRATCH_NBYTES = 4 << 20  # most private memory that `update` uses beside the block, whatever the block's size
 
 
@@ -220,7 +221,8 @@ def _boxes(whole: Array) -> Iterator[tuple[int, int, Array]]:
     Cut along the outermost of the other axes that has to be, so that a box takes long runs of memory; along the channels last.
     """
     order = [*range(1, whole.ndim), 0]
-    sizes = [min(whole.shape[0], _CHANNELS), *whole.shape[1:]]
+    values = math.prod(whole.shape[1:])
+    sizes = [min(whole.shape[0], max(_CHANNELS, min(_MOST_CHANNELS, _SLICE // values))), *whole.shape[1:]]
     for axis in order:
         others = math.prod(sizes) // sizes[axis]
         sizes[axis] = min(sizes[axis], max(1, _SLICE // others))

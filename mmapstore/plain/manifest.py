@@ -8,7 +8,7 @@ store/image.npy, store/label.npy, store/mmapstore.json     a directory of fields
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -55,7 +55,9 @@ class Manifest:
     written_by: str = ""
 
     def to_json(self) -> str:
-        return json.dumps({"mmapstore": VERSION, "complete": True, **asdict(self)}, indent=1) + "\n"
+        fields = {name: vars(entry) for name, entry in self.fields.items()}
+        found = {"mmapstore": VERSION, "complete": True, "fields": fields, "written_by": self.written_by}
+        return json.dumps(found, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:

@@ -1,4 +1,4 @@
-"""A Keras model that notes what it is shown."""
+"""A Keras model that notes what it is shown, and what it should have been shown."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ class Recorder(keras.Model):
     def predict_step(self, data):
         self._note(self.predicted, data)
         return data[0]
+
+
+def orders(batches, epochs):
+    """What the model should see: the batches of these epochs, as lists of sample numbers."""
+    return [numbers(batches.read(e, i)[0]) for e in epochs for i in range(len(batches))]
+
+
+def fit(seq, model=None, **more):
+    model = model or Recorder()
+    model.fit(seq, verbose=0, **{"shuffle": False, **more})
+    return model

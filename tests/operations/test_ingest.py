@@ -16,7 +16,7 @@ import zarr
 from ingest_results import OUTS, frames, manifest_of, read
 
 from mmapstore.batches.opening import open_dataset
-from mmapstore.operations.ingest import ingest, recognition
+from mmapstore.operations.ingest import field_write, ingest, recognition
 from mmapstore.operations.ingest.progress import Progress
 from mmapstore.plain.channel_statistics import ChannelStatistics
 from mmapstore.plain.errors import (
@@ -63,11 +63,11 @@ def test_default_chunks_are_whole_samples_of_about_512_kib(tmp_path: Path) -> No
 
 
 def test_the_manifest_describes_what_was_written(tmp_path: Path) -> None:
-    array = np.random.default_rng(0).normal(size=(70, 50_000)).astype(np.float32)
+    array = np.random.default_rng(0).normal(size=(1700, 2000)).astype(np.float32)
     entry = manifest_of(ingest(array, tmp_path / "x.npy"))
-    assert (entry.shape, entry.dtype, entry.layout, entry.episodes) == ((70, 50_000), "<f4", "NC", (0, 70))
-    assert entry.block_samples == (8 << 20) // 200_000
-    blocks = [array[at : at + entry.block_samples] for at in range(0, 70, entry.block_samples)]
+    assert (entry.shape, entry.dtype, entry.layout, entry.episodes) == ((1700, 2000), "<f4", "NC", (0, 1700))
+    assert entry.block_samples == (8 << 20) // 8000
+    blocks = [array[at : at + entry.block_samples] for at in range(0, 1700, entry.block_samples)]
     assert entry.checksums == tuple(f"{zlib.crc32(block):08x}" for block in blocks)
     whole = ChannelStatistics()
     whole.update(array, 1)
@@ -182,14 +182,47 @@ def test_the_target_is_no_source(tmp_path: Path) -> None:
         mapped,
         mapped[1:3].transpose(0, 3, 1, 2),
         open_dataset(tmp_path / "x.npy"),
+        open_dataset(tmp_path / "x.npy").split(0.5)[0],
+        open_dataset([tmp_path / "x.npy", tmp_path / "x.npy"]).split(3)[0],
     ]
     for source in sources:
-        with pytest.raises(InvalidValueError, match="is the target and also"):
+        with pytest.raises(InvalidValueError, match="is the target, and the same file as"):
             ingest(source, tmp_path / "x.npy", overwrite=True)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), frames(4))
     ingest({"a": frames(4)}, tmp_path / "store")
-    with pytest.raises(InvalidValueError, match="is the target and also"):
+    with pytest.raises(InvalidValueError, match=r"store is the target, and .*store/a\.npy, which is read, lies in it"):
         ingest({"a": tmp_path / "store" / "a.npy"}, tmp_path / "store", overwrite=True)
+
+
+def test_the_target_is_not_around_the_source(tmp_path: Path) -> None:
+    ingest(frames(4), tmp_path / "x.zarr::/inner", layout=None)
+    ingest(frames(4), tmp_path / "x.h5::/inner", layout=None)
+    for source, out in (("x.zarr::/inner", "x.zarr"), ("x.zarr/inner", "x.zarr"), ("x.h5::/inner", "x.h5"), ("x.h5/inner", "x.h5")):
+        with pytest.raises(InvalidValueError, match="is the target, and "):
+            ingest(tmp_path / source, tmp_path / out, overwrite=True)
+    for kept in ("x.zarr::/inner", "x.h5::/inner"):
+        np.testing.assert_array_equal(read(f"{tmp_path}/{kept}"), frames(4))
+
+
+def test_a_directory_that_holds_more_than_fields_is_not_replaced(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    ingest({"a": frames(4)}, store)
+    ingest({"a": frames(5), "b": np.arange(5)}, store, overwrite=True)
+    assert sorted(os.listdir(store)) == ["a.npy", "b.npy", "mmapstore.json"]
+    (store / "notes.txt").write_text("mine")
+    (store / "runs").mkdir()
+    with pytest.raises(TargetExistsError, match=r"holds more than would be replaced: notes\.txt, runs\."):
+        ingest({"a": frames(4)}, store, overwrite=True)
+    assert (store / "notes.txt").read_text() == "mine"
+    assert len(np.load(store / "a.npy")) == 5
+
+
+def test_statistics_of_very_many_channels_are_left_out(tmp_path: Path) -> None:
+    """They would make a manifest larger than the data, outside any bound on memory."""
+    for channels, described in ((field_write.MOST_CHANNELS, True), (field_write.MOST_CHANNELS + 1, False)):
+        entry = manifest_of(ingest(np.ones((2, channels), np.uint8), tmp_path / f"{channels}.npy"))
+        assert (entry.statistics is not None) is described
+        assert len(entry.checksums) == 1
 
 
 @pytest.mark.parametrize(

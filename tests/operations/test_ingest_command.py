@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mmapstore.cli import main
 from mmapstore.operations.ingest import command
 
 
 def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser(prog="mmapstore ingest")
-    command.add_arguments(parser)
-    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+    return main(["ingest", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -27,7 +25,7 @@ def source(tmp_path: Path) -> Path:
 def test_one_line_and_how_to_open_it(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(source, tmp_path / "x.npy", "--source-layout", "NHWC", "--dtype", "float32") == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{tmp_path}/x.npy: 5 x (3, 4, 6) float32, 1.57 kB in ") and first.endswith("/s)")
+    assert first.startswith(f"{tmp_path}/x.npy: 5 x (3, 4, 6) float32, 1.44 kB in ") and first.endswith("/s), 1.57 kB on disk")
     assert second == f"open it with: ds = mmapstore.open('{tmp_path}/x.npy')"
     assert np.load(tmp_path / "x.npy").shape == (5, 3, 4, 6)
 
@@ -56,7 +54,9 @@ def test_errors_are_one_line_and_a_code(tmp_path: Path, source: Path, capsys: py
     assert run(source, tmp_path / "x.npy") == 0
     capsys.readouterr()
     assert run(source, tmp_path / "x.npy", "--json") == 1
-    assert json.loads(capsys.readouterr().err)["error"] == "TargetExistsError"
+    found = json.loads(capsys.readouterr().out)
+    assert found["error"] == "TargetExistsError" and "exists. Pass overwrite=True" in found["message"]
+    assert run(source, tmp_path / "y.npy", "--layout", "ZZ") == 2
     assert run(source, tmp_path / "x.npy", "--overwrite", "--no-resume") == 0
 
 

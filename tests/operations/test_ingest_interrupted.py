@@ -101,7 +101,8 @@ def test_killed_again_and_again_ends_bit_identical(tmp_path: Path, out: str, com
             np.testing.assert_array_equal(read(target), data())
             kept.append(SAMPLES)
             if Path(f"{target}{SUFFIX}").exists():
-                Path(f"{target}.partial.json").unlink(missing_ok=True)  # cleared away last
+                for last in ("json", "lock"):
+                    Path(f"{target}.partial.{last}").unlink(missing_ok=True)
                 break
             continue
         assert not Path(f"{target}{SUFFIX}").exists()
@@ -278,8 +279,10 @@ def test_a_damaged_journal_is_explained(tmp_path: Path, stepwise: None) -> None:
     with pytest.raises(RuntimeError):
         ingest(stopping(data(), 150), tmp_path / "x.npy")
     Path(f"{tmp_path}/x.npy.partial.json").write_text("{")
-    with pytest.raises(StateMismatchError, match="not the journal of an interrupted ingest"):
+    with pytest.raises(StateMismatchError, match=r"not the journal of an interrupted ingest.*Pass resume=False"):
         ingest(iter(data()), tmp_path / "x.npy")
+    np.testing.assert_array_equal(np.load(ingest(iter(data()), tmp_path / "x.npy", resume=False)), data())
+    assert sorted(os.listdir(tmp_path)) == ["x.npy", "x.npy" + SUFFIX]
 
 
 def test_a_target_that_appears_meanwhile_is_kept(tmp_path: Path, stepwise: None) -> None:

@@ -160,6 +160,27 @@ def test_an_empty_iterable(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+class Counted:
+    """Gives `given` samples, and says that there are `length`."""
+
+    def __init__(self, length: int, given: int) -> None:
+        self.length, self.given = length, given
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
+        return iter(np.zeros((self.given, 3, 2), np.uint8))
+
+
+@pytest.mark.parametrize("out", ["x.npy", "x.h5", "x.zarr"])
+def test_a_length_that_is_wrong(tmp_path: Path, out: str) -> None:
+    with pytest.raises(InvalidValueError, match=r"a Counted has a length of 4 and gives more samples.*Mend its __len__"):
+        ingest(Counted(4, 5), tmp_path / out)
+    assert os.listdir(tmp_path) == []
+    assert read(ingest(Counted(6, 5), tmp_path / out)).shape == (5, 3, 2)
+
+
 def test_a_source_that_raises_passes_its_error_on(tmp_path: Path) -> None:
     def broken() -> Iterator[np.ndarray[Any, Any]]:
         yield np.zeros(3)
@@ -246,7 +267,9 @@ def test_missing_sources(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"b.npy does not exist"):
         np.save(tmp_path / "a.npy", np.zeros(3))
         ingest([tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "x.npy")
-    with pytest.raises(InvalidTypeError, match="A float cannot be ingested"):
+    with pytest.raises(InvalidValueError, match="The source is an empty text"):
+        ingest("", tmp_path / "x.npy")
+    with pytest.raises(InvalidTypeError, match="An object of type float cannot be ingested"):
         ingest(1.5, tmp_path / "x.npy")
 
 

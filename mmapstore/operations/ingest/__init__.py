@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...files import file_io
+from ...files.exclusive_lock import exclusive_lock
 from ...plain.errors import InvalidTypeError, InvalidValueError, StateMismatchError
 from ...plain.manifest import DIRECTORY_MANIFEST, ArrayManifest, Manifest
 from ...plain.memory_budget import parse_bytes
@@ -67,8 +68,9 @@ def ingest(
 
     Raises
     ------
-    TargetExistsError, WriteError (the state can be resumed), MemoryBudgetError, StateMismatchError (the interrupted call was
-    another one), NotFoundError, DamagedFileError, MissingPackageError, InvalidValueError, InvalidTypeError
+    TargetExistsError, WriteError (the state can be resumed), LockedFileError (another run writes to `out` now), MemoryBudgetError,
+    StateMismatchError (the interrupted call was another one), NotFoundError, DamagedFileError, MissingPackageError,
+    InvalidValueError, InvalidTypeError
 
     >>> import os, tempfile
     >>> import numpy as np
@@ -86,33 +88,45 @@ def ingest(
         _refuse_chunk_options(target, compression, chunk_samples)
     if several is not None:
         require_field_names(list(several))
-    interrupted = found_journal(target)
-    published = interrupted is not None and is_published(interrupted)
-    if interrupted is not None and published:
-        publish(interrupted, overwrite=True)
-    elif hasattr(source, "__next__"):
-        target.require_free(overwrite)  # before the iterator is touched: it gives its first sample once
-    plans = _plans(source, several, target, layout, source_layout, dtype, compression, chunk_samples, samples, budget)
-    for plan in plans.values():
-        target.require_apart_from(plan.source.paths)
-    call = {"target": target.opened_as, "fields": {name: field_write.call_of(plan) for name, plan in plans.items()}}
-    journal = Journal(target, call)
-    if interrupted is not None and published and resume and interrupted.call == journal.call:
-        return target.opened_as
-    target.require_free(overwrite)
-    if interrupted is not None and not published:
-        if not resume:
-            discard(target)
-        else:
-            _require_same_call(interrupted, journal)
-            journal = interrupted
-    plans = {name: _as_recorded(plan, journal.fields.get(name), budget) for name, plan in plans.items()}
-    for plan in plans.values():
-        plan.memory().require(budget, f"Ingesting {plan.source.name}", "Give a larger max_memory=, or smaller samples.")
-    if journal.manifest is None:
-        _write_all(plans, journal, progress)
-    publish(journal, overwrite)
+    target.require_directory()
+    with exclusive_lock(target.lock, target.path):
+        interrupted = _interrupted(target, resume)
+        published = interrupted is not None and is_published(interrupted)
+        if interrupted is not None and published:
+            publish(interrupted, overwrite=True)
+        elif hasattr(source, "__next__"):
+            target.require_free(overwrite)  # before the iterator is touched: it gives its first sample once
+        plans = _plans(source, several, target, layout, source_layout, dtype, compression, chunk_samples, samples, budget)
+        for plan in plans.values():
+            target.require_apart_from(plan.source.paths)
+        call = {"target": target.opened_as, "fields": {name: field_write.call_of(plan) for name, plan in plans.items()}}
+        journal = Journal(target, call)
+        if interrupted is not None and published and resume and interrupted.call == journal.call:
+            return target.opened_as
+        target.require_free(overwrite)
+        if interrupted is not None and not published:
+            if not resume:
+                discard(target)
+            else:
+                _require_same_call(interrupted, journal)
+                journal = interrupted
+        plans = {name: _as_recorded(plan, journal.fields.get(name), budget) for name, plan in plans.items()}
+        for plan in plans.values():
+            plan.memory().require(budget, f"Ingesting {plan.source.name}", "Give a larger max_memory=, or smaller samples.")
+        if journal.manifest is None:
+            _write_all(plans, journal, progress)
+        publish(journal, overwrite)
     return target.opened_as
+
+
+def _interrupted(target: Target, resume: bool) -> Journal | None:
+    try:
+        return found_journal(target)
+    except StateMismatchError:
+        if resume:
+            raise
+        discard(target)
+        return None
 
 
 def _write_all(plans: dict[str, FieldPlan], journal: Journal, progress: Any) -> None:

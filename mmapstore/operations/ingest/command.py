@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from ...plain.errors import MmapstoreError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ...plain.memory_budget import format_bytes
 from . import ingest
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ingest, and say where the data is and how to open it. 0 done, 1 refused or failed, 130 interrupted."""
+    """Ingest, and say where the data is and how to open it. Returns 0 or, stopped by Ctrl-C, 130; raises what `ingest` raises."""
     began = time.monotonic()
     try:
         path = ingest(
@@ -56,11 +56,6 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to go on from here.", file=sys.stderr)
         return INTERRUPTED
-    except MmapstoreError as error:
-        print(
-            json.dumps({"error": type(error).__name__, "text": str(error)}) if args.json else f"mmapstore: {error}", file=sys.stderr
-        )
-        return 1
     found = _summary(path, time.monotonic() - began)
     print(json.dumps(found) if args.json else _line(found))
     return 0
@@ -96,8 +91,12 @@ def _line(found: dict[str, Any]) -> str:
         + f"{field['samples']} x ({', '.join(map(str, field['shape']))}) {np.dtype(field['dtype'])}"
         for name, field in found["fields"].items()
     ]
-    rate = format_bytes(found["bytes"] / max(found["seconds"], 1e-3))
+    held = sum(
+        field["samples"] * math.prod(field["shape"]) * np.dtype(field["dtype"]).itemsize for field in found["fields"].values()
+    )
+    rate = format_bytes(held / max(found["seconds"], 1e-3))
     return (
-        f"{found['path']}: {'; '.join(parts)}, {format_bytes(found['bytes'])} in {found['seconds']:.1f} s ({rate}/s)\n"
+        f"{found['path']}: {'; '.join(parts)}, {format_bytes(held)} in {found['seconds']:.1f} s ({rate}/s), "
+        f"{format_bytes(found['bytes'])} on disk\n"
         f"open it with: ds = mmapstore.open({found['path']!r})"
     )

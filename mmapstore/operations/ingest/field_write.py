@@ -25,6 +25,7 @@ from .target import FormatModule
 
 BLOCK_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in cache between reading, checking and writing
 CHUNK_NBYTES = 512 << 10
+MOST_CHANNELS = 4096  # with more, what is known of each would take more room in the manifest and in memory than it is worth
 # What the format's library holds while it writes a block, in blocks (copies, compressed chunks) and in bytes (caches).
 _LIBRARY = {"npy_file": (0, 0), "hdf5_file": (1, 10_000_000), "zarr_store": (3, 6_000_000)}
 _SMALL_THINGS = 2_000_000
@@ -59,6 +60,12 @@ class FieldPlan:
     @property
     def block_nbytes(self) -> int:
         return self.block_samples * self.conversion.target.sample_nbytes
+
+    def sum_up(self, statistics: ChannelStatistics, block: Array) -> None:
+        """Take a block as written into `statistics`, unless there are too many channels to keep any."""
+        axis = self.conversion.channel_axis
+        if axis is None or block.shape[axis] <= MOST_CHANNELS:
+            statistics.update(block, axis)
 
     def new_array(self, samples: int) -> NewArray:
         target = self.conversion.target
@@ -151,7 +158,7 @@ def _reopened(plan: FieldPlan, record: FieldRecord, statistics: ChannelStatistic
             break
         if _checksum(block) != checksum:
             break
-        statistics.update(block, plan.conversion.channel_axis)
+        plan.sum_up(statistics, block)
         right = number + 1
     if right < len(record.checksums):
         record.checksums = record.checksums[:right]
@@ -183,7 +190,7 @@ def _write_rest(
                     raise _other_samples(plan, journal, at)
                 at += len(block)
                 continue
-            summed = beside.submit(statistics.update, block, plan.conversion.channel_axis)
+            summed = beside.submit(plan.sum_up, statistics, block)
             checksum = _checksum(block)
             writer.write(at, block)
             summed.result()
@@ -257,7 +264,7 @@ def array_manifest(plan: FieldPlan, record: FieldRecord, statistics: ChannelStat
         episodes=(*record.starts, record.samples),
         block_samples=plan.block_samples,
         checksums=tuple(record.checksums),
-        statistics=statistics.to_json(),
+        statistics=statistics.to_json() if statistics.channels else None,
         source=plan.source.name,
     )
 

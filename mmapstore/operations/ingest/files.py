@@ -16,7 +16,7 @@ import numpy as np
 from ...batches.opening import natural
 from ...formats.registry import PARTIAL
 from ...plain.array_spec import ArraySpec, StoredLayout, checked_dtype
-from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
+from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError, NotReadableError
 from ...plain.manifest import SUFFIX
 from .sources import Array, Piece, Source, content_mark, stamp
 
@@ -48,7 +48,7 @@ class FilesSource:
         self._open_one = open_one
         self._first_of = [0]
         self._memory: dict[str, int] = {}
-        for path in self.paths:
+        for path in paths:
             part = open_one(path)
             if len(self._first_of) == 1:
                 self.spec = part.spec
@@ -57,7 +57,7 @@ class FilesSource:
             if (found.sample_shape, found.dtype, found.layout) != (expected.sample_shape, expected.dtype, expected.layout):
                 raise InvalidValueError(
                     f"{path} holds samples of shape {found.sample_shape} {found.dtype} ({found.layout}); "
-                    f"{self.paths[0]} and the others {alike}. Files that are joined have to be alike: leave it out, or convert it."
+                    f"{paths[0]} and the others {alike}. Files that are joined have to be alike: leave it out, or convert it."
                 )
             self._first_of.append(self._first_of[-1] + len(found))
         self.samples: int | None = self._first_of[-1]
@@ -132,6 +132,8 @@ class NpzSource:
             yield
         except FileNotFoundError as error:
             raise NotFoundError(f"{self.paths[0]} does not exist. Check the path.") from error
+        except PermissionError as error:
+            raise NotReadableError(f"{self.paths[0]} may not be read ({error.strerror}). Check its permissions.") from error
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise DamagedFileError(f"{self.paths[0]} is not a readable .npz archive ({error}). Copy or write it again.") from error
 

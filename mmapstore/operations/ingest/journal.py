@@ -2,6 +2,7 @@
 
     x.npy.partial                   what is written so far
     x.npy.partial.json              the journal: what was asked for, and which blocks are complete
+    x.npy.partial.lock              held by the process that writes; after a kill it is there, and held by nobody
     x.npy                           the result, renamed into place when it is whole
     x.npy.mmapstore.json            its manifest, written last
     x.npy.mmapstore.json.replaced   the manifest of the file before, between two of the steps below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,12 +53,14 @@ def source_of(source: Any, source_layout: str | None, layout: str | None, any_dt
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
         return IterableSource(source, source_layout, layout, any_dtype)
     raise InvalidTypeError(
-        f"A {type(source).__name__} cannot be ingested; expected an array, a path, a glob, a list of paths, "
+        f"An object of type {type(source).__name__} cannot be ingested; expected an array, a path, a glob, a list of paths, "
         "an iterable of samples or blocks, or a dict of these by field name."
     )
 
 
 def _of_path(path: str, source_layout: str | None) -> Source:
+    if not path:
+        raise InvalidValueError("The source is an empty text; expected the path of an array, a video or a directory.")
     file, inside = split_inside(path)
     if inside is not None and file.lower().endswith(".npz"):
         return NpzSource(file, inside.strip("/"), source_layout)
@@ -130,10 +133,10 @@ def _only_field(dataset: Any) -> Any:
 
 
 def _dataset_name(dataset: Any) -> str:
-    return str(getattr(dataset, "name", None) or getattr(dataset, "_name", None) or "an opened dataset")
+    return str(getattr(dataset, "name", None) or "an opened dataset")
 
 
 def _dataset_paths(dataset: Any) -> list[str]:
-    """The file it was opened from, where its name is one: parts and joined files are named otherwise."""
-    file = _dataset_name(dataset).partition("::")[0]
+    """The file it was opened from, where its name is one, or that of a part of one; of joined files the first."""
+    file = re.sub(r"(\[\d+:\d+\])?( and \d+ more)?(\[\d+:\d+\])?$", "", _dataset_name(dataset)).partition("::")[0]
     return [os.path.abspath(file)] if os.path.exists(file) else []

@@ -281,6 +281,11 @@ class IterableSource:
                     f"those before it {self.spec.dtype}. Say dtype= to convert all to one."
                 )
             for episode in episodes:
+                if self.samples is not None and at + len(episode) > self.samples:
+                    raise InvalidValueError(
+                        f"{self.name} has a length of {self.samples} and gives more samples than that. "
+                        "Mend its __len__, or pass iter() of it."
+                    )
                 begins = (0,) if at == 0 or "T" in stored.letters else ()
                 yield Piece(episode, begins)
                 at += len(episode)

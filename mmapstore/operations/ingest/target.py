@@ -25,6 +25,7 @@ from ...plain.errors import (
 _FORMATS = {".npy": "npy_file", ".h5": "hdf5_file", ".hdf5": "hdf5_file", ".zarr": "zarr_store"}
 _DEFAULT_KEYS = {"hdf5_file": "data"}
 _ZARR_ROOTS = ("zarr.json", ".zarray", ".zgroup")
+_ELSEWHERE = "Write to another name."
 
 
 class FormatModule(Protocol):
@@ -106,6 +107,10 @@ class Target:
         return f"{self.partial}.json"
 
     @property
+    def lock(self) -> str:
+        return f"{self.partial}.lock"
+
+    @property
     def manifest(self) -> str | None:
         """The manifest beside the data; None where it lies inside, as it does in a directory of fields."""
         return None if self.is_directory_of_fields else self.path + manifest.SUFFIX
@@ -114,12 +119,15 @@ class Target:
     def is_directory_of_fields(self) -> bool:
         return not self.format
 
+    def require_directory(self) -> None:
+        """Raise WriteError unless the directory that is to hold the target is there."""
+        parent = os.path.dirname(os.path.abspath(self.path))
+        if not os.path.isdir(parent):
+            raise WriteError(f"{self.path} cannot be written: there is no directory {parent}. Create it first.")
+
     def require_free(self, overwrite: bool) -> None:
         """Raise TargetExistsError if something is there that must not be replaced."""
         if not os.path.lexists(self.path):
-            parent = os.path.dirname(os.path.abspath(self.path))
-            if not os.path.isdir(parent):
-                raise WriteError(f"{self.path} cannot be written: there is no directory {parent}. Create it first.")
             return
         if self.is_directory_of_fields and os.path.isdir(self.path) and not os.listdir(self.path):
             return
@@ -136,8 +144,7 @@ class Target:
         if self.is_directory_of_fields:
             if not os.path.isdir(self.path):
                 return ["a file"]
-            names = os.listdir(self.path)
-            return [] if manifest.DIRECTORY_MANIFEST in names and len(names) > 1 else names
+            return sorted(set(os.listdir(self.path)) - self._written_names())
         if self.format == "zarr_store":
             if not os.path.isdir(self.path):
                 return ["a file"]
@@ -155,14 +162,22 @@ class Target:
             return []  # not readable as what its name says: there is nothing in it to keep but the name
         return [] if len(keys) <= 1 and not self.key_given else [key or "an array at the root" for key in keys if key != self.key]
 
+    def _written_names(self) -> set[str]:
+        """What `ingest` itself put into a directory of fields: its manifest, and the files that this names."""
+        path = Path(self.path, manifest.DIRECTORY_MANIFEST)
+        try:
+            entries = manifest.Manifest.from_json(path.read_text(encoding="utf-8"), str(path)).fields.values()
+        except (OSError, UnicodeDecodeError, MmapstoreError):
+            return set()
+        return {manifest.DIRECTORY_MANIFEST, *(entry.file for entry in entries)}
+
     def require_apart_from(self, paths: Iterable[str]) -> None:
-        """Raise InvalidValueError if the target is one of these files, by whatever name."""
-        ours = [self.path]
-        if self.is_directory_of_fields and os.path.isdir(self.path):
-            ours += [entry.path for entry in os.scandir(self.path)]
+        """Raise InvalidValueError if the target is one of these files, by whatever name, or a directory around one."""
         for path in paths:
-            if any(_is_same(path, own) for own in ours):
-                raise InvalidValueError(f"{self.path} is the target and also {path}, which is read. Write to another name.")
+            if _is_same(path, self.path):
+                raise InvalidValueError(f"{self.path} is the target, and the same file as {path}, which is read. {_ELSEWHERE}")
+            if any(_is_same(str(around), self.path) for around in Path(path).resolve().parents):
+                raise InvalidValueError(f"{self.path} is the target, and {path}, which is read, lies in it. {_ELSEWHERE}")
 
 
 def _module(name: str) -> FormatModule:

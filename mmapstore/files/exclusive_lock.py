@@ -1,0 +1,126 @@
+"""A lock between processes and threads: who holds it writes, and everybody else is told who that is.
+
+The lock is the kernel's, on a small file made for it: it ends with the process that holds it, however that ends, so a file that
+a kill left behind locks nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+
+from ..plain.errors import LockedFileError
+from .file_io import explaining_write_errors
+
+_REFUSED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+if sys.platform == "win32":
+    import msvcrt
+
+    _FAR = 1 << 30  # a locked byte cannot be read by others: one that is not there does no harm
+
+    def _take(descriptor: int) -> None:
+        os.lseek(descriptor, _FAR, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(error.errno, error.strerror) from error
+
+    def _drop(descriptor: int, path: str) -> None:
+        os.lseek(descriptor, _FAR, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        os.close(descriptor)
+        os.unlink(path)  # what is open cannot be deleted there
+
+else:
+    import fcntl
+
+    def _take(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _drop(descriptor: int, path: str) -> None:
+        os.unlink(path)  # while it is held: whoever opened it meanwhile sees that it has no name any more, and makes another
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough: children forked meanwhile have the descriptor too
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: str, target: str) -> Iterator[None]:
+    """Hold the file `path` alone while the block runs, so that nobody else writes `target`; it is deleted afterwards.
+
+    Raises LockedFileError, naming the process that holds it, at once; WriteError if the file cannot be made. Warns where the
+    file system has no locks: then nothing is held.
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "x.npy.lock")
+    ...     with exclusive_lock(path, "x.npy"):
+    ...         print(os.listdir(folder))
+    ...     os.listdir(folder)
+    ['x.npy.lock']
+    []
+    """
+    with explaining_write_errors(target):
+        descriptor = _held(path, target)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            _drop(descriptor, path)
+
+
+def _held(path: str, target: str) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _take_or_explain(descriptor, target)
+            if _has_the_name(descriptor, path):
+                _sign(descriptor)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _take_or_explain(descriptor: int, target: str) -> None:
+    try:
+        _take(descriptor)
+    except BlockingIOError as error:
+        raise LockedFileError(
+            f"{target} is being written by another run: {_signature(descriptor)}. Wait until it ends, or choose another name."
+        ) from error
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        warnings.warn(
+            f"the file system of {target} has no locks ({error.strerror}): "
+            "nothing keeps a second run from writing to it at the same time. See that there is none.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _has_the_name(descriptor: int, path: str) -> bool:
+    """False if the file was deleted between opening and locking it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # a full disk: those who write data there will tell
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+
+
+def _signature(descriptor: int) -> str:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, 200).decode(errors="replace") or "a process that began just now"

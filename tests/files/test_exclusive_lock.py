@@ -1,0 +1,83 @@
+"""The lock around a write: one holder, and a file that comes and goes."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from mmapstore.files import exclusive_lock as module
+from mmapstore.files.exclusive_lock import exclusive_lock
+from mmapstore.plain.errors import LockedFileError, WriteError
+
+
+def test_one_at_a_time_and_nothing_left(tmp_path):
+    path = str(tmp_path / "x.lock")
+    with exclusive_lock(path, "x.npy"):
+        found = rf"x\.npy is being written by another run: process {os.getpid()} on "
+        with pytest.raises(LockedFileError, match=found), exclusive_lock(path, "x.npy"):
+            raise AssertionError("held twice")
+        assert os.path.exists(path)
+    assert os.listdir(tmp_path) == []
+    with exclusive_lock(path, "x.npy"):
+        pass
+
+
+def test_it_is_let_go_by_an_error(tmp_path):
+    path = str(tmp_path / "x.lock")
+    with pytest.raises(ZeroDivisionError), exclusive_lock(path, "x.npy"):
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_left_behind_locks_nothing(tmp_path):
+    (tmp_path / "x.lock").write_text("process 1 on some machine, and a long name " * 5)
+    with exclusive_lock(str(tmp_path / "x.lock"), "x.npy"):
+        assert (tmp_path / "x.lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes nothing that is open")
+def test_a_file_deleted_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    path = str(tmp_path / "x.lock")
+    take, taken = module._take, []
+
+    def late(descriptor):
+        if not taken:
+            os.unlink(path)  # as the holder before does, between our opening and our locking
+        taken.append(descriptor)
+        take(descriptor)
+
+    monkeypatch.setattr(module, "_take", late)
+    with exclusive_lock(path, "x.npy"):
+        assert len(taken) == 2 and os.path.exists(path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_directory(tmp_path):
+    with (
+        pytest.raises(WriteError, match=r"x\.npy cannot be written: .*Create it first"),
+        exclusive_lock(f"{tmp_path}/no/x", "x.npy"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+    def refuse(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module, "_take", refuse)
+    with pytest.warns(RuntimeWarning, match=r"file system of x\.npy has no locks"), exclusive_lock(f"{tmp_path}/x", "x.npy"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_failures_are_write_errors(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(module, "_take", refuse)
+    found = "x cannot be written: Input/output error"
+    with pytest.raises(WriteError, match=found), exclusive_lock(f"{tmp_path}/x.lock", "x"):
+        pass

@@ -1,0 +1,56 @@
+"""`mmapstore info`: the lines to copy from it can be run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmapstore.cli import main
+from mmapstore.operations.describe import describe
+from mmapstore.operations.ingest import ingest
+
+
+def advice(path: object, layout: str | None = None) -> list[str]:
+    """The `mmapstore ingest` line among the notes, split as a shell would."""
+    (line,) = [note for array in describe(str(path), layout).arrays for note in array.notes if "mmapstore ingest" in note]
+    return shlex.split(line.partition("mmapstore ")[2])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    np.save("run 1.npy", np.zeros((5, 6, 8, 9), np.uint8))
+    np.save("run 2.npy", np.zeros((5, 6, 8, 9), np.uint8))
+    np.save("f.npy", np.asfortranarray(np.arange(6 * 8 * 9.0).reshape(6, 8, 9)))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "layout", "shape"), [("run 1.npy", "TNHW", (30, 8, 9)), ("run*.npy", "TNHW", (60, 8, 9)), ("f.npy", None, (6, 8, 9))]
+)
+def test_the_line_that_mends_a_slow_order_can_be_run(
+    folder: Path, path: str, layout: str | None, shape: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = advice(path, layout)
+    assert main(arguments) == 0, capsys.readouterr().err
+    assert np.load(folder / arguments[2]).shape == shape
+    assert not any("mmapstore ingest" in note for array in describe(arguments[2]).arrays for note in array.notes)
+
+
+def test_one_field_of_a_directory(folder: Path) -> None:
+    ingest({"image": np.zeros((30, 4, 5, 3)), "label": np.arange(30)}, "store", source_layout={"image": "NHWC"})
+    assert [array.name for array in describe("store").arrays] == ["field 'image'", "field 'label'"]
+    found = describe("store::/label")
+    assert (found.kind, [array.name for array in found.arrays]) == ("in a directory that mmapstore wrote", ["store::/label"])
+    assert found.open_with == "mmapstore.open('store::/label')"
+
+
+def test_the_glob_that_is_proposed_is_of_what_is_there(folder: Path) -> None:
+    assert describe(".").notes == ("open one of them, or join those of one kind with a glob such as '*.npy'",)
+    ingest(np.zeros((4, 3)), "stores.zarr")
+    (folder / "stores").mkdir()
+    (folder / "stores.zarr").rename(folder / "stores" / "only.zarr")
+    assert describe("stores").notes == ("open one of them",)
