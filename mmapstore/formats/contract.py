@@ -108,6 +108,11 @@ class EncodedChunks(Protocol):
     """Chunks that whoever knows their codecs can read without the format's library. Pickles, and any thread may call it."""
 
     @property
+    def root(self) -> str:
+        """The file that all chunks lie in, or the directory that their files lie in: without it, a missing chunk is damage."""
+        ...
+
+    @property
     def grid(self) -> ChunkGrid:
         """In stored axis order. Chunks at the upper edges are stored full-size."""
         ...

@@ -1,7 +1,8 @@
 """HDF5 files: a dataset opened where it lies; listing, live h5py objects, and writing.
 
-Contiguous uncompressed datasets, and uncompressed chunks of whole rows, are given as extents; the rest is read through h5py. An
-h5py.File is open in each process while an array of it lives (of many arrays, the 64 used last), and closed with it.
+Contiguous uncompressed datasets, and uncompressed chunks of whole rows, are given as extents; other chunks with the places and
+codecs of their bytes, where these can be told without HDF5; the rest is read through h5py. An h5py.File is open in each process
+while an array of it lives (of many arrays, the 64 used last), and closed with it.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
-from .contract import Array, Listing, Selection
+from .contract import Array, EncodedChunks, Listing, Selection
+from .hdf5_chunks import encoded_chunks
 from .hdf5_layout import extents_of, fill_of, is_allocated, leaves_gaps, storage_words
 from .hdf5_library import explaining_read_errors, open_to_read
 from .hdf5_opening import (
@@ -36,6 +39,7 @@ __all__ = ["SUFFIXES", "Hdf5Array", "create", "from_live", "is_live", "list_arra
 SUFFIXES = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".mat")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CAST_NBYTES = 4 << 20
+_Found = TypeVar("_Found")
 
 
 def matches(path: str | os.PathLike[str]) -> bool:
@@ -117,11 +121,14 @@ def _ordinary_path(dataset: Any) -> str | None:
         return None
     path = os.path.abspath(os.fsdecode(file.filename))
     try:
-        # The directory may have changed, or the file may have been replaced, since it was opened.
-        same = os.path.samestat(os.stat(path), os.fstat(file.id.get_vfd_handle()))
+        return path if _lies_at(path, file) else None
     except (OSError, NotImplementedError):
         return None
-    return path if same else None
+
+
+def _lies_at(path: str, file: Any) -> bool:
+    """False if the directory was changed, or the file replaced, since it was opened."""
+    return os.path.samestat(os.stat(path), os.fstat(file.id.get_vfd_handle()))
 
 
 class Hdf5Array:
@@ -131,8 +138,6 @@ class Hdf5Array:
     ----------
     cache_nbytes : bytes of decoded chunks that HDF5 may keep for this array, private memory, once it is read through h5py
     """
-
-    _written_elsewhere = "the file is being written, so what lies on disk may be behind"
 
     def __init__(self, path: str, key: str, shown_path: str) -> None:
         self._path = path
@@ -153,6 +158,7 @@ class Hdf5Array:
         )
         self.cache_nbytes = dataset.id.get_access_plist().get_chunk_cache()[1] if self._chunks else 0
         self._extents: tuple[Extents | None, str] | None = None
+        self._encoded: tuple[EncodedChunks | None, str] | None = None
 
     @property
     def name(self) -> str:
@@ -182,15 +188,35 @@ class Hdf5Array:
     def why_not_raw(self) -> str:
         return self._where()[1]
 
+    @property
+    def encoded(self) -> EncodedChunks | None:
+        return self._where_encoded()[0]
+
+    @property
+    def why_not_encoded(self) -> str:
+        return self._where_encoded()[1]
+
     def _where(self) -> tuple[Extents | None, str]:
         if self._extents is None:
-            opened = self._open()
-            with explaining_read_errors(self._name):
-                if being_written(opened.file):
-                    self._extents = None, self._written_elsewhere
-                else:
-                    self._extents = extents_of(opened.dataset, self._path, self._name, self._dtype)
+            self._extents = self._located(extents_of)
         return self._extents
+
+    def _where_encoded(self) -> tuple[EncodedChunks | None, str]:
+        if self._encoded is None:
+            self._encoded = self._located(encoded_chunks)
+        return self._encoded
+
+    def _located(self, find: Callable[[Any, str, str, np.dtype[Any]], tuple[_Found | None, str]]) -> tuple[_Found | None, str]:
+        """What `find` says about places in the file, where they can be relied upon; else None and the reason."""
+        opened = self._open()
+        with explaining_read_errors(self._name):
+            if being_written(opened.file):
+                return None, "the file is being written, so what lies on disk may be behind"
+            if opened.file.driver != "sec2":  # as the environment variable HDF5_DRIVER may have it
+                return None, f"HDF5 is told to read its file through the driver {opened.file.driver}"
+            if not _lies_at(self._path, opened.file):
+                raise DamagedFileError(f"{self._path} was replaced by another file since it was opened. Open it again.")
+            return find(opened.dataset, self._path, self._name, self._dtype)
 
     def _open(self) -> Opened:
         opened = self._opened
@@ -255,12 +281,10 @@ class _LiveHdf5Array(Hdf5Array):
         refuse_null(dataset, name)
         self._describe(dataset, name)
 
-    def _where(self) -> tuple[Extents | None, str]:
-        if self._extents is None:
-            ordinary = self._live.dataset and self._live.file.driver == "sec2"
-            reason = "its file is open for writing in this process, so what lies on disk may be behind"
-            self._extents = None, reason if ordinary else "its file is not an ordinary one on disk"
-        return self._extents
+    def _located(self, find: Callable[[Any, str, str, np.dtype[Any]], tuple[_Found | None, str]]) -> tuple[_Found | None, str]:
+        ordinary = self._live.dataset and self._live.file.driver == "sec2"
+        reason = "its file is open for writing in this process, so what lies on disk may be behind"
+        return None, reason if ordinary else "its file is not an ordinary one on disk"
 
     def _open(self) -> Opened:
         if not self._live.dataset:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..plain.errors import DamagedFileError
 from ..plain.extents import Extents
+from .hdf5_chunk_index import chunk_index
 from .hdf5_library import library
 
 FLETCHER32, SHUFFLE = 3, 2
@@ -29,7 +30,6 @@ FILTER_NAMES = {
     32015: "zstd",
     32026: "blosc2",
 }
-_MOST_EXTENTS = 1 << 26  # 512 MiB of offsets; a few bytes of header can declare any number of chunks
 
 
 def filters_of(dataset: Any) -> list[tuple[int, str]]:
@@ -92,22 +92,32 @@ def _unequal_type(dataset: Any, dtype: np.dtype[Any]) -> bool:
         return True
     if isinstance(kind, h5t.TypeEnumID):
         kind = kind.get_super()
-    if isinstance(kind, (h5t.TypeIntegerID, h5t.TypeBitfieldID)):
+    if isinstance(kind, h5t.TypeBitfieldID):  # h5py does not tell its precision
+        return all(kind != getattr(h5t, f"STD_B{8 * dtype.itemsize}{order}") for order in ("LE", "BE"))
+    if isinstance(kind, h5t.TypeIntegerID):
         return bool(kind.get_precision() != 8 * dtype.itemsize or kind.get_offset() != 0)
     return bool(h5t.py_create(dtype, logical=True) != kind)
+
+
+def why_hdf5_alone(dataset: Any, dtype: np.dtype[Any]) -> str:
+    """Why only HDF5 can make values out of the stored elements, wherever they lie; empty where anyone can."""
+    if dataset.ndim == 0:
+        return "it is a scalar"
+    if dataset.size == 0:
+        return "it holds no values"
+    if dataset.external is not None or dataset.is_virtual:
+        return "its bytes lie elsewhere"
+    if _unequal_type(dataset, dtype):
+        return f"its elements are not stored as plain {dtype}, so HDF5 converts them"
+    return ""
 
 
 def extents_of(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tuple[Extents | None, str]:
     """Where rows along the first axis lie as plain bytes; or None and the reason, for `info`."""
     h5d = library().h5d
-    if dataset.ndim == 0:
-        return None, "it is a scalar"
-    if dataset.size == 0:
-        return None, "it holds no values"
-    if dataset.external is not None or dataset.is_virtual:
-        return None, "its bytes lie elsewhere"
-    if _unequal_type(dataset, dtype):
-        return None, f"its elements are not stored as plain {dtype}, so HDF5 converts them"
+    why = why_hdf5_alone(dataset, dtype)
+    if why:
+        return None, why
     layout = dataset.id.get_create_plist().get_layout()
     if layout == h5d.COMPACT:
         return None, "it is compact: a few bytes inside the header"
@@ -124,32 +134,11 @@ def extents_of(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tupl
         return None, f"the chunks are encoded ({_filter_words(dataset)})"
     if tuple(dataset.chunks[1:]) != tuple(dataset.shape[1:]):
         return None, f"chunks of {tuple(dataset.chunks)} split the rows of {tuple(dataset.shape)}"
-    return _chunk_extents(dataset, path, name, row_nbytes, dtype)
-
-
-def _chunk_extents(dataset: Any, path: str, name: str, row_nbytes: int, dtype: np.dtype[Any]) -> tuple[Extents | None, str]:
+    index, why = chunk_index(dataset, path, name)
+    if index is None:
+        return None, why
     rows, each = dataset.shape[0], dataset.chunks[0]
-    count = -(-rows // each)
-    if count > _MOST_EXTENTS:
-        return None, f"it has {count} chunks, more than an index of offsets is built for"
-    offsets = np.full(count, -1, np.int64)
-    size, nbytes = os.path.getsize(path), each * row_nbytes
-
-    def note(chunk: Any) -> None:
-        if chunk.byte_offset is None or chunk.size != nbytes or chunk.byte_offset + nbytes > size:
-            raise DamagedFileError(
-                f"{name}: the chunk at {tuple(chunk.chunk_offset)} is said to be {chunk.size} bytes at offset {chunk.byte_offset}; "
-                f"expected {nbytes} bytes, the last chunk included, within a file of {size} bytes. The file is truncated or "
-                "damaged; copy or write it again."
-            )
-        offsets[chunk.chunk_offset[0] // each] = chunk.byte_offset
-
-    if hasattr(dataset.id, "chunk_iter"):
-        dataset.id.chunk_iter(note)
-    else:  # HDF5 before 1.12.3: quadratic, but right
-        for index in range(dataset.id.get_num_chunks()):
-            note(dataset.id.get_chunk_info(index))
-    return Extents(path, rows, row_nbytes, each, offsets, dtype, fill=fill_of(dataset, dtype)), ""
+    return Extents(path, rows, row_nbytes, each, index.offsets, dtype, fill=fill_of(dataset, dtype)), ""
 
 
 def fill_of(dataset: Any, dtype: np.dtype[Any]) -> Any:

@@ -380,13 +380,17 @@ def _steps(samples: int, dataset: Any) -> Iterator[tuple[int, int]]:
 
 
 def _copy_all_but(source: Any, target: Any, key: str) -> None:
+    """Copy a group, its links as links, without the dataset `key`."""
     h5py = library()
     target.attrs.update(source.attrs)
-
-    def copy(name: str, member: Any) -> None:
-        if isinstance(member, h5py.Group):
-            target.require_group(name).attrs.update(member.attrs)
-        elif name != key:
-            source.copy(member, target.require_group(member.parent.name), name.rsplit("/", 1)[-1])
-
-    source.visititems(copy)
+    first, _, rest = key.partition("/")
+    for name in source:
+        if name == first:
+            if rest:
+                _copy_all_but(source[name], target.create_group(name), rest)
+            continue
+        link = source.get(name, getlink=True)
+        if isinstance(link, h5py.HardLink):
+            source.copy(name, target, name)
+        else:
+            target[name] = link

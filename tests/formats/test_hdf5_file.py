@@ -720,6 +720,30 @@ def test_truncate_keeps_the_first_samples_and_all_else(tmp_path, compression, re
     assert os.listdir(tmp_path) == ["a.h5"]
 
 
+def test_truncate_keeps_links_as_links(tmp_path):
+    path = str(tmp_path / "a.h5")
+    with h5py.File(path, "w") as file:
+        file["group/labels"] = np.arange(5)
+        file["group/again"] = file["group/labels"]
+        file["group/soft"] = h5py.SoftLink("/group/labels")
+        file["dangling"] = h5py.SoftLink("/nowhere")
+        file["elsewhere"] = h5py.ExternalLink("other.h5", "/x")
+        file["other/deep/values"] = np.arange(3)
+    writer = hdf5_file.create(path, "group/frames", NewArray(FRAMES.shape, FRAMES.dtype))
+    writer.write(0, FRAMES)
+    writer.truncate(4)
+    writer.close()
+    with h5py.File(path) as file:
+        assert set(file) == {"group", "dangling", "elsewhere", "other"}
+        assert set(file["group"]) == {"labels", "again", "soft", "frames"}
+        assert file["group/again"][:].tolist() == file["group/soft"][:].tolist() == [0, 1, 2, 3, 4]
+        assert file.get("group/soft", getlink=True).path == "/group/labels"
+        assert file.get("dangling", getlink=True).path == "/nowhere"
+        assert file.get("elsewhere", getlink=True).filename == "other.h5"
+        assert file["other/deep/values"][:].tolist() == [0, 1, 2]
+        np.testing.assert_array_equal(file["group/frames"][:], FRAMES[:4])
+
+
 def test_contiguous_array_is_not_truncated_under_another_writer(tmp_path):
     path = str(tmp_path / "a.h5")
     first = hdf5_file.create(path, "a", NewArray((4,), np.dtype("f4")))
