@@ -146,7 +146,10 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         is_queued = asker is not None and not mine and keras.backend.backend() == "tensorflow"
         if is_queued:
             walk.wait_for_room()
-        x, *y = self._read(*divmod(place, len(self.batches)))
+        if asker is None or is_queued or not self.batches.takes_time:
+            x, *y = self._read(place)  # TensorFlow asks ahead by itself
+        else:
+            x, *y = walk.ahead(self._read).get(place, place + 1 if walk.in_order == at and at + 1 < self._steps else None)
         if is_queued:
             x = (walk.lend(x[0]), *x[1:]) if isinstance(x, tuple) else walk.lend(x)
         # Marked after the read: a batch that could not be read was not served.
@@ -177,7 +180,8 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
     def _finish(self, walk: Pass) -> None:
         self._next_pass = max(self._next_pass, walk.number + 1)
 
-    def _read(self, epoch: int, batch: int) -> tuple[Any, ...]:
+    def _read(self, place: int) -> tuple[Any, ...]:
+        epoch, batch = divmod(place, len(self.batches))
         backend = keras.backend.backend()
         found = read_batch(self.batches, epoch, batch, aligned=backend in ("tensorflow", "jax"))
         pair = found if self.batches.has_target else (found,)

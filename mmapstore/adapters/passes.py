@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..batches.assembly import ALIVE
+from ..batches.look_ahead import LookAhead
 from ..plain.errors import MmapstoreError
 
 if TYPE_CHECKING:
@@ -49,8 +51,15 @@ class Pass:
         self._served = bytearray(batches // 8 + 1)
         self._alive = 0
         self._in_vain = 0
+        self._ahead: LookAhead[int, Any] | None = None
         # SimpleQueue, for its `put` may be called by a finalizer in the middle of anything, itself included.
         self._returned: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ahead(self, read: Callable[[int], Any]) -> LookAhead[int, Any]:
+        """Reading for this pass, by place. An iterator that is dropped drops it too; at most one batch is then made in vain."""
+        if self._ahead is None:
+            self._ahead = LookAhead(read)
+        return self._ahead
 
     def served(self, batch: int) -> bool:
         return bool(self._served[batch >> 3] >> (batch & 7) & 1)

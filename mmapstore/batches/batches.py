@@ -14,6 +14,7 @@ from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader
 from .assembly import Assembly
+from .look_ahead import LookAhead
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -126,6 +127,11 @@ class Batches:
         """Predicted peak of private memory of an epoch, in named parts, in bytes; the framework's own is not in it."""
         return self._assembly.memory()
 
+    @property
+    def takes_time(self) -> bool:
+        """False where a batch is nothing but a view of the mapped file: then there is nothing to do ahead."""
+        return self._transform is not None or self._assembly.takes_time
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, epoch: int, batch: int, *, aligned: bool = False) -> Any:
@@ -189,11 +195,15 @@ class Batches:
         if first and not self._resumed:
             epoch, first = epoch + 1, 0
         self._resumed = False
-        for batch in range(first, len(self)):
-            made = self.read(epoch, batch)
-            self._position = (epoch, batch + 1)
-            yield made
-            del made  # the buffer is lent: holding it here while the next is read would keep one batch more alive
+        ahead: LookAhead[int, Any] = LookAhead(lambda batch: self.read(epoch, batch))
+        try:
+            for batch in range(first, len(self)):
+                made = ahead.get(batch, batch + 1 if self.takes_time and batch + 1 < len(self) else None)
+                self._position = (epoch, batch + 1)
+                yield made
+                del made  # the buffer is lent: holding it here while the next is read would keep one batch more alive
+        finally:
+            ahead.close()
         self._position = (epoch + 1, 0)
 
     # --- position ----------------------------------------------------------------------------------------------------
@@ -313,7 +323,7 @@ class Batches:
     def _require(self, limit: int) -> None:
         remedy = f"Make batch_size={self.batch_size} smaller."
         needed = self.memory
-        held = needed.parts["decoded shuffling window"]
+        held = needed.parts["windows of frames"]
         fits = self._shuffle_that_fits(limit) if held else 0
         if fits:
             remedy = f"shuffle={fits} fits (a smaller shuffling window: less memory, less mixing)."

@@ -49,6 +49,11 @@ class Dataset:
         return self._stop - self._start
 
     @property
+    def name(self) -> str:
+        """What it was opened from, as messages call it: "a.h5::/frames", "frames.npy[0:600]" for a part."""
+        return self._name
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(samples, *sample shape) of the first field."""
         return (len(self), *self._first.spec.sample_shape)

@@ -1,4 +1,4 @@
-"""Runs of samples read once and held in memory, and windows cut from them."""
+"""Samples held in memory because reading them again would cost more: of a window of blocks, or a stretch in stored order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..files.lent_buffers import LentBuffers
-from ..readers.contract import Part, Reader
+from ..readers.contract import Array, Part, Reader, ReadsRuns
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -31,24 +31,55 @@ def merged(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 class Resident:
     """The samples of some runs, in one buffer. Each is read, and so decoded, once, however many windows look at it.
 
-    `capacity` is the number of samples the buffer is made for: buffers of one size can be lent again.
+    Parameters
+    ----------
+    capacity : samples the buffer is made for: buffers of one size can be lent again
+    before : what was held last; samples at the beginning that it has too are copied from it, not read again
     """
 
-    def __init__(self, reader: Reader, runs: Sequence[tuple[int, int]], buffers: LentBuffers, capacity: int = 0) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        runs: Sequence[tuple[int, int]],
+        buffers: LentBuffers,
+        capacity: int = 0,
+        before: Resident | None = None,
+    ) -> None:
         kept = merged(runs)
         self._starts = np.array([start for start, _ in kept], np.int64)
         self._rows = np.concatenate([[0], np.cumsum([stop - start for start, stop in kept])]).astype(np.int64)
         samples = int(self._rows[-1])
         self.samples = buffers.lend((max(samples, capacity), *reader.spec.sample_shape), reader.spec.dtype)[:samples]
-        for (start, stop), row in zip(kept, self._rows.tolist(), strict=False):
-            reader.read(start, stop, self.samples[row : row + stop - start])
+        had = before.run(kept[0][0], kept[0][1], at_most=True) if before is not None and kept else None
+        begin = 0
+        if had is not None and len(had):
+            begin = len(had)
+            np.copyto(self.samples[:begin], had)
+            kept = [run for run in [(kept[0][0] + begin, kept[0][1]), *kept[1:]] if run[0] < run[1]]
+        if isinstance(reader, ReadsRuns):
+            reader.read_runs(kept, self.samples[begin:])
+        else:
+            for start, stop in kept:
+                reader.read(start, stop, self.samples[begin : begin + stop - start])
+                begin += stop - start
+
+    def run(self, start: int, stop: int, at_most: bool = False) -> Array | None:
+        """A view of samples [start, stop); None if they are not all here. With `at_most`, of as many from `start` on as are."""
+        number = int(np.searchsorted(self._starts, start, side="right")) - 1
+        if number < 0:
+            return None
+        first = int(self._rows[number]) + start - int(self._starts[number])
+        end = int(self._rows[number + 1])
+        if first >= end or (first + stop - start > end and not at_most):
+            return None
+        return self.samples[first : min(end, first + stop - start)]
 
     def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
         """As `GathersWindows.gather`, for windows inside the runs."""
         for part in parts:
-            for k in range(part.count):
-                wanted = starts + (part.first + k * part.step)
-                run = np.searchsorted(self._starts, wanted, side="right") - 1
-                rows = self._rows[run] + wanted - self._starts[run]
-                for out, row in zip(part.out[:, k : k + 1], rows.tolist(), strict=True):
-                    out[0] = self.samples[row]
+            wanted = starts[:, None] + np.arange(part.first, part.first + part.count * part.step, part.step)
+            run = np.searchsorted(self._starts, wanted, side="right") - 1
+            rows = self._rows[run] + wanted - self._starts[run]
+            out = part.out.reshape(-1, *part.out.shape[2:])
+            # Without mode= NumPy checks first, and copies through a buffer; with it rows go straight to `out`, the lock let go of.
+            np.take(self.samples, rows.reshape(-1), axis=0, out=out, mode="clip")

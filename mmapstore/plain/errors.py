@@ -87,3 +87,7 @@ class MissingPackageError(MmapstoreError, ImportError):
 
 class StateMismatchError(MmapstoreError, ValueError):
     """A saved position belongs to other data or to another order."""
+
+
+class SlowAccessWarning(UserWarning):
+    """Data is read in a way that costs many times what it needs to; the text says how many, and what to change."""

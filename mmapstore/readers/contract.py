@@ -85,6 +85,20 @@ class ReadsRuns(Protocol):
 
 
 @runtime_checkable
+class Decodes(Protocol):
+    """Offered by readers for which a part of a chunk costs as much as all of it."""
+
+    @property
+    def decoded_together(self) -> int:
+        """Consecutive samples that are decoded as one: the length of a chunk."""
+        ...
+
+    def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
+        """The run [start, stop), longer at both ends by the samples that are decoded along with it anyway."""
+        ...
+
+
+@runtime_checkable
 class NeedsScratch(Protocol):
     @property
     def scratch_nbytes(self) -> int:
@@ -96,4 +110,24 @@ class NeedsScratch(Protocol):
 class TakesAdvice(Protocol):
     def will_need(self, start: int, stop: int) -> None:
         """Ask the kernel to have samples [start, stop) in the page cache soon. Never blocks, never fails."""
+        ...
+
+    def let_go(self, start: int, stop: int) -> None:
+        """Tell the kernel that samples [start, stop) are done with: their pages may go. Never blocks, never fails."""
+        ...
+
+
+@runtime_checkable
+class Checks(Protocol):
+    def check(self) -> None:
+        """Raise DamagedFileError if a file is not the one that was opened: another size, time of change, or inode."""
+        ...
+
+
+@runtime_checkable
+class KeepsMemory(Protocol):
+    @property
+    def kept_nbytes(self) -> int:
+        """The part of `scratch_nbytes` that is this reader's own, such as an index. Readers that are used one after the other
+        take the rest once for all of them."""
         ...

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -17,8 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmapstore as mm
+from mmapstore.batches import window_frames
 from mmapstore.files.lent_buffers import is_aligned
-from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, OutOfRangeError, StateMismatchError
+from mmapstore.plain.errors import (
+    InvalidTypeError,
+    InvalidValueError,
+    KeyNotFoundError,
+    OutOfRangeError,
+    SlowAccessWarning,
+    StateMismatchError,
+)
+from mmapstore.plain.windows import Episodes
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (97, 2, 3, 4)).astype("f4")
 LABELS = np.arange(97, dtype="i8") * 10
@@ -202,21 +212,41 @@ def test_transform(store):
 
 
 class Counting:
-    """A reader that counts the samples it is asked for, and offers runs alone."""
+    """A reader that notes what it is asked for, and by which thread, and offers runs alone."""
 
     def __init__(self, reader):
         self._reader = reader
-        self.spec, self.why, self.place, self.runs = reader.spec, reader.why, reader.place, []
+        self.spec, self.why, self.place = reader.spec, reader.why, reader.place
+        self.runs, self.threads, self.fail = [], [], False
 
     def read(self, start, stop, out):
+        if self.fail:
+            raise OSError("the disk is gone")
+        name = threading.current_thread().name
+        if not self.threads or self.threads[-1] != name:
+            self.threads.append(name)
         self.runs.append((start, stop))
         self._reader.read(start, stop, out)
 
 
-def counted(path, **options):
+class CountingChunks(Counting):
+    decoded_together = 1
+
+    def whole_chunks(self, start, stop):
+        return start, stop
+
+
+def counted(path, decodes=False, **options):
     ds = mm.open(path, **options)
-    reader = Counting(ds.readers["data"])
-    return mm.Dataset({"data": reader}, mm.plain.windows.Episodes(ds.episodes), "counted"), reader
+    reader = (CountingChunks if decodes else Counting)(ds.readers["data"])
+    return mm.Dataset({"data": reader}, Episodes(ds.episodes), "counted"), reader
+
+
+def _settles(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
 
 
 def test_sequential_next_frames_are_views_of_one_map(store):
@@ -229,16 +259,59 @@ def test_sequential_next_frames_are_views_of_one_map(store):
     assert np.shares_memory(windows, x) and windows.shape == (8, 4, 2, 3, 4)
 
 
+@pytest.mark.parametrize("stretch", [1, 24, 1000])  # samples read at a time
 @pytest.mark.parametrize("target", [mm.NextFrame(), mm.Window(4, 2, lead=1), mm.Window(2, None, lead=-3)])
-def test_sequential_batches_read_each_frame_once(store, target):
+def test_sequential_batches_read_each_frame_once(store, monkeypatch, target, stretch):
     ds, reader = counted(store / "frames.npy")
-    x, y = ds.batches(8, target=target)[2]
-    (low, high) = (min(o) for o in zip(*[(r[0], -r[-1]) for r in target.offsets()], strict=True))
-    assert len(reader.runs) == 1
-    (run,) = reader.runs
-    assert run[1] - run[0] == 8 - high - low
-    assert np.shares_memory(x, y) or target.history == 2
-    assert not x.flags.writeable and not y.flags.writeable  # one buffer, seen twice
+    monkeypatch.setattr(window_frames, "STRETCH_BYTES", stretch * ds.nbytes // len(ds))
+    made = list(ds.batches(8, target=target))
+    read = [sample for start, stop in sorted(reader.runs) for sample in range(start, stop)]
+    assert read == list(range(97))
+    assert len(reader.runs) == max(1, 97 // stretch) or stretch == 1
+    for x, y in made:
+        assert np.shares_memory(x, y) or target.history == 2
+        assert not x.flags.writeable and not y.flags.writeable  # one buffer, seen twice
+
+
+def test_the_next_window_is_read_while_this_one_is_in_use(store):
+    ds, reader = counted(store / "frames.npy")
+    b = ds.batches(4, target=mm.NextFrame(), shuffle=24, seed=3)
+    b[0]
+    assert _settles(lambda: len(reader.threads) == 2), "the second window was not read ahead"
+    assert reader.threads[0] == threading.current_thread().name != reader.threads[1]
+
+
+def test_an_error_while_looking_ahead_is_raised_where_its_batch_is_asked_for_and_not_kept(store):
+    ds, reader = counted(store / "frames.npy")
+    b = ds.batches(4, target=mm.NextFrame(), shuffle=24, seed=3)
+    expected = b[6]
+    b = ds.batches(4, target=mm.NextFrame(), shuffle=24, seed=3)
+    b[0]
+    reader.fail = True
+    b = ds.batches(4, target=mm.NextFrame(), shuffle=24, seed=3)
+    with pytest.raises(OSError, match="the disk is gone"):
+        b[0]
+    reader.fail = False
+    assert np.array_equal(b[6][0], expected[0])
+
+
+def test_batches_asked_for_out_of_order_again_and_again_warn_once_on_decoded_data(store):
+    ds, _ = counted(store / "frames.npy", decodes=True)
+    b = ds.batches(4, target=mm.NextFrame(), shuffle=24)
+    list(b)  # in order: no word
+    with pytest.warns(SlowAccessWarning, match=r"24 samples are decoded at a time.*up to 6 times.*shuffle=False.*cache") as caught:
+        for number in (20, 3, 11, 0, 17, 7, 13, 1):
+            b[number]
+    assert len(caught) == 1
+
+
+def test_short_samples_are_gathered_directly_where_order_fails(store):
+    """Raw samples of a few bytes are held by windows too; asked for at random, a window each time would be a waste."""
+    ds = mm.open(store / "frames.npy")
+    b = ds.batches(4, target=mm.NextFrame(), shuffle=24)
+    ordered = [b[number] for number in range(len(b))]
+    for number in (20, 3, 11, 0, 17, 7, 13, 1, 22):
+        assert all(np.array_equal(*pair) for pair in zip(b[number], ordered[number], strict=True))
 
 
 def test_decoded_windows_are_read_once_for_many_batches(store):

@@ -118,16 +118,16 @@ def test_ten_times_the_data_takes_no_more(tmp_path, name):
     assert large["measured"] <= small["measured"] + 4 * MIB
 
 
-def test_one_shuffling_window_is_held_at_a_time(tmp_path, monkeypatch):
+def test_two_shuffling_windows_are_held_at_a_time(tmp_path, monkeypatch):
     """Also by batches that straddle two, and by batches read in any order."""
     made = []
     new_memory = lent_buffers._new_memory
     monkeypatch.setattr(lent_buffers, "_new_memory", lambda size: made.append(size) or new_memory(size))
     b = mm.open(hdf5(tmp_path, 2000)).batches(230, target=mm.NextFrame(), shuffle=500)
-    window = b.memory.parts["decoded shuffling window"]
+    window = b.memory.parts["windows of frames"] // 2
     for number in (0, 1, 2, 7, 3, 0):
         b[number]
-    assert sum(size >= window for size in made) == 1
+    assert sum(size >= window for size in made) == 2
 
 
 # --- the prediction -------------------------------------------------------------------------------------------------------
@@ -145,11 +145,11 @@ def test_parts_are_what_they_are_called(tmp_path):
     b = mm.open(npy(tmp_path, 5000)).batches(32, target=mm.NextFrame(), shuffle=True, dtype="f8")
     assert b.memory.parts["4 batches alive"] == 4 * 32 * 2 * 60_000
     assert b.memory.parts["frames before conversion"] == 32 * 2 * 30_000
-    assert b.memory.parts["decoded shuffling window"] == 0
+    assert b.memory.parts["windows of frames"] == 0
     rows = (37 * 69 + 37) * 30_000  # 73 blocks are cut into windows of 36 and 37; each block reaches one frame past it
     assert b.memory.page_cache == 2 * rows
     b = mm.open(hdf5(tmp_path, 5000)).batches(32, target=mm.NextFrame(), shuffle=True)
-    assert (b.memory.page_cache, b.memory.parts["decoded shuffling window"]) == (0, rows)
+    assert (b.memory.page_cache, b.memory.parts["windows of frames"]) == (0, 2 * rows)
     assert b.memory.parts["decoder"] >= 2 * 64 * 30_000
 
 
@@ -158,12 +158,12 @@ def test_parts_are_what_they_are_called(tmp_path):
 def test_what_is_refused_names_a_shuffle_that_fits(tmp_path, monkeypatch, shuffle, target):
     ds = mm.open(hdf5(tmp_path, 3000))
     needed = ds.batches(8, target=target, shuffle=shuffle).memory
-    limit = needed.total - needed.parts["decoded shuffling window"] * 2 // 3
+    limit = needed.total - needed.parts["windows of frames"] // 2
     # Nothing is read before it is refused.
     monkeypatch.setattr(type(ds.readers["data"]), "read", lambda *_: pytest.fail("was read"))
     with pytest.raises(MemoryBudgetError, match=r"over max_memory=.*shuffle=\d+ fits \(a smaller shuffling window") as caught:
         ds.batches(8, target=target, shuffle=shuffle, max_memory=limit)
-    assert isinstance(caught.value, MemoryError) and "decoded shuffling window" in str(caught.value)
+    assert isinstance(caught.value, MemoryError) and "windows of frames" in str(caught.value)
     named = int(re.search(r"shuffle=(\d+) fits", str(caught.value))[1])
     found = ds.batches(8, target=target, shuffle=named, max_memory=limit).memory.total
     assert limit * 0.6 <= found <= limit, "fits, and wastes little"

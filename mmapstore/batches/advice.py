@@ -1,0 +1,82 @@
+"""What the kernel is told of a pass: which bytes come next, and which are done with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..files.file_io import memory_available
+from ..plain.sample_order import Window
+from ..readers.contract import Reader, TakesAdvice
+from .plan import Plan
+from .resident import merged
+from .window_frames import Runs, WindowFrames
+
+AHEAD_BYTES = 8 * 2**20  # how far ahead of a pass in stored order the kernel is told what comes
+
+
+class Advice:
+    """Keeps the kernel one shuffling window, or some megabytes in stored order, ahead of a pass.
+
+    Where the data exceeds the memory available when an epoch begins, what is done with is let go of: the next epoch would
+    not find it in memory anyway, and the pages of others would have to make room for it.
+    """
+
+    def __init__(self, readers: Mapping[str, Reader], plan: Plan, frames: WindowFrames) -> None:
+        self._readers = {name: reader for name, reader in readers.items() if isinstance(reader, TakesAdvice)}
+        self._plan = plan
+        self._frames = frames
+        self._nbytes = sum(reader.spec.nbytes for reader in readers.values())
+        self._ahead = max(1, AHEAD_BYTES // max(1, sum(spec.sample_nbytes for spec in plan.fields.values())))
+        self._told = (-1, -1)  # (epoch, position) when shuffled, the samples told of when not
+        self._epoch = -1
+        self._exceeds = False
+        self._window: tuple[int, Window] | None = None
+
+    def on_window(self, epoch: int, position: int) -> None:
+        """A batch of a shuffled pass begins at `position`: on entering a window, ask for the next one."""
+        if self._told[0] == epoch and position < self._told[1]:
+            return
+        window = self._frames.at(epoch, position)
+        coming: list[Window | None] = [] if self._told[0] == epoch else [window]
+        self._told = (epoch, window.stop)
+        if not self._readers:
+            return
+        self._begin(epoch)
+        coming.append(self._frames.after(epoch, window))
+        for one in coming:
+            if one is not None:
+                self._tell(self._frames.runs(epoch, one), "will_need")
+        done, self._window = self._window, (epoch, window)
+        if self._exceeds and done is not None and done != self._window:
+            self._tell(self._frames.runs(*done), "let_go")
+
+    def on_sample(self, epoch: int, sample: int) -> None:
+        """A batch in stored order begins at this sample of the store."""
+        low, high = self._told
+        if low <= sample and sample + self._ahead <= high:
+            return
+        self._begin(epoch)
+        follows = low <= sample <= high
+        self._told = (sample, sample + 2 * self._ahead)
+        for reader in self._readers.values():
+            reader.will_need(high if follows else sample, sample + 2 * self._ahead)
+        if self._exceeds and follows:
+            # What views of the last batches look at stays: a batch or two behind, far less than a step of advice.
+            self._tell([(max(0, low - self._ahead), max(0, sample - self._ahead))], "let_go")
+
+    def on_run(self, first: int, last: int) -> None:
+        """Samples [first, last) of the store are read next, by somebody else."""
+        self._tell([(first, last)], "will_need")
+
+    def _begin(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._exceeds = self._nbytes > memory_available()
+
+    def _tell(self, runs: Runs, what: str) -> None:
+        for name, reader in self._readers.items():
+            low, high = self._plan.reach(name)
+            tell: Any = getattr(reader, what)
+            for start, stop in merged(runs):
+                tell(max(0, start + low), stop + high)

@@ -1,0 +1,156 @@
+"""Work done ahead of the training step, in threads of our own, as promises of what comes next.
+
+A promise is one finite piece of work, a window to read or a batch to make, never a loop: when training stops in
+mid-epoch, an exception is raised or everything is dropped, there is nothing to stop. How much is under way is bounded by
+who makes promises, each of whom holds one at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+K = TypeVar("K")
+T = TypeVar("T")
+THREADS = 2  # a window and a batch at a time; decoding has threads of its own
+LINGER = 0.2  # seconds that a thread waits for more to do before it ends
+
+
+class Promise(Generic[T]):
+    """The result of `work`, which a thread begins as soon as one is free, or else whoever asks for it.
+
+    >>> promise = Promise(lambda: 6 * 7)
+    >>> promise.result()
+    42
+    """
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work: Callable[[], T] | None = work
+        self._process = os.getpid()
+        self._begun = threading.Lock()  # taken by whoever does the work
+        self._ended = threading.Event()
+        self._made: T | None = None
+        self._error: BaseException | None = None
+        _threads.submit(self._run)
+
+    def _run(self) -> None:
+        work = self._work
+        if work is None or not self._begun.acquire(blocking=False):
+            return
+        try:
+            self._made = work()
+        except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
+            self._error = error
+        finally:
+            self._work = None
+            self._ended.set()
+
+    def result(self) -> T:
+        """What `work` returned or raised. To be asked for once."""
+        self._wait()
+        made, error = self._made, self._error
+        self._made = self._error = None
+        if error is not None:
+            raise error
+        return made  # type: ignore[return-value]
+
+    def drop(self) -> None:
+        """Nobody will ask. Returns when nothing of it is under way, so that its buffers are free again."""
+        if self._begun.acquire(blocking=False):
+            self._work = None
+        elif self._process == os.getpid():
+            self._ended.wait()
+        self._made = self._error = None
+
+    def _wait(self) -> None:
+        if self._process != os.getpid():
+            # A forked child has the promises of its parent, but not the threads that would keep them.
+            self._begun, self._process = threading.Lock(), os.getpid()
+        self._run()
+        self._ended.wait()
+
+
+class LookAhead(Generic[K, T]):
+    """Reads what is asked for, and begins with what comes next while that is in use. One for each pass; for one thread.
+
+    >>> ahead = LookAhead(lambda number: number * number)
+    >>> [ahead.get(number, number + 1) for number in range(4)]
+    [0, 1, 4, 9]
+    """
+
+    def __init__(self, read: Callable[[K], T]) -> None:
+        self._read = read
+        self._promised: tuple[K, Promise[T]] | None = None
+
+    def get(self, wanted: K, following: K | None) -> T:
+        """The result for `wanted`; that for `following`, unless None, is promised to the next call."""
+        promised, self._promised = self._promised, None
+        if promised is not None and promised[0] == wanted:
+            made = promised[1].result()
+        else:
+            if promised is not None:
+                promised[1].drop()
+            made = self._read(wanted)
+        if following is not None:
+            self._promised = following, Promise(partial(self._read, following))
+        return made
+
+    def close(self) -> None:
+        """Nothing more will be asked for."""
+        promised, self._promised = self._promised, None
+        if promised is not None:
+            promised[1].drop()
+
+
+class _Threads:
+    """A few threads that take work from a queue, begun when there is some and ended soon after there is none."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._count = 0
+        self._busy = 0
+
+    def submit(self, work: Callable[[], Any]) -> None:
+        with self._lock:
+            self._work.put(work)
+            if self._count - self._busy < self._work.qsize() and self._count < THREADS:
+                self._count += 1
+                thread = threading.Thread(target=self._serve, name="mmapstore-ahead", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter is ending: whoever asks does the work
+                    self._count -= 1
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                work = self._work.get(timeout=LINGER)
+            except queue.Empty:
+                with self._lock:
+                    if self._work.empty():
+                        self._count -= 1
+                        return
+                continue
+            with self._lock:
+                self._busy += 1
+            work()
+            del work  # it refers to readers and buffers, and the next may be long in coming
+            with self._lock:
+                self._busy -= 1
+
+
+_threads = _Threads()
+
+
+def _forget_threads() -> None:
+    global _threads
+    _threads = _Threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -1,0 +1,103 @@
+"""Which frames the windows of an order draw on: arithmetic, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..plain.array_spec import ArraySpec
+from ..plain.sample_order import SampleOrder, Window
+from ..plain.windows import Anchors
+from .plan import Plan
+
+STRETCH_BYTES = 8 * 2**20  # held at a time in stored order: several chunks, so that all processors decode
+Runs = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """A stored order cut into stretches of `size` positions: what its windows are to a shuffled one."""
+
+    order: SampleOrder
+    size: int
+
+    def window_at(self, epoch: int, position: int) -> Window:
+        number = position // self.size
+        return Window(number, number * self.size, min((number + 1) * self.size, len(self.order)), number, number)
+
+    def window_blocks(self, epoch: int, window: Window) -> Runs:
+        return [(self.order.first + window.start, self.order.first + window.stop)]
+
+    def largest_window(self) -> tuple[int, int]:
+        return min(self.size, len(self.order)), 1
+
+
+class WindowFrames:
+    """The windows of positions of an order, shuffled or stored, and the samples of the store that each draws on.
+
+    `specs` are of the fields that are held by windows; `first` is the sample of the store at which the dataset begins.
+    """
+
+    def __init__(
+        self, specs: Mapping[str, ArraySpec], plan: Plan, anchors: Anchors, order: SampleOrder, batch_size: int, first: int
+    ) -> None:
+        self._specs = dict(specs)
+        self._plan = plan
+        self._anchors = anchors
+        self._batch_size = batch_size
+        self._first = first
+        self.order = order
+        self._windows: Any = order
+        if order.shuffling is None:
+            low, high = plan.reach()
+            nbytes = sum(spec.sample_nbytes for spec in specs.values()) * min(anchors.stride, high - low + 1)
+            # Whole batches: none has to be put together from two stretches.
+            self._windows = Stretches(order, max(1, STRETCH_BYTES // max(1, nbytes * batch_size)) * batch_size)
+
+    def under(self, order: SampleOrder) -> WindowFrames:
+        """The same in another order."""
+        return WindowFrames(self._specs, self._plan, self._anchors, order, self._batch_size, self._first)
+
+    def at(self, epoch: int, position: int) -> Window:
+        """The window that holds a position."""
+        found: Window = self._windows.window_at(epoch, position)
+        return found
+
+    def after(self, epoch: int, window: Window) -> Window | None:
+        """The next window of the same epoch."""
+        return self.at(epoch, window.stop) if window.stop < len(self.order) else None
+
+    def runs(self, epoch: int, window: Window) -> Runs:
+        """The samples of the store at which the anchors of a window lie, [start, stop), without their reach."""
+        low, high = self._plan.reach()
+        runs: Runs = []
+        for first, last in self._windows.window_blocks(epoch, window):
+            if self._anchors.stride > high - low + 1:  # what lies between two anchors is in no window
+                runs += [(start, start + 1) for start in self._anchors.starts(np.arange(first, last)).tolist()]
+            else:
+                runs += self._anchors.runs(first, last)
+        return [(start + self._first, stop + self._first) for start, stop in runs]
+
+    @property
+    def samples(self) -> int:
+        """The most samples (anchors) in a window."""
+        return int(self._windows.largest_window()[0])
+
+    @property
+    def count(self) -> int:
+        """Windows in an epoch, at least."""
+        return -(-len(self.order) // self.samples)
+
+    def rows(self, name: str, beside: int = 0) -> int:
+        """The most samples of a field that a window can reach; runs in stored order may be longer by `beside` at both ends."""
+        anchors, blocks = self._windows.largest_window()
+        low, high = self._plan.reach(name)
+        if self.order.shuffling is None:
+            runs, reach = self._anchors.most_runs(anchors), high - low + 2 * beside
+        else:
+            runs, reach = blocks * (1 + self._anchors.most_cuts(self.order.shuffling.block)), high - low
+        at_most: int = min(anchors * self._anchors.stride + runs * reach, anchors * (1 + reach))
+        return min(len(self._specs[name]), at_most)
