@@ -27,16 +27,17 @@ def private_bytes() -> int:
 
 
 class PeakPrivate:
-    """The highest private memory while it is open, sampled every 2 ms in a thread, in bytes over `baseline`."""
+    """The highest private memory while it is open, sampled every `interval` seconds in a thread, in bytes over `baseline`."""
 
-    def __init__(self, baseline: int | None = None) -> None:
+    def __init__(self, baseline: int | None = None, interval: float = 0.002) -> None:
+        self._interval = interval
         self.baseline = private_bytes() if baseline is None else baseline
         self.peak = self.baseline
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def _sample(self) -> None:
-        while not self._stop.wait(0.002):
+        while not self._stop.wait(self._interval):
             self.peak = max(self.peak, private_bytes())
 
     def __enter__(self) -> PeakPrivate:
@@ -55,7 +56,10 @@ class PeakPrivate:
 
 def machine() -> dict[str, Any]:
     """What the figures were taken on, without names or paths."""
-    packages = ("numpy", "tensorflow", "tensorflow-cpu", "keras", "h5py", "zarr", "mmapstore")
+    packages = (
+        *("numpy", "tensorflow", "tensorflow-cpu", "keras", "h5py", "hdf5plugin", "zarr", "numcodecs", "deflate", "mmapstore"),
+        *("tensorstore", "zarrs", "grain", "mmap-ninja", "xbatcher", "insitubatch"),
+    )
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
     )
@@ -76,10 +80,14 @@ def _installed(name: str) -> bool:
     return True
 
 
-def run_arm(module: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """One arm in a process of its own; it prints its result as one line of JSON, the last."""
+def run_arm(module: str, arguments: Sequence[str], timeout: float | None = None) -> dict[str, Any]:
+    """One arm in a process of its own; it prints its result as one line of JSON, the last. `timeout` in seconds."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, "-m", module, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return {"failed": -1, "error": [f"given up after {timeout:.0f} s"]}
     if done.returncode:
         return {
             "failed": done.returncode,
