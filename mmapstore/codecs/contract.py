@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,22 @@ class ChunkDecoder(Protocol):
         codec i of the chain was not applied. Never writes past `out`, whatever the stored bytes claim.
 
         Raises CorruptChunk, in words that a message can go on with: "its checksum is 0x12, expected 0x34".
+        """
+        ...
+
+
+@runtime_checkable
+class DecodesParts(Protocol):
+    """An ability: the first bytes of a chunk cost less than the whole. `prefix_cost` tells where."""
+
+    def prefix_cost(self, stop: int, skipped: int = 0) -> float:
+        """What decoding the bytes [0, stop) costs, as a fraction of the whole chunk; 1.0 where nothing is saved."""
+        ...
+
+    def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> None:
+        """Fill `out`, of stop - start bytes, with bytes [start, stop) of the decoded chunk.
+
+        Checksums over the stored bytes are verified; one that a stream carries behind its own decoded bytes is not reached.
         """
         ...
 

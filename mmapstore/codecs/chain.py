@@ -1,0 +1,218 @@
+"""From the names of a chain's codecs to one decoder."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..plain.codecs import Chain, Codec
+from .blosc import Unblosc
+from .bzip2 import Bunzip2
+from .checksums import Checksum32, Fletcher32
+from .contract import Bytes, ChunkDecoder, CorruptChunk
+from .deflate import Inflate
+from .lz4 import Hdf5Lz4, Hdf5Lzf, NumcodecsLz4
+from .numeric_filters import PackBits, Unchanged, astype, delta, fixed_scale_offset, quantize
+from .shuffle import Unshuffle
+from .step import NoDecoder, Step, wrong_size
+from .zstd import Unzstd
+
+Settings = Mapping[str, Any]
+
+_STEPS: dict[str, Callable[[Settings], Step]] = {
+    "zlib": lambda settings: Inflate("zlib"),
+    "gzip": lambda settings: Inflate("gzip"),
+    "bzip2": lambda settings: Bunzip2(),
+    "zstd": lambda settings: Unzstd(),
+    "blosc": lambda settings: Unblosc(),
+    "numcodecs-lz4": lambda settings: NumcodecsLz4(),
+    "hdf5-lz4": lambda settings: Hdf5Lz4(),
+    "lzf": lambda settings: Hdf5Lzf(),
+    "shuffle": lambda settings: Unshuffle(_positive(settings, "itemsize")),
+    "numcodecs-shuffle": lambda settings: Unshuffle(_positive(settings, "elementsize", 4)),
+    "fletcher32": lambda settings: Fletcher32(),
+    "crc32c": lambda settings: Checksum32("crc32c", settings.get("location") or "end"),
+    "crc32": lambda settings: Checksum32("crc32", settings.get("location") or "start"),
+    "adler32": lambda settings: Checksum32("adler32", settings.get("location") or "start"),
+    "delta": delta,
+    "fixedscaleoffset": fixed_scale_offset,
+    "astype": astype,
+    "quantize": quantize,
+    "bitround": lambda settings: Unchanged(),
+    "packbits": lambda settings: PackBits(),
+}
+
+_WHY_NOT = {
+    "blosc2": "no decoder for blosc2 that leaves the interpreter's lock (the package blosc2 keeps it)",
+    "hdf5-bitshuffle": "no decoder outside HDF5 for whole bitshuffle chunks",
+    "lzma": "no decoder for lzma is worth leaving the format's own library: it is bound by the codec",
+    "szip": "no decoder outside HDF5 for szip",
+    "nbit": "no decoder outside HDF5 for nbit",
+    "scaleoffset": "no decoder outside HDF5 for scale-offset",
+    "zfp": "no decoder outside the format's own library for zfp",
+}
+
+
+def decoder_for(chain: Chain, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> tuple[ChunkDecoder | None, str]:
+    """A decoder for chunks of shape `chunk`, and ""; or None, and why there is none, in words for `info`.
+
+    `dtype` is that of the decoded elements. The decoder pickles, and also offers `DecodesParts`.
+
+    >>> chain = (Codec("shuffle", {"itemsize": 4}), Codec("zlib"))
+    >>> decoder, why = decoder_for(chain, np.dtype("<f4"), (2, 3))
+    >>> import zlib
+    >>> values = np.arange(6, dtype="<f4").reshape(2, 3)
+    >>> shuffled = values.view(np.uint8).reshape(6, 4).T.tobytes()
+    >>> out = np.empty(24, np.uint8)
+    >>> decoder.decode(np.frombuffer(zlib.compress(shuffled), np.uint8), out)
+    >>> out.view("<f4").tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    >>> decoder_for((Codec("szip"),), np.dtype("u2"), (8,))
+    (None, 'no decoder outside HDF5 for szip')
+    """
+    if dtype.hasobject:
+        return None, f"elements of {dtype} have no fixed size"
+    try:
+        return ChainDecoder(chain, math.prod(chunk) * dtype.itemsize), ""
+    except NoDecoder as why:
+        return None, str(why)
+
+
+def _positive(settings: Settings, name: str, default: int | None = None) -> int:
+    given = settings.get(name, default)
+    if not isinstance(given, int) or given < 1:
+        raise NoDecoder(f"a shuffle with {name}={given!r}, which is not a number of bytes")
+    return given
+
+
+def _step(codec: Codec) -> Step:
+    make = _STEPS.get(codec.name)
+    if make is None:
+        raise NoDecoder(_WHY_NOT.get(codec.name, f"no decoder outside the format's own library for {codec.name}"))
+    return make(codec.settings)
+
+
+class _Move(NamedTuple):
+    """One step of a plan: how many bytes come out of it (-1: unknown), and which scratch buffer takes them (-1: `out` does)."""
+
+    step: Step
+    nbytes: int
+    slot: int
+
+
+class _Plan(NamedTuple):
+    """`moves` in the order of decoding; `stored` is the number of bytes they start from, None where only the bytes tell."""
+
+    moves: tuple[_Move, ...]
+    stored: int | None
+
+
+class ChainDecoder:
+    """Undoes the codecs of a chain one after the other, the last one straight into the caller's buffer where it can.
+
+    Intermediate bytes go to two buffers per thread, which are kept for the next call.
+    """
+
+    def __init__(self, chain: Chain, nbytes: int) -> None:
+        self._chain, self._nbytes = chain, nbytes
+        self._steps = [_step(codec) for codec in chain]
+        self._local = threading.local()
+        self._plans = {0: self._planned(0)}
+        moves = self._plans[0].moves
+        slots = [max([move.nbytes for move in moves if move.slot == slot and move.step.fills], default=0) for slot in (0, 1)]
+        # What a step made stays while the next one reads it, so two count at once.
+        own = [move.step.own_nbytes(move.nbytes) for move in moves]
+        self._scratch_nbytes = sum(slots) + max([sum(own[at : at + 2]) for at in range(len(own))], default=0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ChainDecoder, (self._chain, self._nbytes)
+
+    @property
+    def scratch_nbytes(self) -> int:
+        return self._scratch_nbytes
+
+    def _planned(self, skipped: int) -> _Plan:
+        sized: list[tuple[Step, int]] = []
+        size: int | None = self._nbytes
+        for at, step in enumerate(self._steps):
+            if skipped >> at & 1:
+                continue
+            if size is None and not step.takes_any_size:
+                raise NoDecoder(f"{self._chain[at]} comes after a compressor, which leaves unknown how many bytes it was given")
+            sized.append((step, -1 if size is None else size))
+            size = None if size is None else step.encoded_nbytes(size)
+        moves, slot = [], 0
+        for step, nbytes in reversed(sized):
+            moves.append(_Move(step, nbytes, slot))
+            slot ^= step.fills
+        if moves and moves[-1].step.fills:
+            moves[-1] = moves[-1]._replace(slot=-1)
+        return _Plan(tuple(moves), size)
+
+    def _plan(self, skipped: int) -> _Plan:
+        skipped &= (1 << len(self._steps)) - 1
+        plan = self._plans.get(skipped)
+        if plan is None:
+            try:
+                plan = self._planned(skipped)
+            except NoDecoder as why:
+                raise CorruptChunk(f"its filter mask {skipped:#b} leaves filters that cannot be undone ({why})") from why
+            self._plans[skipped] = plan
+        return plan
+
+    def _scratch(self, slot: int, nbytes: int) -> Bytes:
+        buffers: list[Bytes] | None = getattr(self._local, "buffers", None)
+        if buffers is None:
+            buffers = self._local.buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        if len(buffers[slot]) < nbytes:
+            buffers[slot] = np.empty(nbytes, np.uint8)
+        return buffers[slot][:nbytes]
+
+    def decode(self, stored: Bytes, out: Bytes, skipped: int = 0) -> None:
+        plan = self._plan(skipped)
+        if plan.stored is not None and len(stored) != plan.stored:
+            raise CorruptChunk(f"it has {len(stored)} stored bytes, expected {plan.stored}")
+        if len(out) != self._nbytes:
+            raise ValueError(f"a buffer of {len(out)} bytes for a chunk of {self._nbytes}")
+        found = self._undone(stored, plan.moves, out)
+        if found is not out:
+            out[:] = found
+
+    def _undone(self, stored: Bytes, moves: tuple[_Move, ...], out: Bytes | None) -> Bytes:
+        found = stored
+        for step, nbytes, slot in moves:
+            target = None
+            if step.fills:
+                target = out if slot < 0 else self._scratch(slot, nbytes)
+            found = step.undo(found, nbytes, target)
+            if nbytes >= 0 and len(found) != nbytes:
+                raise CorruptChunk(wrong_size(len(found), nbytes))
+        return found
+
+    def prefix_cost(self, stop: int, skipped: int = 0) -> float:
+        moves = self._plan(skipped).moves
+        if not moves:
+            return stop / max(self._nbytes, 1)
+        if isinstance(moves[-1].step, Inflate):
+            return min(1.0, moves[-1].step.slowness * stop / max(self._nbytes, 1))
+        return 1.0
+
+    def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> None:
+        if not 0 <= start <= stop <= self._nbytes or len(out) != stop - start:
+            raise ValueError(f"bytes [{start}, {stop}) of a chunk of {self._nbytes} into a buffer of {len(out)}")
+        plan = self._plan(skipped)
+        found: Bytes | None = None
+        if not plan.moves:
+            if len(stored) != plan.stored:
+                raise CorruptChunk(f"it has {len(stored)} stored bytes, expected {plan.stored}")
+            found = stored
+        elif isinstance(last := plan.moves[-1].step, Inflate) and self.prefix_cost(stop, skipped) < 1:
+            found = last.prefix(self._undone(stored, plan.moves[:-1], None), stop)
+        if found is None:
+            found = np.empty(self._nbytes, np.uint8)
+            self.decode(stored, found, skipped)
+        out[:] = found[start:stop]

@@ -1,0 +1,155 @@
+"""LZ4 in the frames of numcodecs and of HDF5's filter 32004, and LZF in that of h5py's filter 32000."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .contract import Bytes, CorruptChunk
+from .step import missing, refused, wrong_size
+
+_HDF5_HEADER = struct.Struct(">QI")  # decoded bytes, and those of a block
+_MOST = 0x7E000000  # LZ4 counts the bytes of a block in an int
+
+
+class NumcodecsLz4:
+    """Four bytes, little-endian, that say the decoded size; then one LZ4 block."""
+
+    fills = True
+    takes_any_size = False
+
+    def __init__(self) -> None:
+        self._block = _block_decoder("numcodecs-lz4")
+
+    def encoded_nbytes(self, decoded: int) -> int | None:
+        return None
+
+    def own_nbytes(self, decoded: int) -> int:
+        return _copied(decoded)
+
+    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
+        assert out is not None
+        if len(source) < 4:
+            raise CorruptChunk(f"it has {len(source)} bytes, fewer than the 4 of an lz4 header")
+        declared = int.from_bytes(source[:4].tobytes(), "little")
+        if declared != nbytes:
+            raise CorruptChunk(wrong_size(declared, nbytes))
+        self._block(source[4:], out)
+        return out
+
+
+class Hdf5Lz4:
+    """The decoded size and that of a block, then blocks, each behind its stored size; all big-endian.
+
+    A block that did not shrink is stored as it was.
+    """
+
+    fills = True
+    takes_any_size = False
+
+    def __init__(self) -> None:
+        self._block = _block_decoder("hdf5-lz4")
+
+    def encoded_nbytes(self, decoded: int) -> int | None:
+        return None
+
+    def own_nbytes(self, decoded: int) -> int:
+        return _copied(decoded)
+
+    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
+        assert out is not None
+        if len(source) < _HDF5_HEADER.size:
+            raise CorruptChunk(f"it has {len(source)} bytes, fewer than the {_HDF5_HEADER.size} of an lz4 header")
+        declared, block = _HDF5_HEADER.unpack(source[: _HDF5_HEADER.size].tobytes())
+        if declared != nbytes:
+            raise CorruptChunk(wrong_size(declared, nbytes))
+        if block == 0:
+            raise CorruptChunk("its lz4 header says that blocks have 0 bytes")
+        at = _HDF5_HEADER.size
+        for start in range(0, nbytes, block):
+            target = out[start : start + block]
+            stored = int.from_bytes(source[at : at + 4].tobytes(), "big")
+            at += 4
+            if at + stored > len(source):
+                raise CorruptChunk(f"its lz4 block at byte {at} claims {stored} bytes, {max(len(source) - at, 0)} follow")
+            if stored == len(target):
+                target[:] = source[at : at + stored]
+            else:
+                self._block(source[at : at + stored], target)
+            at += stored
+        return out
+
+
+class Hdf5Lzf:
+    """One LZF stream, which h5py's filter stores where it is shorter than the chunk."""
+
+    fills = True
+    takes_any_size = False
+
+    def __init__(self) -> None:
+        try:
+            from imagecodecs import lzf_decode
+        except ImportError:
+            raise missing("lzf", "imagecodecs") from None
+        self._decode: Callable[..., Any] = lzf_decode
+
+    def encoded_nbytes(self, decoded: int) -> int | None:
+        return None
+
+    def own_nbytes(self, decoded: int) -> int:
+        return 0
+
+    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
+        assert out is not None
+        try:
+            found = len(self._decode(source, out=out)) if len(source) else 0
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise CorruptChunk(refused("lzf", source, error)) from error
+        if found != nbytes:
+            raise CorruptChunk(wrong_size(found, nbytes))
+        return out
+
+
+def _copied(decoded: int) -> int:
+    """Bytes of the copy that numcodecs needs behind a header of its own: a block of `decoded` bytes that LZ4 could not shrink."""
+    return decoded + decoded // 255 + 32
+
+
+def _block_decoder(codec: str) -> Callable[[Bytes, Bytes], None]:
+    """Fills a buffer from one LZ4 block of exactly that many decoded bytes."""
+    try:
+        from numcodecs.lz4 import decompress
+    except ImportError:
+        decompress = None
+    if decompress is None:
+        try:
+            from imagecodecs import lz4_decode
+        except ImportError:
+            raise missing(codec, "numcodecs", "imagecodecs") from None
+
+    def decode(source: Bytes, out: Bytes) -> None:
+        most = _copied(len(out))
+        if len(source) > most or len(out) > _MOST:
+            raise CorruptChunk(f"its lz4 block of {len(out)} bytes has {len(source)} stored ones, expected at most {most}")
+        found = len(out)
+        try:
+            if decompress is None:
+                found = len(lz4_decode(source, out=out))
+            else:
+                framed = np.empty(4 + len(source), np.uint8)
+                framed[:4] = np.frombuffer(len(out).to_bytes(4, "little"), np.uint8)
+                framed[4:] = source
+                decompress(framed, out)  # raises where the block has another size than the header
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise CorruptChunk(refused("lz4", source, error)) from error
+        if found != len(out):
+            raise CorruptChunk(wrong_size(found, len(out)))
+
+    return decode

@@ -1,0 +1,58 @@
+"""One step of a chain, undone: what the files beside this one provide for each codec."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .contract import Bytes
+
+
+class Step(Protocol):
+    """Undoes one codec. Any number of threads may call `undo` at once."""
+
+    @property
+    def fills(self) -> bool:
+        """Whether `undo` writes into a buffer that it is given; else it returns memory of its own, or a view of the source."""
+        ...
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether it can do without knowing how many bytes come out of it: checksums can. `undo` is then given -1."""
+        ...
+
+    def encoded_nbytes(self, decoded: int) -> int | None:
+        """Bytes that `decoded` bytes become; None where that depends on their values.
+
+        Raises NoDecoder for a number of bytes that the codec cannot have encoded.
+        """
+        ...
+
+    def own_nbytes(self, decoded: int) -> int:
+        """Bytes of memory that one call takes at most beside the source and the buffer that it is given."""
+        ...
+
+    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
+        """The decoded bytes: `out`, all `nbytes` of it filled, where the step `fills`; else `nbytes` of its own.
+
+        Raises CorruptChunk, and nothing else, whatever the source is.
+        """
+        ...
+
+
+class NoDecoder(Exception):
+    """Why a codec cannot be undone here, in words for `info`."""
+
+
+def missing(codec: str, *packages: str) -> NoDecoder:
+    """What to raise where none of `packages` is installed."""
+    named = " or ".join(packages)
+    return NoDecoder(f"{codec} needs the package {named}: pip install 'mmapstore[codecs]'")
+
+
+def refused(codec: str, source: Bytes, why: object) -> str:
+    """Words for a CorruptChunk when a library rejects the bytes."""
+    return f"its {len(source)} stored bytes are not a {codec} stream that can be decoded ({why})"
+
+
+def wrong_size(found: int, expected: int) -> str:
+    return f"it decodes to {found} bytes, expected {expected}"

@@ -1,0 +1,230 @@
+"""Chains as a whole: what can be decoded, what cannot and why, in which memory, in how many threads, and by parts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmapstore.codecs.chain import decoder_for
+from mmapstore.codecs.checksums import fletcher32
+from mmapstore.codecs.contract import ChunkDecoder, CorruptChunk, DecodesParts
+from mmapstore.codecs.shuffle import unshuffle
+from mmapstore.plain.codecs import Codec
+
+SHUFFLE_ZLIB = (Codec("shuffle", {"itemsize": 4}), Codec("zlib"))
+
+
+@given(itemsize=st.integers(1, 40), count=st.integers(0, 300), tail=st.integers(0, 39))
+def test_unshuffle(itemsize, count, tail):
+    data = np.random.default_rng(itemsize).integers(0, 256, itemsize * count + tail % itemsize, np.uint8)
+    whole = itemsize * count
+    stored = np.append(data[:whole].reshape(count, itemsize).T.reshape(-1), data[whole:])
+    out = np.zeros(len(data), np.uint8)
+    unshuffle(stored, itemsize, out)
+    np.testing.assert_array_equal(out, data)
+
+
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+@pytest.mark.parametrize("count", [32_767, 32_768, 262_143, 262_144, 262_145, 600_001])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_unshuffle_of_many_elements(itemsize, count, shift):
+    data = np.random.default_rng(count).integers(0, 256, itemsize * count + 1, np.uint8)
+    stored = np.append(data[:-1].reshape(count, itemsize).T.reshape(-1), data[-1])
+    out = np.zeros(len(data) + shift, np.uint8)[shift:]
+    unshuffle(stored, itemsize, out)
+    np.testing.assert_array_equal(out, data)
+
+
+def fletcher32_by_the_book(data: bytes) -> int:
+    first = second = 0
+    for at in range(0, len(data), 2):
+        word = data[at] << 8 | (data[at + 1] if at + 1 < len(data) else 0)
+        first += word
+        second += first
+    return (((second - 1) % 65535 + 1) if second else 0) << 16 | (((first - 1) % 65535 + 1) if first else 0)
+
+
+@given(data=st.binary(max_size=400), repeats=st.integers(1, 40))
+def test_fletcher32(data, repeats):
+    data = data * repeats
+    assert fletcher32(np.frombuffer(data, np.uint8)) == fletcher32_by_the_book(data)
+
+
+@pytest.mark.parametrize("data", [bytes(300_001), b"\xff" * 300_001, b"\xff" * 131_072 * 3, bytes(range(256)) * 1500 + b"x"])
+def test_fletcher32_of_a_large_chunk(data):
+    assert fletcher32(np.frombuffer(data, np.uint8)) == fletcher32_by_the_book(data)
+
+
+@pytest.mark.parametrize(
+    ("chain", "why"),
+    [
+        ([Codec("szip")], "no decoder outside HDF5 for szip"),
+        ([Codec("blosc2")], "no decoder for blosc2 that leaves the interpreter's lock (the package blosc2 keeps it)"),
+        ([Codec("hdf5-bitshuffle", {"itemsize": 4})], "no decoder outside HDF5 for whole bitshuffle chunks"),
+        ([Codec("pcodec")], "no decoder outside the format's own library for pcodec"),
+        ([Codec("shuffle", {"itemsize": 0})], "a shuffle with itemsize=0, which is not a number of bytes"),
+        ([Codec("shuffle")], "a shuffle with itemsize=None, which is not a number of bytes"),
+        ([Codec("delta", {"dtype": "|O"})], "delta with dtype='|O', which is no type of numbers"),
+        ([Codec("delta", {"dtype": "nonsense"})], "delta with dtype='nonsense', which is no type of numbers"),
+        ([Codec("delta", {"dtype": "<f8"})], "delta of float64 elements cannot have encoded 12 bytes"),
+        ([Codec("crc32", {"location": "middle"})], "crc32 with its checksum at 'middle', which is neither 'start' nor 'end'"),
+        (
+            [Codec("fixedscaleoffset", {"dtype": "<f4", "scale": 0, "offset": 1})],
+            "fixedscaleoffset with scale=0 and offset=1, which are not two numbers to divide by and add",
+        ),
+        (
+            [Codec("zlib"), Codec("bzip2", words="bzip2 9")],
+            "bzip2 9 comes after a compressor, which leaves unknown how many bytes it was given",
+        ),
+    ],
+)
+def test_why_there_is_no_decoder(chain, why):
+    # The last case is told by the codec that would have to be undone into an unknown number of bytes.
+    found, said = decoder_for(tuple(chain), np.dtype("<f4"), (3,))
+    assert (found, said) == (None, why)
+
+
+def test_objects_have_no_decoder():
+    assert decoder_for((Codec("zlib"),), np.dtype(object), (3,)) == (None, "elements of object have no fixed size")
+
+
+@pytest.mark.parametrize("name", ["blosc", "zstd", "numcodecs-lz4", "hdf5-lz4"])
+def test_a_missing_package_is_named(name, monkeypatch):
+    for package in ("numcodecs", "numcodecs.blosc", "numcodecs.zstd", "numcodecs.lz4", "imagecodecs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    found, why = decoder_for((Codec(name),), np.dtype("u1"), (3,))
+    assert found is None
+    assert why == f"{name} needs the package numcodecs or imagecodecs: pip install 'mmapstore[codecs]'"
+
+
+@pytest.mark.parametrize("name", ["blosc", "zstd", "numcodecs-lz4", "hdf5-lz4"])
+def test_imagecodecs_stands_in_for_numcodecs(name, monkeypatch):
+    pytest.importorskip("imagecodecs")
+    numcodecs = pytest.importorskip("numcodecs")
+    data = (np.arange(9000) % 700).astype("<f4")
+    lz4 = bytes(numcodecs.LZ4().encode(data))
+    stored = {
+        "blosc": bytes(numcodecs.Blosc().encode(data)),
+        "zstd": bytes(numcodecs.Zstd().encode(data)),
+        "numcodecs-lz4": lz4,
+        "hdf5-lz4": (36000).to_bytes(8, "big") + (36000).to_bytes(4, "big") + (len(lz4) - 4).to_bytes(4, "big") + lz4[4:],
+    }[name]
+    for package in ("numcodecs", "numcodecs.blosc", "numcodecs.zstd", "numcodecs.lz4"):
+        monkeypatch.setitem(sys.modules, package, None)
+    decoder, why = decoder_for((Codec(name),), data.dtype, data.shape)
+    assert why == ""
+    out = np.empty(data.nbytes, np.uint8)
+    decoder.decode(np.frombuffer(stored, np.uint8), out)
+    assert out.tobytes() == data.tobytes()
+    for length in (0, 3, 10, 20, len(stored) // 2, len(stored) - 1):
+        with pytest.raises(CorruptChunk):
+            decoder.decode(np.frombuffer(stored[:length], np.uint8), out)
+
+
+def test_zlib_without_libdeflate(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deflate", None)
+    data = np.arange(5000, dtype="<f4")
+    decoder, why = decoder_for((Codec("zlib"), Codec("adler32")), data.dtype, data.shape)
+    assert why == ""
+    stored = zlib.compress(data.tobytes())
+    out = np.empty(data.nbytes, np.uint8)
+    decoder.decode(np.frombuffer(zlib.adler32(stored).to_bytes(4, "little") + stored, np.uint8), out)
+    assert out.tobytes() == data.tobytes()
+
+
+def test_importing_loads_no_library():
+    libraries = {"numcodecs", "imagecodecs", "deflate", "blosc2", "google_crc32c"}
+    code = f"import sys, mmapstore.codecs.chain; print(sorted({libraries} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_scratch_is_what_was_said():
+    data = np.random.default_rng(0).integers(0, 5, (1 << 19,)).astype("<f4")
+    shuffled = np.ascontiguousarray(data.view(np.uint8).reshape(-1, 4).T).tobytes()
+    sum_of = zlib.adler32(zlib.compress(shuffled)).to_bytes(4, "little")
+    stored = np.frombuffer(zlib.compress(shuffled) + sum_of, np.uint8)
+    decoder, _ = decoder_for((*SHUFFLE_ZLIB, Codec("adler32", {"location": "end"})), data.dtype, data.shape)
+    out = np.empty(data.nbytes, np.uint8)
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            decoder.decode(stored, out)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert data.nbytes <= most <= decoder.scratch_nbytes
+    assert decoder.scratch_nbytes < 3.5 * data.nbytes
+    assert out.tobytes() == data.tobytes()
+
+
+def test_many_threads_at_once():
+    datas = [np.random.default_rng(seed).integers(0, 50, 20_000).astype("<f4") for seed in range(6)]
+    stored = [zlib.compress(np.ascontiguousarray(data.view(np.uint8).reshape(-1, 4).T).tobytes(), 1) for data in datas]
+    decoder, _ = decoder_for(SHUFFLE_ZLIB, np.dtype("<f4"), (20_000,))
+    wrong: list[int] = []
+
+    def work(at: int) -> None:
+        out = np.empty(80_000, np.uint8)
+        for _ in range(20):
+            decoder.decode(np.frombuffer(stored[at], np.uint8), out)
+            if out.tobytes() != datas[at].tobytes():
+                wrong.append(at)
+
+    threads = [threading.Thread(target=work, args=(at,)) for at in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_buffer_of_another_size_is_refused():
+    decoder, _ = decoder_for(SHUFFLE_ZLIB, np.dtype("<f4"), (10,))
+    with pytest.raises(ValueError, match="a buffer of 39 bytes for a chunk of 40"):
+        decoder.decode(np.frombuffer(zlib.compress(bytes(40)), np.uint8), np.empty(39, np.uint8))
+
+
+CHAINS = {
+    "none": ((), lambda data: data),
+    "zlib": ((Codec("zlib"),), zlib.compress),
+    "shuffle and zlib": (SHUFFLE_ZLIB, lambda data: zlib.compress(np.frombuffer(data, np.uint8).reshape(-1, 4).T.tobytes())),
+    "zlib and a checksum": (
+        (Codec("zlib"), Codec("crc32", {"location": "end"})),
+        lambda data: zlib.compress(data) + zlib.crc32(zlib.compress(data)).to_bytes(4, "little"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize(("start", "stop"), [(0, 0), (0, 4), (100, 2000), (0, 40_000), (39_999, 40_000)])
+def test_parts(name, start, stop):
+    data = (np.arange(10_000) % 300).astype("<f4").tobytes()
+    chain, encode = CHAINS[name]
+    decoder, _ = decoder_for(chain, np.dtype("<f4"), (10_000,))
+    assert isinstance(decoder, DecodesParts)
+    out = np.empty(stop - start, np.uint8)
+    decoder.decode_part(np.frombuffer(encode(data), np.uint8), start, stop, out)
+    assert out.tobytes() == data[start:stop]
+    assert decoder.prefix_cost(40_000) == 1.0
+    assert (decoder.prefix_cost(400) < 0.1) == (name != "shuffle and zlib")
+
+
+def test_parts_of_corrupt_chunks():
+    data = (np.arange(10_000) % 300).astype("<f4").tobytes()
+    decoder: ChunkDecoder | None
+    decoder, _ = decoder_for((Codec("zlib"),), np.dtype("<f4"), (10_000,))
+    assert isinstance(decoder, DecodesParts)
+    out = np.empty(500, np.uint8)
+    for stored in (b"", b"nonsense", zlib.compress(data[:100]), zlib.compress(data)[:50]):
+        with pytest.raises(CorruptChunk):
+            decoder.decode_part(np.frombuffer(stored, np.uint8), 0, 500, out)
+    with pytest.raises(ValueError, match="bytes \\[0, 501\\) of a chunk of 40000 into a buffer of 500"):
+        decoder.decode_part(np.frombuffer(zlib.compress(data), np.uint8), 0, 501, out)
