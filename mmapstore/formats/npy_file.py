@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import math
 import os
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..files.file_io import explaining_write_errors
+from ..files.file_io import allocate, explaining_write_errors, sync_data
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import (
     DamagedFileError,
@@ -118,7 +117,7 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyW
     try:
         with explaining_write_errors(name):
             header = _header_bytes(new.shape, dtype)
-            _allocate(file, len(header) + math.prod(new.shape) * dtype.itemsize)
+            allocate(file.fileno(), len(header) + math.prod(new.shape) * dtype.itemsize)
             _write_all(file, 0, header)
     except BaseException:
         file.close()
@@ -256,7 +255,7 @@ class NpyWriter:
     def flush(self) -> None:
         """Returns when the disk has what was written."""
         with explaining_write_errors(self._name):
-            getattr(os, "fdatasync", os.fsync)(self._file.fileno())
+            sync_data(self._file.fileno())
 
     def truncate(self, samples: int) -> None:
         """Keep the first `samples`: the header is changed in place, the rest of the file given back."""
@@ -276,7 +275,7 @@ class NpyWriter:
         nbytes = header.offset + samples * self._row_nbytes
         # The header never declares more than the file holds, whenever the process is killed.
         if samples > header.shape[0]:
-            _allocate(self._file, nbytes)
+            allocate(self._file.fileno(), nbytes)
         _write_all(self._file, 0, encoded)
         if samples < header.shape[0]:
             self._file.truncate(nbytes)
@@ -317,19 +316,6 @@ def _write_all(file: io.FileIO, offset: int, data: bytes | memoryview) -> None:
     file.seek(offset)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-def _allocate(file: io.FileIO, nbytes: int) -> None:
-    """Make the file at least `nbytes` long, on disk too where the system can: a full disk is an error now, not a SIGBUS later."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(file.fileno(), 0, nbytes)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-    if os.fstat(file.fileno()).st_size < nbytes:
-        file.truncate(nbytes)
 
 
 @contextlib.contextmanager

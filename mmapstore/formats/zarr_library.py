@@ -11,7 +11,8 @@ import numpy as np
 
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import DamagedFileError, MissingPackageError, MmapstoreError
-from .zarr_metadata import Node, RawLayout, raw_layout
+from .zarr_layout import Layout, layout_of, refuse_code
+from .zarr_metadata import Node
 
 
 def library() -> Any:
@@ -30,22 +31,28 @@ def named(path: str, key: str) -> str:
     return f"{path}::/{key}" if key else path
 
 
-def opened(where: str, node: Node) -> tuple[Any, RawLayout]:
+def opened(where: str, node: Node) -> tuple[Any, Layout]:
     """The array through zarr-python, read-only, and how its bytes lie. Refuses codecs that run code before zarr sees them."""
-    layout = raw_layout(node)
+    refuse_code(node)
     zarr = library()
     with explaining_damage(where), warnings.catch_warnings():
         # Of codecs and dtypes that Zarr 3 does not standardise: news for who wrote the store, not for who reads it.
         warnings.simplefilter("ignore")
         store = zarr.storage.LocalStore(node.directory, read_only=True)
         array = zarr.open_array(store=store, mode="r", zarr_format=node.version)
-    return array, layout
+    return array, layout_of(node, tuple(int(n) for n in array.shape), array.dtype)
 
 
-def stored_dtype(array: Any, layout: RawLayout, where: str) -> np.dtype[Any]:
+def stored_dtype(array: Any, layout: Layout, where: str) -> np.dtype[Any]:
     """Zarr 3 leaves the byte order to a codec, and zarr-python then reports the native one."""
     dtype = checked_dtype(array.dtype, where)
-    return dtype.newbyteorder(">") if layout.byte_order == ">" else dtype
+    return dtype.newbyteorder(layout.located.encoding.byte_order) if layout.located else dtype
+
+
+def fill_of(array: Any, dtype: np.dtype[Any]) -> Any:
+    """What zarr gives for elements that were never stored: one element, in native byte order."""
+    native = dtype.newbyteorder("=")
+    return np.zeros((), native)[()] if array.fill_value is None else np.asarray(array.fill_value).astype(native)[()]
 
 
 def chunks_of(array: Any) -> tuple[int, ...] | None:

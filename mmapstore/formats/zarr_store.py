@@ -11,8 +11,9 @@ import numpy as np
 
 from ..plain.errors import InvalidTypeError, KeyNotFoundError, MissingPackageError, MmapstoreError
 from .contract import Array, Listing, Selection
-from .zarr_library import chunks_of, explaining_damage, library, named, opened, stored_dtype
-from .zarr_metadata import METADATA_FILES, Node, RawLayout, arrays_below, directory_inside, listed, node_at, read_node
+from .zarr_layout import Layout
+from .zarr_library import chunks_of, explaining_damage, fill_of, library, named, opened, stored_dtype
+from .zarr_metadata import METADATA_FILES, Node, arrays_below, directory_inside, listed, node_at, read_node
 from .zarr_writer import COMPRESSIONS, create, reopen
 
 SUFFIXES = (".zarr",)
@@ -116,21 +117,22 @@ def from_live(obj: Any) -> ZarrArray:
     if isinstance(obj, zarr.Group):
         held = ", ".join(obj.array_keys()) or "it has none"
         raise InvalidTypeError(f"a zarr group in {where} is not an array; give one of its arrays: {held}.")
-    return ZarrArray(where, obj, None, RawLayout("", "", None, f"its chunks live in a {type(obj.store).__name__}"), None)
+    why = f"its chunks live in a {type(obj.store).__name__}"
+    return ZarrArray(where, obj, None, Layout("", None, why, why), None)
 
 
 class ZarrArray:
-    """A Zarr array as a StoredArray. Pickles by path; `read_box` makes one temporary copy of the region."""
+    """A Zarr array as a StoredArray that HasChunks. Pickles by path; `read_box` makes one temporary copy of the region."""
 
-    def __init__(self, name: str, array: Any, node: Node | None, layout: RawLayout, reopened_from: tuple[str, str] | None) -> None:
+    def __init__(self, name: str, array: Any, node: Node | None, layout: Layout, reopened_from: tuple[str, str] | None) -> None:
         self.name = name
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype = stored_dtype(array, layout, name)
         self.chunks = chunks_of(array)
         self.storage = _storage(array, node, layout)
-        self.why_not_raw = layout.why_not_raw
-        fill = np.asarray(0 if array.fill_value is None else array.fill_value).astype(self.dtype.newbyteorder("="))[()]
-        self.extents = layout.extents(self.shape, self.chunks[0], self.dtype, fill) if self.chunks else None
+        fill = fill_of(array, self.dtype)
+        self.extents, self.why_not_raw = layout.extents(self.shape, self.dtype, fill), layout.why_not_raw
+        self.encoded, self.why_not_encoded = layout.encoded(self.shape, self.dtype, fill), layout.why_not_encoded
         self._array = array
         self._reopened_from = reopened_from
 
@@ -150,7 +152,7 @@ class ZarrArray:
             out[...] = self._array[selection]
 
 
-def _storage(array: Any, node: Node | None, layout: RawLayout) -> str:
+def _storage(array: Any, node: Node | None, layout: Layout) -> str:
     version = f"Zarr {node.version}" if node else "Zarr, open in this process"
     chunks = f", chunks of {chunks_of(array)}" if chunks_of(array) else ""
-    return f"{version}{chunks}{f', {layout.encoding}' if layout.encoding else ''}"
+    return f"{version}{chunks}{f', {layout.words}' if layout.words else ''}"

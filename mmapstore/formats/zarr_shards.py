@@ -1,0 +1,240 @@
+"""Chunks that lie many to a file: the index of each shard, read when first asked for and checked before it is believed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import stat
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..files.file_io import Descriptor, read_exactly
+from ..plain.chunk_grid import ChunkGrid
+from ..plain.codecs import Chain
+from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError
+from .contract import ChunkPlace
+from .zarr_chunks import ChunkFiles
+from .zarr_codecs import ByteOrder
+
+MOST_INDEX_NBYTES = 64 << 20  # the indexes of an array that are kept; those used last stay
+_ENTRY_NBYTES = 1024  # the objects around the index of a shard: more than what they were seen to take
+_NOWHERE = 2**64 - 1  # offset and size of a chunk that was not stored
+
+
+class _Identity(NamedTuple):
+    """What a file keeps until it is written anew."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+
+@dataclass(frozen=True)
+class ShardForm:
+    """How shards are laid out.
+
+    Attributes
+    ----------
+    shape : of a shard, in elements; a multiple of the chunk's along each axis
+    index_first : whether the index stands at the start of the file, and not at its end
+    byte_order : of the numbers in the index
+    has_checksum : whether the crc32c of the index follows it
+    """
+
+    shape: tuple[int, ...]
+    index_first: bool
+    byte_order: ByteOrder
+    has_checksum: bool
+
+    def per_shard(self, chunk: tuple[int, ...]) -> tuple[int, ...]:
+        """Chunks in a shard along each axis."""
+        return tuple(length // each for length, each in zip(self.shape, chunk, strict=True))
+
+    def index_nbytes(self, chunk: tuple[int, ...]) -> int:
+        """Bytes of the index in the file: an offset and a size for each chunk, and the checksum."""
+        return 16 * math.prod(self.per_shard(chunk)) + 4 * self.has_checksum
+
+
+class _Shard(NamedTuple):
+    """A shard that was looked into; `entries` of its index are (chunks, 2) uint64: offset and size."""
+
+    path: str
+    identity: _Identity
+    entries: np.ndarray[Any, np.dtype[np.uint64]]
+
+
+class ChunksInShards:
+    """EncodedChunks whose grid is that of the inner chunks. Keeps the indexes of shards, `MOST_INDEX_NBYTES` of them at most."""
+
+    def __init__(
+        self,
+        files: ChunkFiles,
+        form: ShardForm,
+        grid: ChunkGrid,
+        chain: Chain,
+        dtype: np.dtype[Any],
+        axes: tuple[int, ...] | None,
+        fill: Any,
+    ) -> None:
+        self._given = (files, form, grid, chain, dtype, axes, fill)
+        self._files, self._form = files, form
+        self.root = files.root
+        self.grid, self.chain, self.dtype, self.axes, self.fill = grid, chain, dtype, axes, fill
+        self._per_shard = form.per_shard(grid.chunk)
+        self._shards = ChunkGrid(grid.shape, form.shape)
+        self._along = tuple(zip(grid.counts, self._shards.counts, self._per_shard, strict=True))
+        self._entry_nbytes = form.index_nbytes(grid.chunk) + _ENTRY_NBYTES + 4 * len(files.before)
+        self._most_entries = max(1, MOST_INDEX_NBYTES // self._entry_nbytes)
+        self._kept: OrderedDict[int, _Shard] = OrderedDict()
+        self._lock = threading.Lock()
+        _all.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ChunksInShards, self._given
+
+    @property
+    def nbytes(self) -> int:
+        return min(self._most_entries, len(self._shards)) * self._entry_nbytes
+
+    def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
+        """Where inner chunks lie in the files of their shards; None where the shard, or the chunk in it, was not stored.
+
+        Once in each call, a shard whose index is kept is seen to be the file that it was.
+
+        Raises DamagedFileError (a shard or an index that cannot be what was written, or was written anew since), NotReadableError.
+        """
+        found: list[ChunkPlace | None] = []
+        seen: set[int] = set()
+        at, shard = -1, None
+        with self._lock:
+            for number in numbers:
+                number_of_shard, within = self._where(number)
+                if number_of_shard != at:
+                    at, shard = number_of_shard, None  # let go of the last index before there is another
+                    shard = self._shard(at, is_seen=at in seen)
+                    seen.add(at)
+                if shard is None:
+                    found.append(None)
+                    continue
+                offset, nbytes = shard.entries[within].tolist()
+                if offset + nbytes > shard.identity.size:
+                    if offset == nbytes == _NOWHERE:
+                        found.append(None)
+                        continue
+                    raise DamagedFileError(
+                        f"{shard.path}: its index places chunk {self.grid.place(number)} of the array at byte {offset}, {nbytes} "
+                        f"bytes long, but the file ends at byte {shard.identity.size}. It was truncated or damaged; write it again."
+                    )
+                found.append(ChunkPlace(shard.path, offset, nbytes))
+        return found
+
+    def _where(self, number: int) -> tuple[int, int]:
+        """The number of the shard that holds a chunk, and that of the chunk in there."""
+        shard, within, shards_step, within_step = 0, 0, 1, 1
+        for count, shards, each in reversed(self._along):
+            number, place = divmod(number, count)
+            outer, inner = divmod(place, each)
+            shard, within = shard + outer * shards_step, within + inner * within_step
+            shards_step, within_step = shards_step * shards, within_step * each
+        return shard, within
+
+    def _shard(self, number: int, is_seen: bool) -> _Shard | None:
+        shard = self._kept.get(number)
+        if shard is not None:
+            self._kept.move_to_end(number)
+            if not is_seen and _identity(shard.path) != shard.identity:
+                raise DamagedFileError(f"{shard.path} was written anew or deleted since its index was read. Open the store again.")
+            return shard
+        path = self._files.path(self._shards.place(number))
+        if _identity(path) is None:
+            if not os.path.isdir(self.root):
+                raise DamagedFileError(f"{self.root} is gone since it was opened, and its shards with it. Check the disk.")
+            return None
+        while len(self._kept) >= self._most_entries:
+            self._kept.popitem(last=False)
+        shard = self._read(path)
+        if shard is not None:
+            self._kept[number] = shard
+        return shard
+
+    def _read(self, path: str) -> _Shard | None:
+        with _explaining(path):
+            try:
+                descriptor = Descriptor(path)  # not among those kept open: it is read once
+            except NotFoundError:
+                return None
+            identity, wanted = _identity_of(descriptor.status), self._form.index_nbytes(self.grid.chunk)
+            if wanted > identity.size:
+                raise DamagedFileError(
+                    f"{path} has {identity.size} bytes, fewer than the {wanted} of a shard's index. "
+                    "It was truncated; copy or write it again."
+                )
+            stored = np.empty(wanted, np.uint8)
+            read_exactly(descriptor, 0 if self._form.index_first else identity.size - wanted, [stored])
+        numbers = stored[: len(stored) - 4 * self._form.has_checksum]
+        if self._form.has_checksum:
+            expected, computed = int.from_bytes(stored[-4:].tobytes(), "little"), _crc32c(numbers)
+            if computed != expected:
+                raise DamagedFileError(
+                    f"{path}: the index of the shard has the checksum {computed:#010x}, expected {expected:#010x} (crc32c). "
+                    "It was damaged, or was being written; copy or write it again."
+                )
+        entries = numbers.view(np.uint64).reshape(-1, 2)
+        if not np.dtype(np.uint64).newbyteorder(self._form.byte_order).isnative:
+            entries.byteswap(inplace=True)
+        return _Shard(path, identity, entries)
+
+
+_all: weakref.WeakSet[ChunksInShards] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for chunks in list(_all):
+        chunks._lock = threading.Lock()  # another thread may have held it, in the middle of a change
+        chunks._kept = OrderedDict()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _identity(path: str) -> _Identity | None:
+    """None where there is no file."""
+    with _explaining(path):
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedFileError(f"{path} is not a file; expected a shard. Copy or write the store again.")
+        return _identity_of(status)
+
+
+def _identity_of(status: os.stat_result) -> _Identity:
+    return _Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@contextlib.contextmanager
+def _explaining(path: str) -> Iterator[None]:
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except PermissionError as error:
+        raise NotReadableError(f"{path} may not be read by this user. Change its permissions, or ask its owner to.") from error
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read: {error.strerror or error}. Check the disk, or copy it again.") from error
+
+
+def _crc32c(data: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
+    from google_crc32c import value  # a dependency of zarr, without which no store is opened
+
+    return int(value(data))
