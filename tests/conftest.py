@@ -47,7 +47,7 @@ def _threads() -> set[threading.Thread]:
 
 def _settles(leaked) -> bool:
     """True once nothing is leaked: collections may be needed, and threads that were told to stop take a moment."""
-    for attempt in range(6):
+    for attempt in range(12):
         if not leaked():
             return True
         gc.collect()

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    from ..batches.assembly import Slice
     from ..batches.batches import Batches
 
 GROUP_BYTES = 32 * 2**20  # of the mapped file that TensorFlow is given at once; none of it is private memory
@@ -92,7 +93,10 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
         raise InvalidValueError("There is no batch to train on: 0 batches an epoch. Use a smaller batch_size, or drop_last=False.")
     source = _Source(batches)
     slices = batches.slices() if method == "map" else None
-    make = _generated if method == "generator" else _mapped if slices is None else partial(_sliced, slices)
+    if slices is not None and all(_casts_alike(one.whole.dtype, one.dtype) for one in slices):
+        make: Callable[..., Any] = partial(_sliced, slices)
+    else:
+        make = _generated if method == "generator" else _together if source.together > 1 else _mapped
     dataset = make(source, None if epochs is None else int(epochs))
     options = tf.data.Options()
     options.deterministic = True
@@ -105,58 +109,132 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
     return dataset.with_options(options)
 
 
-def _sliced(slices: list[tuple[Array, int]], source: _Source, epochs: int | None) -> Any:
-    """Batches that TensorFlow cuts itself from the mapped file: Python runs once for a group of them, not for each.
+def _sliced(slices: list[Slice], source: _Source, epochs: int | None) -> Any:
+    """Batches that TensorFlow cuts itself from the mapped file, and casts and transposes: Python runs once for many of them.
 
-    `slices` are those of `Batches.slices`. The rows of a group come as one flat tensor over the map: a slice of one axis
-    that begins and ends at multiples of 64 bytes is no copy, and no tensor of the whole file enters the graph, where
-    tf.data would copy it.
+    A slice of one axis that begins and ends at multiples of 64 bytes is no copy, and no tensor of the whole file enters the
+    graph, where tf.data would copy it.
     """
-    wholes = {id(array): array for array, _ in slices}
-    reach = {key: [first for array, first in slices if id(array) == key] for key in wholes}
+    wholes = {id(one.whole): one.whole for one in slices}
+    rows = {key: [one.row for one in slices if id(one.whole) == key] for key in wholes}
     count, length, samples = source.count, source.batch_size, source.samples
-    group = max(1, GROUP_BYTES // max(1, source.batch_nbytes))
-    groups = -(-count // group)  # in an epoch; none reaches into the next epoch
-    end = _NO_END if epochs is None else source.first + count if epochs == 1 else source.end_of(epochs)
 
-    def rows_of(begin: Any, stop: Any) -> list[Any]:
-        batch, last = int(begin) % count, int(stop - 1) % count
+    def fetch(begin: int, stop: int) -> list[Any]:
+        batch, last = begin % count, (stop - 1) % count
         source.announce(batch, 2 * (last + 1 - batch))
         found: list[Any] = []
         for key, whole in wholes.items():
             step = ALIGNMENT // math.gcd(ALIGNMENT, whole[0].nbytes)  # every so many rows one begins aligned
-            row = (min(reach[key]) + batch * length) // step * step
-            found += [whole[row : max(reach[key]) + min((last + 1) * length, samples)].reshape(-1), np.int64(row)]
+            row = (min(rows[key]) + batch * length) // step * step
+            found += [whole[row : max(rows[key]) + min((last + 1) * length, samples)].reshape(-1), np.int64(row)]
         return found
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def group_at(number: Any) -> Any:
-        epoch, part = number // groups, number % groups
-        begin = tf.maximum(epoch * count + part * group, source.first)
-        stop = tf.minimum(epoch * count + tf.minimum((part + 1) * group, count), end)
-        kinds = [kind for whole in wholes.values() for kind in (tf.as_dtype(whole.dtype), tf.int64)]
-        flat = tf.numpy_function(rows_of, [begin, stop], kinds, stateful=False)
-        rows = dict(zip(wholes, zip(flat[::2], flat[1::2], strict=True), strict=True))
+    places = list(wholes)
+    cuts = [_Cut(places.index(id(one.whole)), one.row, one.whole.shape[1:], one.dtype, one.axes) for one in slices]
+    kinds = [whole.dtype for whole in wholes.values()]
+    return _in_groups(source, epochs, GROUP_BYTES // max(1, source.batch_nbytes), fetch, kinds, cuts)
 
+
+def _together(source: _Source, epochs: int | None) -> Any:
+    """Small batches, of which many are read by one call, and cut by TensorFlow."""
+
+    def fetch(begin: int, stop: int) -> list[Any]:
+        row = np.int64(begin % source.count * source.batch_size)
+        return [one for array in source.read_together(begin, stop) for one in (array.reshape(-1), row)]
+
+    cuts = [_Cut(slot, 0, spec.shape[1:], spec.dtype, None) for slot, spec in enumerate(source.specs)]
+    return _in_groups(source, epochs, source.together, fetch, [spec.dtype for spec in source.specs], cuts)
+
+
+class _Cut(NamedTuple):
+    """How an array of a batch is cut from one of the flat tensors of its group: which, the row in it of position 0, and what
+    then becomes of it."""
+
+    slot: int
+    row: int
+    sample_shape: tuple[int, ...]
+    dtype: Any
+    axes: tuple[int, ...] | None
+
+
+def _in_groups(
+    source: _Source, epochs: int | None, group: int, fetch: Callable[[int, int], list[Any]], kinds: list[Any], cuts: list[_Cut]
+) -> Any:
+    """Batches cut from groups of up to `group`, none of which reaches into the next epoch.
+
+    `fetch` gives, for the batches between two places in the row of all epochs, flat arrays of the dtypes `kinds`, each followed
+    by the row that it begins with.
+    """
+    group = max(1, group)
+    count, length, samples = source.count, source.batch_size, source.samples
+    groups = -(-count // group)  # in an epoch
+    types = [kind for each in kinds for kind in (tf.as_dtype(each), tf.int64)]
+
+    def fetch_noting(claimed: Any, begin: Any, stop: Any) -> list[Any]:
+        found = fetch(int(begin), int(stop))
+        if int(stop) == source.first + (int(claimed) + 1) * count:
+            source.finish_pass(int(claimed))
+        return found
+
+    def group_of(place: Any) -> Any:
+        return place // count * groups + place % count // group
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def one_pass(number: Any) -> Any:
+        """The groups between two places, as (number of the pass, first place, last place + 1)."""
+        claimed = tf.numpy_function(source.next_pass, [], tf.int64) if epochs == 1 else tf.constant(-1, tf.int64)
+        claimed = tf.ensure_shape(claimed, [])
+        low = source.first + tf.maximum(claimed, 0) * count
+        high = _NO_END if epochs is None else low + count if epochs == 1 else source.end_of(epochs)
+
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+        def ends(number: Any) -> Any:
+            epoch, part = number // groups, number % groups
+            begin = tf.maximum(epoch * count + part * group, low)
+            return claimed, begin, tf.minimum(epoch * count + tf.minimum((part + 1) * group, count), high)
+
+        return tf.data.Dataset.range(group_of(low), group_of(high - 1) + 1).map(ends)
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def fetched(claimed: Any, begin: Any, stop: Any) -> Any:
+        flat = tf.numpy_function(fetch_noting, [claimed, begin, stop], types, stateful=False)
+        return begin, stop, tuple(flat)
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def batches_of(begin: Any, stop: Any, flat: Any) -> Any:
         @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
         def batch_at(place: Any) -> Any:
             start = place % count * length
-            stop = tf.minimum(start + length, samples)
+            end = tf.minimum(start + length, samples)
             arrays = []
-            for (whole, first), spec in zip(slices, source.specs, strict=True):
-                values, row = rows[id(whole)]
-                size = math.prod(spec.shape[1:])
-                cut = tf.reshape(values, [-1])[(first + start - row) * size : (first + stop - row) * size]
-                arrays.append(tf.ensure_shape(tf.reshape(cut, (-1, *spec.shape[1:])), spec.shape))
+            for cut, spec in zip(cuts, source.specs, strict=True):
+                values, row = flat[2 * cut.slot], flat[2 * cut.slot + 1] - cut.row
+                size = math.prod(cut.sample_shape)
+                array = tf.reshape(tf.reshape(values, [-1])[(start - row) * size : (end - row) * size], (-1, *cut.sample_shape))
+                arrays.append(tf.ensure_shape(_converted(array, cut), spec.shape))
             return source.packed(arrays)
 
         return tf.data.Dataset.range(begin, stop).map(batch_at)
 
-    first = source.first // count * groups + source.first % count // group
-    last = (end - 1) // count * groups + (end - 1) % count // group
-    cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else end - source.first
-    dataset = tf.data.Dataset.range(first, last + 1).flat_map(group_at)
+    passes = tf.data.Dataset.range(1).flat_map(one_pass)
+    dataset = passes.map(fetched, num_parallel_calls=1, deterministic=True).prefetch(1).flat_map(batches_of)
+    last = source.first + count if epochs == 1 else source.end_of(epochs or 1)
+    cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else last - source.first
     return dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(1)
+
+
+def _converted(array: Any, cut: _Cut) -> Any:
+    if cut.axes is not None:
+        array = tf.transpose(array, [0, *(axis + 1 for axis in cut.axes if axis >= 0)])
+        for place, axis in enumerate(cut.axes):
+            if axis < 0:
+                array = tf.expand_dims(array, place + 1)
+    return tf.cast(array, cut.dtype)
+
+
+def _casts_alike(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
+    """True where TensorFlow casts to the very bits that NumPy does: for values out of range of an integer they differ."""
+    return have == want or (have.kind in "biuf" and want.kind == "f" and want.itemsize >= 4)
 
 
 def _mapped(source: _Source, epochs: int | None) -> Any:
@@ -230,6 +308,7 @@ class _Source:
         self.batch_size, self.samples = batches.batch_size, batches.samples
         self.batch_nbytes = sum(array.nbytes for array in first)
         self.announce = batches.announce
+        self.together = batches.together
 
     @property
     def is_sharded(self) -> bool:
@@ -245,9 +324,16 @@ class _Source:
     def read_of_pass(self, number: int, at: int) -> Arrays:
         arrays = self.read_place(self.first + int(number) * self.count + int(at))
         if at == self.count - 1:
-            with self._lock:
-                self._passes = max(self._passes, int(number) + 1)
+            self.finish_pass(int(number))
         return arrays
+
+    def finish_pass(self, number: int) -> None:
+        with self._lock:
+            self._passes = max(self._passes, number + 1)
+
+    def read_together(self, begin: int, stop: int) -> list[Array]:
+        epoch, batch = divmod(begin, self.count)
+        return self._batches.read_together(epoch, batch, stop - begin)
 
     def read_place(self, place: int) -> Arrays:
         epoch, batch = divmod(int(place), self.count)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ..files.lent_buffers import LentBuffers, is_aligned
 from ..plain.memory_budget import MemoryPlan
 from ..plain.sample_order import SampleOrder
 from ..plain.windows import Anchors
-from ..readers.contract import Array, Checks, GathersWindows, NeedsScratch, OffersViews, Part, Reader
+from ..readers.contract import Array, Checks, GathersWindows, NeedsScratch, OffersViews, Part, Reader, Settles
 from .advice import Advice
 from .held_windows import HeldWindows
 from .plan import Frames, Plan
@@ -20,8 +21,44 @@ from .window_frames import WindowFrames
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 BOOKKEEPING_BYTES = 4 * 2**20  # positions worked out ahead, Python objects, and what malloc rounds up
+TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this, where a framework takes long over each call
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by one, than to copy twice
+
+
+class Slice(NamedTuple):
+    """An array of every batch of an epoch: rows from `row` on of the array `whole` (all samples of a field, its first byte at a
+    multiple of 64, a view of the mapped file), one for each sample; in `dtype`, and its sample axes in the order `axes` (see
+    `Frames`), once they are cast and transposed.
+    """
+
+    whole: Array
+    row: int
+    dtype: np.dtype[Any]
+    axes: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How each field is read. Replaced as a whole, so that a batch that is being read sees one or the other.
+
+    Attributes
+    ----------
+    gathering, viewing : those of `readers` that have the ability, by field
+    decoded : windows of what cannot be gathered; None where everything can
+    short : windows of what could be, but costs less so; None where there is none
+    """
+
+    readers: Mapping[str, Reader]
+    gathering: Mapping[str, GathersWindows]
+    viewing: Mapping[str, OffersViews]
+    decoded: HeldWindows | None
+    short: HeldWindows | None
+    advice: Advice
+
+
+def _settled(reader: Reader) -> Reader:
+    return reader.settled() if isinstance(reader, Settles) else reader
 
 
 class Assembly:
@@ -33,33 +70,45 @@ class Assembly:
     def __init__(
         self, readers: Mapping[str, Reader], first: int, plan: Plan, anchors: Anchors, order: SampleOrder, batch_size: int
     ) -> None:
-        self._readers = {name: readers[name] for name in plan.fields}
-        # Abilities are asked once: isinstance of a protocol looks up every method, too slow for each batch.
-        self._gathering = {name: reader for name, reader in self._readers.items() if isinstance(reader, GathersWindows)}
-        self._viewing = {name: reader for name, reader in self._readers.items() if isinstance(reader, OffersViews)}
-        self._checking = [reader for reader in self._readers.values() if isinstance(reader, Checks)]
         self._first = first
         self._plan = plan
         self._anchors = anchors
         self._order = order
         self._batch_size = batch_size
         self._buffers = LentBuffers()
-        decoding = {name: reader for name, reader in self._readers.items() if name not in self._gathering}
-        self._decoded = self._held_windows(decoding)
-        self._short = self._held_windows({name: reader for name, reader in self._gathering.items() if self._is_short(name)})
-        self._advice = Advice(self._readers, plan, WindowFrames(plan.fields, plan, anchors, order, batch_size, first))
+        self._ways = self._ways_of({name: _settled(readers[name]) for name in plan.fields})
         self._epoch = -1
+
+    def _ways_of(self, readers: Mapping[str, Reader]) -> _Ways:
+        # Abilities are asked once: isinstance of a protocol looks up every method, too slow for each batch.
+        gathering = {name: reader for name, reader in readers.items() if isinstance(reader, GathersWindows)}
+        frames = WindowFrames(self._plan.fields, self._plan, self._anchors, self._order, self._batch_size, self._first)
+        return _Ways(
+            readers=readers,
+            gathering=gathering,
+            viewing={name: reader for name, reader in readers.items() if isinstance(reader, OffersViews)},
+            decoded=self._held_windows({name: reader for name, reader in readers.items() if name not in gathering}),
+            short=self._held_windows({name: reader for name, reader in gathering.items() if self._is_short(name, reader)}),
+            advice=Advice(readers, self._plan, frames),
+        )
+
+    def _settle(self) -> None:
+        """Go over to readers that have become better ones. Batches that others are reading meanwhile end the way they began."""
+        found = {name: _settled(reader) for name, reader in self._ways.readers.items()}
+        if any(found[name] is not reader for name, reader in self._ways.readers.items()):
+            self._buffers = LentBuffers()  # those of windows that nobody needs any more go
+            self._ways = self._ways_of(found)
 
     def _held_windows(self, readers: Mapping[str, Reader]) -> HeldWindows | None:
         specs = {name: reader.spec for name, reader in readers.items()}
         frames = WindowFrames(specs, self._plan, self._anchors, self._order, self._batch_size, self._first)
         return HeldWindows(readers, self._plan, frames, self._batch_size, self._buffers) if readers else None
 
-    def _is_short(self, name: str) -> bool:
+    def _is_short(self, name: str, reader: Reader) -> bool:
         """Worth holding although it could be gathered: a system call for each window would cost more than its bytes."""
         low, high = self._plan.reach(name)
-        nbytes = (high - low + 1) * self._readers[name].spec.sample_nbytes
-        return self._order.shuffling is not None and self._readers[name].place != "in RAM" and nbytes <= SHORT_BYTES
+        nbytes = (high - low + 1) * reader.spec.sample_nbytes
+        return self._order.shuffling is not None and reader.place != "in RAM" and nbytes <= SHORT_BYTES
 
     # --- one batch -----------------------------------------------------------------------------------------------
 
@@ -67,27 +116,28 @@ class Assembly:
         """The arrays of the plan for these anchors, which stand at positions [start, start + len) of the epoch."""
         if epoch != self._epoch:
             self.check(epoch)
+        ways = self._ways
         starts = self._anchors.starts(numbers) + self._first
         if self._order.shuffling is None:
-            self._advice.on_sample(epoch, int(starts[0]))
+            ways.advice.on_sample(epoch, int(starts[0]))
             first, last = int(numbers[0]), int(numbers[-1]) + 1
             if self._anchors.is_run(first, last):
-                return self._read_run(epoch, start, int(starts[0]), last - first)
+                return self._read_run(ways, epoch, start, int(starts[0]), last - first)
         else:
-            self._advice.on_window(epoch, start)
+            ways.advice.on_window(epoch, start)
         arrays: dict[int, Array] = {}
         parts = {
             name: [self._part(frames, len(numbers)) for frames in self._plan.arrays if frames.field == name]
-            for name in self._readers
+            for name in ways.readers
         }
-        short = self._short if self._short is not None and self._short.is_asked_in_order else None
-        for name, reader in self._gathering.items():
+        short = ways.short if ways.short is not None and ways.short.is_asked_in_order else None
+        for name, reader in ways.gathering.items():
             if short is None or name not in short:
                 reader.gather(starts, parts[name])
-        for held in (self._decoded, short):
+        for held in (ways.decoded, short):
             if held is not None:
                 held.gather(epoch, start, starts, parts)
-        for name in self._readers:
+        for name in ways.readers:
             wanted = [frames for frames in self._plan.arrays if frames.field == name]
             for frames, part in zip(wanted, parts.pop(name), strict=True):
                 samples = part.out if frames.has_time_axis else part.out[:, 0]
@@ -99,19 +149,21 @@ class Assembly:
         """False where every array is a view of a map."""
         if self._order.shuffling is not None:
             return True
-        return any(frames.converts or frames.field not in self._viewing for frames in self._plan.arrays)
+        return any(frames.converts or frames.field not in self._ways.viewing for frames in self._plan.arrays)
 
     def check(self, epoch: int) -> None:
         """Once an epoch: the files are those that were opened. Raises DamagedFileError."""
-        for reader in self._checking:
-            reader.check()
+        self._settle()
+        for reader in self._ways.readers.values():
+            if isinstance(reader, Checks):
+                reader.check()
         self._epoch = epoch
 
     def _part(self, frames: Frames, count: int) -> Part:
-        full = self._buffers.lend((self._batch_size, len(frames.offsets), *frames.spec.sample_shape), frames.spec.dtype)
+        full = self._buffers.lend((self._rounded(count), len(frames.offsets), *frames.spec.sample_shape), frames.spec.dtype)
         return Part(frames.offsets.start, len(frames.offsets), frames.offsets.step, full[:count])
 
-    def _read_run(self, epoch: int, position: int, start: int, count: int) -> list[Array]:
+    def _read_run(self, ways: _Ways, epoch: int, position: int, start: int, count: int) -> list[Array]:
         """Consecutive anchors of one episode: every field is one slab of count + reach frames, and all arrays are views of it."""
         slabs: dict[tuple[Any, ...], tuple[Array, int]] = {}
         arrays = []
@@ -119,7 +171,7 @@ class Assembly:
             low, high = self._plan.reach(frames.field)
             key = (frames.field, frames.dtype, frames.axes)
             if key not in slabs:
-                slab = self._slab(frames.field, epoch, position, start + low, start + count + high, count)
+                slab = self._slab(ways, frames.field, epoch, position, start + low, start + count + high, count)
                 slabs[key] = (self._converted(slab, frames), low)
             slab, low = slabs[key]
             if not frames.has_time_axis:
@@ -135,14 +187,14 @@ class Assembly:
                 array.flags.writeable = False  # x and y look at the same frames: writing to one would change the other
         return arrays
 
-    def _slab(self, field: str, epoch: int, position: int, start: int, stop: int, count: int) -> Array:
-        reader = self._readers[field]
-        view = self._viewing[field].view(start, stop) if field in self._viewing else None
-        if view is None and self._decoded is not None and field in self._decoded:
-            view = self._decoded.run(field, epoch, position, start, stop)
+    def _slab(self, ways: _Ways, field: str, epoch: int, position: int, start: int, stop: int, count: int) -> Array:
+        reader = ways.readers[field]
+        view = ways.viewing[field].view(start, stop) if field in ways.viewing else None
+        if view is None and ways.decoded is not None and field in ways.decoded:
+            view = ways.decoded.run(field, epoch, position, start, stop)
         if view is not None:
             return view
-        full = self._buffers.lend((self._batch_size + stop - start - count, *reader.spec.sample_shape), reader.spec.dtype)
+        full = self._buffers.lend((self._rounded(count) + stop - start - count, *reader.spec.sample_shape), reader.spec.dtype)
         reader.read(start, stop, full[: stop - start])
         return full[: stop - start]
 
@@ -162,8 +214,11 @@ class Assembly:
         return out
 
     def _lend_like(self, samples: Array, dtype: np.dtype[Any]) -> Array:
-        spare = max(0, self._batch_size - len(samples))
-        return self._buffers.lend((len(samples) + spare, *samples.shape[1:]), dtype)[: len(samples)]
+        return self._buffers.lend((self._rounded(len(samples)), *samples.shape[1:]), dtype)[: len(samples)]
+
+    def _rounded(self, count: int) -> int:
+        """Whole batches: buffers of one size can be lent again."""
+        return -(-count // self._batch_size) * self._batch_size
 
     def aligned(self, array: Array) -> Array:
         """C-contiguous, its first byte at a multiple of 64: as it is, or copied once into a lent buffer."""
@@ -173,21 +228,23 @@ class Assembly:
         np.copyto(out, array)
         return out
 
-    def slices(self) -> list[tuple[Array, int]] | None:
-        """Where every batch is a slice of the mapped file: for each array of the plan, the whole of its field, aligned, and
-        the row in it of the array's first frame. None where batches are shuffled, converted, windowed or cut by episodes.
+    def slices(self) -> list[Slice] | None:
+        """Each array of the plan as a slice of a mapped file, where every batch is one; None where batches have to be read.
+
+        That is in stored order, without windows, and in one episode. Arrays may have to be cast, or their axes transposed.
         """
-        order, found = self._order, []
+        self._settle()
+        order, viewing, found = self._order, self._ways.viewing, []
         if order.shuffling is not None or not self._anchors.is_run(order.first, order.first + len(order)):
             return None
         start = int(self._anchors.starts(np.array([order.first], np.int64))[0]) + self._first
         for frames in self._plan.arrays:
-            if frames.converts or frames.has_time_axis or frames.field not in self._viewing:
+            if frames.has_time_axis or frames.field not in viewing:
                 return None
-            whole = self._viewing[frames.field].view(0, len(frames.spec))
+            whole = viewing[frames.field].view(0, len(frames.spec))
             if whole is None or not is_aligned(whole):
                 return None
-            found.append((whole, start + frames.offsets.start))
+            found.append(Slice(whole, start + frames.offsets.start, frames.dtype, frames.axes))
         return found
 
     def announce(self, batch: int, batches: int) -> None:
@@ -195,29 +252,31 @@ class Assembly:
         first = self._order.first + batch * self._batch_size
         last = min(first + batches * self._batch_size, self._order.first + len(self._order)) - 1
         ends = self._anchors.starts(np.array([first, last], np.int64)) + self._first
-        self._advice.on_run(int(ends[0]), int(ends[1]) + 1)
+        self._ways.advice.on_run(int(ends[0]), int(ends[1]) + 1)
 
     # --- prediction --------------------------------------------------------------------------------------------------
 
     def memory(self, order: SampleOrder | None = None) -> MemoryPlan:
         """Predicted peak of private memory, in bytes, of one pass with at most `ALIVE` batches alive, in this order or another."""
-        order = order or self._order
+        order, ways = order or self._order, self._ways
         batch = self._batch_size
         delivered = sum(frames.nbytes for frames in self._plan.arrays) * batch
         read = sum(frames.read_nbytes for frames in self._plan.arrays if frames.converts) * batch
-        windows = sum(held.nbytes(order) for held in (self._decoded, self._short) if held is not None)
+        windows = sum(held.nbytes(order) for held in (ways.decoded, ways.short) if held is not None)
         slabs, cache = 0, 0
         frames = WindowFrames(self._plan.fields, self._plan, self._anchors, order, batch, self._first)
-        for name, reader in self._gathering.items():
+        for name in ways.gathering:
+            reader = ways.readers[name]
             if order.shuffling is None:
                 low, high = self._plan.reach(name)
                 slabs += (batch + high - low) * reader.spec.sample_nbytes
             elif reader.place != "in RAM":
                 cache += 2 * frames.rows(name) * reader.spec.sample_nbytes
-        scratch = sum(reader.scratch_nbytes for reader in self._readers.values() if isinstance(reader, NeedsScratch))
+        scratch = sum(reader.scratch_nbytes for reader in ways.readers.values() if isinstance(reader, NeedsScratch))
         return MemoryPlan(
             {
                 f"{ALIVE} batches alive": ALIVE * delivered,
+                "small batches read together": ALIVE * TOGETHER_BYTES if 2 * delivered <= TOGETHER_BYTES else 0,
                 "frames before conversion": read + slabs,
                 "windows of frames": windows,
                 "decoder": scratch,

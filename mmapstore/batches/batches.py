@@ -13,7 +13,7 @@ from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader
-from .assembly import Assembly
+from .assembly import TOGETHER_BYTES, Assembly, Slice
 from .look_ahead import LookAhead
 from .plan import Plan
 
@@ -155,14 +155,33 @@ class Batches:
             made = self._transformed(x, y)
         return _mapped(self._assembly.aligned, made) if aligned else made
 
-    def slices(self) -> list[tuple[Array, int]] | None:
-        """For adapters that cut batches themselves: each array of a batch as (aligned array, row of the first sample) where
-        batch i is rows [first + i * batch_size, ...) of it, x before y. None where batches have to be read.
+    def read_together(self, epoch: int, batch: int, batches: int) -> list[Array]:
+        """Several batches of an epoch as one, without `transform`: for adapters that take long over each call and cut them.
+
+        All arrays, x before y, C-contiguous and aligned as `read(aligned=True)` gives them.
+        """
+        start = batch * self.batch_size
+        stop = min(start + batches * self.batch_size, len(self._order))
+        arrays = self._assembly.read(epoch, start, self._order.anchors_at(epoch, start, stop))
+        return [self._assembly.aligned(array) for array in arrays]
+
+    @property
+    def together(self) -> int:
+        """How many batches to read together: more than 1 where they are small and nothing is done to each."""
+        nbytes = sum(frames.nbytes for frames in self._plan.arrays) * self.batch_size
+        return 1 if self._transform is not None else max(1, min(TOGETHER_BYTES // max(1, nbytes), len(self)))
+
+    def slices(self) -> list[Slice] | None:
+        """Where every batch is a slice of mapped files: batch i is rows [row + i * batch_size, ...) of each array, x before y.
+
+        None where batches have to be read.
         """
         return self._assembly.slices() if self._transform is None else None
 
     def announce(self, batch: int, batches: int) -> None:
-        """Tell the kernel that these batches, which somebody cuts from `slices()`, come next."""
+        """These batches, which somebody cuts from `slices()`, come next: check the files when a pass begins, tell the kernel."""
+        if batch == 0:
+            self._assembly.check(self._position[0])
         self._assembly.announce(batch, min(batches, len(self) - batch))
 
     def _transformed(self, x: Any, y: Any) -> Any:

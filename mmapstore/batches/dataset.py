@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..plain.memory_budget import format_bytes
 from ..plain.windows import Episodes
 from ..readers.contract import Array, OffersViews, Reader
 from .batches import Batches, Transform
+from .caching import Transforms, cached_readers
 from .plan import Target, plan_for
 from .split import split_points
 
@@ -201,6 +203,68 @@ class Dataset:
     def _part(self, start: int, stop: int) -> Dataset:
         name = f"{self._name}[{self._start + start}:{self._start + stop}]".replace(f"[{self._start}:{self._stop}][", "[")
         return Dataset(self._readers, self._episodes.between(start, stop), name, self._start + start, self._start + stop)
+
+    # --- decoding once -----------------------------------------------------------------------------------------------
+
+    def cache(
+        self,
+        directory: str | os.PathLike[str],
+        max_disk: int | str | None = None,
+        transform: Transforms = None,
+        version: str | int | None = None,
+    ) -> Dataset:
+        """The same samples, decoded once: the first epoch leaves them in `directory`, later epochs map them from there.
+
+        The first epoch is shuffled, stopped, or killed as you like, and goes on where it was; the next run, or another
+        process at the same time, uses what is there. Each field gets an ordinary .npy file of all samples of the array, which
+        takes disk space only for those that were read; so parts (`split`) of one array share a file, and only fill their own. A
+        file belongs to its source: if that has another size, time of change or other samples, another file is begun, and old
+        ones are left for you to delete. (What is written into a directory, a Zarr store, is noticed by 9 samples and its
+        metadata alone: give another `version` then.) A damaged file is begun again with a warning. Fields with nothing to
+        decode, such as a .npy file or an array in RAM, stay as they are, unless they have a transform.
+
+        Parameters
+        ----------
+        directory : made if it is not there; best on the fastest disk at hand. To be shared by processes of one machine
+        max_disk : bytes, or text such as "20GB", that the files of this dataset take at most; what does not fit is decoded in
+            each epoch. None keeps all
+        transform : function of an array of samples (n, *sample) that gives n samples of any one shape and dtype, its axes in the
+            same order; for several fields a dict by field. Called before samples are kept, so once for each, a few at a time:
+            it must be deterministic, and no sample may depend on others
+        version : any text that names the data as kept. Required with a transform: change it when the function changes
+
+        Raises
+        ------
+        WriteError : the directory cannot be written, or its disk has too little room; the text has the `max_disk` that fits
+        InvalidValueError, InvalidTypeError : a transform without a version, one that changed under its version, or one that
+            makes other shapes; a `max_disk` that holds no block
+
+        >>> import os, tempfile, mmapstore as mm
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ds = mm.open(np.arange(24, dtype="u1").reshape(6, 4))
+        ...     half = ds.cache(folder, transform=lambda samples: samples[:, ::2] / np.float32(255), version="halved, 0 to 1")
+        ...     for epoch in range(2):
+        ...         sums = [float(x.sum()) for x in half.batches(4)]
+        ...     half.shape, half.dtype, [name.split("-")[0] for name in sorted(os.listdir(folder))]
+        ((6, 2), dtype('float32'), ['data', 'data'])
+        """
+        readers = cached_readers(
+            self._readers,
+            self._start,
+            self._stop,
+            self._name,
+            directory,
+            max_disk,
+            transform,
+            version,
+            fingerprint=lambda field: self._whole(field).fingerprint(),
+        )
+        return Dataset(readers, self._episodes, self._name, self._start, self._stop)
+
+    def _whole(self, field: str) -> Dataset:
+        """All that this field has, also where this is a part."""
+        reader = self._readers[field]
+        return Dataset({field: reader}, Episodes.equal(len(reader.spec), len(reader.spec)), self._name)
 
     # --- batches -----------------------------------------------------------------------------------------------------
 

@@ -8,16 +8,16 @@ who makes promises, each of whom holds one at a time.
 from __future__ import annotations
 
 import os
-import queue
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+from ..files.worker_threads import WorkerThreads
 
 K = TypeVar("K")
 T = TypeVar("T")
 THREADS = 2  # a window and a batch at a time; decoding has threads of its own
-LINGER = 0.2  # seconds that a thread waits for more to do before it ends
 
 
 class Promise(Generic[T]):
@@ -35,7 +35,7 @@ class Promise(Generic[T]):
         self._ended = threading.Event()
         self._made: T | None = None
         self._error: BaseException | None = None
-        _threads.submit(self._run)
+        _threads.give(self._run)
 
     def _run(self) -> None:
         work = self._work
@@ -106,51 +106,4 @@ class LookAhead(Generic[K, T]):
             promised[1].drop()
 
 
-class _Threads:
-    """A few threads that take work from a queue, begun when there is some and ended soon after there is none."""
-
-    def __init__(self) -> None:
-        self._work: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._count = 0
-        self._busy = 0
-
-    def submit(self, work: Callable[[], Any]) -> None:
-        with self._lock:
-            self._work.put(work)
-            if self._count - self._busy < self._work.qsize() and self._count < THREADS:
-                self._count += 1
-                thread = threading.Thread(target=self._serve, name="mmapstore-ahead", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:  # the interpreter is ending: whoever asks does the work
-                    self._count -= 1
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                work = self._work.get(timeout=LINGER)
-            except queue.Empty:
-                with self._lock:
-                    if self._work.empty():
-                        self._count -= 1
-                        return
-                continue
-            with self._lock:
-                self._busy += 1
-            work()
-            del work  # it refers to readers and buffers, and the next may be long in coming
-            with self._lock:
-                self._busy -= 1
-
-
-_threads = _Threads()
-
-
-def _forget_threads() -> None:
-    global _threads
-    _threads = _Threads()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
+_threads = WorkerThreads("mmapstore-ahead", lambda: THREADS)

@@ -32,6 +32,7 @@ def open_dataset(
     key: str | None = None,
     layout: str | Mapping[str, str] | None = None,
     episodes: Any = None,
+    mapped: bool = True,
 ) -> Dataset:
     """Open array data where it lies. Nothing is read but headers.
 
@@ -45,6 +46,8 @@ def open_dataset(
         and each N is then an episode. None: N, NC, NHW, NCHW or NCDHW by the number of axes. For several fields, a
         dict by name
     episodes : where episodes begin, and the end, as sample numbers; or the length of each. None: as the files say
+    mapped : False maps no file: everything is read with calls that fail with an error. A map is faster, but a file that is
+        truncated, or a disk or network that fails, while a batch is being looked at kills the process without a word
 
     Raises
     ------
@@ -62,11 +65,11 @@ def open_dataset(
     if isinstance(source, Mapping):
         if key is not None:
             raise InvalidValueError(f"key={key!r} is for one array; for several fields write {{'name': 'a.h5::/{key}'}}.")
-        fields = _open_fields(source, layout)
-    elif key is None and (found := _written_directory(source, layout)) is not None:
+        fields = _open_fields(source, layout, mapped)
+    elif key is None and (found := _written_directory(source, layout, mapped)) is not None:
         fields = found
     else:
-        fields = {DEFAULT_FIELD: _open_field(source, key, _layout_of(layout, DEFAULT_FIELD))}
+        fields = {DEFAULT_FIELD: _open_field(source, key, _layout_of(layout, DEFAULT_FIELD), mapped)}
     if isinstance(layout, Mapping) and not set(layout) <= set(fields):
         raise KeyNotFoundError(
             f"layout names {sorted(set(layout) - set(fields))}, but the fields are {', '.join(map(repr, fields))}."
@@ -112,7 +115,7 @@ def _given_episodes(episodes: Any, samples: int) -> Episodes:
 # --- several fields ------------------------------------------------------------------------------------------------------
 
 
-def _open_fields(sources: Mapping[Any, Any], layout: str | Mapping[str, str] | None) -> dict[str, _Field]:
+def _open_fields(sources: Mapping[Any, Any], layout: str | Mapping[str, str] | None, mapped: bool) -> dict[str, _Field]:
     if not sources:
         raise InvalidValueError("a dict of fields was given, but it is empty; expected {'image': source, ...}.")
     if isinstance(layout, str) and len(sources) > 1:
@@ -126,7 +129,7 @@ def _open_fields(sources: Mapping[Any, Any], layout: str | Mapping[str, str] | N
                 raise InvalidTypeError(f"the field {field!r} is a part, or has several fields; give the path it was opened from.")
             fields[field] = (next(iter(source.readers.values())), Episodes(source.episodes))
         else:
-            fields[field] = _open_field(source, None, _layout_of(layout, field))
+            fields[field] = _open_field(source, None, _layout_of(layout, field), mapped)
     return fields
 
 
@@ -136,7 +139,7 @@ def _layout_for_one(layout: str) -> InvalidValueError:
     )
 
 
-def _written_directory(source: Any, layout: str | Mapping[str, str] | None = None) -> dict[str, _Field] | None:
+def _written_directory(source: Any, layout: str | Mapping[str, str] | None, mapped: bool) -> dict[str, _Field] | None:
     """The fields of a directory that mmapstore wrote; None if `source` is anything else."""
     if not isinstance(source, (str, os.PathLike)):
         return None
@@ -152,7 +155,7 @@ def _written_directory(source: Any, layout: str | Mapping[str, str] | None = Non
         if manifest_path.parent.resolve() not in path.resolve().parents:
             raise DamagedFileError(f"{manifest_path} names the file {entry.file!r}, which is outside its directory.")
         stored = open_stored(str(path), entry.key or None)
-        fields[field] = _with_manifest(stored, entry, _layout_of(layout, field), str(manifest_path))
+        fields[field] = _with_manifest(stored, entry, _layout_of(layout, field), mapped, str(manifest_path))
     if not fields:
         raise DamagedFileError(f"{manifest_path} lists no field. Write the data again.")
     return fields
@@ -161,24 +164,24 @@ def _written_directory(source: Any, layout: str | Mapping[str, str] | None = Non
 # --- one field -----------------------------------------------------------------------------------------------------------
 
 
-def _open_field(source: Any, key: str | None, layout: str | None) -> _Field:
+def _open_field(source: Any, key: str | None, layout: str | None, mapped: bool) -> _Field:
     paths = _several_paths(source)
     if paths is not None:
-        return _open_joined(paths, key, layout)
+        return _open_joined(paths, key, layout, mapped)
     if isinstance(source, (str, os.PathLike)):
-        return _open_path(os.fspath(source), key, layout)
+        return _open_path(os.fspath(source), key, layout, mapped)
     if key is not None:
         raise InvalidValueError(f"key={key!r} names an array inside a file, but a live {type(source).__name__} was given.")
-    return _with_layout(open_live(source), layout)
+    return _with_layout(open_live(source), layout, mapped)
 
 
-def _open_path(path: str, key: str | None, layout: str | None) -> _Field:
+def _open_path(path: str, key: str | None, layout: str | None, mapped: bool) -> _Field:
     outer, inside = split_inside(path)
     if key is not None and inside is not None:
         raise InvalidValueError(f"{path} already names an array inside the file; leave out key={key!r}.")
     inside = key if key is not None else inside
     if Path(outer).is_dir() and (Path(outer) / DIRECTORY_MANIFEST).is_file() and inside:
-        fields = _written_directory(outer, {inside.strip("/"): layout} if layout else None)
+        fields = _written_directory(outer, {inside.strip("/"): layout} if layout else None, mapped)
         name = inside.strip("/")
         if fields is None or name not in fields:
             raise KeyNotFoundError(f"{outer} has no field {name!r}; it has {', '.join(fields or ())}.")
@@ -188,27 +191,27 @@ def _open_path(path: str, key: str | None, layout: str | None) -> _Field:
     if manifest_path.is_file():
         for entry in _read_manifest(manifest_path).fields.values():
             if entry.file == Path(outer).name and entry.key.strip("/") == _key_of(stored).strip("/"):
-                return _with_manifest(stored, entry, layout, str(manifest_path))
-    return _with_layout(stored, layout)
+                return _with_manifest(stored, entry, layout, mapped, str(manifest_path))
+    return _with_layout(stored, layout, mapped)
 
 
 def _key_of(stored: StoredArray) -> str:
     return stored.name.split("::", 1)[1] if "::" in stored.name else ""
 
 
-def _with_layout(stored: StoredArray, layout: str | None) -> _Field:
+def _with_layout(stored: StoredArray, layout: str | None, mapped: bool) -> _Field:
     checked_dtype(stored.dtype, stored.name)
     how = StoredLayout.of(layout, tuple(stored.shape), stored.name)
-    return reader_for(stored, how), Episodes.equal(how.samples, how.episode_length)
+    return reader_for(stored, how, mapped), Episodes.equal(how.samples, how.episode_length)
 
 
-def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None, where: str) -> _Field:
+def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None, mapped: bool, where: str) -> _Field:
     if tuple(stored.shape) != entry.shape or stored.dtype != entry.dtype:
         raise DamagedFileError(
             f"{where} describes {entry.shape} {entry.dtype}, but {stored.name} holds {tuple(stored.shape)} {stored.dtype.str}: "
             "the data was replaced. Delete the manifest to open the data as it is, or ingest again."
         )
-    reader, own = _with_layout(stored, layout or entry.layout)
+    reader, own = _with_layout(stored, layout or entry.layout, mapped)
     if layout is not None and layout != entry.layout:
         return reader, own
     return reader, Episodes.of(list(entry.episodes), len(reader.spec), f"the episodes in {where}")
@@ -249,8 +252,8 @@ def _several_paths(source: Any) -> list[str] | None:
     return None
 
 
-def _open_joined(paths: Sequence[str], key: str | None, layout: str | None) -> _Field:
-    fields = [_open_path(path, key, layout) for path in paths]
+def _open_joined(paths: Sequence[str], key: str | None, layout: str | None, mapped: bool) -> _Field:
+    fields = [_open_path(path, key, layout, mapped) for path in paths]
     first = fields[0][0].spec
     for path, (reader, _) in zip(paths, fields, strict=True):
         spec = reader.spec

@@ -37,7 +37,7 @@ class Descriptors:
 
     def __init__(self, path: str | None = None) -> None:
         self._path = path
-        self._identity = _identity(path) if path is not None else None
+        self._opened = _status(path) if path is not None else None
 
     def get(self, path: str) -> Descriptor:
         """A descriptor that stays open as long as the returned object is referenced."""
@@ -48,12 +48,35 @@ class Descriptors:
                 _open.descriptors.move_to_end(key)
                 return found
             found = Descriptor(path)
-            if path == self._path and self._identity != (found.status.st_dev, found.status.st_ino):
-                raise DamagedFileError(f"{path} was replaced by another file since it was opened. Open it again.")
+            if path == self._path and self._opened is not None and not os.path.samestat(self._opened, found.status):
+                raise _replaced(path)
             _open.descriptors[key] = found
             while len(_open.descriptors) > MOST_OPEN:
                 _open.descriptors.popitem(last=False)
             return found
+
+    def check(self) -> None:
+        """Raise DamagedFileError if the one file is no longer as it was when this object was made.
+
+        One `stat`: another inode, size or time of change. Does nothing for files that are not known beforehand.
+        """
+        if self._path is None or self._opened is None:
+            return
+        then, now = self._opened, _status(self._path)
+        if not os.path.samestat(then, now):
+            raise _replaced(self._path)
+        if then.st_size != now.st_size:
+            raise DamagedFileError(
+                f"{self._path} ends at byte {now.st_size}, but had {then.st_size} bytes when it was opened. It was "
+                f"{'truncated or replaced' if now.st_size < then.st_size else 'written to'} since it was opened; "
+                "open it again once it is whole."
+            )
+        if then.st_mtime_ns != now.st_mtime_ns:
+            seconds = (now.st_mtime_ns - then.st_mtime_ns) / 1e9
+            raise DamagedFileError(
+                f"{self._path} was written to since it was opened: its time of change is {abs(seconds):.3g} s "
+                f"{'later' if seconds > 0 else 'earlier'} than then. Open it again once nothing writes to it."
+            )
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError), _open.lock:  # globals are gone when the interpreter ends
@@ -81,12 +104,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_open.after_fork)
 
 
-def _identity(path: str) -> tuple[int, int]:
+def _status(path: str) -> os.stat_result:
     try:
-        status = os.stat(path)
+        return os.stat(path)
     except FileNotFoundError as error:
         raise _gone(path) from error
-    return status.st_dev, status.st_ino
+
+
+def _replaced(path: str) -> DamagedFileError:
+    return DamagedFileError(f"{path} was replaced by another file since it was opened. Open it again.")
 
 
 def _gone(path: str) -> NotFoundError:
@@ -119,6 +145,14 @@ class Descriptor:
                 )
             self._map = mmap.mmap(self.number, size, access=mmap.ACCESS_READ)
         return self._map
+
+    def unmap_pages(self, offset: int, nbytes: int) -> None:
+        """Take pages out of the map that was made, if any was: the kernel does not drop those that a process has in a map."""
+        start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+        if self._map is not None and length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            with contextlib.suppress(OSError, ValueError):
+                self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
@@ -178,7 +212,12 @@ def _preadv(descriptor: Descriptor, buffers: Any, offset: int) -> int:
             return os.preadv(descriptor.number, buffers, offset)
         return _preadv_by_seek(descriptor, buffers, offset)
     except OSError as error:
-        raise OSError(error.errno, f"{os.strerror(error.errno or 0)} while reading at byte {offset}", descriptor.path) from error
+        found = DamagedFileError(
+            f"{descriptor.path} cannot be read: {os.strerror(error.errno or 0)} while reading at byte {offset}. Check the disk and "
+            "the connection to it, or copy the file from where it is whole."
+        )
+        found.errno = error.errno
+        raise found from error
 
 
 _seek_lock = threading.Lock()
@@ -204,6 +243,17 @@ def will_need(descriptor: Descriptor, offset: int, nbytes: int) -> None:
     if hasattr(os, "posix_fadvise") and nbytes > 0:
         with contextlib.suppress(OSError):
             os.posix_fadvise(descriptor.number, offset, nbytes, os.POSIX_FADV_WILLNEED)
+
+
+def let_go(descriptor: Descriptor, offset: int, nbytes: int) -> None:
+    """Tell the kernel that these bytes are done with: it drops the pages that lie wholly among them.
+
+    Arrays that look into a map of the file stay right: whoever looks again has the page read again.
+    """
+    descriptor.unmap_pages(offset, nbytes)
+    if hasattr(os, "posix_fadvise") and nbytes > 0:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor.number, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
 
 def memory_available() -> int:
@@ -253,6 +303,27 @@ def explaining_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
             errno.ENOTDIR: "Part of that path is a file, not a directory.",
         }.get(error.errno or 0, "Check the disk, then run the same command again.")
         raise WriteError(f"{os.fspath(target)} cannot be written: {error.strerror or error}. {remedy}") from error
+
+
+def allocate(number: int, nbytes: int) -> None:
+    """Make the file of a descriptor at least `nbytes` long, on disk too where the system can: a full disk is an error now.
+
+    A hole in a mapped file would be a SIGBUS later.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(number, 0, nbytes)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    if os.fstat(number).st_size < nbytes:
+        os.ftruncate(number, nbytes)
+
+
+def sync_data(number: int) -> None:
+    """Returns when the disk has what was written to a descriptor."""
+    getattr(os, "fdatasync", os.fsync)(number)
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

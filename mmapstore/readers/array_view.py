@@ -7,24 +7,33 @@ from typing import Any
 
 import numpy as np
 
+from ..files.file_io import Descriptors
 from ..formats.contract import SeenAsArray
 from ..plain.array_spec import ArraySpec, StoredLayout
 from .contract import Array, Part
 
 
 class ArrayView:
-    """Views of runs, copies for gathers. `source` gives the array, and pickles by path where it has one."""
+    """Views of runs, copies for gathers. `source` gives the array, and pickles by path where it has one.
 
-    def __init__(self, source: SeenAsArray, layout: StoredLayout, why: str, place: str) -> None:
+    `path` is the file that it maps, if it does: that file is checked to stay as it is.
+    """
+
+    def __init__(self, source: SeenAsArray, layout: StoredLayout, why: str, place: str, path: str | None = None) -> None:
         self._source = source
         self._layout = layout
         self.why = why
         self.place = place
+        self._path = path
+        self._files = Descriptors(path)
         array = source.as_array()
         self.spec: ArraySpec = layout.spec(array.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ArrayView, (self._source, self._layout, self.why, self.place)
+        return ArrayView, (self._source, self._layout, self.why, self.place, self._path)
+
+    def check(self) -> None:
+        self._files.check()
 
     def _episodes(self) -> Array:
         """The array as (episodes, samples of an episode, *sample)."""

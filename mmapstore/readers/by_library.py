@@ -10,6 +10,7 @@ import numpy as np
 
 from ..formats.contract import Selection, StoredArray
 from ..plain.array_spec import ArraySpec, StoredLayout
+from .chunk_runs import sample_axis, whole_chunks
 from .contract import Array
 
 PIECE_BYTES = 2 * 2**20  # asked of the library at a time, if chunks are no larger
@@ -24,9 +25,9 @@ class ByLibrary:
         self.why = why
         self.place = "decoded by its library"
         self.spec: ArraySpec = layout.spec(stored.dtype)
-        self._axis = layout.letters.index("T" if "T" in layout.letters else "N")
-        together = stored.chunks[self._axis] if stored.chunks else 1
-        self._step = max(1, PIECE_BYTES // max(1, together * self.spec.sample_nbytes)) * together
+        self._axis = sample_axis(layout)
+        self._together = stored.chunks[self._axis] if stored.chunks else 1
+        self._step = max(1, PIECE_BYTES // max(1, self._together * self.spec.sample_nbytes)) * self._together
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ByLibrary, (self._stored, self._layout, self.why)
@@ -36,8 +37,19 @@ class ByLibrary:
         """Bytes the library may hold while it reads: chunks, encoded and decoded, and a copy of the piece it returns."""
         chunks = self._stored.chunks
         chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
+        return 2 * chunk + 2 * self._step * self.spec.sample_nbytes + self.kept_nbytes
+
+    @property
+    def kept_nbytes(self) -> int:
         kept: int = getattr(self._stored, "cache_nbytes", 0)  # HDF5 keeps decoded chunks
-        return 2 * chunk + 2 * self._step * self.spec.sample_nbytes + kept
+        return kept
+
+    @property
+    def decoded_together(self) -> int:
+        return min(self._together, self._layout.episode_length)
+
+    def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
+        return whole_chunks(self._layout, self._together, start, stop)
 
     def read(self, start: int, stop: int, out: Array) -> None:
         layout = self._layout

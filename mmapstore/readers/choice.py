@@ -2,54 +2,142 @@
 
 from __future__ import annotations
 
+import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files.file_io import Descriptors
-from ..formats.contract import SeenAsArray, StoredArray
-from ..plain.array_spec import StoredLayout
+from ..files.worker_threads import usable_cpus
+from ..formats.contract import EncodedChunks, HasChunks, SeenAsArray, StoredArray
+from ..plain.array_spec import ArraySpec, StoredLayout
+from ..plain.extents import Extents
+from ..plain.memory_budget import format_bytes
 from .array_view import ArrayView
 from .by_library import ByLibrary
+from .chunk_runs import batch_cost
 from .contract import Array, Reader
+from .decoded import decoded_reader
+from .plain_chunks import PlainChunks
 from .stored_raw import StoredRaw, mapped_array
 
+BATCH = 32  # samples, where the cost of chunks is told in numbers
+_MUCH = 4  # times what is wanted, or what a block of a shuffled epoch holds anyway
+_BLOCK_BYTES = 2 * 2**20
 
-def reader_for(stored: StoredArray, layout: StoredLayout) -> Reader:
-    """The fastest reader that is right for this array and layout."""
+
+def reader_for(stored: StoredArray, layout: StoredLayout, mapped: bool = True) -> Reader:
+    """The fastest reader that is right for this array and layout. Not `mapped`: one that maps no file, where there is one."""
     extents = stored.extents
     if extents is not None and layout.has_rows:
-        if extents.is_one_run:
-            ways = [
-                "memory-mapped where the bytes lie",
-                "contiguous batches are views of the file, shuffled ones are read with preadv",
-            ]
+        return StoredRaw(extents, layout, _raw_words(extents, layout, mapped), mapped)
+    whole = extents is not None and extents.is_one_run and extents.offset_of(0) >= 0
+    in_ram = stored.storage.startswith("in RAM")
+    if extents is not None and whole and not mapped:
+        reader, _ = decoded_reader(PlainChunks(stored.name, extents, layout), layout, _unmapped_words(layout))
+        assert reader is not None, "bytes without codecs need no decoder"
+        return reader
+    if isinstance(stored, SeenAsArray) or (extents is not None and whole):
+        source: SeenAsArray
+        if isinstance(stored, SeenAsArray):
+            source, path = stored, stored.name if not in_ram and os.path.isfile(stored.name) else None
         else:
-            ways = ["read with preadv where the bytes lie, no library in between"]
-        if not layout.is_consecutive:
-            ways.append(
-                f"stored as {layout.letters}, consecutive samples lie {layout.samples // layout.episode_length} samples apart: "
-                "each costs a read of its own"
-            )
-        if not extents.dtype.isnative:
-            ways.append("its byte order is not this machine's: every batch is copied and swapped")
-        return StoredRaw(extents, layout, "; ".join(ways))
-    source: SeenAsArray | None = None
-    if isinstance(stored, SeenAsArray):
-        source = stored
-    elif extents is not None and extents.is_one_run and extents.offset_of(0) >= 0:
-        source = _MappedFile(extents.path, extents.offset_of(0), stored.shape, stored.dtype)
-    if source is not None:
-        in_ram = stored.storage.startswith("in RAM")
-        ways = ["an array in RAM, nothing is read from disk" if in_ram else "memory-mapped where the bytes lie"]
-        if not layout.has_rows or (stored.why_not_raw and not in_ram):
-            ways.append(
-                f"{stored.why_not_raw or f'stored as {layout.letters}'}: the values of a sample are scattered, "
-                "and collected with strides"
-            )
-        return ArrayView(source, layout, "; ".join(ways), "in RAM" if in_ram else "memory-mapped")
-    reason = stored.why_not_raw or f"stored as {layout.letters}, in chunks that split each sample"
+            assert extents is not None
+            source, path = _MappedFile(extents.path, extents.offset_of(0), stored.shape, stored.dtype), extents.path
+        words = _view_words(stored, layout, in_ram, mapped)
+        return ArrayView(source, layout, words, "in RAM" if in_ram else "memory-mapped", path)
+    reason = ""
+    if isinstance(stored, HasChunks):
+        chunks = stored.encoded
+        reader, reason = decoded_reader(stored, layout, "" if chunks is None else _decoded_words(stored.name, chunks, layout))
+        if reader is not None:
+            return reader
+    reason = reason or stored.why_not_raw or f"stored as {layout.letters}, in chunks that split each sample"
     return ByLibrary(stored, layout, f"through the format's own library, because {reason}")
+
+
+def _raw_words(extents: Extents, layout: StoredLayout, mapped: bool) -> str:
+    if not extents.is_one_run:
+        ways = ["read with preadv where the bytes lie, no library in between"]
+    elif mapped:
+        ways = [
+            "memory-mapped where the bytes lie",
+            "contiguous batches are views of the file, shuffled ones are read with preadv",
+        ]
+    else:
+        ways = ["read with preadv where the bytes lie, nothing is mapped (mapped=False)"]
+    if not layout.is_consecutive:
+        ways.append(
+            f"stored as {layout.letters}, consecutive samples lie {layout.samples // layout.episode_length} samples apart: "
+            "each costs a read of its own"
+        )
+    if not extents.dtype.isnative:
+        ways.append("its byte order is not this machine's: every batch is copied and swapped")
+    return "; ".join(ways)
+
+
+def _unmapped_words(layout: StoredLayout) -> str:
+    return (
+        "read with preadv where the bytes lie, nothing is mapped (mapped=False); "
+        f"stored as {layout.letters}: the values of a sample are scattered, and collected piece by piece"
+    )
+
+
+def _view_words(stored: StoredArray, layout: StoredLayout, in_ram: bool, mapped: bool) -> str:
+    ways = ["an array in RAM, nothing is read from disk" if in_ram else "memory-mapped where the bytes lie"]
+    if not mapped and not in_ram:
+        ways.append("mapped=False cannot be had for it")
+    if not layout.has_rows or (stored.why_not_raw and not in_ram):
+        ways.append(
+            f"{stored.why_not_raw or f'stored as {layout.letters}'}: the values of a sample are scattered, "
+            "and collected with strides"
+        )
+    return "; ".join(ways)
+
+
+def _decoded_words(name: str, chunks: EncodedChunks, layout: StoredLayout) -> str:
+    threads = usable_cpus()
+    how = f"in {threads} threads by our own reader" if threads > 1 else "by our own reader"
+    if chunks.chain:
+        ways = [f"{' after '.join(str(codec) for codec in reversed(chunks.chain))}, decoded {how}"]
+    else:
+        ways = [f"uncompressed, read with preadv {how} and put together from chunks of {chunks.grid.chunk}"]
+    ways += _cost_words(name, chunks, layout)
+    return "; ".join(ways)
+
+
+def _cost_words(name: str, chunks: EncodedChunks, layout: StoredLayout) -> list[str]:
+    """What it costs where the shape of the chunks fights the order in which samples are read, and the line that mends it."""
+    spec, chunk = layout.spec(chunks.dtype), chunks.grid.chunk
+    samples = min(BATCH, layout.episode_length)
+    count, elements = batch_cost(layout, chunk, samples)
+    together, _ = batch_cost(layout, chunk, 1)
+    decoded, wanted = elements * chunks.dtype.itemsize, samples * spec.sample_nbytes
+    ways = []
+    costly = decoded > _MUCH * max(wanted, _BLOCK_BYTES)
+    if costly:
+        ways.append(
+            f"its chunks of {chunk} fight the order of reading: {samples} consecutive samples ({format_bytes(wanted)}) lie "
+            f"in {count} chunk{'s' * (count != 1)}, {format_bytes(decoded)} to decode"
+        )
+    if together > 1:
+        each = math.prod(chunk) * chunks.dtype.itemsize
+        ways.append(f"each sample is put together from {together} chunks of {format_bytes(each)}, one more copy")
+    if costly or together > 1:
+        ways.append(f"this writes it once as it is read: {_convert_line(name, spec, layout)}")
+    return ways
+
+
+def _convert_line(name: str, spec: ArraySpec, layout: StoredLayout) -> str:
+    path = Path(name.split("::")[0])
+    target = str(path.with_name(f"{path.stem}-chunked{path.suffix}"))
+    samples = max(1, min(len(spec), layout.episode_length, _BLOCK_BYTES // 2 // max(1, spec.sample_nbytes)))
+    letters = "".join(letter for letter in "NT" if letter in layout.letters) + layout.sample_letters
+    chunk = (1,) * ("N" in letters and "T" in letters) + (samples, *spec.sample_shape)
+    order = f", layout={letters!r}" if letters != layout.letters else ""
+    return f"mmapstore.convert({name!r}, {target!r}{order}, chunks={chunk})"
 
 
 class _MappedFile:

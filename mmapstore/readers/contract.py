@@ -131,3 +131,19 @@ class KeepsMemory(Protocol):
         """The part of `scratch_nbytes` that is this reader's own, such as an index. Readers that are used one after the other
         take the rest once for all of them."""
         ...
+
+
+@runtime_checkable
+class Settles(Protocol):
+    def settled(self) -> Reader:
+        """This reader, or another for the same samples that has become the better one. Asked at the beginning of an epoch."""
+        ...
+
+
+@runtime_checkable
+class NamesFiles(Protocol):
+    @property
+    def files(self) -> Sequence[str]:
+        """The files, or directories of a store, that samples come from: their sizes and times of change tell whether they are
+        what they were."""
+        ...

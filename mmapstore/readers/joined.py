@@ -8,14 +8,30 @@ from typing import Any
 import numpy as np
 
 from ..plain.array_spec import ArraySpec
-from .contract import Array, GathersWindows, OffersViews, Part, Reader, TakesAdvice
+from .contract import (
+    Array,
+    Checks,
+    Decodes,
+    GathersWindows,
+    KeepsMemory,
+    NeedsScratch,
+    OffersViews,
+    Part,
+    Reader,
+    ReadsRuns,
+    TakesAdvice,
+)
 
 
 def join(readers: Sequence[Reader]) -> Reader:
     """One reader over all of them, in order. Their dtypes and sample shapes must agree. It gathers if all of them do."""
     if len(readers) == 1:
         return readers[0]
-    return _GatheringJoined(readers) if all(isinstance(reader, GathersWindows) for reader in readers) else Joined(readers)
+    if all(isinstance(reader, GathersWindows) for reader in readers):
+        return _GatheringJoined(readers)
+    if any(isinstance(reader, ReadsRuns) for reader in readers):
+        return _DecodingJoined(readers)
+    return _ChunkedJoined(readers) if any(isinstance(reader, Decodes) for reader in readers) else Joined(readers)
 
 
 class Joined:
@@ -33,7 +49,13 @@ class Joined:
 
     @property
     def scratch_nbytes(self) -> int:
-        return max((getattr(reader, "scratch_nbytes", 0) for reader in self._readers), default=0)
+        """All that readers keep, and once what they need while they read, for they read one after the other."""
+        needed = [reader.scratch_nbytes - _kept(reader) for reader in self._readers if isinstance(reader, NeedsScratch)]
+        return self.kept_nbytes + max(needed, default=0)
+
+    @property
+    def kept_nbytes(self) -> int:
+        return sum(_kept(reader) for reader in self._readers)
 
     def _pieces(self, start: int, stop: int) -> list[tuple[Reader, int, int, int]]:
         """(reader, first, last + 1 in that reader, where it lands relative to `start`)."""
@@ -61,6 +83,16 @@ class Joined:
             if isinstance(reader, TakesAdvice):
                 reader.will_need(first, last)
 
+    def let_go(self, start: int, stop: int) -> None:
+        for reader, first, last, _ in self._pieces(start, min(stop, len(self.spec))):
+            if isinstance(reader, TakesAdvice):
+                reader.let_go(first, last)
+
+    def check(self) -> None:
+        for reader in self._readers:
+            if isinstance(reader, Checks):
+                reader.check()
+
 
 class _GatheringJoined(Joined):
     def gather(self, starts: np.ndarray[Any, np.dtype[np.int64]], parts: Sequence[Part]) -> None:
@@ -82,3 +114,50 @@ class _GatheringJoined(Joined):
                 assert isinstance(reader, GathersWindows)
                 own = [Part(part.first, part.count, part.step, part.out[a:b]) for part in parts]
                 reader.gather(starts[a:b] - self._offsets[numbers[a]], own)
+
+
+class _ChunkedJoined(Joined):
+    @property
+    def decoded_together(self) -> int:
+        return max(reader.decoded_together if isinstance(reader, Decodes) else 1 for reader in self._readers)
+
+    def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
+        if stop <= start:
+            return start, stop
+        pieces = self._pieces(start, stop)
+        (head, first, first_end, _), (tail, last_start, last, _) = pieces[0], pieces[-1]
+        if isinstance(head, Decodes):
+            start -= first - head.whole_chunks(first, first_end)[0]
+        if isinstance(tail, Decodes):
+            stop += tail.whole_chunks(last_start, last)[1] - last
+        return start, stop
+
+
+class _DecodingJoined(_ChunkedJoined):
+    def read_runs(self, runs: Sequence[tuple[int, int]], out: Array) -> None:
+        # Neighbours in `out` that one reader fills go to it together: it decodes a chunk once for all of them.
+        reader = self._readers[0]
+        own: list[tuple[int, int]] = []
+        at = begin = 0
+        for start, stop in runs:
+            for other, first, last, _ in self._pieces(start, stop):
+                if other is not reader:
+                    _read_runs(reader, own, out[begin:at])
+                    reader, own, begin = other, [], at
+                own.append((first, last))
+                at += last - first
+        _read_runs(reader, own, out[begin:at])
+
+
+def _read_runs(reader: Reader, runs: list[tuple[int, int]], out: Array) -> None:
+    if isinstance(reader, ReadsRuns):
+        reader.read_runs(runs, out)
+    else:
+        at = 0
+        for start, stop in runs:
+            reader.read(start, stop, out[at : at + stop - start])
+            at += stop - start
+
+
+def _kept(reader: Reader) -> int:
+    return reader.kept_nbytes if isinstance(reader, KeepsMemory) else 0

@@ -8,12 +8,13 @@ faults page by page, and stalls when memory is short.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..files.file_io import Descriptor, Descriptors, read_exactly, read_rows, will_need
+from ..files.file_io import Descriptor, Descriptors, let_go, read_exactly, read_rows, will_need
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.errors import DamagedFileError, NotFoundError
 from ..plain.extents import Extents
@@ -21,20 +22,25 @@ from .contract import Array, Part
 
 
 class StoredRaw:
-    """Reads samples at the places an `Extents` names. The layout must keep each sample in one piece (`has_rows`)."""
+    """Reads samples at the places an `Extents` names. The layout must keep each sample in one piece (`has_rows`).
 
-    def __init__(self, extents: Extents, layout: StoredLayout, why: str) -> None:
+    Not `mapped`: no view is offered, and nothing is mapped ever.
+    """
+
+    def __init__(self, extents: Extents, layout: StoredLayout, why: str, mapped: bool = True) -> None:
         self._given = extents
         self._extents = extents.cut(_samples_in_row(layout))
-        self._files = Descriptors(extents.path if extents.is_one_run else None)
+        self._files = Descriptors(None if extents.one_file_each else extents.path)
+        self._folder = _existing_folder(extents.file_of(0)) if extents.one_file_each else None
         self._layout = layout
         self.why = why
         self.spec: ArraySpec = layout.spec(extents.dtype)
-        self.place = "memory-mapped" if extents.is_one_run else "read in place"
+        self._mapped = mapped and extents.is_one_run
+        self.place = "memory-mapped" if self._mapped else "read in place"
         self._swapped = not extents.dtype.isnative
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoredRaw, (self._given, self._layout, self.why)
+        return StoredRaw, (self._given, self._layout, self.why, self._mapped)
 
     # --- the contract --------------------------------------------------------------------------------------------
 
@@ -48,9 +54,7 @@ class StoredRaw:
 
     def view(self, start: int, stop: int) -> Array | None:
         extents = self._extents
-        if self._swapped or not extents.is_one_run:
-            return None
-        if extents.offset_of(0) < 0:
+        if self._swapped or not self._mapped or extents.offset_of(0) < 0:
             return None
         by_episode = self._layout.samples_first(self._map())
         if self._layout.is_consecutive:
@@ -74,15 +78,33 @@ class StoredRaw:
             self._to_native(part.out)
 
     def will_need(self, start: int, stop: int) -> None:
+        self._advise(start, stop, will_need)
+
+    def let_go(self, start: int, stop: int) -> None:
+        self._advise(start, stop, let_go)
+
+    def check(self) -> None:
+        self._files.check()
+        self._check_folder()
+
+    def _check_folder(self) -> None:
+        """Without its directory, a file that is missing is no chunk that was never written."""
+        if self._folder is not None and not os.path.isdir(self._folder):
+            raise DamagedFileError(
+                f"{self._folder} does not exist any more: the array was deleted or moved since it was opened. Open it again "
+                "where it is."
+            )
+
+    def _advise(self, start: int, stop: int, advise: Callable[[Descriptor, int, int], None]) -> None:
         if not self._layout.is_consecutive:
-            return  # the rows lie far apart: asking for each costs more than it brings
+            return  # the rows lie far apart: a call for each costs more than it brings
         for extent, offset, first, last in self._extents.runs(start, min(stop, len(self.spec))):
             if offset >= 0:
                 try:
                     descriptor = self._files.get(self._extents.file_of(extent))
                 except (NotFoundError, OSError):
                     continue  # advice never fails; reading will say what is wrong
-                will_need(descriptor, offset, (last - first) * self._extents.row_nbytes)
+                advise(descriptor, offset, (last - first) * self._extents.row_nbytes)
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
@@ -120,6 +142,7 @@ class StoredRaw:
             except NotFoundError:
                 if self._extents.fill is None:
                     raise
+                self._check_folder()
         if self._extents.fill is None:
             raise DamagedFileError(f"{self._extents.file_of(extent)} stores nothing for extent {extent}, and names no fill value.")
         for out in outs:
@@ -141,6 +164,14 @@ def mapped_array(files: Descriptors, path: str, offset: int, shape: tuple[int, .
     """Plain bytes of a file as a read-only array: a view of a memory map that lives as long as the array."""
     nbytes = math.prod(shape) * dtype.itemsize
     return np.ndarray(shape, dtype, files.get(path).map(offset, nbytes), offset)
+
+
+def _existing_folder(path: str) -> str:
+    """The nearest directory above a file that exists. For the file of a chunk that is the array's, or one inside it."""
+    folder = os.path.dirname(path)
+    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _samples_in_row(layout: StoredLayout) -> int:

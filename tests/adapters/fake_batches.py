@@ -19,7 +19,7 @@ class FakeBatches:
     ):
         self.samples, self.batch_size, self.shape, self.has_target = samples, batch_size, shape, target
         self.inputs, self.dtype, self.shard, self.fail, self.position = inputs, np.dtype(dtype), shard, fail, position
-        self.takes_time = True
+        self.takes_time, self.together = True, 1
         self.reads: list[tuple[int, int]] = []
         self.addresses: set[int] = set()
         self.alive = self.most_alive = 0  # arrays

@@ -17,6 +17,7 @@ from real_batches import real_batches  # noqa: E402
 
 import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.tf_dataset import to_tf  # noqa: E402
+from mmapstore.batches import batches as batches_module  # noqa: E402
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError  # noqa: E402
 
 
@@ -326,8 +327,7 @@ def test_slices_look_at_the_file(tmp_path):
     [
         {"shuffle": True},
         {"transform": lambda x, y: (x, y)},
-        {"dtype": "float64"},
-        {"layout": "NHWC"},
+        {"dtype": "uint8"},  # TensorFlow casts values out of range otherwise than NumPy
         {"target": mm.Window(history=2)},
         {"target": mm.NextFrame(), "episodes": [0, 20, 50]},
     ],
@@ -337,9 +337,50 @@ def test_what_is_no_slice_is_read(tmp_path, arguments):
     stored(tmp_path)
     ds = mm.open(tmp_path / "frames.npy", episodes=arguments.pop("episodes", None))
     b = ds.batches(4, **{"target": mm.NextFrame(), **arguments})
-    assert b.slices() is None
+    assert b.slices() is None or "dtype" in arguments
     for element, number in zip(b.to_tf(), range(len(b)), strict=True):
         for tensor, array in zip(element, b.read(0, number), strict=True):
+            np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+@pytest.mark.parametrize(
+    "shape", [(40, 3, 4, 5), (40, 3, 16, 16), (40, 4, 5)], ids=["rows of 240 bytes", "aligned rows", "no channels"]
+)
+@pytest.mark.parametrize("stored_as, dtype", [("f8", "f4"), ("u1", "f4"), ("i8", "f4"), ("f4", "f8"), (">i2", "f4"), ("f4", None)])
+@pytest.mark.parametrize("layout", [None, "NHWC"])
+def test_casts_and_transposes_in_tensorflow_are_those_of_numpy(tmp_path, shape, stored_as, dtype, layout):
+    values = np.random.default_rng(0).integers(0, 2**53 if stored_as == "i8" else 200, shape)
+    np.save(tmp_path / "x.npy", (values / 3 if stored_as in ("f8", "f4") else values).astype(stored_as))
+    b = mm.open(tmp_path / "x.npy").batches(4, target=mm.NextFrame(), dtype=dtype, layout=layout)
+    assert (b.slices() is None) == (stored_as == ">i2")
+    for element, number in zip(b.to_tf(), range(len(b)), strict=True):
+        for tensor, array in zip(element, b.read(0, number), strict=True):
+            assert tensor.dtype == array.dtype
+            np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+@pytest.mark.parametrize("epochs", [1, 3, None])
+@pytest.mark.parametrize("start", [0, 5, 23])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_small_batches_are_read_together_and_come_one_by_one(tmp_path, monkeypatch, epochs, start, drop_last):
+    """Groups end where epochs do, and passes that begin in the middle of an epoch straddle two."""
+    np.save(tmp_path / "x.npy", np.arange(100, dtype="f4").reshape(100, 1))
+    monkeypatch.setattr(batches_module, "TOGETHER_BYTES", 7 * 4 * 8)  # seven batches of four pairs
+    b = mm.open(tmp_path / "x.npy").batches(4, target=mm.NextFrame(), shuffle=20, drop_last=drop_last)
+    assert b.together == 7
+    b.load_state_dict(b.state_at(0, start))
+    count, passes = len(b), 3
+    expected = [b.read(*divmod(start + n, count)) for n in range(passes * count)]
+    data = b.to_tf(epochs=epochs)
+    if epochs == 1:
+        found = [element for _ in range(passes) for element in data]
+    elif epochs is None:
+        found = list(data.take(passes * count))
+    else:
+        found, expected = list(data), expected[: 3 * count - start]
+    assert len(found) == len(expected)
+    for element, arrays in zip(found, expected, strict=True):
+        for tensor, array in zip(element, arrays, strict=True):
             np.testing.assert_array_equal(tensor.numpy(), array)
 
 

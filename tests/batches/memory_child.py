@@ -1,6 +1,7 @@
 """Run in a child process: one epoch, and how far private memory rose above what it was before. Prints JSON.
 
-Arguments: JSON of {"open": [source, options], "batches": options, "batches_read": how many or null}.
+Arguments: JSON of {"open": [source, options], "batches": options, "batches_read": how many or null}, and
+"cache": a directory, to read through a cache.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def main() -> None:
     source, options = asked["open"]
     ds = mm.open(source, **options)
     ds[0]  # loads the format's library, and whatever it sets up once
+    if "cache" in asked:
+        ds = ds.cache(asked["cache"])
     options = asked["batches"]
     options["target"] = target_of(options.get("target"))
     b = ds.batches(**options)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import mmapstore as mm
-from mmapstore.batches.look_ahead import LINGER, LookAhead, Promise
+from mmapstore.batches.look_ahead import LookAhead, Promise
+from mmapstore.files.worker_threads import _IDLE_SECONDS
 
 
 def ahead_threads():
@@ -58,9 +59,9 @@ def test_dropping_waits_for_what_is_under_way_and_prevents_what_is_not():
 
 def test_threads_end_when_there_is_nothing_to_do():
     Promise(lambda: None).result()
-    deadline = time.monotonic() + 20 * LINGER + 5
+    deadline = time.monotonic() + 20 * _IDLE_SECONDS + 5
     while ahead_threads() and time.monotonic() < deadline:
-        time.sleep(LINGER / 4)
+        time.sleep(_IDLE_SECONDS / 4)
     assert not ahead_threads()
 
 
@@ -98,12 +99,12 @@ def test_look_ahead_reads_each_once_in_order_and_what_is_asked_for_out_of_order(
 def test_a_loop_that_is_left_early_leaves_nothing_behind():
     data = np.random.default_rng(0).random((5000, 40), "f4")
     b = mm.open(data).batches(32, target=mm.NextFrame(), shuffle=True)
-    for number, (x, _) in enumerate(b):
+    for number, _ in enumerate(b):
         if number == 3:
             break
     kept = weakref.ref(b)
-    del b, x, _
-    time.sleep(2 * LINGER)
+    del b, _
+    time.sleep(2 * _IDLE_SECONDS)
     gc.collect()
     assert kept() is None
 

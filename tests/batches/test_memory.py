@@ -13,7 +13,7 @@ import pytest
 
 import mmapstore as mm
 from mmapstore.files import lent_buffers
-from mmapstore.plain.errors import MemoryBudgetError
+from mmapstore.plain.errors import MemoryBudgetError, SlowAccessWarning
 
 SAMPLE = (3, 50, 50)  # 30 kB as float32
 MIB = 2**20
@@ -92,7 +92,7 @@ def test_an_epoch_takes_no_more_than_predicted(tmp_path, case):
     make, batches = case
     found = measured(make(tmp_path, 2000), batches)
     assert found["measured"] <= found["predicted"], found
-    assert found["predicted"] <= 100 * MIB
+    assert found["predicted"] <= 160 * MIB
 
 
 @linux
@@ -125,8 +125,9 @@ def test_two_shuffling_windows_are_held_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(lent_buffers, "_new_memory", lambda size: made.append(size) or new_memory(size))
     b = mm.open(hdf5(tmp_path, 2000)).batches(230, target=mm.NextFrame(), shuffle=500)
     window = b.memory.parts["windows of frames"] // 2
-    for number in (0, 1, 2, 7, 3, 0):
-        b[number]
+    with pytest.warns(SlowAccessWarning, match="out of order"):
+        for number in (0, 1, 2, 7, 3, 0):
+            b[number]
     assert sum(size >= window for size in made) == 2
 
 

@@ -17,11 +17,14 @@ from mmapstore.files.file_io import (
     MOST_OPEN,
     Descriptor,
     Descriptors,
+    allocate,
     explaining_write_errors,
+    let_go,
     memory_available,
     read_exactly,
     read_rows,
     replace,
+    sync_data,
     sync_directory,
     sync_tree,
     will_need,
@@ -100,7 +103,9 @@ def test_other_read_errors_name_the_file_and_the_place(path, monkeypatch):
 
     monkeypatch.setattr(os, "preadv", failing, raising=False)
     for read in (lambda d: read_exactly(d, 40, [np.empty(5, "u1")]), lambda d: read_rows(d, [40], [np.empty((1, 5), "u1")])):
-        with pytest.raises(OSError, match=r"Input/output error while reading at byte 40.*data.bin") as caught:
+        with pytest.raises(
+            DamagedFileError, match=r"data.bin cannot be read: Input/output error while reading at byte 40\. Check"
+        ) as caught:
             read(Descriptor(path))
         assert caught.value.errno == errno.EIO
 
@@ -130,9 +135,79 @@ def test_advice_never_fails(path, monkeypatch):
     will_need(descriptor, 0, 1000)
     will_need(descriptor, 0, 0)
     will_need(descriptor, 10**15, 10**15)
+    let_go(descriptor, 0, 1000)
+    let_go(descriptor, 10**15, 10**15)
     if hasattr(os, "posix_fadvise"):
         monkeypatch.delattr(os, "posix_fadvise")
     will_need(descriptor, 0, 1000)
+    let_go(descriptor, 0, 1000)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc here")
+def test_pages_that_are_let_go_leave_the_map_and_come_back(tmp_path):
+    nbytes = 32 * 2**20
+    data = np.arange(nbytes // 8)
+    data.tofile(tmp_path / "large.bin")
+
+    def mapped_bytes() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile"))
+
+    descriptor = Descriptor(str(tmp_path / "large.bin"))
+    before = mapped_bytes()
+    view = np.frombuffer(descriptor.map(0, nbytes), np.int64)
+    assert int(view.sum()) == int(data.sum()) and mapped_bytes() - before > nbytes // 2
+    let_go(descriptor, 1000, nbytes - 1000)
+    assert mapped_bytes() - before < nbytes // 8
+    np.testing.assert_array_equal(view, data)
+
+
+def truncate(path):
+    os.truncate(path, 99_000)
+
+
+def append(path):
+    with Path(path).open("ab") as file:
+        file.write(b"more")
+
+
+def change(path):
+    with Path(path).open("r+b") as file:
+        file.write(b"x")
+    os.utime(path, ns=(0, os.stat(path).st_mtime_ns + 2_000_000_000))
+
+
+def put_another(path):
+    Path(f"{path}.new").write_bytes(DATA.tobytes())
+    os.replace(f"{path}.new", path)
+
+
+@pytest.mark.parametrize(
+    ("happens", "text"),
+    [
+        (truncate, r"data.bin ends at byte 99000, but had 100000 bytes when it was opened. It was truncated or replaced since"),
+        (append, r"data.bin ends at byte 100004, but had 100000 bytes when it was opened. It was written to since"),
+        (change, r"data.bin was written to since it was opened: its time of change is [\d.]+ s later than then"),
+        (put_another, r"data.bin was replaced by another file since it was opened. Open it again"),
+    ],
+)
+def test_a_file_that_changes_is_noticed(path, happens, text):
+    files = Descriptors(path)
+    files.check()
+    files.get(path)
+    files.check()
+    happens(path)
+    with pytest.raises(DamagedFileError, match=text):
+        files.check()
+    Descriptors(path).check()
+    Descriptors().check()
+
+
+def test_a_file_that_goes_is_noticed(path):
+    files = Descriptors(path)
+    os.remove(path)
+    with pytest.raises(NotFoundError, match=r"data.bin does not exist \(any more\)"):
+        files.check()
 
 
 # --- descriptors ----------------------------------------------------------------------------------------------------------
@@ -250,6 +325,29 @@ def test_memory_available_is_a_number_of_bytes():
 
 
 # --- writing --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("posix", [True, False])
+def test_files_are_made_longer_never_shorter(path, monkeypatch, posix):
+    if not posix and hasattr(os, "posix_fallocate"):
+        monkeypatch.delattr(os, "posix_fallocate")
+    with Path(path).open("r+b") as file:
+        allocate(file.fileno(), 150_000)
+        assert os.stat(path).st_size == 150_000
+        allocate(file.fileno(), 10)
+        sync_data(file.fileno())
+    assert Path(path).read_bytes() == DATA.tobytes() + bytes(50_000)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate on this platform")
+def test_a_full_disk_is_an_error_at_once(path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with Path(path).open("r+b") as file, pytest.raises(OSError, match="No space left"):
+        allocate(file.fileno(), 150_000)
+    assert os.stat(path).st_size == 100_000
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,396 @@
+"""Samples whose chunks are encoded, read on our own descriptors and decoded in threads.
+
+HDF5 decodes behind one lock, and zarr-python spends more on a small chunk than its decoder does. Here every chunk that
+a call needs is read with one positioned read, or with its neighbours in the file, and decoded once: straight into the
+caller's array where it fills a piece of that, else beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..codecs.chain import decoder_for
+from ..codecs.contract import ChunkDecoder, CorruptChunk, DecodesParts
+from ..files.file_io import Descriptor, Descriptors, let_go, read_exactly, will_need
+from ..files.worker_threads import share_out, usable_cpus
+from ..formats.contract import ChunkPlace, EncodedChunks, HasChunks
+from ..plain.array_spec import ArraySpec, StoredLayout
+from ..plain.chunk_grid import Box
+from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError, NotReadableError
+from .chunk_runs import sample_axis, whole_chunks
+from .contract import Array
+from .workspaces import Workspace, most_workers, shared_workspaces
+
+READ_TOGETHER = 256 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
+_GAP = 4 * 2**10  # bytes between two chunks that are read along: less than another call costs
+_WORTH_A_PART = 0.8  # of the cost of a whole chunk
+_SPARE = 64 * 2**10  # beside an eighth: what encoders add to bytes that they cannot make smaller
+_MAY_WIDEN = {"delta", "fixedscaleoffset", "astype", "quantize"}  # they store elements of another dtype, of 16 bytes at most
+
+_decoders: weakref.WeakValueDictionary[str, ChunkDecoder] = weakref.WeakValueDictionary()
+
+
+def decoder_of(chunks: EncodedChunks) -> tuple[ChunkDecoder | None, str]:
+    """The decoder for these chunks, or None and why there is none. Joined files share one, and so its memory."""
+    key = repr((chunks.chain, chunks.dtype.str, chunks.grid.chunk))
+    found = _decoders.get(key)
+    if found is not None:
+        return found, ""
+    made, why = decoder_for(chunks.chain, chunks.dtype, chunks.grid.chunk)
+    if made is not None:
+        _decoders[key] = made
+    return made, why
+
+
+class _Chunk(NamedTuple):
+    """A chunk to decode, and where parts of it go: (part of the caller's array in stored axis order, part of the chunk)."""
+
+    number: int
+    place: ChunkPlace | None
+    targets: list[tuple[Array, Box]]
+
+
+class Decoded:
+    """Reads samples from `EncodedChunks`. `chunks` are those of `stored`, `decoder` is theirs."""
+
+    def __init__(self, stored: HasChunks, layout: StoredLayout, why: str, chunks: EncodedChunks, decoder: ChunkDecoder) -> None:
+        self._stored = stored
+        self._name: str = getattr(stored, "name", chunks.root)
+        self._layout = layout
+        self.why = why
+        self.place = "decoded in threads"
+        self.spec: ArraySpec = layout.spec(chunks.dtype)
+        self._chunks = chunks
+        self._decoder = decoder
+        self._parts = decoder if isinstance(decoder, DecodesParts) else None
+        self._chunk_nbytes = math.prod(chunks.grid.chunk) * chunks.dtype.itemsize
+        self._all_skipped = (1 << len(chunks.chain)) - 1
+        widest = 16 // chunks.dtype.itemsize if any(codec.name in _MAY_WIDEN for codec in chunks.chain) else 1
+        self._most_stored = self._chunk_nbytes * max(1, widest) * 9 // 8 + _SPARE
+        self._files = Descriptors(chunks.root if os.path.isfile(chunks.root) else None)
+        try:
+            self._root = os.stat(chunks.root)
+        except FileNotFoundError as error:
+            raise self._gone() from error
+        self._workspaces = shared_workspaces()
+        self._axis = sample_axis(layout)
+        # The axes of a run, samples first, in the order in which they are stored.
+        leading = [letter for letter in "NT" if letter in layout.letters]
+        ordered = [*leading, *layout.sample_letters]
+        self._stored_order = [ordered.index(letter) for letter in layout.letters]
+        self._has_episodes = len(leading) == 2
+        # A chunk as it comes out of the decoder, seen in stored axis order.
+        axes = chunks.axes or tuple(range(len(chunks.grid.chunk)))
+        self._as_decoded = None if axes == tuple(range(len(axes))) else axes
+        self._decoded_shape = tuple(chunks.grid.chunk[axis] for axis in axes)
+        self._as_stored = tuple(axes.index(axis) for axis in range(len(axes)))
+        steps = [math.prod(self._decoded_shape[place + 1 :]) * chunks.dtype.itemsize for place in range(len(axes))]
+        self._strides = [steps[place] for place in self._as_stored]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self._stored, self._layout, self.why)
+
+    # --- the contract ------------------------------------------------------------------------------------------------
+
+    @property
+    def scratch_nbytes(self) -> int:
+        each = max(READ_TOGETHER, self._most_stored) if self._all_skipped else READ_TOGETHER
+        return self.kept_nbytes + most_workers() * (each + self._chunk_nbytes + self._decoder.scratch_nbytes)
+
+    @property
+    def kept_nbytes(self) -> int:
+        return self._chunks.nbytes
+
+    @property
+    def decoded_together(self) -> int:
+        return min(self._chunks.grid.chunk[self._axis], self._layout.episode_length)
+
+    def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
+        return whole_chunks(self._layout, self._chunks.grid.chunk[self._axis], start, stop)
+
+    def read(self, start: int, stop: int, out: Array) -> None:
+        self.read_runs([(start, stop)], out)
+
+    def read_runs(self, runs: Sequence[tuple[int, int]], out: Array) -> None:
+        wanted: dict[int, list[tuple[Array, Box]]] = {}
+        at = 0
+        for start, stop in runs:
+            for selection, first, last in self._layout.boxes(start, stop):
+                samples = out[at + first : at + last]
+                box = (samples[None] if self._has_episodes else samples).transpose(self._stored_order)
+                for number, inside, within in self._chunks.grid.touching(selection):
+                    wanted.setdefault(number, []).append((box[within], inside))
+            at += stop - start
+        numbers = sorted(wanted)
+        places = self._chunks.places(numbers)
+        chunks = [_Chunk(number, place, wanted[number]) for number, place in zip(numbers, places, strict=True)]
+        share_out(self._groups(chunks), self._work)
+
+    def will_need(self, start: int, stop: int) -> None:
+        self._advise(start, min(stop, len(self.spec)), will_need, lambda last: True)
+
+    def let_go(self, start: int, stop: int) -> None:
+        """A chunk that goes on past the run is kept: whoever goes on reads it again."""
+        stop = min(stop, len(self.spec))
+        length = self._layout.episode_length
+        end = (stop - 1) % length + 1 if 0 <= start < stop and (stop - 1) // length == start // length else length
+        self._advise(start, stop, let_go, lambda last: last <= end)
+
+    def check(self) -> None:
+        self._files.check()
+        try:
+            status = os.stat(self._chunks.root)
+        except FileNotFoundError as error:
+            raise self._gone() from error
+        if not os.path.samestat(status, self._root):
+            raise DamagedFileError(f"{self._chunks.root} was replaced since it was opened. Open it again.")
+
+    # --- which reads ---------------------------------------------------------------------------------------------------
+
+    def _groups(self, chunks: list[_Chunk]) -> list[list[_Chunk]]:
+        """Chunks to be read with one call each group, in the order in which they lie in their files."""
+        groups, stored = [], []
+        for chunk in chunks:
+            if chunk.place is None or chunk.place.nbytes < 0:
+                groups.append([chunk])
+            else:
+                stored.append((chunk.place.path, chunk.place.offset, chunk.place.nbytes, chunk))
+        stored.sort(key=lambda found: found[:2])
+        most = min(READ_TOGETHER, sum(found[2] for found in stored) // (2 * usable_cpus()))  # work for every thread, twice
+        file, begin, end = "", 0, 0
+        for path, offset, nbytes, chunk in stored:
+            if path == file and 0 <= offset - end <= _GAP and offset + nbytes - begin <= most:
+                groups[-1].append(chunk)
+            else:
+                groups.append([chunk])
+                file, begin = path, offset
+            end = offset + nbytes
+        return groups
+
+    # --- in threads ------------------------------------------------------------------------------------------------------
+
+    def _work(self, groups: Iterator[list[_Chunk]]) -> None:
+        workspace = self._workspaces.take()
+        try:
+            for group in groups:
+                if len(group) == 1:
+                    self._read_one(group[0], workspace)
+                else:
+                    self._read_neighbours(group, workspace)
+        finally:
+            self._workspaces.give(workspace)
+
+    def _read_one(self, chunk: _Chunk, workspace: Workspace) -> None:
+        place = chunk.place
+        descriptor = None if place is None else self._open(chunk, place)
+        if place is None or descriptor is None:
+            self._fill(chunk)
+            return
+        nbytes = place.nbytes if place.nbytes >= 0 else descriptor.status.st_size - place.offset
+        self._check_size(chunk, place, nbytes)
+        if self._is_plain(place):
+
+            def read_part(start: int, stop: int, out: Array) -> bool:
+                self._read(chunk, descriptor, place.offset + start, out)
+                return True
+
+            self._deliver(chunk, lambda out: self._read(chunk, descriptor, place.offset, out), read_part, workspace)
+            return
+        staging = workspace.staging(nbytes)
+        self._read(chunk, descriptor, place.offset, staging)
+        self._decode(chunk, place, staging, workspace)
+
+    def _read_neighbours(self, group: list[_Chunk], workspace: Workspace) -> None:
+        first, last = group[0].place, group[-1].place
+        assert first is not None and last is not None
+        begin, end = first.offset, last.offset + last.nbytes
+        descriptor = self._open(group[0], first)
+        assert descriptor is not None
+        staging = workspace.staging(end - begin)
+        try:
+            self._read(group[0], descriptor, begin, staging)
+        except DamagedFileError:
+            for chunk in group:  # one by one, so that the message names the chunk that cannot be read
+                self._read_one(chunk, workspace)
+            return
+        for chunk in group:
+            place = chunk.place
+            assert place is not None
+            self._check_size(chunk, place, place.nbytes)
+            stored = staging[place.offset - begin : place.offset - begin + place.nbytes]
+            if self._is_plain(place):
+                self._deliver(chunk, functools.partial(np.copyto, src=stored), None, workspace)
+            else:
+                self._decode(chunk, place, stored, workspace)
+
+    def _decode(self, chunk: _Chunk, place: ChunkPlace, stored: Array, workspace: Workspace) -> None:
+        parts = self._parts
+
+        def decode_part(start: int, stop: int, out: Array) -> bool:
+            if parts is None or parts.prefix_cost(stop, place.skipped) > _WORTH_A_PART:
+                return False
+            parts.decode_part(stored, start, stop, out, place.skipped)
+            return True
+
+        try:
+            self._deliver(chunk, lambda out: self._decoder.decode(stored, out, place.skipped), decode_part, workspace)
+        except CorruptChunk as error:
+            raise DamagedFileError(
+                f"{self._where(chunk)} is damaged: {error}. It was changed after it was written; copy or write the data again."
+            ) from error
+
+    def _deliver(
+        self,
+        chunk: _Chunk,
+        fill: Callable[[Array], None],
+        fill_part: Callable[[int, int, Array], bool] | None,
+        workspace: Workspace,
+    ) -> None:
+        """Have `fill` put the chunk's decoded bytes where they belong, or beside it, and copy what is wanted of them.
+
+        `fill_part` fills in the bytes [start, stop) of the chunk alone, or returns False where that is no cheaper.
+        """
+        whole: Array | None = None
+        for target, _ in chunk.targets:
+            if target.shape == self._chunks.grid.chunk and self._chunks.dtype == target.dtype:
+                as_decoded = target if self._as_decoded is None else target.transpose(self._as_decoded)
+                if as_decoded.flags.c_contiguous:
+                    fill(as_decoded.reshape(-1).view(np.uint8))
+                    whole = target
+                    break
+        if whole is None:
+            decoded = workspace.decoded(self._chunk_nbytes)
+            start, stop = self._wanted_bytes(chunk)
+            if fill_part is None or stop - start == self._chunk_nbytes or not fill_part(start, stop, decoded[start:stop]):
+                fill(decoded)
+            whole = decoded.view(self._chunks.dtype).reshape(self._decoded_shape)
+            if self._as_decoded is not None:
+                whole = whole.transpose(self._as_stored)
+        for target, inside in chunk.targets:
+            if target is not whole:
+                target[...] = whole[inside]
+
+    def _wanted_bytes(self, chunk: _Chunk) -> tuple[int, int]:
+        """The stretch [start, stop) of the decoded chunk that holds all that is wanted of it."""
+        start, stop = self._chunk_nbytes, 0
+        for _, inside in chunk.targets:
+            start = min(start, sum(part.start * stride for part, stride in zip(inside, self._strides, strict=True)))
+            last = sum((part.stop - 1) * stride for part, stride in zip(inside, self._strides, strict=True))
+            stop = max(stop, last + self._chunks.dtype.itemsize)
+        return start, stop
+
+    def _fill(self, chunk: _Chunk) -> None:
+        if not os.path.exists(self._chunks.root):
+            raise self._gone()
+        for target, _ in chunk.targets:
+            target[...] = self._chunks.fill
+
+    # --- files -----------------------------------------------------------------------------------------------------------
+
+    def _open(self, chunk: _Chunk, place: ChunkPlace) -> Descriptor | None:
+        """The file of a chunk; None where the chunk has a file of its own that was never written."""
+        try:
+            # A file of its own is read once: keeping it open would only push out those that are read again.
+            return Descriptor(place.path) if place.nbytes < 0 else self._files.get(place.path)
+        except NotFoundError as error:
+            if place.nbytes < 0:
+                return None
+            raise DamagedFileError(f"{self._where(chunk)} cannot be read: {error}") from error
+        except MmapstoreError:
+            raise
+        except PermissionError as error:
+            raise NotReadableError(
+                f"{self._where(chunk)} cannot be read: permission is denied. Have its owner let you read it."
+            ) from error
+        except NotADirectoryError as error:
+            raise DamagedFileError(
+                f"{self._where(chunk)} cannot be read: a part of its path is a file. Copy or write the store again."
+            ) from error
+
+    def _read(self, chunk: _Chunk, descriptor: Descriptor, offset: int, out: Array) -> None:
+        try:
+            read_exactly(descriptor, offset, [out])
+        except DamagedFileError as error:
+            found = DamagedFileError(f"{self._where(chunk)} cannot be read: {error}")
+            found.errno = error.errno
+            raise found from error
+
+    def _check_size(self, chunk: _Chunk, place: ChunkPlace, nbytes: int) -> None:
+        if self._is_plain(place):
+            if nbytes != self._chunk_nbytes:
+                raise DamagedFileError(
+                    f"{self._where(chunk)} is damaged: it has {nbytes} stored bytes, expected {self._chunk_nbytes}. "
+                    "Copy or write the data again."
+                )
+        elif not 0 < nbytes <= self._most_stored:
+            raise DamagedFileError(
+                f"{self._where(chunk)} is damaged: it is said to have {nbytes} stored bytes, but decodes to {self._chunk_nbytes}; "
+                f"expected 1 to {self._most_stored}. Copy or write the data again."
+            )
+
+    def _is_plain(self, place: ChunkPlace) -> bool:
+        """True where no codec was applied: the bytes are read as they are."""
+        return place.skipped & self._all_skipped == self._all_skipped
+
+    def _where(self, chunk: _Chunk) -> str:
+        grid = self._chunks.grid
+        at = tuple(k * each for k, each in zip(grid.place(chunk.number), grid.chunk, strict=True))
+        file = f", at byte {chunk.place.offset} of {chunk.place.path}," if chunk.place is not None else ""
+        return f"{self._name}: the chunk that begins at {at}{file}"
+
+    def _gone(self) -> DamagedFileError:
+        return DamagedFileError(
+            f"{self._chunks.root} does not exist any more: {self._name} was deleted or moved since it was opened. "
+            "Open it again where it is."
+        )
+
+    def _advise(
+        self, start: int, stop: int, advise: Callable[[Descriptor, int, int], None], concerned: Callable[[int], bool]
+    ) -> None:
+        """Tell the kernel of the chunks of a run, if `concerned` (end of the chunk along the sample axis)."""
+        axis, each = self._axis, self._chunks.grid.chunk[self._axis]
+        numbers = {
+            number
+            for selection, _, _ in self._layout.boxes(start, stop)
+            for number, _, within in self._chunks.grid.touching(selection)
+            if concerned(self._chunk_end(selection[axis].start + within[axis].start, each))
+        }
+        descriptor: Descriptor | None = None
+        with contextlib.suppress(OSError):  # advice never fails; reading will say what is wrong
+            for place in self._chunks.places(sorted(numbers)):
+                if place is None:
+                    continue
+                if descriptor is None or descriptor.path != place.path:
+                    try:
+                        descriptor = Descriptor(place.path) if place.nbytes < 0 else self._files.get(place.path)
+                    except NotFoundError:
+                        continue  # never written
+                nbytes = place.nbytes if place.nbytes >= 0 else descriptor.status.st_size - place.offset
+                advise(descriptor, place.offset, nbytes)
+
+    def _chunk_end(self, sample: int, each: int) -> int:
+        return min(self._layout.episode_length, (sample // each + 1) * each)
+
+
+def decoded_reader(stored: HasChunks, layout: StoredLayout, why: str = "") -> tuple[Decoded | None, str]:
+    """A reader of the chunks of `stored`, a StoredArray too, and ""; or None, and why there is none."""
+    chunks = stored.encoded
+    if chunks is None:
+        return None, stored.why_not_encoded
+    decoder, why_not = decoder_of(chunks)
+    return (Decoded(stored, layout, why, chunks, decoder), "") if decoder is not None else (None, why_not)
+
+
+def _reopened(stored: HasChunks, layout: StoredLayout, why: str) -> Decoded:
+    reader, why_not = decoded_reader(stored, layout, why)
+    if reader is None:
+        raise DamagedFileError(f"{stored} cannot be decoded here, though it could where it was opened: {why_not}. Open it again.")
+    return reader

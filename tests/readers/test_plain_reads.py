@@ -1,0 +1,162 @@
+"""Plain bytes: which reader serves them, with and without maps, and what it notices of changed files."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmapstore.formats.in_memory import from_live
+from mmapstore.formats.npy_file import open_array
+from mmapstore.plain.array_spec import StoredLayout
+from mmapstore.plain.errors import DamagedFileError, NotFoundError
+from mmapstore.plain.extents import Extents
+from mmapstore.readers.choice import reader_for
+from mmapstore.readers.contract import Checks, OffersViews, TakesAdvice
+from mmapstore.readers.joined import join
+from mmapstore.readers.stored_raw import StoredRaw
+
+LAYOUTS = {
+    "NCHW": (24, 3, 4, 5),
+    "TNHW": (6, 4, 3, 2),
+    "CNHW": (3, 24, 4, 5),
+    "CHWN": (2, 3, 4, 24),
+    "WTNC": (3, 6, 4, 2),
+    "N": (24,),
+}
+
+
+def stored_npy(folder: Path, letters: str, dtype: str = "f4"):
+    shape = LAYOUTS[letters]
+    array = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    np.save(folder / "a.npy", array)
+    layout = StoredLayout.of(letters, shape, "a.npy")
+    expected = layout.samples_first(array).reshape(layout.spec(array.dtype).shape)
+    return open_array(folder / "a.npy"), layout, expected
+
+
+@pytest.mark.parametrize("letters", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["<f4", ">i2"])
+def test_nothing_is_mapped_if_maps_are_not_wanted(tmp_path, monkeypatch, letters, dtype):
+    stored, layout, expected = stored_npy(tmp_path, letters, dtype)
+
+    def refuse(*_, **__):
+        raise AssertionError("mapped")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    reader = reader_for(stored, layout, mapped=False)
+    for one in (reader, pickle.loads(pickle.dumps(reader))):
+        out = np.zeros(expected.shape, one.spec.dtype)
+        one.read(0, 24, out)
+        np.testing.assert_array_equal(out, expected)
+        one.read(5, 14, out[:9])
+        np.testing.assert_array_equal(out[:9], expected[5:14])
+        assert not isinstance(one, OffersViews) or one.view(0, 3) is None
+        assert "nothing is mapped (mapped=False)" in one.why and one.place != "memory-mapped"
+        one.check()
+
+
+@pytest.mark.parametrize("letters", LAYOUTS)
+def test_files_are_mapped_unless_told_not_to(tmp_path, letters):
+    stored, layout, expected = stored_npy(tmp_path, letters)
+    reader = reader_for(stored, layout)
+    view = reader.view(0, 3)
+    np.testing.assert_array_equal(view, expected[:3])
+    assert "memory-mapped where the bytes lie" in reader.why and reader.place == "memory-mapped"
+
+
+def test_what_can_only_be_mapped_says_so(tmp_path):
+    np.save(tmp_path / "f.npy", np.asfortranarray(np.arange(24.0).reshape(6, 4)))
+    reader = reader_for(open_array(tmp_path / "f.npy"), StoredLayout.of("NC", (6, 4), "f"), mapped=False)
+    assert "mapped=False cannot be had for it" in reader.why and reader.place == "memory-mapped"
+    live = from_live(np.arange(24.0).reshape(6, 4))
+    reader = reader_for(live, StoredLayout.of("NC", (6, 4), "x"), mapped=False)
+    assert reader.place == "in RAM" and "mapped=False" not in reader.why
+    reader.check()
+
+
+@pytest.mark.parametrize("letters", ["NCHW", "CNHW", "TNHW"])
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_changed_files_are_noticed(tmp_path, letters, mapped, order):
+    _, layout, expected = stored_npy(tmp_path, letters)
+    array = np.load(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.asarray(array, order=order))
+    reader = reader_for(open_array(tmp_path / "a.npy"), layout, mapped)
+    out = np.empty_like(expected)
+    reader.read(0, 24, out)
+    np.testing.assert_array_equal(out, expected)
+    assert isinstance(reader, Checks)
+    joined = join([reader, reader])
+    joined.check()
+    size = os.stat(tmp_path / "a.npy").st_size
+    os.truncate(tmp_path / "a.npy", size - 4)
+    for one in (reader, joined):
+        with pytest.raises(DamagedFileError, match=rf"a.npy ends at byte {size - 4}, but had {size} bytes when it was opened"):
+            one.check()
+    if order == "C" and not mapped:
+        with pytest.raises(DamagedFileError, match=r"a.npy ends at byte|cannot be read"):
+            reader.read(0, 24, out)
+    os.remove(tmp_path / "a.npy")
+    with pytest.raises(NotFoundError, match=r"a.npy does not exist"):
+        joined.check()
+
+
+def one_file_each(folder: Path, fill=7.0) -> tuple[StoredRaw, np.ndarray]:
+    """Chunks of 4 samples; the second is missing."""
+    array = np.arange(12 * 3, dtype="f4").reshape(12, 3)
+    (folder / "c").mkdir(parents=True)
+    for number in (0, 2):
+        (folder / "c" / str(number)).write_bytes(array[4 * number : 4 * number + 4].tobytes())
+    array[4:8] = fill
+    extents = Extents(str(folder / "c" / "{}"), 12, 12, 4, np.zeros(1, np.int64), array.dtype, fill, one_file_each=True)
+    return StoredRaw(extents, StoredLayout("NC", (12, 3)), "why"), array
+
+
+def test_a_missing_chunk_file_is_the_fill_value_a_missing_directory_is_not(tmp_path):
+    reader, expected = one_file_each(tmp_path / "x")
+    out = np.empty((12, 3), "f4")
+    reader.check()
+    reader.read(0, 12, out)
+    np.testing.assert_array_equal(out, expected)
+    shutil.rmtree(tmp_path / "x")
+    for call in (reader.check, lambda: reader.read(4, 8, out[:4])):
+        with pytest.raises(DamagedFileError, match=r"x/c does not exist any more: the array was deleted or moved"):
+            call()
+
+
+def test_an_array_that_was_never_written_to_is_all_fill(tmp_path):
+    """Its chunks' directory appears with the first chunk."""
+    (tmp_path / "x").mkdir()
+    extents = Extents(str(tmp_path / "x" / "c" / "{}"), 12, 12, 4, np.zeros(1, np.int64), np.dtype("f4"), 3.0, one_file_each=True)
+    reader, out = StoredRaw(extents, StoredLayout("NC", (12, 3)), "why"), np.empty((12, 3), "f4")
+    reader.check()
+    reader.read(0, 12, out)
+    assert (out == 3).all()
+    os.rename(tmp_path / "x", tmp_path / "y")
+    with pytest.raises(DamagedFileError, match=r"x does not exist any more"):
+        reader.read(0, 12, out)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="no posix_fadvise on this platform")
+def test_the_kernel_is_told(tmp_path, monkeypatch):
+    stored, layout, _ = stored_npy(tmp_path, "NCHW")
+    reader, told = reader_for(stored, layout), []
+    joined = join([reader, reader])
+    assert isinstance(reader, TakesAdvice) and isinstance(joined, TakesAdvice)
+    monkeypatch.setattr(os, "posix_fadvise", lambda number, offset, nbytes, what: told.append((what, offset - 128, nbytes)))
+    reader.will_need(2, 5)
+    reader.let_go(2, 5)
+    joined.let_go(20, 30)
+    row = 240
+    assert told == [
+        (os.POSIX_FADV_WILLNEED, 2 * row, 3 * row),
+        (os.POSIX_FADV_DONTNEED, 2 * row, 3 * row),
+        (os.POSIX_FADV_DONTNEED, 20 * row, 4 * row),
+        (os.POSIX_FADV_DONTNEED, 0, 6 * row),
+    ]
