@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files.lent_buffers import ALIGNMENT
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
 from .passes import read_batch
 
@@ -22,12 +19,11 @@ except ImportError as error:
         'pip install "mmapstore[tensorflow]"; on the JAX and torch backends of Keras use to_keras(), which needs no TensorFlow.'
     ) from error
 
+from .tf_groups import in_groups
+
 if TYPE_CHECKING:
-    from ..batches.assembly import Slice
     from ..batches.batches import Batches
 
-GROUP_BYTES = 32 * 2**20  # of the mapped file that TensorFlow is given at once; none of it is private memory
-_NO_END = 2**48  # batches: at a million a second, nine years
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = tuple[np.ndarray[Any, np.dtype[Any]], ...]
 
@@ -91,13 +87,9 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
             raise InvalidValueError(f"epochs={epochs}; expected 1, a larger number of epochs, or None for no end.")
     if len(batches) == 0:
         raise InvalidValueError("There is no batch to train on: 0 batches an epoch. Use a smaller batch_size, or drop_last=False.")
-    source = _Source(batches)
-    slices = batches.slices() if method == "map" else None
-    if slices is not None and all(_casts_alike(one.whole.dtype, one.dtype) for one in slices):
-        make: Callable[..., Any] = partial(_sliced, slices)
-    else:
-        make = _generated if method == "generator" else _together if source.together > 1 else _mapped
-    dataset = make(source, None if epochs is None else int(epochs))
+    source = Source(batches)
+    made_by = _generated if method == "generator" else in_groups(source) or _mapped
+    dataset = made_by(source, None if epochs is None else int(epochs))
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_optimization.map_parallelization = False  # where it is asked for, it is said
@@ -109,135 +101,7 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
     return dataset.with_options(options)
 
 
-def _sliced(slices: list[Slice], source: _Source, epochs: int | None) -> Any:
-    """Batches that TensorFlow cuts itself from the mapped file, and casts and transposes: Python runs once for many of them.
-
-    A slice of one axis that begins and ends at multiples of 64 bytes is no copy, and no tensor of the whole file enters the
-    graph, where tf.data would copy it.
-    """
-    wholes = {id(one.whole): one.whole for one in slices}
-    rows = {key: [one.row for one in slices if id(one.whole) == key] for key in wholes}
-    count, length, samples = source.count, source.batch_size, source.samples
-
-    def fetch(begin: int, stop: int) -> list[Any]:
-        batch, last = begin % count, (stop - 1) % count
-        source.announce(batch, 2 * (last + 1 - batch))
-        found: list[Any] = []
-        for key, whole in wholes.items():
-            step = ALIGNMENT // math.gcd(ALIGNMENT, whole[0].nbytes)  # every so many rows one begins aligned
-            row = (min(rows[key]) + batch * length) // step * step
-            found += [whole[row : max(rows[key]) + min((last + 1) * length, samples)].reshape(-1), np.int64(row)]
-        return found
-
-    places = list(wholes)
-    cuts = [_Cut(places.index(id(one.whole)), one.row, one.whole.shape[1:], one.dtype, one.axes) for one in slices]
-    kinds = [whole.dtype for whole in wholes.values()]
-    return _in_groups(source, epochs, GROUP_BYTES // max(1, source.batch_nbytes), fetch, kinds, cuts)
-
-
-def _together(source: _Source, epochs: int | None) -> Any:
-    """Small batches, of which many are read by one call, and cut by TensorFlow."""
-
-    def fetch(begin: int, stop: int) -> list[Any]:
-        row = np.int64(begin % source.count * source.batch_size)
-        return [one for array in source.read_together(begin, stop) for one in (array.reshape(-1), row)]
-
-    cuts = [_Cut(slot, 0, spec.shape[1:], spec.dtype, None) for slot, spec in enumerate(source.specs)]
-    return _in_groups(source, epochs, source.together, fetch, [spec.dtype for spec in source.specs], cuts)
-
-
-class _Cut(NamedTuple):
-    """How an array of a batch is cut from one of the flat tensors of its group: which, the row in it of position 0, and what
-    then becomes of it."""
-
-    slot: int
-    row: int
-    sample_shape: tuple[int, ...]
-    dtype: Any
-    axes: tuple[int, ...] | None
-
-
-def _in_groups(
-    source: _Source, epochs: int | None, group: int, fetch: Callable[[int, int], list[Any]], kinds: list[Any], cuts: list[_Cut]
-) -> Any:
-    """Batches cut from groups of up to `group`, none of which reaches into the next epoch.
-
-    `fetch` gives, for the batches between two places in the row of all epochs, flat arrays of the dtypes `kinds`, each followed
-    by the row that it begins with.
-    """
-    group = max(1, group)
-    count, length, samples = source.count, source.batch_size, source.samples
-    groups = -(-count // group)  # in an epoch
-    types = [kind for each in kinds for kind in (tf.as_dtype(each), tf.int64)]
-
-    def fetch_noting(claimed: Any, begin: Any, stop: Any) -> list[Any]:
-        found = fetch(int(begin), int(stop))
-        if int(stop) == source.first + (int(claimed) + 1) * count:
-            source.finish_pass(int(claimed))
-        return found
-
-    def group_of(place: Any) -> Any:
-        return place // count * groups + place % count // group
-
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def one_pass(number: Any) -> Any:
-        """The groups between two places, as (number of the pass, first place, last place + 1)."""
-        claimed = tf.numpy_function(source.next_pass, [], tf.int64) if epochs == 1 else tf.constant(-1, tf.int64)
-        claimed = tf.ensure_shape(claimed, [])
-        low = source.first + tf.maximum(claimed, 0) * count
-        high = _NO_END if epochs is None else low + count if epochs == 1 else source.end_of(epochs)
-
-        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def ends(number: Any) -> Any:
-            epoch, part = number // groups, number % groups
-            begin = tf.maximum(epoch * count + part * group, low)
-            return claimed, begin, tf.minimum(epoch * count + tf.minimum((part + 1) * group, count), high)
-
-        return tf.data.Dataset.range(group_of(low), group_of(high - 1) + 1).map(ends)
-
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def fetched(claimed: Any, begin: Any, stop: Any) -> Any:
-        flat = tf.numpy_function(fetch_noting, [claimed, begin, stop], types, stateful=False)
-        return begin, stop, tuple(flat)
-
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def batches_of(begin: Any, stop: Any, flat: Any) -> Any:
-        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def batch_at(place: Any) -> Any:
-            start = place % count * length
-            end = tf.minimum(start + length, samples)
-            arrays = []
-            for cut, spec in zip(cuts, source.specs, strict=True):
-                values, row = flat[2 * cut.slot], flat[2 * cut.slot + 1] - cut.row
-                size = math.prod(cut.sample_shape)
-                array = tf.reshape(tf.reshape(values, [-1])[(start - row) * size : (end - row) * size], (-1, *cut.sample_shape))
-                arrays.append(tf.ensure_shape(_converted(array, cut), spec.shape))
-            return source.packed(arrays)
-
-        return tf.data.Dataset.range(begin, stop).map(batch_at)
-
-    passes = tf.data.Dataset.range(1).flat_map(one_pass)
-    dataset = passes.map(fetched, num_parallel_calls=1, deterministic=True).prefetch(1).flat_map(batches_of)
-    last = source.first + count if epochs == 1 else source.end_of(epochs or 1)
-    cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else last - source.first
-    return dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(1)
-
-
-def _converted(array: Any, cut: _Cut) -> Any:
-    if cut.axes is not None:
-        array = tf.transpose(array, [0, *(axis + 1 for axis in cut.axes if axis >= 0)])
-        for place, axis in enumerate(cut.axes):
-            if axis < 0:
-                array = tf.expand_dims(array, place + 1)
-    return tf.cast(array, cut.dtype)
-
-
-def _casts_alike(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
-    """True where TensorFlow casts to the very bits that NumPy does: for values out of range of an integer they differ."""
-    return have == want or (have.kind in "biuf" and want.kind == "f" and want.itemsize >= 4)
-
-
-def _mapped(source: _Source, epochs: int | None) -> Any:
+def _mapped(source: Source, epochs: int | None) -> Any:
     # There is nothing to convert in these functions, and converting them warns on Python 3.13.
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def batch_at(*place: Any) -> Any:
@@ -262,12 +126,12 @@ def _mapped(source: _Source, epochs: int | None) -> Any:
         places = tf.data.Dataset.counter(start=source.first, step=1, dtype=tf.int64)
     else:
         places = tf.data.Dataset.range(source.first, source.end_of(epochs))
-    # One call at a time, or tf.data would make as many as there are processors, and hold as many batches; in a thread of
-    # its own, so that reading goes on while a batch is handed over.
-    return places.map(batch_at, num_parallel_calls=1, deterministic=True).prefetch(1)
+    # One call at a time: a parallel map would make as many batches as there are processors, and hold them. Reading goes on
+    # in the thread of the prefetch while a batch is in use; another one between them would only cost its waking up.
+    return places.map(batch_at).prefetch(1)
 
 
-def _generated(source: _Source, epochs: int | None) -> Any:
+def _generated(source: Source, epochs: int | None) -> Any:
     def places() -> Iterator[tuple[Callable[..., Arrays], tuple[int, ...]]]:
         if epochs == 1:
             number = int(source.next_pass())
@@ -290,11 +154,11 @@ def _generated(source: _Source, epochs: int | None) -> Any:
     return dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(1)
 
 
-class _Source:
+class Source:
     """Reads batches by their place in the row of all epochs, as flat tuples of arrays; knows which pass comes next."""
 
     def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+        self.batches = batches
         self.count = len(batches)
         epoch, batch = batches.position
         self.first = epoch * self.count + batch
@@ -307,12 +171,10 @@ class _Source:
 
         self.batch_size, self.samples = batches.batch_size, batches.samples
         self.batch_nbytes = sum(array.nbytes for array in first)
-        self.announce = batches.announce
-        self.together = batches.together
 
     @property
     def is_sharded(self) -> bool:
-        return self._batches.shard[1] > 1
+        return self.batches.shard[1] > 1
 
     def end_of(self, epochs: int) -> int:
         return (self.first // self.count + epochs) * self.count
@@ -331,13 +193,14 @@ class _Source:
         with self._lock:
             self._passes = max(self._passes, number + 1)
 
-    def read_together(self, begin: int, stop: int) -> list[Array]:
-        epoch, batch = divmod(begin, self.count)
-        return self._batches.read_together(epoch, batch, stop - begin)
+    def samples_of(self, batch: int, stop: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], int]:
+        """Where in an epoch each of the batches [batch, stop) begins, and the last of them ends."""
+        places = np.arange(batch, stop, dtype=np.int64) * self.batch_size
+        return places, min(stop * self.batch_size, self.samples)
 
     def read_place(self, place: int) -> Arrays:
         epoch, batch = divmod(int(place), self.count)
-        arrays = self._flat(read_batch(self._batches, epoch, batch, aligned=True))
+        arrays = self._flat(read_batch(self.batches, epoch, batch, aligned=True))
         self._check(arrays, f"Batch {batch} of epoch {epoch}")
         return arrays
 
@@ -354,7 +217,7 @@ class _Source:
         return tuple(((self._length and len(array), *array.shape[1:]), array.dtype) for array in arrays)
 
     def _flat(self, found: Any, note: bool = False) -> Arrays:
-        parts = found if self._batches.has_target else (found,)
+        parts = found if self.batches.has_target else (found,)
         if note:
             self._widths = tuple(len(part) if isinstance(part, tuple) else None for part in parts)
         return tuple(array for part in parts for array in (part if isinstance(part, tuple) else (part,)))

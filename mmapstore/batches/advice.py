@@ -66,8 +66,12 @@ class Advice:
             self._tell([(max(0, low - self._ahead), max(0, sample - self._ahead))], "let_go")
 
     def on_run(self, first: int, last: int) -> None:
-        """Samples [first, last) of the store are read next, by somebody else."""
-        self._tell([(first, last)], "will_need")
+        """Samples [first, last) of the store are read next, by somebody else. What was told of them already is not told again:
+        the kernel looks at every page, also of those that it has.
+        """
+        low, high = self._told
+        self._told = (first, last)
+        self._tell([(high if low <= first <= high else first, last)], "will_need")
 
     def _begin(self, epoch: int) -> None:
         if epoch != self._epoch:
@@ -79,4 +83,5 @@ class Advice:
             low, high = self._plan.reach(name)
             tell: Any = getattr(reader, what)
             for start, stop in merged(runs):
-                tell(max(0, start + low), stop + high)
+                if start < stop:
+                    tell(max(0, start + low), stop + high)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..files.file_io import memory_available
 from ..files.lent_buffers import LentBuffers, is_aligned
 from ..plain.memory_budget import MemoryPlan
 from ..plain.sample_order import SampleOrder
@@ -61,6 +62,18 @@ def _settled(reader: Reader) -> Reader:
     return reader.settled() if isinstance(reader, Settles) else reader
 
 
+class Gather(NamedTuple):
+    """An array of every batch of an epoch: for each sample the rows `start` + each of `offsets` of the array `whole` (as in
+    `Slice`), where `start` is what `starts` says of that sample; then cast and transposed. Without `has_time_axis` there is one.
+    """
+
+    whole: Array
+    offsets: range
+    has_time_axis: bool
+    dtype: np.dtype[Any]
+    axes: tuple[int, ...] | None
+
+
 class Assembly:
     """Reads the arrays of a plan. One for each `Batches`; any thread may call it.
 
@@ -108,7 +121,9 @@ class Assembly:
         """Worth holding although it could be gathered: a system call for each window would cost more than its bytes."""
         low, high = self._plan.reach(name)
         nbytes = (high - low + 1) * reader.spec.sample_nbytes
-        return self._order.shuffling is not None and reader.place != "in RAM" and nbytes <= SHORT_BYTES
+        if self._order.shuffling is None or reader.place == "in RAM" or nbytes > SHORT_BYTES:
+            return False
+        return reader.place != "memory-mapped" or reader.spec.nbytes > memory_available()  # else it is copied from the map
 
     # --- one batch -----------------------------------------------------------------------------------------------
 
@@ -192,6 +207,8 @@ class Assembly:
         view = ways.viewing[field].view(start, stop) if field in ways.viewing else None
         if view is None and ways.decoded is not None and field in ways.decoded:
             view = ways.decoded.run(field, epoch, position, start, stop)
+            if view is not None:
+                view.flags.writeable = False  # other batches are cut from the same window
         if view is not None:
             return view
         full = self._buffers.lend((self._rounded(count) + stop - start - count, *reader.spec.sample_shape), reader.spec.dtype)
@@ -246,6 +263,31 @@ class Assembly:
                 return None
             found.append(Slice(whole, start + frames.offsets.start, frames.dtype, frames.axes))
         return found
+
+    def gathers(self) -> list[Gather] | None:
+        """Each array of the plan as rows of a mapped file; None where fields are not mapped, or do not all fit in memory: then
+        they have to be read."""
+        self._settle()
+        found, viewing = [], self._ways.viewing
+        if sum(reader.spec.nbytes for reader in self._ways.readers.values()) > memory_available():
+            return None
+        for frames in self._plan.arrays:
+            whole = viewing[frames.field].view(0, len(frames.spec)) if frames.field in viewing else None
+            if whole is None or not is_aligned(whole):
+                return None
+            found.append(Gather(whole, frames.offsets, frames.has_time_axis, frames.dtype, frames.axes))
+        return found
+
+    def starts(self, epoch: int, start: int, numbers: Numbers) -> Numbers:
+        """The row of each of these anchors, which somebody else gathers; they stand at positions [start, ...) of the epoch."""
+        if epoch != self._epoch:
+            self.check(epoch)
+        rows = self._anchors.starts(numbers) + self._first
+        if self._order.shuffling is None:
+            self._ways.advice.on_run(int(rows[0]), int(rows[-1]) + 1)
+        else:
+            self._ways.advice.on_window(epoch, start)
+        return rows
 
     def announce(self, batch: int, batches: int) -> None:
         """Ask the kernel for batches [batch, batch + batches) of a pass in stored order that somebody else reads."""

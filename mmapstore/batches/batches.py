@@ -13,7 +13,7 @@ from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader
-from .assembly import TOGETHER_BYTES, Assembly, Slice
+from .assembly import TOGETHER_BYTES, Assembly, Gather, Numbers, Slice
 from .look_ahead import LookAhead
 from .plan import Plan
 
@@ -177,6 +177,16 @@ class Batches:
         None where batches have to be read.
         """
         return self._assembly.slices() if self._transform is None else None
+
+    def gathers(self) -> list[Gather] | None:
+        """For adapters that gather batches themselves: where the rows of each array lie, x before y; None where they are read."""
+        return self._assembly.gathers() if self._transform is None else None
+
+    def starts(self, epoch: int, batch: int, batches: int) -> Numbers:
+        """The rows, int64, at which the samples of these batches begin, for `gathers()`."""
+        start = batch * self.batch_size
+        stop = min(start + batches * self.batch_size, len(self._order))
+        return self._assembly.starts(epoch, start, self._order.anchors_at(epoch, start, stop))
 
     def announce(self, batch: int, batches: int) -> None:
         """These batches, which somebody cuts from `slices()`, come next: check the files when a pass begins, tell the kernel."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..files.lent_buffers import LentBuffers
 from ..readers.contract import Array, Part, Reader, ReadsRuns
+from ..readers.stored_raw import take_rows
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -80,6 +81,4 @@ class Resident:
             wanted = starts[:, None] + np.arange(part.first, part.first + part.count * part.step, part.step)
             run = np.searchsorted(self._starts, wanted, side="right") - 1
             rows = self._rows[run] + wanted - self._starts[run]
-            out = part.out.reshape(-1, *part.out.shape[2:])
-            # Without mode= NumPy checks first, and copies through a buffer; with it rows go straight to `out`, the lock let go of.
-            np.take(self.samples, rows.reshape(-1), axis=0, out=out, mode="clip")
+            take_rows(self.samples, rows, part.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +57,7 @@ def _library() -> Callable[[Bytes, Bytes], Any]:
         decode: Callable[[Bytes, Bytes], Any] = decompress
         return decode
     try:
-        from imagecodecs import blosc_decode
+        blosc_decode: Any = importlib.import_module("imagecodecs").blosc_decode
     except ImportError:
         raise missing("blosc", "numcodecs", "imagecodecs") from None
     return lambda source, out: blosc_decode(source, numthreads=1, out=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -128,7 +129,7 @@ def _block_decoder(codec: str) -> Callable[[Bytes, Bytes], None]:
         decompress = None
     if decompress is None:
         try:
-            from imagecodecs import lz4_decode
+            lz4_decode: Any = importlib.import_module("imagecodecs").lz4_decode
         except ImportError:
             raise missing(codec, "numcodecs", "imagecodecs") from None
 

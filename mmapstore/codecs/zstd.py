@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -80,7 +81,7 @@ def _library() -> Callable[[Bytes, Bytes], Any]:
         decode: Callable[[Bytes, Bytes], Any] = decompress
         return decode
     try:
-        from imagecodecs import zstd_decode
+        zstd_decode: Any = importlib.import_module("imagecodecs").zstd_decode
     except ImportError:
         raise missing("zstd", "numcodecs", "imagecodecs") from None
 

@@ -11,6 +11,7 @@ from ..files.file_io import Descriptors
 from ..formats.contract import SeenAsArray
 from ..plain.array_spec import ArraySpec, StoredLayout
 from .contract import Array, Part
+from .stored_raw import take_rows
 
 
 class ArrayView:
@@ -60,6 +61,11 @@ class ArrayView:
 
     def gather(self, starts: np.ndarray[Any, np.dtype[np.int64]], parts: Sequence[Part]) -> None:
         by_episode = self._episodes()
+        if by_episode.flags.c_contiguous and by_episode.dtype == self.spec.dtype:
+            samples = by_episode.reshape(self.spec.shape)
+            for part in parts:
+                take_rows(samples, starts[:, None] + (part.first + part.step * np.arange(part.count))[None], part.out)
+            return
         for part in parts:
             for k in range(part.count):
                 episode, first = np.divmod(starts + (part.first + k * part.step), self._layout.episode_length)

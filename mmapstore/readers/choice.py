@@ -64,7 +64,7 @@ def _raw_words(extents: Extents, layout: StoredLayout, mapped: bool) -> str:
     elif mapped:
         ways = [
             "memory-mapped where the bytes lie",
-            "contiguous batches are views of the file, shuffled ones are read with preadv",
+            "batches in order are views of it, shuffled ones copies; read with preadv where memory is short",
         ]
     else:
         ways = ["read with preadv where the bytes lie, nothing is mapped (mapped=False)"]

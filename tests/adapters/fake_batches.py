@@ -49,6 +49,9 @@ class FakeBatches:
     def slices(self):
         return None
 
+    def gathers(self):
+        return None
+
     def announce(self, batch, batches):
         pass
 

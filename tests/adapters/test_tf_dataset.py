@@ -17,8 +17,10 @@ from real_batches import real_batches  # noqa: E402
 
 import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.tf_dataset import to_tf  # noqa: E402
+from mmapstore.batches import assembly  # noqa: E402
 from mmapstore.batches import batches as batches_module  # noqa: E402
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError  # noqa: E402
+from mmapstore.readers import stored_raw  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -359,6 +361,36 @@ def test_casts_and_transposes_in_tensorflow_are_those_of_numpy(tmp_path, shape, 
             np.testing.assert_array_equal(tensor.numpy(), array)
 
 
+@pytest.mark.parametrize("fits", [True, False], ids=["fits in memory", "larger than memory"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"shuffle": 16},
+        {"shuffle": True, "dtype": "float64", "layout": "NHWC"},
+        {"shuffle": 16, "target": mm.Window(history=2, horizon=3, sampling_rate=2)},
+        {"target": mm.Window(history=3, horizon=None), "layout": "NHWC"},
+        {"shuffle": 16, "episodes": [0, 20, 50], "shard": (1, 2)},
+        {"shuffle": 16, "target": None, "drop_last": True},
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_gathers_by_tensorflow_are_those_of_numpy(tmp_path, monkeypatch, arguments, fits):
+    if not fits:
+        for module in (assembly, stored_raw):
+            monkeypatch.setattr(module, "memory_available", lambda: 0)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((50, 3, 4, 5), "f4"))
+    ds = mm.open(tmp_path / "x.npy", episodes=arguments.get("episodes"))
+    b = ds.batches(4, **{"target": mm.NextFrame(), **{name: value for name, value in arguments.items() if name != "episodes"}})
+    assert (b.gathers() is not None) == fits
+    data = b.to_tf()
+    for epoch in range(2):
+        for element, number in zip(data, range(len(b)), strict=True):
+            expected = b.read(epoch, number)
+            for tensor, array in zip(element, expected if b.has_target else (expected,), strict=True):
+                assert (tensor.dtype, tensor.shape) == (array.dtype, array.shape)
+                np.testing.assert_array_equal(tensor.numpy(), array)
+
+
 @pytest.mark.parametrize("epochs", [1, 3, None])
 @pytest.mark.parametrize("start", [0, 5, 23])
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -366,7 +398,7 @@ def test_small_batches_are_read_together_and_come_one_by_one(tmp_path, monkeypat
     """Groups end where epochs do, and passes that begin in the middle of an epoch straddle two."""
     np.save(tmp_path / "x.npy", np.arange(100, dtype="f4").reshape(100, 1))
     monkeypatch.setattr(batches_module, "TOGETHER_BYTES", 7 * 4 * 8)  # seven batches of four pairs
-    b = mm.open(tmp_path / "x.npy").batches(4, target=mm.NextFrame(), shuffle=20, drop_last=drop_last)
+    b = mm.open(tmp_path / "x.npy", mapped=False).batches(4, target=mm.NextFrame(), shuffle=20, drop_last=drop_last)
     assert b.together == 7
     b.load_state_dict(b.state_at(0, start))
     count, passes = len(b), 3

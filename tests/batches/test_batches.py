@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmapstore as mm
-from mmapstore.batches import window_frames
+from mmapstore.batches import assembly, window_frames
 from mmapstore.files.lent_buffers import is_aligned
 from mmapstore.plain.errors import (
     InvalidTypeError,
@@ -29,6 +29,7 @@ from mmapstore.plain.errors import (
     StateMismatchError,
 )
 from mmapstore.plain.windows import Episodes
+from mmapstore.readers import stored_raw
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (97, 2, 3, 4)).astype("f4")
 LABELS = np.arange(97, dtype="i8") * 10
@@ -305,13 +306,16 @@ def test_batches_asked_for_out_of_order_again_and_again_warn_once_on_decoded_dat
     assert len(caught) == 1
 
 
-def test_short_samples_are_gathered_directly_where_order_fails(store):
-    """Raw samples of a few bytes are held by windows too; asked for at random, a window each time would be a waste."""
-    ds = mm.open(store / "frames.npy")
-    b = ds.batches(4, target=mm.NextFrame(), shuffle=24)
-    ordered = [b[number] for number in range(len(b))]
-    for number in (20, 3, 11, 0, 17, 7, 13, 1, 22):
-        assert all(np.array_equal(*pair) for pair in zip(b[number], ordered[number], strict=True))
+@pytest.mark.parametrize("mapped", [True, False])
+def test_short_samples_are_held_by_windows_and_gathered_directly_where_order_fails(store, monkeypatch, mapped):
+    """Raw samples of a few bytes that cannot be copied from a map: asked for at random, a window each time would be a waste."""
+    expected = mm.open(store / "frames.npy").batches(4, target=mm.NextFrame(), shuffle=24)
+    for module in (assembly, stored_raw):
+        monkeypatch.setattr(module, "memory_available", lambda: 0)
+    b = mm.open(store / "frames.npy", mapped=mapped).batches(4, target=mm.NextFrame(), shuffle=24)
+    assert b.memory.parts["windows of frames"] > 0 == expected.memory.parts["windows of frames"]
+    for number in (*range(len(b)), 20, 3, 11, 0, 17, 7, 13, 1, 22):
+        assert all(np.array_equal(*pair) for pair in zip(b[number], expected.read(0, number), strict=True))
 
 
 def test_decoded_windows_are_read_once_for_many_batches(store):
