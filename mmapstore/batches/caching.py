@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ..files.file_io import explaining_write_errors
-from ..formats.registry import split_inside
 from ..plain.array_spec import DEFAULT_LAYOUTS, ArraySpec
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, WriteError
 from ..plain.memory_budget import format_bytes, parse_bytes
@@ -151,7 +150,7 @@ def _field(
         spec = _transformed_spec(reader.spec, begin)
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((_FORMAT, fingerprint(field), reader.spec, spec, None if version is None else str(version))).encode())
-    digest.update(repr(_source_files(reader, name)).encode())
+    digest.update(repr(_source_files(reader)).encode())
     digest.update(ends.astype("<i8").tobytes())
     path = os.path.join(folder, f"{re.sub(r'[^A-Za-z0-9._-]', '_', field)}-{digest.hexdigest()}.npy")
     if begin is not None:
@@ -183,11 +182,10 @@ def _require_same(path: str, spec: ArraySpec, ends: Numbers, first: int, begin: 
             )
 
 
-def _source_files(reader: Reader, name: str) -> list[tuple[int, int]]:
+def _source_files(reader: Reader) -> list[tuple[int, int]]:
     """(bytes, time of change) of the files that the samples come from, as far as they can be known."""
-    paths = list(reader.files) if isinstance(reader, NamesFiles) else [split_inside(re.sub(r"\[\d+:\d+\]$", "", name))[0]]
     found = []
-    for path in paths:
+    for path in reader.files if isinstance(reader, NamesFiles) else ():
         inside = [*Path(path).glob("*.json"), *Path(path).glob(".z*")] if os.path.isdir(path) else []
         for one in (Path(path), *sorted(inside)):
             if one.exists():

@@ -326,6 +326,19 @@ def sync_data(number: int) -> None:
     getattr(os, "fdatasync", os.fsync)(number)
 
 
+def write_at(number: int, offset: int, samples: Array) -> None:
+    """Write all bytes of a C-contiguous array at `offset` of a descriptor."""
+    rest = samples.reshape(-1).view(np.uint8).data
+    while rest:
+        if hasattr(os, "pwrite"):
+            done = os.pwrite(number, rest, offset)
+        else:  # Windows
+            with _seek_lock:
+                os.lseek(number, offset, os.SEEK_SET)
+                done = os.write(number, rest)
+        rest, offset = rest[done:], offset + done
+
+
 def sync_directory(path: str | os.PathLike[str]) -> None:
     """Make a rename in this directory survive a crash. Does nothing where directories cannot be opened (Windows)."""
     with contextlib.suppress(OSError):

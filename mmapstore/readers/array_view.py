@@ -33,6 +33,10 @@ class ArrayView:
     def __reduce__(self) -> tuple[Any, ...]:
         return ArrayView, (self._source, self._layout, self.why, self.place, self._path)
 
+    @property
+    def files(self) -> list[str]:
+        return [] if self._path is None else [self._path]
+
     def check(self) -> None:
         self._files.check()
 

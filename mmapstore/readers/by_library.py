@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,11 @@ class ByLibrary:
         chunks = self._stored.chunks
         chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
         return 2 * chunk + 2 * self._step * self.spec.sample_nbytes + self.kept_nbytes
+
+    @property
+    def files(self) -> list[str]:
+        path = self._stored.name.partition("::")[0]  # a live object in memory has a name, and no file
+        return [path] if os.path.exists(path) else []
 
     @property
     def kept_nbytes(self) -> int:

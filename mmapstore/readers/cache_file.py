@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..files.exclusive_lock import exclusive_lock
-from ..files.file_io import Descriptors, explaining_write_errors, let_go, read_exactly, replace, sync_data, will_need
+from ..files.file_io import Descriptors, explaining_write_errors, let_go, read_exactly, replace, sync_data, will_need, write_at
 from ..plain.array_spec import ArraySpec
 from ..plain.errors import DamagedFileError, LockedFileError, MmapstoreError, SlowAccessWarning, WriteError
 from .contract import Array
@@ -328,19 +328,3 @@ def _explaining_read_errors(path: str) -> Iterator[None]:
         raise DamagedFileError(
             f"{path} cannot be read: {error.strerror or error}. Check its permissions and the disk, or choose another directory."
         ) from error
-
-
-_seek_lock = threading.Lock()
-
-
-def write_at(number: int, offset: int, samples: Array) -> None:
-    """Write all bytes of a C-contiguous array at `offset` of a descriptor."""
-    rest = samples.reshape(-1).view(np.uint8).data
-    while rest:
-        if hasattr(os, "pwrite"):
-            done = os.pwrite(number, rest, offset)
-        else:  # Windows
-            with _seek_lock:
-                os.lseek(number, offset, os.SEEK_SET)
-                done = os.write(number, rest)
-        rest, offset = rest[done:], offset + done

@@ -106,6 +106,10 @@ class Decoded:
         return self.kept_nbytes + most_workers() * (each + self._chunk_nbytes + self._decoder.scratch_nbytes)
 
     @property
+    def files(self) -> list[str]:
+        return [self._chunks.root]
+
+    @property
     def kept_nbytes(self) -> int:
         return self._chunks.nbytes
 

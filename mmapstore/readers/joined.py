@@ -14,6 +14,7 @@ from .contract import (
     Decodes,
     GathersWindows,
     KeepsMemory,
+    NamesFiles,
     NeedsScratch,
     OffersViews,
     Part,
@@ -52,6 +53,10 @@ class Joined:
         """All that readers keep, and once what they need while they read, for they read one after the other."""
         needed = [reader.scratch_nbytes - _kept(reader) for reader in self._readers if isinstance(reader, NeedsScratch)]
         return self.kept_nbytes + max(needed, default=0)
+
+    @property
+    def files(self) -> list[str]:
+        return [path for reader in self._readers if isinstance(reader, NamesFiles) for path in reader.files]
 
     @property
     def kept_nbytes(self) -> int:

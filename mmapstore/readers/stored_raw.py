@@ -83,6 +83,10 @@ class StoredRaw:
         for part in parts:
             self._to_native(part.out)
 
+    @property
+    def files(self) -> list[str]:
+        return [self._extents.path if self._folder is None else self._folder]
+
     def will_need(self, start: int, stop: int) -> None:
         self._advise(start, stop, will_need)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from ...batches.opening import open_dataset
 from ...formats.registry import split_inside
 from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
 from ...plain.manifest import DIRECTORY_MANIFEST
+from ...readers.contract import NamesFiles
 from .files import ARRAY_SUFFIXES, FilesSource, NpzSource, inside_directory, matching
 from .sources import ArraySource, DatasetSource, IterableSource, Source
 from .video import VIDEO_SUFFIXES, VideoSource
@@ -137,6 +137,6 @@ def _dataset_name(dataset: Any) -> str:
 
 
 def _dataset_paths(dataset: Any) -> list[str]:
-    """The file it was opened from, where its name is one, or that of a part of one; of joined files the first."""
-    file = re.sub(r"(\[\d+:\d+\])?( and \d+ more)?(\[\d+:\d+\])?$", "", _dataset_name(dataset)).partition("::")[0]
-    return [os.path.abspath(file)] if os.path.exists(file) else []
+    """The files that its samples come from: none of them may be the target."""
+    readers = [reader for reader in dataset.readers.values() if isinstance(reader, NamesFiles)]
+    return [os.path.abspath(path) for reader in readers for path in reader.files]
