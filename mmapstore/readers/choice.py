@@ -12,7 +12,7 @@ import numpy as np
 from ..files.file_io import Descriptors
 from ..files.worker_threads import usable_cpus
 from ..formats.contract import EncodedChunks, HasChunks, SeenAsArray, StoredArray
-from ..plain.array_spec import ArraySpec, StoredLayout
+from ..plain.array_spec import DEFAULT_LAYOUTS, ArraySpec, StoredLayout
 from ..plain.extents import Extents
 from ..plain.memory_budget import format_bytes
 from .array_view import ArrayView
@@ -126,18 +126,17 @@ def _cost_words(name: str, chunks: EncodedChunks, layout: StoredLayout) -> list[
         each = math.prod(chunk) * chunks.dtype.itemsize
         ways.append(f"each sample is put together from {together} chunks of {format_bytes(each)}, one more copy")
     if costly or together > 1:
-        ways.append(f"this writes it once as it is read: {_convert_line(name, spec, layout)}")
+        ways.append(f"this writes it once as it is read: {_rewrite_line(name, spec, layout)}")
     return ways
 
 
-def _convert_line(name: str, spec: ArraySpec, layout: StoredLayout) -> str:
+def _rewrite_line(name: str, spec: ArraySpec, layout: StoredLayout) -> str:
     path = Path(name.split("::")[0])
     target = str(path.with_name(f"{path.stem}-chunked{path.suffix}"))
     samples = max(1, min(len(spec), layout.episode_length, _BLOCK_BYTES // 2 // max(1, spec.sample_nbytes)))
-    letters = "".join(letter for letter in "NT" if letter in layout.letters) + layout.sample_letters
-    chunk = (1,) * ("N" in letters and "T" in letters) + (samples, *spec.sample_shape)
-    order = f", layout={letters!r}" if letters != layout.letters else ""
-    return f"mmapstore.convert({name!r}, {target!r}{order}, chunks={chunk})"
+    usual = layout.letters == DEFAULT_LAYOUTS.get(len(layout.letters))
+    source = repr(name) if usual else f"mmapstore.open({name!r}, layout={layout.letters!r})"
+    return f"mmapstore.ingest({source}, {target!r}, chunk_samples={samples})"
 
 
 class _MappedFile:

@@ -28,7 +28,7 @@ CHUNK_NBYTES = 512 << 10
 MOST_CHANNELS = 4096  # with more, what is known of each would take more room in the manifest and in memory than it is worth
 # What the format's library holds while it writes a block, in blocks (copies, compressed chunks) and in bytes (caches).
 _LIBRARY = {"npy_file": (0, 0), "hdf5_file": (1, 10_000_000), "zarr_store": (3, 6_000_000)}
-_SMALL_THINGS = 2_000_000
+_SMALL_THINGS = 4 * 2**20  # manifest, journal, Python objects, and what malloc rounds up
 
 
 @dataclass(frozen=True)
