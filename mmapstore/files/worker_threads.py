@@ -127,7 +127,7 @@ class WorkerThreads:
 
     def forget(self) -> None:
         """A forked child has none of its parent's threads, and a lock that one of them held stays locked."""
-        # Not queue.SimpleQueue: with several threads that wait, its get(timeout=) was seen to wait for ever (Python 3.11).
+        # Not queue.SimpleQueue: with several threads that wait, its get(timeout=) was seen to wait far past it (Python 3.11).
         self._changed = threading.Condition()
         self._given: collections.deque[Callable[[], Any]] = collections.deque()
         self._threads = 0
