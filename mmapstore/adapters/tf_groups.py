@@ -59,8 +59,9 @@ def _sliced(slices: list[Slice], source: Source, epochs: int | None) -> Any:
     sizes = [math.prod(one.whole.shape[1:]) for one in slices]
 
     def fetch(begin: int, stop: int) -> tuple[Array, list[Array]]:
-        batch, last = begin % source.count, (stop - 1) % source.count
-        source.batches.announce(batch, 2 * (last + 1 - batch))
+        epoch, batch = divmod(begin, source.count)
+        last = batch + stop - begin - 1
+        source.batches.announce(epoch, batch, 2 * (stop - begin))
         places, end = source.samples_of(batch, last + 1)
         found, firsts = [], {}
         for key, whole in wholes.items():

@@ -129,8 +129,7 @@ class Assembly:
 
     def read(self, epoch: int, start: int, numbers: Numbers) -> list[Array]:
         """The arrays of the plan for these anchors, which stand at positions [start, start + len) of the epoch."""
-        if epoch != self._epoch:
-            self.check(epoch)
+        self._begin(epoch)
         ways = self._ways
         starts = self._anchors.starts(numbers) + self._first
         if self._order.shuffling is None:
@@ -166,8 +165,10 @@ class Assembly:
             return True
         return any(frames.converts or frames.field not in self._ways.viewing for frames in self._plan.arrays)
 
-    def check(self, epoch: int) -> None:
-        """Once an epoch: the files are those that were opened. Raises DamagedFileError."""
+    def _begin(self, epoch: int) -> None:
+        """Once an epoch: take readers that have become better ones. DamagedFileError unless the files are the ones opened."""
+        if epoch == self._epoch:
+            return
         self._settle()
         for reader in self._ways.readers.values():
             if isinstance(reader, Checks):
@@ -280,8 +281,7 @@ class Assembly:
 
     def starts(self, epoch: int, start: int, numbers: Numbers) -> Numbers:
         """The row of each of these anchors, which somebody else gathers; they stand at positions [start, ...) of the epoch."""
-        if epoch != self._epoch:
-            self.check(epoch)
+        self._begin(epoch)
         rows = self._anchors.starts(numbers) + self._first
         if self._order.shuffling is None:
             self._ways.advice.on_run(int(rows[0]), int(rows[-1]) + 1)
@@ -289,8 +289,9 @@ class Assembly:
             self._ways.advice.on_window(epoch, start)
         return rows
 
-    def announce(self, batch: int, batches: int) -> None:
+    def announce(self, epoch: int, batch: int, batches: int) -> None:
         """Ask the kernel for batches [batch, batch + batches) of a pass in stored order that somebody else reads."""
+        self._begin(epoch)
         first = self._order.first + batch * self._batch_size
         last = min(first + batches * self._batch_size, self._order.first + len(self._order)) - 1
         ends = self._anchors.starts(np.array([first, last], np.int64)) + self._first

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plain.errors import InvalidTypeError, InvalidValueError, NotAnArrayError, OutOfRangeError, StateMismatchError
+from ..plain.errors import InvalidTypeError, InvalidValueError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader
+from .arguments import checked_shard, require_windows, whole_number, window_range
 from .assembly import TOGETHER_BYTES, Assembly, Gather, Numbers, Slice
 from .look_ahead import LookAhead
 from .plan import Plan
+from .saved_position import loaded_position, saved_position
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,10 +55,10 @@ class Batches:
         fingerprint: Callable[[], str],
         name: str,
     ) -> None:
-        self.batch_size = _whole("batch_size", batch_size, least=1)
-        self.seed = _whole("seed", seed)
+        self.batch_size = whole_number("batch_size", batch_size, least=1)
+        self.seed = whole_number("seed", seed)
         self.drop_last = bool(drop_last)
-        self.shard = _shard(shard)
+        self.shard = checked_shard(shard)
         if transform is not None and not callable(transform):
             raise InvalidTypeError(
                 f"transform={transform!r} cannot be called; expected a function of (x, y), or of x without a target."
@@ -65,10 +66,10 @@ class Batches:
         window = plan.window
         self._sample_nbytes = sum(spec.sample_nbytes for spec in plan.fields.values())
         self._anchors = Anchors(
-            episodes, plan.reach(), window.stride, *_window_range(window.start_index, window.end_index, episodes)
+            episodes, plan.reach(), window.stride, *window_range(window.start_index, window.end_index, episodes)
         )
         self._shuffling = Shuffling.of(shuffle, self._sample_nbytes)
-        _require_windows(self._anchors, plan, self.shard, name)
+        require_windows(self._anchors, plan, self.shard, name)
         self._order = SampleOrder(len(self._anchors), self._shuffling, self.seed, self.shard)
         if len(self) == 0:
             raise InvalidValueError(
@@ -188,11 +189,9 @@ class Batches:
         stop = min(start + batches * self.batch_size, len(self._order))
         return self._assembly.starts(epoch, start, self._order.anchors_at(epoch, start, stop))
 
-    def announce(self, batch: int, batches: int) -> None:
-        """These batches, which somebody cuts from `slices()`, come next: check the files when a pass begins, tell the kernel."""
-        if batch == 0:
-            self._assembly.check(self._position[0])
-        self._assembly.announce(batch, min(batches, len(self) - batch))
+    def announce(self, epoch: int, batch: int, batches: int) -> None:
+        """These batches, which somebody cuts from `slices()`, come next."""
+        self._assembly.announce(epoch, batch, min(batches, len(self) - batch))
 
     def _transformed(self, x: Any, y: Any) -> Any:
         assert self._transform is not None
@@ -215,7 +214,7 @@ class Batches:
 
     def __getitem__(self, batch: int) -> Any:
         """Batch `batch` of the current epoch (`position[0]`); negative numbers count from the end."""
-        number = _whole("a batch number", batch)
+        number = whole_number("a batch number", batch)
         return self.read(self._position[0], number + len(self) if -len(self) <= number < 0 else number)
 
     def __iter__(self) -> Iterator[Any]:
@@ -249,34 +248,11 @@ class Batches:
 
     def state_at(self, epoch: int, batch: int) -> dict[str, Any]:
         """The state of having read everything before that batch: for whoever keeps count himself."""
-        return {
-            "version": 1,
-            "epoch": int(epoch),
-            "batch": int(batch),
-            "order": self._order_json(),
-            "fingerprint": self._digest(),
-        }
+        return saved_position(epoch, batch, self._order_json(), self._digest())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved position. Raises StateMismatchError if it belongs to other data or another order."""
-        try:
-            epoch, batch = int(state["epoch"]), int(state["batch"])
-            order, fingerprint = dict(state["order"]), str(state["fingerprint"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StateMismatchError(f"{state!r} is not a saved position; expected what state_dict() returned.") from error
-        mine = self._order_json()
-        differing = [
-            f"{name}: saved {order.get(name)!r}, now {value!r}" for name, value in mine.items() if order.get(name) != value
-        ]
-        if differing:
-            raise StateMismatchError(
-                f"the saved position belongs to another order ({'; '.join(differing)}). Make the batches as they were."
-            )
-        if fingerprint != self._digest():
-            raise StateMismatchError(f"the saved position belongs to other data than {self._name}: lengths agree, contents do not.")
-        if epoch < 0 or not 0 <= batch <= len(self):
-            raise StateMismatchError(f"the saved position is epoch {epoch}, batch {batch}, but an epoch has {len(self)} batches.")
-        self._position = (epoch, batch)
+        self._position = loaded_position(state, self._order_json(), self._digest, len(self), self._name)
         self._resumed = True
 
     def _digest(self) -> str:
@@ -371,45 +347,3 @@ class Batches:
 
 def _mapped(function: Callable[[Array], Array], made: Any) -> Any:
     return tuple(_mapped(function, one) for one in made) if isinstance(made, tuple) else function(made)
-
-
-def _whole(name: str, value: Any, least: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise InvalidTypeError(f"{name}={value!r} is not a whole number.") from error
-    if least is not None and number < least:
-        raise InvalidValueError(f"{name}={number} is too small; expected {least} or more.")
-    return number
-
-
-def _shard(shard: Any) -> tuple[int, int]:
-    try:
-        index, count = (operator.index(number) for number in shard)
-    except (TypeError, ValueError) as error:
-        raise InvalidTypeError(
-            f"shard={shard!r} is not understood; expected (index, count), such as (0, 4) for the first of four."
-        ) from error
-    if not 0 <= index < count:
-        raise InvalidValueError(f"shard={shard!r} does not exist; expected an index from 0 to count - 1.")
-    return index, count
-
-
-def _window_range(start: int, stop: int | None, episodes: Episodes) -> tuple[int, int | None]:
-    samples = int(episodes.offsets[-1])
-    if start >= samples or (stop is not None and stop > samples):
-        raise InvalidValueError(
-            f"windows from start_index={start} to end_index={stop} leave the data, which has {samples} samples."
-        )
-    return start, stop
-
-
-def _require_windows(anchors: Anchors, plan: Plan, shard: tuple[int, int], name: str) -> None:
-    low, high = plan.reach()
-    if len(anchors) == 0:
-        raise InvalidValueError(
-            f"{name} has no window: one spans {high - low + 1} samples, the longest episode has {anchors.longest_episode}. "
-            "Shorten the window (history, horizon, lead, sampling_rate), or give longer episodes."
-        )
-    if len(anchors) < shard[1]:
-        raise InvalidValueError(f"{name} has {len(anchors)} windows, too few for {shard[1]} shards.")

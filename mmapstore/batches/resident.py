@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..files.lent_buffers import LentBuffers
-from ..readers.contract import Array, Part, Reader, ReadsRuns
-from ..readers.stored_raw import take_rows
+from ..readers.contract import Array, Part, Reader, read_runs
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -57,12 +56,7 @@ class Resident:
             begin = len(had)
             np.copyto(self.samples[:begin], had)
             kept = [run for run in [(kept[0][0] + begin, kept[0][1]), *kept[1:]] if run[0] < run[1]]
-        if isinstance(reader, ReadsRuns):
-            reader.read_runs(kept, self.samples[begin:])
-        else:
-            for start, stop in kept:
-                reader.read(start, stop, self.samples[begin : begin + stop - start])
-                begin += stop - start
+        read_runs(reader, kept, self.samples[begin:])
 
     def run(self, start: int, stop: int, at_most: bool = False) -> Array | None:
         """A view of samples [start, stop); None if they are not all here. With `at_most`, of as many from `start` on as are."""
@@ -78,7 +72,6 @@ class Resident:
     def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
         """As `GathersWindows.gather`, for windows inside the runs."""
         for part in parts:
-            wanted = starts[:, None] + np.arange(part.first, part.first + part.count * part.step, part.step)
+            wanted = part.frames(starts)
             run = np.searchsorted(self._starts, wanted, side="right") - 1
-            rows = self._rows[run] + wanted - self._starts[run]
-            take_rows(self.samples, rows, part.out)
+            part.take(self.samples, self._rows[run] + wanted - self._starts[run])

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from .contract import Bytes, CorruptChunk
-from .step import missing, refused, wrong_size
+from .step import Compressor, decoded_by, first_installed, wrong_size
 
 _HDF5_HEADER = struct.Struct(">QI")  # decoded bytes, and those of a block
 _MOST = 0x7E000000  # LZ4 counts the bytes of a block in an int
 
 
-class NumcodecsLz4:
+class NumcodecsLz4(Compressor):
     """Four bytes, little-endian, that say the decoded size; then one LZ4 block."""
-
-    fills = True
-    takes_any_size = False
 
     def __init__(self) -> None:
         self._block = _block_decoder("numcodecs-lz4")
-
-    def encoded_nbytes(self, decoded: int) -> int | None:
-        return None
 
     def own_nbytes(self, decoded: int) -> int:
         return _copied(decoded)
@@ -42,20 +34,14 @@ class NumcodecsLz4:
         return out
 
 
-class Hdf5Lz4:
+class Hdf5Lz4(Compressor):
     """The decoded size and that of a block, then blocks, each behind its stored size; all big-endian.
 
     A block that did not shrink is stored as it was.
     """
 
-    fills = True
-    takes_any_size = False
-
     def __init__(self) -> None:
         self._block = _block_decoder("hdf5-lz4")
-
-    def encoded_nbytes(self, decoded: int) -> int | None:
-        return None
 
     def own_nbytes(self, decoded: int) -> int:
         return _copied(decoded)
@@ -84,33 +70,18 @@ class Hdf5Lz4:
         return out
 
 
-class Hdf5Lzf:
+class Hdf5Lzf(Compressor):
     """One LZF stream, which h5py's filter stores where it is shorter than the chunk."""
 
-    fills = True
-    takes_any_size = False
-
     def __init__(self) -> None:
-        try:
-            from imagecodecs import lzf_decode
-        except ImportError:
-            raise missing("lzf", "imagecodecs") from None
-        self._decode: Callable[..., Any] = lzf_decode
-
-    def encoded_nbytes(self, decoded: int) -> int | None:
-        return None
+        self._decode, _ = first_installed("lzf", ("imagecodecs", "lzf_decode"))
 
     def own_nbytes(self, decoded: int) -> int:
         return 0
 
     def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
         assert out is not None
-        try:
-            found = len(self._decode(source, out=out)) if len(source) else 0
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise CorruptChunk(refused("lzf", source, error)) from error
+        found = len(decoded_by(self._decode, "lzf", source, out=out)) if len(source) else 0
         if found != nbytes:
             raise CorruptChunk(wrong_size(found, nbytes))
         return out
@@ -123,34 +94,20 @@ def _copied(decoded: int) -> int:
 
 def _block_decoder(codec: str) -> Callable[[Bytes, Bytes], None]:
     """Fills a buffer from one LZ4 block of exactly that many decoded bytes."""
-    try:
-        from numcodecs.lz4 import decompress
-    except ImportError:
-        decompress = None
-    if decompress is None:
-        try:
-            lz4_decode: Any = importlib.import_module("imagecodecs").lz4_decode
-        except ImportError:
-            raise missing(codec, "numcodecs", "imagecodecs") from None
+    library, package = first_installed(codec, ("numcodecs.lz4", "decompress"), ("imagecodecs", "lz4_decode"))
 
     def decode(source: Bytes, out: Bytes) -> None:
         most = _copied(len(out))
         if len(source) > most or len(out) > _MOST:
             raise CorruptChunk(f"its lz4 block of {len(out)} bytes has {len(source)} stored ones, expected at most {most}")
-        found = len(out)
-        try:
-            if decompress is None:
-                found = len(lz4_decode(source, out=out))
-            else:
-                framed = np.empty(4 + len(source), np.uint8)
-                framed[:4] = np.frombuffer(len(out).to_bytes(4, "little"), np.uint8)
-                framed[4:] = source
-                decompress(framed, out)  # raises where the block has another size than the header
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise CorruptChunk(refused("lz4", source, error)) from error
-        if found != len(out):
-            raise CorruptChunk(wrong_size(found, len(out)))
+        if package == "imagecodecs":
+            found = len(decoded_by(library, "lz4", source, out=out))
+            if found != len(out):
+                raise CorruptChunk(wrong_size(found, len(out)))
+            return
+        framed = np.empty(4 + len(source), np.uint8)
+        framed[:4] = np.frombuffer(len(out).to_bytes(4, "little"), np.uint8)
+        framed[4:] = source
+        decoded_by(library, "lz4", framed, out)  # raises where the block has another size than the header
 
     return decode

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import importlib
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from .contract import Bytes
+from .contract import Bytes, CorruptChunk
 
 
 class Step(Protocol):
@@ -41,6 +43,39 @@ class Step(Protocol):
 
 class NoDecoder(Exception):
     """Why a codec cannot be undone here, in words for `info`."""
+
+
+def first_installed(codec: str, *places: tuple[str, str]) -> tuple[Any, str]:
+    """The first function, of those named as (module, name), whose package is installed; and that package.
+
+    Raises NoDecoder, which names the packages, where none is.
+    """
+    for module, name in places:
+        try:
+            return getattr(importlib.import_module(module), name), module.partition(".")[0]
+        except ImportError:
+            continue
+    raise missing(codec, *(module.partition(".")[0] for module, _ in places))
+
+
+def decoded_by(decode: Callable[..., Any], codec: str, source: Bytes, *arguments: Any, **options: Any) -> Any:
+    """What `decode(source, ...)` returns. Whatever a library raises about the bytes is a CorruptChunk."""
+    try:
+        return decode(source, *arguments, **options)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise CorruptChunk(refused(codec, source, error)) from error
+
+
+class Compressor:
+    """What the steps of compressors have in common, which fill the buffer that they are given."""
+
+    fills = True
+    takes_any_size = False
+
+    def encoded_nbytes(self, decoded: int) -> int | None:
+        return None
 
 
 def missing(codec: str, *packages: str) -> NoDecoder:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from typing import Any
-
 from .contract import Bytes, CorruptChunk
-from .step import missing, refused, wrong_size
+from .step import Compressor, decoded_by, first_installed, wrong_size
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -31,17 +27,13 @@ def declared_nbytes(source: Bytes) -> int | None:
     return int.from_bytes(head[start : start + length], "little") + (256 if length == 2 else 0)
 
 
-class Unzstd:
+class Unzstd(Compressor):
     """One or more zstd frames; their checksums are verified where they have one."""
 
-    fills = True
-    takes_any_size = False
-
     def __init__(self) -> None:
-        self._decode = _library()
-
-    def encoded_nbytes(self, decoded: int) -> int | None:
-        return None
+        decode, package = first_installed("zstd", ("numcodecs.zstd", "decompress"), ("imagecodecs", "zstd_decode"))
+        self._decode = decode if package == "numcodecs" else lambda source, out: decode(source, out=out)
+        self._tells = package == "imagecodecs"  # how much it filled; numcodecs raises unless it is all
 
     def own_nbytes(self, decoded: int) -> int:
         return 1 << 18
@@ -54,40 +46,17 @@ class Unzstd:
         if declared is not None and declared < nbytes and self._fits(source, out[:-1]):
             # The libraries do not say how much of `out` they filled. Several frames may fill it together, so ask: less than all?
             raise CorruptChunk(f"it decodes to fewer than {nbytes} bytes; its first frame has {declared}")
-        try:
-            self._decode(source, out)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise CorruptChunk(refused("zstd", source, error)) from error
+        self._fill(source, out)
         return out
+
+    def _fill(self, source: Bytes, out: Bytes) -> None:
+        found = decoded_by(self._decode, "zstd", source, out)
+        if self._tells and len(found) != len(out):
+            raise CorruptChunk(wrong_size(len(found), len(out)))
 
     def _fits(self, source: Bytes, out: Bytes) -> bool:
         try:
-            self._decode(source, out)
-        except MemoryError:
-            raise
-        except Exception:
+            self._fill(source, out)
+        except CorruptChunk:
             return False
         return True
-
-
-def _library() -> Callable[[Bytes, Bytes], Any]:
-    try:
-        from numcodecs.zstd import decompress
-    except ImportError:
-        pass
-    else:
-        decode: Callable[[Bytes, Bytes], Any] = decompress
-        return decode
-    try:
-        zstd_decode: Any = importlib.import_module("imagecodecs").zstd_decode
-    except ImportError:
-        raise missing("zstd", "numcodecs", "imagecodecs") from None
-
-    def by_imagecodecs(source: Bytes, out: Bytes) -> None:
-        found = zstd_decode(source, out=out)
-        if len(found) != len(out):
-            raise ValueError(wrong_size(len(found), len(out)))
-
-    return by_imagecodecs

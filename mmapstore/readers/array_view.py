@@ -11,7 +11,6 @@ from ..files.file_io import Descriptors
 from ..formats.contract import SeenAsArray
 from ..plain.array_spec import ArraySpec, StoredLayout
 from .contract import Array, Part
-from .stored_raw import take_rows
 
 
 class ArrayView:
@@ -68,7 +67,7 @@ class ArrayView:
         if by_episode.flags.c_contiguous and by_episode.dtype == self.spec.dtype:
             samples = by_episode.reshape(self.spec.shape)
             for part in parts:
-                take_rows(samples, starts[:, None] + (part.first + part.step * np.arange(part.count))[None], part.out)
+                part.take(samples, part.frames(starts))
             return
         for part in parts:
             for k in range(part.count):

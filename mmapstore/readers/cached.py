@@ -15,7 +15,7 @@ from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
 from .cache_file import Numbers, cache_file, check_same, npy_header
-from .contract import Array, Checks, Decodes, NeedsScratch, Reader, ReadsRuns, TakesAdvice
+from .contract import Array, Checks, Decodes, NeedsScratch, Reader, TakesAdvice, read_runs
 from .stored_raw import StoredRaw
 
 SampleTransform = Callable[[Array], Any]
@@ -339,17 +339,6 @@ class CompleteCache(StoredRaw):
 
     def check(self) -> None:
         check_same(self._arguments[0], self._status)
-
-
-def read_runs(reader: Reader, runs: Sequence[tuple[int, int]], out: Array) -> None:
-    """`ReadsRuns.read_runs` of any reader."""
-    if isinstance(reader, ReadsRuns):
-        reader.read_runs(runs, out)
-        return
-    at = 0
-    for start, stop in runs:
-        reader.read(start, stop, out[at : at + stop - start])
-        at += stop - start
 
 
 def transformed(transform: SampleTransform, samples: Array, spec: ArraySpec | None = None) -> Array:

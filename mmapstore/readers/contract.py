@@ -37,6 +37,15 @@ class Part:
     step: int
     out: Array
 
+    def frames(self, starts: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The samples wanted of windows that begin at the samples `starts`: (windows, count)."""
+        return starts[:, None] + (self.first + self.step * np.arange(self.count))
+
+    def take(self, array: Array, rows: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """Copy array[rows] to `out`, with Python's lock let go of. `array` has the dtype of `out`; rows are not checked."""
+        # Without mode= NumPy checks the rows first, and copies through a buffer.
+        np.take(array, rows.reshape(-1), axis=0, out=self.out.reshape(-1, *array.shape[1:]), mode="clip")
+
 
 class Reader(Protocol):
     """Reads runs of samples into the caller's buffer."""
@@ -82,6 +91,17 @@ class ReadsRuns(Protocol):
         readers that decode.
         """
         ...
+
+
+def read_runs(reader: Reader, runs: Sequence[tuple[int, int]], out: Array) -> None:
+    """`ReadsRuns.read_runs` of any reader."""
+    if isinstance(reader, ReadsRuns):
+        reader.read_runs(runs, out)
+        return
+    at = 0
+    for start, stop in runs:
+        reader.read(start, stop, out[at : at + stop - start])
+        at += stop - start
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from .contract import (
     Reader,
     ReadsRuns,
     TakesAdvice,
+    read_runs,
 )
 
 
@@ -147,21 +148,11 @@ class _DecodingJoined(_ChunkedJoined):
         for start, stop in runs:
             for other, first, last, _ in self._pieces(start, stop):
                 if other is not reader:
-                    _read_runs(reader, own, out[begin:at])
+                    read_runs(reader, own, out[begin:at])
                     reader, own, begin = other, [], at
                 own.append((first, last))
                 at += last - first
-        _read_runs(reader, own, out[begin:at])
-
-
-def _read_runs(reader: Reader, runs: list[tuple[int, int]], out: Array) -> None:
-    if isinstance(reader, ReadsRuns):
-        reader.read_runs(runs, out)
-    else:
-        at = 0
-        for start, stop in runs:
-            reader.read(start, stop, out[at : at + stop - start])
-            at += stop - start
+        read_runs(reader, own, out[begin:at])
 
 
 def _kept(reader: Reader) -> int:

@@ -128,8 +128,7 @@ class StoredRaw:
             self.spec.dtype,  # in native byte order whatever it is stored in: `_to_native` swaps what was taken
         )
         for part in parts:
-            frames = starts[:, None] + (part.first + part.step * np.arange(part.count))[None]
-            take_rows(rows, self._layout.rows_of(frames), part.out)
+            part.take(rows, self._layout.rows_of(part.frames(starts)))
 
     def _gather_from_one_run(self, starts: Array, first: int, pieces: list[tuple[Array, int, int]]) -> None:
         """The hot path of shuffled training: one system call for each window, into the arrays that are handed out."""
@@ -139,8 +138,7 @@ class StoredRaw:
 
     def _gather_frames(self, starts: Array, parts: Sequence[Part]) -> None:
         for part in parts:
-            frames = starts[:, None] + (part.first + part.step * np.arange(part.count))[None]
-            rows = self._layout.rows_of(frames)
+            rows = self._layout.rows_of(part.frames(starts))
             for window, row_numbers in enumerate(rows.tolist()):
                 for k, row in enumerate(row_numbers):
                     self._read_rows(row, [part.out[window, k : k + 1]])
@@ -181,12 +179,6 @@ class StoredRaw:
     def _to_native(self, out: Array) -> None:
         if self._swapped:
             out.byteswap(inplace=True)
-
-
-def take_rows(array: Array, rows: Array, out: Array) -> None:
-    """Copy array[rows] to `out`, C-contiguous and of the same dtype, with Python's lock let go of. Rows are not checked."""
-    # Without mode= NumPy checks the rows first, and copies through a buffer.
-    np.take(array, rows.reshape(-1), axis=0, out=out.reshape(-1, *array.shape[1:]), mode="clip")
 
 
 def mapped_array(files: Descriptors, path: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -52,7 +52,7 @@ class FakeBatches:
     def gathers(self):
         return None
 
-    def announce(self, batch, batches):
+    def announce(self, epoch, batch, batches):
         pass
 
     def _filled(self, numbers, plus, aligned):
