@@ -33,6 +33,9 @@ class ArrayManifest:
     checksums : CRC-32 of the C-order bytes of each block, as 8 hex digits
     statistics : per channel, where they were computed
     source : where the data came from, in words
+    sha256 : of all values in C order, little-endian, as 64 hex digits: the same for the same values in any format; "" if unknown
+    provenance : what is known of the source: size in bytes, time of change, digest, filters, versions
+    notes : what the source says of the field, such as {"classes": ["cat", "dog"]}
     """
 
     file: str
@@ -45,6 +48,9 @@ class ArrayManifest:
     checksums: tuple[str, ...]
     statistics: dict[str, Any] | None = None
     source: str = ""
+    sha256: str = ""
+    provenance: dict[str, Any] | None = None
+    notes: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,4 +103,7 @@ def _array_manifest(entry: dict[str, Any]) -> ArrayManifest:
         checksums=tuple(str(c) for c in entry["checksums"]),
         statistics=entry.get("statistics"),
         source=str(entry.get("source", "")),
+        sha256=str(entry.get("sha256", "")),
+        provenance=entry.get("provenance"),
+        notes=entry.get("notes"),
     )

@@ -1,0 +1,84 @@
+"""What is ingested: samples of one field or of several that belong together, given in order, in pieces.
+
+A source gives all its fields at once, so that what is read once is decoded once, fields cannot drift apart, and an item that is
+left out is left out of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...plain.array_spec import ArraySpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ONLY = "data"  # the field of a source that has one, and no name for it
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive samples.
+
+    Attributes
+    ----------
+    fields : by name, (n, *sample shape), the same n in all; maybe views
+    starts : which of them, counted from the first, begin an episode
+    skipped : names of the items that should have given the samples before the first of these, and are broken
+    """
+
+    fields: Mapping[str, Array]
+    starts: Sequence[int] = ()
+    skipped: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a source was read.
+
+    Attributes
+    ----------
+    samples : given before this position
+    starts : where the episodes begin that are known to begin at or before it, from the first on
+    skipped : names of the items that were left out before it, in their order
+    """
+
+    samples: int = 0
+    starts: Sequence[int] = ()
+    skipped: Sequence[str] = ()
+
+
+class Source(Protocol):
+    """Gives its samples in order.
+
+    Attributes
+    ----------
+    name : what messages and the manifest call it
+    specs : of the samples of each field as they come; lengths are 0 where `samples` is None
+    samples : how many there are, None if that shows at the end only
+    guess : how many there may be, to reserve space and to show progress; 0 for no idea
+    paths : files it reads, none of which may be the target
+    fingerprint : small JSON that changes when the source does
+    gives_from_any_sample : False if earlier samples have to be consumed to reach later ones
+    notes : by field, small JSON that the manifest keeps, such as {"label": {"classes": ["cat", "dog"]}}
+    """
+
+    name: str
+    specs: Mapping[str, ArraySpec]
+    samples: int | None
+    guess: int
+    paths: list[str]
+    fingerprint: dict[str, Any]
+    gives_from_any_sample: bool
+    notes: Mapping[str, Mapping[str, Any]]
+
+    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
+        """Samples from a position on, at most `at_most` in a piece. Closing the iterator ends whatever works ahead for it."""
+        ...
+
+    def memory(self, at_most: int) -> dict[str, int]:
+        """Most private bytes that `pieces` holds at once, in named parts."""
+        ...
