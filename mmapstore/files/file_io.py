@@ -79,9 +79,12 @@ class Descriptors:
             )
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError), _open.lock:  # globals are gone when the interpreter ends
-            for key in [key for key in _open.descriptors if key[0] == id(self)]:
-                del _open.descriptors[key]
+        try:
+            with _open.lock:
+                for key in [key for key in _open.descriptors if key[0] == id(self)]:
+                    del _open.descriptors[key]
+        except AttributeError:  # when the interpreter ends globals are gone: `_open`, and contextlib as well
+            pass
 
     def __reduce__(self) -> tuple[type[Descriptors], tuple[str | None]]:
         return Descriptors, (self._path,)
