@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,8 @@ def from_live(obj: Any) -> MappedArray | ArrayInMemory:
             f"a {type(obj).__name__} is not an array; expected a NumPy array or memory map. "
             "If it fits in memory, give np.asarray(...) of it."
         )
-    if isinstance(obj, np.ma.MaskedArray):
+    masked = sys.modules.get("numpy.ma")  # nobody holds a masked array without having loaded it, which takes long
+    if masked is not None and isinstance(obj, masked.MaskedArray):
         raise InvalidTypeError("a masked array would lose its mask; give array.filled(value), and the mask as a field of its own.")
     checked_dtype(obj.dtype, "the array")
     array = obj.view(np.ndarray)
