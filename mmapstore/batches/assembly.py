@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files.file_io import memory_available
 from ..files.lent_buffers import LentBuffers, is_aligned
+from ..files.process_memory import memory_available
 from ..plain.memory_budget import MemoryPlan
 from ..plain.sample_order import SampleOrder
 from ..plain.windows import Anchors
@@ -21,7 +21,7 @@ from .window_frames import WindowFrames
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
-BOOKKEEPING_BYTES = 4 * 2**20  # positions worked out ahead, Python objects, and what malloc rounds up
+BOOKKEEPING_BYTES = 6 * 2**20  # positions worked out ahead, Python objects, threads, and what malloc rounds up
 TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this, where a framework takes long over each call
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by one, than to copy twice
