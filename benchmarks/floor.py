@@ -18,9 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from mmapstore.codecs.chain import decoder_for
+from mmapstore.formats.contract import HasChunks
+from mmapstore.formats.registry import open_stored
 
 from .measure import machine, warm
 from .peers.contract import Array
@@ -83,31 +87,43 @@ def reading(path: Path, threads: int, rounds: int, cold: bool) -> list[float]:
     return found
 
 
-def decoding(path: Path, threads: int, rounds: int) -> tuple[list[float], str]:
-    """The decoder alone, on stored bytes that lie in RAM; or why there is none."""
-    try:
-        from mmapstore.codecs.chain import decoder_for
-        from mmapstore.formats.registry import open_stored
-    except ImportError:
-        return [], "mmapstore.codecs.chain is not in this version"
+class Chunks(NamedTuple):
+    """The first chunks of a store, their bytes in RAM. `decode(chunk, out)` is None where we do not decode; `words` say why."""
+
+    decode: Callable[[tuple[Array, int], Array], object] | None
+    nbytes: int  # of each, decoded
+    stored: list[tuple[Array, int]]
+    words: str
+
+
+def chunks_of(path: Path, most: int) -> Chunks:
     stored = open_stored(str(path), KEY)
-    encoded = getattr(stored, "encoded", None)
+    encoded = stored.encoded if isinstance(stored, HasChunks) else None
     if encoded is None:
-        return [], getattr(stored, "why_not_encoded", "") or "its chunks cannot be had without the format's library"
+        return Chunks(None, 0, [], getattr(stored, "why_not_encoded", "") or "plain bytes")
     decoder, why = decoder_for(encoded.chain, encoded.dtype, encoded.grid.chunk)
     if decoder is None:
-        return [], why
-    count = min(_CHUNKS, len(encoded.grid))
-    chunks = [_stored_chunk(place) for place in encoded.places(range(count)) if place is not None]
-    nbytes = int(np.prod(encoded.grid.chunk)) * encoded.dtype.itemsize
-    outs: dict[int, Array] = {}
+        return Chunks(None, 0, [], why)
+    places = encoded.places(range(min(most, len(encoded.grid))))
+    return Chunks(
+        lambda chunk, out: decoder.decode(chunk[0], out, chunk[1]),
+        int(np.prod(encoded.grid.chunk)) * encoded.dtype.itemsize,
+        [_stored_chunk(place) for place in places if place is not None],
+        " > ".join(map(str, encoded.chain)) or "raw",
+    )
 
-    def decode(chunk: tuple[Array, int]) -> None:
-        out = outs.setdefault(threading.get_ident(), np.zeros(nbytes, np.uint8))
-        decoder.decode(chunk[0], out, chunk[1])
 
-    words = " > ".join(map(str, encoded.chain)) or "raw"
-    return rate(decode, chunks, nbytes * len(chunks), threads, rounds), words
+def decoding(path: Path, threads: int, rounds: int) -> tuple[list[float], str]:
+    """The decoder alone, on stored bytes that lie in RAM; or why there is none."""
+    chunks, outs = chunks_of(path, _CHUNKS), dict[int, Array]()
+    decode = chunks.decode
+    if decode is None:
+        return [], chunks.words
+
+    def work(chunk: tuple[Array, int]) -> None:
+        decode(chunk, outs.setdefault(threading.get_ident(), np.zeros(chunks.nbytes, np.uint8)))
+
+    return rate(work, chunks.stored, chunks.nbytes * len(chunks.stored), threads, rounds), chunks.words
 
 
 def _stored_chunk(place: Any) -> tuple[Array, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import floor, index, suite
+from benchmarks import floor, index, profile, suite
 from benchmarks.arm import Consumer, expected_checksum
 from benchmarks.peers import PEERS, Job
 from benchmarks.peers.contract import block_windows, in_order, mixed, slabs
@@ -228,6 +228,30 @@ def test_the_other_benchmarks_run(tmp_path):
     index.main(["--chunks", "50", "--rounds", "1", "--imports", "1", "--data", str(tmp_path), "--json", str(tmp_path / "i")])
     found = json.loads((tmp_path / "i").read_text())
     assert found["import"]["loaded"] == [] and set(found["index"]) <= {"HDF5, gzip", "Zarr, sharded"}
+
+
+@pytest.mark.slow
+def test_the_profile_accounts_for_the_epoch(tmp_path):
+    pytest.importorskip("h5py")
+    asked = [
+        "--samples",
+        "2000",
+        "--epochs",
+        "1",
+        "--only",
+        "npy",
+        "h5-gzip",
+        "--data",
+        str(tmp_path),
+        "--json",
+        str(tmp_path / "p"),
+    ]
+    profile.main(asked)
+    rows = {(row["stored"], row["access"]): row for row in json.loads((tmp_path / "p").read_text())["rows"]}
+    assert set(rows) == {(form, access) for form in ("npy", "h5-gzip") for access in profile.ACCESSES}
+    gzip = rows["h5-gzip", "next"]
+    assert gzip["decode"] > 0 and gzip["Python"] + gzip["ahead"] + gzip["decoders"] + gzip["rest"] > gzip["decode"] / 3
+    assert rows["npy", "next"]["decode"] == 0
 
 
 @pytest.mark.slow
