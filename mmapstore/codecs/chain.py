@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..plain.codecs import Chain, Codec
+from .bitshuffle import Unbitshuffle
 from .blosc import Unblosc
+from .blosc2 import unblosc2
 from .bzip2 import Bunzip2
 from .checksums import Checksum32, Fletcher32
 from .contract import Bytes, ChunkDecoder, CorruptChunk
@@ -18,7 +20,9 @@ from .deflate import Inflate
 from .lz4 import Hdf5Lz4, Hdf5Lzf, NumcodecsLz4
 from .numeric_filters import PackBits, Unchanged, astype, delta, fixed_scale_offset, quantize
 from .shuffle import Unshuffle
-from .step import NoDecoder, Step, wrong_size
+from .step import NoDecoder, Step, StepInParts, wrong_size
+from .szip import unszip
+from .xz import Unxz
 from .zstd import Unzstd
 
 Settings = Mapping[str, Any]
@@ -30,7 +34,13 @@ _STEPS: dict[str, Callable[[Settings], Step]] = {
     "zstd": lambda settings: Unzstd(),
     "blosc": lambda settings: Unblosc(),
     "numcodecs-lz4": lambda settings: NumcodecsLz4(),
+    "lzma": Unxz,
     "hdf5-lz4": lambda settings: Hdf5Lz4(),
+    "blosc2": unblosc2,
+    "szip": unszip,
+    "hdf5-bitshuffle": lambda settings: Unbitshuffle(
+        _positive(settings, "itemsize"), settings.get("block_size", 0), settings.get("compression", "none")
+    ),
     "lzf": lambda settings: Hdf5Lzf(),
     "shuffle": lambda settings: Unshuffle(_positive(settings, "itemsize")),
     "numcodecs-shuffle": lambda settings: Unshuffle(_positive(settings, "elementsize", 4)),
@@ -47,10 +57,6 @@ _STEPS: dict[str, Callable[[Settings], Step]] = {
 }
 
 _WHY_NOT = {
-    "blosc2": "no decoder for blosc2 that leaves the interpreter's lock (the package blosc2 keeps it)",
-    "hdf5-bitshuffle": "no decoder outside HDF5 for whole bitshuffle chunks",
-    "lzma": "no decoder for lzma is worth leaving the format's own library: it is bound by the codec",
-    "szip": "no decoder outside HDF5 for szip",
     "nbit": "no decoder outside HDF5 for nbit",
     "scaleoffset": "no decoder outside HDF5 for scale-offset",
     "zfp": "no decoder outside the format's own library for zfp",
@@ -71,8 +77,8 @@ def decoder_for(chain: Chain, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> t
     >>> decoder.decode(np.frombuffer(zlib.compress(shuffled), np.uint8), out)
     >>> out.view("<f4").tolist()
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
-    >>> decoder_for((Codec("szip"),), np.dtype("u2"), (8,))
-    (None, 'no decoder outside HDF5 for szip')
+    >>> decoder_for((Codec("nbit"),), np.dtype("u2"), (8,))
+    (None, 'no decoder outside HDF5 for nbit')
     """
     if dtype.hasobject:
         return None, f"elements of {dtype} have no fixed size"
@@ -193,26 +199,18 @@ class ChainDecoder:
                 raise CorruptChunk(wrong_size(len(found), nbytes))
         return found
 
-    def prefix_cost(self, stop: int, skipped: int = 0) -> float:
-        moves = self._plan(skipped).moves
-        if not moves:
-            return stop / max(self._nbytes, 1)
-        if isinstance(moves[-1].step, Inflate):
-            return min(1.0, moves[-1].step.slowness * stop / max(self._nbytes, 1))
-        return 1.0
-
-    def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> None:
+    def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> bool:
         if not 0 <= start <= stop <= self._nbytes or len(out) != stop - start:
             raise ValueError(f"bytes [{start}, {stop}) of a chunk of {self._nbytes} into a buffer of {len(out)}")
+        if start == stop:
+            return True
         plan = self._plan(skipped)
-        found: Bytes | None = None
         if not plan.moves:
             if len(stored) != plan.stored:
                 raise CorruptChunk(f"it has {len(stored)} stored bytes, expected {plan.stored}")
-            found = stored
-        elif isinstance(last := plan.moves[-1].step, Inflate) and self.prefix_cost(stop, skipped) < 1:
-            found = last.prefix(self._undone(stored, plan.moves[:-1], None), stop)
-        if found is None:
-            found = np.empty(self._nbytes, np.uint8)
-            self.decode(stored, found, skipped)
-        out[:] = found[start:stop]
+            out[:] = stored[start:stop]
+            return True
+        last = plan.moves[-1].step
+        if not isinstance(last, StepInParts):
+            return False
+        return last.undo_part(self._undone(stored, plan.moves[:-1], None), self._nbytes, start, stop, out)

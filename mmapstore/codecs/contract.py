@@ -33,14 +33,11 @@ class ChunkDecoder(Protocol):
 
 @runtime_checkable
 class DecodesParts(Protocol):
-    """An ability: the first bytes of a chunk cost less than the whole. `prefix_cost` tells where."""
+    """An ability: some bytes of a chunk can be had for less than the whole."""
 
-    def prefix_cost(self, stop: int, skipped: int = 0) -> float:
-        """What decoding the bytes [0, stop) costs, as a fraction of the whole chunk; 1.0 where nothing is saved."""
-        ...
-
-    def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> None:
-        """Fill `out`, of stop - start bytes, with bytes [start, stop) of the decoded chunk.
+    def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> bool:
+        """Fill `out`, of stop - start bytes, with bytes [start, stop) of the decoded chunk; or return False, with nothing done,
+        where that would cost about as much as all of it.
 
         Checksums over the stored bytes are verified; one that a stream carries behind its own decoded bytes is not reached.
         """

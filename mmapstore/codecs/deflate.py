@@ -12,12 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from .contract import Bytes, CorruptChunk
-from .step import refused, wrong_size
+from .step import WORTH_A_PART, refused, wrong_size
 
 Form = Literal["zlib", "gzip"]
 _WINDOW_BITS: dict[Form, int] = {"zlib": zlib.MAX_WBITS, "gzip": 16 + zlib.MAX_WBITS}
 # The package takes the size as a C int, so longer chunks go to zlib, which streams.
 _MOST = 2**31 - 1
+_SLOWER = 3  # Python's zlib, which can stop, takes so many times as long for each byte
 
 
 def inflate(source: Bytes, nbytes: int, form: Form) -> bytes:
@@ -69,11 +70,6 @@ class Inflate:
         else:
             self._fast = deflate.zlib_decompress if form == "zlib" else deflate.gzip_decompress
 
-    @property
-    def slowness(self) -> float:
-        """Time for each byte of a prefix, as a multiple of that for each byte of the whole."""
-        return 1.0 if self._fast is None else 3.0
-
     def encoded_nbytes(self, decoded: int) -> int | None:
         return None
 
@@ -100,6 +96,11 @@ class Inflate:
             raise CorruptChunk(wrong_size(len(found), nbytes))
         return np.frombuffer(found, np.uint8)
 
-    def prefix(self, source: Bytes, stop: int) -> Bytes | None:
+    def undo_part(self, source: Bytes, nbytes: int, start: int, stop: int, out: Bytes) -> bool:
+        if (1 if self._fast is None else _SLOWER) * stop > WORTH_A_PART * nbytes:
+            return False
         found = inflate_prefix(source, stop, self._form)
-        return None if found is None else np.frombuffer(found, np.uint8)
+        if found is None:
+            return False
+        out[:] = np.frombuffer(found, np.uint8)[start:stop]
+        return True

@@ -18,10 +18,10 @@ class NumcodecsLz4(Compressor):
     """Four bytes, little-endian, that say the decoded size; then one LZ4 block."""
 
     def __init__(self) -> None:
-        self._block = _block_decoder("numcodecs-lz4")
+        self._block = block_decoder("numcodecs-lz4")
 
     def own_nbytes(self, decoded: int) -> int:
-        return _copied(decoded)
+        return most_stored(decoded)
 
     def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
         assert out is not None
@@ -41,10 +41,10 @@ class Hdf5Lz4(Compressor):
     """
 
     def __init__(self) -> None:
-        self._block = _block_decoder("hdf5-lz4")
+        self._block = block_decoder("hdf5-lz4")
 
     def own_nbytes(self, decoded: int) -> int:
-        return _copied(decoded)
+        return most_stored(decoded)
 
     def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
         assert out is not None
@@ -87,17 +87,17 @@ class Hdf5Lzf(Compressor):
         return out
 
 
-def _copied(decoded: int) -> int:
+def most_stored(decoded: int) -> int:
     """Bytes of the copy that numcodecs needs behind a header of its own: a block of `decoded` bytes that LZ4 could not shrink."""
     return decoded + decoded // 255 + 32
 
 
-def _block_decoder(codec: str) -> Callable[[Bytes, Bytes], None]:
+def block_decoder(codec: str) -> Callable[[Bytes, Bytes], None]:
     """Fills a buffer from one LZ4 block of exactly that many decoded bytes."""
     library, package = first_installed(codec, ("numcodecs.lz4", "decompress"), ("imagecodecs", "lz4_decode"))
 
     def decode(source: Bytes, out: Bytes) -> None:
-        most = _copied(len(out))
+        most = most_stored(len(out))
         if len(source) > most or len(out) > _MOST:
             raise CorruptChunk(f"its lz4 block of {len(out)} bytes has {len(source)} stored ones, expected at most {most}")
         if package == "imagecodecs":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .contract import Bytes, CorruptChunk
+
+WORTH_A_PART = 0.8  # of the cost of the whole: below, a part is decoded by itself
 
 
 class Step(Protocol):
@@ -38,6 +40,15 @@ class Step(Protocol):
 
         Raises CorruptChunk, and nothing else, whatever the source is.
         """
+        ...
+
+
+@runtime_checkable
+class StepInParts(Protocol):
+    """An ability: some of the decoded bytes can be had for less than all of them."""
+
+    def undo_part(self, source: Bytes, nbytes: int, start: int, stop: int, out: Bytes) -> bool:
+        """Fill `out` with bytes [start, stop) of the `nbytes` decoded; or return False where all would cost about as much."""
         ...
 
 

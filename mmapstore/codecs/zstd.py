@@ -46,17 +46,17 @@ class Unzstd(Compressor):
         if declared is not None and declared < nbytes and self._fits(source, out[:-1]):
             # The libraries do not say how much of `out` they filled. Several frames may fill it together, so ask: less than all?
             raise CorruptChunk(f"it decodes to fewer than {nbytes} bytes; its first frame has {declared}")
-        self._fill(source, out)
+        self.fill(source, out)
         return out
 
-    def _fill(self, source: Bytes, out: Bytes) -> None:
+    def fill(self, source: Bytes, out: Bytes) -> None:
         found = decoded_by(self._decode, "zstd", source, out)
         if self._tells and len(found) != len(out):
             raise CorruptChunk(wrong_size(len(found), len(out)))
 
     def _fits(self, source: Bytes, out: Bytes) -> bool:
         try:
-            self._fill(source, out)
+            self.fill(source, out)
         except CorruptChunk:
             return False
         return True

@@ -8,6 +8,7 @@ caller's array where it fills a piece of that, else beside it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import math
 import os
@@ -20,6 +21,7 @@ import numpy as np
 from ..codecs.chain import decoder_for
 from ..codecs.contract import ChunkDecoder, CorruptChunk, DecodesParts
 from ..files.file_io import Descriptor, Descriptors, let_go, read_exactly, will_need
+from ..files.process_memory import no_memory, require_memory
 from ..files.worker_threads import share_out, usable_cpus
 from ..formats.contract import ChunkPlace, EncodedChunks, HasChunks
 from ..plain.array_spec import ArraySpec, StoredLayout
@@ -31,7 +33,6 @@ from .workspaces import Workspace, most_workers, shared_workspaces
 
 READ_TOGETHER = 256 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
 _GAP = 4 * 2**10  # bytes between two chunks that are read along: less than another call costs
-_WORTH_A_PART = 0.8  # of the cost of a whole chunk
 _SPARE = 64 * 2**10  # beside an eighth: what encoders add to bytes that they cannot make smaller
 _MAY_WIDEN = {"delta", "fixedscaleoffset", "astype", "quantize"}  # they store elements of another dtype, of 16 bytes at most
 
@@ -75,6 +76,7 @@ class Decoded:
         self._all_skipped = (1 << len(chunks.chain)) - 1
         widest = 16 // chunks.dtype.itemsize if any(codec.name in _MAY_WIDEN for codec in chunks.chain) else 1
         self._most_stored = self._chunk_nbytes * max(1, widest) * 9 // 8 + _SPARE
+        self._has_memory = False
         self._files = Descriptors(chunks.root if os.path.isfile(chunks.root) else None)
         try:
             self._root = os.stat(chunks.root)
@@ -133,10 +135,22 @@ class Decoded:
                 for number, inside, within in self._chunks.grid.touching(selection):
                     wanted.setdefault(number, []).append((box[within], inside))
             at += stop - start
+        self._fill_all(wanted)
+
+    def read_box(self, box: Box, out: Array) -> None:
+        """Fill `out` with a region of the stored array, in stored axis order; `box` has a slice for each axis."""
+        self._fill_all({number: [(out[within], inside)] for number, inside, within in self._chunks.grid.touching(box)})
+
+    def _fill_all(self, wanted: dict[int, list[tuple[Array, Box]]]) -> None:
         numbers = sorted(wanted)
         places = self._chunks.places(numbers)
         chunks = [_Chunk(number, place, wanted[number]) for number, place in zip(numbers, places, strict=True)]
-        share_out(self._groups(chunks), self._work)
+        try:
+            share_out(self._groups(chunks), self._work)
+        except MmapstoreError:
+            raise
+        except MemoryError as error:
+            raise no_memory(self._chunk_nbytes, self._chunk_words()) from error
 
     def will_need(self, start: int, stop: int) -> None:
         self._advise(start, min(stop, len(self.spec)), will_need, lambda last: True)
@@ -239,10 +253,7 @@ class Decoded:
         parts = self._parts
 
         def decode_part(start: int, stop: int, out: Array) -> bool:
-            if parts is None or parts.prefix_cost(stop, place.skipped) > _WORTH_A_PART:
-                return False
-            parts.decode_part(stored, start, stop, out, place.skipped)
-            return True
+            return parts is not None and parts.decode_part(stored, start, stop, out, place.skipped)
 
         try:
             self._deliver(chunk, lambda out: self._decoder.decode(stored, out, place.skipped), decode_part, workspace)
@@ -274,6 +285,9 @@ class Decoded:
             decoded = workspace.decoded(self._chunk_nbytes)
             start, stop = self._wanted_bytes(chunk)
             if fill_part is None or stop - start == self._chunk_nbytes or not fill_part(start, stop, decoded[start:stop]):
+                if not self._has_memory:
+                    require_memory(self._chunk_nbytes, self._chunk_words())
+                    self._has_memory = True  # its buffer is kept
                 fill(decoded)
             whole = decoded.view(self._chunks.dtype).reshape(self._decoded_shape)
             if self._as_decoded is not None:
@@ -308,16 +322,13 @@ class Decoded:
             if place.nbytes < 0:
                 return None
             raise DamagedFileError(f"{self._where(chunk)} cannot be read: {error}") from error
-        except MmapstoreError:
-            raise
-        except PermissionError as error:
+        except NotReadableError as error:
             raise NotReadableError(
                 f"{self._where(chunk)} cannot be read: permission is denied. Have its owner let you read it."
             ) from error
-        except NotADirectoryError as error:
-            raise DamagedFileError(
-                f"{self._where(chunk)} cannot be read: a part of its path is a file. Copy or write the store again."
-            ) from error
+        except DamagedFileError as error:
+            why = "a part of its path is a file. Copy or write the store again." if error.errno == errno.ENOTDIR else error
+            raise DamagedFileError(f"{self._where(chunk)} cannot be read: {why}") from error
 
     def _read(self, chunk: _Chunk, descriptor: Descriptor, offset: int, out: Array) -> None:
         try:
@@ -349,6 +360,9 @@ class Decoded:
         at = tuple(k * each for k, each in zip(grid.place(chunk.number), grid.chunk, strict=True))
         file = f", at byte {chunk.place.offset} of {chunk.place.path}," if chunk.place is not None else ""
         return f"{self._name}: the chunk that begins at {at}{file}"
+
+    def _chunk_words(self) -> str:
+        return f"{self._name}: one of its chunks of {self._chunks.grid.chunk} {self._chunks.dtype}"
 
     def _gone(self) -> DamagedFileError:
         return DamagedFileError(

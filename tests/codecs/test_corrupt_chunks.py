@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
+import lzma
 import tracemalloc
 import zlib
 
@@ -17,6 +19,7 @@ from mmapstore.codecs.contract import CorruptChunk
 from mmapstore.plain.codecs import Codec
 
 COUNT = 700
+RAW_LZMA = {"format": lzma.FORMAT_RAW, "filters": [{"id": lzma.FILTER_LZMA2, "preset": 1}]}
 DATA = (np.arange(COUNT) % 50 * 3).astype("<i4")
 SHUFFLED = np.ascontiguousarray(DATA.view(np.uint8).reshape(-1, 4).T).tobytes()
 
@@ -25,6 +28,8 @@ def encoders() -> dict[str, tuple[tuple[Codec, ...], bytes]]:
     found = {
         "zlib": ((Codec("zlib"),), zlib.compress(DATA.tobytes())),
         "gzip": ((Codec("gzip"),), gzip.compress(DATA.tobytes())),
+        "lzma": ((Codec("lzma"),), lzma.compress(DATA.tobytes())),
+        "lzma, raw": ((Codec("lzma", RAW_LZMA),), lzma.compress(DATA.tobytes(), **RAW_LZMA)),
         "bzip2": ((Codec("bzip2"),), bz2.compress(DATA.tobytes())),
         "shuffle and zlib": ((Codec("shuffle", {"itemsize": 4}), Codec("zlib")), zlib.compress(SHUFFLED)),
         "nothing": ((), DATA.tobytes()),
@@ -55,6 +60,31 @@ def encoders() -> dict[str, tuple[tuple[Codec, ...], bytes]]:
     except ImportError:
         return found
     found["lzf"] = (Codec("lzf", {"size": DATA.nbytes}),), imagecodecs.lzf_encode(DATA.tobytes())
+    return found | filtered_by_hdf5()
+
+
+def filtered_by_hdf5() -> dict[str, tuple[tuple[Codec, ...], bytes]]:
+    try:
+        import h5py
+        import hdf5plugin
+    except ImportError:
+        return {}
+
+    def chunk(shape: tuple[int, ...], **options) -> bytes:
+        with h5py.File(io.BytesIO(), "w") as file:
+            dataset = file.create_dataset("x", data=DATA.reshape(shape), chunks=shape, **options)
+            return dataset.id.read_direct_chunk((0,) * len(shape))[1]
+
+    bits = {"itemsize": 4, "block_size": 64}
+    found = {}
+    for name in ("none", "lz4", "zstd"):
+        codec = Codec("hdf5-bitshuffle", bits | {"compression": name})
+        found[f"bitshuffle {name}"] = (codec,), chunk((COUNT,), **hdf5plugin.Bitshuffle(nelems=64, cname=name))
+    for name, shape in (("bytes", (COUNT,)), ("boxes", (20, 7, 5))):
+        found[f"blosc2 {name}"] = (Codec("blosc2"),), chunk(shape, **hdf5plugin.Blosc2("zstd"))
+    if h5py.h5z.get_filter_info(h5py.h5z.FILTER_SZIP) & h5py.h5z.FILTER_CONFIG_ENCODE_ENABLED:
+        options = {"options": 169, "block": 4, "bits": 32, "scanline": 100}
+        found["szip"] = (Codec("szip", options),), chunk((7, 100), compression="szip", compression_opts=("nn", 4))
     return found
 
 
@@ -177,11 +207,27 @@ def test_a_bomb_is_not_unpacked(name, bomb):
         ("zlib", b"abc", "its 3 stored bytes are not a zlib stream that can be decoded"),
         ("bzip2", bz2.compress(bytes(2801)), "it decodes to more than 2800 bytes, expected exactly 2800"),
         ("nothing", b"abc", "it has 3 stored bytes, expected 2800"),
+        ("bitshuffle none", b"abc", "it has 3 stored bytes, expected 2800"),
+        ("bitshuffle lz4", b"abc", "it has 3 bytes, fewer than the 12 of a bitshuffle header"),
+        ("bitshuffle lz4", (8 * 10**12).to_bytes(8, "big") + bytes(9), "it decodes to 8000000000000 bytes, expected 2800"),
+        (
+            "bitshuffle lz4",
+            (2800).to_bytes(8, "big") + (36).to_bytes(4, "big"),
+            "its bitshuffle header says that blocks have 36 bytes, expected a multiple of 32",
+        ),
+        (
+            "bitshuffle zstd",
+            (2800).to_bytes(8, "big") + (256).to_bytes(4, "big") + (9000).to_bytes(4, "big") + b"abc",
+            "its block at byte 16 claims 9000 bytes, 3 follow",
+        ),
+        ("blosc2 bytes", b"abc", "its 3 bytes do not begin with the header of a blosc2 frame"),
+        ("szip", b"\xff\xff\xff\x7f" + bytes(9), "it decodes to 2147483647 bytes, expected 2800"),
+        ("szip", b"ab", "it has 2 bytes, fewer than the 4 of an szip header"),
     ],
 )
 def test_the_message_has_the_numbers(name, stored, says):
     if name not in ENCODED:
-        pytest.skip("numcodecs is not installed")
+        pytest.skip("the package that encodes it is not installed")
     decoder, _ = decoder_for(ENCODED[name][0], np.dtype("<i4"), (COUNT,))
     with pytest.raises(CorruptChunk) as raised:
         decoder.decode(np.frombuffer(stored, np.uint8), np.empty(DATA.nbytes, np.uint8))

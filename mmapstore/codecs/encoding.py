@@ -1,0 +1,107 @@
+"""Chunks encoded in threads of ours, as HDF5's own filters would: what decoders undo, done, for the codecs that writers choose.
+
+HDF5 encodes behind one lock, and gzip there takes longer than everything else on the way to a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .checksums import fletcher32
+from .contract import Bytes
+
+_SHUFFLE, _GZIP, _FLETCHER32, _ZSTD = 2, 1, 3, 32015
+_MOST = 2**31 - 1  # libdeflate's Python package takes the size as a C int
+
+
+class FilterEncoder:
+    """A pipeline of HDF5 filters, (number, values) each, in the order in which they are applied.
+
+    Any number of threads may call `encode` at once. A call takes at most `scratch_nbytes(nbytes)` beside what it is given.
+
+    >>> encoder = FilterEncoder.of([(2, (4,)), (1, (4,))])
+    >>> stored, skipped = encoder.encode(np.arange(1000, dtype="<i4").view(np.uint8))
+    >>> unshuffled = np.frombuffer(zlib.decompress(stored), np.uint8).reshape(4, 1000).T
+    >>> skipped, unshuffled.copy().view("<i4")[999].item()
+    (0, 999)
+    """
+
+    def __init__(self, steps: Sequence[Callable[[Any], Any]]) -> None:
+        self._steps = tuple(steps)
+
+    @classmethod
+    def of(cls, filters: Sequence[tuple[int, tuple[int, ...]]]) -> FilterEncoder | None:
+        """None where one of them can be applied by HDF5 alone."""
+        steps = []
+        for code, values in filters:
+            step = _step(code, values)
+            if step is None:
+                return None
+            steps.append(step)
+        return cls(steps)
+
+    @staticmethod
+    def scratch_nbytes(nbytes: int) -> int:
+        """Bytes of memory that encoding a chunk of `nbytes` takes at most, its result included."""
+        return 2 * nbytes + nbytes // 8 + (512 << 10)
+
+    def encode(self, chunk: Bytes) -> tuple[Any, int]:
+        """The stored bytes, and the filters that were left out because they made the chunk no smaller, as a mask of bits."""
+        found: Any = chunk
+        skipped = 0
+        for number, step in enumerate(self._steps):
+            made = step(found)
+            if made is None:
+                skipped |= 1 << number
+            else:
+                found = made
+        return found, skipped
+
+
+def _step(code: int, values: tuple[int, ...]) -> Callable[[Any], Any] | None:
+    if code == _SHUFFLE and values and values[0] > 0:
+        return lambda source: _shuffled(source, values[0])
+    if code == _GZIP and values:
+        return lambda source: _smaller(_deflater(source)(source, values[0]), source)
+    if code == _FLETCHER32:
+        return _with_checksum
+    if code == _ZSTD:
+        try:
+            compress: Any = importlib.import_module("numcodecs.zstd").compress
+        except ImportError:
+            return None
+        return lambda source: _smaller(compress(source, values[0] if values else 3), source)
+    return None
+
+
+def _deflater(source: Any) -> Callable[[Any, int], Any]:
+    try:
+        import deflate
+    except ImportError:
+        return zlib.compress
+    fast: Callable[[Any, int], Any] = deflate.zlib_compress
+    return fast if memoryview(source).nbytes <= _MOST else zlib.compress
+
+
+def _smaller(made: Any, source: Any) -> Any:
+    """None where nothing is gained, which HDF5's filters take for a refusal."""
+    return made if len(made) < memoryview(source).nbytes else None
+
+
+def _shuffled(source: Any, itemsize: int) -> Bytes:
+    flat: Bytes = np.frombuffer(source, np.uint8)
+    whole = len(flat) // itemsize * itemsize
+    out = np.empty_like(flat)
+    out[:whole].reshape(itemsize, -1)[...] = flat[:whole].reshape(-1, itemsize).T
+    out[whole:] = flat[whole:]
+    return out
+
+
+def _with_checksum(source: Any) -> Bytes:
+    flat: Bytes = np.frombuffer(source, np.uint8)
+    return np.concatenate([flat, np.frombuffer(fletcher32(flat).to_bytes(4, "little"), np.uint8)])

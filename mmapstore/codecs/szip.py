@@ -1,0 +1,47 @@
+"""HDF5's szip filter, by libaec through imagecodecs, which leaves the interpreter's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .contract import Bytes, CorruptChunk
+from .step import Compressor, NoDecoder, decoded_by, first_installed, wrong_size
+
+_MOST_BLOCK, _MOST_BLOCKS = 32, 128  # pixels of a block, and blocks of a scanline: the limits of the format
+
+
+class Unszip(Compressor):
+    """Four bytes, little-endian, that say the decoded size; then one stream."""
+
+    def __init__(self, options: int, block: int, bits: int, scanline: int) -> None:
+        if not (2 <= block <= _MOST_BLOCK and block % 2 == 0 and block <= scanline <= block * _MOST_BLOCKS):
+            raise NoDecoder(f"szip with blocks of {block} elements in lines of {scanline}, which the format has not")
+        if not (1 <= bits <= 24 or bits in (32, 64)):
+            raise NoDecoder(f"szip with elements of {bits} bits, which the format has not")
+        if scanline % block:
+            raise NoDecoder(
+                f"szip in lines of {scanline} elements, no multiple of its blocks of {block}: a decoder outside HDF5 does not tell "
+                "there whether a stream stops short"
+            )
+        self._decode, _ = first_installed("szip", ("imagecodecs", "szip_decode"))
+        self._settings = (options, block, bits, scanline)
+
+    def own_nbytes(self, decoded: int) -> int:
+        return 2 * decoded + (1 << 18)  # elements of 32 and 64 bits are stored apart, and lines filled up
+
+    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
+        assert out is not None
+        if len(source) < 4:
+            raise CorruptChunk(f"it has {len(source)} bytes, fewer than the 4 of an szip header")
+        declared = int.from_bytes(source[:4].tobytes(), "little")
+        if declared != nbytes:
+            raise CorruptChunk(wrong_size(declared, nbytes))
+        found = len(decoded_by(self._decode, "szip", source[4:], *self._settings, out=out))
+        if found != nbytes:
+            raise CorruptChunk(wrong_size(found, nbytes))
+        return out
+
+
+def unszip(settings: Mapping[str, Any]) -> Unszip:
+    return Unszip(*(settings.get(name, 0) for name in ("options", "block", "bits", "scanline")))
