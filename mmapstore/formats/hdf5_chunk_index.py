@@ -1,4 +1,9 @@
-"""The index of an HDF5 dataset's chunks, read once into flat arrays and checked against the file."""
+"""The index of an HDF5 dataset's chunks, read once into flat arrays and checked against the file.
+
+It is not saved for the next process. Listing a chunk takes 2 microseconds, most of them HDF5's own, and reading one in order takes
+28 even if it has 64 bytes (1,000,000 chunks on a busy machine: 2 s and 28 s). So a saved index would spare a tenth of one epoch at
+most, and be one more file that may be stale or hostile. Workers are sent the index along with the dataset.
+"""
 
 from __future__ import annotations
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ..codecs import blosc2
+from ..codecs.contract import CorruptChunk
+from ..codecs.step import NoDecoder
+from ..files.file_io import Descriptor, read_exactly
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.codecs import Chain, Codec
 from .contract import ChunkPlace, EncodedChunks
 from .hdf5_chunk_index import ChunkIndex, chunk_index
-from .hdf5_layout import fill_of, filters_of, why_hdf5_alone
+from .hdf5_layout import extents_of, fill_of, filters_of, why_hdf5_alone
 
 _Values = tuple[int, ...]
+_FRAME_HEAD = 1 << 16  # bytes of a chunk, more than its header has
 _BITSHUFFLE_COMPRESSIONS = {0: "none", 2: "lz4", 3: "zstd"}
 
 
@@ -31,10 +36,18 @@ def _bitshuffle(values: _Values, nbytes: int) -> dict[str, Any]:
     return _shuffle(values[2:], nbytes) | {"block_size": padded[3], "compression": _BITSHUFFLE_COMPRESSIONS[padded[4]]}
 
 
+def _szip(values: _Values, nbytes: int) -> dict[str, Any]:
+    """(options, elements of a block, bits of an element, elements of a line)"""
+    if len(values) != 4:
+        raise LookupError("other values than HDF5 sets")
+    return dict(zip(("options", "block", "bits", "scanline"), values, strict=True))
+
+
 _CODECS: dict[int, tuple[str, Callable[[_Values, int], dict[str, Any]]]] = {
     1: ("zlib", lambda values, nbytes: {}),
     2: ("shuffle", _shuffle),
     3: ("fletcher32", lambda values, nbytes: {}),
+    4: ("szip", _szip),
     307: ("bzip2", lambda values, nbytes: {}),
     # (revision, version of lzf, bytes of a chunk); the first files have no third
     32000: ("lzf", lambda values, nbytes: {"size": (*values, 0, 0, 0)[2] or nbytes}),
@@ -89,13 +102,16 @@ def encoded_chunks(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> 
     if why:
         return None, why
     if dataset.chunks is None:
-        return None, "it is not stored in chunks"
+        return None, extents_of(dataset, path, name, dtype)[1] or "it is not stored in chunks"
     grid = ChunkGrid(tuple(dataset.shape), tuple(dataset.chunks))
     chain, why = _chain_of(dataset, math.prod(grid.chunk) * dtype.itemsize)
     if chain is None:
         return None, why
     index, why = chunk_index(dataset, path, name)
     if index is None:
+        return None, why
+    chain, why = _with_frames(chain, path, index)
+    if chain is None:
         return None, why
     if chain and _may_have_unfiltered_edges(grid, index, math.prod(grid.chunk) * dtype.itemsize):
         return None, "chunks at its edges are as large as if they had been stored uncompressed, which HDF5 alone can tell"
@@ -115,6 +131,25 @@ def _chain_of(dataset: Any, nbytes: int) -> tuple[Chain | None, str]:
         except LookupError:
             return None, f"{words} has settings of another kind than are known: {values}"
     return tuple(chain), ""
+
+
+def _with_frames(chain: Chain, path: str, index: ChunkIndex) -> tuple[Chain | None, str]:
+    """The chain with what the first stored chunk says of itself, where a codec needs that: frames of blosc2."""
+    at = next((at for at, codec in enumerate(chain) if codec.name == "blosc2"), None)
+    if at is None or any(codec.name != "fletcher32" for codec in chain[at + 1 :]):
+        return chain, ""
+    numbers = np.flatnonzero((index.offsets >= 0) & (index.masks >> np.uint32(at) & np.uint32(1) == 0))
+    if len(numbers) == 0:
+        return chain, ""
+    head = np.empty(min(int(index.sizes[numbers[0]]), _FRAME_HEAD), np.uint8)
+    read_exactly(Descriptor(path), int(index.offsets[numbers[0]]), [head])
+    try:
+        settings = blosc2.settings_of(head)
+    except NoDecoder as why:
+        return None, str(why)
+    except CorruptChunk:
+        return chain, ""  # reading will say so, and where
+    return (*chain[:at], replace(chain[at], settings=settings), *chain[at + 1 :]), ""
 
 
 def _may_have_unfiltered_edges(grid: ChunkGrid, index: ChunkIndex, nbytes: int) -> bool:

@@ -14,6 +14,7 @@ from ..files.file_io import explaining_write_errors
 from ..plain.errors import (
     DamagedFileError,
     LockedFileError,
+    MemoryBudgetError,
     MissingPackageError,
     MmapstoreError,
     NotFoundError,
@@ -73,6 +74,11 @@ def explaining_read_errors(where: str) -> Iterator[None]:
         yield
     except MmapstoreError:
         raise
+    except MemoryError as error:
+        raise MemoryBudgetError(
+            f"{where} cannot be read: HDF5 finds no memory for what the file declares ({str(error) or 'it names no number'}). Read "
+            "fewer samples at a time; if the data is not that large, the file is damaged."
+        ) from error
     except _LIBRARY_ERRORS as error:
         raise _explained(error, where) from error
 

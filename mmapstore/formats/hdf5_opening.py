@@ -32,6 +32,7 @@ class Opened:
     def __init__(self, file: Any, dataset: Any) -> None:
         self.file = file
         self.dataset = dataset
+        self.has_filters = False  # not asked yet
         self.pid = os.getpid()
 
     def __del__(self) -> None:
@@ -79,8 +80,17 @@ if hasattr(os, "register_at_fork"):
 
 def open_checked(path: str, key: str, shown_path: str) -> tuple[Opened, str]:
     """The dataset, found without leaving the file and refused where it would be read from elsewhere; and its full key."""
-    h5py = library()
     file = open_to_read(path)
+    try:
+        return _checked(file, path, key, shown_path)
+    except BaseException:
+        # The traceback may hold on to it, and HDF5 would then show the old contents of a file that was mended meanwhile.
+        file.close()
+        raise
+
+
+def _checked(file: Any, path: str, key: str, shown_path: str) -> tuple[Opened, str]:
+    h5py = library()
     with explaining_read_errors(name_of(shown_path, key)):
         item = find(file, shown_path, key)
         if isinstance(item, h5py.Group):
@@ -92,7 +102,6 @@ def open_checked(path: str, key: str, shown_path: str) -> tuple[Opened, str]:
         refuse_foreign_storage(item, name)
         refuse_null(item, name)
         plain_dtype(item, name)
-        _need_filters(item, name)
         if not being_written(file):
             check_stored_bytes(item, path, name)
         cache, within = _cache_wanted(item), item.name
@@ -128,7 +137,7 @@ def refuse_null(dataset: Any, name: str) -> None:
 def plain_dtype(dataset: Any, name: str) -> np.dtype[Any]:
     try:
         dtype = dataset.dtype
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidTypeError(
             f"{name} has a type that NumPy lacks ({error}); expected fixed-size numbers. Store it as numbers, then open that."
         ) from error
@@ -136,19 +145,27 @@ def plain_dtype(dataset: Any, name: str) -> np.dtype[Any]:
     return np.dtype(checked_dtype(dtype, name).str)
 
 
-def _need_filters(dataset: Any, name: str) -> None:
+def need_filters(dataset: Any, name: str) -> None:
+    """Raise MissingPackageError where h5py lacks a filter of the dataset, and hdf5plugin is not there to bring it.
+
+    Asked before HDF5 itself decodes, not when the dataset is opened: whoever has decoders of their own needs neither.
+    """
     h5z = library().h5z
     if not dataset.chunks:
         return
     for code, words in filters_of(dataset):
         if h5z.filter_avail(code):
             continue
-        if code in FILTER_NAMES and filter_plugins() is not None and h5z.filter_avail(code):
+        plugins = filter_plugins() if code in FILTER_NAMES else None
+        if plugins is not None and h5z.filter_avail(code):
             continue
-        raise MissingPackageError(
-            f"{name} is compressed with {words} (HDF5 filter {code}), which h5py lacks here. Install it with: pip install "
-            "hdf5plugin"
+        remedy = (
+            "Install it with: pip install hdf5plugin"
+            if code in FILTER_NAMES and plugins is None
+            else "Its maker has a plug-in for HDF5 (https://github.com/HDFGroup/hdf5_plugins lists them): install it, set "
+            "HDF5_PLUGIN_PATH to its directory, and start Python again"
         )
+        raise MissingPackageError(f"{name} is compressed with {words} (HDF5 filter {code}), which h5py lacks here. {remedy}.")
 
 
 def _cache_wanted(dataset: Any) -> tuple[int, int] | None:

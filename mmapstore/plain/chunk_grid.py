@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 Box = tuple[slice, ...]
 
@@ -24,10 +25,15 @@ class ChunkGrid:
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
 
-    @property
+    @cached_property
     def counts(self) -> tuple[int, ...]:
         """Chunks along each axis."""
         return tuple(-(-length // each) for length, each in zip(self.shape, self.chunk, strict=True))
+
+    @cached_property
+    def _strides(self) -> tuple[int, ...]:
+        """By how much the number of a chunk rises from one to the next along each axis."""
+        return tuple(math.prod(self.counts[axis + 1 :]) for axis in range(len(self.counts)))
 
     def __len__(self) -> int:
         return math.prod(self.counts)
@@ -53,13 +59,14 @@ class ChunkGrid:
         `box` has a slice with start and stop, of step 1, for each axis. In rising order of numbers.
         """
         along = []
-        for part, each in zip(box, self.chunk, strict=True):
+        for part, each, stride in zip(box, self.chunk, self._strides, strict=True):
             start, stop = part.start, part.stop
             pieces = []
             for at in range(start // each, -(-stop // each) if stop > start else start // each):
-                low, high = max(start, at * each), min(stop, (at + 1) * each)
-                pieces.append((at, slice(low - at * each, high - at * each), slice(low - start, high - start)))
+                first = at * each
+                low, high = max(start, first), min(stop, first + each)
+                pieces.append((at * stride, slice(low - first, high - first), slice(low - start, high - start)))
             along.append(pieces)
         for pieces_of_chunk in itertools.product(*along):
-            place, inside, outside = zip(*pieces_of_chunk, strict=True)
-            yield self.number(place), inside, outside
+            numbers, inside, outside = zip(*pieces_of_chunk, strict=True)
+            yield sum(numbers), inside, outside

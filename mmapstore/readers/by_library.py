@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..formats.contract import Selection, StoredArray
+from ..files.file_io import Descriptors
+from ..formats.contract import MayGrow, MayLackCodecs, Selection, StoredArray
 from ..plain.array_spec import ArraySpec, StoredLayout
+from ..plain.errors import DamagedFileError
 from .chunk_runs import sample_axis, whole_chunks
 from .contract import Array
 
@@ -18,9 +20,14 @@ PIECE_BYTES = 2 * 2**20  # asked of the library at a time, if chunks are no larg
 
 
 class ByLibrary:
-    """Reads runs only. Windows are cut from runs held in memory, so that no chunk is decoded for each of them."""
+    """Reads runs only. Windows are cut from runs held in memory, so that no chunk is decoded for each of them.
+
+    Raises MissingPackageError where the library lacks a codec.
+    """
 
     def __init__(self, stored: StoredArray, layout: StoredLayout, why: str) -> None:
+        if isinstance(stored, MayLackCodecs):
+            stored.require_codecs()
         self._stored = stored
         self._layout = layout
         self.why = why
@@ -29,6 +36,10 @@ class ByLibrary:
         self._axis = sample_axis(layout)
         self._together = stored.chunks[self._axis] if stored.chunks else 1
         self._step = max(1, PIECE_BYTES // max(1, self._together * self.spec.sample_nbytes)) * self._together
+        # A file that is being written changes rightly.
+        checked = [] if isinstance(stored, MayGrow) and stored.is_being_written else self.files
+        self._checked = [Descriptors(path) for path in checked if not os.path.isdir(path)]
+        self._folders = [(path, os.stat(path)) for path in checked if os.path.isdir(path)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ByLibrary, (self._stored, self._layout, self.why)
@@ -42,8 +53,19 @@ class ByLibrary:
 
     @property
     def files(self) -> list[str]:
-        path = self._stored.name.partition("::")[0]  # a live object in memory has a name, and no file
+        path = os.path.abspath(self._stored.name.partition("::")[0])  # a live object in memory has a name, and no file
         return [path] if os.path.exists(path) else []
+
+    def check(self) -> None:
+        for files in self._checked:
+            files.check()
+        for path, then in self._folders:  # a store: its files come and go, the directory stays
+            try:
+                same = os.path.samestat(os.stat(path), then)
+            except OSError:
+                same = False
+            if not same:
+                raise DamagedFileError(f"{path} was deleted or replaced since it was opened. Open it again where it is.")
 
     @property
     def kept_nbytes(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,13 @@ def _rewrite_line(name: str, spec: ArraySpec, layout: StoredLayout) -> str:
     path = Path(name.split("::")[0])
     target = str(path.with_name(f"{path.stem}-chunked{path.suffix}"))
     samples = max(1, min(len(spec), layout.episode_length, _BLOCK_BYTES // 2 // max(1, spec.sample_nbytes)))
-    usual = layout.letters == DEFAULT_LAYOUTS.get(len(layout.letters))
-    source = repr(name) if usual else f"mmapstore.open({name!r}, layout={layout.letters!r})"
-    return f"mmapstore.ingest({source}, {target!r}, chunk_samples={samples})"
+    words = ["mmapstore", "convert", name, target, "--chunk-samples", str(samples)]
+    if layout.letters != DEFAULT_LAYOUTS.get(len(layout.letters)):
+        words += ["--source-layout", layout.letters]
+    ordered = "".join(letter for letter in "NT" if letter in layout.letters) + layout.sample_letters
+    if layout.letters != ordered:
+        words += ["--layout", ordered]
+    return shlex.join(words)
 
 
 class _MappedFile:

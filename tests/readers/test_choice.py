@@ -54,16 +54,16 @@ def test_codecs_are_named(tmp_path, monkeypatch):
             (9000, 3, 50, 50),
             (9000, 3, 50, 50),
             "its chunks of (9000, 3, 50, 50) fight the order of reading: 32 consecutive samples (960 kB) lie in 1 chunk, 270 MB to "
-            "decode; this writes it once as it is read: mmapstore.ingest('/data/a.h5::/x', '/data/a-chunked.h5', "
-            "chunk_samples=34)",
+            "decode; this writes it once as it is read: mmapstore convert /data/a.h5::/x /data/a-chunked.h5 "
+            "--chunk-samples 34",
         ),
         (
             "TNHW",
             (20, 10000, 64, 64),
             (1, 1000, 64, 64),
             "its chunks of (1, 1000, 64, 64) fight the order of reading: 20 consecutive samples (328 kB) lie in 20 chunks, 328 MB "
-            "to decode; this writes it once as it is read: mmapstore.ingest(mmapstore.open('/data/a.h5::/x', "
-            "layout='TNHW'), '/data/a-chunked.h5', chunk_samples=20)",
+            "to decode; this writes it once as it is read: mmapstore convert /data/a.h5::/x "
+            "/data/a-chunked.h5 --chunk-samples 20 --source-layout TNHW --layout NTHW",
         ),
         (
             "CHWN",
@@ -71,14 +71,14 @@ def test_codecs_are_named(tmp_path, monkeypatch):
             (3, 50, 50, 10000),
             "its chunks of (3, 50, 50, 10000) fight the order of reading: 32 consecutive samples (960 kB) lie in 1 chunk, 300 MB "
             "to decode; this writes it once as it is read: "
-            "mmapstore.ingest(mmapstore.open('/data/a.h5::/x', layout='CHWN'), '/data/a-chunked.h5', chunk_samples=34)",
+            "mmapstore convert /data/a.h5::/x /data/a-chunked.h5 --chunk-samples 34 --source-layout CHWN --layout NCHW",
         ),
         (
             "NCHW",
             (9000, 3, 50, 50),
             (64, 1, 25, 50),
             "each sample is put together from 6 chunks of 320 kB, one more copy; this writes it once as it is read: "
-            "mmapstore.ingest('/data/a.h5::/x', '/data/a-chunked.h5', chunk_samples=34)",
+            "mmapstore convert /data/a.h5::/x /data/a-chunked.h5 --chunk-samples 34",
         ),
     ],
 )

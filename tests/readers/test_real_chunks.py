@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mmapstore.formats.registry import open_stored
@@ -76,6 +76,52 @@ def test_hdf5(tmp_path_factory, case, seed, how, written):
     reader = check(path, letters, whole, runs)
     if how.get("compression"):
         assert reader.place == "decoded in threads", reader.why
+
+
+FILTERS = {
+    "bitshuffle": lambda plugins: plugins.Bitshuffle(cname="none"),
+    "bitshuffle lz4": lambda plugins: plugins.Bitshuffle(nelems=16, cname="lz4"),
+    "bitshuffle zstd": lambda plugins: plugins.Bitshuffle(cname="zstd"),
+    "blosc": lambda plugins: plugins.Blosc("zstd"),
+    "blosc2 lz4": lambda plugins: plugins.Blosc2("lz4", filters=2),
+    "blosc2 zstd": lambda plugins: plugins.Blosc2("zstd"),
+    "bzip2": lambda plugins: plugins.BZip2(),
+    "lz4": lambda plugins: plugins.LZ4(),
+    "szip": lambda plugins: {"compression": "szip", "compression_opts": ("nn", 2)},
+    "zstd": lambda plugins: plugins.Zstd(),
+}
+
+
+@given(
+    case=arrays(),
+    seed=st.integers(0, 3),
+    name=st.sampled_from(sorted(FILTERS)),
+    fletcher=st.booleans(),
+    written=st.floats(0, 1),
+)
+@settings(max_examples=200)
+def test_hdf5_filters(tmp_path_factory, case, seed, name, fletcher, written):
+    """Chunks at the edges, chunks that were never stored, and those that a filter left as they were, included."""
+    h5py = pytest.importorskip("h5py")
+    plugins = pytest.importorskip("hdf5plugin")
+    pytest.importorskip("imagecodecs")
+    letters, shape, chunk, dtype, runs = case
+    path = tmp_path_factory.mktemp("x") / "a.h5"
+    with h5py.File(path, "w") as file:
+        try:
+            dataset = file.create_dataset(
+                "x", shape, dtype, chunks=chunk, fillvalue=1, fletcher32=fletcher, **FILTERS[name](plugins)
+            )
+        except ValueError:
+            assume(name != "szip")  # blocks longer than a line
+            raise
+        part = max(1, int(written * shape[0]))
+        dataset[:part] = values((part, *shape[1:]), dtype, seed)
+    with h5py.File(path) as file:
+        whole = file["x"][...]
+    reader = check(path, letters, whole, runs)
+    reasons = ("as if they had been stored uncompressed", "no multiple of its blocks", "which the format has not")
+    assert reader.place == "decoded in threads" or any(words in reader.why for words in reasons), reader.why
 
 
 @given(

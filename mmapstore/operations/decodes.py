@@ -1,0 +1,38 @@
+"""How often a shuffled epoch decodes each chunk: arithmetic on its order, no I/O."""
+
+from __future__ import annotations
+
+from ..batches.plan import plan_for
+from ..batches.resident import merged
+from ..batches.window_frames import WindowFrames
+from ..plain.sample_order import SampleOrder, Shuffling
+from ..plain.windows import Anchors, Episodes, NextFrame
+from ..readers.contract import Decodes, Reader, ReadsRuns
+
+_MOST_WINDOWS = 64  # of an epoch, that are looked at: in longer ones the others are like them
+
+
+def decodes_per_chunk(reader: Reader, episodes: Episodes) -> float | None:
+    """Times that an epoch of next-frame pairs, shuffled as `shuffle=True` does, decodes a chunk, on average over chunks.
+
+    None for readers that do not decode, or not all chunks of a window at once; and where there is no pair.
+    1 would be every chunk once: blocks that begin and end inside chunks, and the frame past a block, add to it.
+    """
+    if not (isinstance(reader, Decodes) and isinstance(reader, ReadsRuns)):
+        return None
+    plan = plan_for({"x": reader.spec}, None, NextFrame())
+    anchors = Anchors(episodes, plan.reach())
+    if len(anchors) == 0:
+        return None
+    order = SampleOrder(len(anchors), Shuffling.of(True, reader.spec.sample_nbytes))
+    frames = WindowFrames(plan.fields, plan, anchors, order, 1, 0)
+    low, high = plan.reach()
+    decoded = position = 0
+    for _ in range(_MOST_WINDOWS):
+        window = frames.at(0, position)
+        reached = merged([(start + low, stop + high) for start, stop in frames.runs(0, window)])
+        decoded += sum(stop - start for start, stop in merged([reader.whole_chunks(*run) for run in reached]))
+        position = window.stop
+        if position >= len(order):
+            break
+    return decoded * len(order) / position / len(reader.spec)
