@@ -6,23 +6,31 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..batches.dataset import Dataset
-from ..batches.opening import natural, open_dataset
+from ..batches.opening import open_dataset
 from ..files.lent_buffers import ALIGNMENT
 from ..formats.registry import identify, list_stored, split_inside
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ..plain.memory_budget import format_bytes
+from ..plain.windows import Episodes
+from .archives import Archive, archive_table, claims_to_be_an_archive
+from .decodes import decodes_per_chunk
+from .verify.objects import archive_files
+
+_MANY_DECODES = 2
+_FEWER = ": chunks of fewer samples would have fewer decoded again, and ds.cache(directory) each once for all epochs"
 
 
 @dataclass(frozen=True)
 class ArrayDescription:
     """One array: what it is, how it will be read, and what would be better.
 
+    `decodes` is how often a shuffled epoch of next-frame pairs decodes each chunk; 0 where nothing is decoded.
     `refused` is the reason if it cannot be opened; everything after `name` is then empty.
     """
 
@@ -37,13 +45,14 @@ class ArrayDescription:
     stored: str = ""
     read: str = ""
     place: str = ""
+    decodes: float = 0.0
     notes: tuple[str, ...] = ()
     refused: str = ""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What lies at a path."""
+    """What lies at a path. Of a directory of archives, `arrays` are those of all of them."""
 
     path: str
     kind: str
@@ -52,13 +61,16 @@ class Description:
     manifest: str = ""
     open_with: str = ""
     notes: tuple[str, ...] = field(default=())
+    archives: tuple[Archive, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def to_text(self) -> str:
         lines = [f"{self.path}: {self.kind}, {format_bytes(self.bytes_on_disk)} on disk"]
-        for array in self.arrays:
+        if self.archives:
+            lines += ["", *(f"  {line}" for line in archive_table(self.archives))]
+        for array in self.arrays if not self.archives else ():
             lines.append("")
             if array.refused:
                 lines += [f"  {array.name}", f"    cannot be opened: {array.refused}"]
@@ -78,9 +90,20 @@ class Description:
         return "\n".join(lines)
 
 
-def describe(path: str | os.PathLike[str], layout: str | None = None) -> Description:
-    """What lies at a path, in a file or store, or below a place inside one; or in a directory of files."""
+def describe(
+    path: str | os.PathLike[str], layout: str | None = None, *, dtype: Any = None, shape: Any = None, offset: int | None = None
+) -> Description:
+    """What lies at a path, in a file or store, or below a place inside one; or in a directory of files.
+
+    `dtype`, `shape` and `offset` tell of a file without a header what `mmapstore.open` has to be told.
+    """
     text = os.fspath(path)
+    told = {"dtype": dtype, "shape": shape, "offset": offset}
+    form: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+    if form:
+        found = _described_dataset(text, open_dataset(text, layout=layout, **form), "numbers without a header", layout)
+        options = "".join(f", {name}={value!r}" for name, value in form.items())
+        return replace(found, open_with=f"{_call(text, layout)[:-1]}{options})")
     outer, inside = split_inside(text)
     if (Path(outer) / DIRECTORY_MANIFEST).is_file():
         kind = "a directory that mmapstore wrote" if inside is None else "in a directory that mmapstore wrote"
@@ -137,6 +160,10 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
         notes.append(
             f"training from this order is slow; this writes it once in the order it is read: {_ingest_command(source, layout)}"
         )
+    decodes = decodes_per_chunk(reader, Episodes.of(dataset.episodes)) or 0.0
+    if decodes:
+        fewer = _FEWER if decodes > _MANY_DECODES else ""
+        notes.append(f"a shuffled epoch of next-frame pairs decodes each chunk {decodes:.2f} times{fewer}")
     if reader.place == "memory-mapped" and "scattered" not in reader.why:
         step = spec.sample_nbytes
         batch = next((b for b in (1, 2, 4, 8, 16, 32, 64) if step * b % ALIGNMENT == 0), None)
@@ -163,6 +190,7 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
         stored=storage,
         read=reader.why,
         place=reader.place,
+        decodes=round(decodes, 3),
         notes=tuple(notes),
     )
 
@@ -185,24 +213,30 @@ def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | Non
 
 
 def _described_folder(path: str) -> Description:
-    """A directory of files: each that opens, one line of it."""
-    arrays = []
-    for entry in sorted(Path(path).iterdir(), key=lambda entry: natural(entry.name)):
-        if entry.name.endswith(SUFFIX):
-            continue
+    """A directory of archives: a line for each, those in directories inside it too."""
+    archives, arrays = [], []
+    for file in archive_files(Path(path)):
+        name = file.relative_to(path).as_posix()
         try:
-            identify(str(entry))
-        except (MmapstoreError, OSError):
+            found = list(describe(file).arrays)
+        except (MmapstoreError, OSError) as error:
+            if claims_to_be_an_archive(file):
+                archives.append(Archive(name, bytes_on_disk=_disk_bytes(file), refused=(str(error),)))
             continue
-        arrays += list(describe(entry).arrays)
-    if not arrays:
+        opened = [array for array in found if not array.refused]
+        ways = tuple(dict.fromkeys(array.place for array in opened))
+        refused = tuple(array.refused for array in found if array.refused)
+        archives.append(Archive(name, len(opened), sum(array.bytes for array in opened), _disk_bytes(file), ways, refused))
+        arrays += found
+    if not archives:
         raise NotFoundError(f"{path} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory.")
     return Description(
         path=path,
-        kind=f"a directory, {len(arrays)} array{'s' * (len(arrays) != 1)} in its files",
+        kind=f"a directory, {len(arrays)} array{'s' * (len(arrays) != 1)} in {len(archives)} archive{'s' * (len(archives) != 1)}",
         bytes_on_disk=_disk_bytes(Path(path)),
         arrays=tuple(arrays),
-        notes=(f"open one of them{_glob_hint(path, arrays)}",),
+        archives=tuple(archives),
+        notes=(f"open one of them{_glob_hint(path, arrays)}",) if arrays else (),
     )
 
 

@@ -1,0 +1,59 @@
+"""A directory of archives in lines: one for each file or store, and why what is refused is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..plain.memory_budget import format_bytes
+
+_SUFFIXES = {".npy", ".h5", ".hdf5", ".he5", ".hdf", ".nc", ".mat", ".zarr"}
+_HEADINGS = ("archive", "arrays", "values", "on disk", "read")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file or store.
+
+    Attributes
+    ----------
+    name : relative to the directory
+    arrays : those that can be opened
+    bytes : of their values, decoded; `bytes_on_disk` of the file or store
+    read : how they will be read, in a few words, each way once
+    refused : "name: why" of every array that cannot be opened, or why none can
+    """
+
+    name: str
+    arrays: int = 0
+    bytes: int = 0
+    bytes_on_disk: int = 0
+    read: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+def claims_to_be_an_archive(path: Path) -> bool:
+    """By its suffix: then a reason is given if it is none."""
+    return path.suffix.lower() in _SUFFIXES
+
+
+def archive_table(archives: Sequence[Archive]) -> Iterator[str]:
+    """Lines for people: a heading, a line for each, and below it the reasons for what was refused.
+
+    >>> print("\\n".join(archive_table([Archive("a.h5", 2, 1200, 800, ("memory-mapped",), ("a.h5::/s: text",))])))
+    archive  arrays   values  on disk  read
+    a.h5          2  1.20 kB    800 B  memory-mapped
+               refused: a.h5::/s: text
+    """
+    rows = [_HEADINGS] + [
+        (each.name, str(each.arrays), format_bytes(each.bytes), format_bytes(each.bytes_on_disk), ", ".join(each.read) or "-")
+        for each in archives
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in (1, 2, 3)), row[4]]
+        yield "  ".join(cells)
+        if number:
+            for reason in archives[number - 1].refused:
+                yield f"{' ' * (widths[0] + 4)}refused: {reason}"

@@ -1,0 +1,234 @@
+"""`mmapstore stats`: what the values of each channel are like, and how they change from one sample to the next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...batches.opening import open_dataset
+from ...batches.split import split_points
+from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, DifferenceStatistics
+from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
+from ...plain.memory_budget import MemoryPlan, parse_bytes
+from ...readers.contract import Reader
+from ..ingest.progress import Progress
+from ..verify.manifest_check import BOOKKEEPING, Described, described_arrays
+from ..verify.rows import BLOCK_NBYTES, BLOCKS, Array, Rows, read_ahead
+
+_PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
+
+
+@dataclass(frozen=True)
+class FieldStatistics:
+    """Statistics of one field, or of a part of its samples.
+
+    Attributes
+    ----------
+    field : its name; "data" where there is one field without a name
+    part : "train", "val" ... of a split; "" for all samples
+    samples : [first, last + 1)
+    sample_shape, dtype, layout : of the field; `layout` begins with "N"
+    values : of each channel
+    differences : of x[t+1] - x[t], within episodes
+    origin : where these figures come from, in words
+    """
+
+    field: str
+    part: str
+    samples: tuple[int, int]
+    sample_shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    values: ChannelStatistics
+    differences: ChannelStatistics
+    origin: str
+
+    @property
+    def change(self) -> float | None:
+        """Mean squared x[t+1] - x[t]: the error of a model that predicts no change. None where it is not finite."""
+        return _mean_square(self.differences) if self.differences.channels else None
+
+    def keras_line(self) -> str:
+        """The layer that brings these values to mean 0 and variance 1; "" where they have no finite mean."""
+        mean, variance = self.values.mean, self.values.std**2
+        if not len(mean) or not np.isfinite(mean).all() or not np.isfinite(variance).all():
+            return ""
+        if "C" not in self.layout:
+            return f"keras.layers.Normalization(axis=None, mean={mean[0]:.6g}, variance={variance[0]:.6g})"
+        listed = [", ".join(f"{x:.6g}" for x in values.tolist()) for values in (mean, variance)]
+        return f"keras.layers.Normalization(axis={self.layout.index('C')}, mean=[{listed[0]}], variance=[{listed[1]}])"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "field": self.field,
+            "part": self.part,
+            "samples": list(self.samples),
+            "sample_shape": list(self.sample_shape),
+            "dtype": self.dtype,
+            "layout": self.layout,
+            "values": self.values.to_json(),
+            "difference": self.differences.to_json() if self.differences.channels else None,
+            "origin": self.origin,
+            "keras": self.keras_line(),
+        }
+
+
+def statistics_at(
+    path: str | os.PathLike[str],
+    *,
+    split: Sequence[float] = (),
+    layout: str | None = None,
+    recompute: bool = False,
+    max_memory: int | str = "256MB",
+    progress: Callable[[int, int | None], Any] | bool | None = None,
+) -> list[FieldStatistics]:
+    """Count, NaNs, minimum, maximum, mean and standard deviation of each channel, and of the change to the next sample.
+
+    They come from the manifest where it has them for all samples and the data was not changed since, else from one pass over the
+    data. Fields of bytes are left out.
+
+    Parameters
+    ----------
+    path : what `mmapstore.open` takes
+    split : fractions or counts as `Dataset.split` takes them: statistics of each part by itself
+    layout : how the array is stored, where neither its manifest nor the number of axes says so
+    recompute : read the data, whatever the manifest has
+    max_memory : bound for private memory
+    progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples)
+
+    Raises what `mmapstore.open` raises; InvalidTypeError if no field holds numbers; MemoryBudgetError.
+
+    >>> import os, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(os.path.join(folder, "x.npy"), np.arange(12.0).reshape(6, 2))
+    ...     (found,) = statistics_at(os.path.join(folder, "x.npy"))
+    >>> found.values.mean.tolist(), found.differences.mean.tolist(), found.change
+    ([5.0, 6.0], [2.0, 2.0], 4.0)
+    >>> print(found.keras_line())
+    keras.layers.Normalization(axis=1, mean=[5, 6], variance=[11.6667, 11.6667])
+    """
+    budget = parse_bytes(max_memory)
+    dataset = open_dataset(os.fspath(path), layout=layout, mapped=False)
+    points = split_points(len(dataset), tuple(split), 0, "samples") if split else [(0, len(dataset))]
+    names = _PART_NAMES.get(len(points)) or tuple(f"part {number + 1}" for number in range(len(points)))
+    episodes = dataset.episodes
+    described = {} if split or layout or recompute else _described(os.fspath(path))
+    found = []
+    for field, reader in dataset.readers.items():
+        if reader.spec.dtype.kind not in "biuf":
+            continue
+        kept, why_not = _from_manifest(described.get(field) or described.get(""), len(reader.spec))
+        for (start, stop), name in zip(points, names, strict=True):
+            if kept is not None:
+                values, differences, origin = kept
+            else:
+                values, differences = _computed(str(path), reader, episodes, start, stop, budget, progress)
+                origin = f"computed from the data{why_not}"
+            spec = reader.spec
+            found.append(
+                FieldStatistics(
+                    field,
+                    name if split else "",
+                    (start, stop),
+                    spec.sample_shape,
+                    str(spec.dtype),
+                    spec.layout,
+                    values,
+                    differences,
+                    origin,
+                )
+            )
+    if not found:
+        raise InvalidTypeError(f"{os.fspath(path)} holds no numbers, so it has no statistics; expected bool, integers or floats.")
+    return found
+
+
+def _described(path: str) -> dict[str, Described]:
+    try:
+        found = described_arrays(path)
+    except MmapstoreError:
+        return {}  # opening has said what is wrong where it matters
+    if len(found) == 1:
+        return {"": found[0]}
+    return {each.name.partition("::/")[2]: each for each in found}
+
+
+def _from_manifest(each: Described | None, samples: int) -> tuple[tuple[ChannelStatistics, ChannelStatistics, str] | None, str]:
+    """Values, differences and where they stand; or None, and why they cannot be had."""
+    if each is None or each.entry.statistics is None:
+        return None, ""
+    if each.entry.shape[0] != samples:
+        return None, ""
+    if _changed_at(each.path) > Path(each.where).stat().st_mtime_ns:
+        return None, ", which was changed after its manifest was written"
+    try:
+        kept = dict(each.entry.statistics)
+        change = kept.pop("difference", None)
+        if change is None and samples > 1:
+            return None, ": its manifest says nothing of how samples change"
+        differences = ChannelStatistics.from_json(change) if change is not None else ChannelStatistics()
+        return (ChannelStatistics.from_json(kept), differences, f"from {each.where}, written with the data"), ""
+    except (InvalidValueError, TypeError, ValueError):
+        return None, ": what its manifest has is damaged"
+
+
+def _changed_at(path: str) -> int:
+    """Nanoseconds; of a store, the latest change of a file of it."""
+    found = Path(path)
+    files = [file for file in found.rglob("*") if file.is_file()] if found.is_dir() else [found]
+    return max((file.stat().st_mtime_ns for file in files), default=0)
+
+
+def _computed(
+    path: str, reader: Reader, episodes: Array, start: int, stop: int, budget: int, progress: Any
+) -> tuple[ChannelStatistics, ChannelStatistics]:
+    spec = reader.spec
+    axis = spec.layout.index("C") if "C" in spec.layout else None
+    rows = Rows(path, spec.shape, spec.dtype, reader, reader.why)
+    together = rows.rows_together(min(BLOCK_NBYTES, budget // 8), budget // 4)
+    _plan(rows, together).require(budget, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
+    values, differences = ChannelStatistics(), DifferenceStatistics()
+    steps = [(at, min(at + together, stop)) for at in range(start, stop, together)]
+    bar: Progress | None = None
+    try:
+        with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-stats") as threads:
+            for first, last, block in read_ahead(rows, steps, together, threads):
+                if isinstance(block, MmapstoreError):
+                    raise block
+                begin, end = np.searchsorted(episodes, [max(first, start + 1), last])
+                starts = (episodes[begin:end] - first).tolist()
+                counted: Future[None] = threads.submit(values.update, block, axis)
+                differences.update(block, starts, axis)
+                counted.result()
+                bar = bar or Progress(progress, stop - start, spec.sample_nbytes, 0)
+                bar(last - start)
+    finally:
+        if bar is not None:
+            bar.close()
+    return values, differences.statistics
+
+
+def _plan(rows: Rows, together: int) -> MemoryPlan:
+    return MemoryPlan(
+        {
+            "blocks read": BLOCKS * together * rows.row_nbytes,
+            "decoding": rows.scratch_nbytes,
+            "statistics": 2 * SCRATCH_NBYTES + 2 * rows.row_nbytes,
+            "bookkeeping": BOOKKEEPING,
+        }
+    )
+
+
+def _mean_square(found: ChannelStatistics) -> float | None:
+    count = found.count
+    if not count.sum():
+        return None
+    squares = np.where(count > 0, found.mean**2 + found.std**2, 0)
+    mean = float((squares * count).sum() / count.sum())
+    return mean if np.isfinite(mean) else None

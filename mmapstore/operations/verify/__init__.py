@@ -1,0 +1,256 @@
+"""`verify`: whether data is what was written, or the same as other data; block by block, value by value."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...plain.array_spec import StoredLayout
+from ...plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, MmapstoreError
+from ...plain.memory_budget import parse_bytes
+from ..ingest.progress import Progress
+from .comparison import Side, compare
+from .manifest_check import Report, check_by_itself, check_described, described_arrays, undescribed_keys
+from .objects import Object, Objects, attribute_words, matched, objects_at
+from .rows import NumpyFile
+from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
+
+__all__ = ["ArrayVerdict", "BadBlock", "Difference", "Verdict", "verify"]
+
+
+def verify(
+    path: str | os.PathLike[str],
+    other: str | os.PathLike[str] | None = None,
+    *,
+    layout: str | None = None,
+    other_layout: str | None = None,
+    cast: bool = False,
+    independent: bool = False,
+    max_memory: int | str = "256MB",
+    progress: Callable[[int, int | None], Any] | bool | None = None,
+) -> Verdict:
+    """Check data against its manifest; or against other data, in whatever formats both are stored.
+
+    Alone, each array is read to its end: every block against its checksum, all values against the SHA-256 digest, shape, dtype,
+    axes and size against what the manifest says. What has no manifest is read all the same, with the checksums that its format
+    has inside, and the verdict says that this is less.
+
+    With `other`, values are compared, and missing and further arrays named: a file, a store or a directory against any other.
+    Values are equal if their bits are, if they compare equal (-0.0 and 0.0, which is noted), or if both are NaN. Byte order,
+    chunks and compression make no difference, other dtypes do. Axes in another order are compared by what they mean, where the
+    manifests or `layout` and `other_layout` say it, and places are told in the order of the first. In directories of archives,
+    "x.h5::/frames" belongs to "x/frames.npy" and to "x.zarr::/frames", and to "x.npy" if it is the only array of "x.h5".
+
+    Parameters
+    ----------
+    path : an array, a container of several, or a directory, as `mmapstore.open` and `mmapstore info` take them
+    other : what it is to be equal to; None compares with the manifest
+    layout, other_layout : the axes of two single arrays, such as "NCHW" and "NHWC", where no manifest says them
+    cast : compare arrays of different dtypes as well: the first's values as the second's dtype. Floats are rounded to the nearest;
+        a fraction, or a number out of range, that an integer dtype cannot hold, differs
+    independent : read through h5py, zarr and NumPy themselves, not through mmapstore's readers: slower, and a second opinion
+    max_memory : bound for private memory, in bytes or text
+    progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples), for each array
+
+    Raises
+    ------
+    NotFoundError, KeyNotFoundError, DamagedFileError (a manifest that is none), InvalidTypeError (no array of numbers),
+    InvalidValueError, MemoryBudgetError, MissingPackageError. That data is damaged, or differs, is no error but a verdict
+
+    >>> import os, tempfile
+    >>> import numpy as np, mmapstore
+    >>> frames = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = mmapstore.ingest(frames, os.path.join(folder, "frames.npy"))
+    ...     whole = bool(mmapstore.verify(path))
+    ...     frames[2, 1, 0] = -1
+    ...     np.save(os.path.join(folder, "other.npy"), frames)
+    ...     (pair,) = mmapstore.verify(path, os.path.join(folder, "other.npy")).arrays
+    >>> whole, pair.ok, pair.difference.count, pair.difference.index, pair.difference.values
+    (True, False, 1, (2, 1, 0), ('15.0', '-1.0'))
+    """
+    budget = parse_bytes(max_memory)
+    name = _path(path)
+    began = time.monotonic()
+    if other is None:
+        if layout is not None or other_layout is not None or cast:
+            raise InvalidValueError("layout=, other_layout= and cast= say how to compare two arrays; give the other one as well.")
+        arrays = _alone(name, budget, independent, progress)
+        seconds = time.monotonic() - began
+        ok = all(array.ok for array in arrays)
+        return Verdict(name, "", ok, tuple(arrays), nbytes=sum(array.nbytes for array in arrays), seconds=seconds)
+    return _against(name, _path(other), (layout, other_layout), _How(cast, independent, budget), progress, began)
+
+
+def _path(path: Any) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidTypeError(
+            f"verify takes paths; got a {type(path).__name__}. Give the path that it was opened from, such as 'a.h5::/frames'."
+        )
+    text = os.fspath(path)
+    if glob.has_magic(text) and not os.path.exists(text.partition("::")[0]):
+        raise InvalidValueError(f"{text} is a pattern; verify takes one file, store or directory. Give the directory of the files.")
+    return text
+
+
+class _Reports:
+    """A progress bar, or calls of a function, for one array after the other."""
+
+    def __init__(self, wanted: Any) -> None:
+        self._wanted = wanted
+        self._bar: Progress | None = None
+
+    def __call__(self, done: int, total: int, sample_nbytes: int) -> None:
+        if self._bar is None:
+            self._bar = Progress(self._wanted, total, sample_nbytes, 0)
+        self._bar(done)
+
+    def next(self) -> Report:
+        self.close()
+        return self
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+def _alone(path: str, budget: int, independent: bool, progress: Any) -> list[ArrayVerdict]:
+    reports = _Reports(progress)
+    found = []
+    try:
+        described = described_arrays(path)
+        for each in described:
+            found.append(check_described(each, budget, independent, reports.next()))
+        names = {each.name for each in described}
+        if not described or undescribed_keys(path, described):
+            for item in objects_at(path).by_key.values():
+                if item.name not in names:
+                    found.append(_by_itself(item, budget, independent, reports.next()))
+    finally:
+        reports.close()
+    return found
+
+
+def _by_itself(item: Object, budget: int, independent: bool, report: Report) -> ArrayVerdict:
+    try:
+        stored = item.open()
+    except (InvalidTypeError, MissingPackageError) as error:
+        return ArrayVerdict(item.name, summary=f"{item.name}: NOT READ", notes=(str(error),))
+    except MmapstoreError as error:
+        return ArrayVerdict(item.name, ok=False, summary=f"{item.name}: DAMAGED, it cannot be opened", problems=(str(error),))
+    try:
+        return check_by_itself(stored, item.path, budget, independent, report)
+    finally:
+        _close(stored)
+
+
+def _close(stored: Any) -> None:
+    if hasattr(stored, "close"):
+        stored.close()
+
+
+def _against(
+    path: str,
+    other: str,
+    layouts: tuple[str | None, str | None],
+    how: _How,
+    progress: Any,
+    began: float,
+) -> Verdict:
+    a, b = objects_at(path), objects_at(other)
+    pairs, missing, extra = matched(a, b)
+    is_tree = len(pairs) + len(missing) + len(extra) > 1
+    if is_tree and layouts != (None, None):
+        raise InvalidValueError(
+            f"layout= and other_layout= are for one array each; {path} holds {len(a.by_key)} and {other} {len(b.by_key)}. "
+            "Name one of each with '::'."
+        )
+    reports = _Reports(progress)
+    arrays = []
+    try:
+        for first, second in pairs:
+            found = _pair(first, second, layouts, how, reports.next())
+            key = first.key if first.key == second.key else f"{first.key or first.name} and {second.key or second.name}"
+            arrays.append(replace(_with_attributes(found, first, second, a, b, is_tree), key=key))
+    finally:
+        reports.close()
+    arrays += _groups(a, b) if is_tree else []
+    notes = [_others_words(found.others) for found in (a, b) if found.others]
+    unheld = sum(len(kept) for key, kept in a.attributes.items()) if not b.attributes else 0
+    if unheld:
+        notes.append(f"{other} holds no attributes: the {unheld} of {path} were not compared")
+    nbytes = sum(array.nbytes for array in arrays)
+    ok = not missing and not extra and all(array.ok for array in arrays)
+    seconds = time.monotonic() - began
+    return Verdict(path, other, ok, tuple(arrays), tuple(missing), tuple(extra), tuple(notes), nbytes, seconds, is_tree)
+
+
+def _others_words(files: list[str]) -> str:
+    some = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
+    return f"{len(files)} file{'s' * (len(files) != 1)} without an array: not compared ({some})"
+
+
+@dataclass(frozen=True)
+class _How:
+    cast: bool
+    independent: bool
+    max_memory: int
+
+
+def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None], how: _How, report: Report) -> ArrayVerdict:
+    both = f"{first.name} and {second.name}"
+    with contextlib.ExitStack() as opened:
+        sides, refused = [], []
+        for item, layout in zip((first, second), layouts, strict=True):
+            try:
+                stored = item.open()
+            except MmapstoreError as error:
+                refused.append(str(error))
+                continue
+            opened.callback(_close, stored)
+            if layout is not None:
+                StoredLayout.of(layout, tuple(stored.shape), item.name)
+            if how.independent and item.path.endswith(".npy"):
+                stored = NumpyFile(stored, item.path)
+            sides.append(Side(stored, (layout or item.layout or "").upper() or None, item.name))
+        if refused:
+            return ArrayVerdict(first.name, second.name, False, f"{both}: NOT COMPARED", problems=tuple(refused))
+        return compare(sides[0], sides[1], how.max_memory, how.cast, how.independent, report)
+
+
+def _with_attributes(found: ArrayVerdict, first: Object, second: Object, a: Objects, b: Objects, is_tree: bool) -> ArrayVerdict:
+    """The verdict of a pair with what is to be said of their attributes; in a comparison of two single arrays, as notes."""
+    own, others = a.attributes.get(first.key), b.attributes.get(second.key)
+    if own is None or others is None:
+        return found
+    wrong, notes = attribute_words(own, others)
+    if first.dimensions and second.dimensions and first.dimensions != second.dimensions:
+        wrong.append(f"the axes are named {first.dimensions} against {second.dimensions}")
+    if not is_tree:
+        wrong, notes = [], [*wrong, *notes]
+    if not wrong:
+        return replace(found, notes=(*found.notes, *notes))
+    both = f"{first.name} and {second.name}"
+    summary = f"{both}: equal values, other attributes" if found.ok else found.summary
+    return replace(found, ok=False, summary=summary, problems=(*found.problems, *wrong), notes=(*found.notes, *notes))
+
+
+def _groups(a: Objects, b: Objects) -> list[ArrayVerdict]:
+    """Groups, and arrays without values, whose attributes differ."""
+    found = []
+    for key, own in a.attributes.items():
+        if key in a.by_key or not b.attributes:
+            continue
+        wrong, notes = attribute_words(own, b.attributes.get(key, []))
+        if wrong:
+            name = f"/{key}"  # of a group
+            found.append(
+                ArrayVerdict(name, name, False, f"{name}: other attributes", key=name, problems=tuple(wrong), notes=tuple(notes))
+            )
+    return found

@@ -1,0 +1,199 @@
+"""What a verification found, as numbers for programs and as lines for readers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ...plain.memory_budget import format_bytes
+
+_WORTH_A_RATE = 1_000_000  # bytes
+LISTED = 10  # bad blocks, and objects, that are named one by one
+_INDENT = "  "
+
+
+@dataclass(frozen=True)
+class BadBlock:
+    """A block that is not what was written.
+
+    Attributes
+    ----------
+    number : of the block, counted from 0
+    samples : [first, last + 1)
+    file : where it lies
+    bytes : [first, last + 1) of that file, where the values are plain bytes in one piece; else None
+    problem : "checksum 0a1b2c3d, expected 11223344", or why it cannot be read
+    """
+
+    number: int
+    samples: tuple[int, int]
+    file: str
+    bytes: tuple[int, int] | None
+    problem: str
+
+    def __str__(self) -> str:
+        place = f", bytes [{self.bytes[0]}, {self.bytes[1]}) of {self.file}" if self.bytes else f" in {self.file}"
+        return f"block {self.number}, samples [{self.samples[0]}, {self.samples[1]}){place}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the values of two arrays differ.
+
+    Attributes
+    ----------
+    count, compared : values that differ, of how many
+    index : of the first of them, in the first array
+    other_index : the same in the other array, where its axes have another order; else None
+    values : both values there, as text that is exact
+    largest : the largest distance of two values; None where none is finite
+    """
+
+    count: int
+    compared: int
+    index: tuple[int, ...]
+    other_index: tuple[int, ...] | None
+    values: tuple[str, str]
+    largest: float | None
+
+
+@dataclass(frozen=True)
+class ArrayVerdict:
+    """What was found of one array, of one pair of arrays, or of the attributes of one object.
+
+    Attributes
+    ----------
+    name, other : what was looked at; `other` is "" where there is a manifest, or nothing, to compare with
+    ok : nothing is wrong
+    summary : one line
+    key : what it is called in a comparison of two trees
+    problems : what is wrong
+    checked : what is known to be right
+    notes : what is neither
+    sha256 : digest of the values in C order, little-endian; "" where it was not computed
+    """
+
+    name: str
+    other: str = ""
+    ok: bool = True
+    summary: str = ""
+    key: str = ""
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    problems: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+    bad_blocks: tuple[BadBlock, ...] = ()
+    bad_block_count: int = 0
+    difference: Difference | None = None
+    nbytes: int = 0
+
+    def lines(self) -> list[str]:
+        listed = [str(block) for block in self.bad_blocks[:LISTED]]
+        if self.bad_block_count > len(listed):
+            listed.append(f"and {self.bad_block_count - len(listed)} more bad blocks")
+        found = [self.summary]
+        found += [_INDENT + line for line in (*self.problems, *listed)]
+        found += [f"{_INDENT}checked: {line}" for line in self.checked]
+        found += [f"{_INDENT}note: {line}" for line in self.notes]
+        if self.sha256:
+            found.append(f"{_INDENT}sha256 {self.sha256}")
+        return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify` found; true in an `if` where all is right.
+
+    Attributes
+    ----------
+    ok : everything that was looked at is right, and nothing is missing
+    arrays : array by array, in the order they were read
+    missing, extra : names of what only the first, or only the second, of two trees has
+    nbytes, seconds : read, of each side; and how long that took
+    """
+
+    path: str
+    other: str
+    ok: bool
+    arrays: tuple[ArrayVerdict, ...]
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    nbytes: int = 0
+    seconds: float = 0.0
+    is_tree: bool = field(default=False, repr=False)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists, dicts, texts and numbers."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """Lines for people: a summary first where there are several arrays, then array by array what is right and what is wrong."""
+        lines = self._tree_lines() if self.is_tree else self._lines()
+        lines += [f"note: {note}" for note in self.notes]
+        if self.nbytes:
+            each = " from each side" if self.other else ""
+            rate = f" ({format_bytes(self.nbytes / self.seconds)}/s)" if self.nbytes >= _WORTH_A_RATE and self.seconds else ""
+            lines.append(f"{format_bytes(self.nbytes)} read{each} in {self.seconds:.2f} s{rate}")
+        return "\n".join(lines)
+
+    def _tree_lines(self) -> list[str]:
+        lines = [
+            self._summary(),
+            *_names("only in the first", self.path, self.missing),
+            *_names("only in the second", self.other, self.extra),
+        ]
+        for array in self.arrays:
+            first = f"{'ok' if array.ok else 'DIFFERENT':<10} {array.key or array.name}"
+            if array.ok:
+                shape = ", ".join(map(str, array.shape)) + ("," if len(array.shape) == 1 else "")
+                lines += [f"{first}: ({shape}) {dtype_words(np.dtype(array.dtype))}", *(_INDENT + note for note in array.notes)]
+            else:
+                lines += [first, *array.lines()[1:]]
+        return lines
+
+    def _lines(self) -> list[str]:
+        if len(self.arrays) == 1:
+            return self.arrays[0].lines()
+        lines: list[str] = []
+        for array in self.arrays:
+            brief = replace(array, checked=(), notes=()) if array.ok and array.sha256 else array
+            lines += brief.lines()
+        alike = [array for array in self.arrays if array.ok and array.sha256]
+        for what, texts in (("checked", [array.checked for array in alike]), ("note", [array.notes for array in alike])):
+            for text in dict.fromkeys(line for found in texts for line in found):
+                count = sum(text in found for found in texts)
+                lines.append(f"{what}: {text}{f' ({count} of {len(self.arrays)} arrays)' if count < len(self.arrays) else ''}")
+        return lines
+
+    def _summary(self) -> str:
+        wrong = sum(not array.ok for array in self.arrays)
+        if self.ok:
+            return f"{self.path} and {self.other}: EQUAL, all {len(self.arrays)} objects"
+        parts = [f"{wrong} of {len(self.arrays)} objects differ"] if wrong else []
+        parts += [f"{len(self.missing)} missing"] if self.missing else []
+        parts += [f"{len(self.extra)} more than expected"] if self.extra else []
+        return f"{self.path} and {self.other}: DIFFERENT, {', '.join(parts)}"
+
+
+def _names(what: str, where: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return [f"{_INDENT}{what} ({where}): {', '.join(names[:LISTED])}{more}"]
+
+
+def dtype_words(dtype: np.dtype[Any]) -> str:
+    """
+    >>> dtype_words(np.dtype(">f4")), dtype_words(np.dtype("S7"))
+    ('float32', 'S7')
+    """
+    return f"S{dtype.itemsize}" if dtype.kind == "S" else dtype.name
