@@ -7,32 +7,33 @@ import io
 import math
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from ..files.file_io import allocate, explaining_write_errors, sync_data
+from ..files.direct_io import DirectFile, empty_at
+from ..files.file_io import allocate, explaining_write_errors, sync_data, write_at
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import (
     DamagedFileError,
     InvalidTypeError,
     InvalidValueError,
     KeyNotFoundError,
-    NotFoundError,
     StateMismatchError,
     TargetExistsError,
 )
-from ..plain.extents import Extents
 from .contract import Array, Listing, NewArray, Selection, StoredArray
+from .raw_file import PlainBytes, explaining_read_errors
 
 SUFFIXES = (".npy",)
 _MAGIC = b"\x93NUMPY"
 _MOST_HEADER_BYTES = 10_000  # what numpy.load accepts: longer headers make ast.literal_eval slow or crash
+_DIRECT_NBYTES = 64 << 20  # files that are smaller stay in the page cache, for whoever trains from them next
+MOST_BYTES = len(_MAGIC) + 6 + _MOST_HEADER_BYTES  # before the payload
 _OTHER_MAGICS = {
-    b"PK\x03\x04": "a zip archive (.npz?): load it and save each array with numpy.save",
+    b"PK\x03\x04": "a zip archive: if it is one of NumPy, name it .npz",
     b"\x89HDF\r\n": "an HDF5 file: name it .h5",
 }
 
@@ -84,7 +85,7 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> NpyArray
     """
     _refuse_key(path, key)
     name = os.fspath(path)
-    return NpyArray(name, _checked_header(name))
+    return NpyArray(name, header_of(name))
 
 
 def is_live(obj: Any) -> bool:
@@ -116,7 +117,7 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyW
         file = io.FileIO(name, "x+")
     try:
         with explaining_write_errors(name):
-            header = _header_bytes(new.shape, dtype)
+            header = header_bytes(new.shape, dtype)
             allocate(file.fileno(), len(header) + math.prod(new.shape) * dtype.itemsize)
             _write_all(file, 0, header)
     except BaseException:
@@ -135,7 +136,7 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyW
     _refuse_key(path, key)
     name = os.fspath(path)
     dtype = _checked_new(name, new)
-    header = _checked_header(name)
+    header = header_of(name)
     fixed = 1 if new.resizable and header.shape else 0  # axes from here on must agree
     same = header.shape[fixed:] == _plain(new.shape)[fixed:] and header.dtype == dtype and not header.fortran_order
     if not same:
@@ -143,7 +144,7 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyW
             f"{name} holds {header.shape} {header.dtype}{' in Fortran order' * header.fortran_order}, "
             f"but {_plain(new.shape)} {dtype} is to be written. Delete it to start again."
         )
-    if len(_header_bytes(header.shape, header.dtype)) != header.offset:
+    if len(header_bytes(header.shape, header.dtype)) != header.offset:
         raise StateMismatchError(
             f"{name} was not written by mmapstore: its header leaves no room to grow. Delete it to start again."
         )
@@ -152,54 +153,14 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyW
     return NpyWriter(name, file, header, new.resizable)
 
 
-class NpyArray:
+class NpyArray(PlainBytes):
     """A .npy file as a StoredArray. Pickles by path; `as_array` shows all of it as one read-only memory map."""
 
-    chunks: tuple[int, ...] | None = None
-
     def __init__(self, name: str, header: NpyHeader) -> None:
-        self.name = name
-        self.shape = header.shape
-        self.dtype = header.dtype
-        self.fortran_order = header.fortran_order
-        self.storage = "contiguous, Fortran order" if header.fortran_order else "contiguous"
-        self.extents: Extents | None = None
-        self.why_not_raw = ""
-        self._path = os.path.abspath(name)
-        self._offset = header.offset
-        self._array: Array | None = None
-        if not self.shape:
-            self.why_not_raw = "a scalar has no rows"
-        elif self.fortran_order:
-            self.why_not_raw = "Fortran order: the values of a row lie far apart"
-        else:
-            row_nbytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-            self.extents = Extents.one_run(self._path, header.offset, self.shape[0], row_nbytes, self.dtype)
-
-    def __repr__(self) -> str:
-        return f"<NpyArray {self.name} {self.shape} {self.dtype}>"
+        super().__init__(name, name, header.shape, header.dtype, header.offset, header.fortran_order)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_array, (self._path,)
-
-    def as_array(self) -> Array:
-        """All of it as a read-only view of one memory map, in stored byte order; nothing is read until it is looked at.
-
-        The map lives as long as a view of it. A file that shrinks under a map kills the process that looks there.
-        """
-        if self._array is None:
-            order: Literal["C", "F"] = "F" if self.fortran_order else "C"
-            if math.prod(self.shape) == 0:
-                self._array = np.empty(self.shape, self.dtype)
-                self._array.flags.writeable = False
-                return self._array
-            with _explaining_read_errors(self.name):
-                mapped = np.memmap(self._path, self.dtype, "r", self._offset, self.shape, order)
-            self._array = np.asarray(mapped)
-        return self._array
-
-    def read_box(self, selection: Selection, out: Array) -> None:
-        out[...] = self.as_array()[selection]
 
 
 class NpyWriter:
@@ -211,6 +172,7 @@ class NpyWriter:
         self._file = file
         self._header = header
         self._row_nbytes = math.prod(header.shape[1:]) * header.dtype.itemsize
+        self._direct: DirectFile | None = None
 
     def write(self, start: int, block: Array) -> None:
         """Samples [start, start + len(block)), of a dtype that casts without loss. Past the end, a resizable array grows."""
@@ -241,7 +203,7 @@ class NpyWriter:
             raise InvalidValueError(f"{self._name} has {self._header.shape[0]} samples; asked for [{start}, {stop}).")
         out = np.empty((stop - start, *self._header.shape[1:]), self._header.dtype)
         rest = out.reshape(-1).view(np.uint8).data
-        with _explaining_read_errors(self._name):
+        with explaining_read_errors(self._name):
             self._file.seek(self._header.offset + start * self._row_nbytes)
             while rest:
                 done = self._file.readinto(rest)
@@ -251,6 +213,52 @@ class NpyWriter:
                     )
                 rest = rest[done:]
         return out
+
+    @property
+    def flushes_beside(self) -> bool:
+        return hasattr(os, "pwrite")
+
+    def write_box(self, box: Selection, block: Array) -> None:
+        """A region that is one run of bytes: single places along the first axes, then a slice, then whole axes."""
+        offset = self._offset_of(box)
+        with explaining_write_errors(self._name):
+            self._straight().write(offset, np.ascontiguousarray(block, self._header.dtype))
+
+    def read_box(self, box: Selection) -> Array:
+        """Such a region as it is on disk, in a new array: past the page cache, or pages that are still there are dropped first."""
+        offset = self._offset_of(box)
+        shape = tuple(part.stop - part.start for part in box)
+        out = empty_at(math.prod(shape) * self._header.dtype.itemsize, offset).view(self._header.dtype).reshape(shape)
+        with explaining_read_errors(self._name):
+            straight = self._straight()
+            if not straight.is_direct and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(self._file.fileno(), offset, out.nbytes, os.POSIX_FADV_DONTNEED)
+            found = straight.read(offset, out)
+        if found < out.nbytes:
+            raise DamagedFileError(f"{self._name} ends {out.nbytes - found} bytes too soon. Delete it and write it again.")
+        return out
+
+    def memory_offset(self, box: Selection) -> int:
+        """How far from a page's beginning a block is to lie in memory, to be written without a copy (`empty_at`)."""
+        return self._offset_of(box)
+
+    def _straight(self) -> DirectFile:
+        if self._direct is None:
+            large = self._header.offset + math.prod(self._header.shape) * self._header.dtype.itemsize >= _DIRECT_NBYTES
+            self._direct = DirectFile(self._name, self._file.fileno(), large)
+        return self._direct
+
+    def _offset_of(self, box: Selection) -> int:
+        """Where the bytes of a box begin. Raises InvalidValueError unless they are one run."""
+        shape, lengths = self._header.shape, tuple(part.stop - part.start for part in box)
+        partial = [axis for axis, (length, whole) in enumerate(zip(lengths, shape, strict=True)) if length != whole]
+        outside = any(not 0 <= part.start <= part.stop <= length for part, length in zip(box, shape, strict=True))
+        if outside or any(length != 1 for length in lengths[: max(partial, default=0)]):
+            raise InvalidValueError(f"{self._name} of shape {shape} is written in runs of bytes; {box} is none.")
+        place = 0
+        for part, length in zip(box, shape, strict=True):
+            place = place * length + part.start
+        return self._header.offset + place * self._header.dtype.itemsize
 
     def flush(self) -> None:
         """Returns when the disk has what was written."""
@@ -265,12 +273,14 @@ class NpyWriter:
             self._resize(samples)
 
     def close(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
         self._file.close()
 
     def _resize(self, samples: int) -> None:
         header = self._header
         shape = (samples, *header.shape[1:])
-        encoded = _header_bytes(shape, header.dtype)
+        encoded = header_bytes(shape, header.dtype)
         assert len(encoded) == header.offset, "numpy keeps 21 digits for the sample count"
         nbytes = header.offset + samples * self._row_nbytes
         # The header never declares more than the file holds, whenever the process is killed.
@@ -303,7 +313,7 @@ def _checked_new(name: str, new: NewArray) -> np.dtype[Any]:
     return checked_dtype(new.dtype, name)
 
 
-def _header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """A header that ends at a multiple of 64 bytes, and that is equally long for every number of samples."""
     buffer = io.BytesIO()
     descr = np.lib.format.dtype_to_descr(dtype)
@@ -312,48 +322,37 @@ def _header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def _write_all(file: io.FileIO, offset: int, data: bytes | memoryview) -> None:
-    rest = memoryview(data)
-    file.seek(offset)
-    while rest:
-        rest = rest[file.write(rest) :]
+    if len(data):
+        write_at(file.fileno(), offset, np.frombuffer(data, np.uint8))
 
 
-@contextlib.contextmanager
-def _explaining_read_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (DamagedFileError, NotFoundError):
-        raise
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{name} does not exist. Check the path.") from error
-    except IsADirectoryError as error:
-        raise DamagedFileError(f"{name} is a directory; expected a .npy file.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DamagedFileError(
-            f"{name} cannot be read: {reason}. Check its permissions, and that nothing replaces it meanwhile."
-        ) from error
-
-
-def _checked_header(name: str) -> NpyHeader:
+def header_of(name: str) -> NpyHeader:
     """The header, once its dtype is one we hold and the file has the bytes it declares."""
     header = _read_header(name)
+    with explaining_read_errors(name):
+        return checked_header(header, name, os.stat(name).st_size)
+
+
+def checked_header(header: NpyHeader, name: str, nbytes: int) -> NpyHeader:
+    """The header, once its dtype is one we hold and the `nbytes` from the magic on are those that it declares, or more."""
     dtype = checked_dtype(header.dtype, name)
     declared = header.offset + math.prod(header.shape) * dtype.itemsize
-    with _explaining_read_errors(name):
-        found = os.stat(name).st_size
-    if found < declared:
+    if nbytes < declared:
         raise DamagedFileError(
             f"{name} is truncated: its header declares {header.shape} {dtype}, {declared} bytes with the header, "
-            f"but the file has {found}. Copy or write it again."
+            f"but the file has {nbytes}. Copy or write it again."
         )
     # An array with one axis (longer than 1) lies the same way in both orders.
     return NpyHeader(header.shape, header.fortran_order and sum(n != 1 for n in header.shape) > 1, dtype, header.offset)
 
 
 def _read_header(name: str) -> NpyHeader:
-    with _explaining_read_errors(name), Path(name).open("rb") as file:
-        start = file.read(len(_MAGIC) + 6 + _MOST_HEADER_BYTES)
+    with explaining_read_errors(name), Path(name).open("rb") as file:
+        return parsed_header(file.read(MOST_BYTES), name)
+
+
+def parsed_header(start: bytes, name: str) -> NpyHeader:
+    """What the first `MOST_BYTES` bytes say of the array behind them. Raises DamagedFileError, naming `name`."""
     if not start.startswith(_MAGIC):
         known = next(
             (f"It is {words}." for magic, words in _OTHER_MAGICS.items() if start.startswith(magic)), "Check how it was written."

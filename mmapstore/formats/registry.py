@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError, NotReadableError
+from ..files.file_io import check_is_file
+from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError, NotReadableError
 from .contract import Listing, StoredArray
+from .raw_file import RawForm, open_raw
 
 # module name -> what people call the format; a format's library is imported by its module, and only when used
-FORMATS = {"npy_file": ".npy", "hdf5_file": "HDF5", "zarr_store": "Zarr"}
+FORMATS = {"npy_file": ".npy", "hdf5_file": "HDF5", "zarr_store": "Zarr", "npz_member": ".npz"}
+_PICKLES = (".pkl", ".pickle", ".joblib")
 PARTIAL = ".partial"  # what an ingest writes under, until it is whole
 
 
@@ -46,6 +50,8 @@ def identify(path: str) -> tuple[str, Any]:
         raise NotFoundError(f"{path} does not exist.{_alternatives(path)}")
     if not os.access(path, os.R_OK):
         raise NotReadableError(f"{path} may not be read by this user. Change its permissions, or ask its owner to.")
+    if not Path(path).is_dir():
+        check_is_file(path, os.stat(path))
     if Path(path).name.rstrip("/").endswith(PARTIAL):
         raise DamagedFileError(f"{path} was left by an ingest that did not finish. Run the same ingest again: it resumes.")
     suffix = Path(path).suffix.lower()
@@ -57,8 +63,16 @@ def identify(path: str) -> tuple[str, Any]:
             if Path(path).is_dir()
             else f"a file of {Path(path).stat().st_size} bytes"
         )
+        if suffix in _PICKLES:
+            raise DamagedFileError(
+                f"{path} is a pickle by its name, which is not opened but ingested, if you trust it: "
+                f"mmapstore ingest {shlex.quote(path)} OUT --allow-pickle, or mmapstore.Megabatches in Python."
+            )
         looks = f"; its suffix says {expected}, its first bytes do not" if expected else ""
-        raise DamagedFileError(f"{path} is {what} that is not .npy, HDF5 or Zarr{looks}. Check how it was written, or copied.")
+        raw = "" if expected or Path(path).is_dir() else ", or open plain numbers without a header with dtype= and shape="
+        raise DamagedFileError(
+            f"{path} is {what} that is not .npy, HDF5, Zarr or .npz{looks}. Check how it was written, or copied{raw}."
+        )
     if expected is not None and expected != found[0]:
         raise DamagedFileError(f"{path} is not {expected}, as its suffix says, but {found[0]} by its first bytes. Rename it.")
     return found
@@ -78,6 +92,23 @@ def open_stored(path: str, inside: str | None) -> StoredArray:
     """The array at that place, opened and not read."""
     stored: StoredArray = identify(path)[1].open_array(path, inside)
     return stored
+
+
+def open_headerless(path: str, inside: str | None, form: RawForm) -> StoredArray:
+    """A file of plain numbers. Raises InvalidValueError for one that says itself what it holds."""
+    if inside is not None:
+        raise InvalidValueError(
+            f"{path}::{inside} is inside a file; dtype=, shape= and offset= are for files of plain numbers without a header."
+        )
+    if not Path(path).exists():
+        raise NotFoundError(f"{path} does not exist.{_alternatives(path)}")
+    known = "a directory" if Path(path).is_dir() else next((title for title, module in _modules() if module.matches(path)), None)
+    if known is not None:
+        raise InvalidValueError(
+            f"{path} is {known}, which says itself what it holds; dtype=, shape= and offset= are for files of plain numbers "
+            "without a header. Leave them out."
+        )
+    return open_raw(path, form)
 
 
 def list_stored(path: str, inside: str | None) -> list[Listing]:

@@ -55,6 +55,16 @@ def _npy(folder: Path, frames: np.ndarray, **options: Any) -> Any:
     return folder / "frames.npy", options, _nothing
 
 
+def _npz(folder: Path, frames: np.ndarray, **options: Any) -> Any:
+    np.savez(folder / "frames.npz", label=np.arange(len(frames)), frames=frames)
+    return f"{folder}/frames.npz::/frames", options, _nothing
+
+
+def _raw(folder: Path, frames: np.ndarray) -> Any:
+    (folder / "frames.bin").write_bytes(b"a header of 22 bytes, " + frames.tobytes())
+    return folder / "frames.bin", {"dtype": frames.dtype, "shape": (-1, *frames.shape[1:]), "offset": 22}, _nothing
+
+
 def _live(folder: Path, change: Callable[[np.ndarray], np.ndarray], stored: np.ndarray, **options: Any) -> Any:
     np.save(folder / "frames.npy", stored)
     return change(np.load(folder / "frames.npy", mmap_mode="r")), options, _nothing
@@ -151,6 +161,10 @@ STORED = [
     Stored(".npy", _npy, "memory-mapped"),
     Stored(".npy big-endian", lambda d, f: _npy(d, f.astype(f.dtype.newbyteorder(">"))), "memory-mapped"),
     Stored(".npy Fortran order", lambda d, f: _npy(d, np.asfortranarray(f)), "memory-mapped"),
+    Stored(".npz", _npz, "memory-mapped"),
+    Stored(".npz Fortran order", lambda d, f: _npz(d, np.asfortranarray(f)), "memory-mapped"),
+    Stored("headerless", _raw, "memory-mapped"),
+    Stored("headerless big-endian", lambda d, f: _raw(d, f.astype(f.dtype.newbyteorder(">"))), "memory-mapped"),
     Stored("HDF5 contiguous", _hdf5, "memory-mapped"),
     Stored("HDF5 chunked", lambda d, f: _hdf5(d, f, chunks=_rows(f)), "read in place"),
     Stored("HDF5 chunked across rows", lambda d, f: _hdf5(d, f, chunks=(8, 1, 2, 3)), "decoded in threads"),

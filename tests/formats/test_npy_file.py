@@ -143,7 +143,7 @@ def header(text, version=1):
         (header(" " * 20_000, version=2), "at most 10000 are accepted"),
         (b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1), "at most 10000 are accepted"),
         (b"\x93NUMPY\x09\x00" + bytes(200), r"version \(9, 0\)"),
-        (b"PK\x03\x04" + bytes(200), "numpy.save"),
+        (b"PK\x03\x04" + bytes(200), "name it .npz"),
         (b"\x89HDF\r\n\x1a\n" + bytes(200), "HDF5"),
         (b"hello, I am text", "starts with b'hello,'"),
         (b"", "it is empty"),
