@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..files.file_io import read_small_text
 from ..formats.contract import StoredArray
-from ..formats.registry import PARTIAL, open_live, open_stored, split_inside
+from ..formats.raw_file import RawForm
+from ..formats.registry import PARTIAL, open_headerless, open_live, open_stored, split_inside
 from ..plain.array_spec import StoredLayout, checked_dtype
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
@@ -33,12 +35,16 @@ def open_dataset(
     layout: str | Mapping[str, str] | None = None,
     episodes: Any = None,
     mapped: bool = True,
+    dtype: Any = None,
+    shape: Any = None,
+    offset: int | None = None,
 ) -> Dataset:
     """Open array data where it lies. Nothing is read but headers.
 
     Parameters
     ----------
-    source : a path to a .npy file, to an HDF5 file or Zarr store, or to an array inside one ("a.h5::/group/frames");
+    source : a path to a .npy file, to an HDF5 file, Zarr store or uncompressed .npz archive, or to an array inside one
+        ("a.h5::/group/frames"); to a file of plain numbers without a header, with `dtype` and `shape`;
         a directory that mmapstore wrote; a glob or a list of paths, joined along the sample axis in natural order, one
         episode per file; a live np.memmap, h5py.Dataset, zarr.Array or np.ndarray; a dict of fields of any of these
     key : the array inside the file, instead of "::"
@@ -48,6 +54,9 @@ def open_dataset(
     episodes : where episodes begin, and the end, as sample numbers; or the length of each. None: as the files say
     mapped : False maps no file: everything is read with calls that fail with an error. A map is faster, but a file that is
         truncated, or a disk or network that fails, while a batch is being looked at kills the process without a word
+    dtype, shape, offset : what a file without a header holds: the elements, byte order included (">f4"); the lengths of the
+        axes in C order, one of which may be -1 (as many as the file has bytes for); the bytes before the first element.
+        For files of every other kind they are an error
 
     Raises
     ------
@@ -59,6 +68,12 @@ def open_dataset(
     >>> len(ds), ds.shape, ds.layout
     (100, (100, 3, 8, 8), 'NCHW')
     """
+    form = RawForm.of(dtype, shape, offset)
+    if form is not None and not _is_paths(source):
+        raise InvalidValueError(
+            f"dtype=, shape= and offset= are for paths of files without a header; got {_name(source)}. "
+            'In a dict of fields, open such a file of its own: {"x": mmapstore.open("x.bin", dtype=..., shape=...)}.'
+        )
     if isinstance(source, Dataset):
         return source
     name = _name(source)
@@ -66,10 +81,10 @@ def open_dataset(
         if key is not None:
             raise InvalidValueError(f"key={key!r} is for one array; for several fields write {{'name': 'a.h5::/{key}'}}.")
         fields = _open_fields(source, layout, mapped)
-    elif key is None and (found := _written_directory(source, layout, mapped)) is not None:
+    elif form is None and (found := _written_together(source, key, layout, mapped)) is not None:
         fields = found
     else:
-        fields = {DEFAULT_FIELD: _open_field(source, key, _layout_of(layout, DEFAULT_FIELD), mapped)}
+        fields = {DEFAULT_FIELD: _open_field(source, key, _layout_of(layout, DEFAULT_FIELD), mapped, form)}
     if isinstance(layout, Mapping) and not set(layout) <= set(fields):
         raise KeyNotFoundError(
             f"layout names {sorted(set(layout) - set(fields))}, but the fields are {', '.join(map(repr, fields))}."
@@ -97,6 +112,10 @@ def _name(source: Any) -> str:
     if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, os.PathLike)):
         return f"{os.fspath(source[0])} and {len(source) - 1} more" if len(source) > 1 else os.fspath(source[0])
     return f"a live {type(source).__name__}"
+
+
+def _is_paths(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike, list, tuple))
 
 
 def _layout_of(layout: Any, field: str) -> str | None:
@@ -139,20 +158,70 @@ def _layout_for_one(layout: str) -> InvalidValueError:
     )
 
 
-def _written_directory(source: Any, layout: str | Mapping[str, str] | None, mapped: bool) -> dict[str, _Field] | None:
-    """The fields of a directory that mmapstore wrote; None if `source` is anything else."""
+def _written_together(
+    source: Any, key: str | None, layout: str | Mapping[str, str] | None, mapped: bool
+) -> dict[str, _Field] | None:
+    """The fields that a manifest names, of a directory, an HDF5 file or a Zarr store; None where one array is meant."""
     if not isinstance(source, (str, os.PathLike)):
         return None
-    manifest_path = Path(source) / DIRECTORY_MANIFEST
-    if not manifest_path.is_file():
+    outer, inside = split_inside(source)
+    if (Path(outer) / DIRECTORY_MANIFEST).is_file():
+        return _written_directory(outer, layout, mapped) if key is None and inside is None else None
+    group = (key if key is not None else inside or "").strip("/")
+    entries = _entries_beside(outer)
+    if group:  # the array of that name, or all that are named below it
+        is_array = group in (entry.key for entry in entries.values())
+        entries = {field: entry for field, entry in entries.items() if entry.key.startswith(f"{group}/") and not is_array}
+    if not entries or list(entries) == [DEFAULT_FIELD]:
         return None
+    if isinstance(layout, str) and len(entries) > 1:
+        raise _layout_for_one(layout)
+    fields, missing = {}, []
+    for field, entry in entries.items():
+        try:
+            stored = open_stored(outer, entry.key or None)
+        except KeyNotFoundError:
+            missing.append(entry.key)
+            continue
+        fields[field] = _with_manifest(stored, entry, _layout_of(layout, field), mapped, _beside(outer))
+    if fields and missing:
+        raise DamagedFileError(
+            f"{_beside(outer)} names {', '.join(missing)}, which {outer} does not hold (any more). "
+            "Delete the manifest to open the data as it is, or ingest again."
+        )
+    return fields or None
+
+
+def _beside(path: str) -> str:
+    """The manifest of a file or store."""
+    return path.rstrip("/") + SUFFIX
+
+
+def _entries_beside(path: str) -> dict[str, ArrayManifest]:
+    """What the manifest of a file or store says of the arrays in it, by field; nothing where there is none."""
+    if not Path(_beside(path)).is_file():
+        return {}
+    fields = _read_manifest(Path(_beside(path))).fields
+    return {field: entry for field, entry in fields.items() if entry.file == Path(path).name}
+
+
+def _written_directory(directory: str, layout: str | Mapping[str, str] | None, mapped: bool) -> dict[str, _Field]:
+    """The fields of a directory that mmapstore wrote."""
+    manifest_path = Path(directory) / DIRECTORY_MANIFEST
+    if Path(directory).name.endswith(PARTIAL):  # whole, maybe, but without its name yet
+        raise DamagedFileError(f"{directory} was left by an ingest that did not finish. Run the same ingest again: it resumes.")
     manifest = _read_manifest(manifest_path)
     if isinstance(layout, str) and len(manifest.fields) > 1:
         raise _layout_for_one(layout)
     fields = {}
     for field, entry in manifest.fields.items():
         path = manifest_path.parent / entry.file
-        if manifest_path.parent.resolve() not in path.resolve().parents:
+        try:
+            is_inside = manifest_path.parent.resolve() in path.resolve().parents
+            path.exists()
+        except (OSError, ValueError) as error:  # too long, or with a zero in it
+            raise DamagedFileError(f"{manifest_path} names the file {entry.file[:80]!r}, which no file can be called.") from error
+        if not is_inside:
             raise DamagedFileError(f"{manifest_path} names the file {entry.file!r}, which is outside its directory.")
         stored = open_stored(str(path), entry.key or None)
         fields[field] = _with_manifest(stored, entry, _layout_of(layout, field), mapped, str(manifest_path))
@@ -164,35 +233,45 @@ def _written_directory(source: Any, layout: str | Mapping[str, str] | None, mapp
 # --- one field -----------------------------------------------------------------------------------------------------------
 
 
-def _open_field(source: Any, key: str | None, layout: str | None, mapped: bool) -> _Field:
+def _open_field(source: Any, key: str | None, layout: str | None, mapped: bool, form: RawForm | None = None) -> _Field:
     paths = _several_paths(source)
     if paths is not None:
-        return _open_joined(paths, key, layout, mapped)
+        return _open_joined(paths, key, layout, mapped, form)
     if isinstance(source, (str, os.PathLike)):
-        return _open_path(os.fspath(source), key, layout, mapped)
+        return _open_path(os.fspath(source), key, layout, mapped, form)
     if key is not None:
         raise InvalidValueError(f"key={key!r} names an array inside a file, but a live {type(source).__name__} was given.")
     return _with_layout(open_live(source), layout, mapped)
 
 
-def _open_path(path: str, key: str | None, layout: str | None, mapped: bool) -> _Field:
+def _open_path(path: str, key: str | None, layout: str | None, mapped: bool, form: RawForm | None) -> _Field:
     outer, inside = split_inside(path)
     if key is not None and inside is not None:
         raise InvalidValueError(f"{path} already names an array inside the file; leave out key={key!r}.")
     inside = key if key is not None else inside
+    if form is not None:
+        return _with_layout(open_headerless(outer, inside, form), layout, mapped)
     if Path(outer).is_dir() and (Path(outer) / DIRECTORY_MANIFEST).is_file() and inside:
         fields = _written_directory(outer, {inside.strip("/"): layout} if layout else None, mapped)
         name = inside.strip("/")
-        if fields is None or name not in fields:
-            raise KeyNotFoundError(f"{outer} has no field {name!r}; it has {', '.join(fields or ())}.")
+        if name not in fields:
+            raise KeyNotFoundError(f"{outer} has no field {name!r}; it has {', '.join(fields)}.")
         return fields[name]
-    stored = open_stored(outer, inside)
-    manifest_path = Path(outer.rstrip("/") + SUFFIX)
-    if manifest_path.is_file():
-        for entry in _read_manifest(manifest_path).fields.values():
-            if entry.file == Path(outer).name and entry.key.strip("/") == _key_of(stored).strip("/"):
-                return _with_manifest(stored, entry, layout, mapped, str(manifest_path))
+    entries = list(_entries_beside(outer).values())
+    stored = _the_one_named(outer, entries) if not inside and len(entries) == 1 else None
+    stored = stored or open_stored(outer, inside)
+    for entry in entries:
+        if entry.key.strip("/") == _key_of(stored).strip("/"):
+            return _with_manifest(stored, entry, layout, mapped, _beside(outer))
     return _with_layout(stored, layout, mapped)
+
+
+def _the_one_named(path: str, entries: Sequence[ArrayManifest]) -> StoredArray | None:
+    """The array that the manifest names, whatever others are in there with it; None if it is not there."""
+    try:
+        return open_stored(path, entries[0].key or None)
+    except KeyNotFoundError:
+        return None
 
 
 def _key_of(stored: StoredArray) -> str:
@@ -207,10 +286,20 @@ def _with_layout(stored: StoredArray, layout: str | None, mapped: bool) -> _Fiel
 
 def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None, mapped: bool, where: str) -> _Field:
     if tuple(stored.shape) != entry.shape or stored.dtype != entry.dtype:
+        if Path(where.removesuffix(SUFFIX).removesuffix(f"/{DIRECTORY_MANIFEST}") + PARTIAL + ".json").is_file():
+            raise DamagedFileError(
+                f"{stored.name} was being appended to, and the last step is missing: it holds {tuple(stored.shape)}, {where} says "
+                f"{entry.shape}. Run the same ingest again: it goes on."
+            )
         raise DamagedFileError(
             f"{where} describes {entry.shape} {entry.dtype}, but {stored.name} holds {tuple(stored.shape)} {stored.dtype.str}: "
             "the data was replaced. Delete the manifest to open the data as it is, or ingest again."
         )
+    if layout is None:
+        try:
+            StoredLayout.of(entry.layout, entry.shape, stored.name)
+        except InvalidValueError as error:
+            raise DamagedFileError(f"{where}: {error} The manifest is damaged; delete it, or ingest again.") from error
     reader, own = _with_layout(stored, layout or entry.layout, mapped)
     if layout is not None and layout != entry.layout:
         return reader, own
@@ -218,10 +307,7 @@ def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None
 
 
 def _read_manifest(path: Path) -> Manifest:
-    try:
-        return Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise DamagedFileError(f"{path} is not text. Delete it to open the data without episodes and checksums.") from error
+    return Manifest.from_json(read_small_text(str(path)), str(path))
 
 
 # --- several files as one ------------------------------------------------------------------------------------------------
@@ -252,8 +338,8 @@ def _several_paths(source: Any) -> list[str] | None:
     return None
 
 
-def _open_joined(paths: Sequence[str], key: str | None, layout: str | None, mapped: bool) -> _Field:
-    fields = [_open_path(path, key, layout, mapped) for path in paths]
+def _open_joined(paths: Sequence[str], key: str | None, layout: str | None, mapped: bool, form: RawForm | None) -> _Field:
+    fields = [_open_path(path, key, layout, mapped, form) for path in paths]
     first = fields[0][0].spec
     for path, (reader, _) in zip(paths, fields, strict=True):
         spec = reader.spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _SLICE = 1 << 16  # elements looked at together: 512 KiB as float64, so the three passes over them stay in the cache
 _CHANNELS = 512  # channels looked at together: a slice of thousands would hold a few values of each, and merge at the cost of all
 _MOST_CHANNELS = 8192  # the same where a block has few values of each channel in any case: then calls are what costs
+_MANY_BORDERS = 64  # with an episode for fewer samples than this, samples are gathered
 SCRATCH_NBYTES = 4 << 20  # most private memory that `update` uses beside the block, whatever the block's size
 
 
@@ -91,9 +92,22 @@ class ChannelStatistics:
         self._expect(channels, _extreme_dtype(block.dtype))
         if block.size == 0:
             return
-        whole = block[None] if channel_axis is None else np.moveaxis(block, channel_axis, 0)
-        for first, last, box in _boxes(whole):
-            self._merge_slice(slice(first, last), box)
+        whole = _channels_first(block, channel_axis)
+        for box in _boxes(whole.shape):
+            self._merge_slice(box[0], whole[box])
+
+    def update_differences(self, later: Array, earlier: Array, channel_axis: int | None) -> None:
+        """Take in `later - earlier`, two blocks of one shape and dtype, without a copy of either.
+
+        Integers are subtracted exactly; where they have 64 bits, the difference is then rounded to float64.
+        """
+        wide = _difference_dtype(later.dtype)
+        self._expect(1 if channel_axis is None else later.shape[channel_axis], _extreme_dtype(wide))
+        if later.size == 0:
+            return
+        after, before = _channels_first(later, channel_axis), _channels_first(earlier, channel_axis)
+        for box in _boxes(after.shape):
+            self._merge_slice(box[0], _difference(after[box], before[box], wide))
 
     def _expect(self, channels: int, extreme: np.dtype[Any]) -> None:
         if self.channels == 0:
@@ -215,23 +229,91 @@ def _extreme_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.uint64) if dtype.kind == "u" and dtype.itemsize == 8 else np.dtype(np.int64)
 
 
-def _boxes(whole: Array) -> Iterator[tuple[int, int, Array]]:
-    """`whole`, (channels, ...), cut into boxes of at most `_SLICE` elements, each with the channels [first, last) it holds.
+def _channels_first(block: Array, channel_axis: int | None) -> Array:
+    return block[None] if channel_axis is None else np.moveaxis(block, channel_axis, 0)
+
+
+def _boxes(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """(channels, ...) cut into boxes of at most `_SLICE` elements.
 
     Cut along the outermost of the other axes that has to be, so that a box takes long runs of memory; along the channels last.
     """
-    order = [*range(1, whole.ndim), 0]
-    values = math.prod(whole.shape[1:])
-    sizes = [min(whole.shape[0], max(_CHANNELS, min(_MOST_CHANNELS, _SLICE // values))), *whole.shape[1:]]
+    order = [*range(1, len(shape)), 0]
+    values = math.prod(shape[1:])
+    sizes = [min(shape[0], max(_CHANNELS, min(_MOST_CHANNELS, _SLICE // values))), *shape[1:]]
     for axis in order:
         others = math.prod(sizes) // sizes[axis]
         sizes[axis] = min(sizes[axis], max(1, _SLICE // others))
         if math.prod(sizes) <= _SLICE:
             break
-    starts = [range(0, length, size) for length, size in zip(whole.shape, sizes, strict=True)]
+    starts = [range(0, length, size) for length, size in zip(shape, sizes, strict=True)]
     for corner in itertools.product(*starts):
-        box = whole[tuple(slice(at, at + size) for at, size in zip(corner, sizes, strict=True))]
-        yield corner[0], corner[0] + len(box), box
+        yield tuple(slice(at, min(at + size, length)) for at, size, length in zip(corner, sizes, shape, strict=True))
+
+
+def _difference_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """One that holds every difference of two such values: exactly for bool and integers up to 32 bits."""
+    if dtype.kind == "f" or dtype.itemsize == 8:
+        return np.dtype(np.float64)
+    return np.dtype({1: np.int16, 2: np.int32, 4: np.int64}[dtype.itemsize])
+
+
+def _difference(later: Array, earlier: Array, wide: np.dtype[Any]) -> Array:
+    found: Array
+    with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is NaN, which is counted as such
+        if later.dtype.kind == "f" or wide.kind != "f":
+            found = np.subtract(later, earlier, dtype=wide)
+            return found
+        # Both as float64 would lose the digits in which large neighbours differ. Modulo 2**64 none is lost, but for the sign.
+        size = np.where(later >= earlier, later - earlier, earlier - later).astype(np.uint64, copy=False)
+        found = size.astype(np.float64)
+        return np.where(later >= earlier, found, -found)
+
+
+class DifferenceStatistics:
+    """Statistics of x[t+1] - x[t] of consecutive samples, also over the borders of blocks, never over those of episodes.
+
+    >>> seen = DifferenceStatistics()
+    >>> seen.update(np.array([[1], [3]], "i2"), [0], channel_axis=1)
+    >>> seen.update(np.array([[7], [100], [99]], "i2"), [1], channel_axis=1)      # 100 begins another episode
+    >>> seen.statistics.count.tolist(), seen.statistics.minimum.tolist(), seen.statistics.mean.tolist()
+    ([3], [-1], [1.6666666666666667])
+    """
+
+    def __init__(self) -> None:
+        self.statistics = ChannelStatistics()
+        self._last: Array | None = None
+
+    def update(self, block: Array, starts: Sequence[int], channel_axis: int | None) -> None:
+        """Take in a block, (samples, ...), that follows the one before; `starts` are the samples of it that begin an episode.
+
+        Keeps a copy of its last sample, and uses less than 4 MiB beside. `starts` rise, and are counted from the block's first.
+        Raises InvalidTypeError unless the block holds bool, integers or floats.
+        """
+        if block.dtype.kind not in "biuf":
+            raise InvalidTypeError(f"Differences of dtype {block.dtype} mean nothing; expected bool, integers or floats.")
+        if len(block) == 0:
+            return
+        if self._last is not None and (not starts or starts[0] > 0):
+            self.statistics.update_differences(block[:1], self._last, channel_axis)
+        borders = [start for start in starts if 0 < start < len(block)]
+        if len(borders) * _MANY_BORDERS < len(block) or block[0].size > _SLICE:
+            for first, stop in itertools.pairwise([0, *borders, len(block)]):
+                if stop - first > 1:
+                    self.statistics.update_differences(block[first + 1 : stop], block[first : stop - 1], channel_axis)
+        else:
+            self._update_many(block, borders, channel_axis)
+        self._last = block[-1:].copy()
+
+    def _update_many(self, block: Array, borders: Sequence[int], channel_axis: int | None) -> None:
+        """Episodes of a few samples each: those that have one before them are gathered, where calls for each would cost."""
+        follows = np.ones(len(block), np.bool_)
+        follows[[0, *borders]] = False
+        later = np.flatnonzero(follows)
+        step = max(1, _SLICE // max(1, block[0].size))
+        for at in range(0, len(later), step):
+            some = later[at : at + step]
+            self.statistics.update_differences(block[some], block[some - 1], channel_axis)
 
 
 def _texts(values: Array) -> list[Any]:

@@ -13,9 +13,9 @@ SAMPLES = 240
 PREAMBLE = """
 import os, sys, time
 import numpy as np
-from mmapstore.operations.ingest import field_write, ingest, journal
+from mmapstore.operations.ingest import ingest, journal, plan
 journal.COMMIT_SECONDS = 0.0
-field_write.BLOCK_NBYTES = field_write.CHUNK_NBYTES = 200_000
+plan.BLOCK_NBYTES = plan.CHUNK_NBYTES = 200_000
 def data(samples=240, seed=0):
     return np.random.default_rng(seed).integers(0, 255, (samples, 3, 50, 40)).astype(np.uint8)
 """

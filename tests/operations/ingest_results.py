@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import zarr
 
-from mmapstore.plain.manifest import SUFFIX, ArrayManifest, Manifest
+from mmapstore.plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
 
 OUTS = ["x.npy", "x.h5", "x.hdf5::/deep/frames", "x.zarr", "x.zarr::/deep/frames"]
 
@@ -31,9 +31,25 @@ def read(path: str) -> np.ndarray[Any, Any]:
         return np.asarray(opened[key or "data"][()])
 
 
-def manifest_of(path: str) -> ArrayManifest:
-    where = path.partition("::")[0] + SUFFIX
-    (entry,) = Manifest.from_json(Path(where).read_text(), where).fields.values()
+def fields_of(path: str, names: list[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """The same for several fields, of a directory, an HDF5 file or a Zarr group."""
+    file, _, group = path.partition("::")
+    if file.endswith(".zarr"):
+        return {name: np.asarray(zarr.open_group(file, mode="r", path=group.strip("/"))[name][...]) for name in names}
+    if file.endswith(".h5"):
+        with h5py.File(file) as opened:
+            return {name: np.asarray(opened[group or "/"][name][()]) for name in names}
+    return {name: np.load(Path(file) / f"{name}.npy") for name in names}
+
+
+def manifest_of(path: str, field: str | None = None) -> ArrayManifest:
+    """Of one field, or of the only one."""
+    file = path.partition("::")[0]
+    where = Path(file + SUFFIX) if Path(file + SUFFIX).exists() else Path(file) / DIRECTORY_MANIFEST
+    entries = Manifest.from_json(where.read_text(), str(where)).fields
+    if field is not None:
+        return entries[field]
+    (entry,) = entries.values()
     return entry
 
 

@@ -16,7 +16,7 @@ import zarr
 from ingest_results import OUTS, frames, manifest_of, read
 
 from mmapstore.batches.opening import open_dataset
-from mmapstore.operations.ingest import field_write, ingest, recognition
+from mmapstore.operations.ingest import ingest, plan, recognition
 from mmapstore.operations.ingest.progress import Progress
 from mmapstore.plain.channel_statistics import ChannelStatistics
 from mmapstore.plain.errors import (
@@ -219,7 +219,7 @@ def test_a_directory_that_holds_more_than_fields_is_not_replaced(tmp_path: Path)
 
 def test_statistics_of_very_many_channels_are_left_out(tmp_path: Path) -> None:
     """They would make a manifest larger than the data, outside any bound on memory."""
-    for channels, described in ((field_write.MOST_CHANNELS, True), (field_write.MOST_CHANNELS + 1, False)):
+    for channels, described in ((plan.MOST_CHANNELS, True), (plan.MOST_CHANNELS + 1, False)):
         entry = manifest_of(ingest(np.ones((2, channels), np.uint8), tmp_path / f"{channels}.npy"))
         assert (entry.statistics is not None) is described
         assert len(entry.checksums) == 1

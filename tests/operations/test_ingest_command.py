@@ -69,3 +69,33 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(command, "ingest", interrupt)
     assert run(source, tmp_path / "x.npy") == 130
     assert capsys.readouterr().err == "Interrupted. Run the same command again to go on from here.\n"
+
+
+def test_appending(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(source, tmp_path / "x.h5") == 0
+    assert run(source, tmp_path / "x.h5", "--append", "--json") == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["fields"]["data"]["samples"] == 10 and found["fields"]["data"]["episodes"] == 2
+    assert run(source, tmp_path / "x.h5", "--append", "--overwrite") == 2
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(source, tmp_path / "x.npy", "--dry-run", "--epochs", "15", "--train-seconds", "60") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{tmp_path}/x.npy would hold 5 x (4, 6, 3) uint8 NCHW"
+    assert lines[1].startswith("360 B, ") and "judged by 5 samples" in lines[1]
+    assert lines[2].startswith("memory: ") and lines[3].startswith("15 epochs: ")
+    assert run(source, tmp_path / "x.npy", "--dry-run", "--epochs", "15", "--train-seconds", "60", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 5 and found["bytes"] == 360 and found["seconds_from_source"] > 15 * 60
+    assert [path.name for path in tmp_path.iterdir()] == ["in.npy"]
+    assert run(source, tmp_path / "x.npy", "--epochs", "15") == 2
+    assert "is for a dry run" in capsys.readouterr().err
+
+
+def test_what_was_left_out_is_told(tmp_path: Path) -> None:
+    found = {"path": "x", "fields": {}, "bytes": 0, "seconds": 1.0, "skipped": [f"{number}.png" for number in range(12)]}
+    assert command._line(found).endswith(
+        "left out, 12 that could not be read: 0.png, 1.png, 2.png, 3.png, 4.png, 5.png, 6.png, 7.png, 8.png, 9.png ... "
+        "(the manifest names all)"
+    )

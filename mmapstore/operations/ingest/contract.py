@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -66,14 +66,29 @@ class Source(Protocol):
     notes : by field, small JSON that the manifest keeps, such as {"label": {"classes": ["cat", "dog"]}}
     """
 
-    name: str
-    specs: Mapping[str, ArraySpec]
-    samples: int | None
-    guess: int
-    paths: list[str]
-    fingerprint: dict[str, Any]
-    gives_from_any_sample: bool
-    notes: Mapping[str, Mapping[str, Any]]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def specs(self) -> Mapping[str, ArraySpec]: ...
+
+    @property
+    def samples(self) -> int | None: ...
+
+    @property
+    def guess(self) -> int: ...
+
+    @property
+    def paths(self) -> Sequence[str]: ...
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]: ...
+
+    @property
+    def gives_from_any_sample(self) -> bool: ...
+
+    @property
+    def notes(self) -> Mapping[str, Mapping[str, Any]]: ...
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
         """Samples from a position on, at most `at_most` in a piece. Closing the iterator ends whatever works ahead for it."""
@@ -81,4 +96,13 @@ class Source(Protocol):
 
     def memory(self, at_most: int) -> dict[str, int]:
         """Most private bytes that `pieces` holds at once, in named parts."""
+        ...
+
+
+@runtime_checkable
+class LooksFirst(Protocol):
+    """An ability: a source that has to read everything once before it can tell what it gives."""
+
+    def look(self, max_memory: int) -> None:
+        """Read everything, holding at most so many bytes. Raises MemoryBudgetError before it does, if that cannot be enough."""
         ...

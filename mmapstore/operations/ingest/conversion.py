@@ -16,7 +16,7 @@ _CANONICAL = "NCDHW"
 
 
 def written_dtype(dtype: Any, where: str) -> np.dtype[Any]:
-    """`dtype` in native byte order, if `ingest` writes it: bool, (u)int8 to 64, float16, 32, 64."""
+    """`dtype` in native byte order, if `ingest` converts to it: bool, (u)int8 to 64, float16, 32, 64."""
     try:
         found: np.dtype[Any] = np.dtype(dtype)
     except TypeError as error:
@@ -67,7 +67,9 @@ class Conversion:
     @classmethod
     def of(cls, source: ArraySpec, layout: str | None, dtype: Any) -> Conversion:
         letters = written_letters(source.layout, layout)
-        kept = written_dtype(source.dtype, "A source of dtype")
+        kept = source.dtype if source.dtype.kind == "S" else written_dtype(source.dtype, "A source of dtype")
+        if dtype is not None and kept.kind == "S":
+            raise InvalidTypeError(f"dtype={dtype!r} is asked for, but the source is text ({kept}), which is written as it comes.")
         target = written_dtype(dtype, "dtype=") if dtype is not None else kept
         shape = tuple(source.shape[source.layout.index(letter)] for letter in letters)
         return cls(source, ArraySpec(shape, target, letters))

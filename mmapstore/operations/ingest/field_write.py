@@ -1,4 +1,4 @@
-"""One array written in blocks: converted, checked, summed up and recorded, from the first block or from where a kill left it."""
+"""All fields written block by block, together: converted, checked, summed up and recorded, from where a kill left them."""
 
 from __future__ import annotations
 
@@ -6,270 +6,184 @@ import contextlib
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
 
 import numpy as np
 
-from ...formats.contract import NewArray, Writer
-from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics
-from ...plain.errors import InvalidValueError, MmapstoreError, StateMismatchError
+from ...formats.contract import Writer
+from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
 from ...plain.manifest import ArrayManifest
-from ...plain.memory_budget import MemoryPlan
-from .conversion import Conversion
-from .journal import FieldRecord, Journal
-from .sources import Array, Source
-from .target import FormatModule
+from .contract import Array, Position
+from .journal import Journal, Record
+from .plan import Before, FieldPlan, WritePlan
+from .sources import starts_between
+from .summary import Beside, Blocks, Summary
 
-BLOCK_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in cache between reading, checking and writing
-CHUNK_NBYTES = 512 << 10
-MOST_CHANNELS = 4096  # with more, what is known of each would take more room in the manifest and in memory than it is worth
-# What the format's library holds while it writes a block, in blocks (copies, compressed chunks) and in bytes (caches).
-_LIBRARY = {"npy_file": (0, 0), "hdf5_file": (1, 10_000_000), "zarr_store": (3, 6_000_000)}
-_SMALL_THINGS = 4 * 2**20  # manifest, journal, Python objects, and what malloc rounds up
+_MOST_CHUNKS = 1 << 15  # written before the files are opened anew
 
 
-@dataclass(frozen=True)
-class FieldPlan:
-    """One array to write: from where, as what, where to, in blocks of how many samples. `limit` ends the source early."""
-
-    source: Source
-    conversion: Conversion
-    format: str
-    module: FormatModule
-    path: str
-    key: str
-    file: str
-    compression: str | None
-    chunk_samples: int
-    block_samples: int
-    limit: int | None
-
-    @property
-    def samples(self) -> int | None:
-        """How many will be written, None if that shows at the end."""
-        return self.source.samples if self.limit is None or self.source.samples is None else min(self.limit, self.source.samples)
-
-    @property
-    def guess(self) -> int:
-        """How many may be written, to reserve space; 0 for no idea."""
-        return self.source.guess if self.limit is None else min(self.limit, self.source.guess or self.limit)
-
-    @property
-    def block_nbytes(self) -> int:
-        return self.block_samples * self.conversion.target.sample_nbytes
-
-    def sum_up(self, statistics: ChannelStatistics, block: Array) -> None:
-        """Take a block as written into `statistics`, unless there are too many channels to keep any."""
-        axis = self.conversion.channel_axis
-        if axis is None or block.shape[axis] <= MOST_CHANNELS:
-            statistics.update(block, axis)
-
-    def new_array(self, samples: int) -> NewArray:
-        target = self.conversion.target
-        attributes = {"layout": target.layout}
-        shape = (samples, *target.sample_shape)
-        return NewArray(shape, target.dtype, self.compression, self.chunk_samples, attributes, resizable=self.samples is None)
-
-    def memory(self) -> MemoryPlan:
-        """Predicted peak of private memory while this array is written."""
-        blocks, fixed = _LIBRARY[self.format]
-        return MemoryPlan(
-            {
-                "block being written": self.block_nbytes,
-                **self.source.memory(self.block_samples),
-                "checks and statistics": SCRATCH_NBYTES + 1_000_000,
-                "format library": blocks * max(self.block_nbytes, self.chunk_samples * self.conversion.target.sample_nbytes)
-                + fixed,
-                "bookkeeping": _SMALL_THINGS,
-            }
-        )
-
-
-def chunk_samples_for(conversion: Conversion, samples: int | None) -> int:
-    """Whole samples, about 512 KiB of them."""
-    fitting = max(1, CHUNK_NBYTES // max(1, conversion.target.sample_nbytes))
-    return fitting if samples is None else max(1, min(fitting, samples))
-
-
-def block_samples_for(conversion: Conversion, chunk_samples: int, max_memory: int) -> int:
-    """Whole chunks, about 8 MiB of them or a quarter of `max_memory`, the smaller; never less than one chunk."""
-    sample_nbytes = max(1, conversion.target.sample_nbytes, conversion.source.sample_nbytes)
-    fitting = max(1, min(BLOCK_NBYTES, max_memory // 4) // sample_nbytes)
-    return max(chunk_samples, fitting // chunk_samples * chunk_samples)
-
-
-def write_field(plan: FieldPlan, record: FieldRecord, journal: Journal, report: Callable[[int], None]) -> ChannelStatistics:
-    """Write what is missing of one array, and leave the file closed and on disk.
+def write_fields(plan: WritePlan, record: Record, journal: Journal, report: Callable[[int], None]) -> dict[str, Summary]:
+    """Write what is missing of all fields, and leave the files closed and on disk.
 
     `record` tells what is complete; blocks it names are read back, and those after one that does not match are written again.
     Whatever stops this, an exception or a kill, `journal` names the last block to go on from.
     """
-    statistics = ChannelStatistics()
-    writer = _reopened(plan, record, statistics)
-    if writer is None:
-        record.checksums, record.samples, record.starts, record.done = [], 0, [], False
-        statistics = ChannelStatistics()
+    summaries = summaries_of(plan)
+    writers = _reopened(plan, record, summaries)
+    if writers is None:
+        record.keep(0)
+        record.starts, record.skipped = [], []
+        summaries = summaries_of(plan)
         journal.write()
-        _remove(plan.path)
-        writer = plan.module.create(plan.path, plan.key or None, plan.new_array(plan.guess or plan.block_samples))
+        for field in plan.fields.values():
+            if plan.before is None or not plan.before.in_place:
+                remove(field.place.path)
+        writers = _created(plan)
     try:
         if not record.done:
             report(record.samples)
             try:
-                _write_rest(plan, record, journal, writer, statistics, report)
+                _write_rest(plan, record, journal, writers, summaries, report)
             except BaseException:
                 # The reason is what the caller should see, also where what was written cannot be recorded any more.
                 with contextlib.suppress(MmapstoreError, OSError):
-                    writer.flush()
+                    _flush(writers)
                     journal.write()
                 raise
-            writer.flush()
+            _flush(writers)
             record.done = True
             journal.write()
-        writer.truncate(record.samples)
-        writer.flush()
     except BaseException:
-        with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError):
-            writer.close()
+        _close(writers, quietly=True)
         raise
-    writer.close()
-    return statistics
+    _close(writers)
+    _cut_to_length(plan, record)
+    return summaries
 
 
-def _reopened(plan: FieldPlan, record: FieldRecord, statistics: ChannelStatistics) -> Writer | None:
-    """A writer for what an interrupted call left, `record` cut down to the blocks that are right; None to start from nothing."""
-    if not record.checksums or not os.path.lexists(plan.path):
-        return None
-    held = record.samples if record.done or plan.samples is None else plan.samples
+def summaries_of(plan: WritePlan) -> dict[str, Summary]:
+    """Of each field, before the first block."""
+    return {name: Summary(field.conversion.channel_axis, field.is_counted) for name, field in plan.fields.items()}
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def _created(plan: WritePlan) -> dict[str, Writer]:
+    samples = plan.samples if plan.samples is not None else plan.guess or plan.block_samples
+    writers: dict[str, Writer] = {}
     try:
-        writer = plan.module.reopen(plan.path, plan.key or None, plan.new_array(held))
-    except (MmapstoreError, OSError):
-        return None  # killed while the library had its own bookkeeping half written: no block can be trusted
-    right = 0
-    for number, checksum in enumerate(record.checksums):
-        start = number * plan.block_samples
-        stop = min(start + plan.block_samples, record.samples)
-        try:
-            block = writer.read(start, stop)
-        except (MmapstoreError, OSError):
-            break
-        if _checksum(block) != checksum:
-            break
-        plan.sum_up(statistics, block)
-        right = number + 1
-    if right < len(record.checksums):
-        record.checksums = record.checksums[:right]
-        record.samples = right * plan.block_samples
-        record.done = False
-    if right == 0:
-        writer.close()
+        for name, field in plan.fields.items():
+            new = field.new_array(samples, resizable=plan.samples is None)
+            writers[name] = field.place.module.create(field.place.path, field.place.key or None, new)
+    except BaseException:
+        _close(writers, quietly=True)
+        raise
+    return writers
+
+
+def _reopened(plan: WritePlan, record: Record, summaries: dict[str, Summary]) -> dict[str, Writer] | None:
+    """Writers for what an interrupted call left, `record` cut down to the blocks that are right; None to start from nothing."""
+    if not record.blocks:
         return None
-    return writer
+    writers: dict[str, Writer] = {}
+    try:
+        for name, field in plan.fields.items():
+            if not os.path.lexists(field.place.path):
+                raise FileNotFoundError(field.place.path)
+            writers[name] = _reopen(field, plan, record)
+    except (MmapstoreError, OSError):
+        _close(writers, quietly=True)
+        if plan.before is not None and plan.before.in_place:
+            raise
+        return None  # never made, or killed while the library had its own bookkeeping half written: no block can be trusted
+    try:
+        right = _blocks_that_are_right(record, writers, summaries)
+        if plan.before is not None and plan.before.in_place:
+            _require_old(plan.before, right * record.block_samples)
+    except BaseException:
+        _close(writers, quietly=True)
+        raise
+    record.keep(right)
+    if right == 0:
+        _close(writers, quietly=True)
+        return None
+    return writers
 
 
-def _write_rest(
-    plan: FieldPlan,
-    record: FieldRecord,
-    journal: Journal,
-    writer: Writer,
-    statistics: ChannelStatistics,
-    report: Callable[[int], None],
-) -> None:
-    complete = record.samples
-    at = complete if plan.source.gives_from_any_sample else 0
-    begun = [start for start in record.starts if start <= at]
-    record.starts = [start for start in record.starts if start < at]
-    with ThreadPoolExecutor(1, "mmapstore statistics") as beside:
-        for block in _blocks(plan, at, begun, record.starts):
-            if at < complete:
-                # An iterable gives its first samples once more: they have to be those that were written.
-                if _checksum(block) != record.checksums[at // plan.block_samples]:
-                    raise _other_samples(plan, journal, at)
-                at += len(block)
-                continue
-            summed = beside.submit(plan.sum_up, statistics, block)
-            checksum = _checksum(block)
-            writer.write(at, block)
-            summed.result()
-            record.checksums.append(checksum)
-            at += len(block)
-            record.samples = at
-            report(at)
-            if journal.is_due(block.nbytes):
-                writer.flush()
-                journal.write()
-    if at < complete:
-        raise _other_samples(plan, journal, at)
-    if at == 0:
-        raise InvalidValueError(f"{plan.source.name} gave no samples; there is nothing to write. Check the source.")
+def _reopen(field: FieldPlan, plan: WritePlan, record: Record) -> Writer:
+    announced = plan.samples if plan.samples is not None else record.samples
+    forms = [(announced, plan.samples is None)]
+    if record.done and record.samples != announced:
+        forms.append((record.samples, False))  # it may have been cut already
+    if plan.before is not None and not plan.before.in_place:
+        forms.insert(0, (announced, True))  # what was copied is as long as it was
+    for samples, resizable in forms[:-1]:
+        with contextlib.suppress(StateMismatchError):
+            return _reopen_as(field, samples, resizable)
+    return _reopen_as(field, *forms[-1])
 
 
-def _other_samples(plan: FieldPlan, journal: Journal, at: int) -> StateMismatchError:
-    return StateMismatchError(
-        f"{plan.source.name} gives other samples than those that were written before the interruption, from sample {at} on. "
-        f"Give the same ones again, or pass resume=False (--no-resume) to start {journal.target.path} from the beginning."
-    )
+def _reopen_as(field: FieldPlan, samples: int, resizable: bool) -> Writer:
+    return field.place.module.reopen(field.place.path, field.place.key or None, field.new_array(samples, resizable))
 
 
-def _checksum(block: Array) -> str:
-    return f"{zlib.crc32(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data):08x}"
+def _require_old(before: Before, right: int) -> None:
+    """Raise DamagedFileError if fewer samples are as they were written than whole blocks of the old ones hold."""
+    if right < before.samples // before.block_samples * before.block_samples:
+        raise damaged(next(iter(before.entries.values())), right)
 
 
-def _blocks(plan: FieldPlan, start: int, begun: list[int], starts: list[int]) -> Iterator[Array]:
-    """Whole blocks as they are written, and one shorter at the end; `starts` grows by the episodes that begin in them.
-
-    A block is a view of the source where nothing has to be changed, else of a buffer that the next block uses again.
-    """
-    conversion, most = plan.conversion, plan.block_samples
-    buffer: Array | None = None
-    filled = 0
-    at = start
-    for piece in plan.source.pieces(start, begun, most):
-        samples = piece.samples
-        if plan.limit is not None:
-            samples = samples[: max(0, plan.limit - at)]
-        starts.extend(at + offset for offset in piece.starts if offset < len(samples))
-        while len(samples):
-            if filled == 0 and len(samples) >= most and conversion.is_written_as_it_comes(samples):
-                yield samples[:most]
-                count = most
-            else:
-                if buffer is None:
-                    buffer = np.empty((most, *conversion.target.sample_shape), conversion.target.dtype)
-                count = min(len(samples), most - filled)
-                conversion.into(buffer[filled : filled + count], samples[:count], at)
-                filled += count
-                if filled == most:
-                    yield buffer
-                    filled = 0
-            at += count
-            samples = samples[count:]
-        if plan.limit is not None and at >= plan.limit:
-            break
-    if filled and buffer is not None:
-        yield buffer[:filled]
+def _reopen_all(writers: dict[str, Writer], plan: WritePlan, record: Record) -> None:
+    """HDF5 keeps the index of a file in memory as long as any dataset of it is open."""
+    _close(writers)
+    for name, field in plan.fields.items():
+        writers[name] = _reopen(field, plan, record)
 
 
-def array_manifest(plan: FieldPlan, record: FieldRecord, statistics: ChannelStatistics) -> ArrayManifest:
-    target = plan.conversion.target
-    return ArrayManifest(
-        file=plan.file,
-        key=plan.key,
-        shape=(record.samples, *target.sample_shape),
-        dtype=target.dtype.str,
-        layout=target.layout,
-        episodes=(*record.starts, record.samples),
-        block_samples=plan.block_samples,
-        checksums=tuple(record.checksums),
-        statistics=statistics.to_json() if statistics.channels else None,
-        source=plan.source.name,
-    )
+def _blocks_that_are_right(record: Record, writers: Mapping[str, Writer], summaries: Mapping[str, Summary]) -> int:
+    with Beside(summaries) as beside:
+        for number in range(record.blocks):
+            start = number * record.block_samples
+            stop = min(start + record.block_samples, record.samples)
+            try:
+                blocks = {name: writer.read(start, stop) for name, writer in writers.items()}
+            except (MmapstoreError, OSError):
+                return number
+            if any(checksum_of(block) != record.checksums[name][number] for name, block in blocks.items()):
+                return number
+            beside.sum_up(blocks, starts_between(record.starts, start, stop))()
+    return record.blocks
 
 
-def _remove(path: str) -> None:
+def _cut_to_length(plan: WritePlan, record: Record) -> None:
+    """Shorten what was announced, or guessed, to be longer than it turned out. One file at a time is open: HDF5 may rewrite it."""
+    if plan.samples == record.samples:
+        return
+    for field in plan.fields.values():
+        writer = _reopen(field, plan, record)
+        try:
+            writer.truncate(record.samples)
+            writer.flush()
+        except BaseException:
+            _close({"": writer}, quietly=True)
+            raise
+        writer.close()
+
+
+def _flush(writers: Mapping[str, Writer]) -> None:
+    for writer in writers.values():
+        writer.flush()
+
+
+def _close(writers: Mapping[str, Writer], quietly: bool = False) -> None:
+    for writer in writers.values():
+        with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError) if quietly else contextlib.nullcontext():
+            writer.close()
+
+
+def remove(path: str) -> None:
+    """Delete a file, or a directory with all that is in it, if it is there."""
     if os.path.isdir(path):
         shutil.rmtree(path)
     else:
@@ -277,15 +191,138 @@ def _remove(path: str) -> None:
             os.unlink(path)
 
 
-def call_of(plan: FieldPlan) -> dict[str, Any]:
-    """What a resumed call has to have in common with the one that was interrupted, as plain JSON."""
-    target = plan.conversion.target
-    return {
-        "source": plan.source.fingerprint,
-        "sample shape": list(target.sample_shape),
-        "dtype": target.dtype.str,
-        "layout": f"{plan.conversion.source.layout} to {target.layout}",
-        "compression": plan.compression,
-        "chunk_samples": plan.chunk_samples,
-        "samples": plan.limit,
-    }
+# --- blocks --------------------------------------------------------------------------------------------------------------
+
+
+def _write_rest(
+    plan: WritePlan,
+    record: Record,
+    journal: Journal,
+    writers: dict[str, Writer],
+    summaries: Mapping[str, Summary],
+    report: Callable[[int], None],
+) -> None:
+    complete = record.samples
+    after = record.position(None if plan.source.gives_from_any_sample else _given_again_from(plan, record))
+    at = after.samples
+    record.forget_beyond(after)
+    chunks = 0
+    with Beside(summaries) as beside, contextlib.closing(blocks_of(plan, after, record)) as arriving:
+        for blocks in arriving:
+            count = len(next(iter(blocks.values())))
+            if at < complete:
+                # An iterable gives its first samples once more: they have to be those that were written.
+                number = at // plan.block_samples
+                if any(checksum_of(block) != record.checksums[name][number] for name, block in blocks.items()):
+                    raise _other_samples(plan, journal, at)
+                at += count
+                continue
+            wait = beside.sum_up(blocks, starts_between(record.starts, at, at + count))
+            try:
+                checksums = {name: checksum_of(block) for name, block in blocks.items()}
+                _require_unchanged(plan, at, checksums)
+                for name, block in blocks.items():
+                    writers[name].write(at, block)
+            finally:
+                wait()  # the next block may lie in the same buffer
+            for name, checksum in checksums.items():
+                record.checksums[name].append(checksum)
+            at += count
+            record.samples = at
+            report(at)
+            chunks += sum(-(-count // field.chunk_samples) for field in plan.fields.values())
+            if journal.is_due(sum(block.nbytes for block in blocks.values())):
+                _flush(writers)
+                journal.write()
+                if chunks > _MOST_CHUNKS and len(writers) > 1:
+                    _reopen_all(writers, plan, record)
+                    chunks = 0
+    if at < complete:
+        raise _other_samples(plan, journal, at)
+    if at == 0:
+        raise InvalidValueError(f"{plan.source.name} gave no samples; there is nothing to write. Check the source.")
+
+
+def _given_again_from(plan: WritePlan, record: Record) -> int:
+    """Where a source begins that gives its samples once: at its first sample; behind old ones, at the block where these end."""
+    if plan.before is None:
+        return 0
+    return min(record.samples, plan.before.complete)
+
+
+def _require_unchanged(plan: WritePlan, at: int, checksums: Mapping[str, str]) -> None:
+    """Raise DamagedFileError for a block of old samples, read from the store that is appended to, with another checksum."""
+    before = plan.before
+    if before is not None and at + before.block_samples <= before.samples:
+        for name, entry in before.entries.items():
+            if entry.checksums[at // before.block_samples] != checksums[name]:
+                raise damaged(entry, at)
+
+
+def damaged(entry: ArrayManifest, sample: int) -> DamagedFileError:
+    """What to raise for a store to be appended to that is not what was written."""
+    return DamagedFileError(
+        f"{entry.file}{f'::/{entry.key}' if entry.key else ''} is not what was written: its samples from {sample} on do not match "
+        "their checksum. Nothing was appended; restore it, or ingest it again."
+    )
+
+
+def _other_samples(plan: WritePlan, journal: Journal, at: int) -> StateMismatchError:
+    return StateMismatchError(
+        f"{plan.source.name} gives other samples than those that were written before the interruption, from sample {at} on. "
+        f"Give the same ones again, or pass resume=False (--no-resume) to start {journal.target.path} from the beginning."
+    )
+
+
+def checksum_of(block: Array) -> str:
+    """CRC-32 of the values in C order, as 8 hex digits."""
+    return f"{zlib.crc32(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data):08x}"
+
+
+def blocks_of(plan: WritePlan, after: Position, record: Record) -> Generator[Blocks]:
+    """Whole blocks of all fields as they are written, and one shorter at the end.
+
+    `record` grows by the episodes that begin in them and the items left out before them. An array is a view of the source where
+    nothing has to be changed, else of a buffer that the next block uses again.
+    """
+    most = plan.block_samples
+    buffers: dict[str, Array] = {}
+    filled = 0
+    at = after.samples
+    pieces = plan.source.pieces(after, most)
+    try:
+        for piece in pieces:
+            left = len(next(iter(piece.fields.values())))
+            if plan.limit is not None:
+                left = min(left, max(0, plan.limit - at))
+            if left and not record.starts and 0 not in piece.starts:
+                record.starts.append(at)  # also where the item that would have begun the first episode was left out
+            record.starts.extend(at + offset for offset in piece.starts if offset < left)
+            record.skipped.extend((at, name) for name in piece.skipped)
+            taken = 0
+            while left:
+                count = min(left, most - filled)
+                blocks = {}
+                for name, field in plan.fields.items():
+                    samples = piece.fields[name][taken : taken + count]
+                    if count == most and field.conversion.is_written_as_it_comes(samples):
+                        blocks[name] = samples
+                        continue
+                    if name not in buffers:
+                        target = field.conversion.target
+                        buffers[name] = np.empty((most, *target.sample_shape), target.dtype)
+                    field.conversion.into(buffers[name][filled : filled + count], samples, at)
+                    blocks[name] = buffers[name]
+                filled += count
+                at, taken, left = at + count, taken + count, left - count
+                if filled == most:
+                    filled = 0
+                    yield blocks
+            if plan.limit is not None and at >= plan.limit:
+                break
+        if filled:
+            yield {name: buffer[:filled] for name, buffer in buffers.items()}
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()

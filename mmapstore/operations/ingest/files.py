@@ -7,8 +7,9 @@ import glob
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from ...batches.opening import natural
 from ...formats.registry import PARTIAL
 from ...plain.array_spec import ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError, NotReadableError
-from ...plain.manifest import SUFFIX
-from .sources import Array, Piece, Source, content_mark, stamp
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from .contract import ONLY, Array, Piece, Position, Source
+from .sources import content_mark, stamp
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+STORE_FILES = (DIRECTORY_MANIFEST, "zarr.json", ".zarray", ".zgroup")  # a directory with one of them is one array, or a group
 
 
 def matching(pattern: str) -> list[str]:
@@ -41,6 +44,7 @@ class FilesSource:
     """Files joined along the sample axis. All are looked at first: one that does not fit is named before anything is written."""
 
     gives_from_any_sample = True
+    notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, paths: list[str], open_one: Callable[[str], Source]) -> None:
         self.paths = [os.path.abspath(path) for path in paths]
@@ -51,8 +55,8 @@ class FilesSource:
         for path in paths:
             part = open_one(path)
             if len(self._first_of) == 1:
-                self.spec = part.spec
-            found, expected = part.spec, self.spec
+                expected = part.specs[ONLY]
+            found = part.specs[ONLY]
             alike = f"{expected.sample_shape} {expected.dtype} ({expected.layout})"
             if (found.sample_shape, found.dtype, found.layout) != (expected.sample_shape, expected.dtype, expected.layout):
                 raise InvalidValueError(
@@ -62,15 +66,15 @@ class FilesSource:
             self._first_of.append(self._first_of[-1] + len(found))
         self.samples: int | None = self._first_of[-1]
         self.guess = self._first_of[-1]
-        self.spec = ArraySpec((self.guess, *self.spec.sample_shape), self.spec.dtype, self.spec.layout)
+        self.specs = {ONLY: ArraySpec((self.guess, *expected.sample_shape), expected.dtype, expected.layout)}
         self._last = part
         self.fingerprint: dict[str, Any] = {"kind": "files", "files": len(paths), "stamp": stamp(self.paths), "samples": self.guess}
 
-    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
+    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
         for number, path in enumerate(self.paths):
             first, last = self._first_of[number : number + 2]
-            if last > start:
-                yield from self._open_one(path).pieces(max(0, start - first), (), at_most)
+            if last > after.samples:
+                yield from self._open_one(path).pieces(Position(max(0, after.samples - first)), at_most)
 
     def memory(self, at_most: int) -> dict[str, int]:
         return self._last.memory(at_most)
@@ -80,6 +84,7 @@ class NpzSource:
     """One array of a `.npz` archive, decompressed as it is read, never as a whole."""
 
     gives_from_any_sample = True
+    notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, path: str, member: str | None, source_layout: str | None) -> None:
         self.paths = [os.path.abspath(path)]
@@ -102,10 +107,11 @@ class NpzSource:
             )
         self._length = stored.episode_length if "T" in stored.letters else stored.samples
         self._stored_dtype = dtype
-        self.spec = stored.spec(dtype)
+        self._spec = stored.spec(dtype)
+        self.specs = {ONLY: self._spec}
         self.samples: int | None = stored.samples
         self.guess = stored.samples
-        first = next(self.pieces(0, (), 1)).samples
+        first = next(self.pieces(Position(), 1)).fields[ONLY]
         self.fingerprint: dict[str, Any] = {
             "kind": "npz",
             "stamp": stamp(self.paths),
@@ -151,23 +157,23 @@ class NpzSource:
                 ) from error
             yield stream, header
 
-    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
-        nbytes = self.spec.sample_nbytes
+    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
+        nbytes = self._spec.sample_nbytes
         with self._explaining(), self._stream() as (stream, _):
-            skip = start * nbytes
+            skip = after.samples * nbytes
             while skip:
                 passed = len(stream.read(min(skip, 1 << 20)))
                 if passed == 0:
-                    raise EOFError(f"it ends before sample {start}")
+                    raise EOFError(f"it ends before sample {after.samples}")
                 skip -= passed
-            for at in range(start, self.spec.shape[0], at_most):
-                count = min(at_most, self.spec.shape[0] - at)
+            for at in range(after.samples, len(self._spec), at_most):
+                count = min(at_most, len(self._spec) - at)
                 data = stream.read(count * nbytes)
                 if len(data) != count * nbytes:
                     raise EOFError(f"it ends before sample {at + count}")
-                read: Array = np.frombuffer(data, self._stored_dtype).reshape(count, *self.spec.sample_shape)
-                yield Piece(read, range(-at % self._length, count, self._length))
+                read: Array = np.frombuffer(data, self._stored_dtype).reshape(count, *self._spec.sample_shape)
+                yield Piece({ONLY: read}, range(-at % self._length, count, self._length))
 
     def memory(self, at_most: int) -> dict[str, int]:
         # zipfile collects what it inflates in pieces and joins them: twice the size for a moment, beside what was read before.
-        return {"samples being read": 3 * at_most * self.spec.sample_nbytes}
+        return {"samples being read": 3 * at_most * self._spec.sample_nbytes}

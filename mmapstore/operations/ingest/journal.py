@@ -19,6 +19,10 @@ whole, under its name or (directories) as `<name>.replaced`, with a journal that
 5. the old manifest and the journal are deleted.
 
 A kill before 3 leaves a partial file, one after 3 leaves none: so both ways are known, on with `publish`, and back with `discard`.
+
+Samples appended to `.npy` files have no partial file: they lie behind the end of the old ones (`formats.npy_tail`). Then the
+journal gets the finished manifest, which decides; the headers are changed, the manifest is replaced, the journal goes. Between the
+last three, files and manifest disagree, which `open` notices; and the journal is there, with which any later call goes on first.
 """
 
 from __future__ import annotations
@@ -33,44 +37,96 @@ from pathlib import Path
 from typing import Any
 
 from ...files import file_io
+from ...formats import npy_tail
 from ...plain.errors import StateMismatchError, TargetExistsError
+from .contract import Position
 from .target import Target
 
-_VERSION = 1
+_VERSION = 2
 COMMIT_NBYTES = 64 << 20  # at most so much, or so many seconds, is written again after a kill; each commit waits for the disk
 COMMIT_SECONDS = 1.0
 
 
 @dataclass
-class FieldRecord:
-    """What is complete of one array.
+class Record:
+    """What is complete, of all fields alike.
 
     Attributes
     ----------
     block_samples : samples in each block
-    checksums : CRC-32 of each complete block, 8 hex digits
-    samples : how many they hold
+    chunk_samples : samples in each chunk, by field
+    checksums : by field, CRC-32 of each complete block, 8 hex digits
+    samples : how many these blocks hold
     starts : the sample at which each episode begins
+    skipped : (sample that follows, name) of each item of the source that was left out
     done : the source has ended
+    counts : what else was counted in these blocks, by name
     """
 
     block_samples: int
-    checksums: list[str] = field(default_factory=list)
+    chunk_samples: dict[str, int]
+    checksums: dict[str, list[str]] = field(default_factory=dict)
     samples: int = 0
     starts: list[int] = field(default_factory=list)
+    skipped: list[tuple[int, str]] = field(default_factory=list)
     done: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.skipped = [(at, name) for at, name in self.skipped]
+        for name in self.chunk_samples:
+            self.checksums.setdefault(name, [])
+
+    @property
+    def blocks(self) -> int:
+        return min(map(len, self.checksums.values()))
+
+    def keep(self, blocks: int) -> None:
+        """Forget all but the first blocks, if there are more."""
+        if blocks < self.blocks:
+            self.samples, self.done = blocks * self.block_samples, False
+        for checksums in self.checksums.values():
+            del checksums[blocks:]
+
+    def position(self, again_from: int | None = None) -> Position:
+        """What a source has to know to go on behind the samples that are complete, or to give all from sample `again_from` on."""
+        at = self.samples if again_from is None else again_from
+        # What was left out right before a sample that is given again is told again; and what was before sample 0 is before all.
+        known = [name for before, name in self.skipped if (before <= at if again_from is None else before < at)]
+        return Position(at, [start for start in self.starts if start <= at], known)
+
+    def forget_beyond(self, after: Position) -> None:
+        """Forget what the source will tell again when it goes on from there."""
+        self.starts = [start for start in self.starts if start < after.samples]
+        self.skipped = self.skipped[: len(after.skipped)]
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "starts": [start for start in self.starts if start < self.samples]}
+        return {
+            **vars(self),
+            "starts": [start for start in self.starts if start <= self.samples],
+            "skipped": [each for each in self.skipped if each[0] <= self.samples],
+        }
 
 
 class Journal:
-    """What was asked for (`call`, plain JSON), and how far each field got."""
+    """What was asked for, and how far it got.
+
+    Attributes
+    ----------
+    call : what a call has to have in common with this one to go on with it, plain JSON
+    record : what is complete; None before anything is
+    grows : the `.npy` files that samples are appended to, where they are; None where a partial file is written
+    began_with : how many samples were complete before the first was written
+    manifest : as it will be; there once everything is on disk
+    identity : of the finished partial file
+    """
 
     def __init__(self, target: Target, call: dict[str, Any]) -> None:
         self.target = target
         self.call = json.loads(json.dumps(call))
-        self.fields: dict[str, FieldRecord] = {}
+        self.record: Record | None = None
+        self.grows: list[str] | None = None
+        self.began_with = 0
         self.manifest: str | None = None
         self.identity: int | None = None
         self._committed = time.monotonic()
@@ -81,7 +137,9 @@ class Journal:
         text = {
             "mmapstore_journal": _VERSION,
             "call": self.call,
-            "fields": {name: record.to_json() for name, record in self.fields.items()},
+            "record": self.record and self.record.to_json(),
+            "grows": self.grows,
+            "began_with": self.began_with,
             "manifest": self.manifest,
             "identity": self.identity,
         }
@@ -97,9 +155,13 @@ class Journal:
     def finish(self, manifest: str) -> None:
         """Step 1: everything written is on disk, and then that it is whole, and what the manifest will say."""
         with file_io.explaining_write_errors(self.target.partial):
-            file_io.sync_tree(self.target.partial)
-            # A rename keeps this number: it tells our data from the old, should somebody delete the partial file.
-            self.identity = os.stat(self.target.partial).st_ino
+            if self.grows is None:
+                file_io.sync_tree(self.target.partial)
+                # A rename keeps this number: it tells our data from the old, should somebody delete the partial file.
+                self.identity = os.stat(self.target.partial).st_ino
+            else:
+                for path in self.grows:
+                    file_io.sync_tree(path)
         self.manifest = manifest
         self.write()
 
@@ -110,7 +172,7 @@ class Journal:
 
     @property
     def has_progress(self) -> bool:
-        return any(record.samples for record in self.fields.values())
+        return self.record is not None and self.record.samples > self.began_with
 
 
 def found_journal(target: Target) -> Journal | None:
@@ -121,8 +183,9 @@ def found_journal(target: Target) -> Journal | None:
         if found["mmapstore_journal"] != _VERSION:
             raise ValueError(f"its version is {found['mmapstore_journal']!r}")
         journal = Journal(target, found["call"])
-        journal.fields = {str(name): FieldRecord(**record) for name, record in found["fields"].items()}
+        journal.record = found["record"] and Record(**found["record"])
         journal.manifest, journal.identity = found["manifest"], found["identity"]
+        journal.grows, journal.began_with = found["grows"], found["began_with"]
         return journal
     except FileNotFoundError:
         if os.path.lexists(target.partial):
@@ -137,9 +200,11 @@ def found_journal(target: Target) -> Journal | None:
         ) from error
 
 
-def discard(target: Target) -> None:
-    """Forget an interrupted write. What was there before it is there again."""
+def discard(target: Target, journal: Journal | None = None) -> None:
+    """Forget an interrupted write, of which `journal` tells where it can be read. What was there before it is there again."""
     with file_io.explaining_write_errors(target.path):
+        for path in (journal and journal.grows) or ():
+            npy_tail.forget(path)
         old, aside = f"{target.path}.replaced", _aside(target)
         if os.path.lexists(target.partial):
             if os.path.isdir(old) and not os.path.lexists(target.path):
@@ -156,6 +221,9 @@ def publish(journal: Journal, overwrite: bool) -> None:
     """Steps 2 to 5, for a journal that is finished; from whichever step a kill interrupted."""
     target, aside = journal.target, _aside(journal.target)
     assert journal.manifest is not None
+    if journal.grows is not None:
+        _show(journal, journal.grows, journal.manifest)
+        return
     if not is_published(journal) and not overwrite and _holds_something(target.path):
         raise TargetExistsError(
             f"{target.path} appeared while it was being written. Pass overwrite=True (--overwrite) to replace it; "
@@ -180,8 +248,21 @@ def publish(journal: Journal, overwrite: bool) -> None:
         _remove(target.journal)
 
 
+def _show(journal: Journal, paths: list[str], manifest: str) -> None:
+    """The last steps where files grow: each may have been done before."""
+    assert journal.record is not None
+    for path in paths:
+        npy_tail.show(path, journal.record.samples)
+    with file_io.explaining_write_errors(journal.target.path):
+        file_io.write_text_atomically(journal.target.manifest_path, manifest)
+        _remove(journal.target.journal)
+    file_io.sync_directory(os.path.dirname(os.path.abspath(journal.target.path)))
+
+
 def is_published(journal: Journal) -> bool:
     """True if the data is in place, so that nothing but the last steps is missing."""
+    if journal.grows is not None:
+        return journal.manifest is not None
     if journal.manifest is None or os.path.lexists(journal.target.partial) or not os.path.lexists(journal.target.path):
         return False
     return os.stat(journal.target.path).st_ino == journal.identity

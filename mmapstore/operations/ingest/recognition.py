@@ -12,31 +12,51 @@ import numpy as np
 from ...batches.opening import open_dataset
 from ...formats.registry import split_inside
 from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
-from ...plain.manifest import DIRECTORY_MANIFEST
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...readers.contract import NamesFiles
-from .files import ARRAY_SUFFIXES, FilesSource, NpzSource, inside_directory, matching
-from .sources import ArraySource, DatasetSource, IterableSource, Source
+from .contract import Source
+from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_directory, matching
+from .image_files import looks_like_images
+from .images import Images
+from .sources import ArraySource, DatasetSource, IterableSource
 from .video import VIDEO_SUFFIXES, VideoSource
 
-_STORE_FILES = (DIRECTORY_MANIFEST, "zarr.json", ".zarray", ".zgroup")
+_CONTRACT = ("name", "specs", "samples", "guess", "paths", "fingerprint", "gives_from_any_sample", "notes", "pieces", "memory")
 
 
 def fields_of(source: Any) -> Mapping[str, Any] | None:
-    """The sources by field name, where there are several: a dict, or a dataset or directory that holds several."""
+    """The sources by field name, where each is given by itself: a dict, or a dataset or directory that holds several."""
     if isinstance(source, Mapping):
         return source
-    if isinstance(source, (str, os.PathLike)) and os.path.exists(os.path.join(os.fspath(source), DIRECTORY_MANIFEST)):
+    if isinstance(source, (str, os.PathLike)) and _has_manifest(os.fspath(source)):
         source = open_dataset(os.fspath(source))
     if _is_dataset(source) and len(source.fields) > 1:
         return dict(source.fields)
     return None
 
 
+def _has_manifest(path: str) -> bool:
+    file = path.partition("::")[0].rstrip("/")
+    return os.path.exists(os.path.join(file, DIRECTORY_MANIFEST)) or os.path.exists(file + SUFFIX)
+
+
+def is_source(source: Any) -> bool:
+    """True for what keeps the contract of a source by itself."""
+    return all(hasattr(source, name) for name in _CONTRACT) and callable(source.pieces)
+
+
 def source_of(source: Any, source_layout: str | None, layout: str | None, any_dtype: bool) -> Source:
-    """Open a source of one array, reading no more of it than tells what it holds.
+    """Open a source, reading no more of it than tells what it holds.
 
     `any_dtype` lets the items of an iterable have different dtypes, because all are converted to one.
     """
+    if is_source(source):
+        if source_layout is not None:
+            raise InvalidValueError(
+                f"source_layout={source_layout!r} is for arrays; {source.name} knows the axes of what it gives. Leave it out."
+            )
+        own: Source = source
+        return own
     if isinstance(source, (str, os.PathLike)):
         return _of_path(os.fspath(source), source_layout)
     if isinstance(source, (list, tuple)) and source and all(isinstance(item, (str, os.PathLike)) for item in source):
@@ -66,7 +86,7 @@ def _of_path(path: str, source_layout: str | None) -> Source:
         return NpzSource(file, inside.strip("/"), source_layout)
     if inside is not None and not glob.has_magic(file):
         return _of_opened(path, [file], source_layout)
-    if os.path.isdir(path) and not any(os.path.exists(os.path.join(path, name)) for name in _STORE_FILES):
+    if os.path.isdir(path) and not any(os.path.exists(os.path.join(path, name)) for name in STORE_FILES):
         return _of_directory(path, source_layout)
     if glob.has_magic(file) and not os.path.exists(path):
         if inside is not None:
@@ -84,10 +104,12 @@ def _of_directory(path: str, source_layout: str | None) -> Source:
             f"{path} holds arrays ({os.path.basename(arrays[0])} ...) and videos ({os.path.basename(videos[0])} ...). "
             "Name one kind with a pattern, such as 'directory/*.npy'."
         )
+    if not arrays and not videos and looks_like_images(path):
+        return _of_images(path, source_layout)
     if not arrays and not videos:
         names = sorted(os.listdir(path))[:5]
         raise NotFoundError(
-            f"{path} is a directory without .npy, .npz or video files; it holds {', '.join(names) or 'nothing'}. "
+            f"{path} is a directory without .npy, .npz, image or video files; it holds {', '.join(names) or 'nothing'}. "
             "Name the data in it, or a pattern."
         )
     return _of_files(arrays or videos, source_layout)
@@ -97,6 +119,8 @@ def _of_files(paths: list[str], source_layout: str | None) -> Source:
     missing = next((path for path in paths if not os.path.exists(path.partition("::")[0])), None)
     if missing is not None:
         raise NotFoundError(f"{missing} does not exist. Check the path.")
+    if looks_like_images(paths if len(paths) > 1 else paths[0]):
+        return _of_images(paths if len(paths) > 1 else paths[0], source_layout)
     suffixes = {os.path.splitext(path)[1].lower() for path in paths}
     if suffixes <= set(VIDEO_SUFFIXES):
         return VideoSource(paths, source_layout)
@@ -107,6 +131,12 @@ def _of_files(paths: list[str], source_layout: str | None) -> Source:
     if ".npz" in suffixes and suffixes <= set(ARRAY_SUFFIXES):
         return FilesSource(paths, lambda path: _open_part(path, source_layout))
     return _of_opened(paths if len(paths) > 1 else paths[0], paths, source_layout)
+
+
+def _of_images(source: str | list[str], source_layout: str | None) -> Source:
+    if source_layout is not None:
+        raise InvalidValueError(f"source_layout={source_layout!r} is for arrays; images come as 'NHWC'. Leave it out.")
+    return Images(source)
 
 
 def _open_part(path: str, source_layout: str | None) -> Source:

@@ -1,63 +1,21 @@
-"""Where samples come from: arrays, opened datasets, iterables. Each gives them in order, from any sample on, in pieces."""
+"""Where the samples of one field come from: arrays, opened datasets, iterables."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from ...plain.array_spec import DEFAULT_LAYOUTS, LETTERS, ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import InvalidTypeError, InvalidValueError
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Consecutive samples, (n, *sample shape), maybe a view; and which of them, counted from its first, begin an episode."""
-
-    samples: Array
-    starts: Sequence[int] = ()
-
-
-class Source(Protocol):
-    """Gives its samples in order.
-
-    Attributes
-    ----------
-    name : what messages and the manifest call it
-    spec : of the samples as they come; its length is 0 where `samples` is None
-    samples : how many there are, None if that shows at the end only
-    guess : how many there may be, to reserve space and to show progress; 0 for no idea
-    paths : files it reads, none of which may be the target
-    fingerprint : small JSON that changes when the source does
-    gives_from_any_sample : False if earlier samples have to be consumed to reach later ones
-    """
-
-    name: str
-    spec: ArraySpec
-    samples: int | None
-    guess: int
-    paths: list[str]
-    fingerprint: dict[str, Any]
-    gives_from_any_sample: bool
-
-    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
-        """Samples from `start` on, at most `at_most` in a piece.
-
-        `begun` are the starts of the episodes that are known to begin at or before `start`, from the first on.
-        """
-        ...
-
-    def memory(self, at_most: int) -> dict[str, int]:
-        """Most private bytes that `pieces` holds at once, in named parts."""
-        ...
+from .contract import ONLY, Array, Piece, Position
 
 
 def content_mark(*samples: Array) -> str:
@@ -70,14 +28,14 @@ def content_mark(*samples: Array) -> str:
 
 def starts_between(starts: Sequence[int] | Array, first: int, last: int) -> list[int]:
     """Those of the rising `starts` in [first, last), counted from `first`."""
-    low, high = np.searchsorted(starts, [first, last])
-    return [int(start) - first for start in starts[int(low) : int(high)]]
+    return [int(start) - first for start in starts[bisect_left(starts, first) : bisect_left(starts, last)]]
 
 
 class ArraySource:
     """Anything with a shape, a dtype and slices: an ndarray, a memory map, an open HDF5 dataset, a Zarr array."""
 
     gives_from_any_sample = True
+    notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, array: Any, source_layout: str | None) -> None:
         self.paths = [os.path.abspath(path) for path in [_file_of(array)] if path]
@@ -87,13 +45,14 @@ class ArraySource:
         self._length = stored.episode_length if "T" in stored.letters else stored.samples
         self._private = not isinstance(array, np.ndarray)  # slices of an ndarray are views, of anything else copies
         self._rows = _chunk_rows(array)
-        self.spec = stored.spec(checked_dtype(array.dtype, self.name))
+        self._spec = stored.spec(checked_dtype(array.dtype, self.name))
+        self.specs = {ONLY: self._spec}
         self.samples: int | None = stored.samples
         self.guess = stored.samples
         if isinstance(array, np.ndarray) and array.flags.c_contiguous and stored.is_consecutive:
             # Samples of all episodes lie one after the other: pieces need not end where episodes do.
-            array = array.reshape(self.spec.shape)
-            stored = StoredLayout(self.spec.layout, self.spec.shape)
+            array = array.reshape(self._spec.shape)
+            stored = StoredLayout(self._spec.layout, self._spec.shape)
         self._array, self._stored = array, stored
         marks = [next(self._read(at, at + 1))[0] for at in sorted({0, stored.samples // 2, stored.samples - 1})]
         self.fingerprint: dict[str, Any] = {
@@ -110,18 +69,18 @@ class ArraySource:
             box = np.asarray(self._array[selection])
             yield StoredLayout(self._stored.letters, box.shape).samples_first(box)[0]
 
-    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
-        samples = self.spec.shape[0]
+    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
+        samples = len(self._spec)
         step = at_most // self._rows * self._rows or at_most  # a chunk cut in two would be decoded twice
-        at = start
+        at = after.samples
         while at < samples:
             stop = min(samples, at + step)
             for read in self._read(at, stop):
-                yield Piece(read, range(-at % self._length, len(read), self._length))
+                yield Piece({ONLY: read}, range(-at % self._length, len(read), self._length))
                 at += len(read)
 
     def memory(self, at_most: int) -> dict[str, int]:
-        return {"samples being read": 2 * at_most * self.spec.sample_nbytes * self._private}
+        return {"samples being read": 2 * at_most * self._spec.sample_nbytes * self._private}
 
 
 def _file_of(array: Any) -> str | None:
@@ -151,13 +110,15 @@ class DatasetSource:
     """One field of what `mmapstore.open` returns."""
 
     gives_from_any_sample = True
+    notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, dataset: Any, name: str, paths: list[str]) -> None:
         self._dataset = dataset
         self.name = name
         self.paths = paths
         shape = tuple(int(n) for n in dataset.shape)
-        self.spec = ArraySpec(shape, checked_dtype(dataset.dtype, name), str(dataset.layout))
+        self._spec = ArraySpec(shape, checked_dtype(dataset.dtype, name), str(dataset.layout))
+        self.specs = {ONLY: self._spec}
         self.samples: int | None = len(dataset)
         self.guess = len(dataset)
         self._starts = np.asarray(dataset.episodes, np.int64)[:-1]
@@ -168,19 +129,19 @@ class DatasetSource:
             "name": name,
             "shape": list(shape),
             "dtype": str(dataset.dtype),
-            "layout": self.spec.layout,
+            "layout": self._spec.layout,
             "files": stamp(paths),
             "content": content_mark(*marks),
         }
 
-    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
-        for at in range(start, len(self._dataset), at_most):
+    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
+        for at in range(after.samples, len(self._dataset), at_most):
             read = np.asarray(self._dataset[at : at + at_most])
-            yield Piece(read, starts_between(self._starts, at, at + len(read)))
+            yield Piece({ONLY: read}, starts_between(self._starts, at, at + len(read)))
 
     def memory(self, at_most: int) -> dict[str, int]:
         # What was read, what is being read, and the same again for chunks that a library decodes whole.
-        return {"samples being read": 3 * at_most * self.spec.sample_nbytes}
+        return {"samples being read": 3 * at_most * self._spec.sample_nbytes}
 
 
 def stamp(paths: Iterable[str]) -> str:
@@ -197,6 +158,7 @@ class IterableSource:
     """A list, a generator, anything that gives samples or blocks of samples one after the other."""
 
     gives_from_any_sample = False
+    notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, iterable: Iterable[Any], source_layout: str | None, layout: str | None, any_dtype: bool) -> None:
         self.name = f"a {type(iterable).__name__}"
@@ -218,13 +180,14 @@ class IterableSource:
         known = len(iterable) if isinstance(iterable, Sized) and not gives_blocks else None
         self.samples = known
         self.guess = known or 0
-        self.spec = ArraySpec(
+        self._spec = ArraySpec(
             (known or 0, *stored.spec(first.dtype).sample_shape), first.dtype.newbyteorder("="), stored.spec(first.dtype).layout
         )
+        self.specs = {ONLY: self._spec}
         self.fingerprint: dict[str, Any] = {
             "kind": "iterable",
-            "sample shape": list(self.spec.sample_shape),
-            "dtype": str(self.spec.dtype),
+            "sample shape": list(self._spec.sample_shape),
+            "dtype": str(self._spec.dtype),
             "layout": self._letters,
             "content": content_mark(first),
         }
@@ -255,8 +218,8 @@ class IterableSource:
         stored = StoredLayout.of(letters, item.shape, f"An item of {self.name}")
         return stored, stored.samples_first(item)
 
-    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
-        if start != 0 or self._items is None:
+    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
+        if after.samples != 0 or self._items is None:
             raise AssertionError("an iterable gives its samples once, from the first on")
         items, self._items = self._items, None
         at = 0
@@ -266,19 +229,19 @@ class IterableSource:
             if item.ndim not in (len(self._letters), len(self._letters) - 1):
                 raise InvalidValueError(
                     f"Sample {at} of {self.name} has shape {item.shape}, "
-                    f"those before it {self.spec.sample_shape}. All samples have to be alike."
+                    f"those before it {self._spec.sample_shape}. All samples have to be alike."
                 )
             stored, episodes = self._as_samples(item)
             found = stored.sample_shape
-            if found != self.spec.sample_shape:
+            if found != self._spec.sample_shape:
                 raise InvalidValueError(
-                    f"Sample {at} of {self.name} has shape {found}, those before it {self.spec.sample_shape}. "
+                    f"Sample {at} of {self.name} has shape {found}, those before it {self._spec.sample_shape}. "
                     "All samples have to be alike: crop or pad them first, or ingest them as separate arrays."
                 )
-            if item.dtype.newbyteorder("=") != self.spec.dtype and not self._any_dtype:
+            if item.dtype.newbyteorder("=") != self._spec.dtype and not self._any_dtype:
                 raise InvalidTypeError(
                     f"Sample {at} of {self.name} has dtype {item.dtype}, "
-                    f"those before it {self.spec.dtype}. Say dtype= to convert all to one."
+                    f"those before it {self._spec.dtype}. Say dtype= to convert all to one."
                 )
             for episode in episodes:
                 if self.samples is not None and at + len(episode) > self.samples:
@@ -287,7 +250,7 @@ class IterableSource:
                         "Mend its __len__, or pass iter() of it."
                     )
                 begins = (0,) if at == 0 or "T" in stored.letters else ()
-                yield Piece(episode, begins)
+                yield Piece({ONLY: episode}, begins)
                 at += len(episode)
 
     def memory(self, at_most: int) -> dict[str, int]:

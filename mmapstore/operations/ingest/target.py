@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from ...formats.contract import Listing, NewArray, Writer
+from ...formats.contract import Listing, NewArray, StoredArray, Writer
 from ...formats.registry import PARTIAL
-from ...plain import manifest
 from ...plain.errors import (
     InvalidTypeError,
     InvalidValueError,
@@ -21,6 +20,7 @@ from ...plain.errors import (
     UnsafeFileError,
     WriteError,
 )
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
 
 _FORMATS = {".npy": "npy_file", ".h5": "hdf5_file", ".hdf5": "hdf5_file", ".zarr": "zarr_store"}
 _DEFAULT_KEYS = {"hdf5_file": "data"}
@@ -35,7 +35,22 @@ class FormatModule(Protocol):
 
     def reopen(self, path: str, key: str | None, new: NewArray) -> Writer: ...
 
+    def open_array(self, path: str, key: str | None = None) -> StoredArray: ...
+
     def list_arrays(self, path: str, inside: str = "") -> list[Listing]: ...
+
+
+class Place(NamedTuple):
+    """Where one field is written: `path` until all is whole, then `file`, beside the manifest; `key` inside it, "" for none."""
+
+    format: str
+    path: str
+    file: str
+    key: str
+
+    @property
+    def module(self) -> FormatModule:
+        return _module(self.format)
 
 
 @dataclass(frozen=True)
@@ -45,17 +60,20 @@ class Target:
     Attributes
     ----------
     path : what appears when all is written
-    key : path inside it, "" for none; `key_given` tells a key from the usual one
-    format : the module of `formats/` that writes it; "" for a directory of fields
+    key : path inside it, "" for none: of the array, or of the group that holds the fields
+    key_given : tells a key from the usual one
+    format : the module of `formats/` that writes it
+    named : fields are written under names of their own: arrays of one HDF5 file or Zarr group, or `.npy` files in a directory
     """
 
     path: str
     key: str
     key_given: bool
     format: str
+    named: bool = False
 
     @classmethod
-    def of(cls, out: str | os.PathLike[str], fields: bool) -> Target:
+    def of(cls, out: str | os.PathLike[str], named: bool) -> Target:
         """Where `out` points. Raises InvalidValueError for a suffix that no format has."""
         if not isinstance(out, (str, os.PathLike)):
             raise InvalidTypeError(
@@ -64,15 +82,17 @@ class Target:
         path, separator, key = os.fspath(out).partition("::")
         path, key = path.rstrip("/" + os.sep) or path, key.strip("/")
         suffix = os.path.splitext(path)[1].lower()
-        if fields:
-            if suffix in _FORMATS or separator:
-                raise InvalidValueError(
-                    f"Several fields are written into a directory, one .npy file each; {os.fspath(out)} names a single array. "
-                    f"Give a directory such as {os.path.splitext(path)[0]!r}, or ingest each field of its own."
-                )
+        if named and suffix == ".npy":
+            raise InvalidValueError(
+                f"Several fields are written into a directory, one .npy file each, or into one .h5 or .zarr; {os.fspath(out)} "
+                f"names a single array. Give a directory such as {os.path.splitext(path)[0]!r}, or ingest each field of its own."
+            )
+        if named and suffix not in _FORMATS:
+            if separator:
+                raise InvalidValueError(f"{os.fspath(out)} has a place inside; a directory of .npy files has none. Leave '::' out.")
             if not path:
                 raise InvalidValueError("out is empty; expected the name of a new directory.")
-            return cls(path, "", False, "")
+            return cls(path, "", False, "npy_file", named)
         if suffix not in _FORMATS:
             container = next((part for part in Path(path).parents if part.suffix.lower() in _FORMATS), None)
             hint = f" Did you mean '{container}::/{Path(path).relative_to(container)}'?" if container else ""
@@ -82,17 +102,22 @@ class Target:
         if suffix == ".npy" and key:
             raise InvalidValueError(f"A .npy file holds one array without a name; leave '::/{key}' out, or write to .h5 or .zarr.")
         module = _FORMATS[suffix]
-        return cls(path, key or _DEFAULT_KEYS.get(module, ""), bool(key), module)
+        return cls(path, key or ("" if named else _DEFAULT_KEYS.get(module, "")), bool(key), module, named)
+
+    def place(self, field: str) -> Place:
+        """Where a field of the source goes."""
+        if self.is_directory_of_fields:
+            return Place(self.format, os.path.join(self.partial, f"{field}.npy{PARTIAL}"), f"{field}.npy", "")
+        return Place(self.format, self.partial, os.path.basename(self.path), "/".join(filter(None, (self.key, field * self.named))))
+
+    def name_of(self, field: str) -> str:
+        """What the manifest calls a field of the source."""
+        return field if self.named else "data"
 
     @property
     def opened_as(self) -> str:
         """What `mmapstore.open` takes."""
         return f"{self.path}::/{self.key}" if self.key_given else self.path
-
-    @property
-    def field(self) -> str:
-        """The name of the field in the manifest of a single array."""
-        return self.key or "data"
 
     @property
     def module(self) -> FormatModule:
@@ -113,11 +138,15 @@ class Target:
     @property
     def manifest(self) -> str | None:
         """The manifest beside the data; None where it lies inside, as it does in a directory of fields."""
-        return None if self.is_directory_of_fields else self.path + manifest.SUFFIX
+        return None if self.is_directory_of_fields else self.path + SUFFIX
+
+    @property
+    def manifest_path(self) -> str:
+        return self.manifest or os.path.join(self.path, DIRECTORY_MANIFEST)
 
     @property
     def is_directory_of_fields(self) -> bool:
-        return not self.format
+        return self.named and self.format == "npy_file"
 
     def require_directory(self) -> None:
         """Raise WriteError unless the directory that is to hold the target is there."""
@@ -125,26 +154,31 @@ class Target:
         if not os.path.isdir(parent):
             raise WriteError(f"{self.path} cannot be written: there is no directory {parent}. Create it first.")
 
-    def require_free(self, overwrite: bool) -> None:
-        """Raise TargetExistsError if something is there that must not be replaced."""
-        if not os.path.lexists(self.path):
+    def require_free(self, overwrite: bool, fields: Iterable[str] = (), is_growing: bool = False) -> None:
+        """Raise TargetExistsError if something is there that must not be replaced by these fields of a source.
+
+        `is_growing`: what was written there is appended to, so that only what would get lost counts: a copy takes its place.
+        """
+        if not os.path.lexists(self.path) or (is_growing and self.format == "npy_file"):
             return
         if self.is_directory_of_fields and os.path.isdir(self.path) and not os.listdir(self.path):
             return
-        if not overwrite:
+        if not overwrite and not is_growing:
             raise TargetExistsError(f"{self.path} exists. Pass overwrite=True (--overwrite) to replace it, or choose another name.")
-        others = self._what_else_would_go()
+        others = self._what_else_would_go(fields)
         if others:
             raise TargetExistsError(
                 f"{self.path} holds more than would be replaced: {', '.join(sorted(others)[:10])}. "
                 "Choose another name, or move it away first."
             )
 
-    def _what_else_would_go(self) -> list[str]:
+    def _what_else_would_go(self, fields: Iterable[str]) -> list[str]:
         if self.is_directory_of_fields:
             if not os.path.isdir(self.path):
                 return ["a file"]
-            return sorted(set(os.listdir(self.path)) - self._written_names())
+            entries = self.written()
+            files = {DIRECTORY_MANIFEST, *(entry.file for entry in entries)} if entries else set()
+            return sorted(set(os.listdir(self.path)) - files)
         if self.format == "zarr_store":
             if not os.path.isdir(self.path):
                 return ["a file"]
@@ -160,16 +194,20 @@ class Target:
             raise
         except MmapstoreError:
             return []  # not readable as what its name says: there is nothing in it to keep but the name
-        return [] if len(keys) <= 1 and not self.key_given else [key or "an array at the root" for key in keys if key != self.key]
+        if len(keys) <= 1 and not self.key_given:
+            return []
+        replaced = {self.place(field).key for field in fields} if self.named else {self.key}
+        if self.named:  # what was written together may be replaced together
+            replaced |= {entry.key for entry in self.written()}
+        return [key or "an array at the root" for key in keys if key not in replaced]
 
-    def _written_names(self) -> set[str]:
-        """What `ingest` itself put into a directory of fields: its manifest, and the files that this names."""
-        path = Path(self.path, manifest.DIRECTORY_MANIFEST)
+    def written(self) -> list[ArrayManifest]:
+        """What a manifest says of what is there now; nothing where there is no manifest that can be read."""
+        path = Path(self.manifest_path)
         try:
-            entries = manifest.Manifest.from_json(path.read_text(encoding="utf-8"), str(path)).fields.values()
+            return list(Manifest.from_json(path.read_text(encoding="utf-8"), str(path)).fields.values())
         except (OSError, UnicodeDecodeError, MmapstoreError):
-            return set()
-        return {manifest.DIRECTORY_MANIFEST, *(entry.file for entry in entries)}
+            return []
 
     def require_apart_from(self, paths: Iterable[str]) -> None:
         """Raise InvalidValueError if the target is one of these files, by whatever name, or a directory around one."""
@@ -182,11 +220,6 @@ class Target:
 
 def _module(name: str) -> FormatModule:
     return importlib.import_module(f"...formats.{name}", __package__)
-
-
-def field_target(directory: str, field: str) -> tuple[str, FormatModule]:
-    """The file of one field in a directory, and what writes it. It does not open by that name: `name_fields` ends it."""
-    return os.path.join(directory, f"{field}.npy{PARTIAL}"), _module("npy_file")
 
 
 def name_fields(paths: Iterable[str], finished: bool) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...plain.array_spec import ArraySpec
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MissingPackageError, NotFoundError
-from .sources import Piece, stamp
+from .contract import ONLY, Piece, Position
+from .files import inside_directory, matching
+from .image_form import checked_size
+from .sources import stamp
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv", ".3gp", ".gif", ".mjpeg",
@@ -39,7 +44,14 @@ class VideoSource:
 
     gives_from_any_sample = True
 
-    def __init__(self, paths: list[str], source_layout: str | None) -> None:
+    def __init__(
+        self,
+        paths: list[str],
+        source_layout: str | None,
+        stride: int = 1,
+        size: tuple[int, int] | None = None,
+        skip_broken: bool = False,
+    ) -> None:
         if source_layout is not None and source_layout.upper() not in ("THWC", "NHWC"):
             raise InvalidValueError(
                 f"Video frames come as 'THWC' (time, height, width, RGB); got source_layout={source_layout!r}. Leave it out."
@@ -47,27 +59,48 @@ class VideoSource:
         self._av = _import_av(paths[0])
         self.paths = [os.path.abspath(path) for path in paths]
         self.name = paths[0] if len(paths) == 1 else f"{len(paths)} videos, {paths[0]} to {paths[-1]}"
-        sizes, guesses = [], []
-        for path in self.paths:
-            with self._opened(path) as (_, stream):
-                sizes.append((int(stream.codec_context.height), int(stream.codec_context.width)))
-                guesses.append(int(stream.frames or 0))
-            if sizes[-1] != sizes[0]:
+        self._stride, self._skip_broken, self._unopened = stride, skip_broken, set[str]()
+        headers = self._headers()
+        first, self._size = next(iter(headers)), size or next(iter(headers.values()))[0]
+        for path, (found, _) in headers.items():
+            if size is None and found != self._size:
                 raise InvalidValueError(
-                    f"{path} has frames of {sizes[-1][1]}x{sizes[-1][0]} pixels, {self.paths[0]} {sizes[0][1]}x{sizes[0][0]}. "
-                    "Videos in one array have to be alike: scale it first "
-                    "(ffmpeg -i in.mp4 -vf scale=W:H out.mp4), or ingest it on its own."
+                    f"{path} has frames of {found[1]}x{found[0]} pixels, {first} {self._size[1]}x{self._size[0]}. Videos in one "
+                    f"array have to be alike: scale them with Videos(..., size={self._size}) "
+                    f"(--size {self._size[0]}x{self._size[1]}, height and width), or ingest it on its own."
                 )
-        self._height, self._width = sizes[0]
-        self.spec = ArraySpec((0, self._height, self._width, 3), np.dtype(np.uint8), "NHWC")
+        self._largest = max(height * width for (height, width), _ in headers.values())
+        self.specs = {ONLY: ArraySpec((0, *self._size, 3), np.dtype(np.uint8), "NHWC")}
         self.samples: int | None = None
+        guesses = [-(-frames // stride) for _, frames in headers.values()]
         self.guess = sum(guesses) if all(guesses) else 0
+        done = {"stride": stride} if stride > 1 else {}
+        self.notes: Mapping[str, Mapping[str, Any]] = {ONLY: {**done, "scaled to": list(size)} if size else done}
         self.fingerprint: dict[str, Any] = {
             "kind": "video",
             "files": len(paths),
             "stamp": stamp(self.paths),
-            "frame": [self._height, self._width],
+            "frame": list(self._size),
+            "stride": stride,
         }
+
+    def _headers(self) -> dict[str, tuple[tuple[int, int], int]]:
+        """Of each file that can be opened: (height, width), and how many frames it says to have."""
+        found = {}
+        broken: DamagedFileError | None = None
+        for path in self.paths:
+            try:
+                with self._opened(path) as (_, stream):
+                    size = int(stream.codec_context.height), int(stream.codec_context.width)
+                    found[path] = (size, int(stream.frames or 0))
+            except DamagedFileError as error:
+                if not self._skip_broken:
+                    raise
+                self._unopened.add(path)
+                broken = error
+        if broken is not None and not found:
+            raise broken
+        return found
 
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[tuple[Any, Any]]:
@@ -85,32 +118,125 @@ class VideoSource:
                 f"{path} cannot be decoded as video ({error.strerror or error}). Check it in a player, or copy it again."
             ) from error
 
-    def pieces(self, start: int, begun: Sequence[int], at_most: int) -> Iterator[Piece]:
-        number = max(0, len(begun) - 1)
-        skip = start - (begun[-1] if begun else 0)
+    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
+        number, told = self._number_of(after)
+        skip = after.samples - (after.starts[-1] if after.starts else 0)
+        left_out: list[str] = []
         for path in self.paths[number:]:
-            yield from self._frames(path, skip)
+            if path in told or (not skip and self._is_broken(path)):
+                left_out += [path] if path not in told else []
+                continue
+            for piece in self._frames(path, skip):
+                yield replace(piece, skipped=left_out) if left_out else piece
+                left_out = []
             skip = 0
+        if left_out:
+            yield Piece({ONLY: np.empty((0, *self._size, 3), np.uint8)}, (), left_out)
 
-    def _frames(self, path: str, skip: int) -> Iterator[Piece]:
-        seen = 0
+    def _number_of(self, after: Position) -> tuple[int, set[str]]:
+        """Which file a position is in, and the files behind that one of which it is known that they were left out."""
+        told = list(after.skipped)
+        begun = 0
+        for number, path in enumerate(self.paths if after.starts else ()):
+            if told and told[0] == path:
+                told.pop(0)
+                continue
+            begun += 1
+            if begun == len(after.starts):
+                return number, set(told)
+        return 0, set(told)
+
+    def _is_broken(self, path: str) -> bool:
+        """Whether a file has to be left out: all of it is decoded, since its first frames may be right."""
+        if path in self._unopened:
+            return True
+        if not self._skip_broken:
+            return False
+        try:
+            return sum(1 for _ in self._decoded(path)) == 0
+        except DamagedFileError:
+            return True
+
+    def _decoded(self, path: str) -> Iterator[Any]:
         with self._opened(path) as (container, stream):
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = _THREADS
-            to_rgb = self._av.video.reformatter.VideoReformatter()
-            for frame in container.decode(stream):
-                if (frame.height, frame.width) != (self._height, self._width):
-                    raise InvalidValueError(
-                        f"Frame {seen} of {path} has {frame.width}x{frame.height} pixels, "
-                        f"those before it {self._width}x{self._height}. "
-                        "Scale the video to one size first (ffmpeg -i in.mp4 -vf scale=W:H out.mp4)."
-                    )
-                if seen >= skip:
-                    yield Piece(to_rgb.reformat(frame, format="rgb24").to_ndarray()[None], (0,) if seen == 0 else ())
-                seen += 1
-        if seen == 0:
+            yield from container.decode(stream)
+
+    def _frames(self, path: str, skip: int) -> Iterator[Piece]:
+        """What is given of a file, without the first `skip`."""
+        height, width = self._size
+        decoded = 0
+        to_rgb = self._av.video.reformatter.VideoReformatter()
+        for frame in self._decoded(path):
+            same = (frame.height, frame.width) == self._size
+            if not same and "scaled to" not in self.notes[ONLY]:
+                raise InvalidValueError(
+                    f"Frame {decoded} of {path} has {frame.width}x{frame.height} pixels, those before it {width}x{height}. "
+                    f"Scale all to one size: Videos(..., size={self._size}) (--size {height}x{width})."
+                )
+            number, over = divmod(decoded, self._stride)
+            decoded += 1
+            if over or number < skip:
+                continue
+            # Reducing by means of all pixels leaves no patterns that are not there; enlarging by curves no steps.
+            how = {} if same else {"interpolation": "AREA" if frame.height > height and frame.width > width else "BICUBIC"}
+            rgb = to_rgb.reformat(frame, width=width, height=height, format="rgb24", **how).to_ndarray()
+            yield Piece({ONLY: rgb[None]}, (0,) if number == 0 else ())
+        if decoded == 0:
             raise DamagedFileError(f"{path} holds no frame that can be decoded. Check it in a player, or copy it again.")
 
     def memory(self, at_most: int) -> dict[str, int]:
-        pixels = self._height * self._width
-        return {"video decoder": _FRAMES_HELD * pixels * 3 // 2 + 8_000_000, "RGB frames": 3 * pixels * 3}
+        height, width = self._size
+        frames = 3 * max(self._largest, height * width) * 3
+        return {"video decoder": _FRAMES_HELD * self._largest * 3 // 2 + 8_000_000, "RGB frames": frames}
+
+
+class Videos(VideoSource):
+    """Video files for `mmapstore.ingest`: RGB frames, each file an episode. Needs `mmapstore[video]`.
+
+    Parameters
+    ----------
+    source : a file, a list of files, a glob, or a directory, in natural order
+    stride : every how many-th frame is taken, from the first of each file on. All are decoded: frames build on each other
+    size : (height, width) that frames are scaled to, or one number for both; proportions change if they are others. None: as they
+        are, in all files the same
+    skip_broken : leave out files that cannot be decoded to their end, and list them in the manifest. Each is decoded twice for that
+
+    Raises
+    ------
+    NotFoundError, DamagedFileError, MissingPackageError, InvalidValueError, InvalidTypeError
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        stride: int = 1,
+        size: int | Sequence[int] | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        if isinstance(stride, bool) or not isinstance(stride, int):
+            raise InvalidTypeError(f"stride={stride!r} is not a number of frames; expected an int.")
+        if stride < 1:
+            raise InvalidValueError(f"stride={stride} is less than 1; expected every how many-th frame to take.")
+        super().__init__(_video_paths(source), None, stride, checked_size(size), bool(skip_broken))
+
+
+def _video_paths(source: Any) -> list[str]:
+    if isinstance(source, (list, tuple)) and source and all(isinstance(path, (str, os.PathLike)) for path in source):
+        paths = [os.fspath(path) for path in source]
+    elif not isinstance(source, (str, os.PathLike)):
+        raise InvalidTypeError(f"Videos are files; got {source!r:.80}. Give a path, a list of paths, a glob or a directory.")
+    elif os.path.isdir(source):
+        paths = inside_directory(os.fspath(source), VIDEO_SUFFIXES)
+        if not paths:
+            raise NotFoundError(f"{os.fspath(source)} holds no video: no file that ends with {', '.join(VIDEO_SUFFIXES)}.")
+    elif glob.has_magic(os.fspath(source)) and not os.path.exists(source):
+        paths = matching(os.fspath(source))
+    else:
+        paths = [os.fspath(source)]
+    missing = next((path for path in paths if not os.path.exists(path)), None)
+    if missing is not None:
+        raise NotFoundError(f"{missing} does not exist. Check the path.")
+    return paths

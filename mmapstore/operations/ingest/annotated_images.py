@@ -1,0 +1,198 @@
+"""Images, and beside them, in another folder, their annotations: the largest object of each is its label."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...plain.errors import DamagedFileError, InvalidValueError, NotFoundError
+from .annotation_pairs import UNMATCHED, PairedFolders
+from .annotations import Annotation, category_numbers, read_annotation, require_inside
+from .image_decoding import ImageHeader
+from .image_files import ListedImages
+from .image_form import ImageForm
+from .image_placement import Box, upright_box
+from .image_samples import BROKEN, ImageSamples
+from .images import LABELS
+from .sources import content_mark
+
+
+class AnnotatedImages(ImageSamples):
+    """Images with Pascal VOC or ImageNet DET annotations as a source of `mmapstore.ingest`: fields "image", "label", "box".
+
+    The annotations folder is walked, also what lies deeper, and the image of `n01/a.xml` is `n01/a.*` in the images folder; where
+    there is none, the one that the annotation calls <filename>. The object with the largest bounding box is the label. Its box is
+    (ymin, xmin, ymax, xmax) in pixels of the image as it is written, float32: cut, resized and turned as the image is, exactly. An
+    object that was cut away as a whole is left without area at the edge, and an image without an object has NaN.
+
+    Parameters
+    ----------
+    images, annotations : folders
+    categories : names of the categories in the order of their numbers; None takes all that occur in the annotations, sorted. Give
+        them where train and test images lie in folders of their own, so that both count the same way
+    background : a further category behind the others, for annotations without an object: its name, or True for "background".
+        False makes such an annotation an error
+    subset : a text file with a name per line, as in Pascal VOC's ImageSets and ImageNet's lists: only these, in this order. A name
+        is that of the annotation, without suffix, and may leave out the folder where it is unique; a number behind it is passed
+        over
+    unmatched : what to do about an annotation without an image, or an image without an annotation: "error"; "skip" leaves out both
+        kinds and lists them in the manifest, "skip-images" and "skip-annotations" that kind alone
+    first_pixel : 0 if boxes count rows and columns from 0 and end behind the last (ImageNet); 1 if they count from 1 and end with
+        the last (Pascal VOC)
+    size, fit, channels, dtype, scale, labels, skip_broken, workers : as for `Images`; `skip_broken` leaves out broken
+        annotations too. Boxes are of the picture as one looks at it; where the size that the annotation gives fits only the
+        picture as it is stored, before EXIF turns it, they are turned with it
+
+    Raises
+    ------
+    What `Images` raises; for XML that is none, and boxes that are not in their image, DamagedFileError with the object; for XML
+    that declares entities or a document type, UnsafeFileError
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import mmapstore as mm
+    >>> from PIL import Image
+    >>> annotation = '''<annotation><size><width>60</width><height>40</height></size><object><name>cat</name><bndbox>
+    ... <xmin>10</xmin><ymin>10</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object></annotation>'''
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     photos, boxes = Path(folder, "photos"), Path(folder, "boxes")
+    ...     photos.mkdir(), boxes.mkdir()
+    ...     Image.new("RGB", (60, 40)).save(photos / "a.png")
+    ...     written = (boxes / "a.xml").write_text(annotation)
+    ...     source = mm.AnnotatedImages(photos, boxes, size=(20, 20))
+    (None, None)
+    >>> source.notes["label"], {name: spec.shape for name, spec in source.specs.items()}
+    ({'classes': ['cat', 'background']}, {'image': (1, 20, 20, 3), 'label': (1,), 'box': (1, 4)})
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        annotations: str | os.PathLike[str],
+        *,
+        categories: Sequence[str] | None = None,
+        background: bool | str = True,
+        subset: str | os.PathLike[str] | None = None,
+        unmatched: str = "error",
+        first_pixel: int = 0,
+        size: int | Sequence[int] | None = None,
+        fit: str = "crop",
+        channels: int | None = None,
+        dtype: Any = None,
+        scale: Any = None,
+        labels: str | None = "index",
+        skip_broken: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        form = ImageForm.of(size, fit, channels, dtype, scale)
+        for name, value, understood in (
+            ("labels", labels, (*LABELS, None)),
+            ("unmatched", unmatched, UNMATCHED),
+            ("first_pixel", first_pixel, (0, 1)),
+        ):
+            if value not in understood:
+                raise InvalidValueError(f"{name}={value!r} is not understood; expected one of {', '.join(map(repr, understood))}.")
+        folders = PairedFolders(_folder(images, "images"), _folder(annotations, "annotations"))
+        listing = os.fspath(subset) if subset is not None else None
+        names = folders.all_names() if listing is None else folders.listed_names(listing)
+        # Categories that are not given are those of all annotations, so that each subset counts them the same way.
+        needed = folders.annotations if categories is None else [name for name in names if name in folders.annotations]
+        parsed = _parsed(folders, needed, first_pixel, skip_broken)
+        pairs = folders.pairs(names, lambda name: parsed[name].filename if name in parsed else "")
+        numbers = category_numbers(categories, parsed)
+        classes = tuple(numbers)
+        if background:
+            classes += ("background" if background is True else str(background),)
+            if classes[-1] in numbers:
+                raise InvalidValueError(
+                    f"background={background!r} is to be named {classes[-1]!r}, which is also a category. Give it another name."
+                )
+        broken = {number for number, pair in enumerate(pairs) if pair.annotation and pair.annotation not in parsed}
+        left_out = broken | folders.left_out(pairs, unmatched, broken)
+        found = [None if number in left_out else parsed[pair.name] for number, pair in enumerate(pairs)]
+        read_too = [folders.annotation_path(name) for name in needed] + ([listing] if listing is not None else [])
+        paths, values = [], []
+        for pair, annotation in zip(pairs, found, strict=True):
+            told_by = folders.annotation_path(pair.name) if pair.annotation else ""
+            # What is left out is listed by the file that is to blame.
+            paths.append(folders.image_path(pair.image) if pair.image and (annotation or not told_by) else told_by)
+            values.append(_label(annotation, numbers, bool(background), told_by) if annotation else 0)
+        listed = ListedImages(paths, np.array(values, np.int64), classes, frozenset(left_out), tuple(read_too))
+        super().__init__(listed, f"{folders.images_folder} with {folders.annotations_folder}", form, labels, skip_broken, workers)
+        self._add_boxes(found, [folders.annotation_path(pair.name) if pair.annotation else "" for pair in pairs])
+
+    def _add_boxes(self, found: Sequence[Annotation | None], paths: Sequence[str]) -> None:
+        boxes = np.full((len(self._files), 4), np.nan, np.float32)
+        for number, (annotation, header) in enumerate(zip(found, self._headers, strict=True)):
+            if annotation is None or header is None or annotation.largest is None:
+                continue
+            try:
+                box = _upright(annotation, annotation.largest.box, header, self._files[number], paths[number])
+            except BROKEN:
+                if not self._skip_broken:
+                    raise
+                self._headers[number] = None
+                continue
+            boxes[number] = self._decoder.placement(header).moved(box)
+        self._add_field("box", boxes)
+        self.fingerprint["boxes"] = content_mark(boxes)
+        self.notes["box"] = {
+            "edges": ["ymin", "xmin", "ymax", "xmax"],
+            "unit": "pixels of the image as written",
+            "no object": "NaN",
+        }
+
+
+def _folder(path: str | os.PathLike[str], name: str) -> str:
+    found = os.fspath(path)
+    if not os.path.isdir(found):
+        what = "is not a folder" if os.path.exists(found) else "does not exist"
+        raise NotFoundError(f"{found} {what}; expected the folder of {name}.")
+    return found
+
+
+def _parsed(folders: PairedFolders, names: Iterable[str], first_pixel: int, skip_broken: bool) -> dict[str, Annotation]:
+    """The annotations of these names; without those that are broken, if they are to be left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = read_annotation(folders.annotation_path(name), first_pixel)
+        except BROKEN:
+            if not skip_broken:
+                raise
+    return found
+
+
+def _label(annotation: Annotation, numbers: Mapping[str, int], background: bool, path: str) -> int:
+    largest = annotation.largest
+    if largest is None:
+        if not background:
+            raise InvalidValueError(
+                f"{path} holds no object, and there is no category for that. Say background=True, or leave it out with subset=."
+            )
+        return len(numbers)
+    if largest.name not in numbers:
+        raise InvalidValueError(
+            f"{path} holds a {largest.name!r}, which is none of the {len(numbers)} categories given. Add it to categories=."
+        )
+    return numbers[largest.name]
+
+
+def _upright(annotation: Annotation, box: Box, header: ImageHeader, image: str, path: str) -> Box:
+    """A box of the picture as one looks at it."""
+    if annotation.size is None:
+        require_inside(annotation, header.size, path)
+        return box
+    if annotation.size == header.size:
+        return box
+    if annotation.size == header.stored:
+        return upright_box(box, header.stored, header.orientation)
+    height, width = annotation.size
+    raise DamagedFileError(
+        f"{path} was made for an image of {height} x {width} pixels (height x width); {image} is "
+        f"{header.size[0]} x {header.size[1]}. Its boxes would be elsewhere: find the original image, "
+        "or leave it out with skip_broken=True (--skip-broken)."
+    )

@@ -1,0 +1,180 @@
+"""Pascal VOC annotations, one XML file for each image: the objects in it, and which of them is the largest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...plain.errors import (
+    DamagedFileError,
+    InvalidValueError,
+    MissingPackageError,
+    NotFoundError,
+    NotReadableError,
+    UnsafeFileError,
+)
+from .image_placement import Box
+
+_MOST_NBYTES = 16 << 20  # thousands of times what an annotation takes
+_EDGES = ("ymin", "xmin", "ymax", "xmax")
+
+
+@dataclass(frozen=True)
+class AnnotatedObject:
+    """An object in an image: its category, and where it is, in pixels from the top left corner."""
+
+    name: str
+    box: Box
+
+    @property
+    def area(self) -> float:
+        top, left, bottom, right = self.box
+        return (bottom - top) * (right - left)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is known of one image.
+
+    Attributes
+    ----------
+    filename : of the image, as the annotation says; "" if it does not
+    size : (height, width) of the image, None if it does not say
+    objects : in their order
+    """
+
+    filename: str
+    size: tuple[int, int] | None
+    objects: tuple[AnnotatedObject, ...]
+
+    @property
+    def largest(self) -> AnnotatedObject | None:
+        """The object with the largest box, the first of equals; None if there is no object.
+
+        >>> Annotation("", None, (AnnotatedObject("cat", (0, 0, 2, 2)), AnnotatedObject("dog", (0, 0, 3, 3)))).largest.name
+        'dog'
+        """
+        return max(self.objects, key=lambda found: found.area, default=None)
+
+
+def read_annotation(path: str, first_pixel: int) -> Annotation:
+    """Parse and check one annotation.
+
+    `first_pixel` is the number of the first row and column: with 0, a box that is w pixels wide goes from x to x + w; with 1, as
+    Pascal VOC counts, from x to x + w - 1, the last pixel in it. Boxes are returned the first way.
+
+    Raises DamagedFileError for what is no XML or no box in the image, naming the object; UnsafeFileError for XML that declares
+    entities or a document type, or is larger than 16 MiB; NotFoundError, NotReadableError, MissingPackageError.
+    """
+    root = _parsed(path)
+    size = _size(root, path)
+    objects = []
+    for number, found in enumerate(root.findall("object"), 1):
+        name = (found.findtext("name") or "").strip()
+        where = f"{path}: object {number}" + (f" ({name})" if name else "")
+        if not name:
+            raise DamagedFileError(f"{where} has no <name>. Every object needs a category; mend the annotation, or leave it out.")
+        objects.append(AnnotatedObject(name, _box(found.find("bndbox"), where, size, first_pixel)))
+    return Annotation((root.findtext("filename") or "").strip(), size, tuple(objects))
+
+
+def require_inside(annotation: Annotation, size: tuple[int, int], path: str) -> None:
+    """Check the boxes of an annotation that does not say the size of its image against that image, (height, width)."""
+    for number, found in enumerate(annotation.objects, 1):
+        if found.box[2] > size[0] or found.box[3] > size[1]:
+            raise _outside(f"{path}: object {number} ({found.name})", found.box, size)
+
+
+def _parsed(path: str) -> Any:
+    try:
+        import defusedxml
+        from defusedxml import ElementTree
+    except ImportError as error:
+        raise MissingPackageError(
+            "Reading annotations needs defusedxml. Install it with: pip install 'mmapstore[images]'"
+        ) from error
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_MOST_NBYTES + 1)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist. Check the path.") from error
+    except PermissionError as error:
+        raise NotReadableError(f"{path} may not be read ({error.strerror}). Check its permissions.") from error
+    if len(text) > _MOST_NBYTES:
+        raise UnsafeFileError(
+            f"{path} has more than {_MOST_NBYTES} bytes, which no annotation needs. Check what it is, and leave it out."
+        )
+    try:
+        root = ElementTree.fromstring(text, forbid_dtd=True)
+    except defusedxml.DefusedXmlException as error:
+        raise UnsafeFileError(
+            f"{path} declares a document type or entities ({type(error).__name__}), with which XML reaches for "
+            "other files and for all memory; annotations need neither. Remove the declaration, or leave the file out."
+        ) from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DamagedFileError(f"{path} is not an XML annotation ({error}). Copy or write it again.") from error
+    if root.tag != "annotation":
+        raise DamagedFileError(f"{path} holds <{root.tag[:40]}>; expected <annotation>, as Pascal VOC and ImageNet write it.")
+    return root
+
+
+def _size(root: Any, path: str) -> tuple[int, int] | None:
+    found = root.find("size")
+    if found is None:
+        return None
+    texts = [(found.findtext(side) or "").strip() for side in ("height", "width")]
+    try:
+        height, width = (int(text) for text in texts)
+    except ValueError as error:
+        raise DamagedFileError(f"{path}: its <size> is {texts[0]!r} by {texts[1]!r}; expected whole numbers of pixels.") from error
+    if height < 0 or width < 0:
+        raise DamagedFileError(f"{path}: its <size> is {height} by {width}; expected whole numbers of pixels.")
+    return (height, width) if height and width else None  # tools that did not know it wrote 0
+
+
+def _box(found: Any, where: str, size: tuple[int, int] | None, first_pixel: int) -> Box:
+    if found is None:
+        raise DamagedFileError(f"{where} has no <bndbox>. Mend the annotation, or leave it out.")
+    texts = {edge: (found.findtext(edge) or "").strip() for edge in _EDGES}
+    shown = ", ".join(f"{edge} {text or 'missing'}" for edge, text in texts.items())
+    try:
+        top, left, bottom, right = (float(texts[edge]) for edge in _EDGES)
+    except ValueError as error:
+        raise DamagedFileError(f"{where} has the box {shown}; expected four numbers.") from error
+    if not all(map(math.isfinite, (top, left, bottom, right))):
+        raise DamagedFileError(f"{where} has the box {shown}; expected four numbers.")
+    if bottom < top or right < left:
+        raise DamagedFileError(f"{where} has the box {shown}; expected ymin up to ymax, and xmin up to xmax.")
+    box = top - first_pixel, left - first_pixel, bottom, right
+    if min(box) < 0 or (size is not None and (bottom > size[0] or right > size[1])):
+        raise _outside(where, (top, left, bottom, right), size, first_pixel)
+    return box
+
+
+def _outside(where: str, box: Box, size: tuple[int, int] | None, first_pixel: int = 0) -> DamagedFileError:
+    top, left, bottom, right = box
+    within = f"{size[0]} x {size[1]} pixels (height x width)" if size is not None else "unknown size"
+    hint = " (first_pixel=1: Pascal VOC counts from 1)" if first_pixel and min(top, left) == 0 else ""
+    return DamagedFileError(
+        f"{where} has the box ymin {top:g}, xmin {left:g}, ymax {bottom:g}, xmax {right:g}, "
+        f"which reaches out of its image of {within}{hint}. Mend the annotation, or leave it out."
+    )
+
+
+def category_numbers(categories: Any, annotations: dict[str, Annotation]) -> dict[str, int]:
+    """Number of each category: in the order given, or, without one, of all names in these annotations, sorted."""
+    if categories is None:
+        names = sorted({found.name for annotation in annotations.values() for found in annotation.objects})
+        return {name: number for number, name in enumerate(names)}
+    if isinstance(categories, str) or not all(isinstance(name, str) for name in categories):
+        raise InvalidValueError(
+            f"categories={categories!r} is not understood; expected the names in order, such as ['cat', 'dog']."
+        )
+    names = list(categories)
+    numbers = {name: number for number, name in enumerate(names)}
+    twice = next((name for number, name in enumerate(names) if numbers[name] != number), None)
+    if twice is not None:
+        raise InvalidValueError(f"categories= names {twice!r} twice; each has one number.")
+    return numbers

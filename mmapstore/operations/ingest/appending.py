@@ -1,0 +1,217 @@
+"""Adding to what is there: an append is an interrupted ingest of which the old samples are the part that is complete.
+
+It goes on as every interrupted ingest does: complete blocks are read back and compared, a last block that is not full is written
+again, and what comes out is what one ingest of all samples would have left. Where it is written keeps the old data whole:
+
+- `.npy`: behind the end of the file, whose header is changed last (`formats.npy_tail`);
+- Zarr: into a sibling store that shares the old chunk files; HDF5: into a copy of the file; either takes the place of the old.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...batches.opening import open_dataset
+from ...files import file_io
+from ...files.cheap_copy import copy_file, copy_store
+from ...formats.registry import open_stored
+from ...plain.array_spec import ArraySpec
+from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError
+from ...plain.manifest import ArrayManifest, Manifest
+from .contract import Array, Piece, Position, Source
+from .conversion import Conversion
+from .field_write import checksum_of, damaged, remove
+from .journal import Record
+from .plan import Before, FieldPlan, Options, WritePlan
+from .target import Place, Target
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+def before_of(target: Target, source: Source, options: Options) -> Before:
+    """What is at the target now, if samples of the source can follow it.
+
+    Raises NotFoundError, DamagedFileError, InvalidValueError, InvalidTypeError.
+    """
+    if not os.path.lexists(target.path):
+        raise NotFoundError(f"{target.path} does not exist, so nothing is appended to it. Leave out append=True the first time.")
+    fields = {target.name_of(field): field for field in source.specs}
+    entries = _entries(target)
+    if set(entries) != set(fields):
+        raise InvalidValueError(
+            f"{target.path} holds the fields {', '.join(sorted(entries))}, and the source gives {', '.join(sorted(fields))}. "
+            "What is appended needs the same fields."
+        )
+    samples = {entry.shape[0] for entry in entries.values()}
+    blocks = {entry.block_samples for entry in entries.values()}
+    if len(samples) > 1 or len(blocks) > 1 or not all("compression" in (e.provenance or _NOTHING) for e in entries.values()):
+        raise InvalidValueError(
+            f"{target.path} was not written by this kind of ingest: it is not known how to go on. Ingest it to a new place first."
+        )
+    for name, field in fields.items():
+        _require_fits(target, source, options, field, entries[name])
+    found = {field: entries[name] for name, field in fields.items()}
+    whole, block = samples.pop(), blocks.pop()
+    complete = whole // block
+    while any(complete * block % _chunk_samples(target, found[field]) for field in found):
+        complete -= 1
+    return Before(whole, block, found, target.format == "npy_file", complete * block)
+
+
+def _entries(target: Target) -> dict[str, ArrayManifest]:
+    path = target.manifest_path
+    try:
+        text = file_io.read_small_text(path)
+    except MmapstoreError as error:
+        raise InvalidValueError(
+            f"{target.path} has no manifest that can be read: it says where episodes begin, and what the data was when it was "
+            "whole. Ingest it to a new place first, and append to that."
+        ) from error
+    return {
+        name: entry
+        for name, entry in Manifest.from_json(text, path).fields.items()
+        if target.is_directory_of_fields or entry.key == target.place(name).key
+    }
+
+
+def _require_fits(target: Target, source: Source, options: Options, field: str, entry: ArrayManifest) -> None:
+    spec, dtype = source.specs[field], options.of("dtype", field)
+    where = f"{target.path} holds {target.name_of(field)} as"
+    for name in ("compression", "chunk_samples"):
+        if options.of(name, field) is not None:
+            raise InvalidValueError(f"{name}={options.of(name, field)!r} cannot be chosen anew for samples appended. Leave it out.")
+    if set(spec.layout) != set(entry.layout):
+        raise InvalidValueError(f"{where} {entry.layout}, and the source gives {spec.layout}; expected the same axes.")
+    found = Conversion.of(spec, entry.layout, dtype).target
+    if found.dtype != np.dtype(entry.dtype):
+        remedy = f"Say dtype={np.dtype(entry.dtype).name!r} to convert." if dtype is None else "Leave dtype= out, or say that."
+        raise InvalidTypeError(f"{where} {np.dtype(entry.dtype)}, and this would append {found.dtype}. {remedy}")
+    if found.sample_shape != entry.shape[1:]:
+        raise InvalidValueError(
+            f"{where} samples of shape {entry.shape[1:]} ({entry.layout}), and the source gives {found.sample_shape}. "
+            "Resize, crop or pad the new ones first."
+        )
+    kept = {name: note for name, note in (entry.notes or _NOTHING).items() if name != "skipped"}
+    given = dict(source.notes.get(field, _NOTHING))
+    if kept != given:
+        raise InvalidValueError(
+            f"{where} noted {kept}, and the source notes {given}: the same numbers would mean something else. "
+            "Append what agrees in that, or ingest all of it anew."
+        )
+
+
+class Appended:
+    """The samples that are there, and then those of a source: a source of all."""
+
+    def __init__(self, before: Before, target: Target, source: Source) -> None:
+        self._before, self._source = before, source
+        self._old = open_dataset(target.opened_as).fields
+        self._names = {field: target.name_of(field) if target.named else next(iter(self._old)) for field in source.specs}
+        total = None if source.samples is None else before.samples + source.samples
+        self.name = source.name
+        self.specs = {
+            field: ArraySpec((total or 0, *spec.sample_shape), spec.dtype, spec.layout) for field, spec in source.specs.items()
+        }
+        self.samples = total
+        self.guess = before.samples + source.guess if source.guess else 0
+        self.paths = source.paths
+        self.fingerprint = source.fingerprint
+        self.gives_from_any_sample = source.gives_from_any_sample
+        self.notes = source.notes
+
+    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
+        at, old = after.samples, self._before
+        starts = next(iter(old.entries.values())).episodes[:-1]
+        skipped = old.skipped if at == 0 else []
+        for first in range(at, old.samples, at_most):
+            last = min(first + at_most, old.samples)
+            begun = [start - first for start in starts if first <= start < last]
+            yield Piece({field: self._read(field, first, last) for field in self.specs}, begun, skipped)
+            skipped = []
+        samples = old.samples
+        begun = [start - samples for start in after.starts if start >= samples]
+        new = Position(max(0, at - samples), begun if at >= samples else (), after.skipped[len(old.skipped) :])
+        yield from self._source.pieces(new, at_most)
+
+    def _read(self, field: str, first: int, last: int) -> Array:
+        """Old samples as the source would give them: a view, but for the dtype, which is that of the target already."""
+        read = np.asarray(self._old[self._names[field]][first:last])
+        stored = self._before.entries[field].layout
+        return read.transpose([stored.index(letter) for letter in self.specs[field].layout])
+
+    def require_whole(self) -> None:
+        """Raise DamagedFileError if the last samples, which are no whole block, are not those that were written."""
+        old = self._before
+        first = old.samples // old.block_samples * old.block_samples
+        if first == old.samples:
+            return
+        for field, entry in old.entries.items():
+            read = np.asarray(self._old[self._names[field]][first : old.samples])
+            if checksum_of(read) != entry.checksums[-1]:
+                raise damaged(entry, first)
+
+    def memory(self, at_most: int) -> dict[str, int]:
+        nbytes = sum(_sample_nbytes(entry) for entry in self._before.entries.values())
+        found = dict(self._source.memory(at_most))
+        return {**found, "old samples being read": max(0, 3 * at_most * nbytes - sum(found.values()))}
+
+
+def _sample_nbytes(entry: ArrayManifest) -> int:
+    return int(np.prod(entry.shape[1:], dtype=np.int64)) * np.dtype(entry.dtype).itemsize
+
+
+def append_plan(source: Source, target: Target, options: Options, before: Before) -> WritePlan:
+    """In the form and the blocks of what is there."""
+    fields = {}
+    for field, spec in source.specs.items():
+        entry = before.entries[field]
+        place = target.place(field)
+        if before.in_place:
+            path = os.path.join(target.path, entry.file) if target.is_directory_of_fields else target.path
+            place = Place("npy_tail", path, entry.file, "")
+        conversion = Conversion.of(spec, entry.layout, np.dtype(entry.dtype) if spec.dtype.kind != "S" else None)
+        compression = (entry.provenance or _NOTHING)["compression"]
+        fields[field] = FieldPlan(conversion, place, compression, _chunk_samples(target, entry))
+    limit = None if options.samples is None else before.samples + options.samples
+    return WritePlan(source, fields, before.block_samples, limit, before)
+
+
+def _chunk_samples(target: Target, entry: ArrayManifest) -> int:
+    if target.format == "npy_file":
+        return 1
+    chunks = open_stored(target.path, entry.key or None).chunks
+    return chunks[0] if chunks else int((entry.provenance or _NOTHING)["chunk_samples"])
+
+
+def first_record(plan: WritePlan, before: Before) -> Record:
+    """The old samples as the part of an interrupted ingest that is complete."""
+    blocks = before.complete // before.block_samples
+    record = Record(plan.block_samples, {field: each.chunk_samples for field, each in plan.fields.items()})
+    record.samples = before.complete
+    for field, entry in before.entries.items():
+        record.checksums[field] = list(entry.checksums[:blocks])
+    if blocks:
+        record.starts = [start for start in next(iter(before.entries.values())).episodes[:-1] if start < record.samples]
+        record.skipped = [(0, name) for name in before.skipped]
+    return record
+
+
+def copy_to_work_on(plan: WritePlan, target: Target, record: Record) -> None:
+    """Have the old data at the partial path, without what is written again."""
+    with file_io.explaining_write_errors(target.partial):
+        remove(target.partial)  # what a copy that was interrupted left
+        if os.path.isdir(target.path):
+            copy_store(target.path, target.partial, is_rewritten=lambda name: name == "zarr.json")
+        else:
+            copy_file(target.path, target.partial)
+    if os.path.isdir(target.partial) and record.samples:
+        for field in plan.fields.values():
+            # Chunk files behind these are shared with the old store: they are taken away here, so that they are never written to.
+            new = field.new_array(record.samples, resizable=True)
+            writer = field.place.module.reopen(field.place.path, field.place.key or None, new)
+            writer.truncate(record.samples)
+            writer.close()

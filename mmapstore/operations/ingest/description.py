@@ -1,0 +1,95 @@
+"""The manifest of what was written: what it holds, where it came from, and what was left out."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ...plain.manifest import ArrayManifest, Manifest
+from .journal import Record
+from .plan import WritePlan
+from .summary import Summary
+from .target import Target
+
+_MOST_FILES = 100  # of which the manifest keeps size and time of change one by one
+_LIBRARIES = ("numpy", "h5py", "zarr", "av", "PIL")
+
+
+def written_manifest(plan: WritePlan, target: Target, record: Record, summaries: Mapping[str, Summary]) -> Manifest:
+    """All fields, of `record.samples` samples each."""
+    read = provenance_of(plan.source.paths)
+    fields = {}
+    for name, field in plan.fields.items():
+        spec = field.conversion.target
+        notes = dict(plan.source.notes.get(name, {}))
+        if record.skipped:
+            notes["skipped"] = [item for _, item in record.skipped]
+        provenance = {**read, "compression": field.compression, "chunk_samples": field.chunk_samples}
+        source = plan.source.name
+        if plan.before is not None:
+            old = plan.before.entries[name]
+            source = f"{old.source}; then {source}"
+            provenance["files"] = [*(old.provenance or {}).get("files", ()), *read["files"]]
+        fields[target.name_of(name)] = ArrayManifest(
+            file=field.place.file,
+            key=field.place.key,
+            shape=(record.samples, *spec.sample_shape),
+            dtype=spec.dtype.str,
+            layout=spec.layout,
+            episodes=(*record.starts, record.samples),
+            block_samples=plan.block_samples,
+            checksums=tuple(record.checksums[name]),
+            statistics=summaries[name].statistics(),
+            source=source,
+            sha256=summaries[name].digest.hexdigest(),
+            provenance=provenance,
+            notes=notes or None,
+        )
+    return Manifest(fields, written_by())
+
+
+def provenance_of(paths: Iterable[str]) -> dict[str, Any]:
+    """What is known of the files that were read: size in bytes, time of change (UTC); and the versions of what read them."""
+    paths = list(dict.fromkeys(paths))
+    found: dict[str, Any] = {"files": [_file(path) for path in paths[:_MOST_FILES]], "versions": _versions()}
+    if len(paths) > _MOST_FILES:
+        found["more files"] = len(paths) - _MOST_FILES
+        found["bytes of all files"] = sum(_file(path).get("bytes", 0) for path in paths)
+    return found
+
+
+def _file(path: str) -> dict[str, Any]:
+    try:
+        status = os.stat(path)
+        nbytes = status.st_size
+        if os.path.isdir(path):
+            nbytes = sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    except OSError:
+        return {"path": path}
+    changed = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC).isoformat(timespec="seconds")
+    return {"path": path, "bytes": nbytes, "changed": changed}
+
+
+def _versions() -> dict[str, str]:
+    """Of this package, and of those of the libraries that were loaded: others had no part in it."""
+    found = {"mmapstore": _version_of("mmapstore")}
+    for name in _LIBRARIES:
+        if name in sys.modules:
+            found[name] = str(getattr(sys.modules[name], "__version__", "")) or _version_of(name)
+    return {name: text for name, text in found.items() if text}
+
+
+def _version_of(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def written_by() -> str:
+    """ "mmapstore 0.1.0", for the manifest."""
+    return f"mmapstore {_version_of('mmapstore')}".strip()

@@ -1,0 +1,267 @@
+"""What an ingest would take, measured on a sample of the source that is written to a temporary place and deleted again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...files import file_io
+from ...formats.contract import Writer
+from ...formats.registry import PARTIAL
+from ...plain.cost_model import IngestCost
+from ...plain.errors import InvalidTypeError, InvalidValueError
+from ...plain.memory_budget import MemoryPlan, format_bytes
+from .contract import Position
+from .field_write import blocks_of, summaries_of
+from .journal import Record
+from .plan import WritePlan
+from .summary import Beside, Blocks
+from .target import Target
+
+_SECONDS = 2.0  # spent on measuring, and the time that the block takes which is begun before they are over
+_READ_SECONDS = 0.5
+_BLOCK_NBYTES = 1 << 20  # smaller than those of a real run, so that a slow source is not waited for
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an ingest would take. Predictions of time are of this machine, this disk, and a source whose samples are all alike.
+
+    Attributes
+    ----------
+    path : what would appear
+    samples : how many; None where that shows at the end alone, and then so are all figures that depend on it
+    fields : (sample shape, dtype, layout) as written, by field
+    nbytes : of all values; `stored_nbytes` of what is stored, compressed as the sample was
+    free_nbytes : on the disk of the target, now
+    memory : predicted peak of private memory
+    measured_samples : written in order to measure
+    seconds : of the whole ingest
+    cost : seconds of one epoch from the source, of the ingest, of reading one epoch from the store, and of training as given
+    epochs : as asked, or None
+    """
+
+    path: str
+    samples: int | None
+    fields: Mapping[str, tuple[tuple[int, ...], str, str]]
+    nbytes: int | None
+    stored_nbytes: int | None
+    free_nbytes: int
+    memory: MemoryPlan
+    measured_samples: int
+    seconds: float | None
+    cost: IngestCost | None
+    epochs: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, durations in seconds, sizes in bytes."""
+        found: dict[str, Any] = {
+            "path": self.path,
+            "samples": self.samples,
+            "fields": {
+                name: {"shape": list(shape), "dtype": dtype, "layout": layout}
+                for name, (shape, dtype, layout) in self.fields.items()
+            },
+            "bytes": self.nbytes,
+            "stored_bytes": self.stored_nbytes,
+            "free_bytes": self.free_nbytes,
+            "memory_bytes": self.memory.total,
+            "memory": dict(self.memory.parts),
+            "measured_samples": self.measured_samples,
+            "seconds": self.seconds,
+        }
+        if self.epochs is not None:
+            found["epochs"] = self.epochs
+            if self.cost is not None:
+                found["seconds_from_source"] = self.cost.from_source(self.epochs)
+                found["seconds_from_store"] = self.cost.from_store(self.epochs)
+                found["pays_from_epoch"] = self.cost.pays_from
+        return found
+
+    def __str__(self) -> str:
+        fields = "; ".join(
+            f"{name + ' ' if len(self.fields) > 1 else ''}({', '.join(map(str, shape))}) {dtype} {layout}"
+            for name, (shape, dtype, layout) in self.fields.items()
+        )
+        free = f"{format_bytes(self.free_nbytes)} free there"
+        lines = [f"{self.path} would hold {'samples of' if self.samples is None else f'{self.samples} x'} {fields}"]
+        if self.nbytes is None or self.stored_nbytes is None or self.seconds is None:
+            lines.append(f"how many samples there are, this source shows at its end alone; {free}")
+        else:
+            size = format_bytes(self.nbytes)
+            stored = (
+                f", {format_bytes(self.stored_nbytes)} on disk" if abs(self.stored_nbytes - self.nbytes) > self.nbytes / 50 else ""
+            )
+            lines.append(f"{size}{stored} ({free}), in about {duration(self.seconds)}, judged by {self.measured_samples} samples")
+        lines.append(f"memory: {self.memory}")
+        if self.epochs is not None and self.cost is not None:
+            cost, training = self.cost, "" if self.cost.train else ", without the training itself"
+            lines.append(
+                f"{self.epochs} epochs{training}: {duration(cost.from_source(self.epochs))} from the source each time, "
+                f"{duration(cost.from_store(self.epochs))} with ingesting once "
+                f"(each epoch reads {duration(cost.prepare)} from the source, {duration(cost.read)} from the store)"
+            )
+            if cost.pays_from is None:
+                lines.append("ingesting saves no time here: the store is read no faster than the source")
+            else:
+                verdict = "it pays" if self.epochs >= cost.pays_from else "it does not pay"
+                lines.append(f"{verdict}: ingesting takes less time in all from epoch {cost.pays_from} on")
+        return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> [duration(seconds) for seconds in (0.004, 0.25, 12.34, 90, 5400, 86400 * 3)]
+    ['4 ms', '250 ms', '12.3 s', '1.5 min', '1.5 h', '72 h']
+    """
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    for unit, size in (("s", 1), ("min", 60)):
+        if seconds < 60 * size * 0.9995:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 3600:.4g} h"
+
+
+def require_can_be_measured(source: Any, parts: Mapping[str, Any] | None) -> None:
+    """Raise InvalidTypeError for what gives its samples once: measuring would use them up."""
+    for name, part in (parts or {"": source}).items():
+        if hasattr(part, "__next__"):
+            of = f" (field {name!r})" if name else ""
+            raise InvalidTypeError(
+                f"The source{of} is a {type(part).__name__}, which gives its samples once: a dry run would use some up, and "
+                "the real run would lack them. Pass something that can be iterated over again, such as a list, for the dry run."
+            )
+
+
+def require_epochs(epochs: Any, train_seconds: Any, dry_run: bool) -> None:
+    """Raise if the options of the cost model cannot be meant."""
+    if epochs is not None and not dry_run:
+        raise InvalidValueError(f"epochs={epochs!r} is for a dry run, which tells whether ingesting pays; add dry_run=True.")
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int)):
+        raise InvalidTypeError(f"epochs={epochs!r} is not a number of epochs; expected an int.")
+    if epochs is not None and epochs < 1:
+        raise InvalidValueError(f"epochs={epochs} is less than 1; expected how many epochs you will train.")
+    if isinstance(train_seconds, bool) or not isinstance(train_seconds, (int, float)) or not 0 <= train_seconds < float("inf"):
+        raise InvalidValueError(f"train_seconds={train_seconds!r} is no duration; expected the seconds that an epoch trains.")
+
+
+def estimate_of(plan: WritePlan, target: Target, memory: MemoryPlan, epochs: int | None, train_seconds: float) -> Estimate:
+    """Write what 2 seconds are enough for, read it back, and multiply."""
+    above = os.path.dirname(os.path.abspath(target.path))
+    with file_io.explaining_write_errors(above):
+        folder = tempfile.mkdtemp(prefix=".mmapstore-dry-run-", dir=above)
+    try:
+        measured = _Measurement(_elsewhere(plan, target, folder), folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    samples = plan.samples if plan.samples is not None else plan.guess or None
+    times = None if samples is None else samples / measured.samples
+    cost = None
+    if times is not None:
+        cost = IngestCost(
+            prepare=measured.source_seconds * times,
+            ingest=measured.seconds * times,
+            read=measured.read_seconds * times,
+            train=float(train_seconds),
+        )
+    fields = {}
+    for name, field in plan.fields.items():
+        spec = field.conversion.target
+        fields[target.name_of(name)] = (spec.sample_shape, str(spec.dtype), spec.layout)
+    return Estimate(
+        path=target.opened_as,
+        samples=samples,
+        fields=fields,
+        nbytes=None if samples is None else samples * plan.sample_nbytes,
+        stored_nbytes=None if times is None else round(measured.stored_nbytes * times),
+        free_nbytes=shutil.disk_usage(above).free,
+        memory=memory,
+        measured_samples=measured.samples,
+        seconds=None if cost is None else cost.ingest,
+        cost=cost,
+        epochs=epochs,
+    )
+
+
+def _elsewhere(plan: WritePlan, target: Target, folder: str) -> WritePlan:
+    """The same plan in small blocks, to be written into `folder`."""
+    chunk = max(field.chunk_samples for field in plan.fields.values())
+    small = max(1, _BLOCK_NBYTES // max(1, plan.sample_nbytes) // chunk) * chunk
+    fields = {}
+    for name, field in plan.fields.items():
+        file = os.path.relpath(field.place.path, target.partial) if target.is_directory_of_fields else f"sample{PARTIAL}"
+        place = field.place._replace(path=os.path.join(folder, file))
+        fields[name] = dataclasses.replace(field, place=place)
+    return dataclasses.replace(plan, fields=fields, block_samples=min(plan.block_samples, small))
+
+
+class _Measurement:
+    """Seconds that the source took for `samples`, that all of it took, and that reading them back from the disk takes."""
+
+    def __init__(self, plan: WritePlan, folder: str) -> None:
+        self.samples, self.source_seconds, self.read_seconds = 0, 0.0, 0.0
+        began = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            writers: dict[str, Writer] = {}
+            for name, field in plan.fields.items():
+                new = field.new_array(plan.block_samples, resizable=True)
+                writers[name] = field.place.module.create(field.place.path, field.place.key or None, new)
+                stack.callback(writers[name].close)
+            blocks = blocks_of(plan, Position(), Record(plan.block_samples, {}))
+            with contextlib.closing(self._timed(blocks)) as timed, Beside(summaries_of(plan)) as beside:
+                for block in timed:
+                    # What a real run does with each block beside writing it takes processors away.
+                    wait = beside.sum_up(block, ())
+                    for name, writer in writers.items():
+                        writer.write(self.samples, block[name])
+                    wait()
+                    self.samples += len(next(iter(block.values())))
+                    if time.monotonic() - began > _SECONDS:
+                        break
+            if not self.samples:
+                raise InvalidValueError(f"{plan.source.name} gave no samples; there is nothing to write. Check the source.")
+            for writer in writers.values():
+                writer.truncate(self.samples)
+                writer.flush()
+            self.seconds = time.monotonic() - began
+            self.stored_nbytes = _forgotten_by_the_cache(folder)
+            self.read_seconds = self._read(plan, writers)
+
+    def _timed(self, blocks: Generator[Blocks]) -> Generator[Blocks]:
+        try:
+            while True:
+                began = time.monotonic()
+                block = next(blocks, None)
+                self.source_seconds += time.monotonic() - began
+                if block is None:
+                    return
+                yield block
+        finally:
+            blocks.close()
+
+    def _read(self, plan: WritePlan, writers: Mapping[str, Writer]) -> float:
+        began, at = time.monotonic(), 0
+        while at < self.samples and time.monotonic() - began < _READ_SECONDS:
+            stop = min(at + plan.block_samples, self.samples)
+            for writer in writers.values():
+                writer.read(at, stop)
+            at = stop
+        return (time.monotonic() - began) * self.samples / at
+
+
+def _forgotten_by_the_cache(folder: str) -> int:
+    """Bytes of all files below, after the kernel was asked to drop them: an epoch of large data comes from the disk."""
+    nbytes = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            descriptor = file_io.Descriptor(os.path.join(above, name))
+            nbytes += descriptor.status.st_size
+            file_io.let_go(descriptor, 0, descriptor.status.st_size)
+    return nbytes

@@ -1,0 +1,315 @@
+"""One image file through Pillow: what its header tells, and its pixels, upright, in the size and the channels asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...plain.errors import (
+    DamagedFileError,
+    InvalidValueError,
+    MissingPackageError,
+    MmapstoreError,
+    NotFoundError,
+    NotReadableError,
+    UnsafeFileError,
+)
+from .image_placement import Placement, draft_scale, upright_size
+from .image_values import Values
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Formats that Pillow hands to other programs (EPS to Ghostscript), only identifies, or only draws.
+_NOT_PICTURES = ("EPS", "WMF", "MPEG", "HDF5", "BUFR", "GRIB")
+_ORIENTATION = 0x0112  # EXIF
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_GREY = ("1", "L", "LA", "La")
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_JPEG = ("JPEG", "MPO")
+_STREAMED = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "BMP",
+    "PPM",
+    "TIFF",
+    "GIF",
+)  # decoded row by row; others hold the file, or a picture of their own
+_BROKEN = "Open it in a viewer, copy it again, or leave it out with skip_broken=True (--skip-broken)."
+
+
+@functools.cache
+def _pillow() -> Any:
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise MissingPackageError("Reading images needs Pillow. Install it with: pip install 'mmapstore[images]'") from error
+    PIL.Image.init()  # here, once: plugins are registered for the whole process, which is no work for threads
+    return PIL.Image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    return tuple(name for name in _pillow().OPEN if name not in _NOT_PICTURES)
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of the formats that Pillow reads here, such as ".jpg". Raises MissingPackageError without Pillow."""
+    readable = set(_formats())
+    return frozenset(suffix for suffix, name in _pillow().registered_extensions().items() if name in readable)
+
+
+def allow_pixels(most: int) -> None:
+    """Set Pillow's limit against decompression bombs, for this whole process."""
+    _pillow().MAX_IMAGE_PIXELS = most
+
+
+class ImageHeader(NamedTuple):
+    """What an image file tells of itself before a pixel is decoded.
+
+    Attributes
+    ----------
+    stored : (height, width) in pixels, as they lie in the file
+    orientation : 1 to 8, as EXIF counts, of what is still to be done to make it upright
+    dtype : of its values: uint8, uint16, int32 or float32
+    colour, alpha : whether it has them
+    is_reduced : 16 bits of colour, of which Pillow decodes the upper 8
+    is_jpeg : it can be decoded smaller
+    mode : Pillow's name of how pixels lie in memory
+    codec_nbytes : bytes that its decoder holds beside the pixels
+    """
+
+    stored: tuple[int, int]
+    orientation: int
+    dtype: str
+    colour: bool
+    alpha: bool
+    is_reduced: bool
+    is_jpeg: bool
+    mode: str
+    codec_nbytes: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as one looks at it."""
+        return upright_size(self.stored, self.orientation)
+
+
+def read_header(path: str) -> ImageHeader:
+    """Look at an image without decoding it.
+
+    Raises DamagedFileError, UnsafeFileError (more pixels than Pillow's limit), NotFoundError, NotReadableError.
+    """
+    with _opened(path) as image:
+        return _header(image, path)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """The image, not yet decoded. What goes wrong with it inside is translated, and names it."""
+    pillow = _pillow()
+    try:
+        with Path(path).open("rb") as file, pillow.open(file, formats=_formats()) as image:
+            limit = pillow.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise _bomb(path, f"{image.width} x {image.height} pixels")
+            yield image
+    except MmapstoreError:
+        raise
+    except MemoryError:
+        raise
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist. Check the path.") from error
+    except PermissionError as error:
+        raise NotReadableError(f"{path} may not be read ({error.strerror}). Check its permissions.") from error
+    except IsADirectoryError as error:
+        raise NotFoundError(f"{path} is a directory; expected an image file.") from error
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
+        raise _bomb(path, str(error)) from error
+    except pillow.UnidentifiedImageError as error:
+        size = os.path.getsize(path)
+        found = "is empty" if size == 0 else f"is no image that Pillow can read ({size} bytes)"
+        raise DamagedFileError(f"{path} {found}. {_BROKEN}") from error
+    except Exception as error:  # what a plugin of Pillow raises for damaged input is not bounded by any list
+        raise DamagedFileError(f"{path} cannot be decoded ({type(error).__name__}: {error}). {_BROKEN}") from error
+
+
+def _bomb(path: str, found: str) -> UnsafeFileError:
+    limit = _pillow().MAX_IMAGE_PIXELS
+    return UnsafeFileError(
+        f"{path} declares {found}, over Pillow's limit of {limit} pixels against decompression bombs. "
+        "If you trust it, raise the limit first: PIL.Image.MAX_IMAGE_PIXELS = ... (--max-pixels)."
+    )
+
+
+def _header(image: Any, path: str) -> ImageHeader:
+    mode, width, height = image.mode, image.width, image.height
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        dtype = "uint16"
+    else:
+        dtype = {"I": "int32", "F": "float32"}.get(mode, "uint8")
+    bands = len(image.getbands())
+    codec = 1 << 20
+    if image.format in _JPEG:
+        codec += 2 * bands * height * width if image.info.get("progressive") else 0  # all coefficients, before the first pixel
+    elif image.format not in _STREAMED:
+        codec += 4 * bands * height * width + 2 * os.path.getsize(path)
+    raw_modes = [str(part) for tile in image.tile for part in (tile[3] if isinstance(tile[3], (tuple, list)) else (tile[3],))]
+    return ImageHeader(
+        (height, width),
+        _orientation(image),
+        dtype,
+        mode not in _GREY and dtype == "uint8",
+        mode in _WITH_ALPHA or "transparency" in image.info,
+        dtype == "uint8" and _holds_16_bits(image.format, raw_modes),
+        image.format in _JPEG,
+        mode,
+        codec,
+    )
+
+
+def _holds_16_bits(format: str | None, raw_modes: list[str]) -> bool:
+    if format == "PPM":
+        return any(part.isdigit() and int(part) > 255 for part in raw_modes)
+    return any(";16" in part for part in raw_modes)
+
+
+def _orientation(image: Any) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow turns these itself
+    try:
+        # Not image.getexif(): for PNG that decodes the whole picture in search of a chunk behind it.
+        found = _pillow().Image.getexif(image).get(_ORIENTATION, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        return 1  # EXIF that cannot be read says nothing of the pixels, which can
+    return int(found) if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """Files to arrays of one shape. Threads may share it.
+
+    Attributes
+    ----------
+    size : (height, width) of the images, None for that of each file
+    fit : "crop", "pad" or "stretch", as `Placement.of` explains
+    channels : 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
+    values : as which numbers they are written
+    """
+
+    size: tuple[int, int] | None
+    fit: str
+    channels: int
+    values: Values
+
+    def placement(self, header: ImageHeader) -> Placement:
+        """Where the upright picture goes."""
+        return Placement.of(header.size, self.size, self.fit)
+
+    def decode(self, path: str, header: ImageHeader) -> Array:
+        """The image as written, (height, width, channels): a new array, or a view of one, in native byte order.
+
+        The first picture of a file with several. Resized with a bilinear filter as wide as the reduction needs. Raises
+        DamagedFileError also for a file that is cut off.
+        """
+        with _opened(path) as image:
+            placement = self.placement(header)
+            factor = (1.0, 1.0)
+            if image.size != header.stored[::-1]:
+                raise _changed(path, header, image)
+            scale = draft_scale(placement)
+            if scale > 1 and header.is_jpeg:
+                height, width = header.stored
+                reduced = image.draft(None, (width // scale, height // scale))
+                if reduced is not None:
+                    factor = (reduced[1][3] / height, reduced[1][2] / width)
+            image.load()
+            if _orientation(image) != header.orientation:
+                raise _changed(path, header, image)
+            pixels = self._pixels(image, header, placement, factor)
+        return self._finished(pixels, header, placement)
+
+    def _pixels(self, image: Any, header: ImageHeader, placement: Placement, factor: tuple[float, float]) -> Array:
+        """The part that is wanted, resized, still as it lies in the file: (height, width, channels)."""
+        if header.dtype == "uint8":
+            wanted = _MODES[self.channels]
+            if image.mode not in ("L", "LA", "RGB", "RGBA") or ("transparency" in image.info and "A" not in image.mode):
+                # Palettes and bits cannot be resized; transparency that stands in the header becomes alpha only here.
+                image = image.convert(
+                    "RGBA" if header.alpha and header.colour else "LA" if header.alpha else _MODES[3 if header.colour else 1]
+                )
+            image = _resized(image, header, placement, factor)
+            if image.mode != wanted:
+                image = image.convert(wanted)
+            found: Array = np.asarray(image)
+            return found.reshape(*found.shape[:2], self.channels)
+        if header.dtype == "uint16" and placement != Placement.of(header.size, None, ""):
+            image = image.convert("I")
+        found = np.asarray(_resized(image, header, placement, factor))
+        if found.dtype != np.dtype(header.dtype):  # also where bytes lie the other way round
+            found = (np.clip(found, 0, 65535) if header.dtype == "uint16" else found).astype(header.dtype)
+        return np.repeat(found[:, :, None], self.channels, axis=2)
+
+    def _finished(self, pixels: Array, header: ImageHeader, placement: Placement) -> Array:
+        # Turned when it is small: the part that is cut out is in the middle, so it is the same one.
+        if header.orientation in (2, 3, 7, 8):
+            pixels = pixels[:, ::-1]
+        if header.orientation in (3, 4, 6, 7):
+            pixels = pixels[::-1]
+        if header.orientation >= 5:
+            pixels = pixels.transpose(1, 0, 2)
+        height, width = self.size or header.size
+        if pixels.shape[:2] != (height, width):
+            top, left = placement.at
+            padded = np.zeros((height, width, self.channels), pixels.dtype)
+            padded[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+            pixels = padded
+        return self.values.of(pixels)
+
+    def working_nbytes(self, header: ImageHeader) -> int:
+        """Most bytes held while this file is decoded, its result among them."""
+        placement = self.placement(header)
+        scale = draft_scale(placement) if header.is_jpeg else 1
+        decoded = -(-header.stored[0] // scale) * -(-header.stored[1] // scale)
+        in_memory = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}.get(header.mode, 4)
+        copies = 0 if header.mode in ("L", "RGB") and not header.alpha else 8  # converted, and with alpha multiplied for resizing
+        height, width = self.size or header.size
+        written = height * width
+        rows = int(placement.box[2] - placement.box[0]) + 1
+        between = (rows * placement.size[1] + 2 * written) * 4  # after the first of two passes of resizing; resized, and converted
+        # As bytes in parts, joined, and padded; or, beyond 8 bits, also cut to their range and repeated for each channel.
+        taken = written * (3 * self.channels if header.dtype == "uint8" else 14 + 4 * self.channels)
+        values = self.values
+        is_kept = values.scale is None and values.dtype.name == header.dtype
+        scaled = 0 if is_kept else written * self.channels * (max(4, values.dtype.itemsize) + values.dtype.itemsize)
+        return header.codec_nbytes + decoded * (in_memory + copies) + between + taken + scaled
+
+
+def _resized(image: Any, header: ImageHeader, placement: Placement, factor: tuple[float, float]) -> Any:
+    """Cut and resize a picture as it lies in the file, each side of which is `factor` of what its header says."""
+    box, size = placement.box, placement.size
+    if header.orientation >= 5:
+        box, size = (box[1], box[0], box[3], box[2]), (size[1], size[0])
+    top, bottom = (min(edge * factor[0], image.height) for edge in (box[0], box[2]))
+    left, right = (min(edge * factor[1], image.width) for edge in (box[1], box[3]))
+    is_whole = (top, left) == (0, 0) and bottom == image.height and right == image.width
+    if is_whole and image.height == size[0] and image.width == size[1]:
+        return image
+    return image.resize((size[1], size[0]), _pillow().Resampling.BILINEAR, box=(left, top, right, bottom))
+
+
+def _changed(path: str, header: ImageHeader, image: Any) -> InvalidValueError:
+    return InvalidValueError(
+        f"{path} is {image.width} x {image.height} pixels with orientation {_orientation(image)} once decoded; its header promised "
+        f"{header.stored[1]} x {header.stored[0]} with {header.orientation}. It was changed meanwhile, "
+        "or tells its orientation behind the pixels: open it and save it again."
+    )

@@ -1,0 +1,108 @@
+"""Images in folders, and in tables of path and label."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
+from .files import matching
+from .image_files import TABLE_SUFFIXES, ListedImages, images_in_folder, images_of_list
+from .image_form import ImageForm
+from .image_samples import ImageSamples
+from .image_tables import images_of_table
+
+LABELS = ("index", "one-hot")
+
+
+class Images(ImageSamples):
+    """Image files as a source of `mmapstore.ingest`: fields "image" and, where there are classes, "label".
+
+    Any format that Pillow reads (but EPS and WMF, which other programs would have to draw), upright as EXIF tells, the first
+    picture of files with several. Every file's header is looked at before anything is written, so one that does not fit is named
+    at once; a file that is cut off is an error too. Images are decoded in threads, and come in the order of the list.
+
+    Parameters
+    ----------
+    source : a folder whose sub-folders are the classes, sorted by name, or one that holds the images themselves, without labels; a
+        glob or a list of files, without labels; or a table (.csv or .tsv with a header line, .jsonl) of path and label, its paths
+        relative to the table. Labels that are all whole numbers stay what they are, others are names, and classes then sorted;
+        all numbers with fractions among them become float32
+    size : (height, width) of every image in pixels, or one number for both; None takes them as they are, all of one size
+    fit : with `size`: "crop" fills it and cuts what is over on both sides, "pad" adds a black or transparent margin,
+        "stretch" changes proportions. Bilinear, over as many pixels as the reduction needs
+    channels : 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. None: RGB if any image has colour, alpha if all have it
+    dtype : None for what the files hold, uint8 or (16-bit grey) uint16, of one kind; uint8 and uint16 are brought to each other's
+        white; float16 and float32 hold the same values unless scaled
+    scale : None; "unit" for 0 to 1; (mean, deviation), of values from 0 to 1, each one number or one per channel, as they are
+        published for ImageNet; "each" for each image by its own mean and deviation over all channels. Implies dtype float32
+    labels : "index" for int64; "one-hot" for uint8 rows; None leaves them out
+    skip_broken : leave out files that cannot be decoded, are larger than Pillow's limit, or are not there. They are listed in the
+        manifest
+    workers : images decoded at once; None for as many as there are processors
+    path_column, label_column : names in a table
+
+    Raises
+    ------
+    NotFoundError, NotReadableError, DamagedFileError, UnsafeFileError (a path out of the table's directory; more pixels than
+    PIL.Image.MAX_IMAGE_PIXELS), InvalidValueError, InvalidTypeError, KeyNotFoundError, MissingPackageError
+
+    >>> import os, tempfile
+    >>> import mmapstore as mm
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name, colour in (("cat", "orange"), ("dog", "brown")):
+    ...         os.mkdir(os.path.join(folder, name))
+    ...         Image.new("RGB", (60, 40), colour).save(os.path.join(folder, name, "1.png"))
+    ...     images = mm.Images(folder, size=(32, 32))
+    ...     images.specs["image"].shape, images.notes["label"]
+    ((2, 32, 32, 3), {'classes': ['cat', 'dog']})
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        size: int | Sequence[int] | None = None,
+        fit: str = "crop",
+        channels: int | None = None,
+        dtype: Any = None,
+        scale: Any = None,
+        labels: str | None = "index",
+        skip_broken: bool = False,
+        workers: int | None = None,
+        path_column: str = "path",
+        label_column: str = "label",
+    ) -> None:
+        form = ImageForm.of(size, fit, channels, dtype, scale)
+        if labels is not None and labels not in LABELS:
+            raise InvalidValueError(f"labels={labels!r} is not understood; expected 'index', 'one-hot' or None.")
+        listed, name = _listed(source, path_column, label_column)
+        if labels == "one-hot" and listed.labels is None:
+            raise InvalidValueError(
+                f"{name} tells no classes, so there are no labels='one-hot'. "
+                "Put each class into a sub-folder of its own, or give a table of path and label."
+            )
+        super().__init__(listed, name, form, labels, skip_broken, workers)
+
+
+def _listed(source: Any, path_column: str, label_column: str) -> tuple[ListedImages, str]:
+    if isinstance(source, (list, tuple)) and all(isinstance(path, (str, os.PathLike)) for path in source):
+        paths = [os.fspath(path) for path in source]
+        return images_of_list(paths), f"{len(paths)} images" if len(paths) != 1 else paths[0]
+    if not isinstance(source, (str, os.PathLike)):
+        raise InvalidTypeError(
+            f"Images of a {type(source).__name__}; expected a folder, a glob, a table of paths (.csv, .jsonl), or a list of files."
+        )
+    path = os.fspath(source)
+    if os.path.isdir(path):
+        return images_in_folder(path), path
+    if path.lower().endswith(TABLE_SUFFIXES):
+        return images_of_table(path, path_column, label_column), path
+    if os.path.exists(path):
+        return images_of_list([path]), path
+    if glob.has_magic(path):
+        return images_of_list(matching(path)), path
+    raise NotFoundError(f"{path} does not exist. Expected a folder of images, a table, a glob or a list of files.")

@@ -1,0 +1,325 @@
+"""Pickled, joblib and `.npz` megabatches: files that each hold thousands of samples of several fields, joined field by field."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...files.process_memory import give_back_freed_memory
+from ...files.worker_threads import usable_cpus
+from ...plain.array_spec import ArraySpec
+from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError
+from ...plain.memory_budget import MemoryPlan, format_bytes
+from .contract import Array, Piece, Position
+from .files import inside_directory, matching
+from .megabatch_columns import Columns, read_columns
+from .megabatch_fields import Tokenize, Tokens
+from .megabatch_survey import Survey, SurveyedFile
+from .ordered_work import in_order
+from .reading_process import HELD_NBYTES, ReadingProcesses, can_be_started
+from .sources import stamp
+from .unpickling import SUFFIXES, held_while_loading, is_pickle, least_held, refuse_pickle
+
+_OBJECTS_FOR_PROCESSES = 4_000_000  # unpickling so many takes longer than starting processes does
+_KEPT_NBYTES = 8 << 20  # by malloc for each thread, of what was freed
+_Read = Callable[[str, Sequence[str] | None, bool], Columns]
+
+
+class Megabatches:
+    """Files that hold megabatches, for `mmapstore.ingest`: joined field by field, in lockstep, each file an episode.
+
+    A file holds a dict of arrays or lists by field, with an entry for each sample (`images`, `labels`, `texts` ...), or a list of
+    dicts of one sample each. Files are loaded whole, several at a time, by threads, or by processes where there are so many small
+    Python objects that unpickling them holds Python's lock. All are read twice: first to tell what they hold, then to be written.
+
+    Numbers stay what they are. Texts become UTF-8 in (width,) uint8, padded with zeros, as wide as the longest; in fields whose
+    name ends like `label`, `class`, `category`, `target` or `y` they become numbers of classes, int64, whose names, sorted, are in
+    the manifest. Lists of numbers become what `numpy.asarray` makes of them.
+
+    Parameters
+    ----------
+    source : a file, a list of files, a glob, or a directory, in natural order: .pkl, .pickle (also .gz), .joblib (needs
+        `mmapstore[pickles]`), .npz
+    allow_pickle : loading a pickle runs the code that its author put into it. Without this, pickles are refused, and .npz archives
+        are read without
+    text_width : bytes (with `tokenize`, tokens) that a text takes; a longer text is an error. None: those of the longest
+    tokenize : a function from a text to a sequence of ints, called in this process for every text, twice. Texts become rows of
+        int32 (int64 where a token needs it), padded with zeros
+    fields : names of the fields to take; or a dict of the names to write and those in the files. None: all
+    layout : the axes of a field's arrays, one letter each, beginning with N; or a dict by field, as written. By default the usual
+        ones for that many axes: NCHW for four. Text alone is for the fields that have as many axes as it has letters
+    workers : files loaded at once; None: as many as there are processors and as memory allows
+    skip_broken : leave out files that cannot be loaded, and list them in the manifest
+
+    Raises
+    ------
+    UnsafeFileError : a pickle without `allow_pickle`
+    NotFoundError, InvalidValueError, InvalidTypeError
+    When the files are read: DamagedFileError, MissingPackageError, MemoryBudgetError, and InvalidValueError where a field differs
+    between files in name, shape or dtype
+
+    >>> import os, tempfile
+    >>> import mmapstore
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for number, labels in enumerate([["cat", "dog"], ["dog"]]):
+    ...         images = np.zeros((len(labels), 3, 8, 8), np.uint8)
+    ...         np.savez(os.path.join(folder, f"{number}.npz"), images=images, labels=labels)
+    ...     ds = mmapstore.open(mmapstore.ingest(Megabatches(folder), os.path.join(folder, "store")))
+    ...     ds["images"].shape, ds["labels"][:].tolist(), ds.episodes.tolist()
+    ((3, 3, 8, 8), [0, 1, 1], [0, 2, 3])
+    """
+
+    gives_from_any_sample = True
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        allow_pickle: bool = False,
+        text_width: int | None = None,
+        tokenize: Tokenize | None = None,
+        fields: Sequence[str] | Mapping[str, str] | None = None,
+        layout: str | Mapping[str, str] | None = None,
+        workers: int | None = None,
+        skip_broken: bool = False,
+    ) -> None:
+        paths = _paths_of(source)
+        self.name = paths[0] if len(paths) == 1 else f"{len(paths)} files, {paths[0]} to {paths[-1]}"
+        for path in paths:
+            if is_pickle(path) and not allow_pickle:
+                raise refuse_pickle(path)
+        _check_number("text_width", text_width)
+        _check_number("workers", workers)
+        self.paths = [os.path.abspath(path) for path in paths]
+        self._allow_pickle = bool(allow_pickle)
+        self._text_width = text_width
+        self._tokens = Tokens(tokenize) if tokenize is not None else None
+        self._names = _names_of(fields)
+        self._layout = layout
+        self._skip_broken = bool(skip_broken)
+        self._workers = min(len(paths), workers or usable_cpus())
+        self._may_use_fewer = workers is None
+        self._in_processes = False
+        self._found: Survey | None = None
+
+    def __repr__(self) -> str:
+        return f"<Megabatches {self.name}>"
+
+    # --- what it holds -----------------------------------------------------------------------------------------------
+
+    def look(self, max_memory: int) -> None:
+        """Read all files once, to tell what they hold: within `max_memory` bytes, by fewer workers if it takes that.
+
+        Raises MemoryBudgetError if the files are too large, before any is read.
+        """
+        self._use_fewer_workers(max_memory)
+        MemoryPlan(self.memory(1)).require(
+            max_memory,
+            f"Reading {self.name}",
+            f"Each file is loaded whole: give a larger max_memory=, {'fewer workers=, ' * (self._workers > 1)}or smaller files.",
+        )
+        self._survey()
+        self._use_fewer_workers(max_memory)
+
+    def _use_fewer_workers(self, max_memory: int) -> None:
+        # A quarter is left to those who write.
+        while self._may_use_fewer and self._workers > 1 and sum(self.memory(1).values()) > max_memory * 3 // 4:
+            self._workers -= 1
+
+    def _survey(self) -> Survey:
+        if self._found is None:
+            self._found = Survey.of(self._surveyed_files(), self._layout, self._text_width, self._tokens)
+        return self._found
+
+    def _surveyed_files(self) -> Iterator[SurveyedFile | tuple[str, DamagedFileError]]:
+        # One alone, which shows whether processes are worth their start.
+        first = self._surveyed_file(self.paths[0], read_columns)
+        yield first
+        if isinstance(first, SurveyedFile):
+            many = first.objects * len(self.paths) >= _OBJECTS_FOR_PROCESSES
+            self._in_processes = many and self._workers > 1 and can_be_started()
+        with self._reading() as read:
+            rest = in_order(
+                self.paths[1:], lambda path: self._surveyed_file(path, read), workers=self._workers, ahead=self._workers
+            )
+            with contextlib.closing(rest):
+                yield from rest
+
+    def _surveyed_file(self, path: str, read: _Read) -> SurveyedFile | tuple[str, DamagedFileError]:
+        try:
+            columns = read(path, self._taken, self._allow_pickle)
+            found = SurveyedFile.of(path, self._named(columns), self._tokens)
+            del columns
+            give_back_freed_memory()
+            return found
+        except DamagedFileError as error:
+            if not self._skip_broken:
+                raise
+            return path, error
+
+    @property
+    def _taken(self) -> list[str] | None:
+        """The names in the files of what is taken."""
+        return None if self._names is None else list(self._names.values())
+
+    def _named(self, columns: Columns) -> Columns:
+        """The columns by the names that are written."""
+        if self._names is None:
+            return columns
+        arrays = {name: columns.arrays[its_name] for name, its_name in self._names.items()}
+        coded = frozenset(name for name, its_name in self._names.items() if its_name in columns.coded)
+        return replace(columns, arrays=arrays, coded=coded)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[_Read]:
+        """What loads files, from any thread."""
+        if not self._in_processes:
+            yield read_columns
+            return
+        processes = ReadingProcesses(self._workers)
+        try:
+            yield processes.read
+        finally:
+            processes.close()
+
+    @property
+    def specs(self) -> Mapping[str, ArraySpec]:
+        """Shape, dtype and layout of each field, over all files. Reads them all, if that was not done."""
+        survey = self._survey()
+        return {name: form.spec(survey.samples) for name, form in survey.forms.items()}
+
+    @property
+    def samples(self) -> int | None:
+        """Of all files."""
+        return self._survey().samples
+
+    @property
+    def guess(self) -> int:
+        """The same as `samples`."""
+        return self._survey().samples
+
+    @property
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """By field: names of classes, encoding and width of texts."""
+        return {name: form.notes for name, form in self._survey().forms.items() if form.notes}
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Other JSON when a file is another, or something else would be written."""
+        survey = self._survey()
+        return {
+            "kind": "megabatches",
+            "files": len(self.paths),
+            "stamp": stamp(self.paths),
+            "samples": survey.samples,
+            "left out": [file.path for file in survey.broken],
+            "notes": f"{zlib.crc32(repr(sorted(self.notes.items())).encode()):08x}",
+        }
+
+    # --- its samples -------------------------------------------------------------------------------------------------
+
+    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
+        """Samples of all fields, file after file, at most `at_most` at a time: views of what was loaded."""
+        survey = self._survey()
+        number = int(np.searchsorted(survey.first_of, after.samples, "right")) - 1
+        told = len(after.skipped)
+        files = survey.files[number:]
+        with self._reading() as read:
+            loaded = in_order(files, lambda file: self._samples_of(file, read), workers=self._workers, ahead=self._workers)
+            with contextlib.closing(loaded):
+                for fields in loaded:
+                    broken = [file.path for file in survey.broken if file.before <= number]
+                    start = max(0, after.samples - survey.first_of[number])
+                    for at in range(start, survey.files[number].samples, at_most):
+                        cut = {name: array[at : at + at_most] for name, array in fields.items()}
+                        yield Piece(cut, (0,) if at == 0 else (), broken[told:])
+                        told = len(broken)
+                    number += 1
+                    del fields, cut
+                    give_back_freed_memory()
+        if survey.broken[told:]:
+            nothing = {name: np.empty((0, *spec.sample_shape), spec.dtype) for name, spec in self.specs.items()}
+            yield Piece(nothing, (), [file.path for file in survey.broken[told:]])
+
+    def _samples_of(self, file: SurveyedFile, read: _Read) -> dict[str, Array]:
+        columns = self._named(read(file.path, self._taken, self._allow_pickle))
+        if stamp([file.path]) != file.stamp:
+            raise DamagedFileError(
+                f"{file.path} was written to while it was read. Run the same ingest again once nothing writes to it."
+            )
+        fields = {}
+        for name, form in self._survey().forms.items():
+            fields[name] = form.samples(columns.arrays.pop(name), f"{file.path}: the field {name!r}")
+        del columns
+        give_back_freed_memory()
+        return fields
+
+    def memory(self, at_most: int) -> dict[str, int]:
+        """Before the files are looked at, what their sizes tell: pickles may turn out to take more."""
+        if self._found is not None:
+            sizes = [(file.path, file.needed, file.given) for file in self._found.files]
+        else:
+            sizes = [(path, least + held_while_loading(path), least) for path in self.paths for least in [least_held(path)]]
+        largest, needed, _ = max(sizes, key=lambda size: size[1])
+        given = max(size[2] for size in sizes)
+        workers = min(self._workers, len(sizes))
+        size = format_bytes(os.path.getsize(largest))
+        what = f"{workers} file{'s' * (workers > 1)} being loaded whole, the largest {largest} of {size}"
+        if not self._in_processes:
+            kept = (workers + 1) * _KEPT_NBYTES
+            return {what: workers * needed, "samples of a file": given, "freed, and kept by malloc": kept}
+        return {what: workers * (needed + HELD_NBYTES), "samples of files on their way": (workers + 1) * 2 * given}
+
+
+def _paths_of(source: Any) -> list[str]:
+    """Files in natural order. Raises for what is none, and for files of other kinds."""
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        if os.path.isdir(path):
+            paths = inside_directory(path, SUFFIXES)
+            if not paths:
+                raise NotFoundError(f"{path} holds no file that ends with {', '.join(SUFFIXES)}. Check the directory.")
+        elif glob.has_magic(path) and not os.path.exists(path):
+            paths = matching(path)
+        else:
+            paths = [path]
+    elif isinstance(source, (list, tuple)) and source and all(isinstance(path, (str, os.PathLike)) for path in source):
+        paths = [os.fspath(path) for path in source]
+    else:
+        raise InvalidTypeError(f"Megabatches are files; got {source!r:.80}. Give a path, a list of paths, a glob or a directory.")
+    for path in paths:
+        if not path.lower().endswith(SUFFIXES):
+            raise InvalidValueError(f"{path} is no megabatch by its name; expected one that ends with {', '.join(SUFFIXES)}.")
+        if not os.path.exists(path):
+            raise NotFoundError(f"{path} does not exist. Check the path.")
+    return paths
+
+
+def _names_of(fields: Any) -> dict[str, str] | None:
+    """By the name that is written, the name in the files."""
+    if fields is None:
+        return None
+    names = (
+        fields if isinstance(fields, Mapping) else {name: name for name in fields} if isinstance(fields, (list, tuple)) else None
+    )
+    if names is None or not all(isinstance(name, str) for pair in names.items() for name in pair):
+        raise InvalidTypeError(
+            f"fields={fields!r} is not understood; expected a list of names, or a dict of new names and those in the files."
+        )
+    if not names:
+        raise InvalidValueError("fields= names no field; expected at least one, or None for all.")
+    return dict(names)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InvalidTypeError(f"{name}={value!r} is not a number; expected an int of at least 1, or None.")
+    if value is not None and value < 1:
+        raise InvalidValueError(f"{name}={value} is less than 1; expected at least 1, or None.")

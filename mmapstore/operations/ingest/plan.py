@@ -1,0 +1,241 @@
+"""What is to be written, decided before it begins: every field's form and place, and in blocks of how many samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...formats.contract import NewArray
+from ...plain.channel_statistics import SCRATCH_NBYTES
+from ...plain.errors import InvalidTypeError, InvalidValueError
+from ...plain.manifest import ArrayManifest
+from ...plain.memory_budget import MemoryPlan
+from .contract import Source
+from .conversion import Conversion
+from .journal import Record
+from .target import Place, Target
+
+BLOCK_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in cache between reading, checking and writing
+CHUNK_NBYTES = 512 << 10
+MOST_CHANNELS = 4096  # with more, what is known of each would take more room in the manifest and in memory than it is worth
+# What the format's library holds while it writes a block, in blocks (copies, compressed chunks) and in bytes (caches).
+_LIBRARY = {"npy_file": (0, 0), "npy_tail": (0, 0), "hdf5_file": (1, 10_000_000), "zarr_store": (3, 6_000_000)}
+_SMALL_THINGS = 4 * 2**20  # manifest, journal, Python objects, and what malloc rounds up
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a user wants it written. All but `samples` may be a dict by field."""
+
+    layout: Any = "NCHW"
+    source_layout: Any = None
+    dtype: Any = None
+    compression: Any = None
+    chunk_samples: Any = None
+    samples: int | None = None
+
+    def of(self, name: str, field: str) -> Any:
+        """The option `name` for one field."""
+        option = getattr(self, name)
+        return option.get(field) if isinstance(option, Mapping) else option
+
+    def check(self, fields: Mapping[str, Any], named: bool) -> None:
+        """Raise if an option cannot be meant, whatever is written. `named`: the fields have names that a user knows."""
+        for name, option in vars(self).items():
+            if not isinstance(option, Mapping):
+                continue
+            unknown = sorted(map(str, set(option) - set(fields if named else ())))
+            if unknown or name == "samples":
+                known = sorted(fields) if named else "not named: there is one array"
+                raise InvalidValueError(f"{name}= is given for {unknown}, but the fields are {known}.")
+        for field in fields:
+            _check_number("chunk_samples", self.of("chunk_samples", field))
+        _check_number("samples", self.samples)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{name}={value!r} is not a number of samples; expected an int.")
+    if value < 1:
+        raise InvalidValueError(f"{name}={value} is less than 1; expected how many samples, or None.")
+
+
+@dataclass(frozen=True)
+class FieldPlan:
+    """One array to write: as what, and where to."""
+
+    conversion: Conversion
+    place: Place
+    compression: str | None
+    chunk_samples: int
+
+    @property
+    def is_counted(self) -> bool:
+        """True if statistics are kept: there are numbers, and not too many channels."""
+        target, axis = self.conversion.target, self.conversion.channel_axis
+        return target.dtype.kind in "biuf" and (axis is None or target.shape[axis] <= MOST_CHANNELS)
+
+    def new_array(self, samples: int, resizable: bool) -> NewArray:
+        target = self.conversion.target
+        shape = (samples, *target.sample_shape)
+        return NewArray(shape, target.dtype, self.compression, self.chunk_samples, {"layout": target.layout}, resizable=resizable)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was there before samples were appended: the manifest's entry of each field of the source.
+
+    `in_place`: the new samples are written behind the old, which are never touched; else a copy of the old takes their place.
+    `complete`: how many of the old lie in whole blocks that end where chunks do; those behind are written again.
+    """
+
+    samples: int
+    block_samples: int
+    entries: Mapping[str, ArrayManifest]
+    in_place: bool
+    complete: int
+
+    @property
+    def skipped(self) -> list[str]:
+        """Names of items that were left out."""
+        return next(
+            (list(entry.notes["skipped"]) for entry in self.entries.values() if entry.notes and "skipped" in entry.notes), []
+        )
+
+
+@dataclass(frozen=True)
+class WritePlan:
+    """All fields of a source, written together in blocks of `block_samples`. `limit` ends the source early."""
+
+    source: Source
+    fields: dict[str, FieldPlan]
+    block_samples: int
+    limit: int | None
+    before: Before | None = None
+
+    @property
+    def samples(self) -> int | None:
+        """How many will be written, None if that shows at the end."""
+        return self.source.samples if self.limit is None or self.source.samples is None else min(self.limit, self.source.samples)
+
+    @property
+    def guess(self) -> int:
+        """How many may be written, to reserve space; 0 for no idea."""
+        return self.source.guess if self.limit is None else min(self.limit, self.source.guess or self.limit)
+
+    @property
+    def sample_nbytes(self) -> int:
+        """Bytes of one sample of all fields as they are written."""
+        return sum(field.conversion.target.sample_nbytes for field in self.fields.values())
+
+    def memory(self) -> MemoryPlan:
+        """Predicted peak of private memory while all is written."""
+        library = 0
+        for field in self.fields.values():
+            sample_nbytes = field.conversion.target.sample_nbytes
+            library += _LIBRARY[field.place.format][0] * max(self.block_samples, field.chunk_samples) * sample_nbytes
+        library += max(_LIBRARY[field.place.format][1] for field in self.fields.values())
+        return MemoryPlan(
+            {
+                "block being written": self.block_samples * self.sample_nbytes,
+                **self.source.memory(self.block_samples),
+                # Statistics of values and those of differences are taken at the same time, the latter with a sample kept.
+                "checks and statistics": 2 * SCRATCH_NBYTES + 2_000_000 + self.sample_nbytes,
+                "format library": library,
+                "bookkeeping": _SMALL_THINGS,
+            }
+        )
+
+
+def write_plan(source: Source, target: Target, options: Options, max_memory: int) -> WritePlan:
+    """Blocks as large as is good, and as fits into `max_memory` bytes; if none does, the smallest ones."""
+    conversions = {
+        field: Conversion.of(spec, options.of("layout", field), options.of("dtype", field)) for field, spec in source.specs.items()
+    }
+    nbytes = min(BLOCK_NBYTES, max_memory // 4)
+    while True:
+        plan = _in_blocks_of(nbytes, source, target, options, conversions)
+        if plan.memory().total <= max_memory or nbytes <= 1:
+            return plan
+        nbytes //= 2
+
+
+def recorded_plan(source: Source, target: Target, options: Options, record: Record) -> WritePlan:
+    """The plan of an interrupted call: its checksums are of its blocks, whatever would fit now."""
+    fields = {}
+    for field, spec in source.specs.items():
+        conversion = Conversion.of(spec, options.of("layout", field), options.of("dtype", field))
+        fields[field] = FieldPlan(conversion, target.place(field), options.of("compression", field), record.chunk_samples[field])
+    return WritePlan(source, fields, record.block_samples, options.samples)
+
+
+def _in_blocks_of(
+    nbytes: int, source: Source, target: Target, options: Options, conversions: Mapping[str, Conversion]
+) -> WritePlan:
+    sample_nbytes = sum(
+        max(1, conversion.target.sample_nbytes, conversion.source.sample_nbytes) for conversion in conversions.values()
+    )
+    fitting = max(1, nbytes // sample_nbytes)
+    places = {field: target.place(field) for field in conversions}
+    chunks = {}
+    for field in conversions:
+        if places[field].format == "npy_file":
+            chunks[field] = 1
+        elif options.of("chunk_samples", field) is not None:
+            chunks[field] = options.of("chunk_samples", field)
+    if len(conversions) == 1:
+        ((field, conversion),) = conversions.items()
+        chunk = chunks.get(field) or chunk_samples_for(conversion, source.samples)
+        chunks, block = {field: chunk}, max(chunk, fitting // chunk * chunk)
+    else:
+        multiple = math.lcm(*chunks.values())
+        times = max(1, fitting // multiple)
+        # Twice, and twice again: such a number has divisors near every size that a chunk should have.
+        block = multiple * times if len(chunks) == len(conversions) else multiple << times.bit_length() - 1
+        for field, conversion in conversions.items():
+            if field not in chunks:
+                chunks[field] = _dividing(block, chunk_samples_for(conversion, source.samples), source.samples)
+    fields = {
+        field: FieldPlan(conversion, places[field], options.of("compression", field), chunks[field])
+        for field, conversion in conversions.items()
+    }
+    return WritePlan(source, fields, block, options.samples)
+
+
+def chunk_samples_for(conversion: Conversion, samples: int | None) -> int:
+    """Whole samples, about 512 KiB of them."""
+    fitting = max(1, CHUNK_NBYTES // max(1, conversion.target.sample_nbytes))
+    return fitting if samples is None else max(1, min(fitting, samples))
+
+
+def _dividing(block_samples: int, wanted: int, samples: int | None) -> int:
+    """The largest number up to `wanted` of which a block holds whole ones.
+
+    >>> _dividing(48, 10, None), _dividing(48, 100, 1000), _dividing(48, 10, 10)
+    (8, 48, 10)
+    """
+    if samples is not None and samples <= block_samples:
+        return wanted  # there is one block
+    return next(size for size in range(min(wanted, block_samples), 0, -1) if block_samples % size == 0)
+
+
+def call_of(plan: WritePlan, options: Options) -> dict[str, Any]:
+    """What a resumed call has to have in common with the one that was interrupted, as plain JSON."""
+    fields = {}
+    for name, field in plan.fields.items():
+        target = field.conversion.target
+        fields[name] = {
+            "sample shape": list(target.sample_shape),
+            "dtype": target.dtype.str,
+            "layout": f"{field.conversion.source.layout} to {target.layout}",
+            "compression": field.compression,
+            "chunk_samples": options.of("chunk_samples", name),
+        }
+    found = {"source": plan.source.fingerprint, "samples": options.samples, "fields": fields, "append": None}
+    if plan.before is not None:
+        found["append"] = {name: [plan.before.samples, entry.sha256] for name, entry in plan.before.entries.items()}
+    return found
