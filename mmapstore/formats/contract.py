@@ -91,6 +91,34 @@ class SeenAsArray(Protocol):
         ...
 
 
+@runtime_checkable
+class MayLackCodecs(Protocol):
+    """An ability: it opens where its library lacks a codec that it is stored with, for those who have decoders of their own."""
+
+    def require_codecs(self) -> None:
+        """Raise MissingPackageError, which names what to install, where `read_box` would for want of a codec."""
+        ...
+
+
+@runtime_checkable
+class MayGrow(Protocol):
+    """An ability: it tells whether its file may change rightly while it is read."""
+
+    @property
+    def is_being_written(self) -> bool:
+        """A writer has the file open, in this process or, sharing it, in another."""
+        ...
+
+
+@runtime_checkable
+class HasAttributes(Protocol):
+    """An ability: small named values lie beside the array."""
+
+    def attributes(self) -> dict[str, Any]:
+        """All that can be read, as the format's own library gives them: NumPy scalars and arrays, text, or what JSON holds."""
+        ...
+
+
 class ChunkPlace(NamedTuple):
     """Where the stored bytes of one chunk lie.
 
@@ -171,6 +199,8 @@ class NewArray:
     attributes : small values to leave beside the data, where the format has a place for them
     resizable : the number of samples is not known yet: `shape[0]` is a guess, `write` may go past it, and `truncate`
         comes at the end. Formats that fix the length when they create an array then choose a form that can change it.
+    chunks : the shape of each chunk, where chunks are to be cut along other axes too; `chunk_samples` then does not count
+    like : an array of the same format whose codecs and fill value are taken; `compression` then does not count
     """
 
     shape: tuple[int, ...]
@@ -179,6 +209,8 @@ class NewArray:
     chunk_samples: int = 1
     attributes: Mapping[str, Any] = field(default_factory=dict)
     resizable: bool = False
+    chunks: tuple[int, ...] | None = None
+    like: StoredArray | None = None
 
 
 class Writer(Protocol):
@@ -204,3 +236,34 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class WritesBoxes(Protocol):
+    """An ability of a writer: regions that are no run of samples. Every box has a slice with start and stop on each axis."""
+
+    @property
+    def flushes_beside(self) -> bool:
+        """Whether one thread may `flush` and `read_box` what is written already while another writes."""
+        ...
+
+    def memory_offset(self, box: Selection) -> int:
+        """How far from a page's beginning the block of a region best lies in memory; 0 where it does not matter."""
+        ...
+
+    def write_box(self, box: Selection, block: Array) -> None:
+        """The region `box`, of the dtype of the array. A box that is one run of bytes, or whole chunks, costs least."""
+        ...
+
+    def read_box(self, box: Selection) -> Array:
+        """What is there now, in a new array."""
+        ...
+
+
+@runtime_checkable
+class CopiesChunks(Protocol):
+    """An ability of a writer: chunks that are encoded already, as `EncodedChunks` of an array like the new one has them."""
+
+    def write_encoded(self, number: int, stored: bytes, skipped: int) -> None:
+        """Chunk `number` of the grid, which was not written yet. `skipped` as in `ChunkPlace`."""
+        ...

@@ -3,6 +3,11 @@
 Contiguous uncompressed datasets, and uncompressed chunks of whole rows, are given as extents; other chunks with the places and
 codecs of their bytes, where these can be told without HDF5; the rest is read through h5py. An h5py.File is open in each process
 while an array of it lives (of many arrays, the 64 used last), and closed with it.
+
+A file from elsewhere is handed to HDF5's own code in any case, which is not made for hostile ones. Checked before it decodes:
+links, storage and sources outside the file, shapes and chunks, bytes declared and stored, the index of chunks, the settings of its
+filters. Not bounded by us, where HDF5 alone decodes (`info` says so): chunks that unpack to more than they should, deflate up to
+1032 times their stored bytes; and what scale-offset, szip, nbit and third-party filters do with the contents of a chunk.
 """
 
 from __future__ import annotations
@@ -16,15 +21,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..plain.array_spec import checked_lengths
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
-from .contract import Array, EncodedChunks, Listing, Selection
+from .contract import Array, EncodedChunks, Listing, Selection, StoredArray
+from .hdf5_attributes import plain_attributes
 from .hdf5_chunks import encoded_chunks
+from .hdf5_filter_settings import check_filter_settings
 from .hdf5_layout import extents_of, fill_of, is_allocated, leaves_gaps, storage_words
 from .hdf5_library import explaining_read_errors, open_to_read
 from .hdf5_opening import (
     Opened,
     being_written,
+    need_filters,
     open_checked,
     plain_dtype,
     recently_used,
@@ -131,12 +140,18 @@ def _lies_at(path: str, file: Any) -> bool:
     return os.path.samestat(os.stat(path), os.fstat(file.id.get_vfd_handle()))
 
 
+def takes_chunks_of(stored: StoredArray) -> bool:
+    """Whether the encoded chunks of `stored` can be written as they are into a dataset created like it."""
+    return isinstance(stored, Hdf5Array) and stored.encoded is not None
+
+
 class Hdf5Array:
     """A dataset in an HDF5 file, as `formats.contract.StoredArray`.
 
     Attributes
     ----------
     cache_nbytes : bytes of decoded chunks that HDF5 may keep for this array, private memory, once it is read through h5py
+    is_being_written : whether a writer had the file open when this was opened, in this process or sharing it (SWMR)
     """
 
     def __init__(self, path: str, key: str, shown_path: str) -> None:
@@ -144,7 +159,13 @@ class Hdf5Array:
         self._shown_path = shown_path
         opened, self._key = open_checked(path, key, shown_path)
         self._opened: Opened | None = opened
-        self._describe(opened.dataset, name_of(shown_path, self._key))
+        name = name_of(shown_path, self._key)
+        try:
+            with explaining_read_errors(name):  # damaged settings show when they are asked for
+                self._describe(opened.dataset, name)
+        except BaseException:
+            opened.file.close()
+            raise
         recently_used.touch(self)
 
     def _describe(self, dataset: Any, name: str) -> None:
@@ -152,11 +173,14 @@ class Hdf5Array:
         self._shape = tuple(int(n) for n in dataset.shape)
         self._dtype = plain_dtype(dataset, name)
         self._chunks = tuple(int(n) for n in dataset.chunks) if dataset.chunks else None
+        checked_lengths(self._shape, self._chunks, name)
+        check_filter_settings(dataset, name)
         self._storage = storage_words(dataset)
         self._blank = (
             fill_of(dataset, self._dtype) if leaves_gaps(dataset) and (self._chunks or not is_allocated(dataset)) else None
         )
         self.cache_nbytes = dataset.id.get_access_plist().get_chunk_cache()[1] if self._chunks else 0
+        self.is_being_written = being_written(dataset.file)
         self._extents: tuple[Extents | None, str] | None = None
         self._encoded: tuple[EncodedChunks | None, str] | None = None
 
@@ -232,12 +256,33 @@ class Hdf5Array:
         recently_used.touch(self)
         return opened
 
+    def attributes(self) -> dict[str, Any]:
+        """Those of the dataset, without references and what HDF5's dimension scales keep in attributes."""
+        with explaining_read_errors(self._name):
+            return plain_attributes(self._open().dataset)
+
+    def create_plist(self) -> Any:
+        """A copy of the properties that the dataset was created with: chunks, filters, fill value."""
+        with explaining_read_errors(self._name):
+            return self._open().dataset.id.get_create_plist()
+
     def read_box(self, selection: Selection, out: Array) -> None:
         if out.size == 0:
             return
-        opened = self._open()
+        opened = self._open_for_library()
         with explaining_read_errors(self._name):
             self._read(opened.dataset, selection, out)
+
+    def require_codecs(self) -> None:
+        self._open_for_library()
+
+    def _open_for_library(self) -> Opened:
+        opened = self._open()
+        if not opened.has_filters:
+            with explaining_read_errors(self._name):
+                need_filters(opened.dataset, self._name)
+            opened.has_filters = True
+        return opened
 
     def _read(self, dataset: Any, selection: Selection, out: Array) -> None:
         native = self._dtype.newbyteorder("=")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -74,15 +75,48 @@ def listings(item: Any) -> list[Listing]:
     h5py = library()
     if isinstance(item, h5py.Dataset):
         return [_listing(item, item.name)]
-    found: list[Listing] = []
-    base = item.name.strip("/")
-
-    def visit(name: str, member: Any) -> None:
-        if isinstance(member, h5py.Dataset):
-            found.append(_listing(member, f"{base}/{name}"))
-
-    item.visititems(visit)
+    found = [_listing(dataset, key) for key, dataset in _datasets_below(item)]
     return sorted(found, key=lambda listing: listing.key)
+
+
+def _datasets_below(group: Any) -> Iterator[tuple[str, Any]]:
+    """(key, dataset) of every dataset below a group, each once.
+
+    h5py's own walk looks each object up by its whole path, which takes hours where groups lie ten thousand deep in each other.
+    """
+    h5py = library()
+    base = group.name.strip("/")
+    pending = [(f"{base}/" if base else "", group)]
+    seen = {_address(group)}
+    while pending:
+        before, current = pending.pop()
+        below = []
+        for name, member in _members(current):
+            address = _address(member)
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(member, h5py.Dataset):
+                yield before + name, member
+            else:
+                below.append((f"{before}{name}/", member))
+        pending.extend(reversed(below))
+
+
+def _members(group: Any) -> Iterator[tuple[str, Any]]:
+    """Groups and datasets that hard links of a group lead to, by name."""
+    h5py = library()
+    for encoded in sorted(group.id):
+        if group.id.links.get_info(encoded).type == h5py.h5l.TYPE_HARD:
+            found = h5py.h5o.open(group.id, encoded)
+            kind = {h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: h5py.Dataset}.get(type(found))
+            if kind is not None:
+                yield encoded.decode("utf-8", "surrogateescape"), kind(found)
+
+
+def _address(item: Any) -> tuple[int, int]:
+    info = library().h5o.get_info(item.id)
+    return info.fileno, info.addr
 
 
 def _listing(dataset: Any, name: str) -> Listing:
@@ -93,7 +127,7 @@ def _dtype_or_words(dataset: Any) -> np.dtype[Any] | str:
     h5py = library()
     try:
         dtype = dataset.dtype
-    except TypeError as error:  # a type of HDF5 that NumPy has no word for
+    except (TypeError, ValueError) as error:  # a type of HDF5 that NumPy has no word for
         return f"a type NumPy lacks ({error})"
     if h5py.check_string_dtype(dtype) is not None and dtype.kind == "O":
         return "variable-length text"

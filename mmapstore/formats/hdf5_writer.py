@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -12,36 +13,27 @@ from typing import Any
 
 import numpy as np
 
+from ..codecs.encoding import FilterEncoder
 from ..files import file_io
-from ..plain.array_spec import checked_dtype
+from ..files.worker_threads import share_out
+from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import (
     InvalidTypeError,
     InvalidValueError,
-    MissingPackageError,
-    StateMismatchError,
     TargetExistsError,
     UnsafeFileError,
 )
-from .contract import Array, NewArray
-from .hdf5_layout import filters_of
-from .hdf5_library import explaining_failed_writes, explaining_read_errors, filter_plugins, library, open_to_read, open_to_write
+from .contract import Array, NewArray, Selection
+from .hdf5_creation import creation_options, refuse_mismatch
+from .hdf5_library import explaining_failed_writes, explaining_read_errors, library, open_to_read, open_to_write
 from .hdf5_paths import find, name_of, no_such_key, parts_of
 
 DEFAULT_KEY = "data"
-_PLUGINS = {  # name: (class in hdf5plugin, HDF5 filter id); lossless ones only
-    "blosc": ("Blosc", 32001),
-    "blosc2": ("Blosc2", 32026),
-    "bzip2": ("BZip2", 307),
-    "bitshuffle": ("Bitshuffle", 32008),
-    "lz4": ("LZ4", 32004),
-    "zstd": ("Zstd", 32015),
-}
-_FILTER_IDS = {"gzip": 1, "lzf": 32000} | {name: code for name, (_, code) in _PLUGINS.items()}
-_MOST_CHUNK_NBYTES = 2**32 - 1  # HDF5 counts the bytes of a chunk in 32 bits
 _MOST_METADATA_NBYTES = 16 << 20
 _COPY_NBYTES = 8 << 20
 _SLACK_NBYTES = 1 << 20  # headers, attributes
 _CHUNK_ENTRY_NBYTES = 512  # of index for each chunk, generously
+_ENCODED_NBYTES = 8 << 20  # of chunks that are encoded at once, before they are written
 
 
 def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5Writer:
@@ -56,7 +48,7 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5
     """
     path, key = os.fspath(path), "/".join(parts_of(key or "")) or DEFAULT_KEY
     name = name_of(path, key)
-    options = _creation_options(name, new)
+    options = creation_options(name, new)
     if os.path.isdir(path):
         raise TargetExistsError(f"{path} is a directory; expected a file to write. Name a file inside it.")
     existed = os.path.exists(path)
@@ -94,7 +86,7 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5
     """
     path, key = os.fspath(path), "/".join(parts_of(key or "")) or DEFAULT_KEY
     name = name_of(path, key)
-    options = _creation_options(name, new)
+    options = creation_options(name, new)
     with open_to_read(path):  # says "missing" and "damaged" in the words for reading
         pass
     file = open_to_write(path, "r+")
@@ -103,7 +95,7 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5
             dataset = find(file, path, key)
             if not isinstance(dataset, library().Dataset):
                 raise no_such_key(file, path, key)
-            _refuse_mismatch(dataset, name, new, options)
+            refuse_mismatch(dataset, name, new, options)
             del dataset
             return Hdf5Writer(path, key, new, file)
     except BaseException:
@@ -139,55 +131,21 @@ def _allocate(descriptor: int, offset: int, nbytes: int) -> None:
             raise
 
 
-def _creation_options(name: str, new: NewArray) -> dict[str, Any]:
-    h5py = library()
-    shape = tuple(int(n) for n in new.shape)
-    if not shape or min(shape) < 0:
-        raise InvalidValueError(f"{name} cannot have shape {new.shape}; expected (samples, ...).")
-    dtype = checked_dtype(new.dtype, name)
-    known = ", ".join(repr(known) for known in _FILTER_IDS)
-    if new.compression is not None and new.compression not in _FILTER_IDS:
-        raise InvalidValueError(f"compression={new.compression!r} is not known for HDF5 files; expected None or one of {known}.")
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    options: dict[str, Any] = {"shape": shape, "dtype": dtype, "dcpl": plist}
-    if new.compression is None:
-        # Set aside at once, and not filled first: the place of every value is then on disk before the first is written.
-        plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        if not new.resizable:
-            return options
-    else:
-        options |= _compression_options(name, new.compression, dtype)
-    if 0 in shape[1:] or new.chunk_samples < 1:
-        raise InvalidValueError(
-            f"{name} of shape {shape} cannot be cut into chunks of {new.chunk_samples} samples; expected samples that hold values."
-        )
-    chunk_samples = int(new.chunk_samples) if new.resizable else min(int(new.chunk_samples), max(shape[0], 1))
-    nbytes = chunk_samples * math.prod(shape[1:]) * dtype.itemsize
-    if nbytes > _MOST_CHUNK_NBYTES:
-        raise InvalidValueError(
-            f"{name} would have chunks of {nbytes} bytes ({chunk_samples} samples); HDF5 allows at most {_MOST_CHUNK_NBYTES}. "
-            "Choose fewer samples in a chunk."
-        )
-    return options | {"chunks": (chunk_samples, *shape[1:]), "maxshape": (None, *shape[1:])}
+def _encoder_of(dataset: Any, chunk_nbytes: int) -> FilterEncoder | None:
+    """None where h5py is to encode: filters that we have no encoder for, chunks too large to hold several of, or none at all."""
+    plist = dataset.id.get_create_plist()
+    filters = [plist.get_filter(at) for at in range(plist.get_nfilters())]
+    if dataset.chunks is None or not filters or 4 * chunk_nbytes > _ENCODED_NBYTES:
+        return None
+    return FilterEncoder.of([(code, tuple(values)) for code, _, values, _ in filters])
 
 
-def _compression_options(name: str, compression: str, dtype: np.dtype[Any]) -> dict[str, Any]:
-    shuffle = dtype.itemsize > 1
-    if compression == "gzip":
-        return {"compression": "gzip", "compression_opts": 4, "shuffle": shuffle}
-    if compression == "lzf":
-        return {"compression": "lzf", "shuffle": shuffle}
-    class_name, code = _PLUGINS[compression]
-    plugins = filter_plugins()
-    if plugins is None or not hasattr(plugins, class_name) or not library().h5z.filter_avail(code):
-        raise MissingPackageError(
-            f"{name}: compression={compression!r} needs the package hdf5plugin, here and wherever the file is read. Install it "
-            "with: pip install hdf5plugin; or choose 'gzip' or 'lzf', which every h5py has."
-        )
-    chosen = dict(getattr(plugins, class_name)())
-    # blosc and bitshuffle shuffle by themselves
-    return chosen | {"shuffle": True} if compression in ("lz4", "zstd", "bzip2") and shuffle else chosen
+def _are_whole(grid: ChunkGrid, box: Selection) -> bool:
+    """Whether a region cuts no chunk in two; chunks at the upper edges end with the array."""
+    return all(
+        part.start % each == 0 and (part.stop % each == 0 or part.stop == length)
+        for part, each, length in zip(box, grid.chunk, grid.shape, strict=True)
+    )
 
 
 def _refuse_taken(file: Any, path: str, key: str) -> None:
@@ -203,26 +161,6 @@ def _refuse_taken(file: Any, path: str, key: str) -> None:
         group = group[part]
         if depth == len(parts) or not isinstance(group, library().Group):
             raise TargetExistsError(f"{name_of(path, group.name)} exists. Choose another key, or delete the file first.")
-
-
-def _refuse_mismatch(dataset: Any, name: str, new: NewArray, options: dict[str, Any]) -> None:
-    fixed = dataset.chunks is None
-    codes = {code for code, _ in filters_of(dataset)} - {2}
-    wanted = {_FILTER_IDS[new.compression]} if new.compression else set()
-    same = (
-        dataset.shape is not None
-        and dataset.shape[1:] == options["shape"][1:]
-        and (not fixed or dataset.shape == options["shape"])
-        and np.dtype(dataset.dtype.str) == np.dtype(options["dtype"].str)
-        and (tuple(dataset.chunks) if dataset.chunks else None) == options.get("chunks")
-        and codes == wanted
-    )
-    if not same:
-        raise StateMismatchError(
-            f"{name} holds {dataset.shape} {dataset.dtype}, chunks {dataset.chunks}, compression {dataset.compression}; but "
-            f"{options['shape']} {options['dtype']}, chunks {options.get('chunks')}, compression {new.compression} is to be "
-            "written. Delete it to start again."
-        )
 
 
 class Hdf5Writer:
@@ -243,6 +181,9 @@ class Hdf5Writer:
     def _take(self, file: Any) -> None:
         self._file = file
         self._dataset = file[self._key]
+        self._dataset_chunks = tuple(self._dataset.chunks or ())
+        self._chunk_nbytes = math.prod(self._dataset_chunks) * self._dataset.dtype.itemsize
+        self._encoder = _encoder_of(self._dataset, self._chunk_nbytes)
         config = file.id.get_mdc_config()
         config.evictions_enabled = False  # and, as HDF5 then requires, no resizing:
         config.incr_mode = config.flash_incr_mode = config.decr_mode = 0
@@ -273,17 +214,71 @@ class Hdf5Writer:
         if not len(block):
             return
         with explaining_failed_writes(self._path):
-            if dataset.chunks is not None:
-                _reserve(self._file, self._most_added(block))
             if stop > shape[0]:
                 dataset.resize(stop, axis=0)
-            dataset.write_direct(np.ascontiguousarray(block, dtype), dest_sel=np.s_[start:stop])
+            self._write((slice(start, stop), *(slice(0, length) for length in shape[1:])), np.ascontiguousarray(block, dtype))
 
-    def _most_added(self, block: Array) -> int:
-        """Bytes that HDF5 may add to the file before the end of the next flush: this block, and what it still holds back."""
-        each = self._dataset.chunks[0]
-        chunk_nbytes = each * math.prod(block.shape[1:]) * self._dataset.dtype.itemsize
-        chunks = len(block) // each + 2
+    @property
+    def flushes_beside(self) -> bool:
+        return False
+
+    def memory_offset(self, box: Selection) -> int:
+        return 0
+
+    def write_box(self, box: Selection, block: Array) -> None:
+        """Any region. Where it is whole chunks, they are encoded in threads if the filters are gzip or zstd."""
+        with explaining_failed_writes(self._path):
+            self._write(box, np.ascontiguousarray(block, self._dataset.dtype))
+
+    def read_box(self, box: Selection) -> Array:
+        with explaining_read_errors(self._name):
+            found: Array = np.asarray(self._dataset[box])
+        return found
+
+    def _write(self, box: Selection, block: Array) -> None:
+        dataset = self._dataset
+        if dataset.chunks is None:
+            dataset.write_direct(block, dest_sel=box)
+            return
+        grid = ChunkGrid(tuple(dataset.shape), tuple(dataset.chunks))
+        touched = list(grid.touching(box))
+        _reserve(self._file, self._most_added(len(touched)))
+        if self._encoder is None or not _are_whole(grid, box):
+            dataset.write_direct(block, dest_sel=box)
+            return
+        # What is encoded is held until it is written, in order: so the file is the same each time.
+        together = max(1, _ENCODED_NBYTES // self._chunk_nbytes)
+        for first in range(0, len(touched), together):
+            part = touched[first : first + together]
+            stored: list[Any] = [None] * len(part)
+            share_out(enumerate(part), functools.partial(self._encode, block, stored))
+            for (number, _, _), (encoded, skipped) in zip(part, stored, strict=True):
+                self._place(grid, number, encoded, skipped)
+
+    def _encode(self, block: Array, stored: list[Any], tasks: Iterator[tuple[int, tuple[int, Selection, Selection]]]) -> None:
+        assert self._encoder is not None
+        for at, (_, inside, within) in tasks:
+            values = block[within]
+            if values.shape != self._dataset_chunks or not values.flags.c_contiguous:
+                chunk: Array = np.full(self._dataset_chunks, self._dataset.fillvalue, block.dtype)  # what lies past the end
+                chunk[inside] = values
+                values = chunk
+            stored[at] = self._encoder.encode(values.reshape(-1).view(np.uint8))
+
+    def write_encoded(self, number: int, stored: bytes, skipped: int) -> None:
+        """One chunk, encoded by the same filters; `skipped` is its filter mask."""
+        with explaining_failed_writes(self._path):
+            _reserve(self._file, self._most_added(1))
+            self._place(ChunkGrid(tuple(self._dataset.shape), self._dataset_chunks), number, stored, skipped)
+
+    def _place(self, grid: ChunkGrid, number: int, stored: Any, skipped: int) -> None:
+        offsets = tuple(place * each for place, each in zip(grid.place(number), grid.chunk, strict=True))
+        with library()._objects.phil:  # before h5py 3.16 this call takes no lock, and threads that do crash with it
+            self._dataset.id.write_direct_chunk(offsets, stored, skipped)
+
+    def _most_added(self, chunks: int) -> int:
+        """Bytes that HDF5 may add to the file before the end of the next flush: so many chunks, and what it still holds back."""
+        chunk_nbytes = self._chunk_nbytes
         # A codec may add a little to what it cannot compress.
         written = chunks * (chunk_nbytes + chunk_nbytes // 64 + _CHUNK_ENTRY_NBYTES)
         h5f = library().h5f
@@ -339,7 +334,7 @@ class Hdf5Writer:
             with h5py.File(temporary, "x") as target:
                 _copy_all_but(self._file, target, self._key)
                 new = replace(self._new, shape=(samples, *self._dataset.shape[1:]))
-                shorter = target.create_dataset(self._key, **_creation_options(self._name, new))
+                shorter = target.create_dataset(self._key, **creation_options(self._name, new))
                 for attribute, value in self._dataset.attrs.items():
                     shorter.attrs[attribute] = value
                 for start, stop in _steps(samples, self._dataset):

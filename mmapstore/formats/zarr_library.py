@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..plain.array_spec import checked_dtype
-from ..plain.errors import DamagedFileError, MissingPackageError, MmapstoreError
+from ..plain.errors import DamagedFileError, MemoryBudgetError, MissingPackageError, MmapstoreError
 from .zarr_layout import Layout, layout_of, refuse_code
 from .zarr_metadata import Node
 
@@ -66,8 +66,13 @@ def chunks_of(array: Any) -> tuple[int, ...] | None:
 def explaining_damage(where: str) -> Iterator[None]:
     try:
         yield
-    except (MmapstoreError, MemoryError):
+    except MmapstoreError:
         raise
+    except MemoryError as error:
+        raise MemoryBudgetError(
+            f"{where} cannot be read: zarr finds no memory for what the store declares ({str(error) or 'it names no number'}). "
+            "Read fewer samples at a time; if the data is not that large, the store is damaged."
+        ) from error
     except Exception as error:  # codecs, JSON and zarr raise a dozen kinds on damaged stores
         raise DamagedFileError(
             f"{where} cannot be read: {type(error).__name__}: {error}. "

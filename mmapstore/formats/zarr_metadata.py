@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ..files.file_io import read_small_text
 from ..plain.errors import DamagedFileError, KeyNotFoundError, NotFoundError, UnsafeFileError
 
 METADATA_FILES = ("zarr.json", ".zarray", ".zgroup")
@@ -34,11 +35,13 @@ def read_node(directory: str) -> Node | None:
     for file_name in METADATA_FILES:
         path = os.path.join(directory, file_name)
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
+            text = read_small_text(path)
+        except NotFoundError:
             continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise DamagedFileError(f"{path} cannot be read: {error}. Check its permissions, or copy the store again.") from error
+        except DamagedFileError as error:
+            if error.errno == errno.ENOTDIR:
+                continue
+            raise
         try:
             metadata = json.loads(text)
             if not isinstance(metadata, dict):

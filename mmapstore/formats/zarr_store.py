@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ..plain.array_spec import checked_lengths
 from ..plain.errors import InvalidTypeError, KeyNotFoundError, MissingPackageError, MmapstoreError
 from .contract import Array, Listing, Selection
 from .zarr_layout import Layout
 from .zarr_library import chunks_of, explaining_damage, fill_of, library, named, opened, stored_dtype
 from .zarr_metadata import METADATA_FILES, Node, arrays_below, directory_inside, listed, node_at, read_node
-from .zarr_writer import COMPRESSIONS, create, reopen
+from .zarr_writer import COMPRESSIONS, create, reopen, takes_chunks_of
 
 SUFFIXES = (".zarr",)
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "matches",
     "open_array",
     "reopen",
+    "takes_chunks_of",
 ]
 
 
@@ -129,6 +131,7 @@ class ZarrArray:
         self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
         self.dtype = stored_dtype(array, layout, name)
         self.chunks = chunks_of(array)
+        checked_lengths(self.shape, self.chunks, name)
         self.storage = _storage(array, node, layout)
         fill = fill_of(array, self.dtype)
         self.extents, self.why_not_raw = layout.extents(self.shape, self.dtype, fill), layout.why_not_raw
@@ -146,6 +149,9 @@ class ZarrArray:
                 "Copy it into one first, for example with zarr.save_array('copy.zarr', array)."
             )
         return open_array, self._reopened_from
+
+    def attributes(self) -> dict[str, Any]:
+        return dict(self._array.attrs)
 
     def read_box(self, selection: Selection, out: Array) -> None:
         with explaining_damage(f"{self.name}, region {selection}"):

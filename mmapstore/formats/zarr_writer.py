@@ -6,12 +6,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files.file_io import explaining_write_errors, sync_directory, sync_tree
 from ..plain.array_spec import checked_dtype
+from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import (
     InvalidTypeError,
     InvalidValueError,
@@ -20,7 +22,7 @@ from ..plain.errors import (
     TargetExistsError,
     WriteError,
 )
-from .contract import Array, NewArray
+from .contract import Array, HasChunks, NewArray, Selection, StoredArray
 from .zarr_library import chunks_of, explaining_damage, library, named, opened, stored_dtype
 from .zarr_metadata import directory_inside, node_at, read_node
 
@@ -54,10 +56,10 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
             shape=tuple(int(n) for n in new.shape),
             dtype=dtype.newbyteorder("="),
             chunks=_new_chunks(new),
-            compressors=_compressor(new.compression, dtype),
+            compressors=_compressor(new.compression, dtype) if new.like is None else _compressors_like(where, new.like),
             filters=None,
             serializer=zarr.codecs.BytesCodec(endian=("big" if _is_big(dtype) else "little") if dtype.itemsize > 1 else None),
-            fill_value=0,
+            fill_value=0 if new.like is None else new.like.encoded.fill,  # type: ignore[attr-defined]
             zarr_format=3,
             attributes=dict(new.attributes),
             chunk_key_encoding={"name": "default", "configuration": {"separator": "."}},
@@ -104,7 +106,8 @@ class ZarrWriter:
         self._array = array
         self._dtype = dtype
         self._resizable = resizable
-        self._unsynced: set[int] = set()
+        self._unsynced: set[tuple[int, ...]] = set()
+        self._grid = ChunkGrid(tuple(array.shape), tuple(array.chunks))
 
     def write(self, start: int, block: Array) -> None:
         """Samples [start, start + len(block)), of a dtype that casts without loss. Past the end, a resizable array grows."""
@@ -126,9 +129,40 @@ class ZarrWriter:
         with self._explaining():
             if stop > samples:
                 self._array.resize((stop, *sample_shape))
-            self._array[start:stop] = block.astype(self._array.dtype, copy=False)
-        chunk = self._array.chunks[0]
-        self._unsynced.update(range(start // chunk, (stop - 1) // chunk + 1))
+                self._grid = ChunkGrid((stop, *sample_shape), self._grid.chunk)
+        self.write_box((slice(start, stop), *(slice(0, length) for length in sample_shape)), block)
+
+    @property
+    def flushes_beside(self) -> bool:
+        return False
+
+    def memory_offset(self, box: Selection) -> int:
+        return 0
+
+    def write_box(self, box: Selection, block: Array) -> None:
+        """Any region; one of whole chunks is written as it is, encoded in the threads of zarr."""
+        with self._explaining():
+            self._array[box] = block.astype(self._array.dtype, copy=False)
+        self._unsynced.update(self._grid.place(number) for number, _, _ in self._grid.touching(box))
+
+    def read_box(self, box: Selection) -> Array:
+        out = np.empty(tuple(part.stop - part.start for part in box), self._dtype)
+        with explaining_damage(f"{self._name}, region {box}"):
+            out[...] = self._array[box]
+        return out
+
+    def write_encoded(self, number: int, stored: bytes, skipped: int) -> None:
+        """One chunk as its file is to hold it. `skipped` is 0: Zarr applies every codec to every chunk."""
+        place = self._grid.place(number)
+        file = self._file_of(place)
+        with self._explaining():
+            with Path(f"{file}.tmp").open("wb") as chunk:
+                chunk.write(stored)
+            os.replace(f"{file}.tmp", file)
+        self._unsynced.add(place)
+
+    def _file_of(self, place: tuple[int, ...]) -> str:
+        return os.path.join(self._directory, *self._array.metadata.encode_chunk_key(place).split("/"))
 
     def read(self, start: int, stop: int) -> Array:
         """Samples [start, stop) as they are in the store now, in a new array."""
@@ -142,9 +176,8 @@ class ZarrWriter:
     def flush(self) -> None:
         """Returns when the disk has what was written: chunk files, metadata, and the directories that name them."""
         with self._explaining():
-            rest = (0,) * (len(self._array.shape) - 1)
-            for chunk in sorted(self._unsynced):
-                file = os.path.join(self._directory, *self._array.metadata.encode_chunk_key((chunk, *rest)).split("/"))
+            for place in sorted(self._unsynced):
+                file = self._file_of(place)
                 if os.path.exists(file):  # zarr stores no file for a chunk that holds nothing but the fill value
                     sync_tree(file)
             folder = os.path.abspath(self._directory)
@@ -195,6 +228,9 @@ def _checked_new(where: str, new: NewArray) -> np.dtype[Any]:
 
 
 def _new_chunks(new: NewArray) -> tuple[int, ...]:
+    if new.chunks is not None or new.like is not None:
+        chunks = new.chunks or new.like.chunks or ()  # type: ignore[union-attr]
+        return tuple(min(int(each), max(1, int(length))) for each, length in zip(chunks, new.shape, strict=True))
     samples = int(new.chunk_samples) if new.resizable else min(int(new.chunk_samples), max(1, int(new.shape[0])))
     return (samples, *(max(1, int(n)) for n in new.shape[1:]))
 
@@ -210,6 +246,27 @@ def _compressor(compression: str | None, dtype: np.dtype[Any]) -> Any:
         cname = "zstd" if compression == "blosc" else "lz4"
         return codecs.BloscCodec(cname=cname, clevel=5, shuffle=shuffle, typesize=dtype.itemsize)
     return None
+
+
+_AS_ZARR = {"zstd": "ZstdCodec", "gzip": "GzipCodec", "blosc": "BloscCodec", "crc32c": "Crc32cCodec"}
+
+
+def takes_chunks_of(stored: StoredArray) -> bool:
+    """Whether the encoded chunks of `stored` can be the files of a new array as they are, by their codecs and byte order."""
+    chunks = stored.encoded if isinstance(stored, HasChunks) else None
+    return (
+        chunks is not None
+        and chunks.axes is None
+        and not _is_big(chunks.dtype)
+        and all(codec.name in _AS_ZARR for codec in chunks.chain)
+    )
+
+
+def _compressors_like(where: str, like: StoredArray) -> Any:
+    if not takes_chunks_of(like):
+        raise InvalidValueError(f"{where} cannot be encoded as {like.name} is. Leave the codecs to be chosen anew.")
+    codecs = library().codecs
+    return [getattr(codecs, _AS_ZARR[codec.name])() for codec in like.encoded.chain] or None  # type: ignore[attr-defined]
 
 
 def _is_big(dtype: np.dtype[Any]) -> bool:

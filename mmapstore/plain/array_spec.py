@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InvalidTypeError, InvalidValueError
+from .errors import DamagedFileError, InvalidTypeError, InvalidValueError
 
 LETTERS = "NTCDHW"
+MOST_SAMPLES = 2**63 - 1  # they are numbered in int64
 DEFAULT_LAYOUTS = {1: "N", 2: "NC", 3: "NHW", 4: "NCHW", 5: "NCDHW", 6: "NTCDHW"}
 
 
@@ -30,6 +31,19 @@ def checked_dtype(dtype: Any, where: str) -> np.dtype[Any]:
         f"{where} has {kinds.get(found.kind, f'dtype {found}')}; expected fixed-size numbers (bool, integers, floats) "
         "or fixed-width bytes. Store it as one array of numbers for each quantity, then open that."
     )
+
+
+def checked_lengths(shape: tuple[int, ...], chunk: tuple[int, ...] | None, where: str) -> None:
+    """Raise DamagedFileError, naming `where`, for lengths that no array has, and chunks that hold nothing."""
+    if min(shape, default=0) < 0 or max(shape, default=0) > MOST_SAMPLES:
+        raise DamagedFileError(
+            f"{where} declares the shape {shape}; expected lengths from 0 to {MOST_SAMPLES}. It is damaged; copy or write it again."
+        )
+    if chunk is not None and (len(chunk) != len(shape) or min(chunk, default=1) < 1):
+        raise DamagedFileError(
+            f"{where} declares chunks of {chunk} for the shape {shape}; expected a length of at least 1 along each axis. It is "
+            "damaged; copy or write it again."
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,10 @@ class StoredLayout:
             raise InvalidValueError(
                 f"{where} is empty: its shape is {shape}. There is nothing to train on; check how it was written."
             )
-        return cls(letters, tuple(int(n) for n in shape))
+        found = cls(letters, tuple(int(n) for n in shape))
+        if found.samples > MOST_SAMPLES:
+            raise InvalidValueError(f"{where} has {found.samples} samples, more than can be numbered ({MOST_SAMPLES}).")
+        return found
 
     def _length(self, letter: str) -> int:
         return self.shape[self.letters.index(letter)] if letter in self.letters else 1

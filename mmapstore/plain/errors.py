@@ -91,3 +91,7 @@ class StateMismatchError(MmapstoreError, ValueError):
 
 class SlowAccessWarning(UserWarning):
     """Data is read in a way that costs many times what it needs to; the text says how many, and what to change."""
+
+
+class PackedValuesWarning(UserWarning):
+    """Integers that stand for other numbers are copied as they are stored; the text says how to have what they stand for."""

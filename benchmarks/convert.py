@@ -1,0 +1,178 @@
+"""Converting into `.npy`, beside what one would write oneself: a loop over slices of the library, or `cp`.
+
+python -m benchmarks.convert
+python -m benchmarks.convert --samples 2000 --rounds 3 --only gzip --json convert.json
+
+Every arm is a process of its own, and arms take turns. The time is from before the source is opened until the target is whole
+under its name and on disk: the peers end with `fsync`. mmapstore also digests, reads back and compares; `no verify` leaves the
+reading back out. Each target is compared with the source before it is deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .measure import PeakPrivate, machine, spread, take_turns, warm
+from .stored_data import FORMS, KEY, KINDS, Kind, files_of, make_array, make_form
+
+_STEP = 64  # samples in a slice of the loops: a chunk
+ROWS = {  # form of the source: (peer, the ratio to reach)
+    "h5-gzip": ("h5py slices", 5.0),
+    "npy": ("cp", 0.8),
+    "h5-contiguous": ("cp", 0.8),
+    "zarr-zstd": ("zarr-python slices", 1.0),
+}
+
+
+def h5py_slices(source: Path, target: Path) -> None:
+    """What is usually written: a memory map filled slice by slice."""
+    import h5py
+
+    with h5py.File(source) as file:
+        _fill(file[KEY], target)
+
+
+def zarr_slices(source: Path, target: Path) -> None:
+    import zarr
+
+    _fill(zarr.open_array(source, path=KEY, mode="r"), target)
+
+
+def _fill(stored: Any, target: Path) -> None:
+    out = np.lib.format.open_memmap(target, "w+", np.dtype(stored.dtype), tuple(stored.shape))
+    for start in range(0, len(out), _STEP):
+        out[start : start + _STEP] = stored[start : start + _STEP]
+    out.flush()
+    del out
+    _sync(target)
+
+
+def cp(source: Path, target: Path) -> None:
+    subprocess.run(["cp", str(source), str(target)], check=True)
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDWR)
+    os.fsync(number)
+    os.close(number)
+
+
+def ours(source: Path, target: Path) -> dict[str, Any]:
+    return _converted(source, target, verify=True)
+
+
+def no_verify(source: Path, target: Path) -> dict[str, Any]:
+    return _converted(source, target, verify=False)
+
+
+def _converted(source: Path, target: Path, verify: bool) -> dict[str, Any]:
+    import mmapstore
+
+    inside = "" if source.suffix == ".npy" else f"::/{KEY}"
+    done = mmapstore.convert(f"{source}{inside}", target, verify=verify, progress=False)
+    return {"predicted": done.memory.total}
+
+
+WAYS: dict[str, Callable[[Path, Path], Any]] = {
+    "h5py slices": h5py_slices,
+    "zarr-python slices": zarr_slices,
+    "cp": cp,
+    "mmapstore": ours,
+    "mmapstore, no verify": no_verify,
+}
+
+
+def run_arm(way: str, form: str, directory: Path, samples: int) -> dict[str, Any]:
+    """One conversion: seconds, and bytes of private memory over those of the process with its libraries imported."""
+    kind = KINDS["frames"].of(samples)
+    source, target = make_form(kind, form, directory), directory / "converted.npy"
+    for name in (*FORMS[form].requires, "mmapstore"):
+        __import__(name)
+    if way.startswith("mmapstore"):
+        from mmapstore.operations import convert  # noqa: F401  # with what it imports, as the others have theirs
+    for file in files_of(source):
+        warm(file)
+    origin = directory / "array.npy" if way == "cp" else source
+    try:
+        with PeakPrivate() as memory:
+            began = time.perf_counter()
+            found = WAYS[way](origin, target) or {}
+            seconds = time.perf_counter() - began
+        equal = _is_equal(directory / "array.npy", target)
+    finally:
+        for left in directory.glob("converted.npy*"):
+            left.unlink()
+    return {"seconds": seconds, "private": memory.growth, "equal": equal, **found}
+
+
+def _is_equal(one: Path, other: Path) -> bool:
+    a, b = np.load(one, mmap_mode="r"), np.load(other, mmap_mode="r")
+    return a.shape == b.shape and all(np.array_equal(a[at : at + 512], b[at : at + 512]) for at in range(0, len(a), 512))
+
+
+def compare(form: str, kind: Kind, directory: Path, rounds: int) -> dict[str, Any]:
+    """All ways of one row, `rounds` times in turn."""
+    peer, reach = ROWS[form]
+    arms = [(way, form, str(directory), str(kind.samples)) for way in (peer, "mmapstore", "mmapstore, no verify")]
+    results = take_turns("benchmarks.convert", arms, rounds)
+    row: dict[str, Any] = {"form": form, "peer": peer, "reach": reach, "nbytes": kind.nbytes, "arms": results, "ratios": {}}
+    print(f"{form} -> .npy, {kind.nbytes / 1e6:.0f} MB")
+    for way, runs in results.items():
+        failed = [run for run in runs if run.get("failed") is not None or not run["equal"]]
+        if failed:
+            print(f"  {way:22} FAILED: {failed[0]}")
+            continue
+        words = f"{spread([run['seconds'] for run in runs])} s, private {max(run['private'] for run in runs) / 1e6:.0f} MB"
+        if "predicted" in runs[0]:
+            words += f" of {runs[0]['predicted'] / 1e6:.0f} MB predicted"
+        if way != peer:
+            ratios = [base["seconds"] / run["seconds"] for base, run in zip(results[peer], runs, strict=True)]
+            row["ratios"][way] = ratios
+            words += f", {statistics.median(ratios):.2f}x of {peer} ({min(ratios):.2f} to {max(ratios):.2f}; to reach {reach:g})"
+        print(f"  {way:22} {words}")
+    return row
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if given is None else given)
+    if arguments and arguments[0] in WAYS:  # an arm, as `take_turns` starts it
+        way, form, directory, samples = arguments
+        print(json.dumps(run_arm(way, form, Path(directory), int(samples))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=KINDS["frames"].samples, help="of 30 kB each")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=[], help=f"rows whose source contains one of these: {', '.join(ROWS)}")
+    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "mmapstore-benchmarks" / "convert")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    kind = KINDS["frames"].of(options.samples)
+    directory = options.data / f"frames-{kind.samples}"
+    make_array(kind, directory, seed=0)
+    if shutil.disk_usage(directory).free < 3 * kind.nbytes:
+        raise SystemExit(f"{directory} has no room for {3 * kind.nbytes / 1e9:.1f} GB. Choose another place with --data.")
+    rows = []
+    for form in ROWS:
+        if not options.only or any(word in form for word in options.only):
+            make_form(kind, form, directory)
+            rows.append(compare(form, kind, directory, options.rounds))
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

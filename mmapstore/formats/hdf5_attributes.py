@@ -1,0 +1,229 @@
+"""Attributes of HDF5 objects: as JSON, for targets that hold no more, and copied as they are into another HDF5 file."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .contract import Array
+from .hdf5_library import library
+from .tree_contract import Attribute
+
+PathOf = Callable[[Any], str]
+_MOST_NBYTES = 16 << 20
+_READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError)
+
+
+class _Refused(Exception):
+    """Says why a value has no counterpart in JSON."""
+
+
+class _Converted:
+    """Turns what h5py gives into JSON, and notes what is no longer the same."""
+
+    def __init__(self, path_of: PathOf) -> None:
+        self.changed: dict[str, None] = {}
+        self._path_of = path_of
+
+    def json(self, value: Any, dtype: np.dtype[Any] | None = None) -> Any:
+        h5py = library()
+        if isinstance(value, h5py.Empty):
+            return self._noted(None, "an empty attribute as null")
+        if dtype is not None and h5py.check_enum_dtype(dtype) is not None:
+            self._noted(None, "an enumeration as its numbers")
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if isinstance(value, np.void):
+            return self._void(value)
+        if isinstance(value, (bool, np.bool_)):
+            return bool(value)
+        if isinstance(value, (np.datetime64, np.timedelta64)):
+            return self._noted(str(value), "dates as text")
+        if isinstance(value, (int, np.integer)):
+            return int(value)
+        if isinstance(value, (float, np.floating)):
+            if np.isfinite(value) and float(value) != value:
+                raise _Refused(f"{value!r} has more digits than JSON numbers hold")
+            return float(value)
+        if isinstance(value, (complex, np.complexfloating)):
+            return self._noted([self.json(value.real), self.json(value.imag)], "complex numbers as [real, imaginary]")
+        if isinstance(value, (bytes, str)):
+            return self._text(value)
+        if isinstance(value, h5py.RegionReference):
+            raise _Refused("region references have no counterpart outside HDF5")
+        if isinstance(value, h5py.Reference):
+            return self._noted(self._path_of(value), "object references as the paths they lead to")
+        raise _Refused(f"a {type(value).__name__} has no counterpart in JSON")
+
+    def _array(self, value: Array) -> Any:
+        if value.ndim and value.size == 0 and value.shape != (0,):
+            self._noted(None, f"an array of shape {value.shape}, which holds nothing, as an empty list")
+        if value.ndim == 0:
+            return self.json(value[()])
+        if value.dtype.kind in "iub" or (value.dtype.kind == "f" and value.dtype.itemsize <= 8):
+            return value.tolist()
+        return [self.json(element) for element in value]
+
+    def _void(self, value: np.void) -> Any:
+        if value.dtype.names is None:
+            return self._noted(_base64(value.tobytes()), "opaque bytes as base64")
+        found = {name: self.json(value[name], value.dtype[name]) for name in value.dtype.names}
+        return self._noted(found, "a compound as an object of its members")
+
+    def _text(self, value: bytes | str) -> Any:
+        raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(value)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return self._noted(_base64(raw), "bytes that are not UTF-8 as base64")
+
+    def _noted(self, value: Any, words: str) -> Any:
+        self.changed[words] = None
+        return value
+
+
+def _base64(data: bytes) -> dict[str, str]:
+    return {"base64": base64.b64encode(data).decode("ascii")}
+
+
+def attribute_names(item: Any) -> tuple[str, ...]:
+    """Of an h5py object, in the order in which the file lists them."""
+    return tuple(item.attrs)
+
+
+_OF_SCALES = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}
+
+
+def plain_attributes(item: Any) -> dict[str, Any]:
+    """The attributes of an h5py object that are numbers or text, as h5py gives them. Others are left out."""
+    found = {}
+    for name in item.attrs:
+        try:
+            stored = library().h5a.open(item.id, _encoded(name))
+            if name in _OF_SCALES or stored.get_storage_size() > _MOST_NBYTES:
+                continue
+            value = item.attrs[name]
+        except _READ_ERRORS:
+            continue
+        if isinstance(value, (str, bytes)) or np.asarray(value).dtype.kind in "biufcSU":
+            found[name] = value
+    return found
+
+
+def attribute_as_json(item: Any, name: str, path_of: PathOf) -> Attribute:
+    """One attribute of an h5py object. What cannot be had says why, and does not raise."""
+    try:
+        stored = library().h5a.open(item.id, _encoded(name))
+        is_null = stored.get_space().get_simple_extent_type() == library().h5s.NULL
+        nbytes = 0 if is_null else int(stored.get_storage_size())
+        if nbytes > _MOST_NBYTES:
+            return Attribute(name, refused=f"it has {nbytes} bytes; at most {_MOST_NBYTES} are carried over as JSON")
+        converted = _Converted(path_of)
+        value = converted.json(library().Empty("f4") if is_null else item.attrs[name], None if is_null else stored.dtype)
+        return Attribute(name, value, "; ".join(converted.changed))
+    except _Refused as error:
+        return Attribute(name, refused=str(error))
+    except _READ_ERRORS as error:
+        return Attribute(name, refused=f"h5py cannot read it ({error})")
+
+
+def has_references(kind: Any) -> bool:
+    """True where elements of an h5py type are, or hold, object or region references."""
+    h5t = library().h5t
+    if isinstance(kind, h5t.TypeCompoundID):
+        return any(has_references(kind.get_member_type(index)) for index in range(kind.get_nmembers()))
+    if isinstance(kind, (h5t.TypeVlenID, h5t.TypeArrayID)):
+        return has_references(kind.get_super())
+    return isinstance(kind, h5t.TypeReferenceID)
+
+
+def is_flat(kind: Any) -> bool:
+    """True where the bytes of an element are all of it: no text or runs of variable length, no references."""
+    h5t = library().h5t
+    if isinstance(kind, h5t.TypeCompoundID):
+        return all(is_flat(kind.get_member_type(index)) for index in range(kind.get_nmembers()))
+    if isinstance(kind, h5t.TypeArrayID):
+        return is_flat(kind.get_super())
+    if isinstance(kind, h5t.TypeStringID):
+        return not kind.is_variable_str()
+    return not isinstance(kind, (h5t.TypeVlenID, h5t.TypeReferenceID))
+
+
+def copy_attribute(source: Any, target: Any, name: str, remapped: Callable[[Any], Any]) -> None:
+    """Make an attribute of one h5py object also one of another, in place of what it has of that name.
+
+    `remapped` gives a reference into the other file for one into this. Raises what h5py raises.
+    """
+    h5a = library().h5a
+    stored = h5a.open(source.id, _encoded(name))
+    if h5a.exists(target.id, _encoded(name)):
+        h5a.delete(target.id, _encoded(name))
+    kind, space = stored.get_type(), stored.get_space()
+    if kind.committed():
+        kind = kind.copy()
+    made = h5a.create(target.id, _encoded(name), kind, space)
+    if space.get_simple_extent_type() == library().h5s.NULL:
+        return
+    if is_flat(kind):
+        data: Array = raw_attribute(stored)
+        made.write(data, kind)
+        return
+    values: Array = np.zeros(stored.shape, stored.dtype)
+    stored.read(values)
+    if has_references(kind):
+        values = with_references(values, remapped)
+    made.write(values)
+
+
+def raw_attribute(stored: Any) -> Array:
+    """The bytes of an attribute with a flat type, as they are stored."""
+    data: Array = np.zeros(max(1, math.prod(stored.shape)) * stored.get_type().get_size(), np.uint8)
+    if math.prod(stored.shape):
+        stored.read(data, stored.get_type())
+    return data
+
+
+def with_references(values: Array, remapped: Callable[[Any], Any]) -> Array:
+    """A copy of `values`, every h5py reference in it exchanged for `remapped` of it."""
+    h5py = library()
+    out = np.zeros(values.shape, values.dtype)
+    if values.dtype.names is not None:
+        for name in values.dtype.names:
+            field = values.dtype[name]
+            if field.hasobject:
+                part = with_references(np.asarray(values[name], _field_dtype(field)), remapped)
+                out[name] = part
+            else:
+                out[name] = values[name]
+        return out
+    element = h5py.check_vlen_dtype(values.dtype)
+    flat, found = out.reshape(-1), values.reshape(-1)
+    for index in range(flat.size):
+        value = found[index]
+        if element is not None and isinstance(value, np.ndarray):
+            flat[index] = with_references(value.astype(element, copy=False), remapped) if value.dtype.hasobject else value
+        else:
+            flat[index] = remapped(value) if isinstance(value, (h5py.Reference, h5py.RegionReference)) else value
+    return flat.reshape(values.shape)
+
+
+def _field_dtype(field: np.dtype[Any]) -> np.dtype[Any]:
+    return field.subdtype[0] if field.subdtype is not None else field
+
+
+def attribute_identity(item: Any, name: str, path_of: PathOf) -> Any:
+    """Something that is equal for attributes that are: shape, size of the type, and bytes or JSON."""
+    stored = library().h5a.open(item.id, _encoded(name))
+    kind, space = stored.get_type(), stored.get_space()
+    if space.get_simple_extent_type() == library().h5s.NULL:
+        return "null", kind.get_class()
+    value = raw_attribute(stored).tobytes() if is_flat(kind) else repr(attribute_as_json(item, name, path_of))
+    return tuple(stored.shape), kind.get_class(), kind.get_size(), value
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")

@@ -1,0 +1,353 @@
+"""The types of HDF5 broken down into plain elements: a compound into its members, text and runs of variable length measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..plain.chunk_grid import Box
+from ..plain.errors import DamagedFileError
+from .contract import Array
+from .hdf5_library import library
+from .tree_contract import Values
+
+ENUMERATION = "enumeration"  # the note that keeps the names of an enumeration
+DATE = "unit"
+_PLAIN, _TEXT, _RUNS, _OBJECT_REFERENCES, _OPAQUE, _DATE = range(6)
+_OBJECT_NBYTES = 64  # of a Python object and the pointer to it, beside what it holds
+_FIRST, _MOST_AT_ONCE, _MEASURED_NBYTES = 64, 1 << 16, 16 << 20
+_ROWS_AT_ONCE = 1 << 12
+_NO_WORDS = "NumPy has no type for it"
+PathOf = Callable[[Any], str]
+"""The path of the object that an h5py.Reference leads to."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One plain part of a type.
+
+    Attributes
+    ----------
+    names : the members that lead to it
+    memory : what HDF5 is asked to convert to: this part alone, wrapped in its compounds
+    dims : axes beside those of the dataset, from array types
+    base : of one element in `memory`
+    """
+
+    names: tuple[str, ...]
+    memory: np.dtype[Any]
+    dims: tuple[int, ...]
+    base: np.dtype[Any]
+    kind: int = _PLAIN
+    changed: tuple[str, ...] = ()
+    notes: tuple[tuple[str, Any], ...] = ()
+    refused: str = ""
+
+    @property
+    def needs_conversion(self) -> bool:
+        return bool(self.names or self.dims or self.kind != _PLAIN)
+
+
+def leaves_of(kind: Any) -> Iterator[Leaf]:
+    """Every plain part of an h5py type, in order; those that have no counterpart say why in `refused`."""
+    h5t = library().h5t
+    if isinstance(kind, h5t.TypeArrayID):
+        dims = tuple(kind.get_array_dims())
+        for leaf in leaves_of(kind.get_super()):
+            if leaf.kind == _RUNS:
+                leaf = replace(leaf, refused="an array type of runs of variable length has no counterpart")
+            memory = np.dtype((leaf.memory, dims)) if not leaf.refused else leaf.memory
+            yield replace(leaf, memory=memory, dims=dims + leaf.dims, changed=_with(leaf, "an array type as further axes"))
+        return
+    if isinstance(kind, h5t.TypeCompoundID) and not _is_complex(kind):
+        for index in range(kind.get_nmembers()):
+            raw = kind.get_member_name(index)
+            name = raw.decode("utf-8", "surrogateescape")
+            for leaf in leaves_of(kind.get_member_type(index)):
+                if not name or "/" in name:
+                    leaf = replace(leaf, refused=f"its member {name!r} has a name that no array can have")
+                memory = leaf.memory if leaf.refused else np.dtype([(name, leaf.memory)])
+                yield replace(leaf, names=(name, *leaf.names), memory=memory, changed=_with(leaf, "split into its members"))
+        return
+    yield _simple(kind)
+
+
+def _with(leaf: Leaf, words: str) -> tuple[str, ...]:
+    return leaf.changed if words in leaf.changed else (words, *leaf.changed)
+
+
+def _is_complex(kind: Any) -> bool:
+    try:
+        return bool(kind.dtype.kind == "c")
+    except (TypeError, ValueError):
+        return False
+
+
+def _simple(kind: Any) -> Leaf:
+    h5py = library()
+    nothing = np.dtype("V1")
+    try:
+        dtype = kind.dtype
+    except (TypeError, ValueError, NotImplementedError) as error:
+        return Leaf((), nothing, (), nothing, refused=f"{_NO_WORDS}: {_type_words(kind)} ({error})")
+    if h5py.check_string_dtype(dtype) is not None and dtype.kind == "O":
+        return Leaf((), dtype, (), dtype, _TEXT)
+    element = h5py.check_vlen_dtype(dtype)
+    if element is not None:
+        element = np.dtype(element)
+        if element.kind in "biufcS" and element.itemsize:
+            return Leaf((), dtype, (), np.dtype(element.str), _RUNS, ("runs of variable length as values and offsets",))
+        return Leaf((), nothing, (), nothing, refused=f"runs of variable length of {element} have no counterpart")
+    if h5py.check_ref_dtype(dtype) is h5py.Reference:
+        return Leaf((), dtype, (), dtype, _OBJECT_REFERENCES, ("object references as the paths they lead to",))
+    if h5py.check_ref_dtype(dtype) is not None:
+        return Leaf((), nothing, (), nothing, refused="region references have no counterpart outside HDF5")
+    names = h5py.check_enum_dtype(dtype)
+    if names is not None:
+        plain = np.dtype(dtype.str)
+        notes = ((ENUMERATION, {name: int(value) for name, value in names.items()}),)
+        return Leaf((), dtype, (), plain, _PLAIN, ("an enumeration as its numbers",), notes)
+    if dtype.kind in "mM":
+        return Leaf((), dtype, (), dtype, _DATE, (f"{dtype} as int64",), ((DATE, str(dtype)),))
+    if dtype.kind == "V" and dtype.names is None:
+        return Leaf((), dtype, (), dtype, _OPAQUE, ("opaque bytes as a further axis of uint8",))
+    if dtype.kind not in "biufcS" or dtype.itemsize == 0:
+        return Leaf((), nothing, (), nothing, refused=f"{_NO_WORDS}: {_type_words(kind)}")
+    plain = np.dtype(dtype.str)
+    changed = (f"a bit field as {plain}",) if isinstance(kind, h5py.h5t.TypeBitfieldID) else ()
+    return Leaf((), dtype, (), plain, _PLAIN, changed)
+
+
+def _type_words(kind: Any) -> str:
+    h5t = library().h5t
+    words = {
+        h5t.TIME: "HDF5's type for times",
+        h5t.VLEN: "runs of variable length",
+        h5t.INTEGER: "integers",
+        h5t.FLOAT: "floating point",
+    }.get(kind.get_class(), "its type")
+    return f"{words}, {8 * kind.get_size()} bits each"
+
+
+def read_elements(dataset: Any, memory: np.dtype[Any], box: Box) -> Array:
+    """A box of an h5py.Dataset converted to `memory`, in a new array. What was never stored and has no fill value is 0."""
+    h5py = library()
+    counts = tuple(part.stop - part.start for part in box)
+    out: Array = np.zeros(counts, memory)
+    if out.size == 0 or math.prod(counts) == 0:
+        return out
+    kind = h5py.h5t.py_create(memory)
+    if not counts:
+        dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, out, kind)
+        return out
+    stored = dataset.id.get_space()
+    stored.select_hyperslab(tuple(part.start for part in box), counts)
+    dataset.id.read(h5py.h5s.create_simple(counts), stored, out, kind)
+    return out
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Reads one leaf of a dataset as plain values. `dataset()` gives it, open."""
+
+    dataset: Callable[[], Any]
+    leaf: Leaf
+    shape: tuple[int, ...]
+    path_of: PathOf
+
+    def stored(self, box: Box) -> Array:
+        """The box along the axes of the dataset, as h5py gives it; axes of array types follow."""
+        found = read_elements(self.dataset(), self.leaf.memory, box)
+        for name in self.leaf.names:
+            found = found[name]
+        return found
+
+    def plain(self, box: Box) -> Array:
+        found = cut_behind(self.stored(box[: len(self.shape)]), box[len(self.shape) :])
+        return np.ascontiguousarray(found, self.leaf.base).reshape(found.shape)
+
+    def dates(self, box: Box) -> Array:
+        return self.plain(box).view(np.dtype(np.int64).newbyteorder(self.leaf.base.byteorder))
+
+    def opaque(self, box: Box) -> Array:
+        within = box[:-1]
+        found = np.ascontiguousarray(self.plain(within))
+        return found.reshape(-1).view(np.uint8).reshape(*found.shape, self.leaf.base.itemsize)[..., box[-1]]
+
+    def texts(self, box: Box) -> Array:
+        """Of text and references: an object array of bytes."""
+        found = np.asarray(self.stored(box[: len(self.shape)]), object)
+        found = cut_behind(found, box[len(self.shape) :])
+        flat = np.empty(found.size, object)
+        flat[:] = [self._bytes(element) for element in found.reshape(-1)]
+        return flat.reshape(found.shape)
+
+    def _bytes(self, element: Any) -> bytes:
+        if self.leaf.kind == _OBJECT_REFERENCES:
+            return self.path_of(element).encode("utf-8", "surrogateescape")
+        return element.encode("utf-8", "surrogateescape") if isinstance(element, str) else bytes(element or b"")
+
+    def blocks(self) -> Iterator[Array]:
+        """All that is stored, flat, in C order: few elements at a time where they are large."""
+        each, total = math.prod(self.leaf.dims), math.prod(self.shape)
+        inner = max(1, each)
+        at, most, largest = 0, _FIRST, 1
+        while at < total and each:
+            stop = min(total, at + max(1, most // inner))
+            for box in run_boxes(self.shape, at, stop):
+                found = self.texts((*box, *(slice(0, n) for n in self.leaf.dims))) if self.is_text else self.stored(box)
+                flat = np.asarray(found, object).reshape(-1)
+                largest = max(largest, max((self._nbytes_of(element) for element in flat), default=1))
+                yield flat
+            at = stop
+            most = max(1, min(4 * most, _MOST_AT_ONCE, _MEASURED_NBYTES // (largest + _OBJECT_NBYTES)))
+
+    @property
+    def is_text(self) -> bool:
+        return self.leaf.kind in (_TEXT, _OBJECT_REFERENCES)
+
+    def _nbytes_of(self, element: Any) -> int:
+        return len(element) * (1 if self.is_text else self.leaf.base.itemsize)
+
+
+def cut_behind(found: Array, box: Box) -> Array:
+    """A part along the last axes. A view."""
+    selection: Any = (..., *box)
+    return found[selection] if box else found
+
+
+def run_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
+    """Boxes that together are elements [start, stop) in C order."""
+    if not shape:
+        yield ()
+        return
+    inner = math.prod(shape[1:])
+    while start < stop:
+        row, within = divmod(start, inner)
+        if within == 0 and stop - start >= inner:
+            rows = (stop - start) // inner
+            yield (slice(row, row + rows), *(slice(0, n) for n in shape[1:]))
+            start += rows * inner
+            continue
+        end = min(stop - row * inner, inner)
+        for box in run_boxes(shape[1:], within, end):
+            yield (slice(row, row + 1), *box)
+        start = row * inner + end
+
+
+def plain_values(reading: Reading, common: Values) -> list[Values]:
+    """The plain arrays that one leaf becomes: one, or of runs of variable length two. `common` has what they share."""
+    leaf = reading.leaf
+    whole = (*reading.shape, *leaf.dims)
+    dimensions = (*common.dimensions, *(None for _ in leaf.dims)) if common.dimensions else ()
+    member = "/".join(leaf.names)
+    values = replace(
+        common,
+        member=member,
+        shape=whole,
+        dtype=leaf.base,
+        dimensions=dimensions,
+        changed=(*common.changed, *leaf.changed),
+        notes=(*common.notes, *leaf.notes),
+        chunks=(*common.chunks, *leaf.dims) if common.chunks else None,
+        fill=None if leaf.needs_conversion else common.fill,
+        stored=None if leaf.needs_conversion else common.stored,
+        refused=leaf.refused,
+    )
+    if leaf.refused:
+        return [values]
+    if leaf.kind == _PLAIN:
+        return [replace(values, read=reading.plain, element_nbytes=leaf.memory.itemsize)]
+    if leaf.kind == _DATE:
+        return [replace(values, read=reading.dates, dtype=np.dtype(np.int64).newbyteorder(leaf.base.byteorder))]
+    if leaf.kind == _OPAQUE:
+        size = leaf.base.itemsize
+        return [
+            replace(
+                values,
+                shape=(*whole, size),
+                dtype=np.dtype(np.uint8),
+                chunks=(*values.chunks, size) if values.chunks else None,
+                dimensions=(*dimensions, None) if dimensions else (),
+                read=reading.opaque,
+            )
+        ]
+    if reading.is_text:
+        return [_text(reading, values)]
+    return _runs(reading, values)
+
+
+def _text(reading: Reading, values: Values) -> Values:
+    width, is_utf8 = 1, True
+    for block in reading.blocks():
+        width = max(width, max((len(element) for element in block), default=1))
+        is_utf8 = is_utf8 and all(_is_utf8(element) for element in block)
+    dtype = np.dtype(f"S{width}")
+    return replace(
+        values,
+        dtype=dtype,
+        text=is_utf8,
+        element_nbytes=width + _OBJECT_NBYTES,
+        read=lambda box: reading.texts(box).astype(dtype),
+    )
+
+
+def _is_utf8(element: bytes) -> bool:
+    try:
+        element.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _runs(reading: Reading, values: Values) -> list[Values]:
+    count = math.prod(values.shape)
+    offsets = np.zeros(count + 1, np.int64)
+    at, largest = 0, 0
+    for block in reading.blocks():
+        lengths = [len(element) for element in block]
+        offsets[at + 1 : at + 1 + len(lengths)] = lengths
+        at, largest = at + len(lengths), max([largest, *lengths])
+    np.cumsum(offsets, out=offsets)
+    prefix = f"{values.member}/" if values.member else ""
+
+    def read_values(box: Box) -> Array:
+        start, stop = box[0].start, box[0].stop
+        first = int(np.searchsorted(offsets, start, "right")) - 1
+        last = int(np.searchsorted(offsets, stop, "left"))
+        out: Array = np.empty(stop - start, values.dtype)
+        for row in range(first, last, _ROWS_AT_ONCE):
+            for part in run_boxes(values.shape, row, min(last, row + _ROWS_AT_ONCE)):
+                for element in np.asarray(reading.stored(part), object).reshape(-1):
+                    low, high = int(offsets[row]), int(offsets[row + 1])
+                    if len(element) != high - low:
+                        raise DamagedFileError("A run of variable length changed since it was measured. Convert again.")
+                    lower, upper = max(low, start), min(high, stop)
+                    out[lower - start : upper - start] = element[lower - low : upper - low]
+                    row += 1
+        return out
+
+    shared = replace(values, chunks=None, dimensions=(), fill=None, kept_nbytes=offsets.nbytes)
+    return [
+        replace(
+            shared,
+            member=f"{prefix}values",
+            shape=(int(offsets[-1]),),
+            read=read_values,
+            # Runs are read whole, and rows without a value along with them.
+            together_nbytes=values.together_nbytes + largest * values.dtype.itemsize + _ROWS_AT_ONCE * 2 * _OBJECT_NBYTES,
+            element_nbytes=values.dtype.itemsize + _OBJECT_NBYTES,
+        ),
+        replace(
+            shared,
+            member=f"{prefix}offsets",
+            shape=(count + 1,),
+            dtype=np.dtype(np.int64),
+            read=lambda box: offsets[box],
+            changed=(),
+        ),
+    ]

@@ -1,0 +1,373 @@
+"""All of an HDF5 file: walked without leaving it, each object once, and each dataset given as plain values."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..plain.chunk_grid import Box
+from ..plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, UnsafeFileError
+from ..plain.memory_budget import format_bytes
+from .contract import Array
+from .hdf5_attributes import attribute_as_json, attribute_names, is_flat
+from .hdf5_elements import Reading, leaves_of, plain_values
+from .hdf5_file import open_array
+from .hdf5_layout import check_stored_bytes, filters_of, is_allocated
+from .hdf5_library import explaining_read_errors, filter_plugins, library, open_to_read
+from .hdf5_opening import refuse_foreign_storage
+from .hdf5_paths import find, name_of, no_such_key
+from .tree_contract import ALIAS, ARRAY, EXTERNAL_LINK, GROUP, NAMED_TYPE, SOFT_LINK, UNKNOWN_LINK, Attribute, Node, Values
+
+_Place = tuple[Any, int]
+"""(number of the file, address in it): the same for all names of one object."""
+_MOST_UNSTORED_NBYTES = 4 << 30
+_MOST_TIMES_STORED = 1000
+_WALK_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+
+
+def walk(path: str | os.PathLike[str], inside: str = "", allow_links: bool = False) -> Iterator[Node]:
+    """Every name in an HDF5 file, or below the group `inside`: the group itself ("/"), then what is in it, depth first.
+
+    A group is entered once, whatever links lead to it, and no link is followed; with `allow_links` those to other files are, and
+    what they lead to is listed as if it lay here. Nothing is read but names, and the file is open until the walk ends.
+
+    >>> import tempfile, h5py
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with h5py.File(f"{folder}/a.h5", "w") as file:
+    ...         file["runs/first"] = [1, 2]
+    ...         file["runs/first"].attrs["unit"] = "m"
+    ...         file["latest"] = h5py.SoftLink("/runs/first")
+    ...     for node in walk(f"{folder}/a.h5"):
+    ...         print(node.path, node.kind, node.target, node.attributes)
+    / group  ()
+    /latest soft link /runs/first ()
+    /runs group  ()
+    /runs/first array  ('unit',)
+    """
+    tree = Hdf5Tree(path, inside, allow_links)
+    try:
+        yield from tree.walk()
+    finally:
+        tree.close()
+
+
+class Hdf5Tree:
+    """An HDF5 file, or a group of one, as a `tree_contract.TreeSource`. Paths are counted from that group."""
+
+    def __init__(self, path: str | os.PathLike[str], inside: str = "", allow_links: bool = False) -> None:
+        self.path = os.fspath(path)
+        self.name = name_of(self.path, inside) if inside.strip("/") else self.path
+        self._allow_links = allow_links
+        self.file = open_to_read(self.path)
+        filter_plugins()
+        try:
+            with explaining_read_errors(self.name):
+                root = find(self.file, self.path, inside)
+                if not isinstance(root, library().Group):
+                    if root is None:
+                        raise no_such_key(self.file, self.path, inside)
+                    raise InvalidValueError(f"{self.name} is one array, not a group. Convert it without --all (convert(...)).")
+        except BaseException:
+            self.file.close()
+            raise
+        self.root = root
+        self._paths: dict[_Place, str] = {}
+        self._forgotten: set[str] = set()
+        self._current: tuple[str, Any] = ("/", root)
+        for node in self.walk():  # so that references have paths to lead to
+            if node.kind in (GROUP, ARRAY, NAMED_TYPE) and not node.damage:
+                self._paths.setdefault(_place(self._current[1]), node.path)
+
+    def close(self) -> None:
+        self._current = ("/", None)
+        self.root = None
+        self.file.close()
+
+    # --- walking ---
+
+    def walk(self) -> Iterator[Node]:
+        """See the function `walk`. While it waits, the object of the node it gave last is at hand."""
+        seen: dict[_Place, str] = {_place(self.root): "/"}
+        self._current = ("/", self.root)
+        yield self._described("/", GROUP, self.root)
+        pending: list[tuple[str, Any, Iterator[bytes]]] = [("", self.root, self._names("/", self.root))]
+        while pending:
+            prefix, group, names = pending[-1]
+            raw = next(names, None)
+            if raw is None:
+                pending.pop()
+                continue
+            path = f"{prefix}/{raw.decode('utf-8', 'surrogateescape')}"
+            node, item = self._met(path, group, raw, seen)
+            self._current = (path, item)
+            yield node
+            if node.kind == GROUP and not node.damage:
+                pending.append((path, item, self._names(path, item)))
+
+    def _names(self, path: str, group: Any) -> Iterator[bytes]:
+        with explaining_read_errors(name_of(self.path, path)):
+            return iter(list(group.id))
+
+    def _met(self, path: str, group: Any, raw: bytes, seen: dict[_Place, str]) -> tuple[Node, Any]:
+        """The node under one name of a group, and its object where it is a new one."""
+        h5py = library()
+        try:
+            kind = group.id.links.get_info(raw).type
+            if kind == h5py.h5l.TYPE_SOFT:
+                target = group.id.links.get_val(raw).decode("utf-8", "surrogateescape")
+                elsewhere = "" if group.file.id == self.file.id else "it lies in another file, and leads somewhere in that"
+                return Node(path, SOFT_LINK, target, damage=elsewhere), None
+            if kind == h5py.h5l.TYPE_EXTERNAL:
+                other, there = (part.decode("utf-8", "surrogateescape") for part in group.id.links.get_val(raw))
+                if not self._allow_links:
+                    return Node(path, EXTERNAL_LINK, name_of(other, there)), None
+            elif kind != h5py.h5l.TYPE_HARD:
+                return Node(path, UNKNOWN_LINK, damage="it is a link of a kind that only the program that made it knows"), None
+            item = group[raw]
+            first = seen.setdefault(_place(item), path)
+            if first != path:
+                return Node(path, ALIAS, first), None
+            is_group, is_array = isinstance(item, h5py.Group), isinstance(item, h5py.Dataset)
+            return self._described(path, GROUP if is_group else ARRAY if is_array else NAMED_TYPE, item), item
+        except _WALK_ERRORS as error:
+            return Node(path, UNKNOWN_LINK, damage=f"HDF5 cannot open it ({error})"), None
+
+    def _described(self, path: str, kind: str, item: Any) -> Node:
+        try:
+            return Node(path, kind, attributes=attribute_names(item))
+        except _WALK_ERRORS as error:
+            return Node(path, kind, damage=f"HDF5 cannot list its attributes ({error})")
+
+    # --- what is there ---
+
+    def item(self, path: str) -> Any:
+        """The h5py object at a path that `walk` gave."""
+        if self._current[0] == path and self._current[1] is not None:
+            return self._current[1]
+        with explaining_read_errors(name_of(self.path, path)):
+            inside = f"{self.root.name.rstrip('/')}{path}"
+            encoded = inside.encode("utf-8", "surrogateescape")
+            found = self.file[encoded] if self._allow_links else find(self.file, self.path, inside)
+            if found is None:
+                raise no_such_key(self.file, self.path, inside)
+            self._current = (path, found)
+            return found
+
+    def path_of(self, reference: Any) -> str:
+        """Where an h5py.Reference leads: a path, or "" for a null reference and for what is no longer there."""
+        h5py = library()
+        if not reference:
+            return ""
+        with contextlib.suppress(*_WALK_ERRORS):
+            found = h5py.h5r.dereference(reference, self.file.id)
+            if found is not None:
+                path = self._paths.get(_place_of_id(found), "")
+                return "" if path in self._forgotten else path
+        return ""
+
+    def forget(self, path: str) -> None:
+        """References to the object at this path lead nowhere from now on: it has no place in a copy."""
+        self._forgotten.add(path)
+
+    def attributes(self, path: str) -> list[Attribute]:
+        item = self.item(path)
+        with explaining_read_errors(name_of(self.path, path)):
+            return [attribute_as_json(item, name, self.path_of) for name in attribute_names(item)]
+
+    def values(self, path: str) -> list[Values]:
+        """The dataset in plain arrays, one for each member of a compound; none for a null dataspace.
+
+        Raises UnsafeFileError for storage in other files and for bytes that were never stored; MissingPackageError for filters
+        that are missing here; DamagedFileError.
+        """
+        item = self.item(path)
+        with explaining_read_errors(name_of(self.path, path)):
+            self._refuse_unsafe(item, path)
+            missing = missing_filters(item)
+            if missing:
+                raise MissingPackageError(
+                    f"{name_of(self.path, path)} is compressed with {', '.join(missing)}, which HDF5 lacks here"
+                    f"{'' if filter_plugins() else '; try: pip install hdf5plugin'}."
+                )
+            common = self._common(item, path)
+            shape = () if item.shape is None else tuple(int(n) for n in item.shape)
+            return [
+                replace(values, read=functools.partial(self._read, path, values.read))
+                for leaf in leaves_of(item.id.get_type())
+                for values in (plain_values(Reading(lambda: self.item(path), leaf, shape, self.path_of), common))
+                if item.shape is not None
+            ]
+
+    def _read(self, path: str, read: Callable[[Box], Array], box: Box) -> Array:
+        with explaining_read_errors(name_of(self.path, path)):
+            return read(box)
+
+    def stored_values(self, path: str) -> tuple[list[Values], str]:
+        """What tells whether a copy within HDF5 is equal: plain values where they can be had, else bytes as they are stored.
+
+        With the reason in words where that falls short of plain values.
+        """
+        item = self.item(path)
+        with explaining_read_errors(name_of(self.path, path)):
+            self._refuse_unsafe(item, path)
+            missing = missing_filters(item)
+            if missing:
+                return [self._chunk_bytes(item, path)], f"compared by its stored bytes: HDF5 lacks {', '.join(missing)} here"
+            if item.shape is None:
+                return [], ""
+            leaves = list(leaves_of(item.id.get_type()))
+            refused = [leaf.refused for leaf in leaves if leaf.refused and "region references" not in leaf.refused]
+            if not refused:
+                return [values for values in self.values(path) if not values.refused], ""
+            if is_flat(item.id.get_type()):
+                return [self._element_bytes(item, path)], f"compared by the bytes of its elements: {refused[0]}"
+            return [values for values in self.values(path) if not values.refused], f"not compared in full: {refused[0]}"
+
+    def _common(self, item: Any, path: str) -> Values:
+        chunks = tuple(int(n) for n in item.chunks) if item.shape and item.chunks else None
+        nbytes = item.id.get_type().get_size()
+        is_foreign = item.file.id != self.file.id or item.external is not None or item.is_virtual
+        return Values(
+            member="",
+            shape=(),
+            dtype=np.dtype("V1"),
+            read=_nothing_to_read,
+            chunks=tuple(min(each, max(1, length)) for each, length in zip(chunks, item.shape, strict=True)) if chunks else None,
+            together_nbytes=math.prod(chunks) * nbytes if chunks else 0,
+            compressed=bool(chunks and filters_of(item)),
+            fill=_fill_of(item),
+            dimensions=self._dimensions(item, path),
+            stored=None if is_foreign else functools.partial(open_array, self.path, f"{self.root.name.rstrip('/')}{path}"),
+        )
+
+    def _dimensions(self, item: Any, path: str) -> tuple[str | None, ...]:
+        """Names of the axes: their labels, else those of the dimension scales attached to them."""
+        names: list[str | None] = [None] * (item.ndim if item.shape is not None else 0)
+        with contextlib.suppress(*_WALK_ERRORS):
+            if item.attrs.get("CLASS") == b"DIMENSION_SCALE" and len(names) == 1:
+                names[0] = path.rsplit("/", 1)[-1]
+            for axis, scales in enumerate(item.attrs.get("DIMENSION_LIST", ())):
+                if len(scales):
+                    names[axis] = self.path_of(scales[0]).rsplit("/", 1)[-1] or None
+            for axis in range(len(names)):
+                label = library().h5ds.get_label(item.id, axis).decode("utf-8")
+                names[axis] = label or names[axis]
+        return tuple(names) if any(names) else ()
+
+    def _refuse_unsafe(self, item: Any, path: str) -> None:
+        name = name_of(self.path, path)
+        if not self._allow_links:
+            refuse_foreign_storage(item, name)
+        if item.shape is None or item.external is not None or item.is_virtual:
+            return
+        if item.file.id == self.file.id:
+            check_stored_bytes(item, self.path, name)
+        declared = item.size * item.id.get_type().get_size()
+        stored = declared if item.chunks is None and item.id.get_storage_size() else 0
+        if item.chunks is not None:
+            chunk_nbytes = math.prod(item.chunks) * item.id.get_type().get_size()
+            stored = item.id.get_num_chunks() * chunk_nbytes if item.id.get_storage_size() else 0
+        if declared - stored > _MOST_UNSTORED_NBYTES and declared > _MOST_TIMES_STORED * stored:
+            raise UnsafeFileError(
+                f"{name} declares {format_bytes(declared)} of {tuple(item.shape)}, of which {format_bytes(stored)} were ever "
+                f"stored; expected at least a {_MOST_TIMES_STORED}th. If it is meant to be so, convert the part that holds values."
+            )
+
+    def _element_bytes(self, item: Any, path: str) -> Values:
+        size = item.id.get_type().get_size()
+
+        def read(box: Box) -> Array:
+            dataset, counts = self.item(path), tuple(part.stop - part.start for part in box[:-1])
+            out: Array = np.zeros((*counts, size), np.uint8)
+            kind, h5s = dataset.id.get_type(), library().h5s
+            if not counts:
+                dataset.id.read(h5s.ALL, h5s.ALL, out, kind)
+            elif out.size:
+                stored = dataset.id.get_space()
+                stored.select_hyperslab(tuple(part.start for part in box[:-1]), counts)
+                dataset.id.read(h5s.create_simple(counts), stored, out, kind)
+            return out[..., box[-1]]
+
+        common = self._common(item, path)
+        chunks = (*common.chunks, size) if common.chunks else None
+        return replace(
+            common,
+            shape=(*item.shape, size),
+            dtype=np.dtype(np.uint8),
+            read=functools.partial(self._read, path, read),
+            chunks=chunks,
+            stored=None,
+        )
+
+    def _chunk_bytes(self, item: Any, path: str) -> Values:
+        """All stored chunks, one after the other, without decoding them."""
+        found = [item.id.get_chunk_info(index) for index in range(item.id.get_num_chunks())]
+        found.sort(key=lambda chunk: tuple(chunk.chunk_offset))
+        ends = np.cumsum([0, *(chunk.size for chunk in found)], dtype=np.int64)
+
+        def read(box: Box) -> Array:
+            start, stop = box[0].start, box[0].stop
+            out: Array = np.empty(stop - start, np.uint8)
+            at = int(np.searchsorted(ends, start, "right")) - 1
+            while at < len(found) and ends[at] < stop:
+                low = int(ends[at])
+                data = np.frombuffer(self.item(path).id.read_direct_chunk(found[at].chunk_offset)[1], np.uint8)
+                if len(data) != found[at].size:
+                    raise DamagedFileError(f"{name_of(self.path, path)}: a chunk changed while it was read. Convert again.")
+                lower, upper = max(low, start), min(low + len(data), stop)
+                out[lower - start : upper - start] = data[lower - low : upper - low]
+                at += 1
+            return out
+
+        common = self._common(item, path)
+        largest = max((chunk.size for chunk in found), default=0)
+        return replace(
+            common,
+            shape=(int(ends[-1]),),
+            dtype=np.dtype(np.uint8),
+            read=functools.partial(self._read, path, read),
+            chunks=None,
+            together_nbytes=largest,
+            kept_nbytes=200 * len(found),
+            stored=None,
+        )
+
+
+def missing_filters(dataset: Any) -> list[str]:
+    """Words for the filters of an h5py.Dataset that HDF5 cannot undo here."""
+    if dataset.shape is None or not dataset.chunks or not is_allocated(dataset):
+        return []
+    filter_plugins()
+    available = library().h5z.filter_avail
+    return [f"{words} (HDF5 filter {code})" for code, words in filters_of(dataset) if not available(code)]
+
+
+def _nothing_to_read(box: Box) -> Array:
+    raise AssertionError("a part that was refused has no values")
+
+
+def _fill_of(item: Any) -> Any:
+    """What was set to stand for elements never stored; None where that is 0, or nothing was set."""
+    h5d = library().h5d
+    with contextlib.suppress(*_WALK_ERRORS):
+        if item.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED:
+            fill = np.asarray(item.fillvalue)
+            if fill.ndim == 0 and fill.dtype.kind in "biufcS" and (fill != np.zeros((), fill.dtype)).any():
+                return fill[()]
+    return None
+
+
+def _place(item: Any) -> _Place:
+    return _place_of_id(item.id)
+
+
+def _place_of_id(identifier: Any) -> _Place:
+    info = library().h5o.get_info(identifier)
+    return info.fileno, info.addr

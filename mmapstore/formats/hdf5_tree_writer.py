@@ -1,0 +1,331 @@
+"""A new HDF5 file that receives a tree: out of another HDF5 file object by object as HDF5 copies them, out of others as values."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..plain.c_order import c_order_boxes
+from ..plain.chunk_grid import Box
+from ..plain.errors import DamagedFileError, InvalidTypeError, WriteError
+from .contract import Array
+from .hdf5_attributes import attribute_names, copy_attribute, has_references, with_references
+from .hdf5_library import explaining_failed_writes, library, open_to_write
+from .hdf5_tree import Hdf5Tree
+from .hdf5_writer import _reserve as reserve
+from .tree_contract import ALIAS, GROUP, SOFT_LINK, Attribute, Node, Values
+
+_MERGE_NAMED_TYPES = 0x40  # H5O_COPY_MERGE_COMMITTED_DTYPE_FLAG, which h5py has no name for
+_MOST_ATTRIBUTE_NBYTES = 60 << 10  # what an object's header holds beside its other messages
+_SCALE_LISTS = ("DIMENSION_LIST", "REFERENCE_LIST")
+_SLACK_NBYTES = 1 << 20
+_REFERENCES_AT_ONCE = 1 << 14
+_COPY_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, NotImplementedError)
+
+
+class Hdf5TreeWriter:
+    """An HDF5 file as a `tree_contract.TreeTarget`.
+
+    With `like`, the file gets its user block, which a MATLAB file has, and lists the names of its root in the same order.
+    """
+
+    def __init__(self, path: str, like: Hdf5Tree | None = None) -> None:
+        self.path = path
+        self._like = like
+        if os.path.exists(path):
+            self._file = open_to_write(path, "r+")
+        else:
+            self._file = _created(path, like)
+
+    def refusal(self, path: str, is_group: bool) -> str:
+        name = path.rsplit("/", 1)[-1]
+        return f"HDF5 gives {name!r} a meaning of its own" if name in (".", "") and path != "/" else ""
+
+    def is_taken(self, path: str, is_group: bool) -> bool:
+        # Not `path in file`: h5py looks at every group on the way, for each object of a deep tree anew.
+        parent, _, name = path.rpartition("/")
+        try:
+            group = self._file[_encoded(parent or "/")]
+        except KeyError:
+            return False
+        return isinstance(group, library().Group) and bool(group.id.links.exists(_encoded(name)))
+
+    def fitted(self, attribute: Attribute) -> Attribute:
+        value, changed = attribute.value, attribute.changed
+        if attribute.name in _SCALE_LISTS:
+            if _is_lists_of_paths(value) or attribute.name == "REFERENCE_LIST":
+                return Attribute(attribute.name, value, "made anew")
+            return Attribute(attribute.name, refused="HDF5 keeps this name for lists of dimension scales")
+        given = as_attribute(value)
+        words = "as JSON text" if isinstance(given, str) and not isinstance(value, str) else ""
+        if (isinstance(value, str) and "\0" in value) or not attribute.name or "\0" in attribute.name:
+            return Attribute(attribute.name, refused="HDF5 has no text with NUL in it, nor attributes without a name")
+        if (nbytes := len(json.dumps(value))) > _MOST_ATTRIBUTE_NBYTES:
+            return Attribute(
+                attribute.name, refused=f"it has some {nbytes} bytes; HDF5 holds {_MOST_ATTRIBUTE_NBYTES} in an attribute"
+            )
+        fitted = given if words else value
+        return Attribute(attribute.name, fitted, "; ".join(part for part in (changed, words) if part), attribute.refused)
+
+    def remove(self, path: str) -> None:
+        with explaining_failed_writes(self.path):
+            if path != "/" and self.is_taken(path, False):
+                del self._file[_encoded(path)]
+
+    def add_group(self, path: str, attributes: dict[str, Any]) -> None:
+        with explaining_failed_writes(self.path):
+            group = self._file.require_group(_encoded(path))
+            _set_attributes(group, attributes)
+
+    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> _NewHdf5Array:
+        with explaining_failed_writes(self.path):
+            reserve(self._file, (0 if values.compressed else values.nbytes) + _SLACK_NBYTES)
+            return _NewHdf5Array(self, self._file, path, values, attributes)
+
+    def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
+        with explaining_failed_writes(self.path):
+            dataset = self._file.create_dataset(_encoded(path), data=library().Empty("f4"))
+            _set_attributes(dataset, attributes)
+        return ""
+
+    def add_link(self, path: str, kind: str, target: str) -> str:
+        h5py = library()
+        with explaining_failed_writes(self.path):
+            if kind == SOFT_LINK:
+                parent, _, name = path.rpartition("/")
+                group = self._file[_encoded(parent or "/")]
+                group.id.links.create_soft(_encoded(name), _encoded(target))
+            elif kind == ALIAS:
+                created = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+                self._file.id.links.create_hard(_encoded(path), self._file.id, _encoded(target), created)
+        return ""
+
+    def attach_scales(self, path: str, scales: Any) -> None:
+        """Dimension scales by their paths, a list for each axis, as the attribute DIMENSION_LIST has them."""
+        with explaining_failed_writes(self.path):
+            dataset = self._file[_encoded(path)]
+            for axis, paths in enumerate(scales[: dataset.ndim]):
+                for scale in paths:
+                    found = self._file.get(_encoded(scale)) if scale else None
+                    if getattr(found, "is_scale", False):
+                        dataset.dims[axis].attach_scale(found)
+
+    # --- the ability to copy out of another HDF5 file ---
+
+    def copy_object(self, source: Hdf5Tree, node: Node) -> None:
+        """A group without what is in it, a dataset or a named type, as HDF5 copies it: nothing decoded, nothing converted.
+
+        References lead nowhere until `copy_references` has been called for it. Raises DamagedFileError if HDF5 cannot copy it.
+        """
+        h5py = library()
+        item = source.item(node.path)
+        with explaining_failed_writes(self.path):
+            reserve(self._file, (item.id.get_storage_size() if isinstance(item, h5py.Dataset) else 0) + _SLACK_NBYTES)
+        try:
+            if node.kind == GROUP:
+                if node.path != "/":
+                    h5py.h5g.create(self._file.id, _encoded(node.path), None, item.id.get_create_plist())
+                target = self._file[_encoded(node.path)]
+                for name in attribute_names(item):
+                    with contextlib.suppress(*_COPY_ERRORS):  # those that are not there afterwards are listed
+                        copy_attribute(item, target, name, lambda reference: None)
+                return
+            options = h5py.h5p.create(h5py.h5p.OBJECT_COPY)
+            options.set_copy_object(_MERGE_NAMED_TYPES)
+            h5py.h5o.copy(item.id, b".", self._file.id, _encoded(node.path), options, None)
+        except OSError as error:
+            if error.errno or "errno" in str(error):
+                with explaining_failed_writes(self.path):
+                    raise
+            raise DamagedFileError(f"{source.name}{node.path}: HDF5 cannot copy it ({error}).") from error
+        except (RuntimeError, ValueError) as error:
+            raise DamagedFileError(f"{source.name}{node.path}: HDF5 cannot copy it ({error}).") from error
+
+    def copy_attributes(self, source: Hdf5Tree, path: str) -> None:
+        """To an object whose values were written otherwise."""
+        item, target = source.item(path), self._file[_encoded(path)]
+        for name in attribute_names(item):
+            with contextlib.suppress(*_COPY_ERRORS):
+                copy_attribute(item, target, name, lambda reference: None)
+
+    def copy_references(self, source: Hdf5Tree, node: Node) -> str:
+        """Make the references in a copied object, and in its attributes, lead to where they led. Returns what became of them."""
+        h5py = library()
+        item = source.item(node.path)
+        made = _References(self, self._file, source)
+        target = self._file[_encoded(node.path)]
+        for name in attribute_names(item):
+            with contextlib.suppress(*_COPY_ERRORS):
+                if has_references(h5py.h5a.open(item.id, _encoded(name)).get_type()):
+                    copy_attribute(item, target, name, made)
+        if isinstance(item, h5py.Dataset) and item.shape is not None and has_references(item.id.get_type()):
+            for box in c_order_boxes(tuple(item.shape), _REFERENCES_AT_ONCE, item.chunks):
+                target[box] = with_references(np.asarray(item[box], item.dtype), made)
+        return made.words()
+
+    def has_attribute(self, path: str, name: str) -> bool:
+        return bool(library().h5a.exists(self._file[_encoded(path)].id, _encoded(name)))
+
+    def commit(self) -> None:
+        with explaining_failed_writes(self.path):
+            self._file.flush()
+            os.fsync(self._file.id.get_vfd_handle())
+
+    def close(self) -> None:
+        if not self._file:
+            return
+        block = self._file.userblock_size
+        with explaining_failed_writes(self.path):
+            self._file.flush()
+            handle = self._file.id.get_vfd_handle()
+            if os.fstat(handle).st_size > (used := self._file.id.get_filesize()):
+                os.ftruncate(handle, used)  # gives back what was reserved and not needed
+            self._file.close()
+            if block and self._like is not None:
+                with Path(self._like.path).open("rb") as source, Path(self.path).open("r+b") as target:
+                    target.write(source.read(block))
+
+
+class _References:
+    """Called with a reference into one file, gives the one to the same object in the other."""
+
+    def __init__(self, writer: Hdf5TreeWriter, file: Any, source: Hdf5Tree) -> None:
+        self._writer = writer
+        self._file = file
+        self._source = source
+        self._made = self._lost = 0
+
+    def __call__(self, reference: Any) -> Any:
+        h5py = library()
+        is_region = isinstance(reference, h5py.RegionReference)
+        null = h5py.RegionReference() if is_region else h5py.Reference()
+        if not reference:
+            return null
+        path = _encoded(self._source.path_of(reference))
+        if not path or not (path == b"/" or self._writer.is_taken(path.decode("utf-8", "surrogateescape"), False)):
+            self._lost += 1
+            return null
+        self._made += 1
+        if is_region:
+            space = h5py.h5r.get_region(reference, self._source.file.id)
+            return h5py.h5r.create(self._file.id, path, h5py.h5r.DATASET_REGION, space)
+        return h5py.h5r.create(self._file.id, path, h5py.h5r.OBJECT)
+
+    def words(self) -> str:
+        made = f"{self._made} reference{'s' * (self._made != 1)} made anew for this file" if self._made else ""
+        lost = f"{self._lost} that lead to nothing copied are null" if self._lost else ""
+        return ", ".join(part for part in (made, lost) if part)
+
+
+class _NewHdf5Array:
+    changed: tuple[str, ...] = ()
+
+    def __init__(self, writer: Hdf5TreeWriter, file: Any, path: str, values: Values, attributes: dict[str, Any]) -> None:
+        h5py = library()
+        self._writer = writer
+        self._text = values.text
+        dtype: Any = h5py.string_dtype("utf-8") if values.text else values.dtype
+        options: dict[str, Any] = {}
+        if values.shape and min(values.shape) > 0 and values.chunks is not None:
+            options["chunks"] = values.chunks
+            if values.compressed:
+                options |= {"compression": "gzip", "shuffle": values.dtype.itemsize > 1 and not values.text}
+        if values.fill is not None and not values.text:
+            options["fillvalue"] = values.fill
+        try:
+            self._dataset = file.create_dataset(_encoded(path), values.shape, dtype, **options)
+        except TypeError as error:
+            raise InvalidTypeError(f"{writer.path}: HDF5 has no type for {values.dtype} ({error}).") from error
+        for axis, name in enumerate(values.dimensions):
+            if name:
+                self._dataset.dims[axis].label = name
+        _set_attributes(self._dataset, attributes)
+
+    def write(self, box: Box, block: Array) -> None:
+        with explaining_failed_writes(self._writer.path):
+            if block.size == 0:
+                return
+            if self._text:
+                texts = np.empty(block.size, object)
+                texts[:] = [element.decode("utf-8", "surrogateescape") for element in block.reshape(-1).tolist()]
+                block = texts.reshape(block.shape)
+            self._dataset[box] = block
+
+    def close(self) -> None:
+        self._dataset = None
+
+
+def _created(path: str, like: Hdf5Tree | None) -> Any:
+    h5py = library()
+    if like is None:
+        return open_to_write(path, "x")
+    with explaining_failed_writes(path):
+        options = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+        given = like.file.id.get_create_plist()
+        if given.get_userblock():
+            options.set_userblock(given.get_userblock())
+        order = like.file["/"].id.get_create_plist().get_link_creation_order()
+        if order:
+            options.set_link_creation_order(order)
+        made = h5py.h5f.create(_encoded(path), h5py.h5f.ACC_EXCL, fcpl=options)
+        made.close()
+        return open_to_write(path, "r+")
+
+
+def _set_attributes(item: Any, attributes: dict[str, Any]) -> None:
+    is_scale = attributes.get("CLASS") == "DIMENSION_SCALE" and isinstance(attributes.get("NAME", ""), str)
+    if is_scale and isinstance(item, library().Dataset):
+        item.make_scale(attributes.get("NAME", ""))
+        attributes = {name: value for name, value in attributes.items() if name not in ("CLASS", "NAME")}
+    for name, value in attributes.items():
+        if name in _SCALE_LISTS:  # see `attach_scales`
+            continue
+        try:
+            item.attrs[name] = as_attribute(value)
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            raise WriteError(f"{name!r} cannot be an attribute in HDF5: {error}.") from error
+
+
+def as_attribute(value: Any) -> Any:
+    """What h5py makes an attribute of, equal to a value of JSON. Lists of unequal things, and objects, become JSON text."""
+    if value is None:
+        return library().Empty("f4")
+    if isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return np.int64(value) if -(2**63) <= value < 2**63 else np.uint64(value) if 0 <= value < 2**64 else str(value)
+    if isinstance(value, float):
+        return np.float64(value)
+    if isinstance(value, list) and value:
+        with contextlib.suppress(ValueError, OverflowError):
+            array = np.array(value)
+            kinds = {type(element) for element in _elements(value)}
+            if kinds == {str} and array.dtype.kind == "U":
+                return array.astype(object)
+            if len(kinds) == 1 and array.dtype.kind in "bif":
+                return array
+    return [] if value == [] else json.dumps(value)
+
+
+def _is_lists_of_paths(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(paths, list) and {type(path) for path in paths} <= {str} for paths in value)
+
+
+def _elements(value: Any) -> Any:
+    for element in value:
+        if isinstance(element, list):
+            yield from _elements(element)
+        else:
+            yield element
+
+
+def _encoded(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")

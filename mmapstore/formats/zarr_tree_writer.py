@@ -1,0 +1,223 @@
+"""A new Zarr 3 store that receives a tree: out of another store file by file, out of others as values."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import warnings
+from typing import Any
+
+import numpy as np
+
+from ..files.file_io import explaining_write_errors, sync_directory, sync_tree, write_text_atomically
+from ..plain.chunk_grid import Box
+from ..plain.errors import InvalidTypeError, UnsafeFileError
+from .contract import Array
+from .tree_contract import ARRAY, Attribute, Node, Values, as_json
+from .tree_names import why_no_file
+from .zarr_library import library
+from .zarr_metadata import METADATA_FILES, directory_inside, read_node
+from .zarr_tree import ZarrTree
+
+LINKS_ATTRIBUTE = "mmapstore_links"
+_RESERVED = (*METADATA_FILES, ".zattrs", ".zmetadata")
+_CHUNK_NBYTES, _SMALL_CHUNK_NBYTES, _LARGE_CHUNK_NBYTES = 1 << 20, 64 << 10, 64 << 20
+_MANY_CHUNKS = 64
+
+
+class ZarrTreeWriter:
+    """A new Zarr 3 store in a directory, as a `tree_contract.TreeTarget`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._unsynced: list[str] = []
+        if not os.path.isdir(path):
+            with explaining_write_errors(path):
+                os.mkdir(path)
+            self.add_group("/", {})
+
+    def _directory(self, path: str) -> str:
+        return directory_inside(self.path, path.strip("/"))
+
+    def refusal(self, path: str, is_group: bool) -> str:
+        return why_no_file(self.path, path, _RESERVED)
+
+    def is_taken(self, path: str, is_group: bool) -> bool:
+        return os.path.lexists(self._directory(path))
+
+    def fitted(self, attribute: Attribute) -> Attribute:
+        return as_json(attribute)
+
+    def remove(self, path: str) -> None:
+        with explaining_write_errors(self.path):
+            if path != "/" and os.path.isdir(self._directory(path)):
+                shutil.rmtree(self._directory(path))
+
+    def add_group(self, path: str, attributes: dict[str, Any]) -> None:
+        directory = self._directory(path)
+        with explaining_write_errors(directory):
+            os.makedirs(directory, exist_ok=True)
+            metadata = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            write_text_atomically(os.path.join(directory, "zarr.json"), json.dumps(metadata, indent=2, allow_nan=False))
+        self._unsynced.append(directory)
+
+    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> _NewZarrArray:
+        self._unsynced.append(self._directory(path))
+        return _NewZarrArray(self._directory(path), values, attributes)
+
+    def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
+        self.add_group(path, attributes)
+        return "a null dataspace as a group without members"
+
+    def add_link(self, path: str, kind: str, target: str) -> str:
+        """Kept by name among the attributes of the group: Zarr has no links."""
+        parent, _, name = path.rpartition("/")
+        directory = self._directory(parent)
+        stored = read_node(directory)
+        assert stored is not None, "a group is written before what is in it"
+        attributes = dict(stored.metadata.get("attributes", {}))
+        attributes[LINKS_ATTRIBUTE] = {**attributes.get(LINKS_ATTRIBUTE, {}), name: target}
+        self.add_group(parent or "/", attributes)
+        return f"Zarr has no links: {target!r} is noted in the attribute {LINKS_ATTRIBUTE} of its group"
+
+    def copy_node(self, source: ZarrTree, node: Node) -> str:
+        """A group's metadata, or all files of an array, as they are stored. Returns what was left out, "" for nothing."""
+        origin, target = source.directory(node.path), self._directory(node.path)
+        left_out = ""
+        with explaining_write_errors(target):
+            if node.kind == ARRAY:
+                if any(
+                    os.path.islink(os.path.join(folder, name)) for folder, below, names in os.walk(origin) for name in below + names
+                ):
+                    raise UnsafeFileError(
+                        f"{origin} holds symbolic links, which are not followed: a store from elsewhere could name any file of "
+                        "yours. Copy what they lead to into the store first."
+                    )
+                shutil.copytree(origin, target, dirs_exist_ok=node.path == "/")
+            else:
+                os.makedirs(target, exist_ok=True)
+                if node.path == "/":
+                    os.unlink(os.path.join(target, "zarr.json"))
+                left_out = self._copy_metadata(source, node.path, origin, target)
+        self._unsynced.append(target)
+        return left_out
+
+    def _copy_metadata(self, source: ZarrTree, path: str, origin: str, target: str) -> str:
+        stored = read_node(origin)
+        assert stored is not None
+        if stored.version == 2:
+            for name in (".zgroup", ".zattrs"):
+                if os.path.isfile(os.path.join(origin, name)):
+                    shutil.copyfile(os.path.join(origin, name), os.path.join(target, name))
+            return ""
+        metadata = dict(stored.metadata)
+        consolidated = metadata.pop("consolidated_metadata", None)
+        write_text_atomically(os.path.join(target, "zarr.json"), json.dumps(metadata, indent=2))
+        return "without its consolidated metadata, which zarr.consolidate_metadata makes anew" if consolidated else ""
+
+    def commit(self) -> None:
+        with explaining_write_errors(self.path):
+            for directory in self._unsynced:
+                if os.path.isdir(directory) and directory != self.path:
+                    _sync_node(directory)
+            _sync_node(self.path)
+        self._unsynced.clear()
+
+    def close(self) -> None:
+        pass
+
+
+def _sync_node(directory: str) -> None:
+    """The files of a group, or all below an array, and the names of both."""
+    if os.path.isfile(os.path.join(directory, ".zgroup")) or _is_group(directory):
+        for name in _RESERVED:
+            if os.path.isfile(os.path.join(directory, name)):
+                sync_tree(os.path.join(directory, name))
+        sync_directory(directory)
+    else:
+        sync_tree(directory)
+    sync_directory(os.path.dirname(directory))
+
+
+def _is_group(directory: str) -> bool:
+    stored = read_node(directory)
+    return stored is not None and not stored.is_array
+
+
+class _NewZarrArray:
+    def __init__(self, directory: str, values: Values, attributes: dict[str, Any]) -> None:
+        zarr = library()
+        self.changed: tuple[str, ...] = ()
+        self._where = directory
+        self._text = values.text
+        dtype: Any = values.dtype.newbyteorder("=")
+        if dtype.kind == "f" and dtype.itemsize > 8:
+            raise InvalidTypeError(f"Zarr has no data type for {dtype}; convert to .h5, or cast it to float64 first.")
+        if values.dtype.kind in "iufc" and not values.dtype.isnative and values.dtype.itemsize > 1:
+            self.changed = ("byte order: little-endian",)
+        chunks = chunks_for(values.shape, values.dtype.itemsize, values.chunks)
+        if values.chunks is not None and chunks != values.chunks:
+            self.changed = (*self.changed, f"chunks of {chunks} instead of {values.chunks}")
+        common = {
+            "store": zarr.storage.LocalStore(directory),
+            "shape": values.shape,
+            "chunks": chunks,
+            "zarr_format": 3,
+            "attributes": attributes,
+            "dimension_names": list(values.dimensions) if values.dimensions else None,
+        }
+        fill = 0 if values.fill is None else values.fill
+        with explaining_write_errors(directory), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # fixed-width bytes: a data type that zarr-python has and the specification lacks
+            try:
+                if values.text:
+                    self._array = zarr.create_array(**common, dtype=str)
+                else:
+                    little = zarr.codecs.BytesCodec(endian="little" if dtype.itemsize > 1 and dtype.kind != "S" else None)
+                    self._array = zarr.create_array(
+                        **common,
+                        dtype=dtype,
+                        fill_value=b"" if dtype.kind == "S" else fill,
+                        filters=None,
+                        serializer=little,
+                        compressors=zarr.codecs.ZstdCodec(level=3) if values.compressed else None,
+                    )
+            except (ValueError, TypeError) as error:
+                raise InvalidTypeError(f"zarr has no data type for {dtype} here ({error}). Convert it to .h5 or .npy.") from error
+
+    def write(self, box: Box, block: Array) -> None:
+        if block.size == 0:
+            return
+        with explaining_write_errors(self._where), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if self._text:
+                texts = np.empty(block.size, object)
+                texts[:] = [element.decode("utf-8") for element in block.reshape(-1).tolist()]
+                block = texts.reshape(block.shape)
+            self._array[box] = block.astype(block.dtype.newbyteorder("="), copy=False)
+
+    def close(self) -> None:
+        pass
+
+
+def chunks_for(shape: tuple[int, ...], itemsize: int, stored: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Chunks of a new array: those of the source, but neither so small that each becomes a file of its own, nor too large.
+
+    >>> chunks_for((1000, 100, 100), 4, None), chunks_for((1000, 100, 100), 4, (10, 50, 100)), chunks_for((1000, 8), 4, (1, 8))
+    ((26, 100, 100), (10, 50, 100), (1000, 8))
+    """
+    if not shape:
+        return ()
+    lengths = tuple(max(1, length) for length in shape)
+    chunk = list(stored or (1,) * len(shape))
+    counts = [-(-length // each) for length, each in zip(lengths, chunk, strict=True)]
+    if stored is None or (math.prod(chunk) * itemsize < _SMALL_CHUNK_NBYTES and math.prod(counts) > _MANY_CHUNKS):
+        for axis in reversed(range(len(shape))):  # the last axes first, so that rows stay together
+            room = _CHUNK_NBYTES // (math.prod(chunk) * itemsize)
+            chunk[axis] = min(lengths[axis], chunk[axis] * max(1, room))
+    for axis in range(len(shape)):
+        excess = -(-math.prod(chunk) * itemsize // _LARGE_CHUNK_NBYTES)
+        chunk[axis] = max(1, chunk[axis] // max(1, excess))
+    return tuple(chunk)

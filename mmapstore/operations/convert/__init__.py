@@ -1,0 +1,378 @@
+"""`convert`: one array from any format that opens into `.npy`, HDF5 or Zarr, with proof that nothing was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ...files.exclusive_lock import exclusive_lock
+from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, PackedValuesWarning, StateMismatchError
+from ...plain.manifest import ArrayManifest, Manifest
+from ...plain.memory_budget import parse_bytes
+from ..ingest.journal import Journal, Record, discard, found_journal, is_published, publish
+from ..ingest.progress import Progress
+from ..ingest.target import Target
+from . import attributes, origin
+from .casts import Changes, checked_casting
+from .converted import Converted
+from .dry_run import estimated
+from .origin import Origin
+from .packed import Packing
+from .passage import FIELD, Tally, carry, new_record, read_back, verify_all
+from .plan import Plan, Wishes, call_of, plan_of
+from .slabs import Slabs
+
+__all__ = ["Converted", "convert"]
+
+
+def convert(
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    layout: str | None = None,
+    source_layout: str | None = None,
+    dtype: Any = None,
+    casting: str = "exact",
+    samples: tuple[int | None, int | None] | slice | None = None,
+    compression: str | None = None,
+    chunks: tuple[int, ...] | None = None,
+    chunk_samples: int | None = None,
+    max_memory: int | str = "256MB",
+    overwrite: bool = False,
+    resume: bool = True,
+    dry_run: bool = False,
+    unpack: bool = False,
+    verify: bool = True,
+    progress: Callable[[int, int | None], Any] | bool | None = None,
+) -> Converted:
+    """Copy one array into another format, as it is unless something else is asked for, and check what was written.
+
+    Values are read in threads, digested (SHA-256 of all values, the same in any format), written, put on disk, read back and
+    compared; then the result appears under its name with a manifest beside it. Until then there is `<out>.partial` and its
+    journal, which do not open. After a kill at any moment the same call goes on behind what was recorded.
+
+    Parameters
+    ----------
+    source : whatever `mmapstore.open` takes and holds one array: "a.h5::/frames", "a.nc", "a.mat" (v7.3), a Zarr store (2 or 3), a
+        .npy file, a list or glob of files (joined), a live array
+    out : "x.npy", "x.h5" (dataset "data"), "x.h5::/name", "x.zarr" (array at the root), "x.zarr::/name"
+    key : the array inside the source, instead of "::"
+    layout : the order of the axes of the target, one letter each, such as "NCHW"; None keeps the stored order
+    source_layout : what the stored axes are; by default the usual letters for that many, or what a manifest says
+    dtype, casting : the dtype of the target. "exact" refuses the first value that is not the same number in it; "round" takes the
+        nearest (halves to even) and refuses what is out of range; "clip" takes the end of the range for that. Both are counted
+    samples : (start, stop) or a slice: convert these alone
+    compression : "gzip", "zstd", "blosc" ... as the format knows it; "none". None keeps that of the source where the target has it
+    chunks, chunk_samples : the shape of a chunk of the target, or how many whole samples it holds. None keeps the chunks of the
+        source; where neither has any, HDF5 is written contiguous, which maps, and Zarr in chunks of about 512 KiB.
+        Where chunks, dtype and codecs stay as they are, encoded chunks are copied without being encoded again
+    max_memory : bound for the private memory used on the way, in bytes or text. Where the chunks of the source are cut across the
+        order of the target, more of it means fewer decodes: `dry_run` tells
+    overwrite : replace what is at `out`, when the new data is whole, and never a container that holds other arrays as well
+    resume : False forgets an interrupted conversion and starts again
+    dry_run : write nothing; sizes, chunks, decodes, memory, and an estimate of the time from a timed sample
+    unpack : integers that are packed as the CF conventions of NetCDF say (`scale_factor`, `add_offset`, `_FillValue`) become what
+        they stand for, in the float dtype of these attributes; no value becomes NaN. Without it they are kept, with a warning
+    verify : False trusts the disk: saves reading the target once, some 10 % of the time for .npy and up to half for what has to
+        be decoded
+    progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples in all)
+
+    Raises
+    ------
+    What `mmapstore.open` raises for the source; TargetExistsError, WriteError (the state can be resumed), LockedFileError,
+    MemoryBudgetError, StateMismatchError (the interrupted call was another one), DamagedFileError (also if the source changes
+    while it is read), MissingPackageError, InvalidValueError (also the first value that a dtype does not hold), InvalidTypeError
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(os.path.join(folder, "a.npy"), np.arange(24, dtype=np.float32).reshape(2, 3, 4))
+    ...     done = convert(os.path.join(folder, "a.npy"), os.path.join(folder, "b.npy"), dtype="uint8", samples=(1, 2))
+    ...     np.load(done.path)[0, 0], done.nbytes, done.verified
+    (array([12, 13, 14, 15], dtype=uint8), 12, True)
+    """
+    budget = parse_bytes(max_memory)
+    wishes = Wishes(layout, dtype, checked_casting(casting), samples, compression, chunks, chunk_samples, unpack)
+    target = Target.of(out, False)
+    found = origin.opened(source, key, source_layout)
+    _warn_of_packing(found, unpack)
+    target.require_apart_from(found.paths)
+    plan = plan_of(found, target, wishes, budget)
+    if dry_run:
+        seconds, stored = estimated(plan, verify)
+        return _result(plan, stored, seconds, Changes(), dry_run=True)
+    target.require_directory()
+    began = time.monotonic()
+    with exclusive_lock(target.lock, target.path):
+        journal, plan = _write_whole(plan, budget, overwrite, resume, verify, progress)
+    assert journal.manifest is not None
+    entry = Manifest.from_json(journal.manifest, target.manifest_path).fields[FIELD]
+    counts = journal.record.counts if journal.record is not None else {}
+    changes = Changes(counts.get("rounded", 0), counts.get("clipped", 0))
+    done = _result(plan, _stored_nbytes(target.path), time.monotonic() - began, changes)
+    return dataclasses.replace(done, sha256=entry.sha256, verified=verify)
+
+
+def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify: bool, progress: Any) -> tuple[Journal, Plan]:
+    """Everything from finding what an interrupted call left to the result under its name, with its manifest."""
+    target, source = plan.target, plan.origin
+    mark = origin.fingerprint(source)
+    journal = Journal(target, call_of(plan, mark))
+    interrupted = _interrupted(target, resume)
+    if interrupted is not None and is_published(interrupted):
+        publish(interrupted, overwrite=True)
+        if resume and _same_but_slabs(interrupted, journal):
+            return interrupted, plan
+        interrupted = None
+    target.require_free(overwrite)
+    if interrupted is not None and resume:
+        _require_same_call(interrupted, journal)
+        journal, plan = interrupted, _as_recorded(plan, interrupted, budget)
+    elif interrupted is not None:
+        discard(target)
+    if journal.manifest is None:
+        try:
+            entry = _write(plan, journal, verify, progress)
+            if origin.fingerprint(source) != mark:
+                raise DamagedFileError(
+                    f"{source.name} was changed while it was read. Nothing was put in place; convert it once nothing writes to it."
+                )
+        except BaseException:
+            if not journal.has_progress:
+                discard(target)  # nothing to go on from: leave nothing behind
+            raise
+        journal.finish(Manifest({FIELD: entry}, _written_by()).to_json())
+    publish(journal, overwrite)
+    return journal, plan
+
+
+def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayManifest:
+    """All slabs on disk, and what the manifest says of them."""
+    place = plan.target.place(FIELD)
+    tally = Tally(plan)
+    writer: Any = None
+    bar = Progress(progress, plan.samples, plan.nbytes // plan.samples, 0)
+    try:
+        if journal.record is not None and journal.has_progress:
+            writer, tally = _reopened(plan, journal.record)
+        if writer is None:
+            journal.record = new_record(plan)
+            journal.write()
+            _remove(place.path)
+            writer = place.module.create(place.path, place.key or None, plan.new)
+        try:
+            carry(plan, writer, journal, tally, bar, verify)
+        except BaseException:
+            with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError):
+                writer.close()
+            raise
+        beside = writer.flushes_beside
+        writer.flush()
+        writer.close()
+        assert journal.record is not None
+        if verify and not beside:
+            verify_all(plan, journal.record.checksums[FIELD], place.module.open_array(place.path, place.key or None))
+    finally:
+        bar.close()
+    episodes = _episodes(plan)
+    return ArrayManifest(
+        file=place.file,
+        key=place.key,
+        shape=plan.new.shape,
+        dtype=plan.new.dtype.str,
+        layout=plan.layout,
+        episodes=episodes,
+        block_samples=tally.blocks.samples,
+        checksums=tally.blocks.finish(),
+        source=plan.origin.name,
+        sha256=tally.digest.hexdigest(),
+        provenance={**origin.provenance(plan.origin), "written by": _written_by(), "verified": verify},
+        notes=_notes(plan) or None,
+    )
+
+
+def _reopened(plan: Plan, record: Record) -> tuple[Any, Tally]:
+    """A writer for what an interrupted call left, `record` cut down to what is right; None to begin again."""
+    place, tally = plan.target.place(FIELD), Tally(plan)
+    if not os.path.lexists(place.path):
+        return None, tally
+    try:
+        writer: Any = place.module.reopen(place.path, place.key or None, plan.new)
+    except (MmapstoreError, OSError):
+        return None, tally  # killed while the library had its own bookkeeping half written: nothing can be trusted
+    recorded = len(record.checksums[FIELD])
+    right = read_back(plan, record, tally, writer.read_box)
+    if right == 0 or (right < recorded and any(record.counts.values())):  # what was counted is not known slab by slab
+        writer.close()
+        return None, Tally(plan)
+    return writer, tally
+
+
+def _interrupted(target: Target, resume: bool) -> Journal | None:
+    try:
+        return found_journal(target)
+    except StateMismatchError:
+        if resume:
+            raise
+        discard(target)
+        return None
+
+
+def _same_but_slabs(one: Journal, other: Journal) -> bool:
+    return {**one.call, "slabs": None} == {**other.call, "slabs": None}
+
+
+def _require_same_call(interrupted: Journal, journal: Journal) -> None:
+    if _same_but_slabs(interrupted, journal):
+        return
+    names = sorted({*interrupted.call, *journal.call} - {"slabs"})
+    differing = [name for name in names if interrupted.call.get(name) != journal.call.get(name)]
+    before, now = interrupted.call, journal.call
+    words = [
+        "the source has changed" if name == "convert" else f"{name} {before.get(name)!r}, now {now.get(name)!r}"
+        for name in differing
+    ]
+    raise StateMismatchError(
+        f"{journal.target.partial} was begun by another call: {'; '.join(words)}. "
+        "Repeat that call to go on with it, or pass resume=False (--no-resume) to start again."
+    )
+
+
+def _as_recorded(plan: Plan, journal: Journal, budget: int) -> Plan:
+    """In the slabs of the interrupted call: its checksums are of those, whatever fits now."""
+    axis, step = journal.call["slabs"]
+    plan = dataclasses.replace(plan, slabs=Slabs(plan.slabs.shape, axis, step))
+    plan.memory().require(
+        budget,
+        f"Going on with {plan.target.partial}",
+        "Give the max_memory= it was begun with, or resume=False.",
+    )
+    return plan
+
+
+def _episodes(plan: Plan) -> tuple[int, ...]:
+    """Offsets of the episodes in the samples of the target."""
+    given, start, samples = plan.origin.episodes, 0, plan.samples
+    if given:
+        axis = plan.origin.layout.index("T" if "T" in plan.origin.layout else "N") if plan.origin.layout else 0
+        start = plan.first[axis]
+        inside = [at - start for at in given if start < at < start + samples]
+        if plan.layout == plan.origin.layout:
+            return (0, *inside, samples)
+    if "T" in plan.layout and "N" in plan.layout:
+        length = plan.new.shape[plan.layout.index("T")]
+        return tuple(range(0, samples + 1, length))
+    return (0, samples) if not given else (0, *inside, samples)
+
+
+def _notes(plan: Plan) -> dict[str, object]:
+    """What the manifest keeps of the source's attributes where the target has no place for them."""
+    lost = attributes.lost_in(plan.target.format, plan.origin.attributes, plan.packing is not None)
+    found = {name: attributes.as_json(plan.origin.attributes[name]) for name in lost}
+    kept = {name: value for name, value in found.items() if value is not None}
+    return {"attributes": kept} if kept else {}
+
+
+def _result(plan: Plan, stored_nbytes: int, seconds: float, changed: Changes, dry_run: bool = False) -> Converted:
+    decodings, source_chunks = plan.decodes
+    return Converted(
+        path=plan.target.opened_as,
+        source=plan.origin.name,
+        shape=plan.new.shape,
+        dtype=str(plan.new.dtype),
+        layout=plan.layout,
+        nbytes=plan.nbytes,
+        stored_nbytes=stored_nbytes,
+        memory=plan.memory(),
+        seconds=round(seconds, 3),
+        rounded=changed.rounded,
+        clipped=changed.clipped,
+        chunks=plan.target_chunks,
+        chunks_copied=plan.copies_chunks,
+        decodes=decodings,
+        source_chunks=source_chunks,
+        dry_run=dry_run,
+        changes=tuple(_changes(plan, changed)),
+        notes=tuple(_remarks(plan)),
+    )
+
+
+def _changes(plan: Plan, changed: Changes) -> list[str]:
+    """What of the source is not the same in the target, in words."""
+    found = []
+    if plan.layout != plan.origin.layout:
+        found.append(f"axes {plan.origin.layout} to {plan.layout}")
+    if plan.shape != plan.origin.shape:
+        axis = next(axis for axis, n in enumerate(plan.shape) if n != plan.origin.shape[axis])
+        found.append(f"samples [{plan.first[axis]}, {plan.first[axis] + plan.shape[axis]}) of {plan.origin.shape[axis]}")
+    if plan.packing is not None:
+        found.append(f"unpacked to {plan.packing.dtype}: {plan.packing}")
+    if not plan.cast.is_copy:
+        found.append(f"{plan.cast.source} to {plan.cast.target}: {changed.rounded} values rounded, {changed.clipped} clipped")
+    elif plan.packing is None and not plan.origin.dtype.isnative:
+        found.append("byte order to that of this machine")
+    lost = attributes.lost_in(plan.target.format, plan.origin.attributes, plan.packing is not None)
+    if lost:
+        found.append(f"attributes that {plan.target.path} has no place for, kept in its manifest: {', '.join(lost[:20])}")
+    return found
+
+
+def _remarks(plan: Plan) -> list[str]:
+    found = []
+    if isinstance(plan.origin, origin.Stored) and plan.origin.is_plain and not _changes_values(plan):
+        found.append(f"{plan.origin.name} needs no conversion: its bytes lie in one piece, and mmapstore maps them where they are.")
+    packing = Packing.of(plan.origin.attributes, plan.origin.dtype)
+    if packing is not None and plan.packing is None:
+        found.append(_packed_words(plan.origin, packing))
+    return found
+
+
+def _changes_values(plan: Plan) -> bool:
+    return not plan.is_as_it_comes or plan.shape != plan.origin.shape or plan.new.chunks is not None
+
+
+def _warn_of_packing(found: Origin, unpack: bool) -> None:
+    packing = Packing.of(found.attributes, found.dtype)
+    if packing is not None and not unpack:
+        warnings.warn(_packed_words(found, packing), PackedValuesWarning, stacklevel=3)
+    if packing is None and unpack:
+        raise InvalidValueError(
+            f"unpack=True, but {found.name} is not packed: it holds {found.dtype} without scale_factor, add_offset or _FillValue. "
+            "Leave it out."
+        )
+
+
+def _packed_words(found: Origin, packing: Packing) -> str:
+    return (
+        f"{found.name} holds packed integers ({packing}), and what is stored is copied, not what it stands for. Pass unpack=True "
+        f"(--unpack) to write {packing.dtype} values."
+    )
+
+
+def _stored_nbytes(path: str) -> int:
+    if not os.path.isdir(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _written_by() -> str:
+    try:
+        return f"mmapstore {version('mmapstore')}"
+    except PackageNotFoundError:
+        return "mmapstore"

@@ -1,0 +1,272 @@
+"""A directory of archives: found at any depth, each converted to the same place in another directory, one broken file or not."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...files.exclusive_lock import exclusive_lock
+from ...files.file_io import explaining_write_errors
+from ...formats import hdf5_file, npy_file, zarr_store
+from ...formats.npy_tree import is_npy_tree
+from ...formats.registry import PARTIAL
+from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError, WriteError
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from ...plain.memory_budget import parse_bytes
+from .tree import ProgressCall, convert_all, fingerprint
+from .tree_report import FAILED, LEFT_OUT, TreeReport, TreeRow
+
+JOURNAL = "mmapstore-conversion.jsonl"
+NPY_TREE_SUFFIX = ".npy-tree"
+TO = (".zarr", ".h5", NPY_TREE_SUFFIX)
+_VERSION = 1
+_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file, or a store in a directory, found below another.
+
+    Attributes
+    ----------
+    relative : its place below the directory, with "/"
+    path : as it opens
+    format : "HDF5", "Zarr", ".npy", "directory of .npy"; "" for what is none of these, with the reason in `why_none`
+    """
+
+    relative: str
+    path: str
+    format: str
+    why_none: str = ""
+
+
+def archives_below(directory: str | os.PathLike[str], leave_out: str | None = None) -> Iterator[Archive]:
+    """Every file and store below a directory, in order of names; told by their first bytes. Symbolic links are not followed.
+
+    `leave_out` is a directory not to look into.
+
+    >>> import tempfile, os, numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     os.mkdir(f"{folder}/a")
+    ...     np.save(f"{folder}/a/x.npy", [1, 2])
+    ...     [(archive.relative, archive.format) for archive in archives_below(folder)]
+    [('a/x.npy', '.npy')]
+    """
+    root = os.fspath(directory)
+    if not os.path.isdir(root):
+        raise NotFoundError(f"{root} is no directory; expected one with archives in it. Check the path.")
+    avoided = os.path.realpath(leave_out) if leave_out is not None else None
+    pending = [""]
+    while pending:
+        relative = pending.pop()
+        path = os.path.join(root, *relative.split("/")) if relative else root
+        if os.path.islink(path) and relative:
+            yield Archive(relative, path, "", "a symbolic link, which is not followed")
+        elif os.path.isdir(path):
+            if avoided is not None and os.path.realpath(path) == avoided:
+                continue
+            found = "Zarr" if zarr_store.matches(path) else "directory of .npy" if is_npy_tree(path) else ""
+            if found:
+                yield Archive(relative, path, found)
+                continue
+            try:
+                names = sorted(os.listdir(path), reverse=True)
+            except OSError as error:
+                yield Archive(relative, path, "", f"it cannot be listed: {error.strerror}")
+                continue
+            pending += [f"{relative}/{name}" if relative else name for name in names]
+        else:
+            yield _file(relative, path)
+
+
+def _file(relative: str, path: str) -> Archive:
+    if not os.path.isfile(path):
+        return Archive(relative, path, "", "neither a file nor a directory")
+    if path.endswith((SUFFIX, f"{PARTIAL}.json", f"{PARTIAL}.lock")) or os.path.basename(path) in (DIRECTORY_MANIFEST, JOURNAL):
+        return Archive(relative, path, "", "a file that mmapstore keeps beside data")
+    if path.endswith(PARTIAL):
+        return Archive(relative, path, "", "left by a run that did not finish")
+    if hdf5_file.matches(path):
+        return Archive(relative, path, "HDF5")
+    if npy_file.matches(path):
+        return Archive(relative, path, ".npy")
+    if Path(path).suffix.lower() in (*hdf5_file.SUFFIXES, *npy_file.SUFFIXES):
+        return Archive(relative, path, "HDF5")  # by its name it should be one: opening it says what is wrong
+    return Archive(relative, path, "", "not an archive: neither HDF5 nor Zarr nor .npy by its first bytes")
+
+
+def is_directory_of_archives(path: str | os.PathLike[str]) -> bool:
+    """True for a directory that is itself no store, nor one that mmapstore wrote."""
+    return (
+        os.path.isdir(path)
+        and not zarr_store.matches(path)
+        and not is_npy_tree(path)
+        and not os.path.exists(os.path.join(path, DIRECTORY_MANIFEST))
+    )
+
+
+def convert_directory(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    to: str = ".zarr",
+    report: str | os.PathLike[str] | None = None,
+    max_memory: int | str = "256MB",
+    overwrite: bool = False,
+    resume: bool = True,
+    allow_links: bool = False,
+    progress: ProgressCall | bool | None = None,
+) -> TreeReport:
+    """Convert every archive below a directory, all of each, to the same place below another.
+
+    "runs/a.h5" becomes "out/runs/a.zarr"; where two would get one name ("a.h5", "a.nc") both keep theirs ("a.nc.zarr"). An archive
+    that fails is a row of the report, and the others go on. What was converted before and has not changed since is not converted
+    again, so that an interrupted run goes on, and a later one adds what is new.
+
+    Parameters
+    ----------
+    to : ".zarr", ".h5", or ".npy-tree" for a directory of .npy files for each archive
+    report : a CSV file to write, a line for each object
+    overwrite : replace targets whose archives have changed, and those that this function did not make
+    resume : False converts all again
+    max_memory, allow_links, progress : as in `convert_all`
+
+    Returns a TreeReport of all rows; `exit_code` is 1 if anything anywhere was refused or failed.
+
+    Raises InvalidValueError, NotFoundError (no directory), TargetExistsError (`out` holds something else), WriteError (a full
+    disk), LockedFileError.
+    """
+    began = time.monotonic()
+    root, target = os.fspath(source), os.fspath(out).rstrip("/" + os.sep)
+    to = to if to.startswith(".") else f".{to}"
+    if to not in TO:
+        raise InvalidValueError(f"to={to!r} is not understood; expected one of {', '.join(TO)}.")
+    parse_bytes(max_memory)
+    if not os.path.isdir(root):
+        raise NotFoundError(f"{root} is no directory; expected one with archives in it. Check the path.")
+    if os.path.realpath(root) == os.path.realpath(target) or Path(target).resolve() in Path(root).resolve().parents:
+        raise InvalidValueError(f"{target} is, or lies around, {root}, which is read. Write to another directory.")
+    archives = list(archives_below(root, leave_out=target))
+    _make_directory(target, overwrite)
+    with exclusive_lock(os.path.join(target, f"{JOURNAL}.lock"), target):
+        conversion = _Directory(root, target, to, max_memory, overwrite, resume, allow_links, progress)
+        rows = [row for archive in _named(archives, to) for row in conversion.rows_of(*archive)]
+    result = TreeReport(root, target, tuple(rows), time.monotonic() - began)
+    if report is not None:
+        result.write_csv(report)
+    return result
+
+
+def _make_directory(target: str, overwrite: bool) -> None:
+    if os.path.lexists(target) and not os.path.isdir(target):
+        raise TargetExistsError(f"{target} is a file; expected a directory, or a new name.")
+    with explaining_write_errors(target):
+        os.makedirs(target, exist_ok=True)
+        is_ours = os.path.exists(os.path.join(target, JOURNAL))
+        if not is_ours and not overwrite and any(name != f"{JOURNAL}.lock" for name in os.listdir(target)):
+            raise TargetExistsError(
+                f"{target} holds files that are not from a conversion of archives. Choose a new directory, or pass overwrite=True "
+                "(--overwrite) to write among them."
+            )
+
+
+def _named(archives: list[Archive], to: str) -> Iterator[tuple[Archive, str]]:
+    """Each archive and where it goes, below the target."""
+    short = {archive.relative: os.path.splitext(archive.relative)[0] + to for archive in archives if archive.format}
+    uses = Counter(name.lower() for name in short.values())  # as file systems compare that ignore case
+    for archive in archives:
+        name = short.get(archive.relative, "")
+        yield archive, f"{archive.relative}{to}" if uses[name.lower()] > 1 else name
+
+
+class _Directory:
+    """Converts archives one after the other, and keeps a line for each that is finished."""
+
+    def __init__(
+        self,
+        root: str,
+        target: str,
+        to: str,
+        max_memory: int | str,
+        overwrite: bool,
+        resume: bool,
+        allow_links: bool,
+        progress: ProgressCall | bool | None,
+    ) -> None:
+        self._root, self._target, self._overwrite, self._resume = root, target, overwrite, resume
+        self._options: dict[str, Any] = {"max_memory": max_memory, "allow_links": allow_links, "progress": progress}
+        self._asked = {"to": to, "allow_links": allow_links}
+        self._journal = os.path.join(target, JOURNAL)
+        self._lines = self._found()
+
+    def _found(self) -> dict[str, dict[str, Any]]:
+        try:
+            data = Path(self._journal).read_bytes()
+        except FileNotFoundError:
+            self._append({"mmapstore_conversion": _VERSION})
+            return {}
+        whole = data.rfind(b"\n") + 1
+        with explaining_write_errors(self._journal):
+            os.truncate(self._journal, whole)  # a line that a kill cut short
+        try:
+            lines = [json.loads(text) for text in data[:whole].decode("utf-8").split("\n")[:-1]]
+            if lines and lines[0].get("mmapstore_conversion") != _VERSION:
+                raise ValueError(f"its version is {lines[0].get('mmapstore_conversion')!r}")
+            return {line["archive"]: line for line in lines[1:]}
+        except (ValueError, KeyError, AttributeError) as error:
+            raise StateMismatchError(
+                f"{self._journal} is not the journal of a conversion that this mmapstore can go on with ({error}). Delete it, and "
+                "pass overwrite=True (--overwrite), to convert all again."
+            ) from error
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with explaining_write_errors(self._journal), Path(self._journal).open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows_of(self, archive: Archive, name: str) -> list[TreeRow]:
+        if not archive.format:
+            return [TreeRow("/", "file", LEFT_OUT, archive.why_none, archive=archive.relative)]
+        try:
+            return self._converted(archive, name)
+        except WriteError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _HOPELESS:
+                raise
+            return [_failed(archive, error)]
+        except (MmapstoreError, OSError) as error:
+            return [_failed(archive, error)]
+
+    def _converted(self, archive: Archive, name: str) -> list[TreeRow]:
+        target = os.path.join(self._target, *name.split("/"))
+        now = {**self._asked, "files": fingerprint(archive.path), "target": name}
+        before = self._lines.get(archive.relative, {})
+        is_same = {key: before.get(key) for key in now} == now
+        if is_same and "rows" in before and self._resume and os.path.lexists(target):
+            return [TreeRow(**row) for row in before["rows"]]
+        # A target that was begun here is ours to replace, if it was finished and the kill came before its line.
+        is_ours = is_same and before.get("target") == name
+        if os.path.lexists(target) and not is_ours and not self._overwrite:
+            why = "its archive has changed since" if before else "it was not made by this conversion"
+            raise TargetExistsError(f"{target} exists, and {why}. Pass overwrite=True (--overwrite) to replace it.")
+        with explaining_write_errors(target):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+        self._append({"archive": archive.relative, **now})
+        try:
+            report = convert_all(archive.path, target, overwrite=True, resume=self._resume, **self._options)
+        except StateMismatchError:  # what an interrupted run left of another version of this archive
+            report = convert_all(archive.path, target, overwrite=True, resume=False, **self._options)
+        rows = [replace(row, archive=archive.relative) for row in report.rows]
+        self._append({"archive": archive.relative, **now, "rows": [asdict(row) for row in rows]})
+        return rows
+
+
+def _failed(archive: Archive, error: Exception) -> TreeRow:
+    return TreeRow("/", "archive", FAILED, str(error), archive=archive.relative)

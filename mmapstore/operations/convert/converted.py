@@ -1,0 +1,103 @@
+"""What a conversion did, or would do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...plain.memory_budget import MemoryPlan, format_bytes
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The result of `convert`. It is a path: `open(converted)`, `str(converted)`, `os.fspath(converted)`.
+
+    Attributes
+    ----------
+    path : what `mmapstore.open` takes
+    source : name of what was read
+    shape, dtype, layout : of the target
+    nbytes : of all values as written, uncompressed
+    stored_nbytes : of the target on disk
+    sha256 : of all values written, in C order, little-endian; "" of a dry run
+    rounded, clipped : values that a cast changed
+    chunks : of the target; 0 where it has none
+    chunks_copied : how the chunks came: True if encoded as they were
+    decodes, source_chunks : how many times a chunk of the source was decoded, and how many chunks it took
+    verified : read back and found equal
+    changes : what is not as it was, in words
+    notes : what a reader of the result should know, in words
+    memory : predicted peak of private memory
+    seconds : that it took, or of a dry run is expected to
+    dry_run : nothing was written
+    """
+
+    path: str
+    source: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    nbytes: int
+    stored_nbytes: int
+    memory: MemoryPlan
+    seconds: float
+    sha256: str = ""
+    rounded: int = 0
+    clipped: int = 0
+    chunks: int = 0
+    chunks_copied: bool = False
+    decodes: int = 0
+    source_chunks: int = 0
+    verified: bool = False
+    dry_run: bool = False
+    changes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __str__(self) -> str:
+        return self.to_text() if self.dry_run else self.path
+
+    def to_json(self) -> dict[str, Any]:
+        found = {**vars(self), "shape": list(self.shape), "changes": list(self.changes), "notes": list(self.notes)}
+        return {**found, "memory": {**self.memory.parts, "total": self.memory.total}}
+
+    def to_text(self) -> str:
+        """Some lines for a terminal."""
+        what = f"{self.shape} {self.dtype}{f' {self.layout}' if self.layout else ''}, {format_bytes(self.nbytes)}"
+        chunks = f", {self.chunks} chunk{'s' * (self.chunks != 1)}{', copied as they are' * self.chunks_copied}" * bool(self.chunks)
+        decoded = ""
+        if self.source_chunks:
+            decoded = f"{self.source_chunks} chunks of the source, decoded {self.decodes / self.source_chunks:.3g} times each"
+        if self.dry_run:
+            lines = [
+                f"{self.path} would hold {what}; about {format_bytes(self.stored_nbytes)} on disk{chunks}",
+                f"from {self.source}{f': {decoded}' * bool(decoded)}",
+                f"memory: {self.memory}",
+                f"about {_duration(self.seconds)}, by a timed sample",
+            ]
+        else:
+            rate = format_bytes(self.nbytes / max(self.seconds, 1e-3))
+            lines = [
+                f"{self.path}: {what} in {self.seconds:.1f} s ({rate}/s), {format_bytes(self.stored_nbytes)} on disk{chunks}"
+                f"{', read back and equal' * self.verified}",
+                *([decoded] if decoded and self.decodes > self.source_chunks else []),
+                f"sha256 of the values: {self.sha256}",
+            ]
+        lines += [f"changed: {each}" for each in self.changes]
+        if not self.dry_run:
+            lines.append(f"open it with: ds = mmapstore.open({self.path!r})")
+        return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(0.21), _duration(75), _duration(7300)
+    ('0.2 s', '1:15 min', '2:02 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = math.ceil(seconds)
+    return f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600}:{whole // 60 % 60:02d} h"

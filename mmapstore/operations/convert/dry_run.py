@@ -1,0 +1,67 @@
+"""What a conversion would take: a few of its pieces are read, changed, digested and written to a temporary file, and timed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import replace
+from typing import Any
+
+from ..ingest.journal import Journal
+from .passage import Tally, carry, new_record, verify_all
+from .plan import Plan
+from .slabs import Slabs
+
+_SAMPLE_NBYTES = 64 << 20
+_MOST_PIECES = 4
+
+
+def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
+    """(seconds, bytes of the target on disk) of the whole conversion, by a sample of at most 64 MB or four pieces.
+
+    The sample is taken from the beginning, written where temporary files go, and deleted.
+    """
+    sample = _sample_of(plan)
+    with tempfile.TemporaryDirectory(prefix="mmapstore-dry-run-") as folder:
+        name = os.path.join(folder, os.path.basename(plan.target.path))
+        sample = replace(sample, target=replace(plan.target, path=name))
+        place = sample.target.place("data")
+        began = time.perf_counter()
+        writer: Any = place.module.create(place.path, place.key or None, sample.new)
+        empty = _nbytes(place.path)
+        journal = Journal(sample.target, {})
+        journal.record = new_record(sample)
+        carry(sample, writer, journal, Tally(sample), lambda done: None, verify)
+        beside = writer.flushes_beside
+        writer.close()
+        if verify and not beside:
+            verify_all(sample, journal.record.checksums["data"], place.module.open_array(place.path, place.key or None))
+        seconds = time.perf_counter() - began
+        stored = _nbytes(place.path)
+    share = plan.nbytes / max(1, sample.nbytes)
+    if plan.new.chunks is None:
+        return seconds * share, stored - sample.nbytes + plan.nbytes
+    grown = stored - (empty if plan.target.format == "zarr_store" else 0)
+    return seconds * share, int(grown * share)
+
+
+def _sample_of(plan: Plan) -> Plan:
+    """The same conversion of the first pieces alone."""
+    slabs, itemsize = plan.slabs, plan.new.dtype.itemsize
+    pieces = max(1, min(_MOST_PIECES, _SAMPLE_NBYTES // max(1, slabs.most_values * itemsize)))
+    shape = list(slabs.shape)
+    for axis in range(slabs.axis):
+        shape[axis] = 1
+    shape[slabs.axis] = min(shape[slabs.axis], pieces * slabs.step)
+    source_shape = list(plan.shape)
+    for axis, length in zip(plan.axes, shape, strict=True):
+        source_shape[axis] = length
+    new = replace(plan.new, shape=tuple(shape))
+    return replace(plan, shape=tuple(source_shape), new=new, slabs=Slabs(tuple(shape), slabs.axis, slabs.step))
+
+
+def _nbytes(path: str) -> int:
+    if not os.path.isdir(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)

@@ -1,0 +1,265 @@
+"""Where the values come from: any array that opens, read in regions of it as it is stored."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import string
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...batches.dataset import Dataset
+from ...batches.opening import open_dataset
+from ...files.file_io import Descriptors, read_exactly
+from ...formats.contract import EncodedChunks, HasAttributes, HasChunks, SeenAsArray, StoredArray
+from ...formats.registry import open_live, open_stored, split_inside
+from ...plain.array_spec import DEFAULT_LAYOUTS, StoredLayout
+from ...plain.chunk_grid import Box
+from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
+from ...readers.contract import NamesFiles, NeedsScratch, Reader
+from ...readers.decoded import decoded_reader
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_IN_PLACE = "read where the bytes lie"
+
+
+class Origin(Protocol):
+    """An array, opened and not read.
+
+    Attributes
+    ----------
+    name : what messages and the manifest call it
+    shape, dtype : as stored; values come in native byte order
+    layout : one letter per axis, where they are known; "" where there are no usual ones
+    episodes : offsets in samples, length E + 1, where a manifest says them
+    chunks : shape of what is decoded as a whole; None where any region costs its bytes alone
+    storage, how : in words: as it lies, and how it is reached
+    paths : files that are read, none of which may be the target
+    attributes : small named values beside it
+    stored : the array of a format that all of this is; None for several files joined
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    layout: str
+    episodes: tuple[int, ...]
+    chunks: tuple[int, ...] | None
+    storage: str
+    how: str
+    paths: Sequence[str]
+    attributes: Mapping[str, Any]
+    stored: StoredArray | None
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes of memory that one `read_box` takes beside the caller's buffer."""
+        ...
+
+    def read_box(self, box: Box, out: Array) -> None:
+        """Fill `out`, C-contiguous, of the shape of `box` and native dtype. One thread at a time."""
+        ...
+
+
+def opened(source: Any, key: str | None, source_layout: str | None) -> Origin:
+    """Whatever `mmapstore.open` takes and holds one array. Raises what that raises; InvalidTypeError for several fields."""
+    if isinstance(source, Dataset):
+        if key is not None:
+            raise InvalidValueError(f"key={key!r} names an array inside a file, but an opened dataset was given. Leave it out.")
+        return Joined(source)
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        outer, inside = split_inside(path)
+        if key is not None and inside is not None:
+            raise InvalidValueError(f"{path} already names an array inside the file; leave out key={key!r}.")
+        inside = key if key is not None else inside
+        if os.path.exists(outer) and not os.path.isfile(os.path.join(outer, DIRECTORY_MANIFEST)):
+            stored = open_stored(outer, inside)
+            entry = _described(outer, stored)
+            return Stored(stored, source_layout or (entry.layout if entry else None), entry)
+        return Joined(open_dataset(source, key=key, layout=source_layout))
+    if isinstance(source, (list, tuple, Mapping)):
+        return Joined(open_dataset(source, key=key, layout=source_layout))
+    if key is not None:
+        raise InvalidValueError(f"key={key!r} names an array inside a file, but a live {type(source).__name__} was given.")
+    return Stored(open_live(source), source_layout, None)
+
+
+class Stored:
+    """One array of a format."""
+
+    def __init__(self, stored: StoredArray, layout: str | None, entry: ArrayManifest | None) -> None:
+        self.stored: StoredArray | None = stored
+        self._array = stored
+        self.name = stored.name
+        self.shape = tuple(int(n) for n in stored.shape)
+        self.dtype = stored.dtype
+        if self.dtype.kind not in "biufcS":
+            raise InvalidTypeError(f"{self.name} holds {self.dtype}, which is converted with the tree it is in (--all).")
+        if layout is None:
+            layout = DEFAULT_LAYOUTS.get(len(self.shape), "")
+        elif 0 not in self.shape:
+            StoredLayout.of(layout, self.shape, self.name)
+        self.layout = layout.upper()
+        same = entry is not None and tuple(entry.shape) == self.shape and entry.layout == self.layout
+        self.episodes: tuple[int, ...] = entry.episodes if entry is not None and same else ()
+        self.chunks: tuple[int, ...] | None = None
+        self.storage = stored.storage
+        path = self.name.partition("::")[0]
+        self.paths: Sequence[str] = [os.path.abspath(path)] if os.path.exists(path) else []
+        self.attributes: Mapping[str, Any] = stored.attributes() if isinstance(stored, HasAttributes) else {}
+        self._native = self.dtype.newbyteorder("=")
+        self._read = self._way()
+
+    def _way(self) -> Any:
+        """How regions are read, decided once. Sets `how`, and `chunks` where these are decoded as a whole."""
+        stored = self._array
+        self._scratch_nbytes = 0
+        if math.prod(self.shape) == 0 or not self.shape:
+            self.how = "nothing is stored" if self.shape else "one value"
+            return stored.read_box
+        extents = stored.extents
+        if extents is not None and extents.is_one_run and extents.offset_of(0) >= 0:
+            self._files = Descriptors(extents.path)
+            self._path, self._offset = extents.path, extents.offset_of(0)
+            self.how = _IN_PLACE
+            return self._read_bytes
+        if isinstance(stored, HasChunks):
+            # Letters that name nothing: the first axis stands for samples, so that axes stay in stored order.
+            letters = "N" + string.ascii_lowercase[: len(self.shape) - 1]
+            reader, _ = decoded_reader(stored, StoredLayout(letters, self.shape)) if len(letters) == len(self.shape) else (None, "")
+            if reader is not None:
+                self.chunks = stored.chunks
+                self._scratch_nbytes = reader.scratch_nbytes
+                self.how = "decoded in threads"
+                return reader.read_box
+        self.chunks = stored.chunks
+        chunk = math.prod(self.chunks or (0,)) * self.dtype.itemsize
+        self._scratch_nbytes = 2 * chunk + int(getattr(stored, "cache_nbytes", 0)) + (8 << 20)
+        self.how = "an array in RAM" if stored.storage.startswith("in RAM") else "through the format's own library"
+        if isinstance(stored, SeenAsArray):
+            self._scratch_nbytes = 0
+        return stored.read_box
+
+    @property
+    def scratch_nbytes(self) -> int:
+        return self._scratch_nbytes
+
+    @property
+    def is_plain(self) -> bool:
+        """True where the bytes lie in one piece of a file, in order: it is mapped without any conversion."""
+        return self.how == _IN_PLACE
+
+    def read_box(self, box: Box, out: Array) -> None:
+        self._read(box, out)
+
+    def _read_bytes(self, box: Box, out: Array) -> None:
+        """Runs of bytes: those of the last axes that the box has all of are read at once."""
+        axis = len(self.shape)
+        while axis > 0 and box[axis - 1] == slice(0, self.shape[axis - 1]):
+            axis -= 1
+        axis = max(axis, 1)  # the axis along which a run is a stretch
+        run = math.prod(self.shape[axis:]) * self.dtype.itemsize
+        descriptor = self._files.get(self._path)
+        rows = out.reshape(math.prod(out.shape[: axis - 1]), -1)
+        for number, place in enumerate(np.ndindex(out.shape[: axis - 1])):
+            flat = 0
+            for part, at, length in zip(box, place, self.shape, strict=False):
+                flat = flat * length + part.start + at
+            flat = flat * self.shape[axis - 1] + box[axis - 1].start
+            read_exactly(descriptor, self._offset + flat * run, [rows[number]])
+        if not self.dtype.isnative:
+            out.byteswap(inplace=True)
+
+
+class Joined:
+    """A dataset of one field: several files in a row, or a field of a directory. Regions are runs of samples."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        if len(dataset.readers) > 1:
+            raise InvalidTypeError(
+                f"{dataset.name} has several fields ({', '.join(dataset.fields)}); expected one array. Name it, as in "
+                f"ds[{next(iter(dataset.fields))!r}] or 'DIRECTORY::/{next(iter(dataset.fields))}'."
+            )
+        reader: Reader = next(iter(dataset.readers.values()))
+        if len(dataset) != len(reader.spec):
+            raise InvalidTypeError(f"{dataset.name} is a part of a dataset. Give all of it, and samples=(start, stop).")
+        self.stored: StoredArray | None = None
+        self._reader = reader
+        self.name = dataset.name
+        self.shape, self.dtype, self.layout = reader.spec.shape, reader.spec.dtype, reader.spec.layout
+        self.episodes = tuple(int(at) for at in dataset.episodes)
+        together = int(getattr(reader, "decoded_together", 1))
+        self.chunks = (together, *self.shape[1:]) if together > 1 else None
+        self.storage, self.how = reader.place, reader.why
+        self.paths: Sequence[str] = [os.path.abspath(path) for path in reader.files] if isinstance(reader, NamesFiles) else []
+        self.attributes: Mapping[str, Any] = {}
+
+    @property
+    def scratch_nbytes(self) -> int:
+        return self._reader.scratch_nbytes if isinstance(self._reader, NeedsScratch) else 0
+
+    def read_box(self, box: Box, out: Array) -> None:
+        if any(part != slice(0, length) for part, length in zip(box[1:], self.shape[1:], strict=True)):
+            raise InvalidValueError(f"{self.name}: one sample of {self.shape[1:]} takes more than max_memory=. Raise it.")
+        self._reader.read(box[0].start, box[0].stop, out)
+
+
+def encoded_of(stored: StoredArray | None) -> EncodedChunks | None:
+    """Where the encoded chunks of an array lie; None where only its library can tell."""
+    return stored.encoded if isinstance(stored, HasChunks) else None
+
+
+def fingerprint(origin: Origin) -> dict[str, Any]:
+    """Small JSON that changes when the source does: sizes and times of change of its files, and a few of its values."""
+    stamps = []
+    for path in origin.paths:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            stamps.append([path, 0 if os.path.isdir(path) else status.st_size, status.st_mtime_ns])
+    found: dict[str, Any] = {"name": origin.name, "shape": list(origin.shape), "dtype": origin.dtype.str, "layout": origin.layout}
+    if stamps:
+        found["files"] = zlib.crc32(repr(stamps).encode())
+    if stamps and all(os.path.isfile(path) for path in origin.paths):
+        return found
+    mark = 0
+    for at in sorted({0, origin.shape[0] // 2, origin.shape[0] - 1}) if origin.shape and 0 not in origin.shape else ():
+        row = np.empty((1, *origin.shape[1:]), origin.dtype.newbyteorder("="))
+        origin.read_box((slice(at, at + 1), *(slice(0, length) for length in origin.shape[1:])), row)
+        mark = zlib.crc32(row.reshape(-1).view(np.uint8).data, mark)
+    return {**found, "content": mark}
+
+
+def provenance(origin: Origin) -> dict[str, Any]:
+    """What is known of the source, for the manifest of the target."""
+    files = []
+    for path in list(origin.paths)[:1000]:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            nbytes = None if os.path.isdir(path) else status.st_size
+            files.append({"path": path, "bytes": nbytes, "mtime_ns": status.st_mtime_ns})
+    chunks = list(origin.chunks) if origin.chunks else None
+    return {"files": files, "dtype": origin.dtype.str, "shape": list(origin.shape), "storage": origin.storage, "chunks": chunks}
+
+
+def _described(path: str, stored: StoredArray) -> ArrayManifest | None:
+    """What the manifest beside a file says of an array in it, if one is there and describes this array."""
+    manifest = Path(path.rstrip("/") + SUFFIX)
+    if not manifest.is_file():
+        return None
+    try:
+        entries = Manifest.from_json(manifest.read_text(encoding="utf-8"), str(manifest)).fields.values()
+    except (OSError, UnicodeDecodeError, MmapstoreError):
+        return None
+    key = stored.name.partition("::")[2].strip("/")
+    for entry in entries:
+        if entry.key.strip("/") == key and entry.shape == tuple(stored.shape) and stored.dtype == np.dtype(entry.dtype):
+            return entry
+    return None

@@ -1,0 +1,311 @@
+"""`convert_all`: a whole HDF5 file or Zarr store into another, or a directory of .npy files; the tree kept, each object proven."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ...files.exclusive_lock import exclusive_lock
+from ...formats.hdf5_tree import Hdf5Tree
+from ...formats.hdf5_tree_writer import Hdf5TreeWriter
+from ...formats.npy_tree import NpyFileTree, NpyTree, NpyTreeWriter, is_npy_tree
+from ...formats.registry import identify, split_inside
+from ...formats.zarr_tree import ZarrTree
+from ...formats.zarr_tree_writer import ZarrTreeWriter
+from ...plain.errors import (
+    DamagedFileError,
+    InvalidTypeError,
+    InvalidValueError,
+    MmapstoreError,
+    NotFoundError,
+    StateMismatchError,
+    TargetExistsError,
+    WriteError,
+)
+from ...plain.manifest import SUFFIX
+from ...plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
+from .tree_copies import way
+from .tree_journal import TreeJournal
+from .tree_report import TreeReport, TreeRow
+from .tree_values import BOOKKEEPING_NBYTES, LEAST_BLOCK_NBYTES
+
+HDF5, ZARR, NPY_TREE = "HDF5", "Zarr", "directory of .npy"
+TARGETS = {".h5": HDF5, ".hdf5": HDF5, ".zarr": ZARR}
+_FILES = (".npy", ".npz", ".nc", ".mat", ".hdf", ".he5", ".csv", ".json", ".pkl", ".tif", ".tiff", ".zip", ".tar", ".gz")
+
+ProgressCall = Callable[[TreeRow], Any]
+
+
+def convert_all(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    max_memory: int | str = "256MB",
+    overwrite: bool = False,
+    resume: bool = True,
+    allow_links: bool = False,
+    progress: ProgressCall | bool | None = None,
+) -> TreeReport:
+    """Convert all of an HDF5 file (.h5, NetCDF-4, MATLAB 7.3), a Zarr store, or a group of one: groups, arrays, attributes, links.
+
+    Parameters
+    ----------
+    source : "a.h5", "a.zarr", "a.h5::/group", or a directory that this function wrote
+    out : ends in .h5, .hdf5 or .zarr; without a suffix it becomes a directory of .npy files, a directory for each group, and a
+        file `tree.jsonl` with what these cannot hold
+    max_memory : bytes of private memory, beside what the libraries take when they are loaded. An array one chunk of which does not
+        fit is refused, with the number that would do; the others are converted
+    overwrite : replace a target that is there, when the new one is whole and proven
+    resume : go on with an interrupted run, object by object; False begins anew
+    allow_links : follow external links, and read external storage and virtual datasets. They may name any file you can read:
+        only for files you trust
+    progress : a function called with each row; None shows a line on a terminal, False nothing
+
+    Returns a TreeReport: a row for each object, and for each attribute that is not in the target as it was; `exit_code` is 1 where
+    something was refused. Every array is read back from the target and compared by its SHA-256 before the target gets its name.
+
+    Raises InvalidValueError, NotFoundError, DamagedFileError (not a container), TargetExistsError, WriteError, MemoryBudgetError,
+    LockedFileError, StateMismatchError (an interrupted run of something else), MissingPackageError.
+
+    >>> import tempfile, h5py, numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with h5py.File(f"{folder}/a.h5", "w") as file:
+    ...         file["runs/first"] = np.arange(6, dtype="f4").reshape(2, 3)
+    ...         file["runs"].attrs["unit"] = "m"
+    ...     report = convert_all(f"{folder}/a.h5", f"{folder}/a", progress=False)
+    ...     np.load(f"{folder}/a/runs/first.npy").sum(), [(row.path, row.outcome) for row in report.rows], report.exit_code
+    (np.float32(15.0), [('/', 'copied'), ('/runs', 'copied'), ('/runs/first', 'copied')], 0)
+    """
+    began = time.monotonic()
+    limit = parse_bytes(max_memory)
+    plan = MemoryPlan({"bookkeeping": BOOKKEEPING_NBYTES, "blocks": LEAST_BLOCK_NBYTES})
+    plan.require(limit, "Converting a tree", "Raise max_memory (--max-memory).")
+    path, inside = split_inside(source)
+    target, kind = _target_of(out)
+    _require_apart(path, target)
+    call = {
+        "source": os.path.abspath(path),
+        "inside": inside or "",
+        "files": fingerprint(path),
+        "target": kind,
+        "allow_links": bool(allow_links),
+    }
+    journal = TreeJournal(target, call)
+    parent = os.path.dirname(os.path.abspath(target))
+    if not os.path.isdir(parent):
+        raise WriteError(f"{target} cannot be written: there is no directory {parent}. Create it first.")
+    with exclusive_lock(f"{journal.partial}.lock", target):
+        if not resume:
+            journal.discard()
+        if journal.found() and journal.is_verified:
+            journal.publish(overwrite)
+            return _report(source, target, journal, began)
+        _require_free(target, kind, overwrite)
+        conversion = _Conversion(path, inside or "", kind, journal, limit, allow_links, _reporter(progress))
+        conversion.run()
+        manifest = Path(f"{target}{SUFFIX}")
+        if manifest.exists():
+            manifest.unlink()  # it describes the data that is replaced
+        journal.publish(overwrite)
+    return _report(source, target, journal, began)
+
+
+def open_tree(path: str, inside: str = "", allow_links: bool = False) -> Any:
+    """A container as a `tree_contract.TreeSource`."""
+    if is_npy_tree(path):
+        if inside.strip("/"):
+            raise InvalidValueError(
+                f"{path} is converted as a whole; leave '::/{inside.strip('/')}' out, or name the .npy file in it."
+            )
+        return NpyTree(path)
+    title, _ = identify(path)
+    if title == HDF5:
+        return Hdf5Tree(path, inside, allow_links)
+    if title == ZARR:
+        return ZarrTree(path, inside)
+    return NpyFileTree(path)
+
+
+def fingerprint(path: str) -> list[int]:
+    """[files, bytes, latest time of change in ns] of a file, or of all below a directory: equal while nothing is written there."""
+    if not os.path.lexists(path):
+        raise NotFoundError(f"{path} does not exist. Check the path.")
+    if not os.path.isdir(path):
+        found = os.stat(path)
+        return [1, found.st_size, found.st_mtime_ns]
+    count = size = latest = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            each = os.lstat(os.path.join(folder, name))
+            count, size, latest = count + 1, size + each.st_size, max(latest, each.st_mtime_ns)
+    return [count, size, latest]
+
+
+class _Conversion:
+    """One run, from nothing or from what an interrupted run left."""
+
+    def __init__(
+        self, path: str, inside: str, kind: str, journal: TreeJournal, limit: int, allow_links: bool, report: ProgressCall
+    ) -> None:
+        self._path, self._inside, self._kind, self._allow_links = path, inside, kind, allow_links
+        self._journal = journal
+        self._limit = limit
+        self._report = report
+
+    def run(self) -> None:
+        """Leaves a verified partial target, and a journal that says so."""
+        source = open_tree(self._path, self._inside, self._allow_links)
+        try:
+            if not self._gone_on_with(source):
+                self._journal.discard()
+                self._journal.begin()
+                self._attempt(source)
+        finally:
+            source.close()
+        self._journal.rewrite()
+
+    def _gone_on_with(self, source: Any) -> bool:
+        """False where there is nothing to go on with, or where a kill left what cannot be: an HDF5 file that was being changed."""
+        if not self._journal.done:
+            return False
+        try:
+            self._attempt(source)
+        except (WriteError, DamagedFileError, StateMismatchError, InvalidValueError) as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+                raise  # a full disk, a permission: what is there stays for the next run
+            return False
+        return True
+
+    def _attempt(self, source: Any) -> None:
+        self._write(source)
+        written = self._written()
+        try:
+            self._verify(source, written)
+        finally:
+            written.close()
+
+    def _written(self) -> Any:
+        partial = self._journal.partial
+        if self._kind == HDF5:
+            return Hdf5Tree(partial, allow_links=True)  # there are none to other files in it
+        return ZarrTree(partial) if self._kind == ZARR else NpyTree(partial)
+
+    def _target(self, source: Any) -> Any:
+        partial = self._journal.partial
+        if self._kind == HDF5:
+            return Hdf5TreeWriter(partial, source if isinstance(source, Hdf5Tree) else None)
+        return ZarrTreeWriter(partial) if self._kind == ZARR else NpyTreeWriter(partial)
+
+    def _write(self, source: Any) -> None:
+        journal = self._journal
+        target = self._target(source)
+        try:
+            self.way = way(source, target, self._limit)
+            for node in source.walk():
+                if node.path in journal.done:
+                    done = journal.done[node.path]
+                    if done.rows[0].is_lost:
+                        self.way.forget(node.path)
+                    continue
+                done = self.way.convert(node)
+                for row in done.rows:
+                    self._report(row)
+                if journal.add(done):
+                    target.commit()
+                    journal.commit()
+            target.commit()
+            journal.commit()
+            for done in self.way.finish(journal.done):
+                journal.done[done.path] = done
+            target.commit()
+        finally:
+            target.close()
+
+    def _verify(self, source: Any, written: Any) -> None:
+        """Raise DamagedFileError if the target does not read back as what was read."""
+        for node in source.walk():
+            done = self._journal.done[node.path]
+            if done.rows[0].is_lost and not done.checks:
+                continue
+            different = self.way.differences(done, written)
+            if different:
+                raise DamagedFileError(
+                    f"{self._journal.partial}: {different}. Either the disk or the memory of this machine is at fault, or "
+                    "something wrote to the source meanwhile; convert again with resume=False (--no-resume)."
+                )
+
+
+def _target_of(out: str | os.PathLike[str]) -> tuple[str, str]:
+    if not isinstance(out, (str, os.PathLike)):
+        raise InvalidTypeError(f"out is a {type(out).__name__}; expected a path such as 'a.zarr', 'a.h5' or a directory.")
+    text = os.fspath(out)
+    if "::" in text:
+        raise InvalidValueError(f"{text}: a tree is written to a file or directory of its own; leave '::' and what follows out.")
+    text = text.rstrip("/" + os.sep) or text
+    stem, suffix = os.path.splitext(text)
+    if suffix.lower() in _FILES:
+        raise InvalidValueError(
+            f"{text!r} names a file of a kind that no tree is written to; expected .h5, .hdf5, .zarr, or a directory: {stem!r}."
+        )
+    return text, TARGETS.get(suffix.lower(), NPY_TREE)
+
+
+def _require_apart(source: str, target: str) -> None:
+    one, other = Path(source).resolve(), Path(target).resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise InvalidValueError(f"{target} is the target, and the same as {source}, or in it, or around it. Write to another name.")
+
+
+def _require_free(target: str, kind: str, overwrite: bool) -> None:
+    if not os.path.lexists(target) or (os.path.isdir(target) and not os.listdir(target)):
+        return
+    if not overwrite:
+        raise TargetExistsError(f"{target} exists. Pass overwrite=True (--overwrite) to replace it, or choose another name.")
+    if kind == NPY_TREE:
+        ours = is_npy_tree(target)
+    else:
+        try:
+            ours = identify(target)[0] == kind
+        except MmapstoreError:
+            ours = os.path.isfile(target)
+    if not ours:
+        raise TargetExistsError(
+            f"{target} is not a {kind} that would be replaced by another. Choose another name, or move it away."
+        )
+
+
+def _reporter(progress: ProgressCall | bool | None) -> ProgressCall:
+    if callable(progress):
+        return progress
+    if progress is not None and not isinstance(progress, bool):
+        raise InvalidTypeError(f"progress={progress!r} is not understood; expected None, False, or a function of a row.")
+    if progress or (progress is None and sys.stderr is not None and sys.stderr.isatty()):
+        return _Line()
+    return lambda row: None
+
+
+class _Line:
+    """One line on the terminal, painted over."""
+
+    def __init__(self) -> None:
+        self._count, self._nbytes, self._length = 0, 0, 0
+        self._painted = 0.0
+
+    def __call__(self, row: TreeRow) -> None:
+        self._count, self._nbytes = self._count + 1, self._nbytes + row.nbytes
+        if time.monotonic() - self._painted < 0.1:
+            return
+        self._painted = time.monotonic()
+        text = f"{self._count} objects, {format_bytes(self._nbytes)}: {row.path}"[:100]
+        sys.stderr.write("\r" + text.ljust(self._length))
+        sys.stderr.flush()
+        self._length = len(text)
+
+
+def _report(source: str | os.PathLike[str], target: str, journal: TreeJournal, began: float) -> TreeReport:
+    rows = tuple(row for done in journal.done.values() for row in done.rows)
+    return TreeReport(os.fspath(source), target, rows, time.monotonic() - began)

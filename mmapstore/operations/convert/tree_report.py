@@ -1,0 +1,111 @@
+"""What became of each object of a tree: copied, changed (how), refused or failed (why). A row for each, and an exit code."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...files.file_io import explaining_write_errors
+from ...formats.registry import PARTIAL
+from ...plain.memory_budget import format_bytes
+
+COPIED, CHANGED, REFUSED, FAILED, LEFT_OUT = "copied", "changed", "refused", "failed", "left out"
+_COLUMNS = ("archive", "path", "kind", "outcome", "how", "bytes", "sha256")
+
+
+@dataclass(frozen=True)
+class TreeRow:
+    """One object, or an attribute that is not carried over as it was.
+
+    Attributes
+    ----------
+    path : in the source; "/group/x@units" is the attribute units of /group/x, "/table/time" also the member time of /table
+    kind : "array", "group", "attribute", "soft link" ...
+    outcome : "copied", "changed" (the values are the same, the form is not: `how`), "refused" or "failed" (why: `how`); "left out"
+        for a file that is no archive
+    nbytes : of the values
+    sha256 : the content digest of an array's values, the same for the same values in any format; of a compound array that is
+        kept in one piece, that of the lines "member digest" of all its members
+    archive : which file of a directory of archives
+    """
+
+    path: str
+    kind: str
+    outcome: str
+    how: str = ""
+    nbytes: int = 0
+    sha256: str = ""
+    archive: str = ""
+
+    @property
+    def is_lost(self) -> bool:
+        return self.outcome in (REFUSED, FAILED)
+
+
+@dataclass(frozen=True)
+class TreeReport:
+    """The result of converting a tree, or a directory of archives."""
+
+    source: str
+    target: str
+    rows: tuple[TreeRow, ...]
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows have each outcome."""
+        found = Counter(row.outcome for row in self.rows)
+        return {outcome: found[outcome] for outcome in (COPIED, CHANGED, REFUSED, FAILED, LEFT_OUT)}
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all was copied or changed, 1 if anything was refused or failed."""
+        return int(any(row.is_lost for row in self.rows))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(row.nbytes for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "target": self.target,
+            "counts": self.counts,
+            "bytes": self.nbytes,
+            "seconds": round(self.seconds, 3),
+            "exit_code": self.exit_code,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+    def to_text(self) -> str:
+        """A line for each row that is not simply copied, and the counts."""
+        lines = [
+            f"{row.outcome:<8} {f'{row.archive}::' * bool(row.archive)}{row.path}  ({row.kind}): {row.how}"
+            for row in self.rows
+            if row.outcome != COPIED
+        ]
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items() if count) or "nothing found"
+        lines.append(f"{self.target}: {counts}; {format_bytes(self.nbytes)} of values in {self.seconds:.1f} s")
+        return "\n".join(lines)
+
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
+        """All rows as CSV, in UTF-8, with a header line. The file appears when it is whole."""
+        temporary = f"{os.fspath(path)}{PARTIAL}"
+        with explaining_write_errors(path):
+            with Path(temporary).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                writer = csv.writer(file)
+                writer.writerow(_COLUMNS)
+                writer.writerows(
+                    (row.archive, row.path, row.kind, row.outcome, row.how, row.nbytes, row.sha256) for row in self.rows
+                )
+            os.replace(temporary, path)
+
+
+def joined(rows: Iterable[str]) -> str:
+    """Notes as one, each once."""
+    return "; ".join(dict.fromkeys(part for part in rows if part))

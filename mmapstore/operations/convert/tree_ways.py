@@ -1,0 +1,262 @@
+"""How an object of a tree comes into a target: by its values, or, between files of one format, as it is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+from ...formats.tree_contract import (
+    ALIAS,
+    ARRAY,
+    EXTERNAL_LINK,
+    GROUP,
+    LINKS,
+    NAMED_TYPE,
+    AttachesScales,
+    Node,
+    TreeSource,
+    TreeTarget,
+    Values,
+    inside,
+)
+from ...plain.errors import (
+    DamagedFileError,
+    InvalidTypeError,
+    InvalidValueError,
+    MemoryBudgetError,
+    MissingPackageError,
+    MmapstoreError,
+    UnsafeFileError,
+)
+from .tree_journal import Done
+from .tree_report import CHANGED, COPIED, FAILED, REFUSED, TreeRow, joined
+from .tree_values import copy_values, digest_of, joint_digest, plan_blocks
+
+REFUSALS = (UnsafeFileError, MissingPackageError, InvalidTypeError, InvalidValueError, MemoryBudgetError)
+_ROOT_ARRAY = "/data"  # what the array at the root of a Zarr store is called where a root cannot be an array
+
+
+class Way(Protocol):
+    """One way from a source to a target."""
+
+    def forget(self, path: str) -> None:
+        """The object was not written, in a run before this."""
+        ...
+
+    def convert(self, node: Node) -> Done:
+        """One object or link. Raises WriteError; what is wrong with the source is a row."""
+        ...
+
+    def finish(self, done: dict[str, Done]) -> Iterator[Done]:
+        """What can be done only when all objects are there, given by path. Gives those whose rows change."""
+        ...
+
+    def differences(self, done: Done, written: Any) -> str:
+        """How what the target reads back differs from what was read; "" if it does not."""
+        ...
+
+
+def row_of_error(node: Node, error: MmapstoreError, path: str | None = None) -> TreeRow:
+    outcome = REFUSED if isinstance(error, REFUSALS) else FAILED
+    return TreeRow(path or node.path, node.kind, outcome, str(error))
+
+
+def row_of_values(path: str, kind: str, nbytes: int, digest: str, changed: str) -> TreeRow:
+    return TreeRow(path, kind, CHANGED if changed else COPIED, changed, nbytes, digest)
+
+
+class Common:
+    """What all ways do alike: links, names that cannot be had, objects without a way."""
+
+    def __init__(self, source: TreeSource, target: TreeTarget, max_memory: int) -> None:
+        self.source = source
+        self.target = target
+        self.max_memory = max_memory
+        self._lost: set[str] = set()
+
+    def forget(self, path: str) -> None:
+        """This object was not written: what lies in it, or is another name of it, cannot be either."""
+        self._lost.add(path)
+
+    def refused(self, node: Node) -> Done | None:
+        """A row for what cannot come into the target, None if it can."""
+        parent = node.path.rsplit("/", 1)[0]
+        if parent in self._lost:
+            self._lost.add(node.path)
+            return self._row(node, REFUSED, f"its group {parent} was not written")
+        if node.damage:
+            return self._row(node, REFUSED if node.kind in LINKS else FAILED, node.damage)
+        if node.kind == EXTERNAL_LINK:
+            return self._row(
+                node,
+                REFUSED,
+                f"it leads to another file, {node.target}; a file from elsewhere could name any file of yours. If you trust it, "
+                "pass allow_links=True (--allow-links)",
+            )
+        if node.kind == ALIAS and (node.target in self._lost or parent_in(self._lost, node.target)):
+            return self._row(node, REFUSED, f"{node.target}, which it is another name of, was not written")
+        place, is_group = self.place(node), node.kind == GROUP
+        why = self.target.refusal(place, is_group)
+        if not why:
+            self.target.remove(place)  # what a kill may have left
+        if not why and place != "/" and self.target.is_taken(place, is_group):
+            why = "something of another kind has its name there already"
+        if why:
+            return self._row(node, REFUSED, why)
+        return None
+
+    def _row(self, node: Node, outcome: str, how: str) -> Done:
+        self._lost.add(node.path)
+        return Done(node.path, (TreeRow(node.path, node.kind, outcome, how),))
+
+    def place(self, node: Node) -> str:
+        return _ROOT_ARRAY if node.path == "/" and node.kind == ARRAY else node.path
+
+    def link(self, node: Node) -> Done:
+        how = self.target.add_link(node.path, node.kind, node.target)
+        return Done(node.path, (TreeRow(node.path, node.kind, CHANGED if how else COPIED, how),))
+
+
+def parent_in(lost: set[str], path: str) -> bool:
+    return any(path.startswith(f"{each}/") for each in lost)
+
+
+class ByValues(Common):
+    """Any tree into any target: attributes as JSON, arrays as plain values."""
+
+    def convert(self, node: Node) -> Done:
+        done = self.refused(node)
+        if done is not None:
+            return done
+        if node.kind in LINKS:
+            return self.link(node)
+        try:
+            carried, rows = self._attributes(node)
+            if node.kind == NAMED_TYPE:
+                row = TreeRow(node.path, node.kind, CHANGED, "not an object of its own: each array has its type")
+                lost = [TreeRow(f"{node.path}@{name}", "attribute", REFUSED, "no object is left to have it") for name in carried]
+                return Done(node.path, (row, *lost, *(each for each in rows if each.is_lost)))
+            if node.kind == GROUP:
+                self.target.add_group(node.path, carried)
+                return Done(node.path, (TreeRow(node.path, node.kind, COPIED), *rows))
+            return self._array(node, carried, rows)
+        except (*REFUSALS, DamagedFileError) as error:
+            self.forget(node.path)
+            self.target.remove(self.place(node))
+            return Done(node.path, (row_of_error(node, error),))
+
+    def _attributes(self, node: Node) -> tuple[dict[str, Any], list[TreeRow]]:
+        carried, rows = {}, []
+        for attribute in self.source.attributes(node.path):
+            given = attribute if attribute.refused else self.target.fitted(attribute)
+            path = f"{node.path}@{given.name}"
+            if given.refused:
+                rows.append(TreeRow(path, "attribute", REFUSED, given.refused))
+                continue
+            carried[given.name] = given.value
+            if given.changed:
+                rows.append(TreeRow(path, "attribute", CHANGED, given.changed))
+        return carried, rows
+
+    def _array(self, node: Node, carried: dict[str, Any], rows: list[TreeRow]) -> Done:
+        place, parts = self.place(node), self.source.values(node.path)
+        renamed = f"named {place}" if place != node.path else ""
+        if not parts:
+            how = joined([renamed, self.target.add_empty(place, carried)])
+            return Done(node.path, (TreeRow(node.path, node.kind, CHANGED if how else COPIED, how), *rows))
+        if len(parts) == 1 and not parts[0].member:
+            row, check = self._part(node, parts[0], place, carried, renamed)
+            if row.is_lost:
+                self.forget(node.path)
+            return Done(node.path, (row, *(rows if check else ())), check)
+        if why := self.target.refusal(place, True):
+            return self._row(node, REFUSED, why)
+        self.target.add_group(place, carried)
+        groups = {place}
+        made: list[TreeRow] = [TreeRow(node.path, node.kind, CHANGED, "a group of its members")]
+        checks: list[tuple[str, str]] = []
+        for part in parts:
+            if not part.refused:
+                self._add_groups(place, part.member, groups)
+            try:
+                row, check = self._part(node, part, inside(place, part.member), {}, "")
+            except (*REFUSALS, DamagedFileError) as error:
+                self.target.remove(inside(place, part.member))
+                row, check = row_of_error(node, error, inside(node.path, part.member)), ()
+            made.append(row)
+            checks += check
+        return Done(node.path, (*made, *rows), tuple(checks))
+
+    def _add_groups(self, place: str, member: str, groups: set[str]) -> None:
+        names = member.split("/")[:-1]
+        for depth in range(1, len(names) + 1):
+            path = inside(place, "/".join(names[:depth]))
+            if path not in groups and not self.target.refusal(path, True) and not self.target.is_taken(path, True):
+                self.target.add_group(path, {})
+                groups.add(path)
+
+    def _part(
+        self, node: Node, values: Values, place: str, carried: dict[str, Any], renamed: str
+    ) -> tuple[TreeRow, tuple[tuple[str, str], ...]]:
+        path = inside(node.path, values.member)
+        if values.refused:
+            return TreeRow(path, node.kind, REFUSED, values.refused), ()
+        why = next((why for at in _steps(self.place(node), place) if (why := self.target.refusal(at, at != place))), "")
+        if not why and values.member and self.target.is_taken(place, False):
+            why = "another member has its name there already"
+        if why:
+            return TreeRow(path, node.kind, REFUSED, why), ()
+        plan = plan_blocks(values, self.max_memory, path)
+        notes = {name: note for name, note in values.notes if name not in carried}
+        new = self.target.add_array(place, values, {**carried, **notes})
+        try:
+            digest = copy_values(values, new, plan)
+        finally:
+            new.close()
+        again = (
+            f"each chunk decoded {plan.decoded} times, because they fight the order of writing: more max_memory reads them once"
+            if plan.decoded > 1
+            else ""
+        )
+        changed = joined([renamed, *values.changed, *new.changed])
+        row = row_of_values(path, node.kind, values.nbytes, digest, changed)
+        return replace(row, how=joined([row.how, again])), ((place, digest),)
+
+    def finish(self, done: dict[str, Done]) -> Iterator[Done]:
+        if isinstance(self.target, AttachesScales):
+            for node in self.source.walk():
+                if node.kind == ARRAY and "DIMENSION_LIST" in node.attributes and not done[node.path].rows[0].is_lost:
+                    scales = self._attributes(node)[0].get("DIMENSION_LIST")
+                    if scales is not None and done[node.path].checks:
+                        self.target.attach_scales(self.place(node), scales)
+        return iter(())
+
+    def differences(self, done: Done, written: Any) -> str:
+        kind = done.rows[0].kind
+        if kind in (GROUP, ARRAY) and not done.rows[0].is_lost:
+            node = Node(done.path, kind)
+            found_there = {attribute.name: attribute.value for attribute in written.attributes(self.place(node))}
+            for name, value in self._attributes(node)[0].items():
+                if name == "REFERENCE_LIST" and isinstance(self.target, AttachesScales):
+                    continue  # in the order in which they were attached
+                if name not in found_there or json.dumps(found_there[name]) != json.dumps(value):
+                    return f"the attribute {name!r} of {done.path} reads back as {found_there.get(name)!r}, expected {value!r}"
+        for place, digest in done.checks:
+            found = digest_of_all(written.values(place), self.max_memory, place)
+            if found != digest:
+                return f"{place} reads back as {found}, expected {digest}"
+        return ""
+
+
+def _steps(first: str, last: str) -> Iterator[str]:
+    """The paths below `first` on the way to `last`, both ends of it."""
+    rest = last[len(first) :].strip("/").split("/") if last != first else []
+    for depth in range(1, len(rest) + 1):
+        yield inside(first, "/".join(rest[:depth]))
+
+
+def digest_of_all(parts: list[Values], max_memory: int, name: str) -> str:
+    found = [(part.member, digest_of(part, plan_blocks(part, max_memory, name))) for part in parts if not part.refused]
+    return joint_digest(found)
