@@ -17,23 +17,50 @@ if TYPE_CHECKING:
     from .batches.batches import Batches
     from .batches.dataset import Dataset
     from .batches.opening import open_dataset as open
+    from .operations.convert import convert
     from .operations.ingest import ingest
+    from .operations.ingest.annotated_images import AnnotatedImages
+    from .operations.ingest.images import Images
+    from .operations.ingest.megabatches import Megabatches
+    from .operations.ingest.video import Videos
+    from .operations.verify import verify
     from .plain.errors import MmapstoreError
     from .plain.windows import NextFrame, Window
 
 __version__ = "0.1.0"
 
-__all__ = ["Batches", "Dataset", "MmapstoreError", "NextFrame", "Window", "__version__", "ingest", "open"]
+__all__ = [
+    "AnnotatedImages",
+    "Batches",
+    "Dataset",
+    "Images",
+    "Megabatches",
+    "MmapstoreError",
+    "NextFrame",
+    "Videos",
+    "Window",
+    "__version__",
+    "convert",
+    "ingest",
+    "open",
+    "verify",
+]
 
 # Public name: (module that has it, its name there).
 _PLACES = {
+    "AnnotatedImages": (".operations.ingest.annotated_images", "AnnotatedImages"),
     "Batches": (".batches.batches", "Batches"),
     "Dataset": (".batches.dataset", "Dataset"),
+    "Images": (".operations.ingest.images", "Images"),
+    "Megabatches": (".operations.ingest.megabatches", "Megabatches"),
     "MmapstoreError": (".plain.errors", "MmapstoreError"),
     "NextFrame": (".plain.windows", "NextFrame"),
+    "Videos": (".operations.ingest.video", "Videos"),
     "Window": (".plain.windows", "Window"),
+    "convert": (".operations.convert", "convert"),
     "ingest": (".operations.ingest", "ingest"),
     "open": (".batches.opening", "open_dataset"),
+    "verify": (".operations.verify", "verify"),
 }
 
 

@@ -20,12 +20,28 @@ EXIT_CODES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
     try:
-        code = int(options.run(options))
-        sys.stdout.flush()  # here, where a reader that has left is no error yet
-        return code
+        try:
+            return _run(arguments)
+        finally:
+            _flush()  # here, where it can still be said what is wrong, and not when Python ends
+    except BrokenPipeError:
+        _drop_output()  # `mmapstore info x | head`: the reader left, which is no error
+        return OK
+    except OSError as error:
+        try:
+            print(flush=True)
+        except OSError:  # so it was the output that failed
+            _drop_output()
+            print(f"mmapstore: the output cannot be written: {error.strerror or error}. Send it elsewhere.", file=sys.stderr)
+            return FAILED
+        raise
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
     except (InvalidValueError, InvalidTypeError) as error:
         return _refused(error, options, WRONG_USE)
     except MmapstoreError as error:
@@ -33,10 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # `mmapstore info x | head`: the reader left, which is no error. What is still buffered must go somewhere when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # None where the shell closed it: `>&-`
+        sys.stdout.flush()
+
+
+def _drop_output() -> None:
+    """What is still buffered must go somewhere when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _refused(error: Exception, options: argparse.Namespace, code: int) -> int:
@@ -49,7 +73,11 @@ def _refused(error: Exception, options: argparse.Namespace, code: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
     from .demo import command as demo
+    from .operations.convert import command as convert
     from .operations.ingest import command as ingest
+    from .operations.preview import command as preview
+    from .operations.statistics import command as statistics
+    from .operations.verify import command as verify
 
     parser = argparse.ArgumentParser(
         prog="mmapstore",
@@ -67,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     command("demo", "train a small next-frame model on real video from a memory-mapped file, and show what it took", demo)
     command("info", "tell what a file, a place inside one, or a directory holds, and how it will be read", _Info)
     command("ingest", "write arrays or videos to one .npy, HDF5 or Zarr store that trains fast", ingest)
+    command("convert", "copy an array into another format, check what was written, and say what is not as it was", convert)
+    command("verify", "check data against its manifest, or against other data, block by block and value by value", verify)
+    command("stats", "tell what the values of each channel are like, and how they change from sample to sample", statistics)
+    command("preview", "draw samples as a PNG contact sheet, or frames, the next ones and the change between them", preview)
     return parser
 
 
@@ -74,13 +106,17 @@ class _Info:
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("path", help="a file, file::/inside, a glob or a directory")
+        from .operations.ingest.archive_options import add_raw_arguments
+
         parser.add_argument("--layout", help="how the array is stored, such as TNHW, if not by the usual axes")
         parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+        add_raw_arguments(parser.add_argument_group("files without a header", "numbers as they lie in memory"))
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
         from .operations.describe import describe
+        from .operations.ingest.archive_options import raw_form
 
-        found = describe(options.path, options.layout)
+        found = describe(options.path, options.layout, **raw_form(options))
         print(json.dumps(found.to_json(), indent=1) if options.json else found.to_text())
         return FAILED if found.arrays and all(array.refused for array in found.arrays) else OK
