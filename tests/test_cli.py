@@ -42,3 +42,35 @@ def test_a_reader_that_leaves_is_no_error(array):
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+COMMAND = [sys.executable, "-c", "import sys; from mmapstore.cli import main; sys.exit(main(sys.argv[1:]))"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("arguments", [["info", "x.npy"], ["info", "--json", "x.npy"], ["info", "--json", "no.npy"]])
+def test_output_that_cannot_be_written_is_one_line(array, tmp_path, arguments, buffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 1
+    *before, last = done.stderr.splitlines()
+    assert last == "mmapstore: the output cannot be written: No space left on device. Send it elsewhere."
+    assert all(line.startswith("mmapstore: no.npy does not exist") for line in before) and len(before) <= 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs descriptors of POSIX")
+def test_closed_output_is_no_error(array, tmp_path):
+    closing = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, "info", "x.npy"]
+    done = subprocess.run(closing, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_errors_of_the_program_itself_are_not_taken_for_those_of_the_output(array, monkeypatch):
+    def broken(*arguments):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("mmapstore.operations.describe.describe", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        main(["info", array])

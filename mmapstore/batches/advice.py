@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..files.file_io import memory_available
+from ..files.process_memory import memory_available
 from ..plain.sample_order import Window
 from ..readers.contract import Reader, TakesAdvice
 from .plan import Plan

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.process_memory import new_array
 from ..plain.channel_statistics import ChannelStatistics
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import format_bytes
@@ -143,13 +144,16 @@ class Dataset:
         view = reader.view(start + self._start, stop + self._start) if isinstance(reader, OffersViews) and stop > start else None
         if view is not None:
             return view
-        out: Array = np.empty((stop - start, *reader.spec.sample_shape), reader.spec.dtype)
+        out = self._new(reader, stop - start)
         if stop > start:
             reader.read(start + self._start, stop + self._start, out)
         return out
 
+    def _new(self, reader: Reader, samples: int) -> Array:
+        return new_array((samples, *reader.spec.sample_shape), reader.spec.dtype, f"{samples} samples of {self._name}")
+
     def _pick(self, reader: Reader, numbers: Array) -> Array:
-        out: Array = np.empty((len(numbers), *reader.spec.sample_shape), reader.spec.dtype)
+        out = self._new(reader, len(numbers))
         for row, number in enumerate(numbers.tolist()):
             reader.read(number + self._start, number + self._start + 1, out[row : row + 1])
         return out

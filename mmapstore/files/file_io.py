@@ -7,16 +7,15 @@ import errno
 import mmap
 import os
 import shutil
-import sys
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError, WriteError
+from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError, NotReadableError, WriteError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST_OPEN = 64  # descriptors in a process, of a thousand or so that it may have
@@ -122,17 +121,50 @@ def _gone(path: str) -> NotFoundError:
     return NotFoundError(f"{path} does not exist (any more). Check the path, or write the data again.")
 
 
+def check_is_file(path: str, status: os.stat_result) -> None:
+    """Raise DamagedFileError for a directory, and for pipes and devices, which may block, or never end."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = os.strerror(errno.EISDIR) if stat.S_ISDIR(status.st_mode) else "it is a pipe, a device or a socket"
+        raise DamagedFileError(f"{path} cannot be read: {kind}; expected a file. Copy or write the data again.")
+
+
+def read_small_text(path: str, most: int = 64 << 20) -> str:
+    """All of a file of UTF-8 text that has no reason to be long, such as metadata.
+
+    Raises NotFoundError, NotReadableError, DamagedFileError (also for more than `most` bytes, and for what is no text).
+    """
+    descriptor = Descriptor(path)
+    size = descriptor.status.st_size
+    if size > most:
+        raise DamagedFileError(f"{path} has {size} bytes; expected text of at most {most}. It is damaged; copy or write it again.")
+    content = np.empty(size, np.uint8)
+    read_exactly(descriptor, 0, [content])
+    try:
+        return content.tobytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"{path} is not text: {error}. It is damaged; copy or write it again.") from error
+
+
 class Descriptor:
-    """An open file, closed with the last reference to it."""
+    """An open file, closed with the last reference to it. Raises what `check_is_file` does, NotFoundError, NotReadableError."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._map: mmap.mmap | None = None
+        # A pipe in the place of a file would block until somebody writes to it.
+        flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
-            self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+            self.number = os.open(path, os.O_RDONLY | flags)
         except FileNotFoundError as error:
             raise _gone(path) from error
+        except PermissionError as error:
+            raise NotReadableError(f"{path} may not be read by this user. Change its permissions, or ask its owner to.") from error
+        except OSError as error:
+            found = DamagedFileError(f"{path} cannot be opened: {error.strerror or error}. Check the path and the disk.")
+            found.errno = error.errno
+            raise found from error
         self.status = os.fstat(self.number)
+        check_is_file(path, self.status)
 
     def map(self, offset: int, nbytes: int) -> mmap.mmap:
         """The file as a read-only memory map, made when first asked for; it lives as long as an array looks into it.
@@ -259,32 +291,6 @@ def let_go(descriptor: Descriptor, offset: int, nbytes: int) -> None:
             os.posix_fadvise(descriptor.number, offset, nbytes, os.POSIX_FADV_DONTNEED)
 
 
-def memory_available() -> int:
-    """Bytes that this process could still use: free memory or what is left under its control group, the smaller."""
-    available = sys.maxsize
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    return min(available, _control_group_room())
-
-
-def _control_group_room() -> int:
-    room = sys.maxsize
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                folder, limit, usage = Path("/sys/fs/cgroup") / path.lstrip("/"), "memory.max", "memory.current"
-            elif "memory" in controllers.split(","):
-                folder = Path("/sys/fs/cgroup/memory") / path.lstrip("/")
-                limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            else:
-                continue
-            with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-                room = min(room, int((folder / limit).read_text()) - int((folder / usage).read_text()))
-    return max(room, 0)
-
-
 # --- writing -----------------------------------------------------------------------------------------------------------
 
 
@@ -390,8 +396,11 @@ def replace(temporary: str | os.PathLike[str], target: str | os.PathLike[str]) -
 def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
     """Write a small file so that a reader sees all of it or the one before."""
     temporary = f"{os.fspath(path)}.tmp"
-    with Path(temporary).open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(temporary, flags, 0o666)
+    try:
+        write_at(number, 0, np.frombuffer(text.encode() or b"\n", np.uint8))
+        os.fsync(number)
+    finally:
+        os.close(number)
     replace(temporary, path)

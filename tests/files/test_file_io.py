@@ -20,7 +20,6 @@ from mmapstore.files.file_io import (
     allocate,
     explaining_write_errors,
     let_go,
-    memory_available,
     read_exactly,
     read_rows,
     replace,
@@ -30,6 +29,7 @@ from mmapstore.files.file_io import (
     will_need,
     write_text_atomically,
 )
+from mmapstore.files.process_memory import memory_available
 from mmapstore.plain.errors import DamagedFileError, NotFoundError, WriteError
 
 DATA = np.random.default_rng(0).integers(0, 256, 100_000, np.uint8)

@@ -1,0 +1,114 @@
+"""Large writes and reads that go past the page cache: from our memory to the disk, and back from the disk itself.
+
+Copying gigabytes through the page cache costs more processor time than hashing them, and pushes out what others have in it. What
+is read back this way was on the disk. The kernel asks for addresses, offsets and lengths in multiples of a page: the few bytes
+before and after go the ordinary way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import Any
+
+import numpy as np
+
+from .file_io import write_at
+
+Array = np.ndarray[Any, np.dtype[Any]]
+PAGE = 4096  # a multiple of every block size that a file system asks for
+WORTH_NBYTES = 1 << 20
+_NOT_HERE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
+
+
+def empty_at(nbytes: int, offset: int = 0) -> Array:
+    """New bytes in memory at an address that is as far from a page's beginning as `offset` of a file is."""
+    room = np.empty(nbytes + 2 * PAGE, np.uint8)
+    return room_at(room, offset)[:nbytes]
+
+
+def room_at(room: Array, offset: int) -> Array:
+    """The part of a buffer of bytes that begins as far from a page's beginning as `offset`; up to a page is left out."""
+    return room[(offset - int(room.ctypes.data)) % PAGE :]
+
+
+class DirectFile:
+    """A second way to a file that is open: `number` is its descriptor. Falls back to the first where the system has no other."""
+
+    def __init__(self, path: str, number: int, wanted: bool = True) -> None:
+        self._number = number
+        self._works = True
+        self._direct: int | None = None
+        if wanted and hasattr(os, "O_DIRECT") and hasattr(os, "preadv"):
+            with contextlib.suppress(OSError):  # tmpfs, some network file systems
+                self._direct = os.open(path, os.O_RDWR | os.O_DIRECT | getattr(os, "O_CLOEXEC", 0))
+
+    @property
+    def is_direct(self) -> bool:
+        return self._direct is not None and self._works
+
+    def write(self, offset: int, block: Array) -> None:
+        """All bytes of a C-contiguous array at `offset`: past the page cache where its address allows it (`empty_at`)."""
+        flat = block.reshape(-1).view(np.uint8)
+        head, tail = self._aligned(offset, flat)
+        at = head
+        while at < tail and self._works and self._direct is not None:
+            try:
+                at += os.pwrite(self._direct, flat[at:tail].data, offset + at)
+            except OSError as error:
+                self._give_up(error)
+            if at % PAGE != head % PAGE:
+                break  # a short write: the rest is no longer in whole pages
+        write_at(self._number, offset, flat[:head])
+        write_at(self._number, offset + at, flat[at:])
+
+    def read(self, offset: int, out: Array) -> int:
+        """Fill a C-contiguous array from `offset`; returns how many bytes there were."""
+        flat = out.reshape(-1).view(np.uint8)
+        head, tail = self._aligned(offset, flat)
+        at = self._read(self._number, offset, flat[:head])
+        if at < head:
+            return at
+        while at < tail and self._works and self._direct is not None:
+            try:
+                done = os.preadv(self._direct, [flat[at:tail].data], offset + at)
+            except OSError as error:
+                self._give_up(error)
+                break
+            at += done
+            if not done or done % PAGE:
+                break
+        return at + self._read(self._number, offset + at, flat[at:])
+
+    def _read(self, number: int, offset: int, flat: Array) -> int:
+        done = 0
+        while done < len(flat):
+            found = os.preadv(number, [flat[done:].data], offset + done)
+            if not found:
+                break
+            done += found
+        return done
+
+    def _aligned(self, offset: int, flat: Array) -> tuple[int, int]:
+        """Where in `flat` the whole pages begin and end; nothing between where they do not meet those of memory."""
+        if not self.is_direct or len(flat) < WORTH_NBYTES or (int(flat.ctypes.data) - offset) % PAGE:
+            return 0, 0
+        head = -offset % PAGE
+        return head, head + (len(flat) - head) // PAGE * PAGE
+
+    def _give_up(self, error: OSError) -> None:
+        """Raise what went wrong, unless it is that this cannot be done here."""
+        if error.errno not in _NOT_HERE:
+            raise error
+        self._works = False  # and the descriptor stays open: another thread may be reading from it
+
+    def close(self) -> None:
+        """Nobody reads or writes any more."""
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            os.close(direct)
+
+    def __del__(self) -> None:
+        if getattr(self, "_direct", None) is not None:
+            self.close()
