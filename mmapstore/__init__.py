@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from .batches.opening import open_dataset as open
     from .operations.convert import convert
     from .operations.ingest import ingest
-    from .operations.ingest.annotated_images import AnnotatedImages
-    from .operations.ingest.images import Images
-    from .operations.ingest.megabatches import Megabatches
+    from .operations.ingest.images.annotated import AnnotatedImages
+    from .operations.ingest.images.images import Images
+    from .operations.ingest.megabatches.megabatches import Megabatches
     from .operations.ingest.video import Videos
     from .operations.verify import verify
     from .plain.errors import MmapstoreError
@@ -48,11 +48,11 @@ __all__ = [
 
 # Public name: (module that has it, its name there).
 _PLACES = {
-    "AnnotatedImages": (".operations.ingest.annotated_images", "AnnotatedImages"),
+    "AnnotatedImages": (".operations.ingest.images.annotated", "AnnotatedImages"),
     "Batches": (".batches.batches", "Batches"),
     "Dataset": (".batches.dataset", "Dataset"),
-    "Images": (".operations.ingest.images", "Images"),
-    "Megabatches": (".operations.ingest.megabatches", "Megabatches"),
+    "Images": (".operations.ingest.images.images", "Images"),
+    "Megabatches": (".operations.ingest.megabatches.megabatches", "Megabatches"),
     "MmapstoreError": (".plain.errors", "MmapstoreError"),
     "NextFrame": (".plain.windows", "NextFrame"),
     "Videos": (".operations.ingest.video", "Videos"),

@@ -25,7 +25,7 @@ OWNERS = {
     "torch": {"adapters/"},
     "jax": {"adapters/"},
     "av": {"operations/ingest/video", "demo"},
-    "joblib": {"operations/ingest/unpickling"},
+    "joblib": {"operations/ingest/megabatches/unpickling"},
     "PIL": {"operations/", "demo"},
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

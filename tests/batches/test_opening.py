@@ -249,7 +249,9 @@ def test_a_truncated_file(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUM"])
 def test_files_that_are_nothing_we_know(tmp_path, suffix, content):
     (tmp_path / f"x{suffix}").write_bytes(content)
-    with pytest.raises(DamagedFileError, match=rf"x{suffix} is a file of {len(content)} bytes that is not .npy, HDF5, Zarr or .npz"):
+    with pytest.raises(
+        DamagedFileError, match=rf"x{suffix} is a file of {len(content)} bytes that is not .npy, HDF5, Zarr or .npz"
+    ):
         mm.open(tmp_path / f"x{suffix}")
 
 

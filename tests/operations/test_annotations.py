@@ -13,8 +13,8 @@ from image_examples import photograph, read_all
 from PIL import Image
 
 import mmapstore as mm
-from mmapstore.operations.ingest.annotations import category_numbers, read_annotation
 from mmapstore.operations.ingest.contract import Position
+from mmapstore.operations.ingest.images.annotations import category_numbers, read_annotation
 from mmapstore.plain.errors import DamagedFileError, InvalidValueError, NotFoundError, UnsafeFileError
 
 

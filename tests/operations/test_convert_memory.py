@@ -28,7 +28,7 @@ def watch():
     while not stop:
         peak = max(peak, anonymous())
         time.sleep(0.001)
-watching = threading.Thread(target=watch)
+watching = threading.Thread(target=watch, daemon=True)
 before = anonymous()
 watching.start()
 done = convert(source, out, progress=False, **options)

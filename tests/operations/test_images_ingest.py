@@ -14,7 +14,7 @@ from PIL import Image
 
 import mmapstore as mm
 from mmapstore.cli import main
-from mmapstore.operations.ingest.image_options import size_of
+from mmapstore.operations.ingest.images.options import size_of
 from mmapstore.plain.errors import DamagedFileError, InvalidValueError, StateMismatchError
 
 CLASSES = {"cat": ["chelsea.png"] * 9, "rocket": ["rocket.jpg", "astronaut.png"] * 3}
@@ -218,7 +218,7 @@ CHILD = """
 import json, sys, threading, time
 import mmapstore as mm
 from mmapstore.plain.memory_budget import MemoryPlan
-from mmapstore.operations.ingest.images import Images
+from mmapstore.operations.ingest.images.images import Images
 
 folder, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 def anonymous():

@@ -18,9 +18,9 @@ from ingest_results import manifest_of
 
 import mmapstore as mm
 from mmapstore.operations.ingest import megabatches
-from mmapstore.operations.ingest.megabatch_columns import read_columns
-from mmapstore.operations.ingest.reading_process import ReadingProcesses
-from mmapstore.operations.ingest.unpickling import held_by, held_while_loading, load_whole
+from mmapstore.operations.ingest.megabatches.columns import read_columns
+from mmapstore.operations.ingest.megabatches.reading_process import ReadingProcesses
+from mmapstore.operations.ingest.megabatches.unpickling import held_by, held_while_loading, load_whole
 from mmapstore.plain.errors import DamagedFileError, MissingPackageError, MmapstoreError, NotFoundError, UnsafeFileError
 from mmapstore.plain.manifest import DIRECTORY_MANIFEST
 
@@ -279,7 +279,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     code = """
         import os, signal, sys
         from pathlib import Path
-        from mmapstore.operations.ingest.reading_process import ReadingProcesses
+        from mmapstore.operations.ingest.megabatches.reading_process import ReadingProcesses
         processes = ReadingProcesses(1)
         processes.read(sys.argv[1], None, True)
         print(Path("/proc/self/task", str(os.getpid()), "children").read_text().split()[0], flush=True)

@@ -158,4 +158,5 @@ def main():
     print(json.dumps({"kills": kills, "wrong": wrong}))
 
 
-main()
+if __name__ == "__main__":
+    main()

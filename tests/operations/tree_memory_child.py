@@ -32,4 +32,5 @@ def main():
     print(json.dumps({"rise": peak - before, "counts": report.counts}))
 
 
-main()
+if __name__ == "__main__":
+    main()

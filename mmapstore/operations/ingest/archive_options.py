@@ -9,10 +9,10 @@ from typing import Any
 from ...batches.opening import open_dataset
 from ...plain.errors import InvalidValueError
 from .files import ARRAY_SUFFIXES, inside_directory
-from .image_files import looks_like_images
-from .image_options import size_of
-from .megabatches import Megabatches
-from .unpickling import PICKLE_SUFFIXES
+from .images.files import looks_like_images
+from .images.options import size_of
+from .megabatches.megabatches import Megabatches
+from .megabatches.unpickling import PICKLE_SUFFIXES
 from .video import VIDEO_SUFFIXES, Videos
 
 # By the name that it has in `options`, where it is None or False if nobody gave it.

@@ -12,8 +12,9 @@ from typing import Any
 
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ...plain.memory_budget import format_bytes
-from . import archive_options, image_options, ingest
+from . import archive_options, ingest
 from .estimate import require_epochs
+from .images import options as image_options
 
 _MOST_NAMED = 10
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C

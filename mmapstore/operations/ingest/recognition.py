@@ -16,8 +16,8 @@ from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...readers.contract import NamesFiles
 from .contract import Source
 from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_directory, matching
-from .image_files import looks_like_images
-from .images import Images
+from .images.files import looks_like_images
+from .images.images import Images
 from .sources import ArraySource, DatasetSource, IterableSource
 from .video import VIDEO_SUFFIXES, VideoSource
 

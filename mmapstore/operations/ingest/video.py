@@ -15,7 +15,7 @@ from ...plain.array_spec import ArraySpec
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MissingPackageError, NotFoundError
 from .contract import ONLY, Piece, Position
 from .files import inside_directory, matching
-from .image_form import checked_size
+from .images.form import checked_size
 from .sources import stamp
 
 VIDEO_SUFFIXES = (

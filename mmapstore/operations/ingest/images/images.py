@@ -7,12 +7,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
-from .files import matching
-from .image_files import TABLE_SUFFIXES, ListedImages, images_in_folder, images_of_list
-from .image_form import ImageForm
-from .image_samples import ImageSamples
-from .image_tables import images_of_table
+from ....plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
+from ..files import matching
+from .files import TABLE_SUFFIXES, ListedImages, images_in_folder, images_of_list
+from .form import ImageForm
+from .samples import ImageSamples
+from .tables import images_of_table
 
 LABELS = ("index", "one-hot")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...plain.errors import InvalidTypeError, InvalidValueError
-from .image_decoding import ImageDecoder, ImageHeader
-from .image_placement import FITS
-from .image_values import values_for
+from ....plain.errors import InvalidTypeError, InvalidValueError
+from .decoding import ImageDecoder, ImageHeader
+from .placement import FITS
+from .values import values_for
 
 
 @dataclass(frozen=True)

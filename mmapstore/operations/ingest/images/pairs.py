@@ -8,9 +8,9 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ...batches.opening import natural
-from ...plain.errors import DamagedFileError, InvalidValueError, NotFoundError, NotReadableError
-from .image_files import files_below, is_image_name
+from ....batches.opening import natural
+from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError, NotReadableError
+from .files import files_below, is_image_name
 
 UNMATCHED = ("error", "skip", "skip-images", "skip-annotations")
 _NUMBER_BEHIND = re.compile(r"(.+?)\s+[+-]?[0-9]+")

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ...plain.array_spec import ArraySpec, StoredLayout
-from ...plain.errors import InvalidTypeError, InvalidValueError
-from .contract import Array
+from ....plain.array_spec import ArraySpec, StoredLayout
+from ....plain.errors import InvalidTypeError, InvalidValueError
+from ..contract import Array
 
 Tokenize = Callable[[str], Sequence[int]]
 MOST_CLASSES = 100_000

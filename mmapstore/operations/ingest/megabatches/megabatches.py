@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from ...files.process_memory import give_back_freed_memory
-from ...files.worker_threads import usable_cpus
-from ...plain.array_spec import ArraySpec
-from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError
-from ...plain.memory_budget import MemoryPlan, format_bytes
-from .contract import Array, Piece, Position
-from .files import inside_directory, matching
-from .megabatch_columns import Columns, read_columns
-from .megabatch_fields import Tokenize, Tokens
-from .megabatch_survey import Survey, SurveyedFile
-from .ordered_work import in_order
+from ....files.process_memory import give_back_freed_memory
+from ....files.worker_threads import usable_cpus
+from ....plain.array_spec import ArraySpec
+from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError
+from ....plain.memory_budget import MemoryPlan, format_bytes
+from ..contract import Array, Piece, Position
+from ..files import inside_directory, matching
+from ..ordered_work import in_order
+from ..sources import stamp
+from .columns import Columns, read_columns
+from .fields import Tokenize, Tokens
 from .reading_process import HELD_NBYTES, ReadingProcesses, can_be_started
-from .sources import stamp
+from .survey import Survey, SurveyedFile
 from .unpickling import SUFFIXES, held_while_loading, is_pickle, least_held, refuse_pickle
 
 _OBJECTS_FOR_PROCESSES = 4_000_000  # unpickling so many takes longer than starting processes does

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
-from .contract import Array
+from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
+from ..contract import Array
 from .unpickling import held_by, load_whole
 
 _HOW = "Save a dict of arrays or lists, one entry per sample in each, or a list of dicts, one for each sample."

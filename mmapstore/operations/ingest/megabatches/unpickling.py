@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...formats.raw_file import explaining_read_errors
-from ...plain.errors import DamagedFileError, MissingPackageError, MmapstoreError, UnsafeFileError
+from ....formats.raw_file import explaining_read_errors
+from ....plain.errors import DamagedFileError, MissingPackageError, MmapstoreError, UnsafeFileError
 
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz", ".joblib")
 SUFFIXES = (*PICKLE_SUFFIXES, ".npz")

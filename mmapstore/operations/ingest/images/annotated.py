@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ...plain.errors import DamagedFileError, InvalidValueError, NotFoundError
-from .annotation_pairs import UNMATCHED, PairedFolders
+from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
+from ..sources import content_mark
 from .annotations import Annotation, category_numbers, read_annotation, require_inside
-from .image_decoding import ImageHeader
-from .image_files import ListedImages
-from .image_form import ImageForm
-from .image_placement import Box, upright_box
-from .image_samples import BROKEN, ImageSamples
+from .decoding import ImageHeader
+from .files import ListedImages
+from .form import ImageForm
 from .images import LABELS
-from .sources import content_mark
+from .pairs import UNMATCHED, PairedFolders
+from .placement import Box, upright_box
+from .samples import BROKEN, ImageSamples
 
 
 class AnnotatedImages(ImageSamples):

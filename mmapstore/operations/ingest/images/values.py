@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...plain.errors import InvalidTypeError, InvalidValueError
+from ....plain.errors import InvalidTypeError, InvalidValueError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Scale = str | tuple[Any, Any] | None

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ...plain.errors import DamagedFileError, InvalidValueError, NotFoundError
-from .annotation_pairs import UNMATCHED
-from .contract import Source
-from .image_files import looks_like_images
-from .image_placement import FITS
+from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
+from ..contract import Source
+from .files import looks_like_images
+from .pairs import UNMATCHED
+from .placement import FITS
 
 # By the name that it has in `options`, where it is None if nobody gave it.
 _ONLY_IMAGES = {
@@ -88,7 +88,7 @@ def source_from(options: argparse.Namespace) -> Source | None:
         )
     if len(sources) > 1:
         raise InvalidValueError(f"--annotations belongs to one folder of images; {len(sources)} sources were given.")
-    from .annotated_images import AnnotatedImages
+    from .annotated import AnnotatedImages
 
     return AnnotatedImages(
         sources[0],
@@ -144,7 +144,7 @@ def _names(path: str) -> list[str]:
 
 
 def _allow_pixels(most: int) -> None:
-    from .image_decoding import allow_pixels
+    from .decoding import allow_pixels
 
     if most < 1:
         raise InvalidValueError(f"--max-pixels {most}; expected a number of pixels from 1 on.")

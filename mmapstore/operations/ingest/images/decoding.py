@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...plain.errors import (
+from ....plain.errors import (
     DamagedFileError,
     InvalidValueError,
     MissingPackageError,
@@ -22,8 +22,8 @@ from ...plain.errors import (
     NotReadableError,
     UnsafeFileError,
 )
-from .image_placement import Placement, draft_scale, upright_size
-from .image_values import Values
+from .placement import Placement, draft_scale, upright_size
+from .values import Values
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ...files.worker_threads import usable_cpus
-from ...plain.array_spec import ArraySpec
-from ...plain.errors import (
+from ....files.worker_threads import usable_cpus
+from ....plain.array_spec import ArraySpec
+from ....plain.errors import (
     DamagedFileError,
     InvalidValueError,
     MmapstoreError,
@@ -19,12 +19,12 @@ from ...plain.errors import (
     NotReadableError,
     UnsafeFileError,
 )
-from .contract import Array, Piece, Position
-from .image_decoding import ImageHeader, read_header
-from .image_files import ListedImages
-from .image_form import ImageForm
-from .ordered_work import in_order
-from .sources import content_mark, stamp
+from ..contract import Array, Piece, Position
+from ..ordered_work import in_order
+from ..sources import content_mark, stamp
+from .decoding import ImageHeader, read_header
+from .files import ListedImages
+from .form import ImageForm
 
 BROKEN = (DamagedFileError, UnsafeFileError, NotFoundError, NotReadableError)  # what skip_broken leaves out
 _MOST_CATEGORIES = 1 << 16

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ...plain.errors import DamagedFileError, InvalidValueError
-from .megabatch_columns import Columns
-from .megabatch_fields import FieldForm, Found, Tokens, form_of, found_in
-from .sources import stamp
+from ....plain.errors import DamagedFileError, InvalidValueError
+from ..sources import stamp
+from .columns import Columns
+from .fields import FieldForm, Found, Tokens, form_of, found_in
 from .unpickling import held_while_loading
 
 

@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ...plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, NotFoundError, NotReadableError, UnsafeFileError
-from .image_files import ListedImages, path_inside
+from ....plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, NotFoundError, NotReadableError, UnsafeFileError
+from .files import ListedImages, path_inside
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _Row = tuple[int, dict[str, Any]]  # line, counted from 1, and the values by column

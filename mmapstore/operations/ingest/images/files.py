@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ...batches.opening import natural
-from ...plain.errors import InvalidValueError, NotFoundError
-from .files import ARRAY_SUFFIXES, STORE_FILES
-from .image_decoding import image_suffixes
-from .video import VIDEO_SUFFIXES
+from ....batches.opening import natural
+from ....plain.errors import InvalidValueError, NotFoundError
+from ..files import ARRAY_SUFFIXES, STORE_FILES
+from ..video import VIDEO_SUFFIXES
+from .decoding import image_suffixes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

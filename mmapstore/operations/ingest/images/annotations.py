@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...plain.errors import (
+from ....plain.errors import (
     DamagedFileError,
     InvalidValueError,
     MissingPackageError,
@@ -15,7 +15,7 @@ from ...plain.errors import (
     NotReadableError,
     UnsafeFileError,
 )
-from .image_placement import Box
+from .placement import Box
 
 _MOST_NBYTES = 16 << 20  # thousands of times what an annotation takes
 _EDGES = ("ymin", "xmin", "ymax", "xmax")

@@ -18,11 +18,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...files.process_memory import give_back_freed_memory
-from ...plain import errors
-from ...plain.errors import DamagedFileError, MmapstoreError
-from .contract import Array
-from .megabatch_columns import Columns, read_columns
+from ....files.process_memory import give_back_freed_memory
+from ....plain import errors
+from ....plain.errors import DamagedFileError, MmapstoreError
+from ..contract import Array
+from .columns import Columns, read_columns
 
 HELD_NBYTES = 40_000_000  # private memory of such a process before it loads anything
 _PROGRAM = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import serve; serve()"

@@ -1,0 +1,1 @@
+"""Images as samples: folders, tables, and images with annotations."""

@@ -1,0 +1,1 @@
+"""Files that hold a dict of fields each: pickles, joblib and .npz."""
