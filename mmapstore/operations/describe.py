@@ -119,13 +119,15 @@ def describe(
     listing = list_stored(outer, inside)
     arrays = tuple(_described_entry(outer, entry.key, layout if len(listing) == 1 else None, entry.storage) for entry in listing)
     opened = [array for array in arrays if not array.refused]
-    spelled = opened[0].name if len(arrays) > 1 and opened else text
+    manifest = _manifest_beside(Path(outer.rstrip("/") + SUFFIX))
+    together = manifest is not None and len(manifest.fields) > 1 and not inside
+    spelled = opened[0].name if len(arrays) > 1 and opened and not together else text
     return Description(
         path=text,
         kind=f"{title}, {len(arrays)} array{'s' * (len(arrays) != 1)}" if title != ".npy" else "a .npy file",
         bytes_on_disk=_disk_bytes(Path(outer)),
         arrays=arrays,
-        manifest=_manifest_words(Path(outer.rstrip("/") + SUFFIX)),
+        manifest=_manifest_words(manifest),
         open_with=_call(spelled, layout if len(listing) == 1 else None) if opened else "",
         notes=() if arrays else ("there is no array in it",),
     )
@@ -207,7 +209,7 @@ def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | Non
         kind=kind,
         bytes_on_disk=_disk_bytes(outer) if outer.exists() else dataset.nbytes,
         arrays=arrays,
-        manifest=_manifest_words(outer / DIRECTORY_MANIFEST),
+        manifest=_manifest_words(_manifest_beside(outer / DIRECTORY_MANIFEST)),
         open_with=_call(path, layout),
     )
 
@@ -258,10 +260,13 @@ def _disk_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _manifest_words(path: Path) -> str:
-    if not path.is_file():
+def _manifest_beside(path: Path) -> Manifest | None:
+    return Manifest.from_json(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+
+
+def _manifest_words(manifest: Manifest | None) -> str:
+    if manifest is None:
         return ""
-    manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
     blocks = sum(len(entry.checksums) for entry in manifest.fields.values())
     sources = sorted({entry.source for entry in manifest.fields.values() if entry.source})
     statistics = ", statistics per channel" if any(entry.statistics for entry in manifest.fields.values()) else ""

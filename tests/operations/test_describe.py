@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmapstore.batches.opening import open_dataset
 from mmapstore.cli import main
 from mmapstore.operations.describe import describe
 from mmapstore.operations.ingest import ingest
@@ -54,3 +55,14 @@ def test_the_glob_that_is_proposed_is_of_what_is_there(folder: Path) -> None:
     (folder / "stores").mkdir()
     (folder / "stores.zarr").rename(folder / "stores" / "only.zarr")
     assert describe("stores").notes == ("open one of them",)
+
+
+def test_fields_written_together_are_opened_together(tmp_path):
+    pytest.importorskip("h5py")
+    fields = {"image": np.zeros((6, 3, 4, 4), "f4"), "label": np.arange(6)}
+    path = str(tmp_path / "both.h5")
+    assert ingest(fields, path) == path
+    found = describe(path)
+    assert found.open_with == f"mmapstore.open({path!r})" and len(found.arrays) == 2
+    assert set(open_dataset(path).fields) == {"image", "label"}
+    assert describe(f"{path}::/label").open_with == f"mmapstore.open({path + '::/label'!r})"
