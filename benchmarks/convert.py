@@ -4,8 +4,9 @@ python -m benchmarks.convert
 python -m benchmarks.convert --samples 2000 --rounds 3 --only gzip --json convert.json
 
 Every arm is a process of its own, and arms take turns. The time is from before the source is opened until the target is whole
-under its name and on disk: the peers end with `fsync`. mmapstore also digests, reads back and compares; `no verify` leaves the
-reading back out. Each target is compared with the source before it is deleted.
+under its name and on disk: the peers end with `fsync`. "of processors" is the time that all of them were at work. mmapstore
+also digests, reads back and compares; `no verify` leaves the reading back out. Each target is compared with the source before
+it is deleted.
 """
 
 from __future__ import annotations
@@ -109,14 +110,19 @@ def run_arm(way: str, form: str, directory: Path, samples: int) -> dict[str, Any
     origin = directory / "array.npy" if way == "cp" else source
     try:
         with PeakPrivate() as memory:
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), _processor_seconds()
             found = WAYS[way](origin, target) or {}
-            seconds = time.perf_counter() - began
+            seconds, busy = time.perf_counter() - began, _processor_seconds() - busy
         equal = _is_equal(directory / "array.npy", target)
     finally:
         for left in directory.glob("converted.npy*"):
             left.unlink()
-    return {"seconds": seconds, "private": memory.growth, "equal": equal, **found}
+    return {"seconds": seconds, "processor": busy, "private": memory.growth, "equal": equal, **found}
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those it has waited for: what a busy machine changes least."""
+    return sum(os.times()[:4])
 
 
 def _is_equal(one: Path, other: Path) -> bool:
@@ -136,7 +142,10 @@ def compare(form: str, kind: Kind, directory: Path, rounds: int) -> dict[str, An
         if failed:
             print(f"  {way:22} FAILED: {failed[0]}")
             continue
-        words = f"{spread([run['seconds'] for run in runs])} s, private {max(run['private'] for run in runs) / 1e6:.0f} MB"
+        words = (
+            f"{spread([run['seconds'] for run in runs])} s, {statistics.median(run['processor'] for run in runs):.2f} of processors"
+        )
+        words += f", private {max(run['private'] for run in runs) / 1e6:.0f} MB"
         if "predicted" in runs[0]:
             words += f" of {runs[0]['predicted'] / 1e6:.0f} MB predicted"
         if way != peer:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import floor, index, profile, suite
+from benchmarks import convert, floor, index, profile, suite
 from benchmarks.arm import Consumer, expected_checksum
 from benchmarks.peers import PEERS, Job
 from benchmarks.peers.contract import block_windows, in_order, mixed, slabs
@@ -267,3 +267,16 @@ def test_shuffle_quality_runs(tmp_path):
     settings = json.loads(written.read_text())["settings"]
     assert settings["none"]["effective_batch"] == 1 and len(settings["full"]["validation"][0]) == 2
     assert settings["none"]["baseline"] == settings["full"]["baseline"]
+
+
+@pytest.mark.slow
+def test_conversions_run_beside_their_peers(tmp_path):
+    pytest.importorskip("h5py")
+    asked = ["--samples", "300", "--rounds", "1", "--only", "npy", "gzip", "--data", str(tmp_path), "--json", str(tmp_path / "c")]
+    convert.main(asked)
+    rows = {row["form"]: row for row in json.loads((tmp_path / "c").read_text())["rows"]}
+    assert set(rows) == {"h5-gzip", "npy"}
+    for row in rows.values():
+        assert set(row["arms"]) == {row["peer"], "mmapstore", "mmapstore, no verify"}
+        assert all(run["equal"] and run["seconds"] > 0 for runs in row["arms"].values() for run in runs)
+        assert all(len(ratios) == 1 for ratios in row["ratios"].values()) and len(row["ratios"]) == 2

@@ -60,7 +60,7 @@ def test_every_value_is_the_nearest_and_is_counted(source, target, data):
             assert caught.value.place == (bad.index(True),)
             continue
         changes = cast.into(out, values)
-        np.testing.assert_array_equal(out, np.array([w[0] for w in wanted]).astype(target))
+        np.testing.assert_array_equal(out, np.array([target.type(w[0]) for w in wanted], target))
         assert changes == Changes(sum(w[2] and not w[1] for w in wanted), sum(not w[2] for w in wanted))
 
 

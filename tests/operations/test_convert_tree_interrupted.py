@@ -58,9 +58,10 @@ def test_killed_now_and_then(source, tmp_path, suffix):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of a process")
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("suffix", [".h5", ".zarr", ""])
-def test_killed_at_every_call(source, tmp_path, suffix, overwrite):
-    found = run_child(source, tmp_path / "work", suffix, 1, overwrite)
-    assert found["kills"]["by call"] > 30
+def test_killed_at_many_calls(source, tmp_path, suffix, overwrite):
+    every = 1 if "MMAPSTORE_THOROUGH" in os.environ else 3
+    found = run_child(source, tmp_path / "work", suffix, every, overwrite)
+    assert found["kills"]["by call"] > 30 // every
     assert found["wrong"] == []
 
 

@@ -4,6 +4,7 @@ same bytes that one undisturbed run writes."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,12 +52,13 @@ def outcome(folder: Path, case: str, replaces: bool, kills: int) -> dict[str, An
 @pytest.mark.parametrize("replaces", [False, True], ids=["new", "replacing"])
 @pytest.mark.parametrize("case", ["npy", "hdf5", "zarr", "fields"])
 def test_a_few_kills(case: str, replaces: bool, tmp_path: Path) -> None:
-    assert outcome(tmp_path, case, replaces, 3)["struck"] > 0
+    assert outcome(tmp_path, case, replaces, 3)["struck"] >= 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("replaces", [False, True], ids=["new", "replacing"])
 @pytest.mark.parametrize("case", CASES)
 def test_many_kills(case: str, replaces: bool, tmp_path: Path) -> None:
-    found = outcome(tmp_path, case, replaces, 25)
-    assert found["struck"] > 5 and found["went_on"] > 0, found
+    kills = 40 if "MMAPSTORE_THOROUGH" in os.environ else 10
+    found = outcome(tmp_path, case, replaces, kills)
+    assert found["struck"] >= kills, found

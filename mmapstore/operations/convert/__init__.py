@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ...files.exclusive_lock import exclusive_lock
+from ...formats.contract import NewArray
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, PackedValuesWarning, StateMismatchError
 from ...plain.manifest import ArrayManifest, Manifest
 from ...plain.memory_budget import parse_bytes
@@ -26,8 +27,9 @@ from .dry_run import estimated
 from .origin import Origin
 from .packed import Packing
 from .passage import FIELD, Tally, carry, new_record, read_back, verify_all
-from .plan import Plan, Wishes, call_of, plan_of
+from .plan import Plan, call_of, plan_of
 from .slabs import Slabs
+from .wishes import Wishes
 
 __all__ = ["Converted", "convert"]
 
@@ -319,10 +321,18 @@ def _changes(plan: Plan, changed: Changes) -> list[str]:
         found.append(f"{plan.cast.source} to {plan.cast.target}: {changed.rounded} values rounded, {changed.clipped} clipped")
     elif plan.packing is None and not plan.origin.dtype.isnative:
         found.append("byte order to that of this machine")
+    chunks = tuple(plan.origin.chunks[axis] for axis in plan.axes) if plan.origin.chunks else None
+    if plan.new.chunks is not None and chunks is not None and not _is_same_cut(plan.new, chunks):
+        found.append(f"chunks of {chunks} to {plan.new.chunks}")
     lost = attributes.lost_in(plan.target.format, plan.origin.attributes, plan.packing is not None)
     if lost:
         found.append(f"attributes that {plan.target.path} has no place for, kept in its manifest: {', '.join(lost[:20])}")
     return found
+
+
+def _is_same_cut(new: NewArray, chunks: tuple[int, ...]) -> bool:
+    """Chunks longer than the array are the same as those that end with it."""
+    return new.chunks == tuple(min(each, length) for each, length in zip(chunks, new.shape, strict=True))
 
 
 def _remarks(plan: Plan) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...plain.checksum import crc32
+from ...codecs.crc32 import crc32
 
 if TYPE_CHECKING:
     from .plan import Plan

@@ -94,11 +94,12 @@ class Cast:
         def work(tasks: Iterator[tuple[int, Array, Array]]) -> None:
             nonlocal total
             for first, taken, given in tasks:
-                changes, bad = self._piece(given, taken.reshape(-1))
+                flat = np.ascontiguousarray(taken).reshape(-1)
+                changes, bad = self._piece(given, flat)
                 with lock:
                     total = total + changes
                     if bad is not None:
-                        refused.append((first + bad, taken.reshape(-1)[bad].item()))
+                        refused.append((first + bad, flat[bad].item()))
 
         share_out(_pieces(values, out), work)
         if refused:
@@ -174,9 +175,9 @@ def _holds_all(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
 
 
 def _pieces(values: Array, out: Array) -> Iterator[tuple[int, Array, Array]]:
-    """(flat index, values, where they go), in C order, each of about `_PIECE` values and contiguous in `out`."""
+    """(flat index, values, where they go), all views, in C order, each of about `_PIECE` values and contiguous in `out`."""
     if values.size <= _PIECE:
-        yield 0, np.ascontiguousarray(values), out
+        yield 0, values, out
         return
     row = values[0].size
     step = max(1, _PIECE // max(1, row))
@@ -185,7 +186,7 @@ def _pieces(values: Array, out: Array) -> Iterator[tuple[int, Array, Array]]:
             for first, taken, given in _pieces(values[start], out[start]):
                 yield start * row + first, taken, given
         else:
-            yield start * row, np.ascontiguousarray(values[start : start + step]), out[start : start + step]
+            yield start * row, values[start : start + step], out[start : start + step]
 
 
 def _nearest(values: Array, target: np.dtype[Any]) -> tuple[Array, Array, Array, Array]:

@@ -95,7 +95,7 @@ class Converted:
 def _duration(seconds: float) -> str:
     """
     >>> _duration(0.21), _duration(75), _duration(7300)
-    ('0.2 s', '1:15 min', '2:02 h')
+    ('0.2 s', '1:15 min', '2:01 h')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

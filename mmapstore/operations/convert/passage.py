@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ...codecs.crc32 import crc32
 from ...files.direct_io import PAGE, room_at
 from ...files.file_io import Descriptor, read_exactly
 from ...formats.contract import ChunkPlace, EncodedChunks
-from ...plain.checksum import crc32
 from ...plain.chunk_grid import Box, ChunkGrid
 from ...plain.content_digest import ContentDigest
 from ...plain.errors import DamagedFileError, MmapstoreError, NotFoundError, WriteError

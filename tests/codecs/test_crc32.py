@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from mmapstore.plain import checksum
+from mmapstore.codecs import crc32 as checksum
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -1,0 +1,206 @@
+"""What was asked for, and what that means for one array: its axes, the region, the chunks and codecs of the target."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...plain.array_spec import LETTERS
+from ...plain.errors import InvalidTypeError, InvalidValueError
+from ..ingest.target import Target
+from .casts import Cast, Casting
+from .origin import Origin, encoded_of
+from .packed import Packing
+
+CHUNK_NBYTES = 512 << 10
+_SAME_CODEC = {"zlib": "gzip", "hdf5-lz4": "lz4", "numcodecs-lz4": "lz4", "hdf5-bitshuffle": "bitshuffle"}
+_KNOWN = {
+    "hdf5_file": ("gzip", "lzf", "zstd", "blosc", "blosc2", "bitshuffle", "bzip2", "lz4"),
+    "zarr_store": ("zstd", "gzip", "blosc", "lz4"),
+}
+_ALWAYS = ("gzip", "lzf")
+_INSTEAD = {"hdf5_file": "gzip", "zarr_store": "zstd"}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for, as `convert` takes it."""
+
+    layout: str | None
+    dtype: Any
+    casting: Casting
+    samples: Any
+    compression: str | None
+    chunks: Sequence[int] | None
+    chunk_samples: int | None
+    unpack: bool
+
+
+def require_values(origin: Origin) -> None:
+    if not origin.shape or 0 in origin.shape:
+        what = "is a scalar" if not origin.shape else f"has shape {origin.shape}, and holds no values"
+        raise InvalidValueError(
+            f"{origin.name} {what}: there is no array to convert. Convert the file it is in, with all=True (--all), to keep it."
+        )
+
+
+def axes_of(origin: Origin, layout: str | None) -> tuple[tuple[int, ...], str]:
+    """Which axis of the source each axis of the target is, and its layout."""
+    kept = tuple(range(len(origin.shape)))
+    if layout is None:
+        return kept, origin.layout
+    if not isinstance(layout, str):
+        raise InvalidTypeError(f"layout={layout!r} is not text; expected one letter per axis, such as 'NCHW', or None.")
+    wanted = layout.upper()
+    if set(wanted) - set(LETTERS) or len(set(wanted)) != len(wanted) or not set(wanted) & {"N", "T"}:
+        raise InvalidValueError(
+            f"layout={layout!r} is not understood; expected each letter of {LETTERS} at most once, with N or T among them."
+        )
+    if not origin.layout:
+        raise InvalidValueError(
+            f"{origin.name} has {len(origin.shape)} axes without letters; name them with source_layout=, or leave layout= out."
+        )
+    missing = [letter for letter in origin.layout if letter not in wanted]
+    if missing == ["T"] and "N" in origin.layout:
+        raise InvalidValueError(
+            f"layout={layout!r} would write the samples of all episodes of {origin.layout} one after the other. ingest does that: "
+            f"mmapstore.ingest({origin.name!r}, ..., source_layout={origin.layout!r}, layout={layout!r})."
+        )
+    if missing:
+        raise InvalidValueError(
+            f"layout={layout!r} does not say where {', '.join(missing)} of the source's {origin.layout} go; name every axis."
+        )
+    letters = "".join(letter for letter in wanted if letter in origin.layout)
+    return tuple(origin.layout.index(letter) for letter in letters), letters
+
+
+def region_of(origin: Origin, samples: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The corner and the shape of what is converted."""
+    corner, shape = [0] * len(origin.shape), list(origin.shape)
+    if samples is None:
+        return tuple(corner), tuple(shape)
+    axis = origin.layout.index("T" if "T" in origin.layout else "N") if origin.layout else 0
+    if "T" in origin.layout and "N" in origin.layout and origin.shape[origin.layout.index("N")] > 1:
+        raise InvalidValueError(
+            f"samples={samples!r} cannot be taken out of {origin.layout} {origin.shape}, which has an axis of episodes. "
+            f"Ingest it: mmapstore.ingest(mmapstore.open({origin.name!r})[start:stop], ...)."
+        )
+    length = shape[axis]
+    if isinstance(samples, slice):
+        if samples.step not in (None, 1):
+            raise InvalidValueError(f"samples={samples!r} has a step; expected consecutive samples.")
+        start, stop = samples.start, samples.stop
+    elif isinstance(samples, (tuple, list)) and len(samples) == 2:
+        start, stop = samples
+    else:
+        raise InvalidTypeError(f"samples={samples!r} is not a range; expected (start, stop) or a slice.")
+    ends = []
+    for value, default in ((start, 0), (stop, length)):
+        if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
+            raise InvalidTypeError(f"samples={samples!r} is not a range of whole numbers; expected (start, stop) or a slice.")
+        ends.append(default if value is None else int(value) + (length if value < 0 else 0))
+    if not 0 <= ends[0] < ends[1] <= length:
+        raise InvalidValueError(f"samples={samples!r} is not a range in the {length} samples of {origin.name}.")
+    corner[axis], shape[axis] = ends[0], ends[1] - ends[0]
+    return tuple(corner), tuple(shape)
+
+
+def copies_chunks(
+    origin: Origin,
+    target: Target,
+    wishes: Wishes,
+    axes: tuple[int, ...],
+    cast: Cast,
+    packing: Packing | None,
+    first: tuple[int, ...],
+    shape: tuple[int, ...],
+) -> bool:
+    """True where the chunks of the source can be those of the target as they are."""
+    takes = getattr(target.module, "takes_chunks_of", None)
+    if takes is None or origin.stored is None or origin.chunks is None or wishes.compression is not None:
+        return False
+    changed = packing is not None or not cast.is_copy or axes != tuple(range(len(axes))) or not origin.dtype.isnative
+    wanted = wishes.chunks is None or tuple(wishes.chunks) == origin.chunks
+    # A chunk that the end of the source cuts is full-size there too.
+    aligned = all(
+        at % each == 0 and (length % each == 0 or at + length == whole)
+        for at, length, each, whole in zip(first, shape, origin.chunks, origin.shape, strict=True)
+    )
+    return bool(not changed and wanted and wishes.chunk_samples is None and aligned and takes(origin.stored))
+
+
+def chunks_and_codec(
+    origin: Origin,
+    target: Target,
+    wishes: Wishes,
+    shape: tuple[int, ...],
+    layout: str,
+    dtype: np.dtype[Any],
+    source_chunks: tuple[int, ...] | None,
+    copies: bool,
+) -> tuple[tuple[int, ...] | None, str | None]:
+    """The chunks and the compression of the target; None for neither."""
+    given = [name for name in ("compression", "chunks", "chunk_samples") if getattr(wishes, name) not in (None, "none")]
+    if target.format == "npy_file":
+        if given:
+            raise InvalidValueError(
+                f"{given[0]}={getattr(wishes, given[0])!r} has no place in .npy, which is plain bytes ({target.path}). "
+                "Leave it out, or write .h5 or .zarr."
+            )
+        return None, None
+    if wishes.chunks is not None and wishes.chunk_samples is not None:
+        raise InvalidValueError("chunks= and chunk_samples= were both given; expected one of them.")
+    if copies:
+        assert source_chunks is not None
+        return tuple(min(each, length) for each, length in zip(source_chunks, shape, strict=True)), None
+    compression = wishes.compression if wishes.compression != "none" else None
+    if wishes.compression is None:
+        compression = _kept_codec(origin, target.format)
+    whole = [1 if letter in "NT" else length for letter, length in zip(layout or "N" + "?" * (len(shape) - 1), shape, strict=True)]
+    axis = layout.index("T" if "T" in layout else "N") if layout else 0
+    if wishes.chunks is not None:
+        chunks = _checked_chunks(wishes.chunks, shape)
+    elif wishes.chunk_samples is not None:
+        whole[axis] = _positive("chunk_samples", wishes.chunk_samples)
+        chunks = tuple(whole)
+    elif compression is None and target.format == "hdf5_file":
+        return None, None  # contiguous: it maps
+    elif source_chunks is not None:
+        chunks = source_chunks
+    else:
+        whole[axis] = max(1, CHUNK_NBYTES // max(1, math.prod(whole) * dtype.itemsize))
+        chunks = tuple(whole)
+    return tuple(min(each, length) for each, length in zip(chunks, shape, strict=True)), compression
+
+
+def _kept_codec(origin: Origin, format: str) -> str | None:
+    """The compression of the source, or the one that stands for it in the target's format; None where there was none."""
+    encoded = encoded_of(origin.stored)
+    if origin.chunks is None or (encoded is None and "uncompressed" in origin.storage):
+        return None
+    names = [_SAME_CODEC.get(codec.name, codec.name) for codec in encoded.chain] if encoded is not None else ["?"]
+    names = [name for name in names if name not in ("shuffle", "numcodecs-shuffle", "fletcher32", "crc32c", "crc32", "adler32")]
+    if not names:
+        return None
+    found = next((name for name in names if name in _KNOWN[format]), None)
+    needs_plugin = format == "hdf5_file" and found not in _ALWAYS and importlib.util.find_spec("hdf5plugin") is None
+    return _INSTEAD[format] if found is None or needs_plugin else found
+
+
+def _checked_chunks(chunks: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not isinstance(chunks, (tuple, list)) or len(chunks) != len(shape):
+        raise InvalidValueError(f"chunks={chunks!r} does not fit {shape}; expected one length for each axis.")
+    return tuple(_positive("chunks", each) for each in chunks)
+
+
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{name}={value!r} is not a whole number.")
+    if value < 1:
+        raise InvalidValueError(f"{name}={value} is less than 1.")
+    return value
