@@ -89,9 +89,18 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
             f"in chunks of {_new_chunks(new)} is to be written. Delete it to start again."
         )
     directory = directory_inside(name, key)
+    _remove_unfinished(directory)
     with explaining_damage(where):
         array = zarr.open_array(store=zarr.storage.LocalStore(directory), mode="r+", zarr_format=3)
     return ZarrWriter(where, name, directory, array, dtype, new.resizable)
+
+
+def _remove_unfinished(directory: str) -> None:
+    """What a process that was killed left of a chunk: zarr-python and we write beside the file, and rename."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.endswith((".partial", ".tmp")) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
 
 
 class ZarrWriter:

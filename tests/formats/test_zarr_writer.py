@@ -153,3 +153,15 @@ def test_what_cannot_be_created_is_refused_and_leaves_nothing(tmp_path):
     assert (tmp_path / "a.zarr").read_bytes() == b"precious"
     with pytest.raises(WriteError, match="cannot be written"):
         create(name="a.zarr/below")
+
+
+def test_what_a_kill_left_of_a_chunk_goes_when_it_is_reopened(tmp_path):
+    new = NewArray((4, 2), np.dtype("f4"), chunk_samples=2)
+    writer = zarr_store.create(tmp_path / "a.zarr", None, new)
+    writer.write(0, np.ones((2, 2), "f4"))
+    left = [tmp_path / "a.zarr" / name for name in ("c.1.0.0123abcd.partial", "c.1.0.tmp")]
+    for path in left:
+        path.write_bytes(b"half")
+    again = zarr_store.reopen(tmp_path / "a.zarr", None, new)
+    assert not any(path.exists() for path in left)
+    np.testing.assert_array_equal(again.read(0, 2), np.ones((2, 2)))
