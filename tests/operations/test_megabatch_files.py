@@ -17,7 +17,7 @@ import pytest
 from ingest_results import manifest_of
 
 import mmapstore as mm
-from mmapstore.operations.ingest import megabatches
+from mmapstore.operations.ingest.megabatches import megabatches
 from mmapstore.operations.ingest.megabatches.columns import read_columns
 from mmapstore.operations.ingest.megabatches.reading_process import ReadingProcesses
 from mmapstore.operations.ingest.megabatches.unpickling import held_by, held_while_loading, load_whole
@@ -235,7 +235,7 @@ def test_a_script_needs_no_guard_and_is_not_run_again(tmp_path: Path) -> None:
         textwrap.dedent(f"""
             print("begun")
             import mmapstore as mm
-            from mmapstore.operations.ingest import megabatches
+            from mmapstore.operations.ingest.megabatches import megabatches
             megabatches._OBJECTS_FOR_PROCESSES = 0
             source = mm.Megabatches({str(tmp_path)!r}, allow_pickle=True, workers=2)
             print(mm.open(mm.ingest(source, {str(tmp_path / "out.npy")!r}))[:].tolist(), source._in_processes)

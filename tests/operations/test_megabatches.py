@@ -16,8 +16,9 @@ import pytest
 from ingest_results import manifest_of
 
 import mmapstore as mm
-from mmapstore.operations.ingest import journal, megabatches, plan
+from mmapstore.operations.ingest import journal, plan
 from mmapstore.operations.ingest.contract import Position
+from mmapstore.operations.ingest.megabatches import megabatches
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, NotFoundError
 from mmapstore.plain.manifest import DIRECTORY_MANIFEST, Manifest
 
@@ -431,7 +432,7 @@ MEASURED = """
     import json, os, sys, threading, time
     import numpy as np
     import mmapstore as mm
-    from mmapstore.operations.ingest import megabatches
+    from mmapstore.operations.ingest.megabatches import megabatches
 
     folder, out, objects = sys.argv[1], sys.argv[2], int(sys.argv[3])
     megabatches._OBJECTS_FOR_PROCESSES = objects
