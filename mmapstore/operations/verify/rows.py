@@ -21,6 +21,7 @@ from ...readers.stored_raw import StoredRaw
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BLOCK_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in the cache from reading to comparing
+_UNDER_WAY = 10  # what zarr-python's async.concurrency is unless it was set
 _COPIES = 6  # of a piece, in a library: all its chunks encoded and decoded at once, as zarr has them in its threads, and the result
 BLOCKS = 2  # held for each array: one is being read while the other is looked at
 
@@ -139,13 +140,14 @@ class _LibraryRows:
 
     @property
     def scratch_nbytes(self) -> int:
-        """A chunk, encoded and decoded, and the piece that is read, several times over."""
+        """Chunks, encoded and decoded, as many as zarr has under way at once, and the piece that is read, several times over."""
         chunks = self._stored.chunks
         chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
         piece = min(BLOCK_NBYTES, self._piece, self.spec.nbytes)
         kept: int = getattr(self._stored, "cache_nbytes", 0)
         beside = min(self.element_nbytes * math.prod(self._shape), max(self._piece, BLOCK_NBYTES))
-        return 2 * chunk + _COPIES * piece + kept + beside
+        under_way = min(_UNDER_WAY, 2 + piece // max(1, chunk))
+        return 2 * under_way * chunk + _COPIES * piece + kept + beside
 
     def read(self, start: int, stop: int, out: Array) -> None:
         if not self._cut:
