@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.file_io import read_small_text
+from ..files.descriptors import read_small_text
 from ..formats.contract import StoredArray
 from ..formats.raw_file import RawForm
 from ..formats.registry import PARTIAL, open_headerless, open_live, open_stored, split_inside

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .file_io import write_at
+from .durable_writes import write_at
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PAGE = 4096  # a multiple of every block size that a file system asks for

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 
 from ..plain.errors import LockedFileError
-from .file_io import explaining_write_errors
+from .durable_writes import explaining_write_errors
 
 _REFUSED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..codecs import blosc2
 from ..codecs.contract import CorruptChunk
 from ..codecs.step import NoDecoder
-from ..files.file_io import Descriptor, read_exactly
+from ..files.descriptors import Descriptor, read_exactly
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.codecs import Chain, Codec
 from .contract import ChunkPlace, EncodedChunks

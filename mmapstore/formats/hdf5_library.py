@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files.file_io import explaining_write_errors
+from ..files.durable_writes import explaining_write_errors
 from ..plain.errors import (
     DamagedFileError,
     LockedFileError,

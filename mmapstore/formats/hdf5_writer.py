@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..codecs.encoding import FilterEncoder
-from ..files import file_io
+from ..files import durable_writes
 from ..files.worker_threads import share_out
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import (
@@ -342,7 +342,7 @@ class Hdf5Writer:
                 target.flush()
                 os.fsync(target.id.get_vfd_handle())
             self._close_file()
-            file_io.replace(temporary, self._path)
+            durable_writes.replace(temporary, self._path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

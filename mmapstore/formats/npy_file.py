@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..files.direct_io import DirectFile, empty_at
-from ..files.file_io import allocate, explaining_write_errors, sync_data, write_at
+from ..files.durable_writes import allocate, explaining_write_errors, sync_data, write_at
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import (
     DamagedFileError,

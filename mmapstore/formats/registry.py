@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files.file_io import check_is_file
+from ..files.descriptors import check_is_file
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError, NotReadableError
 from .contract import Listing, StoredArray
 from .raw_file import RawForm, open_raw

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..files.file_io import read_small_text
+from ..files.descriptors import read_small_text
 from ..plain.errors import DamagedFileError, KeyNotFoundError, NotFoundError, UnsafeFileError
 
 METADATA_FILES = ("zarr.json", ".zarray", ".zgroup")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files.file_io import Descriptor, read_exactly
+from ..files.descriptors import Descriptor, read_exactly
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.codecs import Chain
 from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError

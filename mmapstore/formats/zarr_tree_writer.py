@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.file_io import explaining_write_errors, sync_directory, sync_tree, write_text_atomically
+from ..files.durable_writes import explaining_write_errors, sync_directory, sync_tree, write_text_atomically
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError, UnsafeFileError
 from .contract import Array

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.file_io import explaining_write_errors, sync_directory, sync_tree
+from ..files.durable_writes import explaining_write_errors, sync_directory, sync_tree
 from ..plain.array_spec import checked_dtype
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import (

@@ -15,6 +15,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _SLICE = 1 << 16  # elements looked at together: 512 KiB as float64, so the three passes over them stay in the cache
 _CHANNELS = 512  # channels looked at together: a slice of thousands would hold a few values of each, and merge at the cost of all
 _MOST_CHANNELS = 8192  # the same where a block has few values of each channel in any case: then calls are what costs
+_SMALL = 255  # values of 8 bits, and their differences
+_EXACT = 256  # squares of these: 256 * 255**2 < 2**24
 _MANY_BORDERS = 64  # with an episode for fewer samples than this, samples are gathered
 SCRATCH_NBYTES = 4 << 20  # most private memory that `update` uses beside the block, whatever the block's size
 
@@ -130,9 +132,12 @@ class ChannelStatistics:
         with np.errstate(invalid="ignore", over="ignore"):
             box = np.ascontiguousarray(box).reshape(len(box), -1)  # one row each channel: reductions over strides are 7x slower
             low, high = box.min(axis=1), box.max(axis=1)
-            values = box.astype(np.float64)
-            count = np.full(len(box), values.shape[1], np.int64)
+            count = np.full(len(box), box.shape[1], np.int64)
             nans = np.zeros(len(box), np.int64)
+            if box.dtype.kind in "biu" and low.min() >= -_SMALL and high.max() <= _SMALL:
+                self._combine(at, count, nans, low, high, *_moments_of_small(box))
+                return
+            values = box.astype(np.float64)
             if box.dtype.kind == "f" and np.isnan(low).any():
                 missing = np.isnan(values)
                 nans = missing.sum(axis=1)
@@ -221,6 +226,20 @@ class ChannelStatistics:
         empty = statistics._count == 0
         statistics._mean[empty] = 0
         return statistics
+
+
+def _moments_of_small(rows: Array) -> tuple[Array, Array]:
+    """(mean, sum of squared deviations) of each row of at most `_SLICE` integers up to `_SMALL`, with one rounding at the end.
+
+    In float32, which is twice as fast: sums stay below 2**24, up to which it holds every integer, as do squares `_EXACT` at a time.
+    """
+    values = rows.astype(np.float32)
+    count = values.shape[1]
+    whole = count // _EXACT * _EXACT
+    groups, rest = values[:, :whole].reshape(len(values), -1, _EXACT), values[:, whole:]
+    squares = np.einsum("ijk,ijk->ij", groups, groups).sum(axis=1, dtype=np.float64) + np.einsum("ij,ij->i", rest, rest)
+    total, squares = values.sum(axis=1).astype(np.int64), squares.astype(np.int64)
+    return total / count, (count * squares - total * total) / count
 
 
 def _extreme_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.file_io import Descriptors
+from ..files.descriptors import Descriptors
 from ..formats.contract import SeenAsArray
 from ..plain.array_spec import ArraySpec, StoredLayout
 from .contract import Array, Part

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.file_io import Descriptors
+from ..files.descriptors import Descriptors
 from ..formats.contract import MayGrow, MayLackCodecs, Selection, StoredArray
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.errors import DamagedFileError

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from ..files.descriptors import Descriptors, let_go, read_exactly, will_need
+from ..files.durable_writes import explaining_write_errors, replace, sync_data, write_at
 from ..files.exclusive_lock import exclusive_lock
-from ..files.file_io import Descriptors, explaining_write_errors, let_go, read_exactly, replace, sync_data, will_need, write_at
 from ..plain.array_spec import ArraySpec
 from ..plain.errors import DamagedFileError, LockedFileError, MmapstoreError, SlowAccessWarning, WriteError
 from .contract import Array

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.file_io import Descriptors
+from ..files.descriptors import Descriptors
 from ..files.worker_threads import usable_cpus
 from ..formats.contract import EncodedChunks, HasChunks, SeenAsArray, StoredArray
 from ..plain.array_spec import DEFAULT_LAYOUTS, ArraySpec, StoredLayout

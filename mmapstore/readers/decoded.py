@@ -8,10 +8,8 @@ caller's array where it fills a piece of that, else beside it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import math
-import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,21 +18,20 @@ import numpy as np
 
 from ..codecs.chain import decoder_for
 from ..codecs.contract import ChunkDecoder, CorruptChunk, DecodesParts
-from ..files.file_io import Descriptor, Descriptors, let_go, read_exactly, will_need
+from ..files.descriptors import Descriptor, let_go, will_need
 from ..files.process_memory import no_memory, require_memory
 from ..files.worker_threads import share_out, usable_cpus
 from ..formats.contract import ChunkPlace, EncodedChunks, HasChunks
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.chunk_grid import Box
-from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError, NotReadableError
+from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
+from .chunk_files import ChunkFiles
 from .chunk_runs import sample_axis, whole_chunks
 from .contract import Array
 from .workspaces import Workspace, most_workers, shared_workspaces
 
 READ_TOGETHER = 256 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
 _GAP = 4 * 2**10  # bytes between two chunks that are read along: less than another call costs
-_SPARE = 64 * 2**10  # beside an eighth: what encoders add to bytes that they cannot make smaller
-_MAY_WIDEN = {"delta", "fixedscaleoffset", "astype", "quantize"}  # they store elements of another dtype, of 16 bytes at most
 
 _decoders: weakref.WeakValueDictionary[str, ChunkDecoder] = weakref.WeakValueDictionary()
 
@@ -72,16 +69,9 @@ class Decoded:
         self._chunks = chunks
         self._decoder = decoder
         self._parts = decoder if isinstance(decoder, DecodesParts) else None
-        self._chunk_nbytes = math.prod(chunks.grid.chunk) * chunks.dtype.itemsize
-        self._all_skipped = (1 << len(chunks.chain)) - 1
-        widest = 16 // chunks.dtype.itemsize if any(codec.name in _MAY_WIDEN for codec in chunks.chain) else 1
-        self._most_stored = self._chunk_nbytes * max(1, widest) * 9 // 8 + _SPARE
+        self._files = ChunkFiles(self._name, chunks)
+        self._chunk_nbytes = self._files.chunk_nbytes
         self._has_memory = False
-        self._files = Descriptors(chunks.root if os.path.isfile(chunks.root) else None)
-        try:
-            self._root = os.stat(chunks.root)
-        except FileNotFoundError as error:
-            raise self._gone() from error
         self._workspaces = shared_workspaces()
         self._axis = sample_axis(layout)
         # The axes of a run, samples first, in the order in which they are stored.
@@ -104,7 +94,7 @@ class Decoded:
 
     @property
     def scratch_nbytes(self) -> int:
-        each = max(READ_TOGETHER, self._most_stored) if self._all_skipped else READ_TOGETHER
+        each = READ_TOGETHER if self._files.never_encoded else max(READ_TOGETHER, self._files.most_stored)
         return self.kept_nbytes + most_workers() * (each + self._chunk_nbytes + self._decoder.scratch_nbytes)
 
     @property
@@ -164,12 +154,6 @@ class Decoded:
 
     def check(self) -> None:
         self._files.check()
-        try:
-            status = os.stat(self._chunks.root)
-        except FileNotFoundError as error:
-            raise self._gone() from error
-        if not os.path.samestat(status, self._root):
-            raise DamagedFileError(f"{self._chunks.root} was replaced since it was opened. Open it again.")
 
     # --- which reads ---------------------------------------------------------------------------------------------------
 
@@ -208,33 +192,33 @@ class Decoded:
 
     def _read_one(self, chunk: _Chunk, workspace: Workspace) -> None:
         place = chunk.place
-        descriptor = None if place is None else self._open(chunk, place)
+        descriptor = None if place is None else self._files.open(chunk.number, place)
         if place is None or descriptor is None:
             self._fill(chunk)
             return
         nbytes = place.nbytes if place.nbytes >= 0 else descriptor.status.st_size - place.offset
-        self._check_size(chunk, place, nbytes)
-        if self._is_plain(place):
+        self._files.check_size(chunk.number, place, nbytes)
+        if self._files.is_plain(place):
 
             def read_part(start: int, stop: int, out: Array) -> bool:
-                self._read(chunk, descriptor, place.offset + start, out)
+                self._files.read(chunk.number, place, descriptor, place.offset + start, out)
                 return True
 
-            self._deliver(chunk, lambda out: self._read(chunk, descriptor, place.offset, out), read_part, workspace)
+            self._deliver(chunk, functools.partial(read_part, 0, nbytes), read_part, workspace)
             return
         staging = workspace.staging(nbytes)
-        self._read(chunk, descriptor, place.offset, staging)
+        self._files.read(chunk.number, place, descriptor, place.offset, staging)
         self._decode(chunk, place, staging, workspace)
 
     def _read_neighbours(self, group: list[_Chunk], workspace: Workspace) -> None:
         first, last = group[0].place, group[-1].place
         assert first is not None and last is not None
         begin, end = first.offset, last.offset + last.nbytes
-        descriptor = self._open(group[0], first)
+        descriptor = self._files.open(group[0].number, first)
         assert descriptor is not None
         staging = workspace.staging(end - begin)
         try:
-            self._read(group[0], descriptor, begin, staging)
+            self._files.read(group[0].number, first, descriptor, begin, staging)
         except DamagedFileError:
             for chunk in group:  # one by one, so that the message names the chunk that cannot be read
                 self._read_one(chunk, workspace)
@@ -242,9 +226,9 @@ class Decoded:
         for chunk in group:
             place = chunk.place
             assert place is not None
-            self._check_size(chunk, place, place.nbytes)
+            self._files.check_size(chunk.number, place, place.nbytes)
             stored = staging[place.offset - begin : place.offset - begin + place.nbytes]
-            if self._is_plain(place):
+            if self._files.is_plain(place):
                 self._deliver(chunk, functools.partial(np.copyto, src=stored), None, workspace)
             else:
                 self._decode(chunk, place, stored, workspace)
@@ -259,13 +243,14 @@ class Decoded:
             self._deliver(chunk, lambda out: self._decoder.decode(stored, out, place.skipped), decode_part, workspace)
         except CorruptChunk as error:
             raise DamagedFileError(
-                f"{self._where(chunk)} is damaged: {error}. It was changed after it was written; copy or write the data again."
+                f"{self._files.where(chunk.number, place)} is damaged: {error}. It was changed after it was written; "
+                "copy or write the data again."
             ) from error
 
     def _deliver(
         self,
         chunk: _Chunk,
-        fill: Callable[[Array], None],
+        fill: Callable[[Array], object],
         fill_part: Callable[[int, int, Array], bool] | None,
         workspace: Workspace,
     ) -> None:
@@ -306,69 +291,14 @@ class Decoded:
         return start, stop
 
     def _fill(self, chunk: _Chunk) -> None:
-        if not os.path.exists(self._chunks.root):
-            raise self._gone()
+        self._files.check_exists()
         for target, _ in chunk.targets:
             target[...] = self._chunks.fill
 
-    # --- files -----------------------------------------------------------------------------------------------------------
-
-    def _open(self, chunk: _Chunk, place: ChunkPlace) -> Descriptor | None:
-        """The file of a chunk; None where the chunk has a file of its own that was never written."""
-        try:
-            # A file of its own is read once: keeping it open would only push out those that are read again.
-            return Descriptor(place.path) if place.nbytes < 0 else self._files.get(place.path)
-        except NotFoundError as error:
-            if place.nbytes < 0:
-                return None
-            raise DamagedFileError(f"{self._where(chunk)} cannot be read: {error}") from error
-        except NotReadableError as error:
-            raise NotReadableError(
-                f"{self._where(chunk)} cannot be read: permission is denied. Have its owner let you read it."
-            ) from error
-        except DamagedFileError as error:
-            why = "a part of its path is a file. Copy or write the store again." if error.errno == errno.ENOTDIR else error
-            raise DamagedFileError(f"{self._where(chunk)} cannot be read: {why}") from error
-
-    def _read(self, chunk: _Chunk, descriptor: Descriptor, offset: int, out: Array) -> None:
-        try:
-            read_exactly(descriptor, offset, [out])
-        except DamagedFileError as error:
-            found = DamagedFileError(f"{self._where(chunk)} cannot be read: {error}")
-            found.errno = error.errno
-            raise found from error
-
-    def _check_size(self, chunk: _Chunk, place: ChunkPlace, nbytes: int) -> None:
-        if self._is_plain(place):
-            if nbytes != self._chunk_nbytes:
-                raise DamagedFileError(
-                    f"{self._where(chunk)} is damaged: it has {nbytes} stored bytes, expected {self._chunk_nbytes}. "
-                    "Copy or write the data again."
-                )
-        elif not 0 < nbytes <= self._most_stored:
-            raise DamagedFileError(
-                f"{self._where(chunk)} is damaged: it is said to have {nbytes} stored bytes, but decodes to {self._chunk_nbytes}; "
-                f"expected 1 to {self._most_stored}. Copy or write the data again."
-            )
-
-    def _is_plain(self, place: ChunkPlace) -> bool:
-        """True where no codec was applied: the bytes are read as they are."""
-        return place.skipped & self._all_skipped == self._all_skipped
-
-    def _where(self, chunk: _Chunk) -> str:
-        grid = self._chunks.grid
-        at = tuple(k * each for k, each in zip(grid.place(chunk.number), grid.chunk, strict=True))
-        file = f", at byte {chunk.place.offset} of {chunk.place.path}," if chunk.place is not None else ""
-        return f"{self._name}: the chunk that begins at {at}{file}"
+    # --- words and advice ---------------------------------------------------------------------------------------------------
 
     def _chunk_words(self) -> str:
         return f"{self._name}: one of its chunks of {self._chunks.grid.chunk} {self._chunks.dtype}"
-
-    def _gone(self) -> DamagedFileError:
-        return DamagedFileError(
-            f"{self._chunks.root} does not exist any more: {self._name} was deleted or moved since it was opened. "
-            "Open it again where it is."
-        )
 
     def _advise(
         self, start: int, stop: int, advise: Callable[[Descriptor, int, int], None], concerned: Callable[[int], bool]
@@ -388,7 +318,7 @@ class Decoded:
                     continue
                 if descriptor is None or descriptor.path != place.path:
                     try:
-                        descriptor = Descriptor(place.path) if place.nbytes < 0 else self._files.get(place.path)
+                        descriptor = self._files.descriptor(place)
                     except NotFoundError:
                         continue  # never written
                 nbytes = place.nbytes if place.nbytes >= 0 else descriptor.status.st_size - place.offset

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.file_io import Descriptor, Descriptors, let_go, read_exactly, read_rows, will_need
+from ..files.descriptors import Descriptor, Descriptors, let_go, read_exactly, read_rows, will_need
 from ..files.process_memory import memory_available
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.errors import DamagedFileError, NotFoundError

@@ -5,13 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SAMPLES = 240
-PREAMBLE = """
-import os, sys, time
+PREAMBLE = f"""
+import json, os, sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 from mmapstore.operations.ingest import ingest, journal, plan
 journal.COMMIT_SECONDS = 0.0

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from private_memory import measured, needs_counts
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RssAnon is Linux's")
+pytestmark = needs_counts
 
 CHILD = """
-import json, sys, threading, time
 from mmapstore.operations.convert import convert
 source, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-def anonymous():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
 # The same once, small: libraries are loaded before anything is counted.
 convert(source, out.replace("x.", "warm."), progress=False, **{**options, "samples": (0, 2)})
-peak, stop = 0, False
-def watch():
-    global peak
-    while not stop:
-        peak = max(peak, anonymous())
-        time.sleep(0.001)
-watching = threading.Thread(target=watch, daemon=True)
-before = anonymous()
-watching.start()
-done = convert(source, out, progress=False, **options)
-stop = True
-watching.join()
-print(json.dumps({"measured": peak - before, "predicted": done.memory.total, "nbytes": done.nbytes}))
+with Rise() as rise:
+    done = convert(source, out, progress=False, **options)
+print(json.dumps({"measured": rise.nbytes, "predicted": done.memory.total, "nbytes": done.nbytes}))
 """
 SAMPLE = (3, 128, 160)
 
@@ -69,10 +54,7 @@ def make(path: Path, samples: int, form: str) -> str:
 
 
 def run(source: str, out: Path, options: dict[str, Any]) -> dict[str, int]:
-    command = [sys.executable, "-c", CHILD, source, str(out), json.dumps(options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return measured(CHILD, source, out, json.dumps(options))
 
 
 @pytest.mark.slow

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import h5py
 import numpy as np
 import pytest
+from private_memory import measured, needs_counts
 
-from mmapstore.files.process_memory import private_bytes
-
-CHILD = Path(__file__).with_name("tree_memory_child.py")
+CHILD = """
+from mmapstore.operations.convert.tree import convert_all
+source, target, limit, small, first = sys.argv[1:]
+convert_all(small, first, progress=False)  # libraries are loaded before anything is counted
+with Rise() as rise:
+    report = convert_all(source, target, max_memory=int(limit), progress=False)
+print(json.dumps({"rise": rise.nbytes, "counts": report.counts}))
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(private_bytes() is None, reason="private memory is measured through /proc")
+@needs_counts
 @pytest.mark.parametrize("target", ["out/a.zarr", "out/a.h5", "out/a"])
 def test_private_memory_stays_within_the_bound(tmp_path, target):
     (tmp_path / "out").mkdir()
@@ -36,9 +37,7 @@ def test_private_memory_stays_within_the_bound(tmp_path, target):
         file["w"] = ["a", "b"]
     del frames, table
     limit = 100_000_000
-    command = [sys.executable, str(CHILD), *map(str, (tmp_path / "a.h5", tmp_path / target, limit, tmp_path / "small.h5"))]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+    first = (tmp_path / "out" / "first").with_suffix((tmp_path / target).suffix)
+    found = measured(CHILD, tmp_path / "a.h5", tmp_path / target, limit, tmp_path / "small.h5", first, timeout=600)
     assert found["counts"]["refused"] == found["counts"]["failed"] == 0
     assert 0 < found["rise"] <= limit

@@ -396,7 +396,7 @@ def test_a_header_that_declares_far_too_much(tmp_path):
 def test_missing_and_unreadable_files(tmp_path):
     with pytest.raises(NotFoundError, match="does not exist"):
         read_header(str(tmp_path / "none.png"))
-    with pytest.raises(NotFoundError, match="is a directory"):
+    with pytest.raises(DamagedFileError, match="is a directory; expected a file"):
         read_header(str(tmp_path))
     path = saved(tmp_path, photograph(size=(8, 8)))
     path.chmod(0)

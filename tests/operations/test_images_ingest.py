@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from image_examples import PACKAGED, PHOTOGRAPHS, class_folders, photograph, read_all
 from ingest_results import fields_of, manifest_of, read
 from PIL import Image
+from private_memory import measured, needs_counts
 
 import mmapstore as mm
 from mmapstore.cli import main
@@ -215,41 +214,18 @@ def test_sizes_are_height_and_width():
 # --- memory ----------------------------------------------------------------------------------------------------------------
 
 CHILD = """
-import json, sys, threading, time
 import mmapstore as mm
-from mmapstore.plain.memory_budget import MemoryPlan
-from mmapstore.operations.ingest.images.images import Images
 
-folder, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-def anonymous():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
-# The same once, with two small images: libraries are loaded and their pools filled before anything is counted.
-mm.ingest(Images(sys.argv[4], size=8), out + "-warm", progress=False)
-predicted = []
-before_require = MemoryPlan.require
-def require(self, max_memory, what, remedy):
-    predicted.append(self.total)
-    before_require(self, max_memory, what, remedy)
-MemoryPlan.require = require
-peak, stop = 0, False
-def watch():
-    global peak
-    while not stop:
-        peak = max(peak, anonymous())
-        time.sleep(0.001)
-watching = threading.Thread(target=watch, daemon=True)  # an error ends the process all the same
-before = anonymous()
-watching.start()
-mm.ingest(Images(folder, **options), out, progress=False, max_memory="1GB")
-stop = True
-watching.join()
-print(json.dumps({"measured": peak - before, "predicted": predicted[-1]}))
+folder, out, options, small = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
+mm.ingest(mm.Images(small, size=8), out + "-warm", progress=False)
+with predictions() as predicted, Rise() as rise:
+    mm.ingest(mm.Images(folder, **options), out, progress=False, max_memory="1GB")
+print(json.dumps({"measured": rise.nbytes, "predicted": predicted[-1]}))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RssAnon is Linux's")
+@needs_counts
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -291,12 +267,7 @@ def test_measured_is_at_most_predicted(tmp_path, kind, options):
     photograph(size=(16, 16)).save(tmp_path / "small" / "1.jpg")
     photograph(size=(16, 16)).save(tmp_path / "small" / "2.png")
     pattern = str(tmp_path / "[0-9].*")
-    process = subprocess.run(
-        [sys.executable, "-c", CHILD, pattern, str(tmp_path / "out.h5"), json.dumps(options), str(tmp_path / "small")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    found = json.loads(process.stdout.splitlines()[-1])
+    found = measured(CHILD, pattern, tmp_path / "out.h5", json.dumps(options), tmp_path / "small")
     print(kind, options, {name: round(value / 1e6, 1) for name, value in found.items()})
     assert found["measured"] <= found["predicted"], found
 

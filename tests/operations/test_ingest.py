@@ -17,7 +17,7 @@ from ingest_results import OUTS, frames, manifest_of, read
 
 from mmapstore.batches.opening import open_dataset
 from mmapstore.operations.ingest import ingest, plan, recognition
-from mmapstore.operations.ingest.progress import Progress
+from mmapstore.operations.progress import Progress
 from mmapstore.plain.channel_statistics import ChannelStatistics
 from mmapstore.plain.errors import (
     InvalidTypeError,

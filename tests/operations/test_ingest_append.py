@@ -17,6 +17,7 @@ from ingest_child import child, data
 from ingest_results import fields_of, frames, manifest_of, read
 
 from mmapstore.batches.opening import open_dataset
+from mmapstore.operations.convert import convert
 from mmapstore.operations.ingest import ingest, journal, plan
 from mmapstore.plain.errors import (
     DamagedFileError,
@@ -160,6 +161,18 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path) -> Non
         ingest(frames(5), compressed, append=True, compression="lzf")
 
 
+def test_appending_to_what_convert_wrote(tmp_path: Path) -> None:
+    """Plain bytes go on; in which chunks others were encoded, only an ingest has noted, and the refusal has the command."""
+    np.save(tmp_path / "a.npy", frames(30))
+    path = convert(tmp_path / "a.npy", tmp_path / "x.npy").path
+    ingest(frames(20, seed=1), path, append=True, source_layout="NCHW")
+    np.testing.assert_array_equal(np.load(path), np.concatenate([frames(30), frames(20, seed=1)]))
+    assert open_dataset(path).episodes.tolist() == [0, 30, 50]
+    chunked = convert(tmp_path / "a.npy", tmp_path / "x.h5", chunk_samples=4).path
+    with pytest.raises(InvalidValueError, match=r"was not written by `ingest`.*mmapstore ingest \S+x\.h5 NEW"):
+        ingest(frames(3), chunked, append=True, source_layout="NCHW")
+
+
 def test_a_container_with_other_arrays_is_not_replaced(tmp_path: Path) -> None:
     path = ingest(frames(5), tmp_path / "x.h5")
     with h5py.File(path, "a") as file:
@@ -259,8 +272,25 @@ def test_an_interrupted_append_is_forgotten_when_asked(tmp_path: Path, out: str,
     np.testing.assert_array_equal(open_dataset(path)[:], data()[:50])
 
 
+def test_forgotten_from_another_directory(tmp_path: Path, stepwise: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal names what grows as lying beside it, whatever the target was called then: a file of that name here is not it."""
+    for name in ("there", "here"):
+        (tmp_path / name).mkdir()
+        ingest(data()[:50], tmp_path / name / "x.npy")
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(RuntimeError):
+        ingest(stopping(data()[50:], 100), "x.npy", append=True)
+    monkeypatch.chdir(tmp_path / "here")
+    before = Path("x.npy").read_bytes() + b"behind the end"
+    Path("x.npy").write_bytes(before)
+    ingest(data()[50:], tmp_path / "there" / "x.npy", append=True, resume=False)
+    np.testing.assert_array_equal(np.load(tmp_path / "there" / "x.npy"), data())
+    assert Path("x.npy").read_bytes() == before
+
+
 EVERY_STEP = """
-import json, shutil
+import shutil
+from killed_steps import forked
 from mmapstore.batches.opening import open_dataset
 from mmapstore.plain.errors import MmapstoreError
 out, kind = sys.argv[1:]
@@ -286,34 +316,6 @@ def state():
     except MmapstoreError as error:
         opened = str(error)
     return {"at": same(found), "opened": opened}
-def forked(work):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            text = json.dumps(work())
-        except BaseException as error:
-            text = json.dumps(f"{type(error).__name__}: {error}")
-        os.write(write, text.encode()); os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as file: text = file.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code, (json.loads(text) if text else None)
-def dying(step):
-    calls = 0
-    def counted(call):
-        def counting(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            if calls == step: os._exit(9)
-            return call(*arguments, **options)
-        return counting
-    for name in ("replace", "unlink", "fsync", "fdatasync", "makedirs", "link", "truncate", "ftruncate"):
-        setattr(os, name, counted(getattr(os, name)))
-    shutil.rmtree, shutil.copyfile = counted(shutil.rmtree), counted(shutil.copyfile)
-    from mmapstore.formats import npy_tail
-    npy_tail.sync_data = counted(npy_tail.sync_data)
-    return ingest(source(1, 60), out, append=True)
 folder = os.path.dirname(out)
 assert forked(lambda: ingest(source(0, 50), out))[0] == 0
 shutil.copytree(folder, folder + ".prepared")
@@ -321,7 +323,7 @@ results = []
 for step in range(1, 400):
     shutil.rmtree(folder)
     shutil.copytree(folder + ".prepared", folder)
-    code, _ = forked(lambda: dying(step))
+    code, _ = forked(lambda: ingest(source(1, 60), out, append=True), dies_at=step)
     if code == 0: break
     after = forked(state)[1]
     left = sorted(os.listdir(os.path.dirname(out)))

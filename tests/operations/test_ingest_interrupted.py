@@ -343,7 +343,7 @@ def test_an_unwritable_journal_is_a_write_error(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmapstore.files.file_io.write_text_atomically", full)
+    monkeypatch.setattr("mmapstore.files.durable_writes.write_text_atomically", full)
     with pytest.raises(WriteError, match=r"The disk is full\. Free space, then run the same command again"):
         ingest(data(), tmp_path / "x.npy")
     assert os.listdir(tmp_path) == []

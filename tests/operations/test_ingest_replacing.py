@@ -14,7 +14,8 @@ from mmapstore.plain.manifest import SUFFIX
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 
 EVERY_STEP = """
-import json, shutil
+import shutil
+from killed_steps import forked
 out, kind = sys.argv[1:]
 def source(seed):
     return {"a": data(4, seed), "b": np.arange(4)} if kind == "fields" else data(4, seed)
@@ -40,31 +41,6 @@ def state():
         described = json.load(open(manifest))["fields"]["a" if kind == "fields" else "data"]["checksums"] == [found and found[1]]
     aside = of(out + ".replaced")
     return {"at": found and found[0], "aside": aside and aside[0], "described": described}
-def forked(work):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            text = json.dumps(work())
-        except BaseException as error:
-            text = json.dumps(f"{type(error).__name__}: {error}")
-        os.write(write, text.encode()); os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as file: text = file.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code, (json.loads(text) if text else None)
-def dying(step):
-    calls = 0
-    def counted(call):
-        def counting(*arguments, **options):
-            nonlocal calls
-            calls += 1
-            if calls == step: os._exit(9)
-            return call(*arguments, **options)
-        return counting
-    for name in ("replace", "unlink", "fsync", "fdatasync", "makedirs"): setattr(os, name, counted(getattr(os, name)))
-    shutil.rmtree = counted(shutil.rmtree)
-    return ingest(source(1), out, overwrite=True, layout=None)
 def clean():
     for path in os.listdir(os.path.dirname(out)):
         path = os.path.join(os.path.dirname(out), path)
@@ -73,7 +49,7 @@ results = []
 for step in range(1, 200):
     clean()
     assert forked(lambda: ingest(source(0), out, layout=None))[0] == 0
-    code, _ = forked(lambda: dying(step))
+    code, _ = forked(lambda: ingest(source(1), out, overwrite=True, layout=None), dies_at=step)
     if code == 0: break
     after = forked(state)[1]
     left = sorted(os.listdir(os.path.dirname(out)))

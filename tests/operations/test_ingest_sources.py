@@ -24,6 +24,7 @@ from mmapstore.plain.errors import (
     MissingPackageError,
     MmapstoreError,
     NotFoundError,
+    UnsafeFileError,
 )
 
 # --- arrays and layouts -----------------------------------------------------------------------------------------------
@@ -258,6 +259,13 @@ def test_hdf5_and_zarr_paths(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read(path), frames(9))
     with pytest.raises(MmapstoreError, match="g/label"):
         ingest(tmp_path / "in.h5", tmp_path / "y.npy")
+
+
+def test_pickles_are_pointed_to_megabatches(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(b"")
+    for source in (tmp_path, tmp_path / "a.pkl", str(tmp_path / "*.pkl")):
+        with pytest.raises(UnsafeFileError, match=r"a\.pkl is a pickle.*allow_pickle=True to mmapstore\.Megabatches"):
+            ingest(source, tmp_path / "x")
 
 
 def test_missing_sources(tmp_path: Path) -> None:

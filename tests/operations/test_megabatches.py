@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ingest_results import manifest_of
+from private_memory import measured, needs_counts
 
 import mmapstore as mm
 from mmapstore.operations.ingest import journal, plan
@@ -429,57 +427,30 @@ def test_fewer_workers_where_memory_is_short(tmp_path: Path) -> None:
 
 
 MEASURED = """
-    import json, os, sys, threading, time
     import numpy as np
     import mmapstore as mm
     from mmapstore.operations.ingest.megabatches import megabatches
+    from mmapstore.operations.ingest.plan import Options, write_plan
+    from mmapstore.operations.ingest.target import Target
 
     folder, out, objects = sys.argv[1], sys.argv[2], int(sys.argv[3])
     megabatches._OBJECTS_FOR_PROCESSES = objects
-    def anonymous(process="self"):
-        try:
-            with open(f"/proc/{process}/status") as file:
-                return next((int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon")), 0)
-        except OSError:
-            return 0
-    def children():
-        found = []
-        for task in os.listdir("/proc/self/task"):
-            try:
-                found += open(f"/proc/self/task/{task}/children").read().split()
-            except OSError:
-                pass
-        return found
     # Once, small: libraries are loaded before anything is counted.
     np.savez(out + "warm.npz", images=np.zeros((3, 3, 4, 4), "u1"), texts=["a"] * 3)
     mm.ingest(mm.Megabatches(out + "warm.npz"), out + "warm")
-    peak, stop = 0, False
-    before = anonymous()
-    def watch():
-        global peak
-        while not stop:
-            peak = max(peak, anonymous() - before + sum(map(anonymous, children())))
-            time.sleep(0.002)
-    watching = threading.Thread(target=watch)
-    watching.start()
-    source = mm.Megabatches(folder, allow_pickle=True)
-    mm.ingest(source, out, max_memory="700MB")
-    stop = True
-    watching.join()
-    from mmapstore.operations.ingest.plan import Options, write_plan
-    from mmapstore.operations.ingest.target import Target
-    total = write_plan(source, Target.of(out, True), Options(), 700_000_000).memory().total
-    print(json.dumps([peak, total, source._in_processes]))
+    with Rise() as rise:
+        source = mm.Megabatches(folder, allow_pickle=True)
+        mm.ingest(source, out, max_memory="700MB")
+    predicted = write_plan(source, Target.of(out, True), Options(), 700_000_000).memory().total
+    print(json.dumps({"measured": rise.nbytes, "predicted": predicted, "in processes": source._in_processes}))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RssAnon is Linux's")
+@needs_counts
 @pytest.mark.parametrize("objects", [0, 10**9], ids=["processes", "threads"])
 @pytest.mark.parametrize("form", ["npz", "pickle 0", "pickle 2", "pickle 5", "joblib, zlib", "samples"])
 def test_measured_is_at_most_predicted(tmp_path: Path, form: str, objects: int) -> None:
-    import json
-
     (tmp_path / "in").mkdir()
     random = np.random.default_rng(0)
     for number in range(5):
@@ -491,13 +462,6 @@ def test_measured_is_at_most_predicted(tmp_path: Path, form: str, objects: int) 
         if form == "samples":
             values = [dict(zip(values, each, strict=True)) for each in zip(*values.values(), strict=True)]
         FORMS.get(form, as_pickle(4))(tmp_path / "in" / f"{number}.npz", values)
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(MEASURED), str(tmp_path / "in"), str(tmp_path / "out"), str(objects)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-    measured, predicted, in_processes = json.loads(process.stdout)
-    assert in_processes == (objects == 0)
-    assert measured <= predicted <= 700_000_000, (measured, predicted)
+    found = measured(MEASURED, tmp_path / "in", tmp_path / "out", objects)
+    assert found["in processes"] == (objects == 0)
+    assert found["measured"] <= found["predicted"] <= 700_000_000, found

@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import zarr
+from private_memory import measured, needs_counts
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RssAnon is Linux's")
+pytestmark = needs_counts
 
 CHILD = """
-import json, sys, threading, time
-import mmapstore.operations.preview, mmapstore.operations.statistics
 from mmapstore.operations.preview import preview
 from mmapstore.operations.statistics import statistics_at
 from mmapstore.operations.verify import verify
-from mmapstore.files.process_memory import give_back_free_memory, private_bytes
-from mmapstore.plain.memory_budget import MemoryPlan
 
 what, small, options = sys.argv[1].split("|"), sys.argv[2].split("|"), json.loads(sys.argv[3])
-calls = {"verify": verify, "stats": statistics_at, "preview": preview}
-call = calls[what.pop(0)]
+call = {"verify": verify, "stats": statistics_at, "preview": preview}[what.pop(0)]
 call(*small, **options)  # libraries are loaded and their pools filled before anything is counted
-predicted = []
-before_require = MemoryPlan.require
-def require(self, max_memory, what, remedy):
-    predicted.append(self.total)
-    before_require(self, max_memory, what, remedy)
-MemoryPlan.require = require
-peak, stop = 0, False
-def watch():
-    global peak
-    while not stop:
-        peak = max(peak, private_bytes())
-        time.sleep(0.001)
-give_back_free_memory()
-watching = threading.Thread(target=watch, daemon=True)
-before = private_bytes()
-watching.start()
-found = call(*what, **options)
-stop = True
-watching.join()
-print(json.dumps({"measured": peak - before, "predicted": max(predicted), "ok": bool(found)}))
+with predictions() as predicted, Rise() as rise:
+    found = call(*what, **options)
+print(json.dumps({"measured": rise.nbytes, "predicted": max(predicted), "ok": bool(found)}))
 """
 
 
@@ -85,8 +62,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_measured_is_at_most_predicted(files: Path, call: str, names: list[str], options: dict[str, object]) -> None:
     large, small = (["|".join(str(files / name.format(size)) for name in names)] for size in ("large", "small"))
     arguments = [f"{call}|{large[0]}", small[0], json.dumps({"max_memory": "200MB", **options})]
-    process = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, timeout=120)
-    assert process.returncode == 0, process.stderr
-    found = json.loads(process.stdout)
+    found = measured(CHILD, *arguments)
     assert found["ok"]
     assert found["measured"] <= found["predicted"] <= 200_000_000, found

@@ -16,9 +16,10 @@ from fake_chunks import stored_chunks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmapstore.files import file_io
+from mmapstore.files import descriptors
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.codecs import Codec
+from mmapstore.readers import chunk_files
 from mmapstore.readers import decoded as decoded_module
 from mmapstore.readers.chunk_runs import whole_chunks
 from mmapstore.readers.contract import Checks, Decodes, KeepsMemory, NeedsScratch, ReadsRuns, TakesAdvice
@@ -174,8 +175,8 @@ def test_plain_chunks_are_read_where_they_belong(tmp_path, monkeypatch):
     reader = reader_of(stored_chunks(tmp_path, FRAMES.copy(), (8, 3, 4, 5), plain={0, 1}))
     counting = count_decodes(monkeypatch, reader)
     into = []
-    read = file_io.read_exactly
-    monkeypatch.setattr(decoded_module, "read_exactly", lambda d, at, outs: (into.extend(outs), read(d, at, outs))[1])
+    read = descriptors.read_exactly
+    monkeypatch.setattr(chunk_files, "read_exactly", lambda d, at, outs: (into.extend(outs), read(d, at, outs))[1])
     out = np.empty((24, 3, 4, 5), "f4")
     reader.read(0, 24, out)
     np.testing.assert_array_equal(out, FRAMES[:24])
@@ -187,8 +188,8 @@ def test_plain_chunks_are_read_where_they_belong(tmp_path, monkeypatch):
 def test_of_plain_chunks_only_what_is_wanted_is_read(tmp_path, monkeypatch, axes):
     monkeypatch.setattr(decoded_module, "READ_TOGETHER", 0)
     reader = reader_of(stored_chunks(tmp_path, FRAMES.copy(), (8, 3, 4, 5), chain=(), axes=axes))
-    read, sizes = file_io.read_exactly, []
-    monkeypatch.setattr(decoded_module, "read_exactly", lambda d, at, outs: (sizes.append(outs[0].nbytes), read(d, at, outs))[1])
+    read, sizes = descriptors.read_exactly, []
+    monkeypatch.setattr(chunk_files, "read_exactly", lambda d, at, outs: (sizes.append(outs[0].nbytes), read(d, at, outs))[1])
     out = np.empty((3, 3, 4, 5), "f4")
     reader.read_runs([(10, 11), (12, 14)], out)
     np.testing.assert_array_equal(out, FRAMES[[10, 12, 13]])
@@ -224,8 +225,8 @@ def test_small_neighbours_are_read_together(tmp_path, monkeypatch, gap, calls):
     stored = stored_chunks(tmp_path, FRAMES.copy(), (1, 3, 4, 1), gap=gap)
     reader = reader_of(stored)
     reads = []
-    read = file_io.read_exactly
-    monkeypatch.setattr(decoded_module, "read_exactly", lambda d, at, outs: (reads.append(outs[0].nbytes), read(d, at, outs))[1])
+    read = descriptors.read_exactly
+    monkeypatch.setattr(chunk_files, "read_exactly", lambda d, at, outs: (reads.append(outs[0].nbytes), read(d, at, outs))[1])
     out = np.empty(SHAPE, "f4")
     reader.read(0, len(FRAMES), out)
     np.testing.assert_array_equal(out, FRAMES)

@@ -5,25 +5,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
 from ...formats.contract import NewArray
-from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, PackedValuesWarning, StateMismatchError
+from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, PackedValuesWarning
 from ...plain.manifest import ArrayManifest, Manifest
 from ...plain.memory_budget import parse_bytes
-from ..ingest.journal import Journal, Record, discard, found_journal, is_published, publish
-from ..ingest.progress import Progress
+from ..ingest.description import written_by
+from ..ingest.journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish
 from ..ingest.target import Target
+from ..progress import Progress
 from . import attributes, origin
 from .casts import Changes, checked_casting
 from .converted import Converted
 from .dry_run import estimated
+from .left_behind import left_behind
 from .origin import Origin
 from .packed import Packing
 from .passage import FIELD, Tally, carry, new_record, read_back, verify_all
@@ -128,7 +129,7 @@ def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify:
     target, source = plan.target, plan.origin
     mark = origin.fingerprint(source)
     journal = Journal(target, call_of(plan, mark))
-    interrupted = _interrupted(target, resume)
+    interrupted = found_journal(target, resume)
     if interrupted is not None and is_published(interrupted):
         publish(interrupted, overwrite=True)
         if resume and _same_but_slabs(interrupted, journal):
@@ -151,7 +152,7 @@ def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify:
             if not journal.has_progress:
                 discard(target)  # nothing to go on from: leave nothing behind
             raise
-        journal.finish(Manifest({FIELD: entry}, _written_by()).to_json())
+        journal.finish(Manifest({FIELD: entry}, written_by()).to_json())
     publish(journal, overwrite)
     return journal, plan
 
@@ -168,7 +169,7 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
         if writer is None:
             journal.record = new_record(plan)
             journal.write()
-            _remove(place.path)
+            durable_writes.remove(place.path)
             writer = place.module.create(place.path, place.key or None, plan.new)
         try:
             carry(plan, writer, journal, tally, bar, verify)
@@ -196,7 +197,7 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
         checksums=tally.blocks.finish(),
         source=plan.origin.name,
         sha256=tally.digest.hexdigest(),
-        provenance={**origin.provenance(plan.origin), "written by": _written_by(), "verified": verify},
+        provenance={**origin.provenance(plan.origin), "written by": written_by(), "verified": verify},
         notes=_notes(plan) or None,
     )
 
@@ -218,21 +219,14 @@ def _reopened(plan: Plan, record: Record) -> tuple[Any, Tally]:
     return writer, tally
 
 
-def _interrupted(target: Target, resume: bool) -> Journal | None:
-    try:
-        return found_journal(target)
-    except StateMismatchError:
-        if resume:
-            raise
-        discard(target)
-        return None
-
-
 def _same_but_slabs(one: Journal, other: Journal) -> bool:
     return {**one.call, "slabs": None} == {**other.call, "slabs": None}
 
 
 def _require_same_call(interrupted: Journal, journal: Journal) -> None:
+    record = interrupted.record
+    if record is not None and list(record.checksums) != [FIELD]:
+        raise begun_by_another_call(journal.target, [f"fields {sorted(record.checksums)}, now {FIELD}"])
     if _same_but_slabs(interrupted, journal):
         return
     names = sorted({*interrupted.call, *journal.call} - {"slabs"})
@@ -242,16 +236,19 @@ def _require_same_call(interrupted: Journal, journal: Journal) -> None:
         "the source has changed" if name == "convert" else f"{name} {before.get(name)!r}, now {now.get(name)!r}"
         for name in differing
     ]
-    raise StateMismatchError(
-        f"{journal.target.partial} was begun by another call: {'; '.join(words)}. "
-        "Repeat that call to go on with it, or pass resume=False (--no-resume) to start again."
-    )
+    raise begun_by_another_call(journal.target, words)
 
 
 def _as_recorded(plan: Plan, journal: Journal, budget: int) -> Plan:
     """In the slabs of the interrupted call: its checksums are of those, whatever fits now."""
-    axis, step = journal.call["slabs"]
-    plan = dataclasses.replace(plan, slabs=Slabs(plan.slabs.shape, axis, step))
+    shape, slabs = plan.slabs.shape, journal.call.get("slabs")
+    match slabs:
+        case [int(axis), int(step)] if step > 0 and (0 <= axis < len(shape) or not shape):
+            plan = dataclasses.replace(plan, slabs=Slabs(shape, axis, step))
+        case _:
+            raise begun_by_another_call(plan.target, [f"slabs {slabs!r}, now {plan.slabs.axis, plan.slabs.step}"])
+    if journal.record is not None and len(journal.record.checksums[FIELD]) > len(plan.slabs):
+        raise begun_by_another_call(plan.target, [f"more than the {len(plan.slabs)} slabs there are"])
     plan.memory().require(
         budget,
         f"Going on with {plan.target.partial}",
@@ -342,6 +339,8 @@ def _remarks(plan: Plan) -> list[str]:
     packing = Packing.of(plan.origin.attributes, plan.origin.dtype)
     if packing is not None and plan.packing is None:
         found.append(_packed_words(plan.origin, packing))
+    if plan.origin.stored is not None and (left := left_behind(plan.origin.name, plan.new.like is not None)):
+        found.append(left)
     return found
 
 
@@ -371,18 +370,3 @@ def _stored_nbytes(path: str) -> int:
     if not os.path.isdir(path):
         return os.path.getsize(path)
     return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-
-def _written_by() -> str:
-    try:
-        return f"mmapstore {version('mmapstore')}"
-    except PackageNotFoundError:
-        return "mmapstore"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import time
 from collections import Counter
@@ -12,21 +11,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...files import durable_writes
+from ...files.durable_writes import explaining_write_errors
 from ...files.exclusive_lock import exclusive_lock
-from ...files.file_io import explaining_write_errors
 from ...formats import hdf5_file, npy_file, zarr_store
 from ...formats.npy_tree import is_npy_tree
 from ...formats.registry import PARTIAL
 from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError, WriteError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...plain.memory_budget import parse_bytes
+from .journal_lines import UNREADABLE, add_lines, cut_to, journal_lines
 from .tree import ProgressCall, convert_all, fingerprint
 from .tree_report import FAILED, LEFT_OUT, TreeReport, TreeRow
 
 JOURNAL = "mmapstore-conversion.jsonl"
 NPY_TREE_SUFFIX = ".npy-tree"
 TO = (".zarr", ".h5", NPY_TREE_SUFFIX)
-_VERSION = 1
+_VERSION = 2
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -210,27 +211,27 @@ class _Directory:
         try:
             data = Path(self._journal).read_bytes()
         except FileNotFoundError:
-            self._append({"mmapstore_conversion": _VERSION})
+            add_lines(self._journal, [{"mmapstore_conversion": _VERSION}])
             return {}
-        whole = data.rfind(b"\n") + 1
-        with explaining_write_errors(self._journal):
-            os.truncate(self._journal, whole)  # a line that a kill cut short
         try:
-            lines = [json.loads(text) for text in data[:whole].decode("utf-8").split("\n")[:-1]]
+            lines, whole = journal_lines(data)
             if lines and lines[0].get("mmapstore_conversion") != _VERSION:
                 raise ValueError(f"its version is {lines[0].get('mmapstore_conversion')!r}")
-            return {line["archive"]: line for line in lines[1:]}
-        except (ValueError, KeyError, AttributeError) as error:
+            found = {line["archive"]: line for line in lines[1:]}
+            for line in found.values():
+                line["rows"] = [TreeRow.from_json(row) for row in line.get("rows", ())]
+        except UNREADABLE as error:
+            if not self._resume:
+                durable_writes.remove(self._journal)
+                return self._found()
             raise StateMismatchError(
-                f"{self._journal} is not the journal of a conversion that this mmapstore can go on with ({error}). Delete it, and "
-                "pass overwrite=True (--overwrite), to convert all again."
+                f"{self._journal} is not the journal of a conversion that this mmapstore can go on with ({error}). To "
+                "convert all again, pass resume=False (--no-resume) and overwrite=True (--overwrite)."
             ) from error
-
-    def _append(self, line: dict[str, Any]) -> None:
-        with explaining_write_errors(self._journal), Path(self._journal).open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        cut_to(self._journal, whole)
+        if not lines:
+            add_lines(self._journal, [{"mmapstore_conversion": _VERSION}])
+        return found
 
     def rows_of(self, archive: Archive, name: str) -> list[TreeRow]:
         if not archive.format:
@@ -249,8 +250,9 @@ class _Directory:
         now = {**self._asked, "files": fingerprint(archive.path), "target": name}
         before = self._lines.get(archive.relative, {})
         is_same = {key: before.get(key) for key in now} == now
-        if is_same and "rows" in before and self._resume and os.path.lexists(target):
-            return [TreeRow(**row) for row in before["rows"]]
+        if is_same and before.get("rows") and self._resume and os.path.lexists(target):
+            rows: list[TreeRow] = before["rows"]
+            return rows
         # A target that was begun here is ours to replace, if it was finished and the kill came before its line.
         is_ours = is_same and before.get("target") == name
         if os.path.lexists(target) and not is_ours and not self._overwrite:
@@ -258,13 +260,13 @@ class _Directory:
             raise TargetExistsError(f"{target} exists, and {why}. Pass overwrite=True (--overwrite) to replace it.")
         with explaining_write_errors(target):
             os.makedirs(os.path.dirname(target), exist_ok=True)
-        self._append({"archive": archive.relative, **now})
+        add_lines(self._journal, [{"archive": archive.relative, **now}])
         try:
             report = convert_all(archive.path, target, overwrite=True, resume=self._resume, **self._options)
         except StateMismatchError:  # what an interrupted run left of another version of this archive
             report = convert_all(archive.path, target, overwrite=True, resume=False, **self._options)
         rows = [replace(row, archive=archive.relative) for row in report.rows]
-        self._append({"archive": archive.relative, **now, "rows": [asdict(row) for row in rows]})
+        add_lines(self._journal, [{"archive": archive.relative, **now, "rows": [asdict(row) for row in rows]}])
         return rows
 
 

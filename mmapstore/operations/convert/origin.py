@@ -15,7 +15,7 @@ import numpy as np
 
 from ...batches.dataset import Dataset
 from ...batches.opening import open_dataset
-from ...files.file_io import Descriptors, read_exactly
+from ...files.descriptors import Descriptors, read_exactly
 from ...formats.contract import EncodedChunks, HasAttributes, HasChunks, SeenAsArray, StoredArray
 from ...formats.registry import open_live, open_stored, split_inside
 from ...plain.array_spec import DEFAULT_LAYOUTS, StoredLayout

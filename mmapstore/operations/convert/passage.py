@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ...codecs.crc32 import crc32
+from ...files.descriptors import Descriptor, read_exactly
 from ...files.direct_io import PAGE, room_at
-from ...files.file_io import Descriptor, read_exactly
 from ...formats.contract import ChunkPlace, EncodedChunks
 from ...plain.chunk_grid import Box, ChunkGrid
 from ...plain.content_digest import ContentDigest

@@ -5,12 +5,11 @@
     out.partial.lock    held by the process that writes
 
 The journal is there before the partial target, and goes last. Lines are added, never changed; one that a kill cut short counts as
-not written.
+not written. Each begins with the CRC-32 of its JSON.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -19,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...files import file_io
+from ...files import durable_writes
 from ...formats.registry import PARTIAL
 from ...plain.errors import StateMismatchError, TargetExistsError
+from .journal_lines import UNREADABLE, add_lines, cut_to, journal_line, journal_lines
 from .tree_report import TreeRow
 
-_VERSION = 1
+_VERSION = 2
 _COMMIT_NBYTES = 64 << 20
 _COMMIT_SECONDS = 1.0
 
@@ -72,43 +72,44 @@ class TreeJournal:
                     "or delete it."
                 ) from None
             return False
-        whole = data.rfind(b"\n") + 1
-        with file_io.explaining_write_errors(self.path):
-            os.truncate(self.path, whole)  # a line that was cut short
-        lines = data[:whole].decode("utf-8").split("\n")[:-1]
         try:
-            first = json.loads(lines[0]) if lines else {}
+            lines, whole = journal_lines(data)
+            first = lines[0] if lines else {}
             if first.get("mmapstore_tree_journal") != _VERSION:
                 raise ValueError(f"its version is {first.get('mmapstore_tree_journal')!r}")
-            for text in lines[1:]:
-                self._take(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            call = first["call"]
+            for line in lines[1:]:
+                self._take(line)
+        except UNREADABLE as error:
             raise StateMismatchError(
                 f"{self.path} is not the journal of an interrupted conversion that this mmapstore can go on with ({error}). "
                 f"Pass resume=False (--no-resume) if nothing is to be kept of it, or delete it and {self.partial}."
             ) from error
-        if first["call"] != self.call:
+        if call != self.call:
             raise StateMismatchError(
-                f"{self.partial} was left by another conversion, or its source has changed since: found {first['call']}, expected "
+                f"{self.partial} was left by another conversion, or its source has changed since: found {call}, expected "
                 f"{self.call}. Pass resume=False (--no-resume) to begin anew, or delete {self.path} and {self.partial}."
             )
+        cut_to(self.path, whole)
         return True
 
     def _take(self, line: dict[str, Any]) -> None:
         if line.get("verified"):
             self.is_verified = True
             return
-        rows = tuple(TreeRow(**row) for row in line["rows"])
-        self.done[line["path"]] = Done(line["path"], rows, tuple((path, digest) for path, digest in line["checks"]))
+        rows = tuple(TreeRow.from_json(row) for row in line["rows"])
+        done = Done(line["path"], rows, tuple((path, digest) for path, digest in line["checks"]))
+        if not rows or not all(isinstance(text, str) for text in (done.path, *(text for check in done.checks for text in check))):
+            raise ValueError("an object is told of in another way")
+        self.done[done.path] = done
 
     def begin(self) -> None:
         """A journal without objects. Raises TargetExistsError if a name is taken that will be needed."""
         if os.path.lexists(f"{self.out}.replaced"):
             raise TargetExistsError(f"{self.out}.replaced exists, where an old target would be put meanwhile. Move it away first.")
         self.done, self._pending, self.is_verified = {}, [], False
-        with file_io.explaining_write_errors(self.path):
-            text = json.dumps({"mmapstore_tree_journal": _VERSION, "call": self.call}) + "\n"
-            file_io.write_text_atomically(self.path, text)
+        with durable_writes.explaining_write_errors(self.path):
+            durable_writes.write_text_atomically(self.path, journal_line(self._head()))
 
     def add(self, done: Done) -> bool:
         """Note what is finished but not yet on disk. True once enough has gathered for a commit."""
@@ -119,47 +120,34 @@ class TreeJournal:
 
     def commit(self) -> None:
         """Record what was added, once the target has it on disk."""
-        self._append(
-            [
-                {"path": done.path, "rows": [asdict(row) for row in done.rows], "checks": [list(check) for check in done.checks]}
-                for done in self._pending
-            ]
-        )
+        add_lines(self.path, map(_told, self._pending))
         self._pending.clear()
         self._nbytes, self._committed = 0, time.monotonic()
 
     def rewrite(self) -> None:
         """All of it anew, objects as they are now, and that the target is verified: what is left is to give it its name."""
         self._pending = []
-        lines: list[dict[str, Any]] = [{"mmapstore_tree_journal": _VERSION, "call": self.call}]
-        lines += [
-            {"path": done.path, "rows": [asdict(row) for row in done.rows], "checks": [list(check) for check in done.checks]}
-            for done in self.done.values()
-        ]
-        lines.append({"verified": True})
-        with file_io.explaining_write_errors(self.path):
-            file_io.write_text_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+        lines = [self._head(), *map(_told, self.done.values()), {"verified": True}]
+        with durable_writes.explaining_write_errors(self.path):
+            durable_writes.write_text_atomically(self.path, "".join(map(journal_line, lines)))
         self.is_verified = True
 
-    def _append(self, lines: list[dict[str, Any]]) -> None:
-        with file_io.explaining_write_errors(self.path), Path(self.path).open("ab") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+    def _head(self) -> dict[str, Any]:
+        return {"mmapstore_tree_journal": _VERSION, "call": self.call}
 
     def discard(self) -> None:
         """Forget what was written. A target that was moved aside is back under its name."""
-        with file_io.explaining_write_errors(self.out):
+        with durable_writes.explaining_write_errors(self.out):
             old = f"{self.out}.replaced"
             if os.path.isdir(old) and not os.path.lexists(self.out) and os.path.exists(self.path):
                 os.replace(old, self.out)
-            _remove(self.partial)
-            _remove(self.path)
+            durable_writes.remove(self.partial)
+            durable_writes.remove(self.path)
 
     def publish(self, overwrite: bool) -> None:
         """Give the verified target its name. Whatever is killed, the old target or the new is there, or goes on from here."""
         old = f"{self.out}.replaced"
-        with file_io.explaining_write_errors(self.out):
+        with durable_writes.explaining_write_errors(self.out):
             if os.path.lexists(self.partial):
                 is_empty = os.path.isdir(self.out) and not os.listdir(self.out)
                 if os.path.lexists(self.out) and not overwrite and not is_empty:
@@ -167,16 +155,12 @@ class TreeJournal:
                         f"{self.out} appeared while it was being written. Pass overwrite=True (--overwrite) to replace it; the "
                         f"finished data waits in {self.partial}."
                     )
-                file_io.replace(self.partial, self.out)
+                durable_writes.replace(self.partial, self.out)
             if os.path.isdir(old):
                 shutil.rmtree(old)
-            _remove(self.path)
-            file_io.sync_directory(os.path.dirname(os.path.abspath(self.out)))
+            durable_writes.remove(self.path)
+            durable_writes.sync_directory(os.path.dirname(os.path.abspath(self.out)))
 
 
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+def _told(done: Done) -> dict[str, Any]:
+    return {"path": done.path, "rows": [asdict(row) for row in done.rows], "checks": [list(check) for check in done.checks]}

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...files.file_io import explaining_write_errors
+from ...files.durable_writes import explaining_write_errors
 from ...formats.registry import PARTIAL
 from ...plain.memory_budget import format_bytes
 
@@ -41,6 +41,14 @@ class TreeRow:
     nbytes: int = 0
     sha256: str = ""
     archive: str = ""
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> TreeRow:
+        """What `dataclasses.asdict` gave, from a journal. Raises TypeError, ValueError for anything else."""
+        row = cls(**found)
+        if not all(isinstance(value, int if name == "nbytes" else str) for name, value in vars(row).items()):
+            raise ValueError("a row is not made of text and a number")
+        return row
 
     @property
     def is_lost(self) -> bool:

@@ -6,19 +6,19 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, overload
 
-from ...files import file_io
+from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
-from ...plain.errors import InvalidValueError, StateMismatchError
+from ...plain.errors import InvalidValueError
 from ...plain.manifest import DIRECTORY_MANIFEST
 from ...plain.memory_budget import MemoryPlan, parse_bytes
+from ..progress import Progress
 from .appending import Appended, append_plan, before_of, copy_to_work_on, first_record
 from .contract import ONLY, LooksFirst, Source
 from .description import written_manifest
 from .estimate import Estimate, estimate_of, require_can_be_measured, require_epochs
 from .field_write import write_fields
-from .journal import Journal, Record, discard, found_journal, is_published, publish
+from .journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish
 from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
-from .progress import Progress
 from .recognition import fields_of, is_source, source_of
 from .side_by_side import SideBySide, UnequalFieldsError
 from .target import Target, name_fields, require_field_names
@@ -167,7 +167,7 @@ def ingest(
         target.require_free(overwrite, plan.fields, is_growing=append)
         return estimate_of(plan, target, _fitting_memory(plan, budget), epochs, train_seconds)
     with exclusive_lock(target.lock, target.path):
-        interrupted = _interrupted(target, resume)
+        interrupted = found_journal(target, resume)
         published = interrupted is not None and (is_published(interrupted) or (resume and _is_finished_append(interrupted)))
         if interrupted is not None and published:
             publish(interrupted, overwrite=True)
@@ -234,16 +234,6 @@ def _opened(source: Any, several: Mapping[str, Any] | None, target: Target, opti
     return opened
 
 
-def _interrupted(target: Target, resume: bool) -> Journal | None:
-    try:
-        return found_journal(target)
-    except StateMismatchError:
-        if resume:
-            raise
-        discard(target)
-        return None
-
-
 def _write_all(plan: WritePlan, journal: Journal, progress: Any) -> None:
     target = journal.target
     complete = journal.record.samples if journal.record else plan.before.complete if plan.before else 0
@@ -254,15 +244,15 @@ def _write_all(plan: WritePlan, journal: Journal, progress: Any) -> None:
         if target.is_directory_of_fields and journal.grows is None:
             paths = [field.place.path for field in plan.fields.values()]
         if paths:
-            with file_io.explaining_write_errors(target.partial):
+            with durable_writes.explaining_write_errors(target.partial):
                 os.makedirs(target.partial, exist_ok=True)
                 name_fields(paths, finished=False)
         summaries = write_fields(plan, record, journal, bar)
         manifest = written_manifest(plan, target, record, summaries).to_json()
         if paths:
-            with file_io.explaining_write_errors(target.partial):
+            with durable_writes.explaining_write_errors(target.partial):
                 name_fields(paths, finished=True)
-                file_io.write_text_atomically(os.path.join(target.partial, DIRECTORY_MANIFEST), manifest)
+                durable_writes.write_text_atomically(os.path.join(target.partial, DIRECTORY_MANIFEST), manifest)
         journal.finish(manifest)
     except UnequalFieldsError:
         discard(target, journal)  # nobody can go on from there: the same call would end the same way
@@ -296,18 +286,23 @@ def _begun(plan: WritePlan, journal: Journal) -> Record:
 
 def _is_finished_append(journal: Journal) -> bool:
     """True if nothing but the last steps is missing: going on from before them would need the manifest that they move aside."""
-    return journal.manifest is not None and journal.call["append"] is not None
+    return journal.manifest is not None and journal.call.get("append") is not None
 
 
 def _is_same_call(interrupted: Journal, journal: Journal) -> bool:
     """True if what that call wanted is done, so that nothing is left for this one. What it appended to is not there any more."""
     done, wanted = dict(interrupted.call), dict(journal.call)
-    return bool(done.pop("append")) == bool(wanted.pop("append")) and done == wanted
+    return bool(done.pop("append", None)) == bool(wanted.pop("append")) and done == wanted
 
 
 def _require_same_call(interrupted: Journal, journal: Journal) -> None:
-    before, now = interrupted.call.get("fields", {}), journal.call["fields"]
-    differences = [f"fields {sorted(before)}, now {sorted(now)}"] if sorted(before) != sorted(now) else []
+    before, now = interrupted.call.get("fields"), journal.call["fields"]
+    recorded = interrupted.record.checksums if interrupted.record else now
+    if not isinstance(before, dict) or not all(isinstance(field, dict) for field in before.values()):
+        before = {}
+    differences = []
+    if not before.keys() == now.keys() == recorded.keys():
+        differences = [f"fields {sorted(before)}, now {sorted(now)}"]
     for name in now if not differences else ():
         of = f" of {name}" if len(now) > 1 else ""
         differences += [
@@ -321,10 +316,7 @@ def _require_same_call(interrupted: Journal, journal: Journal) -> None:
         if key != "fields" and interrupted.call.get(key) != value
     ]
     if differences:
-        raise StateMismatchError(
-            f"{journal.target.partial} was begun by another call: {'; '.join(differences)}. "
-            "Repeat that call to go on with it, or pass resume=False (--no-resume) to start again."
-        )
+        raise begun_by_another_call(journal.target, differences)
 
 
 def _refuse_chunk_options(target: Target, options: Options) -> None:

@@ -10,13 +10,14 @@ again, and what comes out is what one ingest of all samples would have left. Whe
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ...batches.opening import open_dataset
-from ...files import file_io
+from ...files import descriptors, durable_writes
 from ...files.cheap_copy import copy_file, copy_store
 from ...formats.registry import open_stored
 from ...plain.array_spec import ArraySpec
@@ -24,7 +25,7 @@ from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError,
 from ...plain.manifest import ArrayManifest, Manifest
 from .contract import Array, Piece, Position, Source
 from .conversion import Conversion
-from .field_write import checksum_of, damaged, remove
+from .field_write import checksum_of, damaged
 from .journal import Record
 from .plan import Before, FieldPlan, Options, WritePlan
 from .target import Place, Target
@@ -48,9 +49,12 @@ def before_of(target: Target, source: Source, options: Options) -> Before:
         )
     samples = {entry.shape[0] for entry in entries.values()}
     blocks = {entry.block_samples for entry in entries.values()}
-    if len(samples) > 1 or len(blocks) > 1 or not all("compression" in (e.provenance or _NOTHING) for e in entries.values()):
+    # Plain bytes are the same whoever wrote them; how else samples are chunked and encoded, only an ingest has noted.
+    is_known = target.format == "npy_file" or all("compression" in (entry.provenance or _NOTHING) for entry in entries.values())
+    if len(samples) > 1 or len(blocks) > 1 or not is_known:
         raise InvalidValueError(
-            f"{target.path} was not written by this kind of ingest: it is not known how to go on. Ingest it to a new place first."
+            f"{target.path} was not written by `ingest`, whose manifest says in which chunks and with which compression to go on. "
+            f"Write it anew where you append, once: mmapstore ingest {shlex.quote(target.opened_as)} NEW"
         )
     for name, field in fields.items():
         _require_fits(target, source, options, field, entries[name])
@@ -65,7 +69,7 @@ def before_of(target: Target, source: Source, options: Options) -> Before:
 def _entries(target: Target) -> dict[str, ArrayManifest]:
     path = target.manifest_path
     try:
-        text = file_io.read_small_text(path)
+        text = descriptors.read_small_text(path)
     except MmapstoreError as error:
         raise InvalidValueError(
             f"{target.path} has no manifest that can be read: it says where episodes begin, and what the data was when it was "
@@ -174,7 +178,7 @@ def append_plan(source: Source, target: Target, options: Options, before: Before
             path = os.path.join(target.path, entry.file) if target.is_directory_of_fields else target.path
             place = Place("npy_tail", path, entry.file, "")
         conversion = Conversion.of(spec, entry.layout, np.dtype(entry.dtype) if spec.dtype.kind != "S" else None)
-        compression = (entry.provenance or _NOTHING)["compression"]
+        compression = (entry.provenance or _NOTHING).get("compression")
         fields[field] = FieldPlan(conversion, place, compression, _chunk_samples(target, entry))
     limit = None if options.samples is None else before.samples + options.samples
     return WritePlan(source, fields, before.block_samples, limit, before)
@@ -202,8 +206,8 @@ def first_record(plan: WritePlan, before: Before) -> Record:
 
 def copy_to_work_on(plan: WritePlan, target: Target, record: Record) -> None:
     """Have the old data at the partial path, without what is written again."""
-    with file_io.explaining_write_errors(target.partial):
-        remove(target.partial)  # what a copy that was interrupted left
+    with durable_writes.explaining_write_errors(target.partial):
+        durable_writes.remove(target.partial)  # what a copy that was interrupted left
         if os.path.isdir(target.path):
             copy_store(target.path, target.partial, is_rewritten=lambda name: name == "zarr.json")
         else:

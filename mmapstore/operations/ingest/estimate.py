@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...files import file_io
+from ...files import descriptors, durable_writes
 from ...formats.contract import Writer
 from ...formats.registry import PARTIAL
 from ...plain.cost_model import IngestCost
@@ -155,7 +155,7 @@ def require_epochs(epochs: Any, train_seconds: Any, dry_run: bool) -> None:
 def estimate_of(plan: WritePlan, target: Target, memory: MemoryPlan, epochs: int | None, train_seconds: float) -> Estimate:
     """Write what 2 seconds are enough for, read it back, and multiply."""
     above = os.path.dirname(os.path.abspath(target.path))
-    with file_io.explaining_write_errors(above):
+    with durable_writes.explaining_write_errors(above):
         folder = tempfile.mkdtemp(prefix=".mmapstore-dry-run-", dir=above)
     try:
         measured = _Measurement(_elsewhere(plan, target, folder), folder)
@@ -261,7 +261,7 @@ def _forgotten_by_the_cache(folder: str) -> int:
     nbytes = 0
     for above, _, names in os.walk(folder):
         for name in names:
-            descriptor = file_io.Descriptor(os.path.join(above, name))
+            descriptor = descriptors.Descriptor(os.path.join(above, name))
             nbytes += descriptor.status.st_size
-            file_io.let_go(descriptor, 0, descriptor.status.st_size)
+            descriptors.let_go(descriptor, 0, descriptor.status.st_size)
     return nbytes

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Generator, Mapping
 
 import numpy as np
 
+from ...files import durable_writes
 from ...formats.contract import Writer
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
 from ...plain.manifest import ArrayManifest
@@ -37,7 +37,7 @@ def write_fields(plan: WritePlan, record: Record, journal: Journal, report: Call
         journal.write()
         for field in plan.fields.values():
             if plan.before is None or not plan.before.in_place:
-                remove(field.place.path)
+                durable_writes.remove(field.place.path)
         writers = _created(plan)
     try:
         if not record.done:
@@ -180,15 +180,6 @@ def _close(writers: Mapping[str, Writer], quietly: bool = False) -> None:
     for writer in writers.values():
         with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError) if quietly else contextlib.nullcontext():
             writer.close()
-
-
-def remove(path: str) -> None:
-    """Delete a file, or a directory with all that is in it, if it is there."""
-    if os.path.isdir(path):
-        shutil.rmtree(path)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
 
 
 # --- blocks --------------------------------------------------------------------------------------------------------------

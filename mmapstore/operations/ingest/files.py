@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ...batches.opening import natural
+from ...formats.raw_file import explaining_read_errors
 from ...formats.registry import PARTIAL
 from ...plain.array_spec import ArraySpec, StoredLayout, checked_dtype
-from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError, NotReadableError
+from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from .contract import ONLY, Array, Piece, Position, Source
 from .sources import content_mark, stamp
@@ -128,18 +129,20 @@ class NpzSource:
                 raise KeyNotFoundError(f"{path} holds no array {wanted!r}; it holds {listed}.")
             return f"{wanted}.npy"
         if len(arrays) != 1:
-            example = f' Name one, as in "{path}::{arrays[0].removesuffix(".npy")}".' if arrays else ""
+            example = (
+                f' Name one, as in "{path}::{arrays[0].removesuffix(".npy")}", or take them as fields: mmapstore.Megabatches '
+                "(--fields)."
+                if arrays
+                else ""
+            )
             raise KeyNotFoundError(f"{path} holds {len(arrays)} arrays ({listed}); expected one.{example}")
         return arrays[0]
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
         try:
-            yield
-        except FileNotFoundError as error:
-            raise NotFoundError(f"{self.paths[0]} does not exist. Check the path.") from error
-        except PermissionError as error:
-            raise NotReadableError(f"{self.paths[0]} may not be read ({error.strerror}). Check its permissions.") from error
+            with explaining_read_errors(self.paths[0]):
+                yield
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise DamagedFileError(f"{self.paths[0]} is not a readable .npz archive ({error}). Copy or write it again.") from error
 

@@ -20,6 +20,8 @@ whole, under its name or (directories) as `<name>.replaced`, with a journal that
 
 A kill before 3 leaves a partial file, one after 3 leaves none: so both ways are known, on with `publish`, and back with `discard`.
 
+A journal is read as what somebody else may have put there: it has a CRC-32 of itself, and names no file but its target's.
+
 Samples appended to `.npy` files have no partial file: they lie behind the end of the old ones (`formats.npy_tail`). Then the
 journal gets the finished manifest, which decides; the headers are changed, the manifest is replaced, the journal goes. Between the
 last three, files and manifest disagree, which `open` notices; and the journal is there, with which any later call goes on first.
@@ -32,17 +34,19 @@ import json
 import os
 import shutil
 import time
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...files import file_io
+from ...files import durable_writes
 from ...formats import npy_tail
 from ...plain.errors import StateMismatchError, TargetExistsError
 from .contract import Position
 from .target import Target
 
-_VERSION = 2
+_VERSION = 3
 COMMIT_NBYTES = 64 << 20  # at most so much, or so many seconds, is written again after a kill; each commit waits for the disk
 COMMIT_SECONDS = 1.0
 
@@ -76,6 +80,23 @@ class Record:
         self.skipped = [(at, name) for at, name in self.skipped]
         for name in self.chunk_samples:
             self.checksums.setdefault(name, [])
+
+    def require_sound(self) -> None:
+        """Raise ValueError, or what comes of it, unless this may have been written by mmapstore."""
+        found = [self.block_samples, self.samples, *self.starts, *self.chunk_samples.values(), *self.counts.values()]
+        numbers = [*found, *(at for at, _ in self.skipped)]
+        texts = [text for texts in self.checksums.values() for text in texts] + [name for _, name in self.skipped]
+        is_sound = (
+            all(_is_count(number) for number in numbers)
+            and all(isinstance(text, str) for text in texts)
+            and self.checksums.keys() == self.chunk_samples.keys()
+            and self.checksums
+            and all(isinstance(texts, list) for texts in (*self.checksums.values(), self.starts))
+            and self.block_samples > 0
+            and isinstance(self.done, bool)
+        )
+        if not is_sound:
+            raise ValueError("its record is of something else")
 
     @property
     def blocks(self) -> int:
@@ -134,18 +155,18 @@ class Journal:
 
     def write(self) -> None:
         """Raises WriteError; the journal before is then still there."""
-        text = {
+        found: dict[str, Any] = {
             "mmapstore_journal": _VERSION,
             "call": self.call,
             "record": self.record and self.record.to_json(),
-            "grows": self.grows,
+            "grows": self.grows and [_name_beside(self.target, path) for path in self.grows],
             "began_with": self.began_with,
             "manifest": self.manifest,
             "identity": self.identity,
         }
-        with file_io.explaining_write_errors(self.target.journal):
+        with durable_writes.explaining_write_errors(self.target.journal):
             try:
-                file_io.write_text_atomically(self.target.journal, json.dumps(text))
+                durable_writes.write_text_atomically(self.target.journal, json.dumps({**found, "crc32": _crc32(found)}))
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(f"{self.target.journal}.tmp")
@@ -154,14 +175,14 @@ class Journal:
 
     def finish(self, manifest: str) -> None:
         """Step 1: everything written is on disk, and then that it is whole, and what the manifest will say."""
-        with file_io.explaining_write_errors(self.target.partial):
+        with durable_writes.explaining_write_errors(self.target.partial):
             if self.grows is None:
-                file_io.sync_tree(self.target.partial)
+                durable_writes.sync_tree(self.target.partial)
                 # A rename keeps this number: it tells our data from the old, should somebody delete the partial file.
                 self.identity = os.stat(self.target.partial).st_ino
             else:
                 for path in self.grows:
-                    file_io.sync_tree(path)
+                    durable_writes.sync_tree(path)
         self.manifest = manifest
         self.write()
 
@@ -170,22 +191,42 @@ class Journal:
         self._nbytes += nbytes
         return self._nbytes >= COMMIT_NBYTES or time.monotonic() - self._committed >= COMMIT_SECONDS
 
+    def require_sound(self) -> None:
+        """Raise ValueError, or what comes of it, unless this may have been written by mmapstore."""
+        if self.record is not None:
+            self.record.require_sound()
+        is_sound = (
+            isinstance(self.call, dict)
+            and _is_count(self.began_with)
+            and (self.manifest is None or (isinstance(self.manifest, str) and self.record is not None))
+            and (self.identity is None or _is_count(self.identity))
+        )
+        if not is_sound:
+            raise ValueError("it tells of something else")
+
     @property
     def has_progress(self) -> bool:
         return self.record is not None and self.record.samples > self.began_with
 
 
-def found_journal(target: Target) -> Journal | None:
-    """The journal of an interrupted write, None if there is none."""
+def found_journal(target: Target, resume: bool = True) -> Journal | None:
+    """The journal of an interrupted write, None if there is none. One that cannot be read is forgotten if nobody would `resume`.
+
+    Raises StateMismatchError for one that cannot be read, TargetExistsError for a partial file without one.
+    """
     try:
         with Path(target.journal).open(encoding="utf-8") as file:
             found = json.load(file)
         if found["mmapstore_journal"] != _VERSION:
             raise ValueError(f"its version is {found['mmapstore_journal']!r}")
+        if found.pop("crc32") != _crc32(found):
+            raise ValueError("its CRC-32 is another")
         journal = Journal(target, found["call"])
         journal.record = found["record"] and Record(**found["record"])
         journal.manifest, journal.identity = found["manifest"], found["identity"]
-        journal.grows, journal.began_with = found["grows"], found["began_with"]
+        journal.grows = found["grows"] and [_path_of(target, name) for name in found["grows"]]
+        journal.began_with = found["began_with"]
+        journal.require_sound()
         return journal
     except FileNotFoundError:
         if os.path.lexists(target.partial):
@@ -193,16 +234,48 @@ def found_journal(target: Target) -> Journal | None:
                 f"{target.partial} exists, and no journal says what it is. mmapstore would write there: move it away, or delete it."
             ) from None
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if not resume:
+            discard(target)
+            return None
         raise StateMismatchError(
             f"{target.journal} is not the journal of an interrupted ingest that this mmapstore can go on with ({error}). "
             f"Pass resume=False (--no-resume) if nothing is to be kept of it, or delete it and {target.partial}."
         ) from error
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
+
+
+def _crc32(found: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(found).encode()):08x}"
+
+
+def _name_beside(target: Target, path: str) -> str:
+    """Of the target, or of a file in it: what stays the same from wherever the target is named."""
+    return os.path.relpath(path, os.path.dirname(target.path) or ".")
+
+
+def _path_of(target: Target, name: str) -> str:
+    own = os.path.basename(target.path)
+    folder, _, file = name.rpartition("/") if os.sep == "/" else name.replace(os.sep, "/").rpartition("/")
+    if name != own and (folder != own or file in ("", ".", "..")):
+        raise ValueError(f"it names {name}, which is no file of {target.path}")
+    return os.path.join(os.path.dirname(target.path), name)
+
+
+def begun_by_another_call(target: Target, differences: Iterable[str]) -> StateMismatchError:
+    """The error for a call that wants something else than the interrupted one, whose `differences` are told in words."""
+    return StateMismatchError(
+        f"{target.partial} was begun by another call: {'; '.join(differences)}. "
+        "Repeat that call to go on with it, or pass resume=False (--no-resume) to start again."
+    )
+
+
 def discard(target: Target, journal: Journal | None = None) -> None:
     """Forget an interrupted write, of which `journal` tells where it can be read. What was there before it is there again."""
-    with file_io.explaining_write_errors(target.path):
+    with durable_writes.explaining_write_errors(target.path):
         for path in (journal and journal.grows) or ():
             npy_tail.forget(path)
         old, aside = f"{target.path}.replaced", _aside(target)
@@ -211,10 +284,10 @@ def discard(target: Target, journal: Journal | None = None) -> None:
                 os.replace(old, target.path)
             if aside and os.path.exists(aside) and not os.path.exists(str(target.manifest)):
                 os.replace(aside, str(target.manifest))
-            _remove(target.partial)
+            durable_writes.remove(target.partial)
         for leftover in (f"{target.journal}.tmp", target.journal):
-            _remove(leftover)
-        file_io.sync_directory(os.path.dirname(os.path.abspath(target.path)))
+            durable_writes.remove(leftover)
+        durable_writes.sync_directory(os.path.dirname(os.path.abspath(target.path)))
 
 
 def publish(journal: Journal, overwrite: bool) -> None:
@@ -229,23 +302,23 @@ def publish(journal: Journal, overwrite: bool) -> None:
             f"{target.path} appeared while it was being written. Pass overwrite=True (--overwrite) to replace it; "
             f"the finished data waits in {target.partial}."
         )
-    with file_io.explaining_write_errors(target.path):
+    with durable_writes.explaining_write_errors(target.path):
         old = f"{target.path}.replaced"
         if os.path.lexists(target.partial):
             if aside and os.path.exists(str(target.manifest)):
                 os.replace(str(target.manifest), aside)
-                file_io.sync_directory(os.path.dirname(os.path.abspath(target.path)))
+                durable_writes.sync_directory(os.path.dirname(os.path.abspath(target.path)))
             was_moved_aside = os.path.isdir(old) and not os.path.lexists(target.path)
-            file_io.replace(target.partial, target.path)
+            durable_writes.replace(target.partial, target.path)
         else:
             was_moved_aside = os.path.isdir(old)
         if was_moved_aside:
             shutil.rmtree(old)
         if target.manifest:
-            file_io.write_text_atomically(target.manifest, journal.manifest)
+            durable_writes.write_text_atomically(target.manifest, journal.manifest)
         if aside:
-            _remove(aside)
-        _remove(target.journal)
+            durable_writes.remove(aside)
+        durable_writes.remove(target.journal)
 
 
 def _show(journal: Journal, paths: list[str], manifest: str) -> None:
@@ -253,10 +326,10 @@ def _show(journal: Journal, paths: list[str], manifest: str) -> None:
     assert journal.record is not None
     for path in paths:
         npy_tail.show(path, journal.record.samples)
-    with file_io.explaining_write_errors(journal.target.path):
-        file_io.write_text_atomically(journal.target.manifest_path, manifest)
-        _remove(journal.target.journal)
-    file_io.sync_directory(os.path.dirname(os.path.abspath(journal.target.path)))
+    with durable_writes.explaining_write_errors(journal.target.path):
+        durable_writes.write_text_atomically(journal.target.manifest_path, manifest)
+        durable_writes.remove(journal.target.journal)
+    durable_writes.sync_directory(os.path.dirname(os.path.abspath(journal.target.path)))
 
 
 def is_published(journal: Journal) -> bool:
@@ -274,11 +347,3 @@ def _aside(target: Target) -> str | None:
 
 def _holds_something(path: str) -> bool:
     return os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path))
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)

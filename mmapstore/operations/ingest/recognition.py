@@ -18,6 +18,7 @@ from .contract import Source
 from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_directory, matching
 from .images.files import looks_like_images
 from .images.images import Images
+from .megabatches.unpickling import PICKLE_SUFFIXES, is_pickle, refuse_pickle
 from .sources import ArraySource, DatasetSource, IterableSource
 from .video import VIDEO_SUFFIXES, VideoSource
 
@@ -25,7 +26,11 @@ _CONTRACT = ("name", "specs", "samples", "guess", "paths", "fingerprint", "gives
 
 
 def fields_of(source: Any) -> Mapping[str, Any] | None:
-    """The sources by field name, where each is given by itself: a dict, or a dataset or directory that holds several."""
+    """The sources by field name, where each is given by itself: a dict, or a dataset or directory that holds several.
+
+    Raises UnsafeFileError for pickles: they hold several too, and only who names them `Megabatches` gets them loaded.
+    """
+    _refuse_pickles(source)
     if isinstance(source, Mapping):
         return source
     if isinstance(source, (str, os.PathLike)) and _has_manifest(os.fspath(source)):
@@ -33,6 +38,18 @@ def fields_of(source: Any) -> Mapping[str, Any] | None:
     if _is_dataset(source) and len(source.fields) > 1:
         return dict(source.fields)
     return None
+
+
+def _refuse_pickles(source: Any) -> None:
+    paths = list(source) if isinstance(source, (list, tuple)) else [source]
+    if not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
+        return
+    paths = [os.fspath(path) for path in paths]
+    if len(paths) == 1 and os.path.isdir(paths[0]):
+        others = inside_directory(paths[0], (*ARRAY_SUFFIXES, *VIDEO_SUFFIXES, *STORE_FILES))
+        paths = [] if others else inside_directory(paths[0], PICKLE_SUFFIXES)
+    if paths and all(map(is_pickle, paths)):
+        raise refuse_pickle(matching(paths[0])[0] if glob.has_magic(paths[0]) and not os.path.exists(paths[0]) else paths[0])
 
 
 def _has_manifest(path: str) -> bool:

@@ -17,7 +17,7 @@ from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, Diffe
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.memory_budget import MemoryPlan, parse_bytes
 from ...readers.contract import Reader
-from ..ingest.progress import Progress
+from ..progress import Progress
 from ..verify.manifest_check import BOOKKEEPING, Described, described_arrays
 from ..verify.rows import BLOCK_NBYTES, BLOCKS, Array, Rows, read_ahead
 

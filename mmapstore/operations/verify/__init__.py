@@ -13,7 +13,7 @@ from typing import Any
 from ...plain.array_spec import StoredLayout
 from ...plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, MmapstoreError
 from ...plain.memory_budget import parse_bytes
-from ..ingest.progress import Progress
+from ..progress import Progress
 from .comparison import Side, compare
 from .manifest_check import Report, check_by_itself, check_described, described_arrays, undescribed_keys
 from .objects import Object, Objects, attribute_words, matched, objects_at

@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....plain.errors import (
-    DamagedFileError,
-    InvalidValueError,
-    MissingPackageError,
-    NotFoundError,
-    NotReadableError,
-    UnsafeFileError,
-)
+from ....formats.raw_file import explaining_read_errors
+from ....plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, UnsafeFileError
 from .placement import Box
 
 _MOST_NBYTES = 16 << 20  # thousands of times what an annotation takes
@@ -95,13 +89,8 @@ def _parsed(path: str) -> Any:
         raise MissingPackageError(
             "Reading annotations needs defusedxml. Install it with: pip install 'mmapstore[images]'"
         ) from error
-    try:
-        with Path(path).open("rb") as file:
-            text = file.read(_MOST_NBYTES + 1)
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path} does not exist. Check the path.") from error
-    except PermissionError as error:
-        raise NotReadableError(f"{path} may not be read ({error.strerror}). Check its permissions.") from error
+    with explaining_read_errors(path), Path(path).open("rb") as file:
+        text = file.read(_MOST_NBYTES + 1)
     if len(text) > _MOST_NBYTES:
         raise UnsafeFileError(
             f"{path} has more than {_MOST_NBYTES} bytes, which no annotation needs. Check what it is, and leave it out."

@@ -13,15 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ....plain.errors import (
-    DamagedFileError,
-    InvalidValueError,
-    MissingPackageError,
-    MmapstoreError,
-    NotFoundError,
-    NotReadableError,
-    UnsafeFileError,
-)
+from ....formats.raw_file import explaining_read_errors
+from ....plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, MmapstoreError, UnsafeFileError
 from .placement import Placement, draft_scale, upright_size
 from .values import Values
 
@@ -117,22 +110,25 @@ def read_header(path: str) -> ImageHeader:
 def _opened(path: str) -> Iterator[Any]:
     """The image, not yet decoded. What goes wrong with it inside is translated, and names it."""
     pillow = _pillow()
+    with (
+        explaining_read_errors(path),
+        Path(path).open("rb") as file,
+        _explaining_damage(path),
+        pillow.open(file, formats=_formats()) as image,
+    ):
+        limit = pillow.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise _bomb(path, f"{image.width} x {image.height} pixels")
+        yield image
+
+
+@contextlib.contextmanager
+def _explaining_damage(path: str) -> Iterator[None]:
+    pillow = _pillow()
     try:
-        with Path(path).open("rb") as file, pillow.open(file, formats=_formats()) as image:
-            limit = pillow.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise _bomb(path, f"{image.width} x {image.height} pixels")
-            yield image
-    except MmapstoreError:
+        yield
+    except (MmapstoreError, MemoryError):
         raise
-    except MemoryError:
-        raise
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path} does not exist. Check the path.") from error
-    except PermissionError as error:
-        raise NotReadableError(f"{path} may not be read ({error.strerror}). Check its permissions.") from error
-    except IsADirectoryError as error:
-        raise NotFoundError(f"{path} is a directory; expected an image file.") from error
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise _bomb(path, str(error)) from error
     except pillow.UnidentifiedImageError as error:

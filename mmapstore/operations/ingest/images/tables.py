@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ....plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, NotFoundError, NotReadableError, UnsafeFileError
+from ....formats.raw_file import explaining_read_errors
+from ....plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, UnsafeFileError
 from .files import ListedImages, path_inside
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
@@ -51,15 +52,11 @@ def images_of_table(table: str, path_column: str, label_column: str) -> ListedIm
 
 
 def _rows(table: str) -> Iterator[_Row]:
-    try:
-        with Path(table).open(encoding="utf-8-sig", newline="") as file:
+    with explaining_read_errors(table), Path(table).open(encoding="utf-8-sig", newline="") as file:
+        try:
             yield from _json_lines(table, file) if table.lower().endswith((".jsonl", ".ndjson")) else _csv_lines(table, file)
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{table} does not exist. Check the path.") from error
-    except PermissionError as error:
-        raise NotReadableError(f"{table} may not be read ({error.strerror}). Check its permissions.") from error
-    except UnicodeDecodeError as error:
-        raise DamagedFileError(f"{table} is not UTF-8 text ({error}). Save it again as UTF-8.") from error
+        except UnicodeDecodeError as error:
+            raise DamagedFileError(f"{table} is not UTF-8 text ({error}). Save it again as UTF-8.") from error
 
 
 def _csv_lines(table: str, file: TextIO) -> Iterator[_Row]:

@@ -36,8 +36,8 @@ def is_pickle(path: str) -> bool:
 def refuse_pickle(path: str) -> UnsafeFileError:
     return UnsafeFileError(
         f"{path} is a pickle, and loading a pickle runs whatever code its author put into it, with your rights; nothing can tell "
-        "beforehand what that is. If you trust where it comes from, pass allow_pickle=True (--allow-pickle). If not, ask for it "
-        "as .npz."
+        "beforehand what that is. If you trust where it comes from, pass allow_pickle=True to mmapstore.Megabatches "
+        "(--allow-pickle). If not, ask for it as .npz."
     )
 
 

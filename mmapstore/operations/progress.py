@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ...plain.errors import InvalidTypeError
-from ...plain.memory_budget import format_bytes
+from ..plain.errors import InvalidTypeError
+from ..plain.memory_budget import format_bytes
 
 _WIDTH = 24
 _SECONDS = 0.1  # between two paintings of the bar

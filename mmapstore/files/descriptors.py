@@ -1,4 +1,4 @@
-"""Every platform-dependent call on files: vectored reads, advice to the kernel, and writes that survive a crash."""
+"""Reading files on our own descriptors: positioned and vectored reads, maps, advice to the kernel."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import contextlib
 import errno
 import mmap
 import os
-import shutil
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError, NotReadableError, WriteError
+from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST_OPEN = 64  # descriptors in a process, of a thousand or so that it may have
@@ -289,118 +288,3 @@ def let_go(descriptor: Descriptor, offset: int, nbytes: int) -> None:
     if hasattr(os, "posix_fadvise") and nbytes > 0:
         with contextlib.suppress(OSError):
             os.posix_fadvise(descriptor.number, offset, nbytes, os.POSIX_FADV_DONTNEED)
-
-
-# --- writing -----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def explaining_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the system says about a failed write to `target` into an error that says what to do."""
-    try:
-        yield
-    except MmapstoreError:
-        raise
-    except OSError as error:
-        remedy = {
-            errno.ENOSPC: "The disk is full. Free space, then run the same command again: it resumes.",
-            errno.EDQUOT: "The disk quota is used up. Free space, then run the same command again: it resumes.",
-            errno.EACCES: "Permission was denied. Write where you may, or change the permissions of that directory.",
-            errno.EPERM: "Permission was denied. Write where you may, or change the permissions of that directory.",
-            errno.EROFS: "That file system is read-only. Write somewhere else.",
-            errno.ENOENT: "The directory does not exist. Create it first.",
-            errno.ENOTDIR: "Part of that path is a file, not a directory.",
-        }.get(error.errno or 0, "Check the disk, then run the same command again.")
-        raise WriteError(f"{os.fspath(target)} cannot be written: {error.strerror or error}. {remedy}") from error
-
-
-def allocate(number: int, nbytes: int) -> None:
-    """Make the file of a descriptor at least `nbytes` long, on disk too where the system can: a full disk is an error now.
-
-    A hole in a mapped file would be a SIGBUS later.
-    """
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(number, 0, nbytes)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-    if os.fstat(number).st_size < nbytes:
-        os.ftruncate(number, nbytes)
-
-
-def sync_data(number: int) -> None:
-    """Returns when the disk has what was written to a descriptor."""
-    getattr(os, "fdatasync", os.fsync)(number)
-
-
-def write_at(number: int, offset: int, samples: Array) -> None:
-    """Write all bytes of a C-contiguous array at `offset` of a descriptor."""
-    rest = samples.reshape(-1).view(np.uint8).data
-    while rest:
-        if hasattr(os, "pwrite"):
-            done = os.pwrite(number, rest, offset)
-        else:  # Windows
-            with _seek_lock:
-                os.lseek(number, offset, os.SEEK_SET)
-                done = os.write(number, rest)
-        rest, offset = rest[done:], offset + done
-
-
-def sync_directory(path: str | os.PathLike[str]) -> None:
-    """Make a rename in this directory survive a crash. Does nothing where directories cannot be opened (Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def sync_tree(path: str | os.PathLike[str]) -> None:
-    """fsync a file, or every file and directory below a directory."""
-    if not os.path.isdir(path):
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        return
-    for folder, _, names in os.walk(path):
-        for name in names:
-            sync_tree(os.path.join(folder, name))
-        sync_directory(folder)
-
-
-def replace(temporary: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Move a finished sibling into place, over a file of that name, and make that durable.
-
-    A directory cannot be replaced atomically: an old one is moved aside first and deleted afterwards.
-    """
-    old = None
-    if os.path.isdir(target):
-        old = f"{os.fspath(target)}.replaced"
-        os.replace(target, old)
-    try:
-        os.replace(temporary, target)
-    except OSError:
-        if old is not None:
-            os.replace(old, target)
-        raise
-    sync_directory(os.path.dirname(os.path.abspath(target)))
-    if old is not None:
-        shutil.rmtree(old)
-
-
-def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write a small file so that a reader sees all of it or the one before."""
-    temporary = f"{os.fspath(path)}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    number = os.open(temporary, flags, 0o666)
-    try:
-        write_at(number, 0, np.frombuffer(text.encode() or b"\n", np.uint8))
-        os.fsync(number)
-    finally:
-        os.close(number)
-    replace(temporary, path)

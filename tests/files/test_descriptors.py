@@ -1,4 +1,4 @@
-"""Reads at places, descriptors that are few, and writes that survive."""
+"""Reads at places, maps, advice, and descriptors that are few."""
 
 from __future__ import annotations
 
@@ -12,25 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmapstore.files import file_io
-from mmapstore.files.file_io import (
-    MOST_OPEN,
-    Descriptor,
-    Descriptors,
-    allocate,
-    explaining_write_errors,
-    let_go,
-    read_exactly,
-    read_rows,
-    replace,
-    sync_data,
-    sync_directory,
-    sync_tree,
-    will_need,
-    write_text_atomically,
-)
+from mmapstore.files import descriptors
+from mmapstore.files.descriptors import MOST_OPEN, Descriptor, Descriptors, let_go, read_exactly, read_rows, will_need
 from mmapstore.files.process_memory import memory_available
-from mmapstore.plain.errors import DamagedFileError, NotFoundError, WriteError
+from mmapstore.plain.errors import DamagedFileError, NotFoundError
 
 DATA = np.random.default_rng(0).integers(0, 256, 100_000, np.uint8)
 
@@ -214,7 +199,7 @@ def test_a_file_that_goes_is_noticed(path):
 
 
 def open_count() -> int:
-    return len(file_io._open.descriptors)
+    return len(descriptors._open.descriptors)
 
 
 def test_descriptors_are_kept_while_their_reader_lives(path):
@@ -301,7 +286,7 @@ def test_a_child_forked_while_the_lock_is_held_reads_on(path):
     held, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with file_io._open.lock:
+        with descriptors._open.lock:
             held.set()
             go_on.wait(30)
 
@@ -322,79 +307,3 @@ def test_a_child_forked_while_the_lock_is_held_reads_on(path):
 def test_memory_available_is_a_number_of_bytes():
     available = memory_available()
     assert available > 2**20
-
-
-# --- writing --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("posix", [True, False])
-def test_files_are_made_longer_never_shorter(path, monkeypatch, posix):
-    if not posix and hasattr(os, "posix_fallocate"):
-        monkeypatch.delattr(os, "posix_fallocate")
-    with Path(path).open("r+b") as file:
-        allocate(file.fileno(), 150_000)
-        assert os.stat(path).st_size == 150_000
-        allocate(file.fileno(), 10)
-        sync_data(file.fileno())
-    assert Path(path).read_bytes() == DATA.tobytes() + bytes(50_000)
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate on this platform")
-def test_a_full_disk_is_an_error_at_once(path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with Path(path).open("r+b") as file, pytest.raises(OSError, match="No space left"):
-        allocate(file.fileno(), 150_000)
-    assert os.stat(path).st_size == 100_000
-
-
-@pytest.mark.parametrize(
-    ("number", "remedy"),
-    [
-        (errno.ENOSPC, "The disk is full. Free space"),
-        (errno.EACCES, "Permission was denied. Write where you may"),
-        (errno.EROFS, "That file system is read-only"),
-        (errno.ENOENT, "The directory does not exist. Create it first"),
-        (errno.ENOTDIR, "Part of that path is a file"),
-        (errno.EIO, "Check the disk"),
-    ],
-)
-def test_write_errors_say_what_to_do(number, remedy):
-    with (
-        pytest.raises(WriteError, match=rf"^out/x.npy cannot be written: .*{remedy}") as caught,
-        explaining_write_errors("out/x.npy"),
-    ):
-        raise OSError(number, os.strerror(number))
-    assert isinstance(caught.value.__cause__, OSError)
-
-
-def test_errors_that_explain_themselves_pass():
-    with pytest.raises(NotFoundError, match=r"^already clear$"), explaining_write_errors("x"):
-        raise NotFoundError("already clear")
-
-
-def test_text_is_replaced_as_a_whole(tmp_path):
-    target = tmp_path / "m.json"
-    write_text_atomically(target, "one")
-    write_text_atomically(target, "två")
-    assert target.read_text(encoding="utf-8") == "två" and os.listdir(tmp_path) == ["m.json"]
-
-
-def test_a_directory_takes_the_place_of_another(tmp_path):
-    for name in ("new", "old"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).write_text(name)
-    sync_tree(tmp_path)
-    sync_directory(tmp_path)
-    replace(tmp_path / "new", tmp_path / "old")
-    assert os.listdir(tmp_path) == ["old"] and (tmp_path / "old" / "new").read_text() == "new"
-
-
-def test_a_directory_is_put_back_if_nothing_can_take_its_place(tmp_path):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "kept").write_text("data")
-    with pytest.raises(FileNotFoundError):
-        replace(tmp_path / "missing", tmp_path / "old")
-    assert os.listdir(tmp_path) == ["old"] and (tmp_path / "old" / "kept").read_text() == "data"

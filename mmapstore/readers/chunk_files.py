@@ -1,0 +1,115 @@
+"""The stored bytes of encoded chunks: opened, read, and checked, with errors that name chunk, byte and file."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+
+from ..files.descriptors import Descriptor, Descriptors, read_exactly
+from ..formats.contract import ChunkPlace, EncodedChunks
+from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError
+from .contract import Array
+
+_SPARE = 64 * 2**10  # beside an eighth: what encoders add to bytes that they cannot make smaller
+_MAY_WIDEN = {"delta", "fixedscaleoffset", "astype", "quantize"}  # they store elements of another dtype, of 16 bytes at most
+
+
+class ChunkFiles:
+    """The files that hold the chunks of one array, called `name` in errors.
+
+    Attributes
+    ----------
+    chunk_nbytes : bytes of a decoded chunk
+    most_stored : bytes that a chunk may take in its file; one that claims more is damaged
+    never_encoded : True if chunks are stored as they are
+    """
+
+    def __init__(self, name: str, chunks: EncodedChunks) -> None:
+        self._name = name
+        self._chunks = chunks
+        self._all_skipped = (1 << len(chunks.chain)) - 1
+        self.never_encoded = not chunks.chain
+        self.chunk_nbytes = math.prod(chunks.grid.chunk) * chunks.dtype.itemsize
+        widest = 16 // chunks.dtype.itemsize if any(codec.name in _MAY_WIDEN for codec in chunks.chain) else 1
+        self.most_stored = self.chunk_nbytes * max(1, widest) * 9 // 8 + _SPARE
+        self._files = Descriptors(chunks.root if os.path.isfile(chunks.root) else None)
+        self._root = self._status()
+
+    def check(self) -> None:
+        """Raise DamagedFileError if the file, or the store's directory, is no longer the one that was opened."""
+        self._files.check()
+        if not os.path.samestat(self._status(), self._root):
+            raise DamagedFileError(f"{self._chunks.root} was replaced since it was opened. Open it again.")
+
+    def check_exists(self) -> None:
+        """Raise DamagedFileError if all is gone: a chunk that was never written, and one that was deleted, look alike."""
+        if not os.path.exists(self._chunks.root):
+            raise self._gone()
+
+    def is_plain(self, place: ChunkPlace) -> bool:
+        """True where no codec was applied: the bytes are read as they are."""
+        return place.skipped & self._all_skipped == self._all_skipped
+
+    def open(self, number: int, place: ChunkPlace) -> Descriptor | None:
+        """The file of a chunk; None where the chunk has a file of its own that was never written."""
+        try:
+            return self.descriptor(place)
+        except NotFoundError as error:
+            if place.nbytes < 0:
+                return None
+            raise DamagedFileError(f"{self.where(number, place)} cannot be read: {error}") from error
+        except NotReadableError as error:
+            raise NotReadableError(
+                f"{self.where(number, place)} cannot be read: permission is denied. Have its owner let you read it."
+            ) from error
+        except DamagedFileError as error:
+            why = "a part of its path is a file. Copy or write the store again." if error.errno == errno.ENOTDIR else error
+            raise DamagedFileError(f"{self.where(number, place)} cannot be read: {why}") from error
+
+    def descriptor(self, place: ChunkPlace) -> Descriptor:
+        """Like `open`, with the errors of opening as they are."""
+        # A file of its own is read once: keeping it open would only push out those that are read again.
+        return Descriptor(place.path) if place.nbytes < 0 else self._files.get(place.path)
+
+    def read(self, number: int, place: ChunkPlace, descriptor: Descriptor, offset: int, out: Array) -> None:
+        """Fill `out` from the bytes at `offset`. Raises DamagedFileError, which keeps the system's `errno`."""
+        try:
+            read_exactly(descriptor, offset, [out])
+        except DamagedFileError as error:
+            found = DamagedFileError(f"{self.where(number, place)} cannot be read: {error}")
+            found.errno = error.errno
+            raise found from error
+
+    def check_size(self, number: int, place: ChunkPlace, nbytes: int) -> None:
+        """Raise DamagedFileError for a number of stored bytes that a chunk cannot have."""
+        if self.is_plain(place):
+            if nbytes != self.chunk_nbytes:
+                raise DamagedFileError(
+                    f"{self.where(number, place)} is damaged: it has {nbytes} stored bytes, expected {self.chunk_nbytes}. "
+                    "Copy or write the data again."
+                )
+        elif not 0 < nbytes <= self.most_stored:
+            raise DamagedFileError(
+                f"{self.where(number, place)} is damaged: it is said to have {nbytes} stored bytes, but decodes to "
+                f"{self.chunk_nbytes}; expected 1 to {self.most_stored}. Copy or write the data again."
+            )
+
+    def where(self, number: int, place: ChunkPlace | None) -> str:
+        """ "frames: the chunk that begins at (64, 0), at byte 4096 of a.h5," """
+        grid = self._chunks.grid
+        at = tuple(k * each for k, each in zip(grid.place(number), grid.chunk, strict=True))
+        file = f", at byte {place.offset} of {place.path}," if place is not None else ""
+        return f"{self._name}: the chunk that begins at {at}{file}"
+
+    def _status(self) -> os.stat_result:
+        try:
+            return os.stat(self._chunks.root)
+        except FileNotFoundError as error:
+            raise self._gone() from error
+
+    def _gone(self) -> DamagedFileError:
+        return DamagedFileError(
+            f"{self._chunks.root} does not exist any more: {self._name} was deleted or moved since it was opened. "
+            "Open it again where it is."
+        )
