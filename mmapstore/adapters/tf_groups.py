@@ -1,7 +1,7 @@
 """Batches that TensorFlow cuts or gathers itself, from what Python fetches once for many of them.
 
 A call from tf.data into Python costs some 0.1 ms, and waits for the lock that the training loop holds. Where the bytes lie in a
-mapped file, a tensor can look at it: then Python only says where each batch is.
+mapped file, or in a window of decoded frames, a tensor can look at them: then Python only says where each batch is.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-
-from ..files.lent_buffers import ALIGNMENT
 
 if TYPE_CHECKING:
     from ..batches.assembly import Gather, Slice
@@ -34,57 +32,50 @@ Cut = Callable[["list[Any]", "list[Any]"], "list[Any]"]
 def in_groups(source: Source) -> Make | None:
     """The cheapest way that TensorFlow can make these batches in; None where each has to be asked for."""
     slices, gathers = source.batches.slices(), source.batches.gathers()
-    if slices is not None and all(_casts_alike(one) for one in slices):
+    if slices is not None and all(_casts_alike(one.stored, one.dtype) for one in slices):
         return partial(_sliced, slices)
-    if gathers is not None and all(_casts_alike(one) for one in gathers):
+    if gathers is not None and all(_casts_alike(one.whole.dtype, one.dtype) for one in gathers):
         return partial(_gathered, gathers)
     return _read_together if source.batches.together > 1 else None
 
 
-def _casts_alike(one: Slice | Gather) -> bool:
+def _casts_alike(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
     """True where TensorFlow casts to the very bits that NumPy does: for values out of range of an integer they differ."""
-    have, want = one.whole.dtype, one.dtype
     return have == want or (have.kind in "biuf" and want.kind == "f" and want.itemsize >= 4)
 
 
 def _sliced(slices: list[Slice], source: Source, epochs: int | None) -> Any:
-    """Every batch is a slice of the mapped file.
+    """Every batch is a slice of the mapped file, or of a window of decoded frames.
 
     A slice of one axis that begins and ends at multiples of 64 bytes is no copy, and no tensor of the whole file enters the
     graph, where tf.data would copy it.
     """
-    wholes = {id(one.whole): one.whole for one in slices}
-    slots = {key: slot for slot, key in enumerate(wholes)}
-    rows = {key: [one.row for one in slices if id(one.whole) == key] for key in wholes}
-    sizes = [math.prod(one.whole.shape[1:]) for one in slices]
+    fields = list(dict.fromkeys(one.field for one in slices))
+    kinds = [next(one.stored for one in slices if one.field == name) for name in fields]
+    sizes = [math.prod(one.shape) for one in slices]
 
     def fetch(begin: int, stop: int) -> tuple[Array, list[Array]]:
         epoch, batch = divmod(begin, source.count)
-        last = batch + stop - begin - 1
-        source.batches.announce(epoch, batch, 2 * (stop - begin))
-        places, end = source.samples_of(batch, last + 1)
-        found, firsts = [], {}
-        for key, whole in wholes.items():
-            step = ALIGNMENT // math.gcd(ALIGNMENT, whole[0].nbytes)  # every so many rows one begins aligned
-            firsts[key] = (min(rows[key]) + int(places[0])) // step * step
-            found.append(whole[firsts[key] : max(rows[key]) + end].reshape(-1))
+        places, end = source.samples_of(batch, batch + stop - begin)
+        runs = source.batches.runs(epoch, batch, stop - begin)
         lengths = np.diff(np.append(places, end))
         known = [
             column
             for one, size in zip(slices, sizes, strict=True)
-            for column in ((places + one.row - firsts[id(one.whole)]) * size, lengths * size)
+            for column in (runs[one.field][1] + (places - places[0] + one.row) * size, lengths * size)
         ]
-        return np.stack(known, axis=1), found
+        return np.stack(known, axis=1), [runs[name][0] for name in fields]
 
     def cut(known: list[Any], flat: list[Any]) -> list[Any]:
         arrays = []
         for number, one in enumerate(slices):
-            values = tf.slice(flat[slots[id(one.whole)]], known[2 * number], known[2 * number + 1])
-            arrays.append(_converted(tf.reshape(values, (-1, *one.whole.shape[1:])), one))
+            values = tf.slice(flat[fields.index(one.field)], known[2 * number], known[2 * number + 1])
+            arrays.append(_converted(tf.reshape(values, (-1, *one.shape)), one))
         return arrays
 
-    group = GROUP_BYTES // max(1, source.batch_nbytes)
-    return _grouped(source, epochs, group, fetch, cut, [whole.dtype for whole in wholes.values()], 2 * len(slices))
+    held = source.batches.held_together
+    group = held or GROUP_BYTES // max(1, source.batch_nbytes)
+    return _grouped(source, epochs, group, fetch, cut, kinds, 2 * len(slices), ahead=held is None)
 
 
 def _gathered(gathers: list[Gather], source: Source, epochs: int | None) -> Any:
@@ -136,10 +127,13 @@ def _read_together(source: Source, epochs: int | None) -> Any:
     return _grouped(source, epochs, source.batches.together, fetch, cut, [spec.dtype for spec in source.specs], 2 * len(shapes))
 
 
-def _grouped(source: Source, epochs: int | None, group: int, fetch: Fetch, cut: Cut, kinds: Sequence[Any], width: int) -> Any:
+def _grouped(
+    source: Source, epochs: int | None, group: int, fetch: Fetch, cut: Cut, kinds: Sequence[Any], width: int, ahead: bool = True
+) -> Any:
     """Batches cut from what is fetched for groups of up to `group`, none of which reaches into the next epoch.
 
-    `kinds` are the dtypes of the arrays that `fetch` gives, `width` is how many numbers it gives for each batch.
+    `kinds` are the dtypes of the arrays that `fetch` gives, `width` is how many numbers it gives for each batch. Not `ahead`: a
+    group is fetched when the one before is used up, for what `fetch` gives was read ahead, and would be held twice.
     """
     group, count = max(1, group), source.count
     groups = -(-count // group)  # in an epoch
@@ -191,7 +185,8 @@ def _grouped(source: Source, epochs: int | None, group: int, fetch: Fetch, cut: 
         return tf.data.Dataset.from_tensor_slices(known).map(batch_of)
 
     passes = tf.data.Dataset.range(1).flat_map(one_pass)
-    dataset = passes.map(fetched, num_parallel_calls=1, deterministic=True).prefetch(1).flat_map(batches_of)
+    groups_of = passes.map(fetched, num_parallel_calls=1, deterministic=True).prefetch(1) if ahead else passes.map(fetched)
+    dataset = groups_of.flat_map(batches_of)
     last = source.first + count if epochs == 1 else source.end_of(epochs or 1)
     cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else last - source.first
     return dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(2)

@@ -65,13 +65,18 @@ class Advice:
             # What views of the last batches look at stays: a batch or two behind, far less than a step of advice.
             self._tell([(max(0, low - self._ahead), max(0, sample - self._ahead))], "let_go")
 
-    def on_run(self, first: int, last: int) -> None:
+    def on_run(self, epoch: int, first: int, last: int) -> None:
         """Samples [first, last) of the store are read next, by somebody else. What was told of them already is not told again:
         the kernel looks at every page, also of those that it has.
         """
+        self._begin(epoch)
         low, high = self._told
         self._told = (first, last)
-        self._tell([(high if low <= first <= high else first, last)], "will_need")
+        follows = low <= first <= high
+        self._tell([(high if follows else first, last)], "will_need")
+        if self._exceeds and follows:
+            # Batches of the run before may still be in use, those of the one before that are done with.
+            self._tell([(max(0, 2 * low - first), low)], "let_go")
 
     def _begin(self, epoch: int) -> None:
         if epoch != self._epoch:

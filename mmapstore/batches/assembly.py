@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files.lent_buffers import LentBuffers, is_aligned
+from ..files.lent_buffers import ALIGNMENT, LentBuffers, is_aligned
 from ..files.process_memory import memory_available
 from ..plain.memory_budget import MemoryPlan
 from ..plain.sample_order import SampleOrder
@@ -28,12 +29,14 @@ SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by
 
 
 class Slice(NamedTuple):
-    """An array of every batch of an epoch: rows from `row` on of the array `whole` (all samples of a field, its first byte at a
-    multiple of 64, a view of the mapped file), one for each sample; in `dtype`, and its sample axes in the order `axes` (see
-    `Frames`), once they are cast and transposed.
+    """An array of every batch of an epoch: consecutive samples of a field, the first of them `row` behind the anchor of the batch;
+    as they are stored of `shape` and `stored`, and in `dtype`, with their axes in the order `axes` (see `Frames`), once they are
+    cast and transposed.
     """
 
-    whole: Array
+    field: str
+    shape: tuple[int, ...]
+    stored: np.dtype[Any]
     row: int
     dtype: np.dtype[Any]
     axes: tuple[int, ...] | None
@@ -63,8 +66,10 @@ def _settled(reader: Reader) -> Reader:
 
 
 class Gather(NamedTuple):
-    """An array of every batch of an epoch: for each sample the rows `start` + each of `offsets` of the array `whole` (as in
-    `Slice`), where `start` is what `starts` says of that sample; then cast and transposed. Without `has_time_axis` there is one.
+    """An array of every batch of an epoch: for each sample the rows `start` + each of `offsets` of the array `whole`, cast and
+    transposed, where `start` is what `starts` says of that sample. Without `has_time_axis` there is one.
+
+    `whole` are all samples of a field, a view of the mapped file whose first byte lies at a multiple of 64.
     """
 
     whole: Array
@@ -160,10 +165,13 @@ class Assembly:
 
     @property
     def takes_time(self) -> bool:
-        """False where every array is a view of a map."""
+        """False where every array is a view, of a map or of frames that are read ahead anyway."""
         if self._order.shuffling is not None:
             return True
-        return any(frames.converts or frames.field not in self._ways.viewing for frames in self._plan.arrays)
+        held = self._ways.decoded if self._ways.decoded is not None else ()
+        return any(
+            frames.converts or not (frames.field in self._ways.viewing or frames.field in held) for frames in self._plan.arrays
+        )
 
     def _begin(self, epoch: int) -> None:
         """Once an epoch: take readers that have become better ones. DamagedFileError unless the files are the ones opened."""
@@ -247,34 +255,68 @@ class Assembly:
         return out
 
     def slices(self) -> list[Slice] | None:
-        """Each array of the plan as a slice of a mapped file, where every batch is one; None where batches have to be read.
+        """Each array of the plan as a slice of what `runs` gives, where every batch is one; None where batches have to be read.
 
-        That is in stored order, without windows, and in one episode. Arrays may have to be cast, or their axes transposed.
+        That is in stored order, without windows, in one episode, from mapped files or frames that are held. Arrays may have to be
+        cast, or their axes transposed.
         """
         self._settle()
-        order, viewing, found = self._order, self._ways.viewing, []
+        order, ways = self._order, self._ways
         if order.shuffling is not None or not self._anchors.is_run(order.first, order.first + len(order)):
             return None
-        start = int(self._anchors.starts(np.array([order.first], np.int64))[0]) + self._first
-        for frames in self._plan.arrays:
-            if frames.has_time_axis or frames.field not in viewing:
+        if any(frames.has_time_axis for frames in self._plan.arrays):
+            return None
+        for name in ways.readers:
+            if self._whole(ways, name) is None and (ways.decoded is None or name not in ways.decoded):
                 return None
-            whole = viewing[frames.field].view(0, len(frames.spec))
-            if whole is None or not is_aligned(whole):
-                return None
-            found.append(Slice(whole, start + frames.offsets.start, frames.dtype, frames.axes))
+        return [
+            Slice(frames.field, frames.spec.sample_shape, frames.spec.dtype, frames.offsets.start, frames.dtype, frames.axes)
+            for frames in self._plan.arrays
+        ]
+
+    @property
+    def held_together(self) -> int | None:
+        """Positions of a stored order whose frames are held together, a multiple of the batch size; None where none are held."""
+        return self._ways.decoded.positions if self._ways.decoded is not None else None
+
+    def runs(self, epoch: int, position: int, count: int) -> dict[str, tuple[Array, int]]:
+        """Of each field what `count` samples of a stored order from `position` on reach, without a copy where that can be.
+
+        As an array of one axis that begins at a multiple of 64 bytes, and the place in it of the anchor of the first sample.
+        """
+        self._begin(epoch)
+        ways, found = self._ways, {}
+        start = int(self._anchors.starts(np.array([self._order.first + position], np.int64))[0]) + self._first
+        ways.advice.on_run(epoch, start, start + 2 * count)
+        for name in ways.readers:
+            low, high = self._plan.reach(name)
+            first, last = start + low, start + count + high
+            samples = self._whole(ways, name)
+            row = first
+            if samples is None:
+                held = ways.decoded.place(name, epoch, position, first, last) if ways.decoded is not None else None
+                samples, row = held or (self._slab(ways, name, epoch, position, first, last, count), 0)
+            size = math.prod(samples.shape[1:])
+            line = max(1, ALIGNMENT // samples.dtype.itemsize)
+            begin = row * size // line * line
+            found[name] = samples.reshape(-1)[begin : (row + last - first) * size], (row - low) * size - begin
         return found
+
+    def _whole(self, ways: _Ways, name: str) -> Array | None:
+        """All samples of a field as a view of its mapped file; None where there is no such."""
+        whole = ways.viewing[name].view(0, len(ways.readers[name].spec)) if name in ways.viewing else None
+        return whole if whole is not None and is_aligned(whole) else None
 
     def gathers(self) -> list[Gather] | None:
         """Each array of the plan as rows of a mapped file; None where fields are not mapped, or do not all fit in memory: then
         they have to be read."""
         self._settle()
-        found, viewing = [], self._ways.viewing
+        found = []
         if sum(reader.spec.nbytes for reader in self._ways.readers.values()) > memory_available():
             return None
         for frames in self._plan.arrays:
-            whole = viewing[frames.field].view(0, len(frames.spec)) if frames.field in viewing else None
-            if whole is None or not is_aligned(whole):
+            whole = self._whole(self._ways, frames.field)
+            if whole is None:
                 return None
             found.append(Gather(whole, frames.offsets, frames.has_time_axis, frames.dtype, frames.axes))
         return found
@@ -284,18 +326,10 @@ class Assembly:
         self._begin(epoch)
         rows = self._anchors.starts(numbers) + self._first
         if self._order.shuffling is None:
-            self._ways.advice.on_run(int(rows[0]), int(rows[-1]) + 1)
+            self._ways.advice.on_run(epoch, int(rows[0]), int(rows[-1]) + 1)
         else:
             self._ways.advice.on_window(epoch, start)
         return rows
-
-    def announce(self, epoch: int, batch: int, batches: int) -> None:
-        """Ask the kernel for batches [batch, batch + batches) of a pass in stored order that somebody else reads."""
-        self._begin(epoch)
-        first = self._order.first + batch * self._batch_size
-        last = min(first + batches * self._batch_size, self._order.first + len(self._order)) - 1
-        ends = self._anchors.starts(np.array([first, last], np.int64)) + self._first
-        self._ways.advice.on_run(int(ends[0]), int(ends[1]) + 1)
 
     # --- prediction --------------------------------------------------------------------------------------------------
 

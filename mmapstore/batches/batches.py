@@ -173,11 +173,19 @@ class Batches:
         return 1 if self._transform is not None else max(1, min(TOGETHER_BYTES // max(1, nbytes), len(self)))
 
     def slices(self) -> list[Slice] | None:
-        """Where every batch is a slice of mapped files: batch i is rows [row + i * batch_size, ...) of each array, x before y.
-
-        None where batches have to be read.
-        """
+        """For adapters that cut batches themselves: where the arrays of each lie in `runs`, x before y; None if they are read."""
         return self._assembly.slices() if self._transform is None else None
+
+    @property
+    def held_together(self) -> int | None:
+        """How many batches of a stored order are best cut from one call of `runs`; None where it makes no difference."""
+        held = self._assembly.held_together
+        return None if held is None else max(1, held // self.batch_size)
+
+    def runs(self, epoch: int, batch: int, batches: int) -> dict[str, tuple[Array, int]]:
+        """What these batches are cut from, by field: an array of one axis, aligned, and where in it the first anchor lies."""
+        start = batch * self.batch_size
+        return self._assembly.runs(epoch, start, min(batches * self.batch_size, len(self._order) - start))
 
     def gathers(self) -> list[Gather] | None:
         """For adapters that gather batches themselves: where the rows of each array lie, x before y; None where they are read."""
@@ -188,10 +196,6 @@ class Batches:
         start = batch * self.batch_size
         stop = min(start + batches * self.batch_size, len(self._order))
         return self._assembly.starts(epoch, start, self._order.anchors_at(epoch, start, stop))
-
-    def announce(self, epoch: int, batch: int, batches: int) -> None:
-        """These batches, which somebody cuts from `slices()`, come next."""
-        self._assembly.announce(epoch, batch, min(batches, len(self) - batch))
 
     def _transformed(self, x: Any, y: Any) -> Any:
         assert self._transform is not None

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,15 +19,39 @@ from ..plain.sample_order import SampleOrder, Window
 from ..readers.contract import Array, Decodes, Part, Reader
 from .look_ahead import Promise
 from .plan import Plan
-from .resident import Resident
-from .window_frames import WindowFrames
+from .resident import Resident, merged
+from .window_frames import STRETCH_BYTES, Runs, WindowFrames
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _JUMPS = 3  # out of order so many times in an epoch, it is a habit: validation, a resumed state, a look at b[0] jump once
 
 
+@dataclass
+class _Held:
+    """A window of an epoch and its frames, by field; None until they are read. The promise is to read them."""
+
+    epoch: int
+    window: Window
+    frames: dict[str, Resident] | None = None
+    promise: Promise[None] | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.epoch, self.window.number
+
+    def frames_of(self, name: str) -> Resident | None:
+        """The frames of a field once they have been read; None if that failed."""
+        promise = self.promise
+        if promise is not None:
+            promise.wait()
+        return self.frames.get(name) if self.frames is not None else None
+
+
 class HeldWindows:
-    """The frames of one window of positions, and those of the next, which a thread reads meanwhile.
+    """The frames of one window of positions, and those of the next ones, which threads read meanwhile.
+
+    In stored order these are two, where windows are small: while the last chunks of one are decoded, processors that have
+    nothing left to do in it go on with the other.
 
     `readers` are those whose frames are worth holding, by field.
     """
@@ -39,17 +66,19 @@ class HeldWindows:
         self._buffers = buffers
         self._decodes = {name: reader for name, reader in readers.items() if isinstance(reader, Decodes)}
         self._warned = False
+        self._in_stored_order = frames.order.shuffling is None
+        self._ahead = self._windows_ahead(frames)
         self._reset()
 
     def _reset(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._now: tuple[tuple[int, int], Window, dict[str, Resident]] | None = None
-        self._next: tuple[tuple[int, int], Promise[dict[str, Resident]]] | None = None
+        self._now: _Held | None = None
+        self._coming: deque[_Held] = deque()
         self._jumps = (-1, 0)  # epoch, how often in it a window was asked for that does not follow the last one
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_now", "_next")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_now", "_coming")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -74,16 +103,29 @@ class HeldWindows:
                     cut = [Part(part.first, part.count, part.step, part.out[done:end]) for part in parts[name]]
                     resident.gather(starts[done:end], cut)
                 if done == 0 and end == len(starts):
-                    self._look_ahead(epoch, window)
+                    self._look_ahead(epoch)
             done = end
 
     def run(self, name: str, epoch: int, start: int, first: int, last: int) -> Array | None:
         """Samples [first, last) of a field, a view, for the batch that begins at position `start`; None if not in one piece."""
         with self._locked():
-            window, held = self._hold(epoch, start)
+            _, held = self._hold(epoch, start)
             found = held[name].run(first, last)
-            self._look_ahead(epoch, window)
+            self._look_ahead(epoch)
         return found
+
+    def place(self, name: str, epoch: int, start: int, first: int, last: int) -> tuple[Array, int] | None:
+        """As `run`, but all frames of the field that are held, and the place of the first one wanted among them."""
+        with self._locked():
+            _, held = self._hold(epoch, start)
+            found = held[name].place(first, last)
+            self._look_ahead(epoch)
+        return None if found is None else (held[name].samples, found)
+
+    @property
+    def positions(self) -> int:
+        """The most positions of a window; in stored order all but the last have so many."""
+        return self._frames.samples
 
     @property
     def is_asked_in_order(self) -> bool:
@@ -96,52 +138,73 @@ class HeldWindows:
         return self._lock
 
     def _hold(self, epoch: int, position: int) -> tuple[Window, dict[str, Resident]]:
-        if self._now is not None and self._now[0][0] == epoch and self._now[1].start <= position < self._now[1].stop:
-            return self._now[1], self._now[2]
-        window = self._frames.at(epoch, position)
-        key = (epoch, window.number)
-        self._count_jump(key)
-        (promised, promise), self._next = self._next or (None, None), None
-        before = self._now[2] if self._now is not None and self._now[0] == (epoch, window.number - 1) else {}
-        self._now = None  # its buffers are lent again once nobody looks into them
-        if promise is not None and promised == key:
-            held = promise.result()
+        now = self._now
+        if now is None or now.epoch != epoch or not now.window.start <= position < now.window.stop:
+            now = self._turn_to(_Held(epoch, self._frames.at(epoch, position)))
+        assert now.frames is not None
+        return now.window, now.frames
+
+    def _turn_to(self, wanted: _Held) -> _Held:
+        self._count_jump(wanted.key)
+        before, self._now = self._now, None  # its buffers are lent again once nobody looks into them
+        if self._coming and self._coming[0].key == wanted.key:
+            del before
+            wanted = self._coming.popleft()
+            assert wanted.promise is not None
+            wanted.promise.result()
+            wanted.promise = None
         else:
-            if promise is not None:
-                promise.drop()
-            held = self._read(epoch, window, before)
-        self._now = key, window, held
-        return window, held
+            while self._coming:
+                dropped = self._coming.popleft()
+                assert dropped.promise is not None
+                dropped.promise.drop()
+            follows = before is not None and before.key == (wanted.epoch, wanted.window.number - 1)
+            self._read(wanted, before if follows and self._in_stored_order else None)
+        self._now = wanted
+        return wanted
 
-    def _look_ahead(self, epoch: int, window: Window) -> None:
-        """Begin with the window after this one, now that no batch in order needs the one before any more."""
-        if self._next is not None or not self.is_asked_in_order:
+    def _look_ahead(self, epoch: int) -> None:
+        """Begin with the windows after this one, now that no batch in order needs the one before any more."""
+        if not self.is_asked_in_order:
             return
-        coming = self._frames.after(epoch, window)
-        if coming is not None:
-            assert self._now is not None
-            before = self._now[2]
-            self._next = (epoch, coming.number), Promise(lambda: self._read(epoch, coming, before))
+        while len(self._coming) < self._ahead:
+            last = self._coming[-1] if self._coming else self._now
+            assert last is not None
+            following = self._frames.after(epoch, last.window)
+            if following is None:
+                return
+            self._coming.append(_Held(epoch, following))
+            self._coming[-1].promise = Promise(partial(self._read, self._coming[-1], last if self._in_stored_order else None))
 
-    def _read(self, epoch: int, window: Window, before: Mapping[str, Resident]) -> dict[str, Resident]:
+    def _read(self, wanted: _Held, before: _Held | None) -> None:
+        """Read the frames of a window; those that the window before has too, in stored order, are copied from there."""
         found = {}
-        runs = self._frames.runs(epoch, window)
-        in_stored_order = self._frames.order.shuffling is None
         for name, reader in self._readers.items():
-            low, high = self._plan.reach(name)
-            wanted = [(start + low, stop + high) for start, stop in runs]
-            if in_stored_order and name in self._decodes:
-                # All of what has to be decoded is kept: the next stretch begins with the rest of the last chunk.
-                wanted = [self._decodes[name].whole_chunks(start, stop) for start, stop in wanted]
-            last = before.get(name) if in_stored_order else None
-            found[name] = Resident(reader, wanted, self._buffers, self._rows(name, self._frames), last)
-        return found
+            runs, shared = self._runs(name, wanted), 0
+            there: Callable[[], Resident | None] | None = None
+            if before is not None:
+                shared, there = _shared(merged(self._runs(name, before)), merged(runs)), partial(before.frames_of, name)
+            found[name] = Resident(reader, runs, self._buffers, self._rows(name, self._frames), shared, there)
+        wanted.frames = found
+
+    def _runs(self, name: str, held: _Held) -> Runs:
+        """The samples of a field that a window draws on."""
+        low, high = self._plan.reach(name)
+        runs = [(start + low, stop + high) for start, stop in self._frames.runs(held.epoch, held.window)]
+        if self._in_stored_order and name in self._decodes:
+            # All of what has to be decoded is kept: the next stretch begins with the rest of the last chunk.
+            runs = [self._decodes[name].whole_chunks(start, stop) for start, stop in runs]
+        return runs
+
+    def _windows_ahead(self, frames: WindowFrames) -> int:
+        nbytes = sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self._readers.items())
+        return 2 if frames.order.shuffling is None and nbytes <= 2 * STRETCH_BYTES else 1
 
     def _count_jump(self, key: tuple[int, int]) -> None:
         epoch, number = key
         if self._jumps[0] != epoch:
             self._jumps = (epoch, 0)
-        elif self._now is not None and number != self._now[0][1] + 1:
+        elif self._now is not None and number != self._now.window.number + 1:
             self._jumps = (epoch, self._jumps[1] + 1)
             if self._jumps[1] == _JUMPS and self._decodes and not self._warned:
                 self._warned = True
@@ -164,6 +227,17 @@ class HeldWindows:
     def nbytes(self, order: SampleOrder) -> int:
         """Bytes of private memory held at most in this order."""
         frames = self._frames.under(order)
-        # The one in use and the next; in stored order batches are views, which keep alive the one before as well.
-        alive = min(3 if order.shuffling is None else 2, frames.count)
+        # The one in use and those ahead; in stored order batches are views, which keep alive the one before as well.
+        alive = min(1 + self._windows_ahead(frames) + (order.shuffling is None), frames.count)
         return alive * sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self._readers.items())
+
+
+def _shared(before: Runs, runs: Runs) -> int:
+    """How many samples at the beginning of `runs` are in `before`, both merged.
+
+    >>> _shared([(0, 8), (20, 30)], [(26, 40), (50, 60)]), _shared([(0, 8)], [(8, 16)])
+    (4, 0)
+    """
+    start, stop = runs[0]
+    ends = [min(last, stop) for first, last in before if first <= start < last]
+    return ends[0] - start if ends else 0

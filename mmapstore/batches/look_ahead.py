@@ -17,7 +17,7 @@ from ..files.worker_threads import WorkerThreads
 
 K = TypeVar("K")
 T = TypeVar("T")
-THREADS = 2  # a window and a batch at a time; decoding has threads of its own
+THREADS = 3  # two windows and a batch at a time; decoding has threads of its own
 
 
 class Promise(Generic[T]):
@@ -51,7 +51,7 @@ class Promise(Generic[T]):
 
     def result(self) -> T:
         """What `work` returned or raised. To be asked for once."""
-        self._wait()
+        self.wait()
         made, error = self._made, self._error
         self._made = self._error = None
         if error is not None:
@@ -62,11 +62,13 @@ class Promise(Generic[T]):
         """Nobody will ask. Returns when nothing of it is under way, so that its buffers are free again."""
         if self._begun.acquire(blocking=False):
             self._work = None
+            self._ended.set()
         elif self._process == os.getpid():
             self._ended.wait()
         self._made = self._error = None
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Return when the work has ended, well or not, or was dropped. Whoever finds it not begun does it."""
         if self._process != os.getpid():
             # A forked child has the promises of its parent, but not the threads that would keep them.
             self._begun, self._process = threading.Lock(), os.getpid()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ class Resident:
     Parameters
     ----------
     capacity : samples the buffer is made for: buffers of one size can be lent again
-    before : what was held last; samples at the beginning that it has too are copied from it, not read again
+    shared : samples at the beginning of the first run that others have read: they are copied from what `before` gives, which is
+        asked last, for it may have to wait; where it gives None they are read
     """
 
     def __init__(
@@ -43,31 +44,38 @@ class Resident:
         runs: Sequence[tuple[int, int]],
         buffers: LentBuffers,
         capacity: int = 0,
-        before: Resident | None = None,
+        shared: int = 0,
+        before: Callable[[], Resident | None] | None = None,
     ) -> None:
         kept = merged(runs)
         self._starts = np.array([start for start, _ in kept], np.int64)
         self._rows = np.concatenate([[0], np.cumsum([stop - start for start, stop in kept])]).astype(np.int64)
         samples = int(self._rows[-1])
         self.samples = buffers.lend((max(samples, capacity), *reader.spec.sample_shape), reader.spec.dtype)[:samples]
-        had = before.run(kept[0][0], kept[0][1], at_most=True) if before is not None and kept else None
-        begin = 0
-        if had is not None and len(had):
-            begin = len(had)
-            np.copyto(self.samples[:begin], had)
-            kept = [run for run in [(kept[0][0] + begin, kept[0][1]), *kept[1:]] if run[0] < run[1]]
-        read_runs(reader, kept, self.samples[begin:])
+        if not shared:
+            read_runs(reader, kept, self.samples)
+            return
+        start, stop = kept[0]
+        read_runs(reader, [run for run in [(start + shared, stop), *kept[1:]] if run[0] < run[1]], self.samples[shared:])
+        there = before() if before is not None else None
+        head = there.run(start, start + shared) if there is not None else None
+        if head is not None:
+            np.copyto(self.samples[:shared], head)
+        else:
+            reader.read(start, start + shared, self.samples[:shared])
 
-    def run(self, start: int, stop: int, at_most: bool = False) -> Array | None:
-        """A view of samples [start, stop); None if they are not all here. With `at_most`, of as many from `start` on as are."""
+    def place(self, start: int, stop: int) -> int | None:
+        """Where in `samples` the samples [start, stop) begin; None if they are not all here."""
         number = int(np.searchsorted(self._starts, start, side="right")) - 1
         if number < 0:
             return None
         first = int(self._rows[number]) + start - int(self._starts[number])
-        end = int(self._rows[number + 1])
-        if first >= end or (first + stop - start > end and not at_most):
-            return None
-        return self.samples[first : min(end, first + stop - start)]
+        return first if first + stop - start <= int(self._rows[number + 1]) else None
+
+    def run(self, start: int, stop: int) -> Array | None:
+        """A view of samples [start, stop); None if they are not all here."""
+        first = self.place(start, stop)
+        return None if first is None else self.samples[first : first + stop - start]
 
     def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
         """As `GathersWindows.gather`, for windows inside the runs."""

@@ -138,11 +138,11 @@ def test_the_same_batches_decoded_once(tmp_path, source, count):
 def test_later_epochs_are_mapped(tmp_path, count):
     ds = mm.open(gzip(tmp_path / "x.h5")).cache(tmp_path / "cache")
     b = ds.batches(8)
-    assert b.takes_time
+    assert b.memory.parts["windows of frames"] > 0
     for batch in range(len(b)):
         b.read(0, batch)
     before = b.memory.total
-    assert b.slices() is not None and not b.takes_time, "it went over to the map"
+    assert b.slices() is not None, "it went over to the map"
     viewed = b.read(1, 3)
     assert not viewed.flags.writeable and viewed.tobytes() == FRAMES[24:32].tobytes()
     assert b.memory.total <= before
