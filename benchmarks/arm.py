@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from .measure import PeakPrivate, private_bytes, warm
+from mmapstore.bench.instruments.page_cache import drop, files_of
+from mmapstore.demo.footprint import PrivatePeak
+
+from .measure import warm
 from .peers import PEERS, Job, Opened
-from .stored_data import FORMS, KINDS, drop, files_of, row_sums
+from .stored_data import FORMS, KINDS, row_sums
 
 _MASK = 2**64 - 1
 _ENOUGH = 30.0  # seconds after which an arm begins no further epoch
@@ -92,8 +95,7 @@ def run(job: Job, opened_by: Any, epochs: int, cold: bool) -> dict[str, Any]:
     first_batch = 0.0
     done: list[Epoch] = []
     model = _summing_model(job) if job.access == "fit" else None
-    baseline = private_bytes()
-    with PeakPrivate(baseline, interval=0.005) as memory:
+    with PrivatePeak(interval=0.005) as memory:
         begin = time.perf_counter()
         opened: Opened = opened_by(job)
         if job.access == "fit":

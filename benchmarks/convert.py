@@ -1,4 +1,4 @@
-"""Converting into `.npy`, beside what one would write oneself: a loop over slices of the library, or `cp`.
+"""Converting, beside what one would write or call oneself: a loop over slices of the library, `cp`, `h5repack`.
 
 python -m benchmarks.convert
 python -m benchmarks.convert --samples 2000 --rounds 3 --only gzip --json convert.json
@@ -12,6 +12,7 @@ it is deleted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -21,20 +22,44 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .measure import PeakPrivate, machine, spread, take_turns, warm
-from .stored_data import FORMS, KEY, KINDS, Kind, files_of, make_array, make_form
+from mmapstore.bench.instruments.page_cache import files_of
+from mmapstore.demo.footprint import PrivatePeak
+
+from .measure import machine, spread, take_turns, warm
+from .stored_data import FORMS, KEY, KINDS, Kind, make_array, make_form
 
 _STEP = 64  # samples in a slice of the loops: a chunk
-ROWS = {  # form of the source: (peer, the ratio to reach)
-    "h5-gzip": ("h5py slices", 5.0),
-    "npy": ("cp", 0.8),
-    "h5-contiguous": ("cp", 0.8),
-    "zarr-zstd": ("zarr-python slices", 1.0),
+
+
+@dataclass(frozen=True)
+class Row:
+    """A form of the source, the suffix of the target, who else does it, and the ratio to reach."""
+
+    form: str
+    suffix: str
+    peer: str
+    reach: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.form} to {self.suffix}"
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row("h5-gzip", ".npy", "h5py slices", 5.0),
+        Row("npy", ".npy", "cp", 0.8),
+        Row("h5-contiguous", ".npy", "cp", 0.8),
+        Row("zarr-zstd", ".npy", "zarr-python slices", 1.0),
+        Row("h5-gzip", ".h5", "h5repack", 1.0),
+    )
 }
 
 
@@ -66,6 +91,12 @@ def cp(source: Path, target: Path) -> None:
     _sync(target)
 
 
+def h5repack(source: Path, target: Path) -> None:
+    """HDF5's own tool: the same chunks without filters."""
+    subprocess.run(["h5repack", "-f", "NONE", str(source), str(target)], check=True)
+    _sync(target)
+
+
 def _sync(path: Path) -> None:
     number = os.open(path, os.O_RDWR)
     os.fsync(number)
@@ -83,8 +114,9 @@ def no_verify(source: Path, target: Path) -> dict[str, Any]:
 def _converted(source: Path, target: Path, verify: bool) -> dict[str, Any]:
     import mmapstore
 
-    inside = "" if source.suffix == ".npy" else f"::/{KEY}"
-    done = mmapstore.convert(f"{source}{inside}", target, verify=verify, progress=False)
+    places = ["" if path.suffix == ".npy" else f"::/{KEY}" for path in (source, target)]
+    compression = "none" if target.suffix == ".h5" else None
+    done = mmapstore.convert(f"{source}{places[0]}", f"{target}{places[1]}", compression=compression, verify=verify, progress=False)
     return {"predicted": done.memory.total}
 
 
@@ -92,30 +124,31 @@ WAYS: dict[str, Callable[[Path, Path], Any]] = {
     "h5py slices": h5py_slices,
     "zarr-python slices": zarr_slices,
     "cp": cp,
+    "h5repack": h5repack,
     "mmapstore": ours,
     "mmapstore, no verify": no_verify,
 }
 
 
-def run_arm(way: str, form: str, directory: Path, samples: int) -> dict[str, Any]:
+def run_arm(way: str, name: str, directory: Path, samples: int) -> dict[str, Any]:
     """One conversion: seconds, and bytes of private memory over those of the process with its libraries imported."""
-    kind = KINDS["frames"].of(samples)
-    source, target = make_form(kind, form, directory), directory / "converted.npy"
-    for name in (*FORMS[form].requires, "mmapstore"):
-        __import__(name)
+    kind, row = KINDS["frames"].of(samples), ROWS[name]
+    source, target = make_form(kind, row.form, directory), directory / f"converted{row.suffix}"
+    for package in (*FORMS[row.form].requires, "mmapstore"):
+        __import__(package)
     if way.startswith("mmapstore"):
         from mmapstore.operations import convert  # noqa: F401  # with what it imports, as the others have theirs
     for file in files_of(source):
         warm(file)
     origin = directory / "array.npy" if way == "cp" else source
     try:
-        with PeakPrivate() as memory:
+        with PrivatePeak(interval=0.002) as memory:
             began, busy = time.perf_counter(), _processor_seconds()
             found = WAYS[way](origin, target) or {}
             seconds, busy = time.perf_counter() - began, _processor_seconds() - busy
         equal = _is_equal(directory / "array.npy", target)
     finally:
-        for left in directory.glob("converted.npy*"):
+        for left in directory.glob("converted.*"):
             left.unlink()
     return {"seconds": seconds, "processor": busy, "private": memory.growth, "equal": equal, **found}
 
@@ -126,17 +159,24 @@ def _processor_seconds() -> float:
 
 
 def _is_equal(one: Path, other: Path) -> bool:
-    a, b = np.load(one, mmap_mode="r"), np.load(other, mmap_mode="r")
-    return a.shape == b.shape and all(np.array_equal(a[at : at + 512], b[at : at + 512]) for at in range(0, len(a), 512))
+    with contextlib.ExitStack() as files:
+        a = np.load(one, mmap_mode="r")
+        if other.suffix == ".npy":
+            b = np.load(other, mmap_mode="r")
+        else:
+            import h5py
+
+            b = files.enter_context(h5py.File(other))[KEY]
+        return a.shape == b.shape and all(np.array_equal(a[at : at + 512], b[at : at + 512]) for at in range(0, len(a), 512))
 
 
-def compare(form: str, kind: Kind, directory: Path, rounds: int) -> dict[str, Any]:
+def compare(row_of: Row, kind: Kind, directory: Path, rounds: int) -> dict[str, Any]:
     """All ways of one row, `rounds` times in turn."""
-    peer, reach = ROWS[form]
-    arms = [(way, form, str(directory), str(kind.samples)) for way in (peer, "mmapstore", "mmapstore, no verify")]
+    peer, reach = row_of.peer, row_of.reach
+    arms = [(way, row_of.name, str(directory), str(kind.samples)) for way in (peer, "mmapstore", "mmapstore, no verify")]
     results = take_turns("benchmarks.convert", arms, rounds)
-    row: dict[str, Any] = {"form": form, "peer": peer, "reach": reach, "nbytes": kind.nbytes, "arms": results, "ratios": {}}
-    print(f"{form} -> .npy, {kind.nbytes / 1e6:.0f} MB")
+    row: dict[str, Any] = {"row": row_of.name, "peer": peer, "reach": reach, "nbytes": kind.nbytes, "arms": results, "ratios": {}}
+    print(f"{row_of.name}, {kind.nbytes / 1e6:.0f} MB")
     for way, runs in results.items():
         failed = [run for run in runs if run.get("failed") is not None or not run["equal"]]
         if failed:
@@ -159,13 +199,18 @@ def compare(form: str, kind: Kind, directory: Path, rounds: int) -> dict[str, An
 def main(given: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if given is None else given)
     if arguments and arguments[0] in WAYS:  # an arm, as `take_turns` starts it
-        way, form, directory, samples = arguments
-        print(json.dumps(run_arm(way, form, Path(directory), int(samples))))
+        way, name, directory, samples = arguments
+        print(json.dumps(run_arm(way, name, Path(directory), int(samples))))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=KINDS["frames"].samples, help="of 30 kB each")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="*", default=[], help=f"rows whose source contains one of these: {', '.join(ROWS)}")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=[],
+        help=f"rows whose source contains one of these: {', '.join(row.form for row in ROWS.values())}",
+    )
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "mmapstore-benchmarks" / "convert")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
@@ -175,10 +220,14 @@ def main(given: Sequence[str] | None = None) -> None:
     if shutil.disk_usage(directory).free < 3 * kind.nbytes:
         raise SystemExit(f"{directory} has no room for {3 * kind.nbytes / 1e9:.1f} GB. Choose another place with --data.")
     rows = []
-    for form in ROWS:
-        if not options.only or any(word in form for word in options.only):
-            make_form(kind, form, directory)
-            rows.append(compare(form, kind, directory, options.rounds))
+    for name, row in ROWS.items():
+        if options.only and not any(word in row.form for word in options.only):
+            continue
+        if row.peer == "h5repack" and shutil.which("h5repack") is None:
+            print(f"{name}: left out, h5repack (Debian: hdf5-tools) is not installed")
+            continue
+        make_form(kind, row.form, directory)
+        rows.append(compare(row, kind, directory, options.rounds))
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
 

@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmapstore.bench.instruments.page_cache import drop, files_of
 from mmapstore.codecs.chain import decoder_for
 from mmapstore.formats.contract import HasChunks
 from mmapstore.formats.registry import open_stored
 
 from .measure import machine, warm
 from .peers.contract import Array
-from .stored_data import FORMS, KEY, KINDS, drop, files_of, make_array, make_form, row_sums
+from .stored_data import FORMS, KEY, KINDS, make_array, make_form, row_sums
 
 _CHUNKS = 200  # decoded at most, of each form
 _READ = 2**21  # bytes of a read: a block of ours

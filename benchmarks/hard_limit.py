@@ -3,8 +3,8 @@
     python -m benchmarks.hard_limit                       needs Linux, and the right to make a control group (root)
     python -m benchmarks.hard_limit --gigabytes 2 --limit 700MB
 
-Each arm is a process that puts itself under the limit before it imports anything: a control group (version 1 or 2)
-with swap off, so that memory it cannot give back ends it. The file holds random bytes, and before each arm its pages
+Each arm is a process that is under the limit before it imports anything: a control group (version 1 or 2) with swap off, so
+that memory it cannot give back ends it. The file holds random bytes, and before each arm its pages
 are dropped from the cache, which is verified. Each arm sums the bits of every x and y it was given as integers: a
 checksum that does not depend on the order, compared with that of the file.
 """
@@ -12,24 +12,23 @@ checksum that does not depend on the order, compared with that of the file.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import errno
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmapstore.bench.instruments.limits import CONTROL_GROUP, Limit, can_limit, limited
+from mmapstore.bench.instruments.page_cache import drop
+from mmapstore.files.process_memory import private_bytes
 from mmapstore.plain.memory_budget import format_bytes, parse_bytes
 
-from .measure import machine, private_bytes, random_frames
+from .measure import machine, random_frames
 
 B = 32
 SHAPE = (3, 50, 50)
@@ -125,53 +124,7 @@ def run_arm(name: str, path: Path) -> None:
     )
 
 
-# --- the limit ----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def hard_limit(nbytes: int) -> Iterator[Path]:
-    """A control group with that memory limit and no swap; yields the file to write a process number to."""
-    unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
-    own = next(
-        line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()
-        if (line.startswith("0::") if unified else "memory" in line.split(":")[1].split(","))
-    )  # fmt: skip
-    group = Path("/sys/fs/cgroup") / ("" if unified else "memory") / own.lstrip("/") / f"mmapstore-benchmark-{os.getpid()}"
-    group.mkdir()
-    try:
-        if unified:
-            (group / "memory.max").write_text(str(nbytes))
-            (group / "memory.swap.max").write_text("0")
-        else:
-            (group / "memory.limit_in_bytes").write_text(str(nbytes))
-            with contextlib.suppress(OSError):  # absent where swap accounting is off; there is then nothing to limit
-                (group / "memory.memsw.limit_in_bytes").write_text(str(nbytes))
-        yield group / "cgroup.procs"
-    finally:
-        for _ in range(100):
-            with contextlib.suppress(OSError):
-                group.rmdir()
-                break
-            time.sleep(0.1)
-
-
-def drop_from_cache(path: Path) -> float:
-    """Drop a file's pages from the page cache; the fraction of sampled pages that are still there."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        pages = os.fstat(descriptor).st_size // 4096
-        cached = 0
-        for page in (chosen := random.Random(0).sample(range(pages), min(pages, 2000))):
-            try:
-                cached += os.preadv(descriptor, [bytearray(1)], page * 4096, os.RWF_NOWAIT) > 0
-            except OSError as error:
-                if error.errno != errno.EAGAIN:
-                    raise
-        return cached / len(chosen)
-    finally:
-        os.close(descriptor)
+# --- what an arm must come to -------------------------------------------------------------------------------------------
 
 
 def checksum(path: Path) -> int:
@@ -192,12 +145,13 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=300, help="seconds after which an arm is given up")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "mmapstore-benchmarks")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--arm", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--arm", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
-        Path(options.arm[2]).write_text(str(os.getpid()))  # first of all: everything from here on counts
         run_arm(options.arm[0], Path(options.arm[1]))
         return
+    if can_limit() != CONTROL_GROUP:
+        raise SystemExit("no control group may be made here; expected the right to make one, as root has it")
     samples = int(options.gigabytes * 1e9 / (4 * np.prod(SHAPE)))
     path = random_frames(options.data / f"frames-{options.gigabytes:g}GB.npy", samples, SHAPE, "float32")
     limit, expected, rows = parse_bytes(options.limit, "--limit"), checksum(path), {}
@@ -206,11 +160,11 @@ def main() -> None:
         f"limit {format_bytes(limit)}, cache dropped"
     )
     for name in options.only or ARMS:
-        cached = drop_from_cache(path)
+        cached = drop([path])
         if cached > 0.01:
             raise SystemExit(f"{cached:.0%} of the file is still in the page cache: something else holds it")
-        with hard_limit(limit) as procs:
-            command = [sys.executable, "-m", "benchmarks.hard_limit", "--arm", name, str(path), str(procs)]
+        with limited(limit) as under:
+            command = [*under.prefix, sys.executable, "-m", "benchmarks.hard_limit", "--arm", name, str(path)]
             try:
                 done = subprocess.run(
                     command,
@@ -223,7 +177,7 @@ def main() -> None:
             except subprocess.TimeoutExpired:
                 rows[name] = {"outcome": f"not finished after {options.timeout:.0f} s"}
             else:
-                rows[name] = _outcome(done, expected, path)
+                rows[name] = _outcome(done, under, expected, path)
         print(f"  {(ARMS[name].__doc__ or name):62}{rows[name]['outcome']}", flush=True)
     if options.json:
         options.json.write_text(
@@ -231,11 +185,12 @@ def main() -> None:
         )
 
 
-def _outcome(done: subprocess.CompletedProcess[str], expected: int, path: Path) -> dict[str, Any]:
+def _outcome(done: subprocess.CompletedProcess[str], under: Limit, expected: int, path: Path) -> dict[str, Any]:
     if done.returncode:
-        killed = done.returncode < 0
         return {
-            "outcome": "killed" if killed else f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:100]}",
+            "outcome": "killed"
+            if under.killed(done.returncode, done.stderr)
+            else f"failed: {(done.stderr.strip().splitlines() or ['?'])[-1][:100]}",
             "code": done.returncode,
         }
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,83 +1,20 @@
-"""How the benchmarks measure: private memory of a process, arms in fresh processes that take turns, medians."""
+"""How the benchmarks measure: arms in fresh processes that take turns, medians."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-
-def private_bytes() -> int:
-    """Anonymous memory of this process, in bytes: what the kernel cannot take back. Pages of mapped files are not in it."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("this kernel does not report RssAnon; the memory benchmarks need Linux")
-
-
-class PeakPrivate:
-    """The highest private memory while it is open, sampled every `interval` seconds in a thread, in bytes over `baseline`."""
-
-    def __init__(self, baseline: int | None = None, interval: float = 0.002) -> None:
-        self._interval = interval
-        self.baseline = private_bytes() if baseline is None else baseline
-        self.peak = self.baseline
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def _sample(self) -> None:
-        while not self._stop.wait(self._interval):
-            self.peak = max(self.peak, private_bytes())
-
-    def __enter__(self) -> PeakPrivate:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.peak = max(self.peak, private_bytes())
-
-    @property
-    def growth(self) -> int:
-        return self.peak - self.baseline
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were taken on, without names or paths."""
-    packages = (
-        *("numpy", "tensorflow", "tensorflow-cpu", "keras", "h5py", "hdf5plugin", "zarr", "numcodecs", "deflate", "mmapstore"),
-        *("tensorstore", "zarrs", "grain", "mmap-ninja", "xbatcher", "insitubatch"),
-    )
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages if _installed(name)},
-    }
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+from mmapstore.bench.machine import machine as machine
 
 
 def run_arm(module: str, arguments: Sequence[str], timeout: float | None = None) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from .measure import PeakPrivate, machine, private_bytes, random_frames, run_arm, spread, timed, warm
+from mmapstore.demo.footprint import PrivatePeak
+
+from .measure import machine, random_frames, run_arm, spread, timed, warm
 
 B = 32
 SAMPLES, SHAPE = 20_000, (3, 50, 50)
@@ -204,8 +206,7 @@ def run_fit(way: Way, path: Path, deliver: str, epochs: int) -> dict[str, Any]:
             seconds.append(time.perf_counter() - self.start)
             totals.append(float(logs["total"]))
 
-    baseline = private_bytes()
-    with PeakPrivate(baseline) as memory:
+    with PrivatePeak(interval=0.002) as memory:
         arguments, options = way(path, deliver)
         model.fit(*arguments, **options, shuffle=False, epochs=epochs, verbose=0, callbacks=[Clock()])
     return {"seconds": seconds[1:], "growth": memory.growth, "total": totals[-1]}
@@ -219,9 +220,8 @@ def run_pipeline(way: Way, path: Path, deliver: str, epochs: int) -> dict[str, A
         x, y = pair
         return total + tf.reduce_sum(tf.cast(x, "float32")) + tf.reduce_sum(tf.cast(y, "float32"))
 
-    baseline = private_bytes()
     totals = []
-    with PeakPrivate(baseline) as memory:
+    with PrivatePeak(interval=0.002) as memory:
         (ds,), _ = way(path, deliver)
         seconds = [timed(lambda: totals.append(float(ds.reduce(np.float32(0), add)))) for _ in range(epochs)]
     return {"seconds": seconds[1:], "growth": memory.growth, "total": totals[-1]}

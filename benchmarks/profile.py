@@ -26,9 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from mmapstore.bench.instruments.page_cache import files_of
+
 from .floor import chunks_of
 from .measure import machine, warm
-from .stored_data import FORMS, KEY, KINDS, files_of, make_array, make_form, row_sums
+from .stored_data import FORMS, KEY, KINDS, make_array, make_form, row_sums
 
 ACCESSES = ("next", "shuffled")
 _EVERY = 10**9

@@ -6,8 +6,6 @@ the array lies the sum of the 64-bit words of each sample, from which the checks
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mmapstore.bench.instruments.page_cache import files_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 KEY = "data"
@@ -215,44 +215,5 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def files_of(path: Path) -> list[Path]:
-    """Every file that a store is made of."""
-    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-
-
 def stored_bytes(path: Path) -> int:
     return sum(each.stat().st_size for each in files_of(path))
-
-
-# --- the page cache -----------------------------------------------------------------------------------------------------
-
-
-def drop(paths: list[Path]) -> float:
-    """Drop files from the page cache, as the kernel allows it; the share of their pages that is still there (by mincore)."""
-    pages = cached = 0
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            size = os.fstat(descriptor).st_size
-            pages += -(-size // mmap.PAGESIZE)
-            cached += resident_pages(descriptor, size)
-        finally:
-            os.close(descriptor)
-    return cached / max(1, pages)
-
-
-def resident_pages(descriptor: int, size: int) -> int:
-    """Pages of the first `size` bytes of a file that are in the page cache."""
-    if not size:
-        return 0
-    libc = ctypes.CDLL(None, use_errno=True)
-    with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as mapped:
-        seen = np.frombuffer(mapped, np.uint8)
-        resident = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
-        failed = libc.mincore(ctypes.c_void_p(seen.ctypes.data), ctypes.c_size_t(size), resident)
-        del seen
-    if failed:
-        raise OSError(ctypes.get_errno(), "mincore failed")
-    return int((np.frombuffer(resident, np.uint8) & 1).sum())

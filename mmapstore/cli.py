@@ -72,7 +72,9 @@ def _refused(error: Exception, options: argparse.Namespace, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
+    from .bench import command as bench
     from .demo import command as demo
+    from .doctor import command as doctor
     from .operations.convert import command as convert
     from .operations.ingest import command as ingest
     from .operations.preview import command as preview
@@ -99,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     command("verify", "check data against its manifest, or against other data, block by block and value by value", verify)
     command("stats", "tell what the values of each channel are like, and how they change from sample to sample", statistics)
     command("preview", "draw samples as a PNG contact sheet, or frames, the next ones and the change between them", preview)
+    command("bench", "measure what each way of feeding Keras takes in memory and time, each in a process of its own", bench)
+    command("doctor", "tell what is wrong with how data is stored, what training takes, and the command that mends it", doctor)
     return parser
 
 

@@ -14,19 +14,20 @@ LAYERS = ["plain", "files", "codecs", "formats", "readers", "batches", "operatio
 # What `Batches` offers by itself, `to_keras` and `to_tf`, is made by adapters, which are loaded when it is called.
 UPWARD = {("batches/batches.py", "adapters")}
 OWNERS = {
-    "h5py": {"formats/hdf5_"},
-    "zarr": {"formats/zarr_"},
+    "h5py": {"formats/hdf5_", "bench/"},
+    "zarr": {"formats/zarr_", "bench/"},
     "numcodecs": {"codecs/", "formats/"},
     "deflate": {"codecs/"},
     "blosc2": {"codecs/"},
     "imagecodecs": {"codecs/"},
-    "tensorflow": {"adapters/", "demo", "operations/footprint", "batches/batches.py"},
-    "keras": {"adapters/", "demo", "operations/footprint"},
+    "tensorflow": {"adapters/", "demo", "bench/", "operations/footprint", "batches/batches.py"},
+    "keras": {"adapters/", "demo", "bench/", "operations/footprint"},
     "torch": {"adapters/"},
     "jax": {"adapters/"},
     "av": {"operations/ingest/video", "demo"},
     "joblib": {"operations/ingest/megabatches/unpickling"},
-    "PIL": {"operations/", "demo"},
+    "PIL": {"operations/", "demo", "bench/"},
+    "matplotlib": {"bench/"},
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
@@ -64,9 +65,8 @@ def layer_of_import(name: str) -> str | None:
     parts = name.split(".")
     if parts[0] != "mmapstore":
         return None
-    return (
-        parts[1] if len(parts) > 1 and parts[1] in LAYERS else "entry" if len(parts) > 1 and parts[1] in {"cli", "demo"} else None
-    )
+    head = parts[1] if len(parts) > 1 else ""
+    return head if head in LAYERS else "entry" if head in {"cli", "demo", "bench", "doctor"} else None
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,4 +1,4 @@
-"""The most private memory that this process has while something runs."""
+"""The most private memory that this process has while something runs in it: for what cannot be watched from outside."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from types import TracebackType
 
 from ..files.process_memory import give_back_free_memory, private_bytes
 
-_SECONDS = 0.01  # between two looks; each takes some 50 microseconds
-
 
 class PrivatePeak:
-    """The most private memory while a block runs, looked at every 10 ms from a thread.
+    """The most private memory while a block runs, looked at every `interval` seconds from a thread; a look takes some 50 us.
 
     >>> with PrivatePeak() as peak:
     ...     held = bytearray(b"x") * 50_000_000
@@ -19,7 +17,8 @@ class PrivatePeak:
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float = 0.01) -> None:
+        self._interval = interval
         self.start: int | None = None
         self.highest: int | None = None
         self._done = threading.Event()
@@ -44,7 +43,7 @@ class PrivatePeak:
         return None if self.start is None or self.highest is None else self.highest - self.start
 
     def _watch(self) -> None:
-        while not self._done.wait(_SECONDS):
+        while not self._done.wait(self._interval):
             self._look()
 
     def _look(self) -> None:

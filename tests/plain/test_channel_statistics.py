@@ -166,3 +166,16 @@ def test_scratch_stays_small_for_large_blocks(shape: tuple[int, ...], axis: int 
         tracemalloc.stop()
     kept = 6 * 8 * (block.shape[axis] if axis is not None else 1) * 2
     assert peak - kept < SCRATCH_NBYTES
+
+
+@pytest.mark.parametrize("values", [65_536, 300, 7])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "?"])
+def test_small_integers_are_summed_without_rounding(dtype: str, values: int) -> None:
+    """Whatever the sums reach within a slice: mean and deviations are those of whole numbers, rounded once."""
+    for row in (np.full(values, 255 if dtype in ("u1", "i2") else 1), np.arange(values) % 256 - (128 if dtype == "i1" else 0)):
+        row = row.astype(dtype)
+        exact = [int(value) for value in row]
+        total, squares = sum(exact), sum(value * value for value in exact)
+        found = seen(row[None], axis=0).to_json()
+        assert found["mean"] == [total / values]
+        assert found["deviations"] == [(values * squares - total * total) / values]

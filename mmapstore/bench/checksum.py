@@ -1,0 +1,133 @@
+"""The checksum of an epoch: that a way delivered every sample, whole, and every y beside its own x, in whatever order.
+
+For each sample the sum sx of the words of x, and sy of those of y or, of a class, its number; over all samples the sum of
+`sx * (2 * sy + 1)`, all of it modulo 2**64. Words have 64 bits where the bytes of a sample divide so, else 8. Floats are taken
+as Keras computes with them (float32), and images as floats: some ways deliver uint8, others what it becomes. Of images that
+each way decodes or resizes in its own manner, sx is the number of values from 0 to 255.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files.durable_writes import write_text_atomically
+from ..formats.registry import split_inside
+from .contract import Task
+
+Array = np.ndarray[Any, np.dtype[Any]]
+RECORD = "mmapstore-bench.json"  # beside generated data: that it is generated, and its checksums by what is asked of it
+_FLOAT = np.dtype("float32")
+_BLOCK = 16 << 20  # bytes read at a time
+
+
+def checksum(task: Task) -> int:
+    """What every epoch over `task` must come to, signed, of 64 bits. Reads all of the data once; kept beside generated data."""
+    record = Path(split_inside(task.path)[0]).parent / RECORD
+    kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    key = f"{task.kind}, {task.samples} of {task.shape} {task.dtype}{'' if task.exact else ', counted'}"  # the same in any form
+    if key not in kept:
+        kept[key] = signed(sum(of_batch(task, x, y) for x, y in _pairs(task)))
+        if record.exists():
+            write_text_atomically(record, json.dumps(kept, indent=1) + "\n")
+    return int(kept[key])
+
+
+def of_batch(task: Task, x: Array, y: Array) -> int:
+    """The checksum of the samples of one batch.
+
+    >>> task = Task("labelled", "npy", "a.npy", 2, (4,), "uint8", "labels.npy")
+    >>> of_batch(task, np.array([[1, 2, 3, 4], [0, 0, 0, 1]], np.uint8), np.array([0, 3]))
+    17
+    """
+    with np.errstate(over="ignore"):
+        sums = _sums(task, x)
+        weights = y.reshape(-1).astype(np.int64) if task.kind != "next" else _sums(task, y)
+        return int((sums * (weights * 2 + 1)).sum())
+
+
+def in_training_step(task: Task, x: Any, y: Any) -> Any:
+    """The same of tensors, inside a `tf.function`: an int64 scalar to add up over an epoch. Every bit of x and y is read."""
+    import tensorflow as tf
+
+    def sums(one: Any) -> Any:
+        count = tf.shape(one)[0]
+        if not task.exact:
+            rows = tf.cast(tf.reshape(one, (count, -1)), tf.float32)
+            return tf.math.count_nonzero((rows >= 0) & (rows <= 255), axis=1)
+        if one.dtype.is_floating or task.kind == "images":
+            one = tf.cast(one, tf.float32)
+        elif one.dtype == tf.bool:
+            one = tf.cast(one, tf.uint8)
+        size = one.dtype.size
+        if values * size % 8:
+            words = tf.bitcast(one, tf.uint8)
+        elif size == 8:
+            words = tf.bitcast(one, tf.int64)
+        else:
+            words = tf.bitcast(tf.reshape(one, (count, values * size // 8, 8 // size)), tf.int64)
+        return tf.reduce_sum(tf.cast(tf.reshape(words, (count, -1)), tf.int64), axis=1)
+
+    values = int(np.prod(task.shape, dtype=np.int64))
+    weights = tf.cast(tf.reshape(y, (-1,)), tf.int64) if task.kind != "next" else sums(y)
+    return tf.reduce_sum(sums(x) * (weights * 2 + 1))
+
+
+def signed(total: int) -> int:
+    """
+    >>> signed(2**64 - 1), signed(2**63), signed(-1)
+    (-1, -9223372036854775808, -1)
+    """
+    return (total + 2**63) % 2**64 - 2**63
+
+
+def _sums(task: Task, samples: Array) -> Array:
+    if not task.exact:
+        rows = samples.reshape(len(samples), -1)
+        counts: Array = np.count_nonzero((rows >= 0) & (rows <= 255), axis=1)
+        return counts.astype(np.int64)
+    if samples.dtype.kind == "f" or task.kind == "images":
+        samples = samples.astype(_FLOAT, copy=False)
+    rows = np.ascontiguousarray(samples.reshape(len(samples), -1).astype(samples.dtype.newbyteorder("="), copy=False))
+    rows = rows.view(np.int64 if rows.shape[1] * rows.itemsize % 8 == 0 else np.uint8)
+    return np.asarray(rows.sum(axis=1, dtype=np.int64))
+
+
+def _pairs(task: Task) -> Iterator[tuple[Array, Array]]:
+    """All x and y, block by block, read in the plainest way there is."""
+    if task.kind == "images":
+        yield from _images(task)
+        return
+    import mmapstore as mm
+
+    step = max(1, _BLOCK * task.samples // max(1, task.nbytes))
+    samples = mm.open(task.path, episodes=task.samples)
+    labels = np.load(task.labels, mmap_mode="r") if task.labels is not None else None
+    for start in range(0, task.pairs, step):
+        stop = min(start + step, task.pairs)
+        if labels is not None:
+            yield samples[start:stop], labels[start:stop]
+        else:
+            frames = samples[start : stop + 1]
+            yield frames[:-1], frames[1:]
+
+
+def _images(task: Task) -> Iterator[tuple[Array, Array]]:
+    from ..operations.ingest.images.files import images_in_folder
+
+    listed = images_in_folder(task.path)
+    assert listed.labels is not None
+    for path, label in zip(listed.paths, listed.labels, strict=True):
+        yield _image(path, task.shape) if task.exact else np.zeros((1, *task.shape), np.uint8), np.array([label])
+
+
+def _image(path: str, shape: tuple[int, ...]) -> Array:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        pixels: Array = np.asarray(image.convert("L" if shape[-1] == 1 else "RGB"), np.uint8)
+    return pixels.reshape(1, *shape)

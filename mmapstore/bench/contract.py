@@ -1,0 +1,209 @@
+"""What the parts of the benchmark hand each other: a task, the row that one strategy leaves, and the report of all rows.
+
+A strategy is a module in `strategies/`, short enough to be judged by whoever knows the way better. It has
+
+    a docstring         the first line says what the way is; what follows, why people use it and what becomes of the data
+    NAME                "fit(memmap)": what the table says
+    KINDS               the tasks it is for, of `KINDS` below
+    STORED              the beginnings of the stored forms it reads, of `FORMS` below; ("",) for all
+    REQUIRES            packages beside Keras, TensorFlow and NumPy
+    private(task)       bytes of private memory that it will add at its peak, by the rules of the installed frameworks
+    fit_arguments(task) what goes into `keras.Model.fit`, as a dictionary: {"x": x, "y": y, "batch_size": 32}
+    prepare(task)       optional: what is made once, before training, in a process of its own; it does nothing if that is there
+
+Where a way has a look-ahead that one can set, `fit_arguments` and `private` take it too: `look_ahead=`, in batches. Only
+`fit_arguments` and `prepare` may import a framework or a format's library, and `private` may ask for versions. Whatever is read
+is read because `fit` asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+KINDS = {
+    "next": "x is a frame, y the frame after it",
+    "labelled": "x is a sample, y its class, an integer",
+    "images": "x is an image out of a folder of image files, one folder for each class; y its class",
+}
+FORMS = {
+    "npy": "a .npy file",
+    "h5": "HDF5, contiguous",
+    "h5-gzip": "HDF5, chunks of some 2 MB, gzip after shuffle",
+    "zarr": "Zarr, chunks of some 2 MB, uncompressed",
+    "zarr-zstd": "Zarr, chunks of some 2 MB, zstd",
+    "h5-own": "the user's own HDF5, in chunks, as it is",
+    "zarr-own": "the user's own Zarr, as it is",
+    "folder": "image files in a folder for each class",
+}
+FINISHED, KILLED, FAILED, GIVEN_UP, NOT_RUN = "finished", "killed", "failed", "given up", "not run"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train on and how it is stored. One epoch delivers every x and y once, in batches of `batch`, shuffled or not
+    as the strategy does it.
+
+    Attributes
+    ----------
+    kind, form : keys of `KINDS` and `FORMS`
+    path : of the samples, as `mmapstore.open` takes it ("a.h5::/frames"); for form "folder" the folder
+    labels : of a .npy with one int64 class for each sample; None for kinds "next" and "images"
+    samples, shape, dtype : of the stored array, samples along the first axis; of "images", as they are after decoding
+    seed : of whatever is shuffled
+    exact : False for image files that each way decodes (JPEG), turns or resizes in its own manner: the checksum then counts the
+        values of a sample, with its class, and does not look at them
+    prepared : where `prepare` of a strategy puts what it makes beforehand; None: beside `path`
+    """
+
+    kind: str
+    form: str
+    path: str
+    samples: int
+    shape: tuple[int, ...]
+    dtype: str
+    labels: str | None = None
+    batch: int = 32
+    seed: int = 0
+    exact: bool = True
+    prepared: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all samples, decoded, in the stored dtype."""
+        import numpy as np
+
+        return self.samples * int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    @property
+    def pairs(self) -> int:
+        """Samples of an epoch: the last frame has none after it."""
+        return self.samples - (self.kind == "next")
+
+
+@dataclass
+class Epoch:
+    """One pass of `fit`: seconds, samples, bytes of x and y as the model got them, and whether their checksum was the task's."""
+
+    seconds: float
+    samples: int
+    nbytes: int
+    right: bool
+
+
+@dataclass
+class Look:
+    """What the process and its children had at one moment. Bytes; `seconds` since the baseline was taken, before it negative.
+
+    private : Pss_Anon + Pss_Shmem + SwapPss: what the kernel cannot take back
+    file_backed : Pss_File: pages of mapped files, of code too
+    resident : RSS, which counts both, and pages that processes share once for each
+    """
+
+    seconds: float
+    private: int
+    file_backed: int
+    resident: int
+
+
+@dataclass
+class Row:
+    """One strategy on one task, in a process of its own, under a limit or none. Bytes, seconds.
+
+    Attributes
+    ----------
+    outcome : FINISHED, KILLED (by the limit), FAILED, GIVEN_UP (over its time) or NOT_RUN; `why` says why where there is a why
+    limit, limited_by : of memory, framework included; "control group" or "RLIMIT_DATA"
+    predicted, private : highest private memory over the baseline, as the strategy predicts it, and as it was measured
+    baseline : private memory after the framework has started and one step was run on a batch in RAM
+    file_backed, resident : their peaks, not over anything
+    group_anonymous, group_file : the control group's own count at its peak, where there is one
+    disk_read : bytes that were read from the disk, not from the page cache
+    first_batch : from the call of `fit_arguments` until the first training step has begun; None if it never did
+    gpu : highest memory of the framework on a GPU; None without one
+    looks : at most some 300, evenly thinned, the peak kept
+    command : reproduces this row; `limit_command` does so under the same limit with systemd-run or docker; "" without limit
+    """
+
+    strategy: str
+    form: str
+    kind: str
+    outcome: str
+    why: str = ""
+    data_nbytes: int = 0
+    limit: int | None = None
+    limited_by: str | None = None
+    predicted: int | None = None
+    private: int | None = None
+    baseline: int | None = None
+    file_backed: int | None = None
+    resident: int | None = None
+    group_anonymous: int | None = None
+    group_file: int | None = None
+    disk_read: int | None = None
+    first_batch: float | None = None
+    gpu: int | None = None
+    epochs: list[Epoch] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    command: str = ""
+    limit_command: str = ""
+
+
+@dataclass
+class Fit:
+    """A straight line through peak private memory over one knob: bytes of memory for each byte of data, or for each batch ..."""
+
+    strategy: str
+    form: str
+    knob: str  # "data", "batch" or "look-ahead"
+    slope: float
+    low: float  # of the 95 % interval of the slope
+    high: float
+    intercept: float
+    points: list[tuple[float, int]] = field(default_factory=list)  # (value of the knob, private bytes), as measured
+
+
+@dataclass
+class Report:
+    """All that one run found; `to_json` and `from_json` are each other's inverse.
+
+    Attributes
+    ----------
+    machine : processor, cores, memory, system, Python, versions of packages; no names, no paths
+    calibration : of the instruments in this run: [{"what", "expected", "measured", "missed"}], bytes
+    tasks : as dictionaries, without paths
+    rows : without a limit; `limited` those under the hard limit; `bisected` {"strategy|form": smallest limit it finished under};
+        `swept` the rows of throughput against limit, `fits` those of memory against data, batch and look-ahead
+    """
+
+    machine: dict[str, Any]
+    seed: int
+    calibration: list[dict[str, Any]] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    limited: list[Row] = field(default_factory=list)
+    bisected: dict[str, int] = field(default_factory=dict)
+    swept: list[Row] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        found = json.loads(text)
+        for name in ("rows", "limited", "swept"):
+            found[name] = [_row(row) for row in found[name]]
+        found["fits"] = [Fit(**{**fit, "points": [tuple(point) for point in fit["points"]]}) for fit in found["fits"]]
+        return cls(**found)
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+
+def _row(found: dict[str, Any]) -> Row:
+    epochs = [Epoch(**each) for each in found.pop("epochs")]
+    looks = [Look(**each) for each in found.pop("looks")]
+    return Row(**found, epochs=epochs, looks=looks)

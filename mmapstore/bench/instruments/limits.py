@@ -1,0 +1,261 @@
+"""A hard limit of memory for a process, which it is under before it loads anything, and whether the limit was what ended it.
+
+A control group, version 1 or 2, counts every page of all processes in it, and those of the files they read; what it can take
+back it takes back, and then it kills. Swap is off in it. Where none may be made, RLIMIT_DATA is the second best: it refuses
+memory that was only asked for, of each process by itself, and counts no file and no shared memory. RLIMIT_AS would refuse
+the map of a large file itself, which needs no memory, and is never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...plain.errors import InvalidValueError
+
+CONTROL_GROUP, DATA_LIMIT = "control group", "RLIMIT_DATA"
+_ROOT = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+_NAME = "mmapstore-bench-"
+_SHELL = "/bin/sh"
+# What processes say when memory is refused to them, in Python, C++ and TensorFlow.
+_REFUSED = re.compile(
+    r"MemoryError|bad_alloc|Unable to allocate|Cannot allocate memory|out of memory|OOM when allocating|ResourceExhausted|"
+    r"RESOURCE_EXHAUSTED|Resource temporarily unavailable|can't start new thread",
+    re.IGNORECASE,
+)
+_numbers = itertools.count()
+
+
+class Limit:
+    """What a process is put under: here nothing. `name` is "control group", "RLIMIT_DATA" or "".
+
+    `prefix` stands before its command, a shell that enters and becomes the command: so Python itself counts.
+    """
+
+    name = ""
+    prefix: tuple[str, ...] = ()
+    anonymous: int | None = None  # bytes, the highest that the group counted
+    file: int | None = None
+
+    def killed(self, code: int, text: str) -> bool:
+        """Whether the limit ended a process that returned `code` and whose last words were `text`."""
+        return False
+
+    def look(self) -> None:
+        """Note what is counted now, where something is."""
+        return
+
+
+class DataLimit(Limit):
+    name = DATA_LIMIT
+
+    def __init__(self, nbytes: int) -> None:
+        self.prefix = (_SHELL, "-c", f'ulimit -d {nbytes // 1024} && exec "$@"', "sh")
+
+    def killed(self, code: int, text: str) -> bool:
+        return code != 0 and _REFUSED.search(text) is not None
+
+
+class ControlGroup(Limit):
+    """A group of its own below `parent`; `nbytes` None counts and does not limit. Raises OSError where it may not be made."""
+
+    name = CONTROL_GROUP
+
+    def __init__(self, parent: Path, nbytes: int | None) -> None:
+        self.folder = parent / f"{_NAME}{os.getpid()}-{next(_numbers)}"
+        self.folder.mkdir()
+        try:
+            self._unified = (self.folder / "cgroup.controllers").exists()
+            if not (self.folder / ("memory.max" if self._unified else "memory.limit_in_bytes")).exists():
+                raise PermissionError(f"{parent} does not share out memory")
+            if nbytes is not None:
+                self._limit(nbytes)
+        except OSError:
+            self.remove()
+            raise
+        self.prefix = (_SHELL, "-c", 'echo $$ > "$0" && exec "$@"', str(self.folder / "cgroup.procs"))
+
+    def _limit(self, nbytes: int) -> None:
+        if self._unified:
+            self._write("memory.max", nbytes)
+            with contextlib.suppress(OSError):  # no swap in this kernel
+                self._write("memory.swap.max", 0)
+            return
+        self._write("memory.limit_in_bytes", nbytes)
+        try:
+            self._write("memory.memsw.limit_in_bytes", nbytes)
+        except OSError:  # swap is not counted here; then at least nothing of this group goes there
+            with contextlib.suppress(OSError):
+                self._write("memory.swappiness", 0)
+
+    def _write(self, name: str, value: int) -> None:
+        # Not write_text: it would create a file where the kernel offers none.
+        descriptor = os.open(self.folder / name, os.O_WRONLY)
+        try:
+            os.write(descriptor, str(value).encode())
+        finally:
+            os.close(descriptor)
+
+    def _fields(self, name: str) -> dict[str, int]:
+        try:
+            lines = (self.folder / name).read_text(encoding="ascii").splitlines()
+        except OSError:
+            return {}
+        pairs = (line.split() for line in lines)
+        return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+    def look(self) -> None:
+        found = self._fields("memory.stat")
+        if self._unified:
+            anonymous, file, shared = (found.get(name, 0) for name in ("anon", "file", "shmem"))
+        else:
+            anonymous, file, shared = (found.get(name, 0) for name in ("total_rss", "total_cache", "total_shmem"))
+        if found:  # shared memory is counted with files, and cannot be taken back as they can
+            self.anonymous = max(self.anonymous or 0, anonymous + shared)
+            self.file = max(self.file or 0, file - shared)
+
+    def killed(self, code: int, text: str) -> bool:
+        found = self._fields("memory.events" if self._unified else "memory.oom_control")
+        if "oom_kill" in found:
+            return found["oom_kill"] > 0
+        with contextlib.suppress(OSError, ValueError):  # kernels before 4.13
+            return code == -signal.SIGKILL and int((self.folder / "memory.failcnt").read_text()) > 0
+        return False
+
+    def kill(self) -> None:
+        """End every process in it."""
+        for _ in range(100):
+            try:
+                members = (self.folder / "cgroup.procs").read_text().split()
+            except OSError:
+                return
+            if not members:
+                return
+            for number in members:
+                with contextlib.suppress(OSError):
+                    os.kill(int(number), signal.SIGKILL)
+            time.sleep(0.02)
+
+    def remove(self) -> None:
+        for _ in range(200):  # it stays busy until the last process is gone altogether
+            try:
+                self.folder.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+
+
+def parents(root: Path = _ROOT, own: Path = _OWN) -> list[Path]:
+    """Groups below which one for memory might be made, the nearest first.
+
+    In version 2 a group that has processes shares nothing out, so it is one further up that can.
+    """
+    unified = (root / "cgroup.controllers").exists()
+    base = root if unified else root / "memory"
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if (controllers == "") if unified else ("memory" in controllers.split(",")):
+            place = base / path.lstrip("/")
+            found = [place, *(each for each in place.parents if each == base or base in each.parents)]
+            return [each for each in found if each.is_dir() and (not unified or _shares_memory(each))]
+    return []
+
+
+def _shares_memory(group: Path) -> bool:
+    try:
+        return "memory" in (group / "cgroup.subtree_control").read_text().split()
+    except OSError:
+        return False
+
+
+@functools.cache
+def _parent() -> Path | None:
+    """Where a process can be put under a limit: found out by doing it."""
+    for parent in parents():
+        _sweep(parent)
+        try:
+            group = ControlGroup(parent, 1 << 28)
+        except OSError:
+            continue
+        try:
+            done = subprocess.run([*group.prefix, _SHELL, "-c", ":"], capture_output=True, check=False, timeout=10)
+            if done.returncode == 0:
+                return parent
+        except (OSError, subprocess.SubprocessError):
+            pass
+        finally:
+            group.kill()
+            group.remove()
+    return None
+
+
+def _sweep(parent: Path) -> None:
+    """Remove groups that processes left which were killed before they could."""
+    for group in parent.glob(f"{_NAME}*"):
+        number = group.name[len(_NAME) :].split("-")[0]
+        if number.isdigit() and not Path("/proc", number).exists():
+            with contextlib.suppress(OSError):  # rmdir refuses one that is in use
+                group.rmdir()
+
+
+def can_limit() -> str | None:
+    """ "control group", "RLIMIT_DATA", or None where memory cannot be limited."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return CONTROL_GROUP if _parent() is not None else DATA_LIMIT if Path(_SHELL).exists() else None
+
+
+@contextlib.contextmanager
+def limited(nbytes: int | None) -> Iterator[Limit]:
+    """The best limit there is; with None only the counting of a control group, where one may be made.
+
+    On leaving, every process under it is killed and the group removed. Raises InvalidValueError where there is no limit.
+    """
+    way = can_limit()
+    parent = _parent() if way == CONTROL_GROUP else None
+    if parent is not None:
+        group = ControlGroup(parent, nbytes)
+        try:
+            yield group
+        finally:
+            group.kill()
+            group.remove()
+    elif nbytes is None:
+        yield Limit()
+    elif way == DATA_LIMIT:
+        yield DataLimit(nbytes)
+    else:
+        raise InvalidValueError(
+            f"a limit of {nbytes} bytes was asked for, and {sys.platform} offers none that can be relied on. "
+            "Leave the limit off, or run inside a Linux container with `docker run --memory`."
+        )
+
+
+def from_outside(nbytes: int, command: str) -> str:
+    """Two lines for the shell, either of which runs `command` under the limit, whatever this machine permits.
+
+    >>> print(from_outside(1_000_000_000, "mmapstore bench --only fit_memmap"))
+    systemd-run --user --scope -p MemoryMax=1000000000 -p MemorySwapMax=0 mmapstore bench --only fit_memmap
+    docker run --rm --memory 1000000000 --memory-swap 1000000000 -v "$PWD:$PWD" -w "$PWD" IMAGE mmapstore bench --only fit_memmap
+    """
+    return (
+        f"systemd-run --user --scope -p MemoryMax={nbytes} -p MemorySwapMax=0 {command}\n"
+        f'docker run --rm --memory {nbytes} --memory-swap {nbytes} -v "$PWD:$PWD" -w "$PWD" IMAGE {command}'
+    )

@@ -1,0 +1,87 @@
+"""The page cache: which files are in it, bringing them in, and dropping them, verified."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...files.process_memory import memory_available
+
+_PIECE = 1 << 30  # bytes that are asked about at a time
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """Every file that a store is made of. What follows "::", a place inside a file, is left off."""
+    found = Path(str(path).split("::")[0])
+    return sorted(each for each in found.rglob("*") if each.is_file()) if found.is_dir() else [found]
+
+
+def drop(paths: Sequence[Path]) -> float:
+    """Drop files from the page cache, as far as the kernel does so; the share of their pages that is still there.
+
+    Pages that a process has mapped stay, and so does everything on a tmpfs. 1.0 on a system that cannot drop.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return 1.0
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # what is not written yet cannot go
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+    return cached_share(paths)
+
+
+def warm(paths: Sequence[Path]) -> bool:
+    """Bring files into the page cache; False where they are larger than the memory available, and are left as they are."""
+    if sum(path.stat().st_size for path in paths) > memory_available():
+        return False
+    for path in paths:
+        if cached_share([path]) < 1.0:
+            with path.open("rb", buffering=0) as file:
+                while file.read(1 << 24):
+                    pass
+    return True
+
+
+def cached_share(paths: Sequence[Path]) -> float:
+    """The share of the pages of files that is in the page cache, 0.0 to 1.0; 0.0 where the system does not tell.
+
+    The kernel answers for files that one owns or may write to, and says of others that all of it is there.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return 0.0
+    pages = cached = 0
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            size = os.fstat(descriptor).st_size
+            pages += -(-size // mmap.PAGESIZE)
+            cached += resident_pages(descriptor, size)
+        finally:
+            os.close(descriptor)
+    return cached / max(1, pages)
+
+
+def resident_pages(descriptor: int, size: int) -> int:
+    """Pages of the first `size` bytes of a file that are in the page cache. Raises OSError."""
+    return sum(_resident(descriptor, start, min(_PIECE, size - start)) for start in range(0, size, _PIECE))
+
+
+def _resident(descriptor: int, start: int, size: int) -> int:
+    # mincore, and not a read with RWF_NOWAIT: newer kernels begin to read ahead where such a read finds nothing.
+    libc = ctypes.CDLL(None, use_errno=True)
+    with mmap.mmap(descriptor, size, prot=mmap.PROT_READ, offset=start) as mapped:
+        seen = np.frombuffer(mapped, np.uint8)
+        resident = np.zeros(-(-size // mmap.PAGESIZE), np.uint8)
+        failed = libc.mincore(ctypes.c_void_p(seen.ctypes.data), ctypes.c_size_t(size), ctypes.c_void_p(resident.ctypes.data))
+        del seen
+    if failed:
+        raise OSError(ctypes.get_errno(), "mincore failed")
+    return int((resident & 1).sum())

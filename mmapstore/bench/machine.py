@@ -1,0 +1,61 @@
+"""What figures were taken on: no names, no paths."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("numpy", "tensorflow", "tensorflow-cpu", "keras", "tf-keras", "h5py", "hdf5plugin", "zarr", "numcodecs", "deflate", "pillow"),
+    *("tensorstore", "zarrs", "grain", "mmap-ninja", "xbatcher", "insitubatch", "mmapstore"),
+)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that may be used, bytes of memory, system, and versions of the packages that matter; JSON can hold it.
+
+    >>> sorted(machine())
+    ['control_groups', 'cores', 'kernel', 'memory', 'processor', 'python', 'system', 'versions']
+    """
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": _memory(),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "control_groups": _control_groups(),
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+
+
+def _control_groups() -> str:
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        return "version 2"
+    return "version 1" if (root / "memory").is_dir() else "none for memory"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

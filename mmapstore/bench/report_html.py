@@ -1,0 +1,157 @@
+"""A report as one HTML file that needs nothing else: no network, no script. Reads on a desk, on a phone, in the dark, on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from importlib import resources
+
+from ..plain.memory_budget import format_bytes
+from .contract import FORMS, KINDS, Report, Row
+from .drawing import NARROW, WIDE, Plot
+from .findings import answer, grouped, is_ours, listed, machine_words, title
+from .plots import plots
+from .sections import Column, Line, Section, calibration, sections
+
+_HOW = (
+    "Every way ran in a process of its own, which trained a model that does nothing but sum every bit of x and y; the sum was "
+    "compared with that of the data, so what was not read, or paired wrongly, would show.",
+    "Private memory is what the kernel cannot take back: Pss_Anon + Pss_Shmem + SwapPss, summed over the process and its children. "
+    "The figure is the highest sample, less the baseline: what the process had after the framework had started and run one step "
+    "on a batch in RAM. Pages of a mapped file are file-backed; they count in RSS, and the kernel takes them back when it likes.",
+    "A hard limit holds for the whole process, framework included. Rows under it count only if a way that holds the data in memory "
+    "was killed under the same limit in the same run.",
+    "Rows where mmapstore loses stand among the others.",
+)
+
+
+def html(report: Report) -> str:
+    """The whole page. Raises MissingPackageError without matplotlib, if there is anything to plot."""
+    machine, _ = machine_words(report.machine)
+    body = [
+        "<h1>Where the memory goes: ways of feeding Keras, measured</h1>",
+        f"<p>{escape(_what(report))} Taken on: {escape(machine or 'a machine that is not named')}; seed {report.seed}.</p>",
+        f'<div class="answer">{"".join(f"<p>{escape(sentence)}</p>" for sentence in answer(report))}</div>',
+        "<h2>The figures</h2>",
+        *_tables(report),
+        *_pictures(plots(report)),
+        "<h2>How it was measured</h2>",
+        *(f"<p>{escape(each)}</p>" for each in _HOW),
+        *_calibration(report),
+        *_commands(report),
+        *_machine(report),
+    ]
+    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<title>mmapstore bench: where the memory goes</title>\n"
+        # A browser asks for an icon of its own accord, unless one is here.
+        '<link rel="icon" href="data:,">\n<style>\n'
+        + style
+        + "</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(body)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _what(report: Report) -> str:
+    everything = [*report.rows, *report.limited, *report.swept]
+    if not everything:
+        return "This run has no rows."
+    ways = len({title(row.strategy) for row in everything})
+    sizes = grouped(everything, lambda row: row.kind).items()
+    tasks = "; ".join(
+        f"{KINDS.get(kind, kind)} ({listed([format_bytes(size) for size in sorted({row.data_nbytes for row in rows})])})"
+        for kind, rows in sizes
+    )
+    return f"What {ways} way{'s' if ways != 1 else ''} of training a Keras model on stored arrays cost in memory and time: {tasks}."
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------
+
+
+def _tables(report: Report) -> Iterable[str]:
+    told: set[str] = set()
+    for section in sections(report):
+        yield f"<h3>{escape(section.title)}</h3>"
+        yield _table(section)
+        notes = "".join(f"<dt>{escape(name)}</dt><dd>{escape(note)}</dd>" for name, note in section.notes(told))
+        if notes:
+            yield f"<dl>{notes}</dl>"
+
+
+def _table(section: Section) -> str:
+    about = "".join(f'<p class="pale">{escape(words)}</p>' for words in section.about)
+    head = "".join(
+        f'<th scope="col"{_words(column)}>{"<br>".join(escape(half) for half in column.head if half)}</th>'
+        for column in section.columns
+    )
+    lines = "\n".join(_line(line, section.columns) for line in section.lines)
+    return f"{about}\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table>"
+
+
+def _line(line: Line, columns: tuple[Column, ...]) -> str:
+    cells = [f'<th scope="row">{escape(line.cells[0])}</th>']
+    for cell, column in zip(line.cells[1:], columns[1:], strict=False):
+        cells.append(f'<td{_words(column)} data-name="{escape(column.name)}">{escape(cell)}</td>')
+    left = len(columns) - len(line.cells)
+    mark = ' class="ours"' if line.ours else ""
+    if left:
+        cells.append(f'<td class="remark" colspan="{left}">{escape(line.words)}</td>')
+    row = f"<tr{mark}>{''.join(cells)}</tr>"
+    if line.words and not left:
+        row += f'\n<tr{mark}><td class="remark" colspan="{len(columns)}">{escape(line.words)}</td></tr>'
+    return row
+
+
+def _words(column: Column) -> str:
+    return ' class="words"' if column.words else ""
+
+
+# --- the rest -----------------------------------------------------------------------------------------------------------
+
+
+def _pictures(found: list[Plot]) -> Iterable[str]:
+    if not found:
+        return
+    yield "<h2>The plots</h2>"
+    yield '<p class="pale"><span class="ours">mmapstore\'s ways are blue</span>, the others orange.</p>'
+    for plot in found:
+        yield (
+            f"<figure>\n<h3>{escape(plot.title)}</h3>\n<figcaption>{escape(plot.caption)}</figcaption>\n"
+            f'<div class="wide">{plot.svg(WIDE)}</div>\n<div class="narrow">{plot.svg(NARROW)}</div>\n</figure>'
+        )
+
+
+def _calibration(report: Report) -> Iterable[str]:
+    section, missed = calibration(report)
+    yield f"<h3>{escape(section.title)}</h3>"
+    if section.lines:
+        yield _table(section)
+    yield f"<p>{escape(missed)}</p>"
+
+
+def _commands(report: Report) -> Iterable[str]:
+    rows = [row for row in (*report.rows, *report.limited, *report.swept) if row.command or row.limit_command]
+    if not rows:
+        return
+    yield "<h2>The command of each row</h2>"
+    yield '<dl class="commands">'
+    for row in rows:
+        yield f"<dt{' class=' + chr(34) + 'ours' + chr(34) if is_ours(row.strategy) else ''}>{escape(_named(row))}</dt><dd>"
+        yield "".join(f"<code>{escape(command)}</code>" for command in (row.command, row.limit_command) if command) + "</dd>"
+    yield "</dl>"
+
+
+def _named(row: Row) -> str:
+    limit = f", under {format_bytes(row.limit)}" if row.limit else ""
+    return f"{title(row.strategy)}: {FORMS.get(row.form, row.form)}, {row.kind}, {format_bytes(row.data_nbytes)}{limit}"
+
+
+def _machine(report: Report) -> Iterable[str]:
+    machine, versions = machine_words(report.machine)
+    yield "<h2>The machine</h2>"
+    yield f"<p>{escape(machine or 'not named')}; seed {report.seed}.</p>"
+    if versions:
+        yield f"<p>{escape(versions)}.</p>"

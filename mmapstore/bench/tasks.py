@@ -1,0 +1,174 @@
+"""What to train on: generated data, or the user's own; and what an epoch over it must come to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..formats.registry import identify, open_stored, split_inside
+from ..operations.ingest.images.files import images_in_folder, looks_like_images
+from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
+from .checksum import checksum
+from .contract import Task
+from .generated_data import generated
+
+if TYPE_CHECKING:
+    from ..batches.dataset import Dataset
+
+__all__ = ["checksum", "generated", "of_user"]
+
+_FORMS = {".npy": "npy", "HDF5": "h5-own", "Zarr": "zarr-own"}
+_READ_BY_ALL = (".png", ".bmp", ".jpg", ".jpeg")  # of image files
+_EXACT = _READ_BY_ALL[:2]  # of JPEG, TensorFlow takes a faster decoding than Pillow, and values differ by a few units
+_TURNED = range(2, 9)  # values of EXIF's orientation
+_ORIENTATION = 0x0112
+
+
+def of_user(
+    path: str | os.PathLike[str],
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    batch: int = 32,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+) -> list[Task]:
+    """Tasks on the user's own data: next-frame; with `labels`, classification; both of one array, or a folder of images.
+
+    Parameters
+    ----------
+    path : a .npy file, an array in an HDF5 file or Zarr store ("a.h5::/frames"), with samples along its first axis; or a folder
+        with one of JPEG, PNG or BMP files for each class
+    labels : an array of one whole number for each sample, in any of these formats
+    size : (height, width) that images of unequal size are brought to; None: that of the first
+    directory : where labels that are not a .npy of int64 are written as one, and where images are ingested. Needed for these alone
+
+    Raises what `mmapstore.open` raises; InvalidValueError and InvalidTypeError for data that not every way could be fed from.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/frames.npy", np.zeros((100, 3, 8, 8), np.float32))
+    ...     (task,) = of_user(f"{folder}/frames.npy")
+    ...     task.kind, task.form, task.samples, task.shape
+    ('next', 'npy', 100, (3, 8, 8))
+    """
+    path = os.fspath(path)
+    if Path(path).is_dir() and looks_like_images(path):
+        if labels is not None:
+            raise InvalidValueError(f"{path} is a folder of images, whose folders are the classes; leave labels={labels!r} out.")
+        task = _of_images(path, batch, seed, size, directory)
+    else:
+        task = _of_array(path, labels, batch, seed, directory)
+    if task.pairs < 2 * batch:
+        raise InvalidValueError(
+            f"{path} has {task.samples} samples; expected enough for two batches of {batch}. Ask for a smaller batch."
+        )
+    return [task]
+
+
+# --- arrays --------------------------------------------------------------------------------------------------------------
+
+
+def _of_array(path: str, labels: Any, batch: int, seed: int, directory: Any) -> Task:
+    samples = _one_array(path)
+    outer, inside = split_inside(path)
+    title, _ = identify(outer)
+    if title not in _FORMS:
+        raise InvalidTypeError(
+            f"{path} is {title}, which most ways of feeding Keras do not read; expected {', '.join(_FORMS)}. "
+            f"Convert it first: mmapstore convert {path} data.npy"
+        )
+    if samples.dtype.kind not in "biuf":
+        raise InvalidTypeError(f"{path} has dtype {samples.dtype}; Keras trains on bool, integers or floats.")
+    stored = open_stored(outer, inside)
+    if stored.shape != samples.shape:
+        raise InvalidValueError(
+            f"{path} is stored as {stored.shape}, and its samples do not run along the first axis (they are {samples.shape}), "
+            f"where every other way looks for them. Convert it first: mmapstore convert {path} data.npy --layout {samples.layout}"
+        )
+    form = "h5" if title == "HDF5" and stored.chunks is None else _FORMS[title]
+    name = path if form == "npy" else stored.name
+    kept = None if labels is None else _labels(os.fspath(labels), len(samples), directory, path)
+    kind = "next" if kept is None else "labelled"
+    return Task(kind, form, name, len(samples), samples.shape[1:], samples.dtype.name, kept, batch, seed)
+
+
+def _one_array(path: str) -> Dataset:
+    import mmapstore as mm
+
+    found = mm.open(path)
+    if len(found.fields) > 1:
+        name = next(iter(found.fields))
+        inside = os.path.join(path, f"{name}.npy") if Path(path, f"{name}.npy").exists() else f"{path}::/{name}"
+        raise InvalidValueError(
+            f"{path} holds the fields {', '.join(found.fields)}; expected one array. Name it, such as {inside}."
+        )
+    return found
+
+
+def _labels(labels: str, samples: int, directory: Any, path: str) -> str:
+    """The path of a .npy of int64 with these labels."""
+    found = _one_array(labels)
+    if found.dtype.kind not in "iub" or found.shape[1:] not in ((), (1,)):
+        raise InvalidTypeError(
+            f"{labels} holds {found.dtype} of shape {found.shape}; expected one whole number for each sample, its class."
+        )
+    if len(found) != samples:
+        raise InvalidValueError(f"{labels} has {len(found)} labels, {path} {samples} samples; expected as many of both.")
+    if labels.lower().endswith(".npy") and found.dtype == np.int64 and found.shape == (samples,):
+        return labels
+    if directory is None:
+        raise InvalidValueError(
+            f"{labels} is not a .npy file of int64, shape ({samples},), and there is no directory= to write one to. Give one."
+        )
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    target = Path(directory) / "labels.npy"
+    np.save(target, np.asarray(found[:]).reshape(-1).astype(np.int64))
+    return str(target)
+
+
+# --- images --------------------------------------------------------------------------------------------------------------
+
+
+def _of_images(path: str, batch: int, seed: int, size: tuple[int, int] | None, directory: Any) -> Task:
+    listed = images_in_folder(path)
+    if listed.labels is None:
+        raise InvalidValueError(
+            f"{path} holds images that are of no class; expected a folder in it for each class. "
+            "Ingest them first, and give what was written: mmapstore ingest FOLDER images.npy"
+        )
+    others = [name for name in listed.paths if not name.lower().endswith(_READ_BY_ALL)]
+    if others:
+        raise InvalidValueError(
+            f"{path} holds {len(others)} images, such as {others[0]}, that Keras's loaders pass over or cannot decode; expected "
+            f"{', '.join(_READ_BY_ALL)}. Move them elsewhere, or convert them."
+        )
+    sizes, modes, turned = _headers(listed.paths)
+    width, height = sizes[0] if size is None else size[::-1]
+    grey = set(modes) <= {"1", "L"}
+    exact = set(sizes) == {(width, height)} and set(modes) <= {"L", "RGB"} and not turned
+    exact = exact and all(name.lower().endswith(_EXACT) for name in listed.paths)
+    return Task(
+        "images", "folder", path, len(listed.paths), (height, width, 1 if grey else 3), "uint8", None, batch, seed, exact,
+        None if directory is None else str(Path(directory) / "prepared"),
+    )  # fmt: skip
+
+
+def _headers(paths: list[str]) -> tuple[list[tuple[int, int]], list[str], bool]:
+    """(width, height) and mode of each image, and whether EXIF says of any that it lies on its side."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingPackageError(
+            f'Reading images needs Pillow ({error}). Install it with: pip install "mmapstore[images]"'
+        ) from error
+    sizes, modes, turned = [], [], False
+    for path in paths:
+        with Image.open(path) as image:
+            sizes.append(image.size)
+            modes.append(image.mode)
+            turned = turned or image.getexif().get(_ORIENTATION, 1) in _TURNED
+    return sizes, modes, turned

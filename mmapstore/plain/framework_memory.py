@@ -1,0 +1,135 @@
+"""What Keras 3 on TensorFlow keeps in private memory for the usual ways of feeding it: arithmetic on bytes, no framework.
+
+Measured with Keras 3.15 and TensorFlow 2.21, and read in their sources:
+
+- An array that becomes a tensor is copied whole (`convert_to_eager_tensor` in constant_op.py). tf.data copies the tensors that a
+  dataset is made of once more, when it rewrites the dataset for its first iterator. So all ways that hand over whole arrays have
+  each of them twice at the peak: `fit(x, y)` as well, whose adapter makes a dataset of tensors (array_data_adapter.py).
+- `fit(x, y)` casts floats that are not Keras's beforehand, all of them (array_slicing.py). Datasets are not cast.
+- A generator's arrays become tensors without a copy where they begin at a multiple of 64 bytes (ndarray_tensor.cc), also pages of
+  a map; others are copied. Of samples taken one by one, the share that is copied follows from the bytes of a sample.
+- A shuffle buffer holds samples. The next epoch fills another one, from another thread, before malloc has given back the first.
+- Queues are short: with `prefetch(AUTOTUNE)` some 6 batches were seen alive, sometimes several times as many.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+ALIGNMENT = 64
+ALIVE = 6  # batches: in queues, in training, being made
+_STARTED = 4_000_000  # threads, arenas of malloc, functions that are traced
+_ELEMENT = 1_000  # of a sample that tf.data holds, beside its values
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What goes through a framework in an epoch. Bytes, all but `pairs`, `batch` and `shift`.
+
+    Attributes
+    ----------
+    array : of all samples as stored, from which x and, for the next frame, y are cut
+    pairs, batch : samples of x in an epoch; in a batch
+    x, y : of one, as stored
+    x_cast, y_cast : of one, as Keras casts it, where it does: floats that are not float32
+    x_float : of one x whose values are float32
+    shift : how many samples y lies behind x in the array; None where it is not of the array
+    """
+
+    array: int
+    pairs: int
+    batch: int
+    x: int
+    y: int
+    x_cast: int | None = None
+    y_cast: int | None = None
+    x_float: int = 0
+    shift: int | None = None
+
+
+def copied_share(sample: int, step: int = 1, first: int = 0) -> float:
+    """The share of slices that begin at samples first, first + step, ... of a map and are copied: not at multiples of 64 bytes.
+
+    >>> copied_share(30_000), copied_share(12_288), copied_share(30_000, step=32), copied_share(30_000, step=32, first=1)
+    (0.75, 0.0, 0.0, 1.0)
+    """
+    period = ALIGNMENT // math.gcd(sample * step, ALIGNMENT)
+    return sum((first + i * step) * sample % ALIGNMENT != 0 for i in range(period)) / period
+
+
+# --- whole arrays --------------------------------------------------------------------------------------------------------
+
+
+def from_tensor_slices(feed: Feed) -> int:
+    """Of x and y as tensors in a tf.data.Dataset.
+
+    >>> from_tensor_slices(Feed(300_000_000, pairs=10_000, batch=32, x=30_000, y=30_000)) // 300_000_000
+    4
+    """
+    return 2 * feed.pairs * (feed.x + feed.y) + _STARTED
+
+
+def fit_arrays(feed: Feed) -> int:
+    """Of `fit(x, y)`, the arrays themselves not counted."""
+    x, y = feed.x_cast or feed.x, feed.y_cast or feed.y
+    cast = (feed.x_cast or 0) + (feed.y_cast or 0)
+    return feed.pairs * (2 * (x + y) + cast) + _STARTED
+
+
+def array_in_ram(feed: Feed) -> int:
+    """Of `fit(x, y)` of an array that was read into memory."""
+    return feed.array + fit_arrays(feed)
+
+
+def from_generator_args(feed: Feed) -> int:
+    """Of `from_generator(args=[array])`: a tensor of it, and the NumPy array that each pass makes of that."""
+    return 2 * feed.array + by_sample(feed)
+
+
+# --- samples and batches -------------------------------------------------------------------------------------------------
+
+
+def by_sample(feed: Feed) -> int:
+    """Of samples that tf.data makes batches of."""
+    return ALIVE * feed.batch * (feed.x + feed.y) + _STARTED
+
+
+def shuffle_buffer(feed: Feed) -> int:
+    """Of a buffer with all samples of a generator over a map, from the second epoch on.
+
+    >>> shuffle_buffer(Feed(300_000_000, pairs=10_000, batch=32, x=30_000, y=30_000, shift=1)) // 300_000_000
+    3
+    """
+    y = feed.y if feed.shift is None else feed.y * copied_share(feed.x)
+    buffer = feed.pairs * (feed.x * copied_share(feed.x) + y + _ELEMENT)
+    return round(2 * buffer) + by_sample(feed)
+
+
+def by_slice(feed: Feed, alive: int = ALIVE) -> int:
+    """Of batches that are slices of a map; only those that are copied count."""
+    x = feed.x * copied_share(feed.x, feed.batch)
+    y = feed.y if feed.shift is None else feed.y * copied_share(feed.x, feed.batch, feed.shift)
+    return round(alive * feed.batch * (x + y)) + _STARTED
+
+
+def by_read(feed: Feed, scratch: int = 0) -> int:
+    """Of batches that are read by a library into arrays of their own; `scratch` is what it needs to decode."""
+    return ALIVE * feed.batch * (feed.x + feed.y) + scratch + _STARTED
+
+
+# --- images --------------------------------------------------------------------------------------------------------------
+
+
+def decoded_images(feed: Feed, alive: int = ALIVE) -> int:
+    """Of batches of float32 images, decoded as they are asked for."""
+    return alive * feed.batch * feed.x_float + _STARTED
+
+
+def cached_images(feed: Feed) -> int:
+    """Of float32 images that `.cache()` keeps.
+
+    >>> cached_images(Feed(0, pairs=10_000, batch=32, x=30_000, y=4, x_float=120_000)) // 300_000_000
+    4
+    """
+    return feed.pairs * (feed.x_float + feed.y) + decoded_images(feed, alive=2)

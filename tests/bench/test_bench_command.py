@@ -1,0 +1,474 @@
+"""`mmapstore bench`, with processes that are functions; and, slowly, with real ones."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mmapstore import cli
+from mmapstore.bench import command as bench
+from mmapstore.bench import running, strategies
+from mmapstore.bench.contract import FAILED, FINISHED, KILLED, NOT_RUN, Epoch, Report, Row
+from mmapstore.bench.measuring import Progress
+from mmapstore.bench.workload import workload
+
+MB = 10**6
+BASELINE = 300 * MB
+
+
+class Machine:
+    """Stands for `running.run`: a process takes what its strategy predicts, and is killed under a limit that is less."""
+
+    def __init__(self):
+        self.runs = []
+
+    def __call__(self, strategy, task, *, epochs=2, limit=None, timeout=600.0, cold=False, knobs=None):
+        self.runs.append(SimpleNamespace(strategy=strategy, task=task, epochs=epochs, limit=limit, cold=cold, knobs=knobs))
+        private = strategies.load(strategy).private(task)
+        row = Row(
+            strategy, task.form, task.kind, FINISHED, data_nbytes=task.nbytes, limit=limit, predicted=private, private=private
+        )
+        row.baseline, row.first_batch, row.limited_by = BASELINE, 0.1, limit and "control group"
+        row.epochs = [Epoch(0.5, task.pairs, 2 * task.nbytes, True) for _ in range(epochs)]
+        row.command = running.command(strategy, task, epochs=epochs, limit=limit, cold=cold, knobs=knobs)
+        if limit and BASELINE + private > limit:
+            row.outcome, row.epochs = KILLED, []
+        return row
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    machine = Machine()
+    monkeypatch.setattr(running, "run", machine)
+    monkeypatch.setattr(running, "calibrate", lambda: [{"what": "100 MB", "expected": 100, "measured": 99, "missed": 1}])
+    monkeypatch.setattr(running, "can_limit", lambda: "control group")
+    monkeypatch.setattr("mmapstore.files.process_memory.memory_available", lambda: 20_000 * MB)
+    monkeypatch.setattr(bench, "_require_framework", lambda: None)
+    return machine
+
+
+@pytest.fixture
+def run(machine, tmp_path, capsys):
+    """Run the command on data below tmp_path: (exit code, standard output, standard error)."""
+
+    def run(*words):
+        given = [str(word) for word in words]
+        code = cli.main(["bench", *given, "--data", str(tmp_path / "data")])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+MEDIUM = ("--size", "60MB", "--form", "npy")
+SMALL = ("--size", "3MB", "--form", "npy")
+
+
+# --- a run --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_tells_first_then_measures_then_reports(run, machine, tmp_path):
+    code, out, err = run(*SMALL, "--only", "array_in_ram,fit_memmap,mmapstore_keras", "--json", tmp_path / "r.json")
+    assert (code, err) == (0, "")
+    report = Report.from_json((tmp_path / "r.json").read_text())
+    assert [row.strategy for row in report.rows] == ["array_in_ram", "fit_memmap", "mmapstore_keras"]
+    assert [(one.epochs, one.limit, one.cold, one.knobs) for one in machine.runs] == [(2, None, False, None)] * 3
+    assert report.calibration[0]["missed"] == 1 and report.seed == 0
+    assert report.machine["cores"] >= 1 and "numpy" in report.machine["versions"]
+    (task,) = report.tasks
+    assert (task["kind"], task["form"], task["samples"]) == ("next", "npy", 100) and not {"path", "labels", "prepared"} & set(task)
+    assert out.index("3 rows of 2 epochs") < out.index("array in RAM, fit(x, y)") < out.index("It took")
+    assert f"still in {tmp_path / 'data'}, for the next run" in out
+    assert str(tmp_path) not in report.to_json()
+
+
+def test_a_dry_run_makes_and_runs_nothing(run, machine, tmp_path):
+    code, out, _ = run(*SMALL, "--dry-run")
+    assert code == 0 and not machine.runs and not (tmp_path / "data").exists()
+    assert "about 3.00 MB of disk" in " ".join(out.split()) and "Ctrl-C" in out
+
+
+def test_data_of_an_earlier_run_are_used_again(run, tmp_path):
+    run(*SMALL, "--only", "fit_memmap")
+    (path,) = (tmp_path / "data").rglob("data.npy")
+    before = path.stat().st_mtime_ns
+    code, out, _ = run(*SMALL, "--only", "fit_memmap")
+    assert code == 0 and path.stat().st_mtime_ns == before
+    assert "made from seed 0 by an earlier run" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*SMALL],
+        ["--size", "3MB", "--form", "npy,h5-gzip", "--seed", "5", "--batch", "16", "--epochs", "3", "--cold"],
+        ["--size", "2MB", "--task", "labelled", "--form", "npy,h5"],
+        ["--size", "3MB", "--form", "npy", "--only", "mmapstore_keras,mmapstore_tf", "--limit", "1GB"],
+        ["--size", "3MB", "--form", "npy", "--only", "fit_memmap", "--sweep", "--epochs", "1"],
+    ],
+    ids=["default", "options", "labelled", "limit", "sweep"],
+)
+def test_the_command_of_a_row_means_that_row(run, machine, tmp_path, words):
+    """Parsed, it gives the same task and strategy and nothing else, run in the same way."""
+    code, _, _ = run(*words, "--json", tmp_path / "r.json")
+    assert code == 0
+    report = Report.from_json((tmp_path / "r.json").read_text())
+    rows = [*report.rows, *report.limited, *report.swept]
+    ran = [row for row in rows if row.outcome != NOT_RUN]
+    assert len(ran) == len(machine.runs) > 0
+    for row, once in zip(ran, machine.runs, strict=True):
+        parsed = cli._parser().parse_args([*shlex.split(row.command)[1:], "--data", str(tmp_path / "data")])
+        work = workload(parsed, 20_000 * MB)
+        assert [(one.strategy, one.task) for one in work.rows] == [(once.strategy, once.task)], row.command
+        assert parsed.epochs == once.epochs and work.limit == once.limit and (parsed.cold or work.limit is not None) == once.cold
+
+
+def test_the_command_of_a_row_on_the_users_data(run, machine, tmp_path):
+    np.save(tmp_path / "my x.npy", np.zeros((100, 3, 4), np.float32))
+    np.save(tmp_path / "y.npy", np.zeros(100, np.int64))
+    code, _, _ = run(tmp_path / "my x.npy", "--labels", tmp_path / "y.npy", "--batch", 8, "--json", tmp_path / "r.json")
+    assert code == 0
+    for row, once in zip(Report.from_json((tmp_path / "r.json").read_text()).rows, machine.runs, strict=True):
+        parsed = cli._parser().parse_args([*shlex.split(row.command)[1:], "--data", str(tmp_path / "data")])
+        assert [(one.strategy, one.task) for one in workload(parsed, 20_000 * MB).rows] == [(once.strategy, once.task)]
+
+
+def test_what_would_not_fit_is_predicted_and_not_run_unless_asked(run, machine, monkeypatch, tmp_path):
+    monkeypatch.setattr("mmapstore.files.process_memory.memory_available", lambda: 490 * MB)
+    only = (*MEDIUM, "--only", "fit_memmap,sequence", "--json", tmp_path / "r.json")
+    code, out, _ = run(*only)
+    assert code == 0 and [one.strategy for one in machine.runs] == ["sequence"]
+    assert "fit(memmap) (npy) would not fit: predicted" in out
+    row = Report.from_json((tmp_path / "r.json").read_text()).rows[0]
+    assert (row.outcome, row.private) == (NOT_RUN, None) and row.predicted > 100 * MB
+    assert "--run-all" in row.command
+    code, _, _ = run(*only, "--run-all")
+    assert [one.strategy for one in machine.runs] == ["sequence", "fit_memmap", "sequence"]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_ctrl_c_keeps_what_was_measured(run, machine, monkeypatch, tmp_path, after):
+    def ended(*arguments, **how):
+        if len(machine.runs) == after:
+            raise KeyboardInterrupt
+        return machine(*arguments, **how)
+
+    monkeypatch.setattr(running, "run", ended)
+    code, out, err = run(*SMALL, "--json", tmp_path / "r.json")
+    assert code == 130
+    assert err.splitlines() == ["It ended early: above is what was measured until then.", "interrupted"]
+    assert len(Report.from_json((tmp_path / "r.json").read_text()).rows) == after
+    assert "array in RAM, fit(x, y)" in out
+
+
+def test_ctrl_c_before_anything_was_measured(run, machine, monkeypatch, tmp_path):
+    monkeypatch.setattr(running, "calibrate", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    code, _, err = run(*SMALL, "--json", tmp_path / "r.json")
+    assert (code, err) == (130, "interrupted\n") and not (tmp_path / "r.json").exists()
+
+
+def test_the_report_on_the_disk_is_whole_after_each_row(run, machine, monkeypatch, tmp_path):
+    seen = []
+
+    def looked(*arguments, **how):
+        if (tmp_path / "r.json").exists():
+            seen.append(len(Report.from_json((tmp_path / "r.json").read_text()).rows))
+        return machine(*arguments, **how)
+
+    monkeypatch.setattr(running, "run", looked)
+    run(*SMALL, "--only", "fit_memmap,sequence,mmapstore_keras", "--json", tmp_path / "r.json")
+    assert seen == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "r.json"]
+
+
+def test_wrong_data_is_a_failure(run, machine, monkeypatch):
+    def wrong(strategy, task, **how):
+        row = machine(strategy, task, **how)
+        row.epochs = [replace(row.epochs[0], right=strategy != "sequence")]
+        return row
+
+    monkeypatch.setattr(running, "run", wrong)
+    code, out, err = run(*SMALL, "--only", "fit_memmap,sequence")
+    assert (code, err) == (1, "mmapstore: wrong data came from hand-written Sequence (npy)\n")
+    assert "WRONG DATA" in out
+
+
+def test_a_run_in_which_nothing_finished_is_a_failure(run, machine, monkeypatch):
+    monkeypatch.setattr(running, "run", lambda s, t, **how: Row(s, t.form, t.kind, FAILED, "no such device", data_nbytes=t.nbytes))
+    code, out, err = run(*SMALL, "--only", "fit_memmap")
+    assert code == 1 and "failed: no such device" in out and "nothing finished" in err
+
+
+# --- further questions --------------------------------------------------------------------------------------------------
+
+
+def test_limit_rows_count_because_the_array_in_ram_was_killed(run, machine, tmp_path):
+    code, _, _ = run(*MEDIUM, "--only", "mmapstore_keras", "--limit", "330MB", "--json", tmp_path / "r.json")
+    assert code == 0
+    report = Report.from_json((tmp_path / "r.json").read_text())
+    control, ours = report.limited
+    assert control.outcome == KILLED and control.predicted > 54 * MB
+    assert (ours.strategy, ours.limit, ours.limited_by) == ("mmapstore_keras", 330 * MB, "control group")
+    assert "does not count" not in ours.why
+    assert all(one.cold for one in machine.runs if one.limit)
+    assert len(report.rows) == 1, "the control is not a row of its own"
+
+
+def test_limit_rows_that_do_not_count_say_so(run, machine, tmp_path):
+    code, out, _ = run(*MEDIUM, "--only", "mmapstore_keras", "--limit", "1GB", "--json", tmp_path / "r.json")
+    assert code == 0
+    report = Report.from_json((tmp_path / "r.json").read_text())
+    assert all("does not count: what holds the data in memory was not killed" in row.why for row in report.limited)
+    assert "so these rows prove nothing" in " ".join(out.split())
+
+
+def test_ctrl_c_between_limit_rows_leaves_none_that_seems_to_count(run, machine, monkeypatch, tmp_path):
+    def ended(strategy, task, **how):
+        if len(machine.runs) == 3:
+            raise KeyboardInterrupt
+        return machine(strategy, task, **how)
+
+    monkeypatch.setattr(running, "run", ended)
+    code, _, _ = run(*SMALL, "--only", "mmapstore_keras,sequence", "--limit", "1GB", "--json", tmp_path / "r.json")
+    (row,) = Report.from_json((tmp_path / "r.json").read_text()).limited
+    assert code == 130 and "does not count" in row.why
+
+
+@pytest.mark.parametrize("words", [["--limit", "1GB"], ["--bisect"], ["--sweep"]])
+def test_a_system_without_limits_is_told_before_anything_runs(run, machine, monkeypatch, words):
+    monkeypatch.setattr(running, "can_limit", lambda: None)
+    code, _, err = run(*SMALL, *words)
+    assert code == 2 and "need a limit of memory that holds" in err and not machine.runs
+
+
+def test_bisect_finds_the_smallest_limit(run, machine, tmp_path):
+    words = ("--size", "30MB", "--form", "npy", "--only", "fit_memmap,sequence", "--bisect")
+    code, _, _ = run(*words, "--json", tmp_path / "r.json")
+    assert code == 0
+    report = Report.from_json((tmp_path / "r.json").read_text())
+    for row in report.rows:
+        needed = BASELINE + row.private
+        assert needed <= report.bisected[f"{row.strategy}|npy"] <= 1.05 * needed + 1
+    assert {(one.epochs, one.cold) for one in machine.runs if one.limit} == {(1, True)}
+
+
+def test_bisect_of_what_never_finishes_is_a_note(run, machine, monkeypatch):
+    def never(strategy, task, **how):
+        row = machine(strategy, task, **how)
+        row.outcome = KILLED if how.get("limit") else FINISHED
+        return row
+
+    monkeypatch.setattr(running, "run", never)
+    code, out, _ = run(*SMALL, "--only", "fit_memmap", "--bisect")
+    assert code == 0 and "note: fit(memmap), npy: no limit up to 20.0 GB was enough to finish twice" in out
+
+
+def test_sweep(run, machine, tmp_path):
+    code, _, _ = run("--size", "30MB", "--form", "npy", "--only", "fit_memmap,sequence", "--sweep", "--json", tmp_path / "r.json")
+    assert code == 0
+    report = Report.from_json((tmp_path / "r.json").read_text())
+    limits = [BASELINE + int(share * 30 * MB) for share in (2, 1.5, 1, 0.7, 0.5, 0.3, 0.2, 0.1)]
+    for free in report.rows:
+        rows = [row for row in report.swept if row.strategy == free.strategy]
+        enough = sum(BASELINE + free.private <= limit for limit in limits)
+        assert [row.limit for row in rows] == limits
+        assert [row.outcome for row in rows] == ([FINISHED] * enough + [KILLED] + [NOT_RUN] * 8)[:8]
+    assert report.swept[0].outcome == KILLED and report.swept[8].outcome == FINISHED
+    assert all(row.command for row in report.swept)
+
+
+def test_scale(run, machine, tmp_path):
+    words = ("--size", "60MB", "--form", "npy", "--only", "fit_memmap,sequence_workers", "--scale")
+    code, _, _ = run(*words, "--json", tmp_path / "r.json")
+    assert code == 0
+    fits = {(fit.strategy, fit.knob): fit for fit in Report.from_json((tmp_path / "r.json").read_text()).fits}
+    assert set(fits) == {
+        ("fit_memmap", "data"), ("fit_memmap", "batch"),
+        ("sequence_workers", "data"), ("sequence_workers", "batch"), ("sequence_workers", "look-ahead"),
+    }  # fmt: skip
+    assert fits["fit_memmap", "data"].slope > 1.9 and abs(fits["sequence_workers", "data"].slope) < 0.01
+    assert len(fits["fit_memmap", "data"].points) == 6
+    assert {one.knobs["look_ahead"] for one in machine.runs if one.knobs} == {1, 4, 16}
+
+
+# --- what is asked of it beside that ------------------------------------------------------------------------------------
+
+
+def test_list_tells_names_tasks_and_what_is_missing(run, machine, monkeypatch):
+    monkeypatch.setattr(strategies, "missing", lambda name: "needs zarr: pip install zarr" if name == "zarr_sequence" else "")
+    code, out, _ = run("--list")
+    assert code == 0 and not machine.runs
+    for name in strategies.names():
+        assert any(line.startswith(name) and line.endswith(strategies.load(name).NAME) for line in out.splitlines())
+    assert out.count("cannot run: needs zarr: pip install zarr") == 1
+
+
+@pytest.mark.parametrize("name", ["fit_memmap", "fit(memmap)", "FIT_MEMMAP"])
+def test_show_prints_the_source(run, name):
+    code, out, _ = run("--show", name)
+    assert code == 0 and out == strategies.source("fit_memmap")
+
+
+def test_show_of_a_wrong_name(run):
+    code, _, err = run("--show", "fit_memap")
+    assert code == 2 and "fit_memap: there is no such strategy; near it: fit_memmap" in err
+
+
+def test_a_path_that_does_not_exist(run, machine, tmp_path):
+    code, _, err = run(tmp_path / "no.npy")
+    assert code == 1 and "no.npy does not exist" in err and not machine.runs
+
+
+@pytest.mark.parametrize("absent", ["tensorflow", "keras"])
+def test_without_a_framework(tmp_path, monkeypatch, capsys, absent):
+    found = bench.importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == absent else found(name, *more))
+    assert cli.main(["bench", *SMALL, "--data", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert f'{absent} cannot be found. Install them with: pip install "mmapstore[tensorflow]"' in err
+    assert cli.main(["bench", "--list"]) == 0
+    assert f"needs {absent}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_outputs_are_checked_before_anything_runs(run, machine, tmp_path, option):
+    code, _, err = run(*SMALL, option, tmp_path / "none" / "r")
+    assert code == 1 and "which is not there; expected the name of a file to write" in err
+    code, _, err = run(*SMALL, option, tmp_path)
+    assert code == 1 and "is a directory; expected the name of a file" in err
+    assert not machine.runs
+
+
+def test_an_old_report_that_is_none_is_told_before_anything_runs(run, machine, tmp_path):
+    (tmp_path / "old.json").write_text("{}")
+    code, _, err = run(*SMALL, "--compare", tmp_path / "old.json")
+    assert code == 1 and "is not a report of this version" in err
+    code, _, err = run(*SMALL, "--compare", tmp_path / "no.json")
+    assert code == 1 and "there is no" in err
+    assert not machine.runs
+
+
+def test_compare_and_read(run, machine, tmp_path):
+    run(*SMALL, "--only", "fit_memmap", "--json", tmp_path / "old.json")
+    code, out, _ = run(*SMALL, "--only", "fit_memmap,sequence", "--json", tmp_path / "new.json", "--compare", tmp_path / "old.json")
+    assert code == 0 and "WHAT CHANGED" in out
+    ran = len(machine.runs)
+    code, again, _ = run("--read", tmp_path / "new.json", "--compare", tmp_path / "old.json")
+    assert code == 0 and len(machine.runs) == ran
+    assert again in out.replace("\n\nwritten: " + str(tmp_path / "new.json"), "")
+    code, _, err = run("x.npy", "--read", tmp_path / "new.json")
+    assert code == 2 and "measures nothing, also not x.npy" in err
+
+
+def test_html_and_pngs(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    code, out, _ = run(*SMALL, "--only", "fit_memmap,sequence", "--html", tmp_path / "r.html", "--png", tmp_path / "plots")
+    assert code == 0
+    assert "<svg" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert list((tmp_path / "plots").glob("*.png"))
+    assert f"written: {tmp_path / 'r.html'}, {tmp_path / 'plots'}" in out
+
+
+def test_no_matplotlib_is_told_before_anything_runs(run, machine, monkeypatch, tmp_path):
+    found = bench.importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "matplotlib" else found(name, *more))
+    code, _, err = run(*SMALL, "--html", tmp_path / "r.html")
+    assert code == 1 and "matplotlib: pip install" in err and not machine.runs
+
+
+def test_too_little_disk_is_told_before_anything_is_written(run, machine, monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=2 * MB))
+    code, _, err = run(*SMALL)
+    assert code == 1 and "The data take about 3.00 MB of disk" in err and "has 2.00 MB left" in err
+    assert not machine.runs and not (tmp_path / "data").exists()
+
+
+# --- progress -----------------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_one_line_that_fits(monkeypatch):
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: SimpleNamespace(columns=60))
+    terminal = Terminal()
+    progress = Progress(terminal)
+    progress.begins("fit(memmap), npy, 300 MB", 61)
+    progress.ended(Row("fit_memmap", "npy", "next", FINISHED, private=900 * MB, epochs=[Epoch(1.0, 10, 600 * MB, True)]))
+    progress.begins("hand-written Sequence, npy, 300 MB, of which the name is long", 30)
+    progress.clear()
+    shown = terminal.getvalue().split("\r")
+    assert shown[1] == "run 1, about 60 s left: fit(memmap), npy, 300 MB"
+    assert all(len(line) <= 59 for line in shown)
+    assert shown[-2].strip() == "" and shown[-1] == ""
+
+
+def test_progress_says_how_the_last_one_went(monkeypatch):
+    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: SimpleNamespace(columns=200))
+    terminal = Terminal()
+    progress = Progress(terminal)
+    progress.ended(Row("fit_memmap", "npy", "next", FINISHED, private=900 * MB, epochs=[Epoch(1.0, 10, 600 * MB, True)]))
+    progress.begins("another", 30)
+    assert terminal.getvalue().endswith("another | fit(memmap), npy: finished, +900 MB private, 600 MB/s")
+
+
+def test_progress_elsewhere_is_nothing():
+    file = io.StringIO()
+    progress = Progress(file)
+    progress.begins("something", 10)
+    progress.clear()
+    assert file.getvalue() == ""
+
+
+# --- real processes -----------------------------------------------------------------------------------------------------
+
+
+def real(*words):
+    return subprocess.run([sys.executable, "-m", "mmapstore", "bench", *map(str, words)], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured on Linux")
+def test_real_rows_and_limits(tmp_path):
+    """What holds the data takes twice it and is killed under the limit; mmapstore takes little and finishes."""
+    limit = (("--limit", 900 * MB),) if running.can_limit() == "control group" else ()
+    only = ("--only", "array_in_ram,fit_memmap,mmapstore_keras", "--form", "npy", "--size", "300MB", "--epochs", 1)
+    done = real(*only, *(word for pair in limit for word in pair), "--data", tmp_path, "--json", tmp_path / "r.json")
+    assert done.returncode == 0, done.stderr
+    report = Report.from_json((tmp_path / "r.json").read_text())
+    rows = {row.strategy: row for row in report.rows}
+    assert all(row.outcome == FINISHED and all(epoch.right for epoch in row.epochs) for row in rows.values())
+    assert rows["fit_memmap"].private > 550 * MB
+    assert rows["array_in_ram"].private > 850 * MB
+    assert rows["mmapstore_keras"].private < 32 * MB
+    assert json.loads((tmp_path / "r.json").read_text())["calibration"]
+    if limit:
+        under = {row.strategy: row for row in report.limited}
+        assert under["array_in_ram"].outcome == KILLED
+        assert under["mmapstore_keras"].outcome == FINISHED
+        assert "does not count" not in under["mmapstore_keras"].why
+        assert "systemd-run" in under["mmapstore_keras"].limit_command
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured on Linux")
+def test_the_printed_command_runs_that_row(tmp_path):
+    done = real(
+        "--only", "mmapstore_keras", "--form", "npy", "--size", "3MB", "--json", tmp_path / "a.json", "--data", tmp_path / "d"
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = Report.from_json((tmp_path / "a.json").read_text()).rows
+    done = real(*shlex.split(row.command)[2:], "--json", tmp_path / "b.json", "--data", tmp_path / "d")
+    assert done.returncode == 0, done.stderr
+    (again,) = Report.from_json((tmp_path / "b.json").read_text()).rows
+    assert (again.strategy, again.form, again.data_nbytes, again.command) == (row.strategy, row.form, row.data_nbytes, row.command)

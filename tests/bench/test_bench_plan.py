@@ -1,0 +1,253 @@
+"""What is told before a run: which ways, how long, what would not fit, and how much disk."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pytest
+
+from mmapstore.bench import command, strategies
+from mmapstore.bench.contract import NOT_RUN, Task
+from mmapstore.bench.plan import FRAMEWORK, RATES, START_SECONDS, TimeLeft, delivered, plan_rows, seconds_of, to_write
+from mmapstore.bench.selection import chosen_forms, chosen_kinds, chosen_strategies
+from mmapstore.bench.workload import workload
+from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
+
+GB = 10**9
+TASK = Task("next", "npy", "a.npy", 10**5 + 1, (2500,), "float32")  # 1 GB
+
+
+def options(*words):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def ways(work):
+    return [(one.strategy, one.task.form) for one in work.rows]
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------------
+
+
+def rows(predicted, available, **more):
+    given = {"epochs": 2, "available": available, "predict": lambda *_: predicted, "missing": lambda *_: ""}
+    (one,) = plan_rows([("fit_memmap", TASK)], **given | more)
+    return one
+
+
+@pytest.mark.parametrize(("predicted", "runs"), [(None, True), (0, True), (3 * GB, True), (3 * GB + 1, False)])
+def test_what_is_predicted_and_the_framework_must_fit(predicted, runs):
+    one = rows(predicted, 3 * GB + FRAMEWORK)
+    assert one.runs is runs
+    assert rows(predicted, 3 * GB + FRAMEWORK, run_all=True).runs
+
+
+def test_what_would_not_fit_is_a_row_with_the_numbers():
+    row = rows(5 * GB, 4 * GB).not_run()
+    assert (row.outcome, row.predicted, row.data_nbytes, row.private) == (NOT_RUN, 5 * GB, TASK.nbytes, None)
+    assert row.why == "would not fit: predicted 5.00 GB and 400 MB of the framework, available 4.00 GB"
+
+
+def test_what_is_missing_is_not_predicted():
+    one = rows(5 * GB, 4 * GB, missing=lambda *_: "needs zarr: pip install zarr")
+    assert (one.runs, one.predicted, one.not_run().why) == (False, None, "needs zarr: pip install zarr")
+
+
+def test_seconds_grow_with_epochs_bytes_and_the_slowness_of_the_way():
+    assert seconds_of("fit_memmap", TASK, 0) == START_SECONDS
+    assert seconds_of("fit_memmap", TASK, 4) - seconds_of("fit_memmap", TASK, 2) == pytest.approx(2 * delivered(TASK) / 1e9)
+    assert seconds_of("from_generator", TASK, 1) > seconds_of("fit_memmap", TASK, 1)
+    assert seconds_of("fit_memmap", TASK, 1, cold=True) > seconds_of("fit_memmap", TASK, 1)
+    assert set(RATES) < set(strategies.names())
+
+
+def test_time_left_is_learned():
+    left = TimeLeft(100)
+    assert left.seconds == 100
+    left.took(30, estimate=10)
+    assert left.seconds == 3 * 90
+    left.took(10, estimate=30)
+    assert left.seconds == 60
+    left.skipped(80)
+    assert left.seconds == 0, "an estimate that was too low does not become negative"
+
+
+def test_disk_is_for_what_is_not_there_and_for_the_npy_that_is_converted():
+    tasks = [
+        Task("next", form, f"d/{name}::/data", 10**6, (250,), "float32") for form, name in [("h5", "h5.h5"), ("zarr", "zarr.zarr")]
+    ]
+    asked = []
+
+    def exists(path):
+        asked.append(path)
+        return path.endswith("zarr.zarr")
+
+    nbytes, seconds = to_write(tasks, exists)
+    assert nbytes == 2 * GB and seconds > 1
+    assert sorted(path.replace("\\", "/") for path in asked) == ["d/data.npy", "d/h5.h5", "d/zarr.zarr"]
+    assert to_write(tasks, lambda path: True) == (0, 0)
+
+
+# --- what the words of a command line mean ------------------------------------------------------------------------------
+
+
+def test_the_default_is_next_frame_in_every_form_in_under_ten_minutes():
+    given = options()
+    work = workload(given, 10**12)
+    assert {one.task.kind for one in work.rows} == {"next"}
+    assert {one.task.form for one in work.rows} == {"npy", "h5", "h5-gzip", "zarr", "zarr-zstd"}
+    disk, write_seconds = to_write(work.to_make, lambda path: False)
+    assert work.seconds(given.epochs) + write_seconds < 600
+    assert disk < 2 * GB
+    expected = [(name, task.form) for task in work.tasks for name in strategies.serving(task)]
+    assert ways(work) == expected
+    assert not work.limited and not work.bisected and not work.swept and not work.growth
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ("fit_memmap", ["fit_memmap"]),
+        ("fit(memmap)", ["fit_memmap"]),
+        ("array in RAM, fit(x, y)", ["array_in_ram"]),
+        ("FIT_MEMMAP, array_in_ram", ["array_in_ram", "fit_memmap"]),
+        ("from_generator*", ["from_generator_args", "from_generator", "batched_generator"]),
+    ],
+)
+def test_strategies_by_either_name(only, expected):
+    assert chosen_strategies(only) == expected
+
+
+def test_a_strategy_of_ones_own(tmp_path):
+    own = tmp_path / "mine.py"
+    own.write_text('NAME, KINDS, STORED, REQUIRES = "mine", ("next",), ("npy",), ()\n\ndef private(task):\n    return 5\n')
+    work = workload(options("--only", f"{own},fit_memmap", "--size", "3MB"), 10**12)
+    assert ways(work) == [("fit_memmap", "npy"), (str(own), "npy")]
+    assert work.rows[1].predicted == 5
+    assert work.rows[1].not_run().strategy == "mine"
+
+
+@pytest.mark.parametrize(
+    ("only", "near"), [("fit_memap", "fit_memmap"), ("h5py_sequense", "h5py_sequence"), ("mmapstore to_kers", "mmapstore to_keras")]
+)
+def test_the_nearest_names_are_told(only, near):
+    with pytest.raises(InvalidValueError, match=f"there is no such strategy; near it: .*{near}.*--list"):
+        chosen_strategies(only)
+
+
+def test_no_name_is_near():
+    with pytest.raises(InvalidValueError, match=r"--only xxxxxxxx: there is no such strategy\. `mmapstore bench --list` has all"):
+        chosen_strategies("xxxxxxxx")
+
+
+def test_kinds_and_forms():
+    assert chosen_kinds("images, next") == ["next", "images"]
+    assert chosen_forms("zarr,npy", "next") == ["npy", "zarr"]
+    assert chosen_forms(None, "images") == ["folder"]
+    with pytest.raises(InvalidValueError, match="--task nxt is not known; near it: next; expected one or more of next, labelled"):
+        chosen_kinds("nxt")
+    with pytest.raises(InvalidValueError, match="--form zaar is not known; near it: zarr"):
+        chosen_forms("zaar", "next")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", 0], "--epochs 0 cannot be meant; expected 1 or more"),
+        (["--batch", 0], "--batch 0 cannot be meant"),
+        (["--seed", -1], "--seed -1 cannot be meant; expected 0 or more"),
+        (["--size", "much"], "--size='much' is not a size"),
+        (["--size", "1MB"], "33 samples of 30.0 kB; expected enough for two batches"),
+        (["--limit", "2TB"], "--limit 2TB limits nothing here: 1.00 TB of memory are available"),
+        (["--labels", "y.npy"], "--labels y.npy without the data that they belong to"),
+        (["--only", "zarr_sequence", "--form", "npy"], "None of zarr_sequence is for next from npy"),
+        (["--task", "images", "--form", "npy"], "images"),
+        (["x.npy", "--size", "1GB"], "--size is of data that is made, and x.npy is as it is"),
+        (["x.npy", "--scale"], "--scale is of data that is made"),
+        (["x.npy", "--task", "next"], "--task is of data that is made"),
+    ],
+)
+def test_what_cannot_be_meant(words, message):
+    with pytest.raises(InvalidValueError, match=message.replace("(", r"\(")):
+        workload(options(*words), 10**12)
+
+
+def test_the_users_own_data(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((100, 3, 4), np.float32))
+    np.save(tmp_path / "y.npy", np.zeros(100, np.int64))
+    work = workload(options(tmp_path / "x.npy", "--batch", 8, "--seed", 3), 10**12)
+    (task,) = work.tasks
+    assert (task.kind, task.form, task.samples, task.batch, task.seed) == ("next", "npy", 100, 8, 3)
+    assert work.to_make == []
+    assert ways(work) == [(name, "npy") for name in strategies.serving(task)]
+    (task,) = workload(options(tmp_path / "x.npy", "--labels", tmp_path / "y.npy"), 10**12).tasks
+    assert (task.kind, task.labels) == ("labelled", str(tmp_path / "y.npy"))
+    with pytest.raises(NotFoundError, match=r"no\.npy does not exist"):
+        workload(options(tmp_path / "no.npy"), 10**12)
+    np.savez(tmp_path / "x.npz", x=np.zeros((100, 3)))
+    with pytest.raises(InvalidTypeError, match="Convert it first"):
+        workload(options(f"{tmp_path / 'x.npz'}::x"), 10**12)
+
+
+# --- further questions --------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_brings_data_of_twice_its_size_and_a_way_that_holds_it():
+    work = workload(options("--only", "mmapstore_keras", "--form", "npy,h5", "--limit", "400MB"), 10**12)
+    assert ways(work) == [("mmapstore_keras", "npy"), ("mmapstore_keras", "h5")]
+    assert {task.nbytes for task in work.tasks} == {400 * 10**6 * 2 // 30_000 * 30_000}
+    *asked, control = work.limited
+    assert [one.strategy for one in asked] == ["mmapstore_keras"] * 2
+    assert control.predicted >= 800 * 10**6 * 0.9
+    assert workload(options("--only", "fit_memmap", "--limit", "400MB"), 10**12).limited[-1].strategy == "fit_memmap"
+
+
+def test_ways_that_are_too_large_run_under_a_limit():
+    work = workload(options("--only", "array_in_ram", "--limit", "400MB", "--size", "2GB"), 10**9)
+    assert not work.rows[0].runs
+    assert [one.strategy for one in work.limited] == ["array_in_ram"]
+
+
+def test_the_search_and_the_sweep_take_what_can_run():
+    work = workload(options("--only", "fit_memmap", "--size", "3MB", "--bisect", "--sweep"), 10**12)
+    assert [len(work.bisected), len(work.swept)] == [1, 1]
+    assert [(stage.words, stage.runs) for stage in work.stages(2)] == [
+        ("in search of the smallest limit", 7),
+        ("for throughput against the limit", 8),
+    ]
+
+
+def test_scale_leaves_out_what_would_not_fit():
+    work = workload(options("--only", "array_in_ram,sequence_workers", "--scale"), 15 * GB)
+    lines = {(each.strategy, each.knob): [setting.value for setting in each.settings] for each in work.growth}
+    assert len(lines["array_in_ram", "data"]) == 2 and len(lines["sequence_workers", "data"]) == 3
+    assert lines["array_in_ram", "batch"] == [16, 64, 256]
+    assert lines["sequence_workers", "look-ahead"] == [1, 4, 16]
+    assert ("array_in_ram", "look-ahead") not in lines
+    assert work.notes == ["array_in_ram: memory against data leaves out 8.00 GB, which would not fit (--run-all)."]
+    assert {task.nbytes for task in work.to_make} >= {int(value) for value in lines["sequence_workers", "data"]}
+
+
+def test_scale_is_of_npy_unless_forms_are_asked_for():
+    forms = {each.settings[0].task.form for each in workload(options("--only", "mmapstore_keras", "--scale"), 10**12).growth}
+    assert forms == {"npy"}
+    asked = options("--only", "mmapstore_keras", "--scale", "--form", "npy,zarr", "--size", "1GB")
+    growth = workload(asked, 10**12).growth
+    assert {each.settings[0].task.form for each in growth} == {"npy", "zarr"}
+    sizes = [each.task.nbytes for line in growth if line.knob == "data" for each in line.settings[:3]]
+    assert max(sizes) <= GB and min(sizes) > GB / 17
+
+
+def test_the_plan_in_words():
+    given = options("--only", "fit_memmap,mmapstore_keras", "--form", "npy", "--size", "3GB", "--limit", "1GB")
+    work = workload(given, 4 * GB)
+    text = work.to_text(given.epochs, "made somewhere", 125)
+    assert "next      x is a frame, y the frame after it" in text
+    assert "3.00 GB: 100,000 samples of float32 (3, 50, 50), batches of 32; stored as npy" in text
+    assert "runs      1 row of 2 epochs, each in a process of its own" in text
+    assert "2 more under a limit of 1.00 GB" in text
+    assert "time      about 2 min, estimated for 2 cores" in text
+    assert "not run   fit(memmap) (npy) would not fit: predicted " in text
+    assert all(len(line) <= 120 for line in text.splitlines())

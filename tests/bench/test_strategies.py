@@ -1,0 +1,227 @@
+"""The ways of feeding Keras: each gives the model what the task says, and takes the memory that it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmapstore.bench import running, strategies
+from mmapstore.bench.checksum import checksum, in_training_step, of_batch
+from mmapstore.bench.contract import FINISHED, FORMS, KINDS, Task
+from mmapstore.bench.tasks import generated, of_user
+from mmapstore.plain.errors import KeyNotFoundError
+
+pytest.importorskip("tensorflow")
+
+SMALL = 3_000_000
+BATCH = 16
+TASKS = [
+    *(("next", form, None) for form in ("npy", "h5", "h5-gzip", "zarr", "zarr-zstd")),
+    *(("labelled", form, None) for form in ("npy", "h5-gzip", "zarr")),
+    ("labelled", "npy", "float32"),
+    ("next", "npy", "float64"),
+    ("images", "folder", None),
+    ("images", "folder", "png"),
+]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    pytest.importorskip("h5py"), pytest.importorskip("zarr"), pytest.importorskip("PIL")
+    home = tmp_path_factory.mktemp("data")
+    made = {
+        (kind, form, dtype): generated(kind, form, SMALL, home, batch=BATCH, dtype=dtype)
+        for kind, form, dtype in TASKS
+        if dtype != "png"
+    }
+    return made | {("images", "folder", "png"): images_without_loss(home, made["images", "folder", None])}
+
+
+def images_without_loss(home, jpegs: Task) -> Task:
+    """The same images as PNG, of which all decoders make the same."""
+    from PIL import Image
+
+    for path in Path(jpegs.path).rglob("*.jpg"):
+        target = home / "png" / path.parent.name / f"{path.stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            image.save(target)
+    (task,) = of_user(home / "png", batch=BATCH, directory=home / "made")
+    assert task.exact and task.samples == jpegs.samples
+    return task
+
+
+def summing_model(task: Task):
+    """Learns nothing; `model.total` is the checksum of what it was given since it was last set to 0."""
+    import keras
+
+    class Summing(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.total = self.add_weight(shape=(), dtype="int64", initializer="zeros", trainable=False, name="total")
+
+        def train_step(self, data):
+            self.total.assign_add(in_training_step(task, *data))
+            return {"total": self.total + 0}
+
+    model = Summing()
+    model.compile(loss=None, jit_compile=False)
+    model.built = True
+    return model
+
+
+WAYS = [
+    (name, key)
+    for key in TASKS
+    for name in strategies.serving(Task(key[0], key[1], "", 1, (1,), "uint8"))
+]  # fmt: skip
+
+
+# Deprecated in Keras, and kept there: its constructor may say so.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("name", "key"), WAYS, ids=lambda part: part if isinstance(part, str) else "-".join(filter(None, part)))
+def test_every_way_gives_the_model_the_same(tasks, name, key):
+    import keras
+
+    task = tasks[key]
+    if hasattr(strategies.load(name), "prepare"):
+        strategies.load(name).prepare(task)
+    model = summing_model(task)
+    totals = []
+
+    class Reading(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            model.total.assign(0)
+
+        def on_epoch_end(self, epoch, logs=None):
+            totals.append(int(model.total.numpy()))
+
+    model.fit(**strategies.load(name).fit_arguments(task), epochs=2, verbose=0, callbacks=[Reading()])
+    assert totals == [checksum(task)] * 2
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 5), (8,)])
+@pytest.mark.parametrize("kind", ["next", "labelled", "images"])
+def test_the_checksum_of_tensors_is_that_of_arrays(dtype, shape, kind):
+    import tensorflow as tf
+
+    x = np.random.default_rng(0).integers(-100 if dtype[0] in "if" else 0, 100, (6, *shape)).astype(dtype)
+    y = x[::-1].copy() if kind == "next" else np.arange(6)
+    for exact in (True, False):
+        task = Task(kind, "npy", "x.npy", 6, shape, dtype, exact=exact)
+        step = tf.function(lambda x, y, task=task: in_training_step(task, x, y))
+        assert int(step(tf.constant(x), tf.constant(y))) == of_batch(task, x, y)
+
+
+def test_names_are_in_the_order_of_the_table():
+    names = strategies.names()
+    assert names[0] == "array_in_ram" and names[1] == "fit_memmap"
+    ours = [name.startswith("mmapstore") for name in names]
+    assert ours == sorted(ours) and sum(ours) == 4
+    titles = [strategies.load(name).NAME for name in names]
+    assert len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize("name", strategies.names())
+def test_each_is_what_the_contract_says(name):
+    module = strategies.load(name)
+    first, *rest = module.__doc__.strip().split("\n")
+    assert first.endswith((".", ";", ":", ",")) or rest, "the first line says what the way is"
+    assert set(module.KINDS) <= set(KINDS) and module.KINDS
+    assert all(any(form.startswith(stored) for form in FORMS) for stored in module.STORED)
+    body = strategies.source(name).split("def fit_arguments")[1].splitlines()
+    assert len([line for line in body if line.strip()]) <= 25, "short enough to be judged at a glance"
+    assert "def private" in strategies.source(name)
+
+
+def test_a_name_that_there_is_not():
+    with pytest.raises(
+        KeyNotFoundError, match=r"no strategy 'fit_mmap'. `mmapstore bench --list` tells them: array_in_ram, fit_memmap"
+    ):
+        strategies.load("fit_mmap")
+
+
+def test_every_task_has_naive_ways_and_ours(tasks):
+    for task in tasks.values():
+        names = strategies.serving(task)
+        ours = [name for name in names if name.startswith("mmapstore")]
+        assert ours and len(names) > len(ours)
+    assert "h5py_sequence" in strategies.serving(tasks["next", "h5-gzip", None])
+    assert "h5py_sequence" not in strategies.serving(tasks["next", "npy", None])
+    assert "timeseries" not in strategies.serving(tasks["labelled", "npy", None])
+    assert strategies.serving(replace(tasks["next", "h5", None], form="h5-own")) == strategies.serving(tasks["next", "h5", None])
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    import importlib.util
+
+    assert strategies.missing("h5py_sequence") == "" == strategies.missing("fit_memmap")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("h5py", "keras") else object())
+    assert strategies.missing("h5py_sequence") == 'needs keras and h5py: pip install "mmapstore[tensorflow]" "mmapstore[hdf5]"'
+    assert strategies.missing("fit_memmap") == 'needs keras: pip install "mmapstore[tensorflow]"'
+
+
+def test_predicting_imports_no_framework(tasks):
+    task = tasks["next", "npy", None]
+    code = f"""
+import sys
+from mmapstore.bench import running, strategies
+from mmapstore.bench.contract import Task
+task = {task!r}
+found = {{name: strategies.load(name).private(task) for name in strategies.serving(task)}}
+assert min(found.values()) > 0, found
+assert not {{"keras", "tensorflow", "h5py", "zarr"}} & set(sys.modules), "imported"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- predictions ---------------------------------------------------------------------------------------------------------
+
+
+def test_naive_ways_are_predicted_to_hold_the_data_and_careful_ones_not():
+    frames = Task("next", "npy", "none.npy", 100_000, (3, 50, 50), "float32")
+    held = {
+        name: strategies.load(name).private(frames) / frames.nbytes for name in strategies.serving(frames) if "mmap" not in name[:5]
+    }
+    for name in ("array_in_ram", "fit_memmap", "from_tensor_slices", "from_generator_args", "shuffle_n", "timeseries"):
+        assert held[name] > 0.9, name
+    for name in ("from_generator", "batched_generator", "sequence", "sequence_workers"):
+        assert held[name] < 0.1, name
+
+
+@pytest.mark.parametrize("name", ["fit_memmap", "from_tensor_slices", "shuffle_n"])
+def test_predictions_grow_with_the_data(name):
+    small = Task("labelled", "npy", "none.npy", 100_000, (3, 65, 64), "float32", "y.npy")
+    large = replace(small, samples=200_000)
+    way = strategies.load(name)
+    assert way.private(large) - way.private(small) == pytest.approx(way.private(small), rel=0.1)
+
+
+LARGE = 120_000_000
+_MARGIN = 20 << 20  # bytes by which a prediction may be wrong whatever its size: arenas of malloc, threads that start late
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="private memory is read from /proc")
+@pytest.mark.parametrize(
+    ("kind", "form", "dtype"),
+    [("next", "npy", None), ("next", "npy", "float64"), ("next", "h5-gzip", None), ("next", "zarr-zstd", None),
+     ("labelled", "npy", None), ("images", "folder", None)],
+)  # fmt: skip
+def test_predictions_agree_with_what_is_measured(tmp_path, kind, form, dtype):
+    task = generated(kind, form, LARGE if kind != "images" else LARGE // 2, tmp_path, dtype=dtype)
+    wrong = []
+    for name in strategies.serving(task):
+        row = running.run(name, task, epochs=2)
+        assert row.outcome == FINISHED, (name, row.why)
+        assert all(epoch.right for epoch in row.epochs), name
+        low = 0 if name.startswith("mmapstore") else row.predicted * 0.9 - _MARGIN  # ours are bounds
+        if not low <= row.private <= row.predicted * 1.1 + _MARGIN:
+            wrong.append((name, row.private, row.predicted))
+    assert not wrong
