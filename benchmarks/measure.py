@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -14,17 +15,22 @@ from typing import Any
 
 import numpy as np
 
+from mmapstore.bench.instruments.limits import Limit, limited
 from mmapstore.bench.machine import machine as machine
 
 
-def run_arm(module: str, arguments: Sequence[str], timeout: float | None = None) -> dict[str, Any]:
-    """One arm in a process of its own; it prints its result as one line of JSON, the last. `timeout` in seconds."""
+def run_arm(module: str, arguments: Sequence[str], timeout: float | None = None, limit: int | None = None) -> dict[str, Any]:
+    """One arm in a process of its own; it prints its result as one line of JSON, the last. `timeout` in seconds, `limit` in bytes
+    of memory, the framework included."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", module, *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return {"failed": -1, "error": [f"given up after {timeout:.0f} s"]}
+    with limited(limit) if limit is not None else contextlib.nullcontext(Limit()) as under:
+        command = [*under.prefix, sys.executable, "-m", module, *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return {"failed": -1, "error": [f"given up after {timeout:.0f} s"]}
+        if under.killed(done.returncode, done.stderr):
+            return {"failed": done.returncode, "error": ["killed by the limit"]}
     if done.returncode:
         return {
             "failed": done.returncode,
@@ -38,7 +44,7 @@ def take_turns(module: str, arms: Sequence[Sequence[str]], rounds: int) -> dict[
     """Every arm once, then every arm again, `rounds` times: drift of the machine then meets all alike."""
     results: dict[str, list[dict[str, Any]]] = {arm[0]: [] for arm in arms}
     for turn in range(rounds):
-        for arm in arms[turn % 2 * 0 :] if turn % 2 == 0 else list(reversed(arms)):
+        for arm in arms if turn % 2 == 0 else reversed(arms):
             print(f"  round {turn + 1} of {rounds}: {arm[0]}", file=sys.stderr)
             results[arm[0]].append(run_arm(module, arm))
     return results

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from mmapstore.plain.memory_budget import parse_bytes
+
 from .arm import expected_checksum
 from .measure import machine, run_arm
 from .peers import ACCESSES, PEERS, Job, Peer
@@ -61,7 +63,7 @@ def measure_group(job: Job, peers: Sequence[Peer], options: argparse.Namespace, 
             if runs[name] and "failed" in runs[name][-1]:
                 continue
             _say(f"{job.kind.name} {job.form} {job.access}, round {turn + 1}: {name}")
-            runs[name].append(run_arm("benchmarks.arm", [_spec(job, name, options)], timeout=options.timeout))
+            runs[name].append(run_arm("benchmarks.arm", [_spec(job, name, options)], options.timeout, options.limit))
     _say("")
     expected = expected_checksum(sums, job.access)
     for row in rows:
@@ -238,6 +240,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, help="of each kind, instead of the usual")
     parser.add_argument("--seed", type=int, default=0, help="of the data and of all orders")
     parser.add_argument("--max-memory", help="given to mmapstore, which refuses what does not fit")
+    parser.add_argument(
+        "--limit",
+        type=parse_bytes,
+        help="run each arm under this hard limit of memory, framework included: with --cold, what a file larger than memory does",
+    )
     parser.add_argument("--timeout", type=float, default=600, help="seconds after which an arm is given up")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "mmapstore-benchmarks" / "suite")
     parser.add_argument("--json", type=Path, help="write everything here, after each group")
@@ -278,7 +285,8 @@ def main(given: Sequence[str] | None = None) -> int:
     if not groups:
         print(f"nothing is left by --only {' '.join(options.only)}", file=sys.stderr)
         return 2
-    about = {"machine": machine(), "seed": options.seed, "rounds": options.rounds, "epochs": options.epochs, "cold": options.cold}
+    settings = {name: getattr(options, name) for name in ("seed", "rounds", "epochs", "cold", "limit")}
+    about: dict[str, Any] = {"machine": machine(), **settings}
     rows: list[Row] = []
     sizes: dict[str, Any] = {}
     print(

@@ -198,6 +198,8 @@ class _Arm:
     def __init__(self, asked: dict[str, Any], prefix: tuple[str, ...] = ()) -> None:
         self.started, self.failure = False, ""
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        # What a process that is killed leaves of its temporary files, TensorFlow's source of traced functions, goes with it.
+        self._scratch = tempfile.TemporaryDirectory(prefix="mmapstore-bench-")
         # Keras can compute with others; the step that reads every bit is TensorFlow's.
         settings = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
         self._process = subprocess.Popen(
@@ -207,7 +209,7 @@ class _Arm:
             stderr=self._errors,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **settings},
+            env={**os.environ, **settings, "TMPDIR": self._scratch.name},
             start_new_session=True,  # Ctrl-C is ours alone
         )
         self.number = self._process.pid
@@ -226,6 +228,7 @@ class _Arm:
                 with contextlib.suppress(OSError):  # what was not read any more
                     pipe.close()
         self._errors.close()
+        self._scratch.cleanup()
 
     def follow(self, row: Row | None, watch: Watch | None, expected: int, until: float) -> bool:
         """Take events until the process ends, or is done. False if it was neither by `until`, of `time.monotonic`."""

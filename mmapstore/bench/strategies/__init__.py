@@ -25,6 +25,7 @@ _NAMES = (
     "timeseries",
     "batched_generator",
     "sequence",
+    "sequence_shuffled",
     "sequence_workers",
     "h5py_sequence",
     "zarr_sequence",
