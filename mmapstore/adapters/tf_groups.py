@@ -45,37 +45,38 @@ def _casts_alike(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
 
 
 def _sliced(slices: list[Slice], source: Source, epochs: int | None) -> Any:
-    """Every batch is a slice of the mapped file, or of a window of decoded frames.
-
-    A slice of one axis that begins and ends at multiples of 64 bytes is no copy, and no tensor of the whole file enters the
-    graph, where tf.data would copy it.
-    """
+    """Every batch is a slice of the mapped file, or of a window of decoded frames. No tensor of the whole file enters the graph,
+    where tf.data would copy it."""
     fields = list(dict.fromkeys(one.field for one in slices))
     kinds = [next(one.stored for one in slices if one.field == name) for name in fields]
-    sizes = [math.prod(one.shape) for one in slices]
 
     def fetch(begin: int, stop: int) -> tuple[Array, list[Array]]:
         epoch, batch = divmod(begin, source.count)
         places, end = source.samples_of(batch, batch + stop - begin)
         runs = source.batches.runs(epoch, batch, stop - begin)
-        lengths = np.diff(np.append(places, end))
-        known = [
-            column
-            for one, size in zip(slices, sizes, strict=True)
-            for column in (runs[one.field][1] + (places - places[0] + one.row) * size, lengths * size)
-        ]
-        return np.stack(known, axis=1), [runs[name][0] for name in fields]
+        firsts = [runs[one.field][1] + places - places[0] + one.row for one in slices]
+        return np.stack([*firsts, np.diff(np.append(places, end))], axis=1), [runs[name][0].reshape(-1) for name in fields]
 
     def cut(known: list[Any], flat: list[Any]) -> list[Any]:
-        arrays = []
-        for number, one in enumerate(slices):
-            values = tf.slice(flat[fields.index(one.field)], known[2 * number], known[2 * number + 1])
-            arrays.append(_converted(tf.reshape(values, (-1, *one.shape)), one))
-        return arrays
+        *firsts, length = known
+        return [
+            _converted(_rows(flat[fields.index(one.field)], first, length, one.shape), one)
+            for one, first in zip(slices, firsts, strict=True)
+        ]
 
     held = source.batches.held_together
     group = held or GROUP_BYTES // max(1, source.batch_nbytes)
-    return _grouped(source, epochs, group, fetch, cut, kinds, 2 * len(slices), ahead=held is None)
+    return _grouped(source, epochs, group, fetch, cut, kinds, 1 + len(slices), ahead=held is None)
+
+
+def _rows(flat: Any, first: Any, length: Any, shape: tuple[int, ...]) -> Any:
+    """Rows [first, first + length) of `shape`, as a tensor of their own.
+
+    Not `tf.slice`: what it gives may share the memory of a NumPy array, and TensorFlow does not know that any more. Once it is the
+    last to look there, it computes in place: in somebody's array, or in a mapped file, which ends the process.
+    """
+    table = tf.reshape(flat, (-1, math.prod(shape)))
+    return tf.reshape(tf.gather(table, tf.range(first[0], first[0] + length[0])), (-1, *shape))
 
 
 def _gathered(gathers: list[Gather], source: Source, epochs: int | None) -> Any:
@@ -108,23 +109,19 @@ def _gathered(gathers: list[Gather], source: Source, epochs: int | None) -> Any:
 
 def _read_together(source: Source, epochs: int | None) -> Any:
     """Small batches, many of which are read by one call."""
-    shapes = [spec.shape[1:] for spec in source.specs]
-    sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
+    shapes = [tuple(spec.shape[1:]) for spec in source.specs]
 
     def fetch(begin: int, stop: int) -> tuple[Array, list[Array]]:
         epoch, batch = divmod(begin, source.count)
         places, end = source.samples_of(batch, batch + stop - begin)
         arrays = source.batches.read_together(epoch, batch, stop - begin)
-        known = np.stack([places - places[0], np.diff(np.append(places, end))], axis=1)
-        return (known[:, None, :] * sizes[:, None]).reshape(len(known), -1), [array.reshape(-1) for array in arrays]
+        return np.stack([places - places[0], np.diff(np.append(places, end))], axis=1), [array.reshape(-1) for array in arrays]
 
     def cut(known: list[Any], flat: list[Any]) -> list[Any]:
-        return [
-            tf.reshape(tf.slice(one, known[2 * number], known[2 * number + 1]), (-1, *shapes[number]))
-            for number, one in enumerate(flat)
-        ]
+        first, length = known
+        return [_rows(one, first, length, shape) for one, shape in zip(flat, shapes, strict=True)]
 
-    return _grouped(source, epochs, source.batches.together, fetch, cut, [spec.dtype for spec in source.specs], 2 * len(shapes))
+    return _grouped(source, epochs, source.batches.together, fetch, cut, [spec.dtype for spec in source.specs], 2)
 
 
 def _grouped(

@@ -282,7 +282,7 @@ class Assembly:
     def runs(self, epoch: int, position: int, count: int) -> dict[str, tuple[Array, int]]:
         """Of each field what `count` samples of a stored order from `position` on reach, without a copy where that can be.
 
-        As an array of one axis that begins at a multiple of 64 bytes, and the place in it of the anchor of the first sample.
+        As an array whose first byte lies at a multiple of 64, and the row in it that is the anchor of the first sample.
         """
         self._begin(epoch)
         ways, found = self._ways, {}
@@ -296,10 +296,9 @@ class Assembly:
             if samples is None:
                 held = ways.decoded.place(name, epoch, position, first, last) if ways.decoded is not None else None
                 samples, row = held or (self._slab(ways, name, epoch, position, first, last, count), 0)
-            size = math.prod(samples.shape[1:])
-            line = max(1, ALIGNMENT // samples.dtype.itemsize)
-            begin = row * size // line * line
-            found[name] = samples.reshape(-1)[begin : (row + last - first) * size], (row - low) * size - begin
+            nbytes = math.prod(samples.shape[1:]) * samples.dtype.itemsize
+            begin = row // (step := ALIGNMENT // math.gcd(ALIGNMENT, nbytes)) * step  # every so many rows one begins aligned
+            found[name] = samples[begin : row + last - first], row - low - begin
         return found
 
     def _whole(self, ways: _Ways, name: str) -> Array | None:

@@ -183,7 +183,7 @@ class Batches:
         return None if held is None else max(1, held // self.batch_size)
 
     def runs(self, epoch: int, batch: int, batches: int) -> dict[str, tuple[Array, int]]:
-        """What these batches are cut from, by field: an array of one axis, aligned, and where in it the first anchor lies."""
+        """What these batches are cut from, by field: an array of samples, aligned, and the row in it that is the first anchor."""
         start = batch * self.batch_size
         return self._assembly.runs(epoch, start, min(batches * self.batch_size, len(self._order) - start))
 

@@ -1,14 +1,14 @@
 """What Keras 3 on TensorFlow keeps in private memory for the usual ways of feeding it: arithmetic on bytes, no framework.
 
-Measured with Keras 3.15 and TensorFlow 2.21, and read in their sources:
+Measured with Keras 3.15 and TensorFlow 2.21, and explained by their sources where these say it:
 
-- An array that becomes a tensor is copied whole (`convert_to_eager_tensor` in constant_op.py). tf.data copies the tensors that a
-  dataset is made of once more, when it rewrites the dataset for its first iterator. So all ways that hand over whole arrays have
-  each of them twice at the peak: `fit(x, y)` as well, whose adapter makes a dataset of tensors (array_data_adapter.py).
-- `fit(x, y)` casts floats that are not Keras's beforehand, all of them (array_slicing.py). Datasets are not cast.
+- An array that becomes a tensor is copied whole (`convert_to_eager_tensor` in constant_op.py), and at the peak each was seen twice:
+  beside the tensor, what it was copied through, or what tf.data copies when it rewrites a dataset of tensors. `fit(x, y)` makes
+  such a dataset too (array_data_adapter.py), and casts floats that are not float32 before that, all at once (array_slicing.py).
 - A generator's arrays become tensors without a copy where they begin at a multiple of 64 bytes (ndarray_tensor.cc), also pages of
   a map; others are copied. Of samples taken one by one, the share that is copied follows from the bytes of a sample.
-- A shuffle buffer holds samples. The next epoch fills another one, from another thread, before malloc has given back the first.
+- A shuffle buffer holds samples. From the second epoch on two of them were seen: most likely the next is filled from another
+  thread, before malloc has given back the first.
 - Queues are short: with `prefetch(AUTOTUNE)` some 6 batches were seen alive, sometimes several times as many.
 """
 
