@@ -52,8 +52,8 @@ class Workspaces:
 
 
 def most_workers() -> int:
-    """Threads that decode at once: the helpers, the caller, and a second one that reads ahead for somebody else."""
-    return usable_cpus() + 1
+    """Threads that decode at once: the helpers, the caller, and those that read two windows ahead."""
+    return usable_cpus() + 2
 
 
 _shared: weakref.ref[Workspaces] | None = None
