@@ -319,7 +319,7 @@ def test_slices_are_tensors_of_their_own(tmp_path):
     """TensorFlow computes in place in what it takes for its own: see test_in_place.py."""
     ds = stored(tmp_path, shape=(3, 16, 16))["image"]
     b = ds.batches(8, target=mm.NextFrame())
-    for number, (x, y) in enumerate(b.to_tf()):
+    for number, (x, _) in enumerate(b.to_tf()):
         expected, _ = b.read(0, number)
         assert not np.shares_memory(np.asarray(memoryview(x)), expected)
         np.testing.assert_array_equal(x.numpy(), expected)
