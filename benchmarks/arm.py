@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mmapstore.bench.instruments.page_cache import drop, files_of
 from mmapstore.demo.footprint import PrivatePeak
+from mmapstore.files.page_cache import drop
+from mmapstore.files.stored_files import files_of
 
 from .measure import warm
 from .peers import PEERS, Job, Opened

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from mmapstore.bench.instruments.page_cache import files_of
 from mmapstore.demo.footprint import PrivatePeak
+from mmapstore.files.stored_files import files_of
 
 from .measure import machine, spread, take_turns, warm
 from .stored_data import FORMS, KEY, KINDS, Kind, make_array, make_form

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmapstore.bench.instruments.page_cache import drop, files_of
 from mmapstore.codecs.chain import decoder_for
+from mmapstore.files.page_cache import drop
+from mmapstore.files.stored_files import files_of
 from mmapstore.formats.contract import HasChunks
 from mmapstore.formats.registry import open_stored
 

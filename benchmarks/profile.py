@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from mmapstore.bench.instruments.page_cache import files_of
+from mmapstore.files.stored_files import files_of
 
 from .floor import chunks_of
 from .measure import machine, warm

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from mmapstore.bench.instruments.page_cache import files_of
-
 Array = np.ndarray[Any, np.dtype[Any]]
 KEY = "data"
 
@@ -213,7 +211,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def stored_bytes(path: Path) -> int:
-    return sum(each.stat().st_size for each in files_of(path))

@@ -23,12 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from mmapstore.files.stored_files import nbytes_on_disk
 from mmapstore.plain.memory_budget import parse_bytes
 
 from .arm import expected_checksum
 from .measure import machine, run_arm
 from .peers import ACCESSES, PEERS, Job, Peer
-from .stored_data import FORMS, KINDS, QUICK, Kind, make_array, make_form, stored_bytes
+from .stored_data import FORMS, KINDS, QUICK, Kind, make_array, make_form
 
 OURS = "mmapstore"
 REFERENCES = {"npy": "arrays in RAM", "h5": "h5py slices", "zarr": "zarr-python"}
@@ -299,7 +300,7 @@ def main(given: Sequence[str] | None = None) -> int:
         make_array(kind, directory, options.seed)
         absent = _missing(FORMS[form].requires)
         path = directory if absent else make_form(kind, form, directory)
-        sizes[f"{kind.name} {form}"] = {"bytes": kind.nbytes, "stored": 0 if absent else stored_bytes(path)}
+        sizes[f"{kind.name} {form}"] = {"bytes": kind.nbytes, "stored": 0 if absent else nbytes_on_disk(path)}
         job = Job(kind, form, path, access, options.seed, options.max_memory)
         measured = measure_group(job, peers, options, np.load(directory / "sums.npy"))
         compare(measured, form)

@@ -51,7 +51,7 @@ def mmapstore(job: Job) -> Opened:
 
 @peer("mmapstore to_tf", accesses=("sequential", "next", "shuffled", "fit"), requires=("tensorflow",))
 def mmapstore_to_tf(job: Job) -> Opened:
-    """tf.data; the arrays are looked at without a copy."""
+    """tf.data, as NumPy arrays that look at its tensors."""
     ds = _dataset(job)
     batches = _batches(job, ds)
     opened = _opened(batches, ds)

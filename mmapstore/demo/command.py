@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from ..files.stored_files import nbytes_on_disk
 from ..plain.errors import InvalidValueError
 
 DEFAULT_OUT = "mmapstore-demo"
@@ -112,5 +113,4 @@ def _disk_bytes(path: str) -> int:
     """Bytes of the files behind `path`; 0 where there is no telling."""
     outer = path.split("::")[0]
     found = [Path(outer)] if Path(outer).exists() else [Path(each) for each in glob.glob(outer, recursive=True)]
-    files = [file for entry in found for file in (entry.rglob("*") if entry.is_dir() else [entry]) if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    return sum(nbytes_on_disk(entry) for entry in found if entry.exists())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..batches.opening import DEFAULT_FIELD, natural
 from ..files.descriptors import read_small_text
+from ..files.stored_files import nbytes_on_disk
 from ..formats.contract import StoredArray
 from ..formats.registry import PARTIAL, identify, list_stored, open_stored, split_inside
 from ..plain.errors import KeyNotFoundError
@@ -44,7 +45,7 @@ class Place:
 
     def nbytes(self) -> int:
         """On disk; of a file that holds several arrays, all of it."""
-        return sum(_nbytes(outer) for outer in {split_inside(path)[0] for path in self.paths})
+        return sum(nbytes_on_disk(outer) for outer in {split_inside(path)[0] for path in self.paths})
 
 
 def places_of(path: str, fields: list[str]) -> dict[str, Place]:
@@ -102,10 +103,3 @@ def require_inside(path: str, key: str | None) -> str:
     if inside is not None:
         raise KeyNotFoundError(f"{path} already names an array inside the file; leave out --key {key}.")
     return _joined(outer, key)
-
-
-def _nbytes(path: str) -> int:
-    if not os.path.isdir(path):
-        return os.path.getsize(path)
-    files = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
-    return sum(os.path.getsize(file) for file in files if os.path.isfile(file))

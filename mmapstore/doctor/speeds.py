@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..files.descriptors import Descriptor, let_go, read_exactly
+from ..files.page_cache import is_cached
 from ..plain.errors import NotFoundError
 from ..plain.sample_order import BLOCK_BYTES
 from ..readers.chunk_runs import batch_cost
@@ -68,7 +69,7 @@ def copy_speed() -> float:
 
 
 def _disk_speed(case: Case) -> tuple[float | None, float | None]:
-    if not (hasattr(os, "preadv") and hasattr(os, "RWF_NOWAIT") and isinstance(case.reader, NamesFiles)):
+    if not isinstance(case.reader, NamesFiles):
         return None, None
     looked = cached = nbytes = 0
     seconds = 0.0
@@ -76,12 +77,12 @@ def _disk_speed(case: Case) -> tuple[float | None, float | None]:
     for path, offset, length in _spread(list(case.reader.files)):
         with contextlib.suppress(NotFoundError, OSError):
             descriptor = Descriptor(path)
-            is_cached = _is_cached(descriptor, offset + length // 2 // _PAGE * _PAGE)
-            if is_cached is None:
+            was_cached = is_cached(descriptor.number, offset + length // 2)
+            if was_cached is None:
                 return None, None
             looked += 1
-            cached += is_cached
-            if is_cached or seconds > _DISK_SECONDS:
+            cached += was_cached
+            if was_cached or seconds > _DISK_SECONDS:
                 continue
             seconds += _timed(read_exactly, descriptor, offset, [out[:length]])
             nbytes += length
@@ -108,16 +109,6 @@ def _files_below(folder: str) -> Iterator[str]:
         for name in names:
             if name not in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
                 yield os.path.join(above, name)
-
-
-def _is_cached(descriptor: Descriptor, offset: int) -> bool | None:
-    """Whether the byte there is in the page cache; None where the file system does not tell."""
-    try:
-        return os.preadv(descriptor.number, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
 
 
 # --- the reader ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.stored_files import nbytes_on_disk
 from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MmapstoreError, UnsafeFileError
@@ -272,7 +273,7 @@ def _refuse_unstored(array: Any, where: str) -> None:
     declared = math.prod(int(n) for n in array.shape) * np.dtype(array.dtype).itemsize
     if declared <= _MOST_UNSTORED_NBYTES:
         return
-    stored = sum(file.stat().st_size for file in Path(array.store.root).rglob("*") if file.is_file())
+    stored = nbytes_on_disk(array.store.root)
     if declared > _MOST_TIMES_STORED * stored:
         raise UnsafeFileError(
             f"{where} declares {format_bytes(declared)} of {tuple(array.shape)}, and its store has {format_bytes(stored)} on disk; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -12,12 +13,14 @@ from typing import Any
 
 from ..batches.dataset import Dataset
 from ..batches.opening import open_dataset
-from ..files.lent_buffers import ALIGNMENT
+from ..files.lent_buffers import ALIGNMENT, is_aligned
+from ..files.stored_files import nbytes_on_disk
 from ..formats.registry import identify, list_stored, split_inside
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ..plain.memory_budget import format_bytes
 from ..plain.windows import Episodes
+from ..readers.contract import OffersViews, Reader
 from .archives import Archive, archive_table, claims_to_be_an_archive
 from .decodes import decodes_per_chunk
 from .verify.objects import archive_files
@@ -125,7 +128,7 @@ def describe(
     return Description(
         path=text,
         kind=f"{title}, {len(arrays)} array{'s' * (len(arrays) != 1)}" if title != ".npy" else "a .npy file",
-        bytes_on_disk=_disk_bytes(Path(outer)),
+        bytes_on_disk=nbytes_on_disk(outer),
         arrays=arrays,
         manifest=_manifest_words(manifest),
         open_with=_call(spelled, layout if len(listing) == 1 else None) if opened else "",
@@ -136,10 +139,9 @@ def describe(
 def _described_entry(outer: str, key: str, layout: str | None, storage: str) -> ArrayDescription:
     name = f"{outer}::/{key.strip('/')}" if key.strip("/") else outer
     try:
-        dataset = open_dataset(name, layout=layout)
+        return _described_field(name, name, open_dataset(name, layout=layout), storage, layout)
     except MmapstoreError as error:
         return ArrayDescription(name, refused=str(error))
-    return _described_field(name, name, dataset, storage, layout)
 
 
 def _ingest_command(source: str, layout: str | None) -> str:
@@ -166,12 +168,10 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
     if decodes:
         fewer = _FEWER if decodes > _MANY_DECODES else ""
         notes.append(f"a shuffled epoch of next-frame pairs decodes each chunk {decodes:.2f} times{fewer}")
-    if reader.place == "memory-mapped" and "scattered" not in reader.why:
-        step = spec.sample_nbytes
-        batch = next((b for b in (1, 2, 4, 8, 16, 32, 64) if step * b % ALIGNMENT == 0), None)
-        if batch is not None:
-            sizes = f", where the batch size is a multiple of {batch}" if batch > 1 else ""
-            notes.append(f"TensorFlow takes unshuffled batches without a copy{sizes}")
+    if _begins_aligned(reader):
+        batch = ALIGNMENT // math.gcd(spec.sample_nbytes, ALIGNMENT)
+        sizes = f", where the batch size is a multiple of {batch}" if batch > 1 else ""
+        notes.append(f"to_keras() hands x of unshuffled batches to TensorFlow without a copy{sizes}")
     if (
         spec.layout[1:]
         and spec.shape[-1] in (1, 3, 4)
@@ -197,6 +197,14 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
     )
 
 
+def _begins_aligned(reader: Reader) -> bool:
+    """True if samples are looked at one after the other in a mapped file, and the first lies where TensorFlow can look at it."""
+    if reader.place != "memory-mapped" or not isinstance(reader, OffersViews) or reader.spec.nbytes == 0:
+        return False
+    first = reader.view(0, min(2, len(reader.spec)))
+    return first is not None and is_aligned(first)
+
+
 def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | None) -> Description:
     several = len(dataset.fields) > 1
     arrays = tuple(
@@ -207,7 +215,7 @@ def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | Non
     return Description(
         path=path,
         kind=kind,
-        bytes_on_disk=_disk_bytes(outer) if outer.exists() else dataset.nbytes,
+        bytes_on_disk=nbytes_on_disk(outer) if outer.exists() else dataset.nbytes,
         arrays=arrays,
         manifest=_manifest_words(_manifest_beside(outer / DIRECTORY_MANIFEST)),
         open_with=_call(path, layout),
@@ -223,19 +231,19 @@ def _described_folder(path: str) -> Description:
             found = list(describe(file).arrays)
         except (MmapstoreError, OSError) as error:
             if claims_to_be_an_archive(file):
-                archives.append(Archive(name, bytes_on_disk=_disk_bytes(file), refused=(str(error),)))
+                archives.append(Archive(name, bytes_on_disk=nbytes_on_disk(file) if file.exists() else 0, refused=(str(error),)))
             continue
         opened = [array for array in found if not array.refused]
         ways = tuple(dict.fromkeys(array.place for array in opened))
         refused = tuple(array.refused for array in found if array.refused)
-        archives.append(Archive(name, len(opened), sum(array.bytes for array in opened), _disk_bytes(file), ways, refused))
+        archives.append(Archive(name, len(opened), sum(array.bytes for array in opened), nbytes_on_disk(file), ways, refused))
         arrays += found
     if not archives:
         raise NotFoundError(f"{path} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory.")
     return Description(
         path=path,
         kind=f"a directory, {len(arrays)} array{'s' * (len(arrays) != 1)} in {len(archives)} archive{'s' * (len(archives) != 1)}",
-        bytes_on_disk=_disk_bytes(Path(path)),
+        bytes_on_disk=nbytes_on_disk(path),
         arrays=tuple(arrays),
         archives=tuple(archives),
         notes=(f"open one of them{_glob_hint(path, arrays)}",) if arrays else (),
@@ -252,12 +260,6 @@ def _glob_hint(path: str, arrays: Sequence[ArrayDescription]) -> str:
 
 def _call(path: str, layout: str | None) -> str:
     return f"mmapstore.open({path!r}{f', layout={layout!r}' if layout else ''})"
-
-
-def _disk_bytes(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _manifest_beside(path: Path) -> Manifest | None:

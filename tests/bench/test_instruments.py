@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmapstore.bench.contract import Look
-from mmapstore.bench.instruments import limits, page_cache, process_tree
+from mmapstore.bench.instruments import limits, process_tree
 from mmapstore.bench.instruments.calibration import calibrate
 from mmapstore.bench.instruments.known_amounts import HELD, SPIKE
 from mmapstore.bench.instruments.process_tree import Thinned, Watch, descendants
@@ -313,28 +313,3 @@ def test_groups_that_others_left_are_removed_and_those_in_use_are_not(tmp_path):
         (tmp_path / name).mkdir()
     limits._sweep(tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == [f"mmapstore-bench-{os.getpid()}-0", "others-1"]
-
-
-# --- the page cache -----------------------------------------------------------------------------------------------------
-
-
-@linux
-def test_files_are_dropped_and_brought_in_again(tmp_path):
-    (tmp_path / "store").mkdir()
-    for name in ("a", "store/b", "store/empty"):
-        (tmp_path / name).write_bytes(bytes(5 * MB) if "empty" not in name else b"")
-    paths = [*page_cache.files_of(f"{tmp_path}/a::/frames"), *page_cache.files_of(tmp_path / "store")]
-    assert [path.name for path in paths] == ["a", "b", "empty"]
-    if page_cache.drop(paths) == 1.0:
-        pytest.skip("these files are on a tmpfs, which keeps what it has")
-    assert page_cache.cached_share(paths) <= 0.01
-    assert page_cache.warm(paths)
-    assert page_cache.cached_share(paths) > 0.9  # memory may be short, and the kernel takes some back
-
-
-@linux
-def test_files_larger_than_memory_are_not_brought_in(tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    path.write_bytes(bytes(MB))
-    monkeypatch.setattr(page_cache, "memory_available", lambda: MB - 1)
-    assert not page_cache.warm([path])

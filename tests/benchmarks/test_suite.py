@@ -19,7 +19,8 @@ from benchmarks.arm import Consumer, expected_checksum
 from benchmarks.peers import PEERS, Job
 from benchmarks.peers.contract import block_windows, in_order, mixed, slabs
 from benchmarks.stored_data import FORMS, KINDS, make_array, make_form, row_sums
-from mmapstore.bench.instruments.page_cache import drop, files_of, resident_pages
+from mmapstore.files.page_cache import drop, resident_pages
+from mmapstore.files.stored_files import files_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmarks measure on Linux alone")
 pytest.importorskip("tensorflow")

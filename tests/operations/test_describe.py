@@ -66,3 +66,35 @@ def test_fields_written_together_are_opened_together(tmp_path):
     assert found.open_with == f"mmapstore.open({path!r})" and len(found.arrays) == 2
     assert set(open_dataset(path).fields) == {"image", "label"}
     assert describe(f"{path}::/label").open_with == f"mmapstore.open({path + '::/label'!r})"
+
+
+def handed_over(path: Path) -> list[str]:
+    (array,) = describe(path).arrays
+    assert array.place == "memory-mapped"
+    return [note for note in array.notes if "TensorFlow" in note]
+
+
+def test_what_to_keras_hands_over_without_a_copy(tmp_path: Path) -> None:
+    path, frames = tmp_path / "x.npy", np.arange(40 * 24, dtype=np.float32)
+    words = "to_keras() hands x of unshuffled batches to TensorFlow without a copy"
+    np.save(path, frames.reshape(60, 16))
+    assert handed_over(path) == [words]
+    np.save(path, frames.reshape(40, 24))
+    assert handed_over(path) == [f"{words}, where the batch size is a multiple of 2"]
+    np.save(path, frames.reshape(-1, 3).view(np.uint8)[:, :3])
+    assert handed_over(path) == [f"{words}, where the batch size is a multiple of 64"]
+
+
+def test_what_begins_anywhere_is_not_said_to_be_handed_over(tmp_path: Path) -> None:
+    path, frames = tmp_path / "x.npy", np.arange(60 * 16, dtype=np.float32).reshape(60, 16)
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {frames.shape}, }}".encode().ljust(69) + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + frames.tobytes())
+    assert handed_over(path) == []
+
+
+def test_a_link_to_nothing_is_listed_as_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 3)))
+    (tmp_path / "b.npy").symlink_to(tmp_path / "nowhere.npy")
+    found = describe(tmp_path)
+    assert [(each.name, each.bytes_on_disk, len(each.refused)) for each in found.archives] == [("a.npy", 224, 0), ("b.npy", 0, 1)]
+    assert found.bytes_on_disk == 224

@@ -1,1 +1,1 @@
-"""What the benchmark measures with, and what it sets: memory from outside, limits, the page cache, the GPU."""
+"""What the benchmark measures with, and what it sets: memory from outside, limits, the GPU."""

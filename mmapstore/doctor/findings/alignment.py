@@ -1,4 +1,7 @@
-"""Whether TensorFlow takes batches where they lie. It does at multiples of 64 bytes, and copies everything else."""
+"""Whether `to_keras` hands TensorFlow batches where they lie. It does at multiples of 64 bytes, and copies everything else once.
+
+Of `to_tf` no batch is handed over so: it copies each once, wherever the bytes lie.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,14 @@ def findings(case: Case, speeds: Speeds | None) -> Iterator[Finding]:
     step = case.spec.sample_nbytes
     if start % ALIGNMENT:
         nbytes = case.delivered_nbytes
-        found = f"its first sample lies at byte {start}, no multiple of {ALIGNMENT}: TensorFlow copies every batch"
+        found = f"its first sample lies at byte {start}, no multiple of {ALIGNMENT}: to_keras() copies every batch for TensorFlow"
         line = convert_line(case, "aligned", suffix=".npy")
     elif step * case.batch % ALIGNMENT and len(case.spec) > case.batch:
         nbytes = case.usual.samples * step
         several = ALIGNMENT // gcd(step, ALIGNMENT)
         batch = -(-case.batch // several) * several
-        found = f"{case.batch} samples are {step * case.batch} bytes, no multiple of {ALIGNMENT}: TensorFlow copies most of x"
+        size = step * case.batch
+        found = f"{case.batch} samples are {size} bytes, no multiple of {ALIGNMENT}: to_keras() copies most of x for TensorFlow"
         line = batches_line(case, batch)
     else:
         return
@@ -55,17 +59,16 @@ def first_byte(case: Case) -> int | None:
 
 
 def words(case: Case) -> str:
-    """What of a batch in stored order is taken without a copy; empty where it is not mapped."""
+    """What of a batch in stored order `to_keras` hands over without a copy; empty where it is not mapped."""
     start = first_byte(case)
     if start is None:
         return ""
     step = case.spec.sample_nbytes
     x = start % ALIGNMENT == 0 and step * case.batch % ALIGNMENT == 0
     y = x and step % ALIGNMENT == 0
-    if case.target != NEXT:
-        return "TensorFlow takes x in stored order without a copy" if x else ""
     if not x:
         return ""
-    return "TensorFlow takes x in stored order without a copy" + (
-        ", and y too" if y else f" (y begins {step} bytes on, and is copied)"
-    )
+    found = "to_keras() hands x in stored order to TensorFlow without a copy"
+    if case.target != NEXT:
+        return found
+    return found + (", and y too" if y else f" (y begins {step} bytes on, and is copied)")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
+from ...files.stored_files import nbytes_on_disk
 from ...formats.contract import NewArray
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, PackedValuesWarning
 from ...plain.manifest import ArrayManifest, Manifest
@@ -120,7 +121,7 @@ def convert(
     entry = Manifest.from_json(journal.manifest, target.manifest_path).fields[FIELD]
     counts = journal.record.counts if journal.record is not None else {}
     changes = Changes(counts.get("rounded", 0), counts.get("clipped", 0))
-    done = _result(plan, _stored_nbytes(target.path), time.monotonic() - began, changes)
+    done = _result(plan, nbytes_on_disk(target.path), time.monotonic() - began, changes)
     return dataclasses.replace(done, sha256=entry.sha256, verified=verify)
 
 
@@ -364,9 +365,3 @@ def _packed_words(found: Origin, packing: Packing) -> str:
         f"{found.name} holds packed integers ({packing}), and what is stored is copied, not what it stands for. Pass unpack=True "
         f"(--unpack) to write {packing.dtype} values."
     )
-
-
-def _stored_nbytes(path: str) -> int:
-    if not os.path.isdir(path):
-        return os.path.getsize(path)
-    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from ...files.stored_files import nbytes_on_disk
 from ..ingest.journal import Journal
 from .passage import Tally, carry, new_record, verify_all
 from .plan import Plan
@@ -29,7 +30,7 @@ def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
         place = sample.target.place("data")
         began = time.perf_counter()
         writer: Any = place.module.create(place.path, place.key or None, sample.new)
-        empty = _nbytes(place.path)
+        empty = nbytes_on_disk(place.path)
         journal = Journal(sample.target, {})
         journal.record = new_record(sample)
         carry(sample, writer, journal, Tally(sample), lambda done: None, verify)
@@ -38,7 +39,7 @@ def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
         if verify and not beside:
             verify_all(sample, journal.record.checksums["data"], place.module.open_array(place.path, place.key or None))
         seconds = time.perf_counter() - began
-        stored = _nbytes(place.path)
+        stored = nbytes_on_disk(place.path)
     share = plan.nbytes / max(1, sample.nbytes)
     if plan.new.chunks is None:
         return seconds * share, stored - sample.nbytes + plan.nbytes
@@ -59,9 +60,3 @@ def _sample_of(plan: Plan) -> Plan:
         source_shape[axis] = length
     new = replace(plan.new, shape=tuple(shape))
     return replace(plan, shape=tuple(source_shape), new=new, slabs=Slabs(tuple(shape), slabs.axis, slabs.step))
-
-
-def _nbytes(path: str) -> int:
-    if not os.path.isdir(path):
-        return os.path.getsize(path)
-    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)

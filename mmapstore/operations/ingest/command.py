@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ...files.stored_files import nbytes_on_disk
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ...plain.memory_budget import format_bytes
 from . import archive_options, ingest
@@ -95,16 +96,12 @@ def _summary(path: str, seconds: float) -> dict[str, Any]:
             "dtype": entry.dtype.lstrip("<|>="),
             "layout": entry.layout,
             "episodes": len(entry.episodes) - 1,
-            "bytes": _stored(where.parent / entry.file / entry.key if Path(file).is_dir() else where.parent / entry.file),
+            # Fields that share a file have the bytes of all of it.
+            "bytes": nbytes_on_disk(where.parent / entry.file / entry.key if Path(file).is_dir() else where.parent / entry.file),
         }
-    total = sum(_stored(where.parent / name) for name in {entry.file for entry in manifest.fields.values()})
+    total = sum(nbytes_on_disk(where.parent / name) for name in {entry.file for entry in manifest.fields.values()})
     found = {"path": path, "fields": fields, "bytes": total, "seconds": round(seconds, 3)}
     return {**found, "skipped": skipped} if skipped else found
-
-
-def _stored(data: Path) -> int:
-    """Bytes of a file, or of all files below a directory. Of fields that share a file, this is the same file."""
-    return sum(each.stat().st_size for each in data.rglob("*") if each.is_file()) if data.is_dir() else data.stat().st_size
 
 
 def _line(found: dict[str, Any]) -> str:

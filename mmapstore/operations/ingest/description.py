@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ...files.stored_files import nbytes_on_disk
 from ...plain.manifest import ArrayManifest, Manifest
 from .journal import Record
 from .plan import WritePlan
@@ -65,9 +66,7 @@ def provenance_of(paths: Iterable[str]) -> dict[str, Any]:
 def _file(path: str) -> dict[str, Any]:
     try:
         status = os.stat(path)
-        nbytes = status.st_size
-        if os.path.isdir(path):
-            nbytes = sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+        nbytes = nbytes_on_disk(path)
     except OSError:
         return {"path": path}
     changed = datetime.datetime.fromtimestamp(status.st_mtime, datetime.UTC).isoformat(timespec="seconds")

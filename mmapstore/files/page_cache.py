@@ -1,4 +1,4 @@
-"""The page cache: which files are in it, bringing them in, and dropping them, verified."""
+"""The page cache: which files and pages are in it, bringing files in, and dropping them, verified."""
 
 from __future__ import annotations
 
@@ -10,15 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...files.process_memory import memory_available
+from .process_memory import memory_available
 
 _PIECE = 1 << 30  # bytes that are asked about at a time
-
-
-def files_of(path: str | Path) -> list[Path]:
-    """Every file that a store is made of. What follows "::", a place inside a file, is left off."""
-    found = Path(str(path).split("::")[0])
-    return sorted(each for each in found.rglob("*") if each.is_file()) if found.is_dir() else [found]
 
 
 def drop(paths: Sequence[Path]) -> float:
@@ -72,6 +66,19 @@ def cached_share(paths: Sequence[Path]) -> float:
 def resident_pages(descriptor: int, size: int) -> int:
     """Pages of the first `size` bytes of a file that are in the page cache. Raises OSError."""
     return sum(_resident(descriptor, start, min(_PIECE, size - start)) for start in range(0, size, _PIECE))
+
+
+def is_cached(descriptor: int, at: int) -> bool | None:
+    """Whether byte `at` of an open file is in the page cache; None where the system does not tell. Raises OSError.
+
+    The kernel tells of files that one owns or may write to.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    status = os.fstat(descriptor)
+    if at >= status.st_size or not (status.st_uid == os.geteuid() or os.access(f"/dev/fd/{descriptor}", os.W_OK)):
+        return None
+    return _resident(descriptor, at // mmap.PAGESIZE * mmap.PAGESIZE, 1) == 1
 
 
 def _resident(descriptor: int, start: int, size: int) -> int:

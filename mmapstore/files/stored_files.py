@@ -1,0 +1,35 @@
+"""What a store is made of on disk: its files, and how many bytes they have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """A file, or all files below a directory, in order. What follows "::", a place inside a file, is left off."""
+    return sorted(map(Path, _each(str(path).split("::")[0])))
+
+
+def nbytes_on_disk(path: str | Path) -> int:
+    """The length of a file, or of all files below a directory together; holes count. Raises OSError, also where nothing is.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = Path(folder, "a.zarr")
+    ...     (store / "c").mkdir(parents=True)
+    ...     _ = (store / "zarr.json").write_bytes(bytes(10)), (store / "c" / "0").write_bytes(bytes(5))
+    ...     nbytes_on_disk(store), nbytes_on_disk(store / "zarr.json")
+    (15, 10)
+    """
+    return sum(os.path.getsize(file) for file in _each(str(path)))
+
+
+def _each(path: str) -> Iterator[str]:
+    """One at a time: a Zarr store may have millions."""
+    if not os.path.isdir(path):
+        yield path
+        return
+    for folder, _, names in os.walk(path):
+        yield from (file for name in names if os.path.isfile(file := os.path.join(folder, name)))
