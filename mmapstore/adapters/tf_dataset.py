@@ -1,4 +1,4 @@
-"""`Batches` as a tf.data.Dataset: of batches, never of samples, without copies where the bytes are aligned."""
+"""`Batches` as a tf.data.Dataset: of batches, never of samples."""
 
 from __future__ import annotations
 
@@ -95,6 +95,9 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_optimization.map_parallelization = False  # where it is asked for, it is said
+    # The thread of autotuning sleeps for ever longer times, up to seconds, and the end of an iterator was seen to wait for it: an
+    # epoch of 0.7 s took 1.3. There is nothing to tune here. AUTOTUNE behind this means as many calls as there are processors.
+    options.autotune.enabled = False
     # Sharding of tf.data stands behind the reading: on top of shard= it would drop data of this worker's own part.
     policy = tf.data.experimental.AutoShardPolicy
     options.experimental_distribute.auto_shard_policy = policy.OFF if source.is_sharded else policy.DATA

@@ -1,42 +1,45 @@
-"""Batches that TensorFlow cuts or gathers itself, from what Python fetches once for many of them.
+"""Batches that TensorFlow gathers itself, from what Python fetches once for many of them.
 
 A call from tf.data into Python costs some 0.1 ms, and waits for the lock that the training loop holds. Where the bytes lie in a
-mapped file, or in a window of decoded frames, a tensor can look at them: then Python only says where each batch is.
+mapped file, or in a window of decoded frames, a tensor can look at them: then Python only says at which rows.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
+from ..batches.assembly import Gather
+
 if TYPE_CHECKING:
-    from ..batches.assembly import Gather, Slice
     from .tf_dataset import Source
 
 GROUP_BYTES = 64 * 2**20  # of batches in a group that looks at the mapped file; none of it is private memory
+GROUP_SAMPLES = 2**16  # at most, for where each lies is held: 8 bytes for every array
 NO_END = 2**48  # batches: at a million a second, nine years
 Array = np.ndarray[Any, np.dtype[Any]]
 Make = Callable[["Source", "int | None"], Any]
-# For the batches at places [begin, stop) in the row of all epochs: an int64 array (batches, k) of what cutting each needs to
-# know, and the arrays, each of one axis, that all are cut from.
-Fetch = Callable[[int, int], "tuple[Array, list[Array]]"]
-# The arrays of one batch, from its k numbers, each a tensor of shape (1,), and those arrays as tensors.
-Cut = Callable[["list[Any]", "list[Any]"], "list[Any]"]
+# For each array of the batches [batch, batch + batches) of an epoch: the rows of its samples, and what they are rows of.
+Fetch = Callable[[int, int, int], "list[tuple[Array, Array]]"]
 
 
 def in_groups(source: Source) -> Make | None:
     """The cheapest way that TensorFlow can make these batches in; None where each has to be asked for."""
-    slices, gathers = source.batches.slices(), source.batches.gathers()
-    if slices is not None and all(_casts_alike(one.stored, one.dtype) for one in slices):
-        return partial(_sliced, slices)
-    if gathers is not None and all(_casts_alike(one.whole.dtype, one.dtype) for one in gathers):
-        return partial(_gathered, gathers)
-    return _read_together if source.batches.together > 1 else None
+    batches, gathers = source.batches, source.batches.gathers()
+    if gathers is not None and all(_casts_alike(one.stored, one.dtype) for one in gathers):
+        held = batches.held_together
+        group = min(GROUP_BYTES // max(1, source.batch_nbytes), GROUP_SAMPLES // source.batch_size) if held is None else held
+        return partial(_grouped, gathers, partial(_lying, source, gathers), max(1, group), held is None)
+    if batches.together > 1:
+        read = [
+            Gather("", tuple(one.shape[1:]), one.dtype.as_numpy_dtype, range(1), False, one.dtype, None) for one in source.specs
+        ]
+        return partial(_grouped, read, partial(_read, source), batches.together, True)
+    return None
 
 
 def _casts_alike(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
@@ -44,103 +47,53 @@ def _casts_alike(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
     return have == want or (have.kind in "biuf" and want.kind == "f" and want.itemsize >= 4)
 
 
-def _sliced(slices: list[Slice], source: Source, epochs: int | None) -> Any:
-    """Every batch is a slice of the mapped file, or of a window of decoded frames. No tensor of the whole file enters the graph,
-    where tf.data would copy it."""
-    fields = list(dict.fromkeys(one.field for one in slices))
-    kinds = [next(one.stored for one in slices if one.field == name) for name in fields]
-
-    def fetch(begin: int, stop: int) -> tuple[Array, list[Array]]:
-        epoch, batch = divmod(begin, source.count)
-        places, end = source.samples_of(batch, batch + stop - begin)
-        runs = source.batches.runs(epoch, batch, stop - begin)
-        firsts = [runs[one.field][1] + places - places[0] + one.row for one in slices]
-        return np.stack([*firsts, np.diff(np.append(places, end))], axis=1), [runs[name][0].reshape(-1) for name in fields]
-
-    def cut(known: list[Any], flat: list[Any]) -> list[Any]:
-        *firsts, length = known
-        return [
-            _converted(_rows(flat[fields.index(one.field)], first, length, one.shape), one)
-            for one, first in zip(slices, firsts, strict=True)
-        ]
-
-    held = source.batches.held_together
-    group = held or GROUP_BYTES // max(1, source.batch_nbytes)
-    return _grouped(source, epochs, group, fetch, cut, kinds, 1 + len(slices), ahead=held is None)
+def _lying(source: Source, gathers: list[Gather], epoch: int, batch: int, batches: int) -> list[tuple[Array, Array]]:
+    """Rows of mapped files, or of windows of decoded frames. No tensor of them enters the graph, where tf.data would copy it."""
+    found = source.batches.rows(epoch, batch, batches)
+    # The rows of each array are an array of their own: TensorFlow may compute in them.
+    return [(found[one.field][0] + one.offsets.start, found[one.field][1]) for one in gathers]
 
 
-def _rows(flat: Any, first: Any, length: Any, shape: tuple[int, ...]) -> Any:
-    """Rows [first, first + length) of `shape`, as a tensor of their own.
+def _read(source: Source, epoch: int, batch: int, batches: int) -> list[tuple[Array, Array]]:
+    """Small batches, many of which are read by one call."""
+    return [(np.arange(len(array)), array) for array in source.batches.read_together(epoch, batch, batches)]
+
+
+def _gathered(rows: Any, frames: Any, one: Gather) -> Any:
+    """An array of a batch, as a tensor of its own.
 
     Not `tf.slice`: what it gives may share the memory of a NumPy array, and TensorFlow does not know that any more. Once it is the
     last to look there, it computes in place: in somebody's array, or in a mapped file, which ends the process.
     """
-    table = tf.reshape(flat, (-1, math.prod(shape)))
-    return tf.reshape(tf.gather(table, tf.range(first[0], first[0] + length[0])), (-1, *shape))
+    if one.has_time_axis:
+        rows = rows[:, None] + np.arange(len(one.offsets)) * one.offsets.step
+    array = tf.gather(frames, rows)
+    if one.axes is not None:
+        leading = 2 if one.has_time_axis else 1
+        array = tf.transpose(array, [*range(leading), *(axis + leading for axis in one.axes if axis >= 0)])
+        for place, axis in enumerate(one.axes):
+            if axis < 0:
+                array = tf.expand_dims(array, place + leading)
+    return tf.cast(array, one.dtype)
 
 
-def _gathered(gathers: list[Gather], source: Source, epochs: int | None) -> Any:
-    """Every frame is a row of the mapped file, which is one tensor; it is made anew for each group, at no cost."""
-    wholes = {id(one.whole): one.whole for one in gathers}
-    slots = {key: slot for slot, key in enumerate(wholes)}
-    flat_wholes = [whole.reshape(-1) for whole in wholes.values()]
+def _grouped(gathers: list[Gather], fetch: Fetch, group: int, ahead: bool, source: Source, epochs: int | None) -> Any:
+    """Batches gathered from what is fetched for groups of up to `group`, none of which reaches into the next epoch.
 
-    def fetch(begin: int, stop: int) -> tuple[Array, list[Array]]:
-        epoch, batch = divmod(begin, source.count)
-        places, end = source.samples_of(batch, batch + stop - begin)
-        starts = source.batches.starts(epoch, batch, stop - begin)
-        known = np.stack([places - places[0], np.diff(np.append(places, end))], axis=1)
-        return known, [starts, *flat_wholes]
-
-    def cut(known: list[Any], shared: list[Any]) -> list[Any]:
-        starts, arrays = tf.slice(shared[0], known[0], known[1]), []
-        for one in gathers:
-            shape = one.whole.shape[1:]
-            offsets = np.array(one.offsets, np.int64) if one.has_time_axis else one.offsets.start
-            wanted = starts[:, None] + offsets if one.has_time_axis else starts + offsets
-            table = tf.reshape(shared[1 + slots[id(one.whole)]], (-1, math.prod(shape)))
-            leading = (-1, len(one.offsets)) if one.has_time_axis else (-1,)
-            arrays.append(_converted(tf.reshape(tf.gather(table, wanted), (*leading, *shape)), one, len(leading)))
-        return arrays
-
-    group = GROUP_BYTES // max(1, source.batch_nbytes)
-    return _grouped(source, epochs, group, fetch, cut, [np.int64, *(whole.dtype for whole in wholes.values())], 2)
-
-
-def _read_together(source: Source, epochs: int | None) -> Any:
-    """Small batches, many of which are read by one call."""
-    shapes = [tuple(spec.shape[1:]) for spec in source.specs]
-
-    def fetch(begin: int, stop: int) -> tuple[Array, list[Array]]:
-        epoch, batch = divmod(begin, source.count)
-        places, end = source.samples_of(batch, batch + stop - begin)
-        arrays = source.batches.read_together(epoch, batch, stop - begin)
-        return np.stack([places - places[0], np.diff(np.append(places, end))], axis=1), [array.reshape(-1) for array in arrays]
-
-    def cut(known: list[Any], flat: list[Any]) -> list[Any]:
-        first, length = known
-        return [_rows(one, first, length, shape) for one, shape in zip(flat, shapes, strict=True)]
-
-    return _grouped(source, epochs, source.batches.together, fetch, cut, [spec.dtype for spec in source.specs], 2)
-
-
-def _grouped(
-    source: Source, epochs: int | None, group: int, fetch: Fetch, cut: Cut, kinds: Sequence[Any], width: int, ahead: bool = True
-) -> Any:
-    """Batches cut from what is fetched for groups of up to `group`, none of which reaches into the next epoch.
-
-    `kinds` are the dtypes of the arrays that `fetch` gives, `width` is how many numbers it gives for each batch. Not `ahead`: a
-    group is fetched when the one before is used up, for what `fetch` gives was read ahead, and would be held twice.
+    Not `ahead`: a group is fetched when the one before is used up, for what `fetch` gives was read ahead, and would be held twice.
     """
-    group, count = max(1, group), source.count
+    count = source.count
     groups = -(-count // group)  # in an epoch
-    types = [tf.int64, *map(tf.as_dtype, kinds)]
+    types = [tf.int64, *(kind for one in gathers for kind in (tf.int64, tf.as_dtype(one.stored)))]
 
     def fetch_noting(claimed: Any, begin: Any, stop: Any) -> list[Any]:
-        known, shared = fetch(int(begin), int(stop))
+        epoch, batch = divmod(int(begin), count)
+        places, end = source.samples_of(batch, batch + int(stop - begin))
+        found = fetch(epoch, batch, len(places))
         if int(stop) == source.first + (int(claimed) + 1) * count:
             source.finish_pass(int(claimed))
-        return [known[:, :, None], *shared]
+        cuts = np.stack([places - places[0], np.diff(np.append(places, end))], axis=1)
+        return [cuts[:, :, None], *(array for both in found for array in both)]
 
     def group_of(place: Any) -> Any:
         return place // count * groups + place % count // group
@@ -163,23 +116,26 @@ def _grouped(
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def fetched(*place: Any) -> Any:
-        known, *shared = tf.numpy_function(fetch_noting, place, types, stateful=False)
-        known.set_shape([None, None, 1])
-        for one in shared:
-            one.set_shape([None])
-        return known, tuple(shared)
+        cuts, *found = tf.numpy_function(fetch_noting, place, types, stateful=False)
+        cuts.set_shape([None, 2, 1])
+        for one, rows, frames in zip(gathers, found[::2], found[1::2], strict=True):
+            rows.set_shape([None])
+            frames.set_shape([None, *one.shape])
+        return cuts, tuple(found)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def batches_of(known: Any, shared: Any) -> Any:
+    def batches_of(cuts: Any, found: Any) -> Any:
         @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def batch_of(numbers: Any) -> Any:
+        def batch_of(cut: Any) -> Any:
             # Few operations: each costs some microseconds, for every batch.
-            arrays = cut(tf.unstack(numbers, width), list(shared))
-            for array, spec in zip(arrays, source.specs, strict=True):
+            arrays, (first, length) = [], tf.unstack(cut, 2)
+            for one, rows, frames, spec in zip(gathers, found[::2], found[1::2], source.specs, strict=True):
+                array = _gathered(tf.slice(rows, first, length), frames, one)
                 array.set_shape(spec.shape)
+                arrays.append(array)
             return source.packed(arrays)
 
-        return tf.data.Dataset.from_tensor_slices(known).map(batch_of)
+        return tf.data.Dataset.from_tensor_slices(cuts).map(batch_of)
 
     passes = tf.data.Dataset.range(1).flat_map(one_pass)
     groups_of = passes.map(fetched, num_parallel_calls=1, deterministic=True).prefetch(1) if ahead else passes.map(fetched)
@@ -187,13 +143,3 @@ def _grouped(
     last = source.first + count if epochs == 1 else source.end_of(epochs or 1)
     cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else last - source.first
     return dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(2)
-
-
-def _converted(array: Any, one: Slice | Gather, leading: int = 1) -> Any:
-    """In the axis order and dtype delivered; `leading` axes come before those of a sample."""
-    if one.axes is not None:
-        array = tf.transpose(array, [*range(leading), *(axis + leading for axis in one.axes if axis >= 0)])
-        for place, axis in enumerate(one.axes):
-            if axis < 0:
-                array = tf.expand_dims(array, place + leading)
-    return tf.cast(array, one.dtype)

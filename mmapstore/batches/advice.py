@@ -28,7 +28,9 @@ class Advice:
         self._frames = frames
         self._nbytes = sum(reader.spec.nbytes for reader in readers.values())
         self._ahead = max(1, AHEAD_BYTES // max(1, sum(spec.sample_nbytes for spec in plan.fields.values())))
+        self._end = frames.end if frames.order.shuffling is None else 0
         self._told = (-1, -1)  # (epoch, position) when shuffled, the samples told of when not
+        self._behind = 0  # in stored order: samples from here to those told of are not let go of yet
         self._epoch = -1
         self._exceeds = False
         self._window: tuple[int, Window] | None = None
@@ -54,29 +56,33 @@ class Advice:
     def on_sample(self, epoch: int, sample: int) -> None:
         """A batch in stored order begins at this sample of the store."""
         low, high = self._told
-        if low <= sample and sample + self._ahead <= high:
+        if low <= sample and min(sample + self._ahead, self._end) <= high:
             return
         self._begin(epoch)
         follows = low <= sample <= high
-        self._told = (sample, sample + 2 * self._ahead)
-        for reader in self._readers.values():
-            reader.will_need(high if follows else sample, sample + 2 * self._ahead)
-        if self._exceeds and follows:
-            # What views of the last batches look at stays: a batch or two behind, far less than a step of advice.
-            self._tell([(max(0, low - self._ahead), max(0, sample - self._ahead))], "let_go")
+        self._told = (sample, min(sample + 2 * self._ahead, self._end))
+        self._tell([(high if follows else sample, self._told[1])], "will_need")
+        # What views of the last batches look at stays: a batch or two behind, far less than a step of advice.
+        self._pass_by(sample - self._ahead if follows else sample, follows)
 
     def on_run(self, epoch: int, first: int, last: int) -> None:
-        """Samples [first, last) of the store are read next, by somebody else. What was told of them already is not told again:
-        the kernel looks at every page, also of those that it has.
+        """Samples [first, last) of the store are read next, in stored order, by somebody else, and as many again behind them.
+
+        What was told of them already is not told again: the kernel looks at every page, also of those that it has.
         """
         self._begin(epoch)
         low, high = self._told
-        self._told = (first, last)
         follows = low <= first <= high
-        self._tell([(high if follows else first, last)], "will_need")
-        if self._exceeds and follows:
-            # Batches of the run before may still be in use, those of the one before that are done with.
-            self._tell([(max(0, 2 * low - first), low)], "let_go")
+        self._told = (first, min(2 * last - first, self._end))
+        self._tell([(high if follows else first, self._told[1])], "will_need")
+        # Batches of the run before may still be in use, those of the one before that are done with.
+        self._pass_by(low if follows else first, follows)
+
+    def _pass_by(self, sample: int, follows: bool) -> None:
+        """Nothing before this sample is needed any more, if this `follows` what was told before."""
+        if self._exceeds and follows and sample > self._behind:
+            self._tell([(self._behind, sample)], "let_go")
+        self._behind = max(self._behind, sample) if follows else sample
 
     def _begin(self, epoch: int) -> None:
         if epoch != self._epoch:

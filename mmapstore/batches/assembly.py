@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files.lent_buffers import ALIGNMENT, LentBuffers, is_aligned
+from ..files.lent_buffers import LentBuffers, is_aligned
 from ..files.process_memory import give_back_freed_memory, memory_available
 from ..plain.memory_budget import MemoryPlan
 from ..plain.sample_order import SampleOrder
@@ -25,19 +24,22 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 BOOKKEEPING_BYTES = 6 * 2**20  # positions worked out ahead, Python objects, threads, and what malloc rounds up
 TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this, where a framework takes long over each call
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
+COPIED_BYTES = 2**20  # fields up to this may be copied again and again, once for many batches: labels that are not aligned
 SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by one, than to copy twice
 
 
-class Slice(NamedTuple):
-    """An array of every batch of an epoch: consecutive samples of a field, the first of them `row` behind the anchor of the batch;
-    as they are stored of `shape` and `stored`, and in `dtype`, with their axes in the order `axes` (see `Frames`), once they are
-    cast and transposed.
+class Gather(NamedTuple):
+    """An array of every batch of an epoch: of each sample the frames at `row` + each of `offsets` among those of a field, where
+    both `row` and those frames are what `rows` gives. Without `has_time_axis` there is one offset, and no axis for it.
+
+    Frames are as stored, of `shape` and `stored`; the array is in `dtype`, with its axes in the order `axes` (see `Frames`).
     """
 
     field: str
     shape: tuple[int, ...]
     stored: np.dtype[Any]
-    row: int
+    offsets: range
+    has_time_axis: bool
     dtype: np.dtype[Any]
     axes: tuple[int, ...] | None
 
@@ -63,20 +65,6 @@ class _Ways:
 
 def _settled(reader: Reader) -> Reader:
     return reader.settled() if isinstance(reader, Settles) else reader
-
-
-class Gather(NamedTuple):
-    """An array of every batch of an epoch: for each sample the rows `start` + each of `offsets` of the array `whole`, cast and
-    transposed, where `start` is what `starts` says of that sample. Without `has_time_axis` there is one.
-
-    `whole` are all samples of a field, a view of the mapped file whose first byte lies at a multiple of 64.
-    """
-
-    whole: Array
-    offsets: range
-    has_time_axis: bool
-    dtype: np.dtype[Any]
-    axes: tuple[int, ...] | None
 
 
 class Assembly:
@@ -256,24 +244,24 @@ class Assembly:
         np.copyto(out, array)
         return out
 
-    def slices(self) -> list[Slice] | None:
-        """Each array of the plan as a slice of what `runs` gives, where every batch is one; None where batches have to be read.
+    def gathers(self) -> list[Gather] | None:
+        """Each array of the plan as rows of what `rows` gives, for somebody else to gather; None where batches have to be read.
 
-        That is in stored order, without windows, in one episode, from mapped files or frames that are held. Arrays may have to be
-        cast, or their axes transposed.
+        Rows are of mapped files, or, in stored order, of windows of frames that are held. Where a mapped file is not gone through
+        from one end to the other, all has to fit in memory: the kernel brings single rows in slowly, one after the other.
         """
         self._settle()
         order, ways = self._order, self._ways
-        if order.shuffling is not None or not self._anchors.is_run(order.first, order.first + len(order)):
+        is_run = order.shuffling is None and self._anchors.is_run(order.first, order.first + len(order))
+        mapped = [name for name in ways.readers if self._whole(ways, name) is not None]
+        if not is_run and sum(ways.readers[name].spec.nbytes for name in mapped) > memory_available():
             return None
-        if any(frames.has_time_axis for frames in self._plan.arrays):
+        held = ways.decoded if order.shuffling is None and ways.decoded is not None else ()
+        if any(name not in mapped and name not in held for name in ways.readers):
             return None
-        for name in ways.readers:
-            if self._whole(ways, name) is None and (ways.decoded is None or name not in ways.decoded):
-                return None
         return [
-            Slice(frames.field, frames.spec.sample_shape, frames.spec.dtype, frames.offsets.start, frames.dtype, frames.axes)
-            for frames in self._plan.arrays
+            Gather(one.field, one.spec.sample_shape, one.spec.dtype, one.offsets, one.has_time_axis, one.dtype, one.axes)
+            for one in self._plan.arrays
         ]
 
     @property
@@ -281,56 +269,32 @@ class Assembly:
         """Positions of a stored order whose frames are held together, a multiple of the batch size; None where none are held."""
         return self._ways.decoded.positions if self._ways.decoded is not None else None
 
-    def runs(self, epoch: int, position: int, count: int) -> dict[str, tuple[Array, int]]:
-        """Of each field what `count` samples of a stored order from `position` on reach, without a copy where that can be.
+    def rows(self, epoch: int, start: int, numbers: Numbers) -> dict[str, tuple[Numbers, Array]]:
+        """Of each field of `gathers()`: the rows at which these anchors lie, and the frames, a view, in which they do.
 
-        As an array whose first byte lies at a multiple of 64, and the row in it that is the anchor of the first sample.
+        The anchors stand at positions [start, start + len) of the epoch, all in one stretch of `held_together`.
         """
         self._begin(epoch)
-        ways, found = self._ways, {}
-        start = int(self._anchors.starts(np.array([self._order.first + position], np.int64))[0]) + self._first
-        ways.advice.on_run(epoch, start, start + 2 * count)
+        ways = self._ways
+        samples = self._anchors.starts(numbers) + self._first
+        if self._order.shuffling is None:
+            ways.advice.on_run(epoch, int(samples[0]), int(samples[-1]) + 1)
+        else:
+            ways.advice.on_window(epoch, start)
+        found = {}
         for name in ways.readers:
-            low, high = self._plan.reach(name)
-            first, last = start + low, start + count + high
-            samples = self._whole(ways, name)
-            row = first
-            if samples is None:
-                held = ways.decoded.place(name, epoch, position, first, last) if ways.decoded is not None else None
-                samples, row = held or (self._slab(ways, name, epoch, position, first, last, count), 0)
-            nbytes = math.prod(samples.shape[1:]) * samples.dtype.itemsize
-            begin = row // (step := ALIGNMENT // math.gcd(ALIGNMENT, nbytes)) * step  # every so many rows one begins aligned
-            found[name] = samples[begin : row + last - first], row - low - begin
+            if ways.decoded is not None and name in ways.decoded:
+                found[name] = ways.decoded.rows(name, epoch, start, samples)
+            else:
+                whole = self._whole(ways, name)
+                assert whole is not None
+                found[name] = samples, whole
         return found
 
     def _whole(self, ways: _Ways, name: str) -> Array | None:
-        """All samples of a field as a view of its mapped file; None where there is no such."""
+        """All samples of a field as a view of its mapped file; None where there is none, or TensorFlow would copy it at a cost."""
         whole = ways.viewing[name].view(0, len(ways.readers[name].spec)) if name in ways.viewing else None
-        return whole if whole is not None and is_aligned(whole) else None
-
-    def gathers(self) -> list[Gather] | None:
-        """Each array of the plan as rows of a mapped file; None where fields are not mapped, or do not all fit in memory: then
-        they have to be read."""
-        self._settle()
-        found = []
-        if sum(reader.spec.nbytes for reader in self._ways.readers.values()) > memory_available():
-            return None
-        for frames in self._plan.arrays:
-            whole = self._whole(self._ways, frames.field)
-            if whole is None:
-                return None
-            found.append(Gather(whole, frames.offsets, frames.has_time_axis, frames.dtype, frames.axes))
-        return found
-
-    def starts(self, epoch: int, start: int, numbers: Numbers) -> Numbers:
-        """The row of each of these anchors, which somebody else gathers; they stand at positions [start, ...) of the epoch."""
-        self._begin(epoch)
-        rows = self._anchors.starts(numbers) + self._first
-        if self._order.shuffling is None:
-            self._ways.advice.on_run(epoch, int(rows[0]), int(rows[-1]) + 1)
-        else:
-            self._ways.advice.on_window(epoch, start)
-        return rows
+        return whole if whole is not None and (is_aligned(whole) or whole.nbytes <= COPIED_BYTES) else None
 
     # --- prediction --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader
 from .arguments import checked_shard, require_windows, whole_number, window_range
-from .assembly import TOGETHER_BYTES, Assembly, Gather, Numbers, Slice
+from .assembly import TOGETHER_BYTES, Assembly, Gather, Numbers
 from .look_ahead import LookAhead
 from .plan import Plan
 from .saved_position import loaded_position, saved_position
@@ -172,30 +172,21 @@ class Batches:
         nbytes = sum(frames.nbytes for frames in self._plan.arrays) * self.batch_size
         return 1 if self._transform is not None else max(1, min(TOGETHER_BYTES // max(1, nbytes), len(self)))
 
-    def slices(self) -> list[Slice] | None:
-        """For adapters that cut batches themselves: where the arrays of each lie in `runs`, x before y; None if they are read."""
-        return self._assembly.slices() if self._transform is None else None
+    def gathers(self) -> list[Gather] | None:
+        """For adapters that gather batches themselves: what each array is made of, x before y; None where they are read."""
+        return self._assembly.gathers() if self._transform is None else None
 
     @property
     def held_together(self) -> int | None:
-        """How many batches of a stored order are best cut from one call of `runs`; None where it makes no difference."""
+        """How many batches of a stored order at most are gathered from what one call of `rows` gives; None for no bound."""
         held = self._assembly.held_together
         return None if held is None else max(1, held // self.batch_size)
 
-    def runs(self, epoch: int, batch: int, batches: int) -> dict[str, tuple[Array, int]]:
-        """What these batches are cut from, by field: an array of samples, aligned, and the row in it that is the first anchor."""
-        start = batch * self.batch_size
-        return self._assembly.runs(epoch, start, min(batches * self.batch_size, len(self._order) - start))
-
-    def gathers(self) -> list[Gather] | None:
-        """For adapters that gather batches themselves: where the rows of each array lie, x before y; None where they are read."""
-        return self._assembly.gathers() if self._transform is None else None
-
-    def starts(self, epoch: int, batch: int, batches: int) -> Numbers:
-        """The rows, int64, at which the samples of these batches begin, for `gathers()`."""
+    def rows(self, epoch: int, batch: int, batches: int) -> dict[str, tuple[Numbers, Array]]:
+        """For `gathers()`, of each field: the row of each sample of these batches, int64, and the frames that are gathered from."""
         start = batch * self.batch_size
         stop = min(start + batches * self.batch_size, len(self._order))
-        return self._assembly.starts(epoch, start, self._order.anchors_at(epoch, start, stop))
+        return self._assembly.rows(epoch, start, self._order.anchors_at(epoch, start, stop))
 
     def _transformed(self, x: Any, y: Any) -> Any:
         assert self._transform is not None

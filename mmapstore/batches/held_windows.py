@@ -114,13 +114,16 @@ class HeldWindows:
             self._look_ahead(epoch)
         return found
 
-    def place(self, name: str, epoch: int, start: int, first: int, last: int) -> tuple[Array, int] | None:
-        """As `run`, but all frames of the field that are held, and the place of the first one wanted among them."""
+    def rows(self, name: str, epoch: int, start: int, samples: Numbers) -> tuple[Numbers, Array]:
+        """Where these anchors lie among the frames of a field that are held, and those frames, a view.
+
+        The anchors begin at position `start`, all in one window. Frames before and after an anchor lie beside it.
+        """
         with self._locked():
             _, held = self._hold(epoch, start)
-            found = held[name].place(first, last)
             self._look_ahead(epoch)
-        return None if found is None else (held[name].samples, found)
+        low, _ = self._plan.reach(name)
+        return held[name].rows(samples + low) - low, held[name].samples
 
     @property
     def positions(self) -> int:

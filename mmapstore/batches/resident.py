@@ -64,22 +64,20 @@ class Resident:
         else:
             reader.read(start, start + shared, self.samples[:shared])
 
-    def place(self, start: int, stop: int) -> int | None:
-        """Where in `samples` the samples [start, stop) begin; None if they are not all here."""
+    def rows(self, wanted: Numbers) -> Numbers:
+        """Where in `samples` each of these samples is; all have to be here."""
+        run = np.searchsorted(self._starts, wanted, side="right") - 1
+        return self._rows[run] + wanted - self._starts[run]
+
+    def run(self, start: int, stop: int) -> Array | None:
+        """A view of samples [start, stop); None if they are not all here."""
         number = int(np.searchsorted(self._starts, start, side="right")) - 1
         if number < 0:
             return None
         first = int(self._rows[number]) + start - int(self._starts[number])
-        return first if first + stop - start <= int(self._rows[number + 1]) else None
-
-    def run(self, start: int, stop: int) -> Array | None:
-        """A view of samples [start, stop); None if they are not all here."""
-        first = self.place(start, stop)
-        return None if first is None else self.samples[first : first + stop - start]
+        return self.samples[first : first + stop - start] if first + stop - start <= int(self._rows[number + 1]) else None
 
     def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
         """As `GathersWindows.gather`, for windows inside the runs."""
         for part in parts:
-            wanted = part.frames(starts)
-            run = np.searchsorted(self._starts, wanted, side="right") - 1
-            part.take(self.samples, self._rows[run] + wanted - self._starts[run])
+            part.take(self.samples, self.rows(part.frames(starts)))

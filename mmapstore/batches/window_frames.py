@@ -82,6 +82,12 @@ class WindowFrames:
         return [(start + self._first, stop + self._first) for start, stop in runs]
 
     @property
+    def end(self) -> int:
+        """The sample of the store behind the last anchor of a stored order."""
+        last = np.array([self.order.first + len(self.order) - 1], np.int64)
+        return int(self._anchors.starts(last)[0]) + self._first + 1
+
+    @property
     def samples(self) -> int:
         """The most samples (anchors) in a window."""
         return int(self._windows.largest_window()[0])

@@ -46,14 +46,8 @@ class FakeBatches:
             x = tuple(self._filled(numbers, 0, aligned) for _ in range(self.inputs))
         return (x, self._filled(numbers, 0.5, aligned)) if self.has_target else x
 
-    def slices(self):
-        return None
-
     def gathers(self):
         return None
-
-    def announce(self, epoch, batch, batches):
-        pass
 
     def _filled(self, numbers, plus, aligned):
         count = len(numbers) * int(np.prod(self.shape))

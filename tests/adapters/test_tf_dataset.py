@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 
+import h5py
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from real_batches import real_batches  # noqa: E402
 
 import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.tf_dataset import to_tf  # noqa: E402
-from mmapstore.batches import assembly  # noqa: E402
+from mmapstore.batches import assembly, window_frames  # noqa: E402
 from mmapstore.batches import batches as batches_module  # noqa: E402
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError  # noqa: E402
 from mmapstore.readers import stored_raw  # noqa: E402
@@ -303,7 +304,7 @@ def stored(folder, samples=50, dtype="float32", shape=(3, 4, 4)):
 )
 def test_slices_of_the_mapped_file_are_what_reading_gives(tmp_path, part, dtype, arguments):
     b = stored(tmp_path, dtype=dtype).split(0.5, 0.2, 0.3)[part].batches(4, **arguments)
-    assert b.slices() is not None
+    assert b.gathers() is not None
     for epochs, places in ((1, len(b)), (2, 2 * len(b))):
         found = list(b.to_tf(epochs=epochs))
         assert len(found) == places == int(b.to_tf(epochs=epochs).cardinality())
@@ -328,19 +329,15 @@ def test_slices_are_tensors_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"shuffle": True},
         {"transform": lambda x, y: (x, y)},
         {"dtype": "uint8"},  # TensorFlow casts values out of range otherwise than NumPy
-        {"target": mm.Window(history=2)},
-        {"target": mm.NextFrame(), "episodes": [0, 20, 50]},
     ],
     ids=lambda arguments: next(iter(arguments)),
 )
-def test_what_is_no_slice_is_read(tmp_path, arguments):
+def test_what_tensorflow_cannot_gather_is_read(tmp_path, arguments):
     stored(tmp_path)
-    ds = mm.open(tmp_path / "frames.npy", episodes=arguments.pop("episodes", None))
-    b = ds.batches(4, **{"target": mm.NextFrame(), **arguments})
-    assert b.slices() is None or "dtype" in arguments
+    b = mm.open(tmp_path / "frames.npy").batches(4, target=mm.NextFrame(), **arguments)
+    assert b.gathers() is None or "dtype" in arguments
     for element, number in zip(b.to_tf(), range(len(b)), strict=True):
         for tensor, array in zip(element, b.read(0, number), strict=True):
             np.testing.assert_array_equal(tensor.numpy(), array)
@@ -355,7 +352,7 @@ def test_casts_and_transposes_in_tensorflow_are_those_of_numpy(tmp_path, shape, 
     values = np.random.default_rng(0).integers(0, 2**53 if stored_as == "i8" else 200, shape)
     np.save(tmp_path / "x.npy", (values / 3 if stored_as in ("f8", "f4") else values).astype(stored_as))
     b = mm.open(tmp_path / "x.npy").batches(4, target=mm.NextFrame(), dtype=dtype, layout=layout)
-    assert (b.slices() is None) == (stored_as == ">i2")
+    assert (b.gathers() is None) == (stored_as == ">i2")
     for element, number in zip(b.to_tf(), range(len(b)), strict=True):
         for tensor, array in zip(element, b.read(0, number), strict=True):
             assert tensor.dtype == array.dtype
@@ -382,7 +379,7 @@ def test_gathers_by_tensorflow_are_those_of_numpy(tmp_path, monkeypatch, argumen
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((50, 3, 4, 5), "f4"))
     ds = mm.open(tmp_path / "x.npy", episodes=arguments.get("episodes"))
     b = ds.batches(4, **{"target": mm.NextFrame(), **{name: value for name, value in arguments.items() if name != "episodes"}})
-    assert (b.gathers() is not None) == fits
+    assert (b.gathers() is not None) == (fits or "shuffle" not in arguments), "one end of the file to the other needs no room"
     data = b.to_tf()
     for epoch in range(2):
         for element, number in zip(data, range(len(b)), strict=True):
@@ -390,6 +387,47 @@ def test_gathers_by_tensorflow_are_those_of_numpy(tmp_path, monkeypatch, argumen
             for tensor, array in zip(element, expected if b.has_target else (expected,), strict=True):
                 assert (tensor.dtype, tensor.shape) == (array.dtype, array.shape)
                 np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"target": mm.NextFrame()},
+        {"target": mm.NextFrame(lead=2), "episodes": [0, 70, 71, 200], "drop_last": True},
+        {"target": mm.Window(history=3, horizon=2, sampling_rate=2, stride=9), "shard": (1, 2)},
+        {"target": mm.Window(history=2, horizon=None), "dtype": "float64"},
+        {"target": "label", "layout": "NHWC"},
+    ],
+    ids=lambda arguments: str(arguments["target"]),
+)
+def test_windows_of_decoded_frames_are_gathered_from_by_tensorflow(tmp_path, monkeypatch, arguments):
+    monkeypatch.setattr(window_frames, "STRETCH_BYTES", 4 * 4 * 480)  # a few batches, so that there are several
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset(
+            "image", data=np.random.default_rng(0).random((200, 3, 8, 5), "f4"), chunks=(7, 3, 8, 5), compression="gzip"
+        )
+        file["label"] = np.arange(200)  # in the file as it is, and at no multiple of 64 bytes
+    ds = mm.open({"image": tmp_path / "x.h5::image", "label": tmp_path / "x.h5::label"}, episodes=arguments.pop("episodes", None))
+    b, beside = (ds.batches(4, inputs="image", **arguments) for _ in range(2))
+    assert b.gathers() is not None and b.held_together < len(b)
+    b.load_state_dict(b.state_at(0, 2))
+    data = b.to_tf(epochs=2)
+    for place, element in enumerate(data, start=2):
+        for tensor, array in zip(element, beside.read(*divmod(place, len(b))), strict=True):
+            assert (tensor.dtype, tensor.shape) == (array.dtype, array.shape)
+            np.testing.assert_array_equal(tensor.numpy(), array)
+    assert place == 2 * len(b) - 1
+
+
+def test_nothing_is_tuned_unless_somebody_asks(tmp_path):
+    b = stored(tmp_path).batches(4, inputs="image")
+    assert b.to_tf().options().autotune.enabled is False
+    options = tf.data.Options()
+    options.autotune.enabled = True
+    assert b.to_tf().with_options(options).options().autotune.enabled is True
+    behind = b.to_tf().map(lambda x: x + 1, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    for (x,), y in zip(b.to_tf(), behind, strict=True):
+        np.testing.assert_array_equal(x.numpy() + 1, y.numpy())
 
 
 @pytest.mark.parametrize("epochs", [1, 3, None])

@@ -1,11 +1,12 @@
-"""Run in a child process: one epoch, and how far private memory rose above what it was before. Prints JSON.
+"""Run in a child process: an epoch or more, and how far private memory rose above what it was before. Prints JSON.
 
 Arguments: JSON of {"open": [source, options], "batches": options, "batches_read": how many or null}, and
-"cache": a directory, to read through a cache.
+"epochs": how many, 1 unless told; "cache": a directory, to read through a cache.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import threading
@@ -52,7 +53,7 @@ def main() -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     total, count = 0.0, 0
-    for batch in b:
+    for batch in itertools.chain.from_iterable(b for _ in range(asked.get("epochs", 1))):
         for array in batch if isinstance(batch, tuple) else (batch,):
             total += float(np.add.reduce(array, axis=None, dtype="f8"))
         count += 1
