@@ -173,7 +173,7 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
     ended: KeyboardInterrupt | MmapstoreError | None = None
     try:
         for task in work.to_make:
-            measuring.progress.says(f"making {format_bytes(task.nbytes)} as {task.form}")
+            measuring.progress.says(f"making {format_bytes(task.nbytes)} as {task.form}, {task.kind}")
             make(task, directory)
         if work.to_make:
             work = workload(options, available)  # some predictions look at the data
@@ -282,7 +282,9 @@ class Outputs:
         if written:
             print(f"\nwritten: {', '.join(map(str, written))}")
         everything = [*report.rows, *report.limited, *report.swept]
-        wrong = [f"{title(row.strategy)} ({row.form})" for row in everything if row.outcome == FINISHED and not is_right(row)]
+        wrong = [
+            f"{title(row.strategy)} ({row.form}, {row.kind})" for row in everything if row.outcome == FINISHED and not is_right(row)
+        ]
         if wrong:
             print(f"mmapstore: wrong data came from {', '.join(dict.fromkeys(wrong))}", file=sys.stderr)
         elif report.rows and not any(row.outcome == FINISHED for row in everything):

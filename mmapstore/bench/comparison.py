@@ -7,8 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..plain.memory_budget import format_bytes
-from .contract import FINISHED, Report, Row
-from .findings import EACH, finished, framework_of, grouped, is_right, rate, rates, share_of, signed, slope_words, task_of, title
+from .contract import FINISHED, Fit, Report, Row
+from .findings import (
+    EACH,
+    finished,
+    framework_of,
+    grouped,
+    is_right,
+    rate,
+    rates,
+    share_of,
+    signed,
+    slope_words,
+    task_of,
+    title,
+    way_of,
+)
 from .sections import Column, Line, Section
 from .table import section_text
 
@@ -220,17 +234,20 @@ def _only(head: str, rows: Sequence[Row]) -> str:
 
 
 def _bisected(old: Report, new: Report) -> list[str]:
+    before, after = ({(*way_of(each), *task_of(each)): each.limit for each in report.bisected} for report in (old, new))
     found = []
-    for way in dict.fromkeys([*old.bisected, *new.bisected]):
-        strategy, _, form = way.partition("|")
-        before, after = old.bisected.get(way), new.bisected.get(way)
-        words = [f"{format_bytes(size)} {when}" for size, when in ((before, "before"), (after, "now")) if size is not None]
-        found.append(f"  {title(strategy)}, {form}: {', '.join(words)}")
+    for key in dict.fromkeys([*before, *after]):
+        strategy, form, kind, nbytes = key
+        words = [f"{format_bytes(limits[key])} {when}" for limits, when in ((before, "before"), (after, "now")) if key in limits]
+        found.append(f"  {title(strategy)}, {form}, {kind}, {format_bytes(nbytes)}: {', '.join(words)}")
     return ["SMALLEST LIMIT UNDER WHICH AN EPOCH FINISHED", *found] if found else []
 
 
 def _fits(old: Report, new: Report) -> list[str]:
-    before, after = ({(fit.strategy, fit.form, fit.knob): fit for fit in report.fits} for report in (old, new))
+    def key_of(fit: Fit) -> tuple[str, str, str, str]:
+        return fit.strategy, fit.form, fit.kind, fit.knob
+
+    before, after = ({key_of(fit): fit for fit in report.fits} for report in (old, new))
     found = []
     for key in dict.fromkeys([*before, *after]):
         fits = [(fit, when) for fit, when in ((before.get(key), "before"), (after.get(key), "now")) if fit is not None]
@@ -239,5 +256,6 @@ def _fits(old: Report, new: Report) -> list[str]:
             (one, _), (other, _) = fits
             apart = one.high < other.low or other.high < one.low
             words += "; their intervals lie apart" if apart else "; their intervals overlap"
-        found.append(f"  {title(key[0])}, {key[1]}, for each {EACH.get(key[2], key[2])}: {words}")
+        strategy, form, kind, knob = key
+        found.append(f"  {title(strategy)}, {form}, {kind}, for each {EACH.get(knob, knob)}: {words}")
     return ["BYTES OF MEMORY, SLOPES", *found] if found else []

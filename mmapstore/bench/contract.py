@@ -8,6 +8,7 @@ A strategy is a module in `strategies/`, short enough to be judged by whoever kn
     STORED              the beginnings of the stored forms it reads, of `FORMS` below; ("",) for all
     REQUIRES            packages beside Keras, TensorFlow and NumPy
     private(task)       bytes of private memory that it will add at its peak, by the rules of the installed frameworks
+    least(task)         optional: bytes that it will add at the least, where the peak is left to chance and `private` is the most
     fit_arguments(task) what goes into `keras.Model.fit`, as a dictionary: {"x": x, "y": y, "batch_size": 32}
     prepare(task)       optional: what is made once, before training, in a process of its own; it does nothing if that is there
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 KINDS = {
@@ -39,6 +40,15 @@ FORMS = {
     "folder": "image files in a folder for each class",
 }
 FINISHED, KILLED, FAILED, GIVEN_UP, NOT_RUN = "finished", "killed", "failed", "given up", "not run"
+
+
+def name_of(strategy: str) -> str:
+    """What a report calls a strategy that was asked for by its name, or by the path of a file of the reader's own.
+
+    >>> name_of("fit_memmap"), name_of("at/home/mine.py")
+    ('fit_memmap', 'mine')
+    """
+    return PurePath(strategy).stem
 
 
 @dataclass(frozen=True)
@@ -152,11 +162,23 @@ class Row:
 
 
 @dataclass
+class Smallest:
+    """The smallest limit under which an epoch of one strategy on one task was found to finish: bytes, framework included."""
+
+    strategy: str
+    form: str
+    kind: str
+    data_nbytes: int
+    limit: int
+
+
+@dataclass
 class Fit:
     """A straight line through peak private memory over one knob: bytes of memory for each byte of data, or for each batch ..."""
 
     strategy: str
     form: str
+    kind: str
     knob: str  # "data", "batch" or "look-ahead"
     slope: float
     low: float  # of the 95 % interval of the slope
@@ -174,8 +196,8 @@ class Report:
     machine : processor, cores, memory, system, Python, versions of packages; no names, no paths
     calibration : of the instruments in this run: [{"what", "expected", "measured", "missed"}], bytes
     tasks : as dictionaries, without paths
-    rows : without a limit; `limited` those under the hard limit; `bisected` {"strategy|form": smallest limit it finished under};
-        `swept` the rows of throughput against limit, `fits` those of memory against data, batch and look-ahead
+    rows : without a limit; `limited` those under the hard limit; `bisected` the smallest limits that were enough;
+        `swept` the rows of throughput against limit, `fits` the lines of memory against data, batch and look-ahead
     """
 
     machine: dict[str, Any]
@@ -184,7 +206,7 @@ class Report:
     tasks: list[dict[str, Any]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     limited: list[Row] = field(default_factory=list)
-    bisected: dict[str, int] = field(default_factory=dict)
+    bisected: list[Smallest] = field(default_factory=list)
     swept: list[Row] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
 
@@ -196,6 +218,7 @@ class Report:
         found = json.loads(text)
         for name in ("rows", "limited", "swept"):
             found[name] = [_row(row) for row in found[name]]
+        found["bisected"] = [Smallest(**each) for each in found["bisected"]]
         found["fits"] = [Fit(**{**fit, "points": [tuple(point) for point in fit["points"]]}) for fit in found["fits"]]
         return cls(**found)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from ..plain.memory_budget import format_bytes
-from .contract import FINISHED, KILLED, NOT_RUN, Epoch, Fit, Report, Row
+from .contract import FINISHED, KILLED, NOT_RUN, Epoch, Fit, Report, Row, Smallest
 from .plan import FRAMEWORK
 
 IN_RAM = 0.9  # of the data in private memory: a way that was predicted to take this holds the data, whatever it is called
@@ -95,7 +95,7 @@ def grouped(rows: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[
     return found
 
 
-def task_of(row: Row) -> tuple[str, int]:
+def task_of(row: Row | Smallest) -> tuple[str, int]:
     """(kind, bytes of data): rows with the same can be compared."""
     return row.kind, row.data_nbytes
 
@@ -105,9 +105,15 @@ def limit_of(row: Row) -> tuple[str, int, int, str]:
     return *task_of(row), row.limit or 0, row.limited_by or "a limit"
 
 
-def way_of(row: Row) -> tuple[str, str]:
+def way_of(row: Row | Smallest) -> tuple[str, str]:
     """(strategy, form)"""
     return row.strategy, row.form
+
+
+def has_kinds(report: Report) -> bool:
+    """Whether it has rows of several kinds of task, so that what is said of one has to say of which."""
+    rows = {row.kind for row in (*report.rows, *report.limited, *report.swept)}
+    return len(rows | {each.kind for each in report.bisected} | {fit.kind for fit in report.fits}) > 1
 
 
 def proof(rows: Iterable[Row]) -> Row | None:
@@ -196,7 +202,7 @@ def slope_words(fit: Fit, slope: float) -> str:
     """A slope of that line: a plain number for bytes of memory per byte of data, bytes for the rest.
 
     >>> from dataclasses import replace
-    >>> fit = Fit("a", "npy", "batch", 240_000.0, 230_000.0, 250_000.0, 0.0)
+    >>> fit = Fit("a", "npy", "next", "batch", 240_000.0, 230_000.0, 250_000.0, 0.0)
     >>> slope_words(fit, fit.slope), slope_words(replace(fit, knob="data"), 1.97)
     ('+240 kB', '1.97')
     """
@@ -235,16 +241,24 @@ def listed(words: Sequence[str], comma: str = ", ") -> str:
 
 def answer(report: Report) -> list[str]:
     """Three sentences: what memory it took, who finished under the limit, and who is fastest. Each from the rows alone."""
-    return [_memory_sentence(report.rows), _limit_sentence(report.limited), _speed_sentence(report.rows)]
+    kinds = has_kinds(report)
+    return [_memory_sentence(report.rows, kinds), _limit_sentence(report.limited, kinds), _speed_sentence(report.rows, kinds)]
 
 
 def _main_group(rows: Sequence[Row]) -> list[Row]:
-    """The task on which most ways finished; of several the one with the most data."""
+    """The task on which most ways finished; of several the one with the most data; of several the first.
+
+    Data of two kinds that were made in one size are whole samples of either, so they differ by less than a sample.
+    """
     groups = grouped((row for row in rows if finished(row)), task_of)
-    return groups[max(groups, key=lambda task: (len(groups[task]), task[1]))] if groups else []
+    return groups[max(groups, key=lambda task: (len(groups[task]), float(f"{task[1]:.1e}")))] if groups else []
 
 
-def _memory_sentence(rows: Sequence[Row]) -> str:
+def _of_kind(kind: str, kinds: bool) -> str:
+    return f' (task "{kind}")' if kinds else ""
+
+
+def _memory_sentence(rows: Sequence[Row], kinds: bool) -> str:
     measured = by_memory(row for row in _main_group(rows) if row.private is not None)
     if not measured:
         return "No private memory was measured without a limit."
@@ -260,12 +274,12 @@ def _memory_sentence(rows: Sequence[Row]) -> str:
 
     parts = [f"{who} took {span(found)}" for who, found in (("mmapstore's ways", ours), ("the other ways", others)) if found]
     return (
-        f"For an epoch over {format_bytes(measured[0].data_nbytes)} of data, private memory over that of the started framework: "
-        f"{', '.join(parts)}."
+        f"For an epoch over {format_bytes(measured[0].data_nbytes)} of data{_of_kind(measured[0].kind, kinds)}, "
+        f"private memory over that of the started framework: {', '.join(parts)}."
     )
 
 
-def _limit_sentence(limited: Sequence[Row]) -> str:
+def _limit_sentence(limited: Sequence[Row], kinds: bool) -> str:
     groups = grouped(limited, limit_of)
     if not groups:
         return "Nothing was run under a hard limit of memory."
@@ -281,18 +295,18 @@ def _limit_sentence(limited: Sequence[Row]) -> str:
     ]
     worth = "" if proof(rows) else "; no way that holds the data in memory was killed under it, so it proves nothing"
     return (
-        f"Under a hard limit of {format_bytes(key[2])} ({key[3]}), framework included, an epoch over {format_bytes(key[1])} "
-        f"{', and '.join(parts) or 'was not tried'}{worth}."
+        f"Under a hard limit of {format_bytes(key[2])} ({key[3]}), framework included, an epoch over {format_bytes(key[1])}"
+        f"{_of_kind(key[0], kinds)} {', and '.join(parts) or 'was not tried'}{worth}."
     )
 
 
-def _speed_sentence(rows: Sequence[Row]) -> str:
+def _speed_sentence(rows: Sequence[Row], kinds: bool) -> str:
     timed = sorted(((rate(row) or 0.0, row) for row in _main_group(rows) if rate(row)), key=lambda pair: -pair[0])
     if not timed:
         return "No throughput was measured without a limit."
     names = labels(row for _, row in timed)
     best, first = timed[0]
-    words = f"The fastest was {names[way_of(first)]} with {format_bytes(best)}/s of x and y"
+    words = f"The fastest{_of_kind(first.kind, kinds)} was {names[way_of(first)]} with {format_bytes(best)}/s of x and y"
     ours = next(((speed, row) for speed, row in timed if is_ours(row.strategy)), None)
     other = next(((speed, row) for speed, row in timed if not is_ours(row.strategy)), None)
     if ours is None or other is None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..files.durable_writes import explaining_write_errors, write_text_atomically
 from ..plain.memory_budget import format_bytes
-from .contract import FINISHED, Report, Row, Task
-from .findings import framework_of, grouped, limit_of, rate, signed, title
+from .contract import FINISHED, Report, Row, Smallest, Task, name_of
+from .findings import framework_of, grouped, limit_of, rate, signed, task_of, title, way_of
 from .limits import holds_the_data, judge, smallest_limit, sweep
 from .plan import Planned, TimeLeft, format_duration, seconds_of
 from .running import command
@@ -66,18 +66,19 @@ class Measuring:
 
     def smallest_limits(self, planned: Sequence[Planned], most: int) -> None:
         for one in planned:
+            task = one.task
             found = smallest_limit(
                 lambda limit, one=one: self._measured(one.strategy, one.task, epochs=1, cold=True, limit=limit),  # type: ignore[misc]
                 framework_of(self.report) + self._private(one),
                 most=most,
             )
-            where = f"{title(one.strategy)}, {one.task.form}"
             if found is None:
                 self.notes.append(
-                    f"{where}: no limit up to {format_bytes(most)} was enough to finish twice within {self.timeout:.0f} s."
+                    f"{_words(one.strategy, task)}: no limit up to {format_bytes(most)} was enough to finish twice within "
+                    f"{self.timeout:.0f} s."
                 )
             else:
-                self.report.bisected[f"{one.strategy}|{one.task.form}"] = found
+                self.report.bisected.append(Smallest(name_of(one.strategy), task.form, task.kind, task.nbytes, found))
             self.save()
 
     def throughput_against_limit(self, planned: Sequence[Planned], most: int) -> None:
@@ -106,7 +107,7 @@ class Measuring:
 
         fit, why = measured_fit(run, strategy, knob, settings)
         if fit is None:
-            self.notes.append(f"{title(strategy)}, {settings[0].task.form}: no line of memory against {knob}: {why}.")
+            self.notes.append(f"{_words(strategy, settings[0].task)}: no line of memory against {knob}: {why}.")
         else:
             self.report.fits.append(fit)
         self.save()
@@ -120,10 +121,9 @@ class Measuring:
 
     def _private(self, one: Planned) -> int:
         """Bytes that the way takes beside the framework: as measured without a limit in this run, or as predicted."""
-        rows = (
-            row for row in self.report.rows if (row.strategy, row.form, row.kind) == (one.strategy, one.task.form, one.task.kind)
-        )
-        measured = next((row.private for row in rows if row.outcome == FINISHED), None)
+        own = one.not_run()
+        same = (row for row in self.report.rows if (*way_of(row), *task_of(row)) == (*way_of(own), *task_of(own)))
+        measured = next((row.private for row in same if row.outcome == FINISHED), None)
         return measured if measured is not None else one.predicted or 0
 
     def _measured(self, strategy: str, task: Task, **how: Any) -> Row:
@@ -132,11 +132,15 @@ class Measuring:
         limit, knobs = how.get("limit"), how.get("knobs")
         under = f" under {format_bytes(limit)}" if limit else ""
         knob = "".join(f", {name.replace('_', '-')} {value}" for name, value in (knobs or {}).items())
-        self.progress.begins(f"{title(strategy)}, {task.form}, {format_bytes(task.nbytes)}{knob}{under}", self.left.seconds)
+        self.progress.begins(f"{_words(strategy, task)}, {format_bytes(task.nbytes)}{knob}{under}", self.left.seconds)
         row = self.run(strategy, task, timeout=self.timeout, **how)
         self.left.took(time.monotonic() - began, estimate)
         self.progress.ended(row)
         return row
+
+
+def _words(strategy: str, task: Task) -> str:
+    return f"{title(name_of(strategy))}, {task.form}, {task.kind}"
 
 
 class Progress:
@@ -158,7 +162,7 @@ class Progress:
             f"{signed(row.private)} private" if row.private is not None else "",
             f"{format_bytes(speed)}/s" if speed else "",
         ]
-        self._last = f" | {title(row.strategy)}, {row.form}: {', '.join(filter(None, figures))}"
+        self._last = f" | {title(row.strategy)}, {row.form}, {row.kind}: {', '.join(filter(None, figures))}"
 
     def clear(self) -> None:
         self.says("")

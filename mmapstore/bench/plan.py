@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from ..plain.memory_budget import format_bytes
-from .contract import NOT_RUN, Row, Task
+from .contract import NOT_RUN, Row, Task, name_of
 
 DEFAULT_SIZE = "300MB"  # takes some 900 MB where it is held in RAM: beyond all doubt, and no row takes long
 LARGEST_OF_SCALE = "8GB"
@@ -59,9 +59,7 @@ class Planned:
     def not_run(self) -> Row:
         """The row of what is not run."""
         task, why = self.task, self.missing or self.too_large
-        return Row(
-            PurePath(self.strategy).stem, task.form, task.kind, NOT_RUN, why, data_nbytes=task.nbytes, predicted=self.predicted
-        )
+        return Row(name_of(self.strategy), task.form, task.kind, NOT_RUN, why, data_nbytes=task.nbytes, predicted=self.predicted)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from .findings import (
     format_seconds,
     framework_of,
     grouped,
+    has_kinds,
     is_ours,
     labels,
     limit_of,
@@ -59,6 +60,7 @@ def plots(report: Report) -> list[Plot]:
     """All plots for which the report has rows; nothing is drawn, and matplotlib is not loaded, before they are asked for."""
     found: list[Plot] = []
     several = len({task_of(row) for row in report.rows}) > 1
+    kinds = has_kinds(report)
     for task, rows in grouped(report.rows, task_of).items():
         about = f", {task[0]}, {format_bytes(task[1])}" if several else ""
         suffix = task if several else ()
@@ -68,11 +70,14 @@ def plots(report: Report) -> list[Plot]:
             found.append(_time_plot(looked, _name("over-time", *suffix), about))
     for (kind, nbytes, limit, _), rows in grouped(report.limited, limit_of).items():
         if looked := [row for row in by_memory(rows) if row.looks]:
-            found.append(_time_plot(looked, _name("limit", kind, nbytes, limit), f", {format_bytes(nbytes)}", limit))
+            about = f"{f', {kind}' if kinds else ''}, {format_bytes(nbytes)}"
+            found.append(_time_plot(looked, _name("limit", kind, nbytes, limit), about, limit))
     for task, rows in grouped((row for row in report.swept if row.limit), task_of).items():
-        found.append(_sweep_plot(rows, framework_of(report), _name("sweep", *task)))
-    for knob in dict.fromkeys(fit.knob for fit in report.fits if fit.points):
-        found.append(_scaling_plot(knob, [fit for fit in report.fits if fit.knob == knob and fit.points]))
+        about = f", {task[0]}, {format_bytes(task[1])}" if kinds else ""
+        found.append(_sweep_plot(rows, framework_of(report), _name("sweep", *task), about))
+    for (knob, kind), fits in grouped((fit for fit in report.fits if fit.points), lambda fit: (fit.knob, fit.kind)).items():
+        name = _name("scaling", knob, kind) if kinds else _name("scaling", knob)
+        found.append(_scaling_plot(knob, fits, name, f", {kind}" if kinds else ""))
     return found
 
 
@@ -228,9 +233,12 @@ def _course(row: Row) -> str:
 
 
 def _draw_course(axes: Any, row: Row, limit: int | None) -> None:
-    looks = thinned([look for look in row.looks if look.seconds >= 0] or row.looks, _LOOKS)
-    seconds, private = [look.seconds for look in looks], [look.private for look in looks]
     colour, base = _colour(row.strategy), row.baseline or 0
+    looks = [look for look in row.looks if look.seconds >= 0] or row.looks
+    if row.outcome == KILLED:  # what was seen while the kernel took its memory apart is not what it held
+        looks = list(itertools.dropwhile(lambda look: look.private < base, reversed(looks)))[::-1] or looks
+    looks = thinned(looks, _LOOKS)
+    seconds, private = [look.seconds for look in looks], [look.private for look in looks]
     axes.fill_between(seconds, [min(base, each) for each in private], color=PALE, alpha=0.25, linewidth=0)
     axes.fill_between(seconds, base, [max(base, each) for each in private], color=colour, alpha=0.35, linewidth=0)
     axes.plot(seconds, [look.resident for look in looks], color=PALE, linewidth=1, linestyle=(0, (1, 1.5)))
@@ -282,7 +290,7 @@ def _line_axes(width: int, count: int) -> tuple[Any, float]:
     return axes_at(figure, left, 18, width - left - room, high), room
 
 
-def _sweep_plot(rows: Sequence[Row], framework: int, name: str) -> Plot:
+def _sweep_plot(rows: Sequence[Row], framework: int, name: str, about: str) -> Plot:
     ways, names = grouped(rows, way_of), labels(rows)
     shares = sorted({share_of(row, framework) for row in rows})
 
@@ -318,15 +326,15 @@ def _sweep_plot(rows: Sequence[Row], framework: int, name: str) -> Plot:
 
     return Plot(
         name,
-        "Throughput against the limit",
+        f"Throughput against the limit{about}",
         "Bytes of x and y a second under a hard limit, framework included. A cross: under this limit it was killed, or did not "
         "finish in its time.",
         make,
     )
 
 
-def _scaling_plot(knob: str, fits: Sequence[Fit]) -> Plot:
-    names = labels(Row(fit.strategy, fit.form, "", FINISHED) for fit in fits)
+def _scaling_plot(knob: str, fits: Sequence[Fit], name: str, about: str) -> Plot:
+    names = labels(Row(fit.strategy, fit.form, fit.kind, FINISHED) for fit in fits)
     by_data = knob == "data"
     words = {"data": "the size of the data", "batch": "samples in a batch", "look-ahead": "batches of look-ahead"}.get(knob, knob)
     values = [value for fit in fits for value, _ in fit.points]
@@ -366,8 +374,8 @@ def _scaling_plot(knob: str, fits: Sequence[Fit]) -> Plot:
         return axes.get_figure()
 
     return Plot(
-        _name("scaling", knob),
-        f"Private memory against {words}",
+        name,
+        f"Private memory against {words}{about}",
         f"Dots: measured peaks over the started framework. Lines: the straight lines fitted to them, on logarithmic scales, and "
         f"beside each name its bytes of memory for each {EACH.get(knob, knob)}. What is below 1 MB is drawn there.",
         make,

@@ -25,13 +25,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
+from ..files import page_cache
+from ..files.stored_files import files_of
 from ..formats.registry import split_inside
 from ..plain.errors import MissingPackageError
 from ..plain.memory_budget import format_bytes
 from . import checksum, strategies
 from .arm import strategy_module
-from .contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Row, Task
-from .instruments import limits, page_cache
+from .contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Row, Task, name_of
+from .instruments import limits
 from .instruments.calibration import calibrate
 from .instruments.limits import can_limit
 from .instruments.process_tree import Watch, method
@@ -64,7 +66,7 @@ def run(
     knobs : given to the strategy's functions by name: {"look_ahead": 4}
     """
     module, given = strategy_module(strategy), knobs or {}
-    row = Row(Path(strategy).stem, task.form, task.kind, NOT_RUN, data_nbytes=task.nbytes, limit=limit)
+    row = Row(name_of(strategy), task.form, task.kind, NOT_RUN, data_nbytes=task.nbytes, limit=limit)
     row.command = command(strategy, task, epochs=epochs, limit=limit, cold=cold, knobs=knobs)
     if limit is not None:
         row.limit_command = limits.from_outside(limit, command(strategy, task, epochs=epochs, cold=True, knobs=knobs))
@@ -176,7 +178,7 @@ def _prepared(module: ModuleType, asked: dict[str, Any], timeout: float) -> str:
 def _cache_made(task: Task, *, drop: bool) -> str:
     """The files are in the page cache, as far as they fit, or out of it; or why not."""
     prepared = task.prepared if task.prepared and Path(task.prepared).exists() else None  # few strategies prepare anything
-    paths = [each for place in (task.path, task.labels, prepared) if place for each in page_cache.files_of(place)]
+    paths = [each for place in (task.path, task.labels, prepared) if place for each in files_of(place)]
     if not drop:
         page_cache.warm(paths)
         return ""

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from .contract import FINISHED, Fit, Row, Task
+from .contract import FINISHED, Fit, Row, Task, name_of
 
 REPEATS = 2  # of each point: without repeats three points leave one degree of freedom, and an interval that says nothing
 BATCHES = (16, 64, 256)
@@ -57,7 +57,7 @@ def measured_fit(
     """
     points: list[tuple[float, int]] = []
     unfinished: dict[float, Row] = {}
-    form = settings[0].task.form
+    form, kind = settings[0].task.form, settings[0].task.kind
     for _ in range(repeats):
         for setting in settings:
             if setting.value in unfinished:
@@ -67,17 +67,17 @@ def measured_fit(
                 points.append((setting.value, row.private))
             else:
                 unfinished[setting.value] = row
-    fit = fitted(strategy, form, knob, points)
+    fit = fitted(name_of(strategy), form, kind, knob, points)
     if fit is not None:
         return fit, ""
     reasons = sorted({f"{row.outcome}{f': {row.why}' if row.why else ''}" for row in unfinished.values()})
     return None, f"a line needs 3 measurements at 2 values, there are {len(points)}; {'; '.join(reasons) or 'nothing failed'}"
 
 
-def fitted(strategy: str, form: str, knob: str, points: Sequence[tuple[float, int]]) -> Fit | None:
+def fitted(strategy: str, form: str, kind: str, knob: str, points: Sequence[tuple[float, int]]) -> Fit | None:
     """The line of least squares through (knob, bytes); None where the points leave its slope, or how sure it is, open.
 
-    >>> fit = fitted("fit_memmap", "npy", "data", [(0, 5), (1, 7), (2, 9), (3, 11)])
+    >>> fit = fitted("fit_memmap", "npy", "next", "data", [(0, 5), (1, 7), (2, 9), (3, 11)])
     >>> fit.slope, fit.low, fit.high, fit.intercept
     (2.0, 2.0, 2.0, 5.0)
     """
@@ -91,7 +91,7 @@ def fitted(strategy: str, form: str, knob: str, points: Sequence[tuple[float, in
     misses = math.fsum((nbytes - intercept - slope * knob) ** 2 for knob, nbytes in points)
     free = len(points) - 2
     half = students_t(free) * math.sqrt(misses / free / spread)
-    return Fit(strategy, form, knob, slope, slope - half, slope + half, intercept, list(points))
+    return Fit(strategy, form, kind, knob, slope, slope - half, slope + half, intercept, list(points))
 
 
 def students_t(free: int, confidence: float = 0.95) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..plain.memory_budget import format_bytes
-from .contract import FINISHED, KINDS, Fit, Report, Row
+from .contract import FINISHED, KINDS, Fit, Report, Row, Smallest
 from .findings import (
     EACH,
     amplification,
@@ -84,7 +84,7 @@ MEASURED = Column(
     "highest Pss_Anon + Pss_Shmem + SwapPss of all its processes, over that after the framework's start and one step; "
     "> : before it ended early",
 )
-PREDICTED = Column(("predicted", ""), "the same as the way predicts it, before it runs")
+PREDICTED = Column(("predicted", ""), "private memory as the way predicts it, before it runs")
 PER_BYTE = Column(("per byte", "of data"), "private memory / bytes of all samples as stored, decoded")
 FILE_BACKED = Column(("file-", "backed"), "highest Pss_File: pages of mapped files, which the kernel takes back when it likes")
 DISK = Column(("disk", "read"), "bytes that came from the disk, all epochs; 0 where the page cache had everything")
@@ -103,10 +103,9 @@ def sections(report: Report) -> list[Section]:
     found = [_measured(report, task, rows) for task, rows in grouped(report.rows, task_of).items()]
     found += [_limited(report, rows) for rows in grouped(report.limited, limit_of).values()]
     if report.bisected and not report.limited:
-        found.append(_bisected(report))
+        found += [_bisected(report, task, smallest) for task, smallest in grouped(report.bisected, task_of).items()]
     found += [_swept(rows, framework_of(report)) for rows in grouped(report.swept, task_of).values()]
-    if report.fits:
-        found.append(_fits(report.fits))
+    found += [_fits(kind, fits) for kind, fits in grouped(report.fits, lambda fit: fit.kind).items()]
     return found
 
 
@@ -166,10 +165,11 @@ def _limited(report: Report, rows: Sequence[Row]) -> Section:
     columns = [WAY, STORED, *([SMALLEST] if report.bisected else []), MEASURED]
     in_group = any(row.group_anonymous is not None for row in report.limited)
     killed = proof(rows)
+    enough = {(*way_of(each), *task_of(each)): each.limit for each in report.bisected}
     unlimited = {(*way_of(row), *task_of(row)): rate(row) for row in report.rows}
     lines = []
     for row in by_memory(rows):
-        smallest = [_bytes(report.bisected.get("|".join(way_of(row))))] if report.bisected else []
+        smallest = [_bytes(enough.get((*way_of(row), *task_of(row))))] if report.bisected else []
         start = (title(row.strategy), row.form, *smallest, _private(row))
         if not finished(row):
             lines.append(Line(start, outcome(row), is_ours(row.strategy)))
@@ -194,10 +194,13 @@ def _limited(report: Report, rows: Sequence[Row]) -> Section:
     )
 
 
-def _bisected(report: Report) -> Section:
-    pairs = sorted((nbytes, *way.partition("|")[::2]) for way, nbytes in report.bisected.items())
-    lines = tuple(Line((title(strategy), form, format_bytes(nbytes)), ours=is_ours(strategy)) for nbytes, strategy, form in pairs)
-    return Section("The smallest limit that is enough", (), (WAY, STORED, SMALLEST), lines)
+def _bisected(report: Report, task: tuple[str, int], found: Sequence[Smallest]) -> Section:
+    lines = tuple(
+        Line((title(each.strategy), each.form, format_bytes(each.limit)), ours=is_ours(each.strategy))
+        for each in sorted(found, key=lambda each: each.limit)
+    )
+    about = (f"{task_words(report, task)}.", "Cold cache; the framework is in the limit.")
+    return Section("The smallest limit that is enough", about, (WAY, STORED, SMALLEST), lines)
 
 
 def _swept(rows: Sequence[Row], framework: int) -> Section:
@@ -215,7 +218,7 @@ def _swept(rows: Sequence[Row], framework: int) -> Section:
     return Section("Throughput against the limit", about, (WAY, STORED, *columns), tuple(lines))
 
 
-def _fits(fits: Sequence[Fit]) -> Section:
+def _fits(kind: str, fits: Sequence[Fit]) -> Section:
     lines = []
     for fit in fits:
         values = [value for value, _ in fit.points]
@@ -239,7 +242,7 @@ def _fits(fits: Sequence[Fit]) -> Section:
         Column(("at", "none"), "where the line begins: what does not depend on it"),
         Column(("measured", "points"), "", words=True),
     )
-    return Section("How memory grows", (), columns, tuple(lines))
+    return Section("How memory grows", (f"{kind}: {KINDS.get(kind, kind)}.",), columns, tuple(lines))
 
 
 def calibration(report: Report) -> tuple[Section, str]:
@@ -249,10 +252,10 @@ def calibration(report: Report) -> tuple[Section, str]:
         for each in report.calibration
     )
     columns = (
-        Column(("a process that", ""), words=True),
-        Column(("held", "")),
+        Column(("memory", ""), words=True),
+        Column(("there", "is")),
         Column(("was", "measured")),
-        Column(("was", "missed")),
+        Column(("was", "missed"), "below 0: more was measured than there is"),
     )
     missed = [(each["missed"], str(each.get("what", "?"))) for each in report.calibration if each.get("missed") is not None]
     if not lines:

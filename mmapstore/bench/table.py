@@ -1,7 +1,7 @@
 """A report as text: the table for a terminal, and the short one in Markdown for a README.
 
 python -m mmapstore.bench.table footprint.json                  prints the short table
-python -m mmapstore.bench.table footprint.json "fit(memmap)"    its rows, in this order
+python -m mmapstore.bench.table footprint.json "fit(memmap)"    its rows, in this order; "fit(memmap)|npy|next" is one of them
 python -m mmapstore.bench.table --fill README.md                writes each table between its marks:
 
     <!-- footprint table: benchmarks/results/footprint.json -->
@@ -27,6 +27,7 @@ from .findings import (
     epoch_seconds,
     finished,
     format_seconds,
+    has_kinds,
     is_right,
     machine_words,
     rate,
@@ -123,18 +124,19 @@ def markdown_table(report: Report, ways: Sequence[str] = ()) -> str:
     """The rows that matter most as a Markdown table: way, data, private memory, outcome under the limit, throughput.
 
     The rows under a hard limit; all others where there are none. `ways` picks rows and puts them in this order: names of
-    strategies or what the table calls them, with "|form" where a strategy has several.
+    strategies or what the table calls them, with "|form" or "|form|kind" where a strategy has several.
     Raises InvalidValueError for a way that the report does not have.
     """
     limit = next((row.limit for row in report.limited if row.limit), None)
-    rows = _chosen(by_memory(report.limited or report.rows), ways)
+    kinds = has_kinds(report)
+    rows = _chosen(by_memory(report.limited or report.rows), ways, kinds)
     head = ["way", "data", "private memory", *(["outcome under " + format_bytes(limit)] if limit else ["outcome"]), "throughput"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     free = {(*way_of(row), *task_of(row)): row for row in report.rows if finished(row)}
     for row in rows:
         cells = [
             title(row.strategy),
-            f"{format_bytes(row.data_nbytes)}, {row.form}",
+            f"{format_bytes(row.data_nbytes)}, {row.form}{f', {row.kind}' if kinds else ''}",
             _memory(row, free.get((*way_of(row), *task_of(row)))),
             _outcome(row, limit),
             f"{format_bytes(rate(row) or 0)}/s" if rate(row) else "",
@@ -143,15 +145,19 @@ def markdown_table(report: Report, ways: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _chosen(rows: Sequence[Row], ways: Sequence[str]) -> list[Row]:
+def _chosen(rows: Sequence[Row], ways: Sequence[str], kinds: bool) -> list[Row]:
     if not ways:
         return list(rows)
     found = []
     for way in ways:
-        name, _, form = way.partition("|")
-        own = [row for row in rows if name in (row.strategy, title(row.strategy)) and form in ("", row.form)]
+        name, _, stored = way.partition("|")
+        own = [
+            row
+            for row in rows
+            if name in (row.strategy, title(row.strategy)) and stored in ("", row.form, f"{row.form}|{row.kind}")
+        ]
         if not own:
-            have = ", ".join(dict.fromkeys("|".join(way_of(row)) for row in rows))
+            have = ", ".join(dict.fromkeys("|".join((*way_of(row), *([row.kind] if kinds else []))) for row in rows))
             raise InvalidValueError(f"the report has no row {way!r}; it has: {have or 'none'}.")
         found += own
     return found

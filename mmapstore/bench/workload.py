@@ -14,7 +14,7 @@ from ..plain.errors import InvalidValueError, MmapstoreError
 from ..plain.memory_budget import format_bytes, parse_bytes
 from . import strategies
 from .arm import strategy_module
-from .contract import KINDS, Task
+from .contract import KINDS, Task, name_of
 from .findings import grouped, title
 from .generated_data import generated, planned
 from .limits import RUNS, SHARES, holds_the_data
@@ -112,13 +112,11 @@ class Workload:
         ]
         reasons = grouped((one for one in self.rows if not one.runs), lambda one: one.missing or "")
         for missing, ways in reasons.items():
-            names = ", ".join(f"{title(one.strategy)} ({one.task.form})" for one in ways)
+            names = ", ".join(_words(one) for one in ways)
             if missing:
                 lines.append(("not run", f"{names}: {missing}"))
             else:
-                lines += [
-                    ("not run", f"{title(one.strategy)} ({one.task.form}) {one.too_large} (--run-all runs it)") for one in ways
-                ]
+                lines += [("not run", f"{_words(one)} {one.too_large} (--run-all runs it)") for one in ways]
         lines += [("note", note) for note in self.notes]
         return "\n".join(
             textwrap.fill(words, 120, initial_indent=f"  {name:<9} ", subsequent_indent=" " * 12, break_on_hyphens=False)
@@ -205,6 +203,10 @@ def predicted(strategy: str, task: Task) -> int | None:
         return None
 
 
+def _words(one: Planned) -> str:
+    return f"{title(name_of(one.strategy))} ({one.task.form}, {one.task.kind})"
+
+
 def _require_sensible(options: argparse.Namespace) -> None:
     for name, least in (("epochs", 1), ("batch", 1), ("seed", 0), ("timeout", 1)):
         if getattr(options, name) < least:
@@ -271,7 +273,7 @@ def _growth(options: argparse.Namespace, possible: Sequence[Planned], available:
             found.append(Growth(one.strategy, "data", data_settings(fitting)))
         if len(fitting) < len(sizes):
             words = ", ".join(format_bytes(size.nbytes) for size in sizes[len(fitting) :])
-            notes.append(f"{one.strategy}: memory against data leaves out {words}, which would not fit (--run-all).")
+            notes.append(f"{_words(one)}: memory against data leaves out {words}, which would not fit (--run-all).")
         if one.too_large:
             continue
         found.append(Growth(one.strategy, "batch", [each for each in batch_settings(task) if task.pairs >= 2 * each.task.batch]))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,7 @@ from mmapstore.bench import running, strategies
 from mmapstore.bench.contract import FAILED, FINISHED, KILLED, NOT_RUN, Epoch, Report, Row
 from mmapstore.bench.measuring import Progress
 from mmapstore.bench.workload import workload
+from mmapstore.plain.memory_budget import format_bytes
 
 MB = 10**6
 BASELINE = 300 * MB
@@ -146,7 +148,7 @@ def test_what_would_not_fit_is_predicted_and_not_run_unless_asked(run, machine, 
     only = (*MEDIUM, "--only", "fit_memmap,sequence", "--json", tmp_path / "r.json")
     code, out, _ = run(*only)
     assert code == 0 and [one.strategy for one in machine.runs] == ["sequence"]
-    assert "fit(memmap) (npy) would not fit: predicted" in out
+    assert "fit(memmap) (npy, next) would not fit: predicted" in out
     row = Report.from_json((tmp_path / "r.json").read_text()).rows[0]
     assert (row.outcome, row.private) == (NOT_RUN, None) and row.predicted > 100 * MB
     assert "--run-all" in row.command
@@ -197,7 +199,7 @@ def test_wrong_data_is_a_failure(run, machine, monkeypatch):
 
     monkeypatch.setattr(running, "run", wrong)
     code, out, err = run(*SMALL, "--only", "fit_memmap,sequence")
-    assert (code, err) == (1, "mmapstore: wrong data came from hand-written Sequence (npy)\n")
+    assert (code, err) == (1, "mmapstore: wrong data came from hand-written Sequence (npy, next)\n")
     assert "WRONG DATA" in out
 
 
@@ -254,10 +256,50 @@ def test_bisect_finds_the_smallest_limit(run, machine, tmp_path):
     code, _, _ = run(*words, "--json", tmp_path / "r.json")
     assert code == 0
     report = Report.from_json((tmp_path / "r.json").read_text())
-    for row in report.rows:
+    for row, found in zip(report.rows, report.bisected, strict=True):
+        assert (found.strategy, found.form, found.kind) == (row.strategy, row.form, row.kind)
+        assert found.data_nbytes == row.data_nbytes
         needed = BASELINE + row.private
-        assert needed <= report.bisected[f"{row.strategy}|npy"] <= 1.05 * needed + 1
+        assert needed <= found.limit <= 1.05 * needed + 1
     assert {(one.epochs, one.cold) for one in machine.runs if one.limit} == {(1, True)}
+
+
+def test_kinds_of_task_are_told_apart(run, machine, tmp_path):
+    words = (*MEDIUM, "--only", "fit_memmap,sequence", "--task", "next,labelled")
+    code, out, _ = run(*words, "--limit", "420MB", "--bisect", "--sweep", "--scale", "--json", tmp_path / "r.json")
+    assert code == 0
+    report = Report.from_json((tmp_path / "r.json").read_text())
+    ways = {(name, kind) for name in ("fit_memmap", "sequence") for kind in ("next", "labelled")}
+    assert len(report.bisected) == 4
+    assert {(each.strategy, each.kind) for each in report.bisected} == ways
+    assert {(fit.strategy, fit.kind, fit.knob) for fit in report.fits} == {
+        (*way, knob) for way in ways for knob in ("data", "batch")
+    }
+    private = {(row.strategy, row.kind): row.private for row in report.rows}
+    for found in report.bisected:
+        needed = BASELINE + private[found.strategy, found.kind]
+        assert needed <= found.limit <= 1.05 * needed + 1
+    enough = {(each.strategy, each.kind): format_bytes(each.limit) for each in report.bisected}
+    assert enough["fit_memmap", "next"] != enough["fit_memmap", "labelled"]
+    limited = out.split("UNDER A HARD LIMIT OF 420 MB")[1:]
+    for kind, text in zip(("next", "labelled"), limited, strict=True):
+        assert f"\n{kind}: " in text
+        assert re.search(rf"fit\(memmap\) +npy +{re.escape(enough['fit_memmap', kind])} ", text)
+    assert out.count("HOW MEMORY GROWS\n") == out.count("THROUGHPUT AGAINST THE LIMIT\n") == 2
+
+
+def test_a_strategy_of_ones_own_is_called_the_same_everywhere(run, machine, monkeypatch, tmp_path):
+    own = tmp_path / "mine.py"
+    own.write_text(
+        'NAME, KINDS, STORED, REQUIRES = "mine", ("next",), ("npy",), ()\n\ndef private(task):\n    return 5_000_000\n\n'
+        "def fit_arguments(task):\n    return {}\n"
+    )
+    monkeypatch.setattr(running, "run", lambda strategy, task, **how: replace(machine("fit_memmap", task, **how), strategy="mine"))
+    code, _, _ = run(*MEDIUM, "--only", own, "--bisect", "--scale", "--json", tmp_path / "r.json")
+    report = Report.from_json((tmp_path / "r.json").read_text())
+    assert code == 0
+    assert {each.strategy for each in (*report.rows, *report.bisected, *report.fits)} == {"mine"}
+    assert len(report.bisected) == 1 and len(report.fits) == 2 and str(tmp_path) not in json.dumps(asdict(report)["fits"])
 
 
 def test_bisect_of_what_never_finishes_is_a_note(run, machine, monkeypatch):
@@ -268,7 +310,7 @@ def test_bisect_of_what_never_finishes_is_a_note(run, machine, monkeypatch):
 
     monkeypatch.setattr(running, "run", never)
     code, out, _ = run(*SMALL, "--only", "fit_memmap", "--bisect")
-    assert code == 0 and "note: fit(memmap), npy: no limit up to 20.0 GB was enough to finish twice" in out
+    assert code == 0 and "note: fit(memmap), npy, next: no limit up to 20.0 GB was enough to finish twice" in out
 
 
 def test_sweep(run, machine, tmp_path):
@@ -419,7 +461,7 @@ def test_progress_says_how_the_last_one_went(monkeypatch):
     progress = Progress(terminal)
     progress.ended(Row("fit_memmap", "npy", "next", FINISHED, private=900 * MB, epochs=[Epoch(1.0, 10, 600 * MB, True)]))
     progress.begins("another", 30)
-    assert terminal.getvalue().endswith("another | fit(memmap), npy: finished, +900 MB private, 600 MB/s")
+    assert terminal.getvalue().endswith("another | fit(memmap), npy, next: finished, +900 MB private, 600 MB/s")
 
 
 def test_progress_elsewhere_is_nothing():

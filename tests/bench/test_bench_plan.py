@@ -226,7 +226,9 @@ def test_scale_leaves_out_what_would_not_fit():
     assert lines["array_in_ram", "batch"] == [16, 64, 256]
     assert lines["sequence_workers", "look-ahead"] == [1, 4, 16]
     assert ("array_in_ram", "look-ahead") not in lines
-    assert work.notes == ["array_in_ram: memory against data leaves out 8.00 GB, which would not fit (--run-all)."]
+    assert work.notes == [
+        "array in RAM, fit(x, y) (npy, next): memory against data leaves out 8.00 GB, which would not fit (--run-all)."
+    ]
     assert {task.nbytes for task in work.to_make} >= {int(value) for value in lines["sequence_workers", "data"]}
 
 
@@ -249,5 +251,5 @@ def test_the_plan_in_words():
     assert "runs      1 row of 2 epochs, each in a process of its own" in text
     assert "2 more under a limit of 1.00 GB" in text
     assert "time      about 2 min, estimated for 2 cores" in text
-    assert "not run   fit(memmap) (npy) would not fit: predicted " in text
+    assert "not run   fit(memmap) (npy, next) would not fit: predicted " in text
     assert all(len(line) <= 120 for line in text.splitlines())

@@ -4,10 +4,10 @@ import re
 from dataclasses import replace
 
 import pytest
-from sample_reports import FRAMEWORK, LIMIT, SMALL, cut_short, empty_report, epochs, full_report, row, small_report
+from sample_reports import FRAMEWORK, LARGE, LIMIT, SMALL, cut_short, empty_report, epochs, full_report, row, small_report
 
 from mmapstore.bench.comparison import Pair, compare, matched
-from mmapstore.bench.contract import KILLED, Report
+from mmapstore.bench.contract import KILLED, Report, Smallest
 
 
 def with_rates(*rates: float, first: float = 1e9):
@@ -111,14 +111,23 @@ def test_limits_of_a_sweep_are_the_same_by_their_share_of_the_data():
 
 def test_smallest_limits_and_slopes_are_side_by_side():
     old, new = full_report(), full_report()
-    new.bisected = {"mmapstore to_tf|npy": 600_000_000, "a|npy": 1_000_000_000}
+    new.bisected = [
+        Smallest("mmapstore to_tf", "npy", "next", LARGE, 600_000_000),
+        Smallest("mmapstore to_tf", "npy", "labelled", LARGE, 700_000_000),
+        Smallest("a", "npy", "next", LARGE, 1_000_000_000),
+    ]
     new.fits[0] = replace(new.fits[0], slope=1.0, low=0.99, high=1.01)
     text = compare(old, new)
-    assert "  mmapstore to_tf, npy: 511 MB before, 600 MB now\n" in text
-    assert "  a, npy: 1.00 GB now\n" in text
-    assert "  mmapstore shuffled, npy: 514 MB before\n" in text
-    assert "  fit(memmap), npy, for each byte of data: 2.00 before, 1.00 now; their intervals lie apart\n" in text
-    assert "  .shuffle(n), npy, for each byte of data: 1.02 before, 1.02 now; their intervals overlap\n" in text
+    assert "  mmapstore to_tf, npy, next, 8.00 GB: 511 MB before, 600 MB now\n" in text
+    assert "  mmapstore to_tf, npy, labelled, 8.00 GB: 700 MB now\n" in text
+    assert "  a, npy, next, 8.00 GB: 1.00 GB now\n" in text
+    assert "  mmapstore shuffled, npy, next, 8.00 GB: 514 MB before\n" in text
+    assert "  fit(memmap), npy, next, for each byte of data: 2.00 before, 1.00 now; their intervals lie apart\n" in text
+    assert "  .shuffle(n), npy, next, for each byte of data: 1.02 before, 1.02 now; their intervals overlap\n" in text
+    new.fits[1] = replace(new.fits[1], kind="labelled")
+    text = compare(old, new)
+    assert "  .shuffle(n), npy, next, for each byte of data: 1.02 before\n" in text
+    assert "  .shuffle(n), npy, labelled, for each byte of data: 1.02 now\n" in text
     assert "for each sample of a batch: +240 kB before, +240 kB now" in text
 
 

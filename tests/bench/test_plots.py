@@ -4,6 +4,7 @@ import itertools
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -49,8 +50,25 @@ def test_each_task_has_plots_of_its_own():
     ]
 
 
+def test_lines_of_several_kinds_of_task_are_not_mixed():
+    report = full_report()
+    report.swept += [replace(each, kind="labelled") for each in full_report().swept]
+    report.fits += [replace(fit, kind="labelled") for fit in full_report().fits]
+    found = {plot.name: plot.title for plot in plots.plots(report) if plot.name.startswith(("sweep", "scaling-data"))}
+    assert found == {
+        "sweep-next-600MB": "Throughput against the limit, next, 600 MB",
+        "sweep-labelled-600MB": "Throughput against the limit, labelled, 600 MB",
+        "scaling-data-next": "Private memory against the size of the data, next",
+        "scaling-data-labelled": "Private memory against the size of the data, labelled",
+    }
+    (axes,) = figure_of(report, "scaling-data-labelled").axes
+    assert sum(len(line.get_xdata()) for line in marked(axes, "o")) == 7 * 6
+
+
 def test_plots_without_anything_to_draw_in_a_row():
-    report = small_report(rows=[not_run("a", "not installed", predicted=None)], fits=[Fit("a", "npy", "data", 1.0, 1.0, 1.0, 0.0)])
+    report = small_report(
+        rows=[not_run("a", "not installed", predicted=None)], fits=[Fit("a", "npy", "next", "data", 1.0, 1.0, 1.0, 0.0)]
+    )
     assert plots.plots(report) == []
 
 
@@ -115,6 +133,16 @@ def test_under_a_limit_each_panel_has_the_line_and_a_cross_where_it_was_killed()
     heads = "\n".join(text.get_text() for text in figure.texts)
     assert "mmapstore to_tf\n+11.0 MB, 35.3 s an epoch" in heads
     assert "fit(memmap)\nkilled after 3.30 s" in heads
+
+
+def test_what_was_seen_of_a_process_that_was_being_ended_is_not_drawn():
+    report = full_report()
+    killed = next(each for each in report.limited if each.outcome == KILLED)
+    last = killed.looks[-1]
+    killed.looks += [Look(last.seconds + 0.1, 60_000_000, 0, 0), Look(last.seconds + 0.2, 0, 0, 0)]
+    crosses = [line for axes in figure_of(report, "limit").axes for line in marked(axes, "X")]
+    assert (last.seconds, last.private) in {(line.get_xdata()[0], line.get_ydata()[0]) for line in crosses}
+    assert min(line.get_ydata()[0] for line in crosses) >= killed.baseline
 
 
 def test_the_peak_is_in_the_line_over_time():

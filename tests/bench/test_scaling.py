@@ -54,7 +54,7 @@ def test_the_interval_covers_the_true_slope_19_times_in_20(repeats):
     covered = 0
     for _ in range(2000):
         slope, noise = random.uniform(-0.1, 3), 10 ** random.uniform(4, 8)
-        fit = fitted("way", "npy", "data", [(x, round(slope * x + 3e8 + random.normal(0, noise))) for x in sizes])
+        fit = fitted("way", "npy", "next", "data", [(x, round(slope * x + 3e8 + random.normal(0, noise))) for x in sizes])
         covered += fit.low <= slope <= fit.high
     assert 0.93 < covered / 2000 < 0.97
 
@@ -62,14 +62,14 @@ def test_the_interval_covers_the_true_slope_19_times_in_20(repeats):
 def test_slope_and_intercept_are_those_of_numpy():
     random = np.random.default_rng(0)
     x, y = random.uniform(0, 1e9, 20), random.integers(0, 10**9, 20)
-    fit = fitted("way", "h5", "batch", list(zip(x.tolist(), y.tolist(), strict=True)))
+    fit = fitted("way", "h5", "labelled", "batch", list(zip(x.tolist(), y.tolist(), strict=True)))
     assert (fit.slope, fit.intercept) == pytest.approx(np.polyfit(x, y, 1))
-    assert (fit.strategy, fit.form, fit.knob, len(fit.points)) == ("way", "h5", "batch", 20)
+    assert (fit.strategy, fit.form, fit.kind, fit.knob, len(fit.points)) == ("way", "h5", "labelled", "batch", 20)
 
 
 @pytest.mark.parametrize("points", [[], [(1, 1)], [(1, 1), (2, 2)], [(1, 1), (1, 2), (1, 3)]])
 def test_no_line_where_its_slope_or_interval_is_open(points):
-    assert fitted("way", "npy", "data", points) is None
+    assert fitted("way", "npy", "next", "data", points) is None
 
 
 def test_settings():
@@ -89,6 +89,7 @@ def test_settings_are_measured_in_turns():
     fit, why = measured_fit(run, "way", "batch", batch_settings(TASK), repeats=3)
     assert seen == list(BATCHES) * 3
     assert why == "" and fit.slope == pytest.approx(7) and fit.intercept == pytest.approx(1000)
+    assert (fit.form, fit.kind) == (TASK.form, TASK.kind)
 
 
 def test_what_did_not_finish_is_left_out_and_not_tried_again():

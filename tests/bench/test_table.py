@@ -100,6 +100,13 @@ def test_the_answer_says_that_a_limit_under_which_nothing_was_killed_proves_noth
     assert findings.answer(report)[1].endswith("was killed under it, so it proves nothing.")
 
 
+def test_of_two_kinds_in_one_size_the_answer_is_about_the_first():
+    report = small_report()
+    report.rows += [replace(each, kind="labelled", data_nbytes=each.data_nbytes + 7_584) for each in report.rows]
+    memory, _, speed = findings.answer(report)
+    assert '(task "next")' in memory and '(task "next")' in speed
+
+
 def test_the_answer_of_an_empty_report():
     assert findings.answer(empty_report()) == [
         "No private memory was measured without a limit.",
@@ -222,6 +229,35 @@ def test_tasks_have_a_table_each():
     assert "labelled: x is a sample, y its class, an integer; 600 MB: 1,000,000 samples of uint8 (600,), batches of 256." in text
 
 
+def labelled_too():
+    """The full report, and the same again for another kind of task, with limits and slopes of its own."""
+    report, other = full_report(), full_report()
+    for name in ("rows", "limited", "swept", "fits"):
+        getattr(report, name).extend(replace(each, kind="labelled") for each in getattr(other, name))
+    report.bisected += [replace(each, kind="labelled", limit=each.limit + 100_000_000) for each in other.bisected]
+    return report
+
+
+def test_what_is_of_one_kind_of_task_says_of_which():
+    text = table.table(labelled_too())
+    assert max(map(len, text.splitlines())) <= 120
+    for title in ("WHAT EACH WAY COSTS", "UNDER A HARD LIMIT OF 1.00 GB", "THROUGHPUT AGAINST THE LIMIT", "HOW MEMORY GROWS"):
+        assert re.findall(rf"^{title}\n(next|labelled)\b", text, re.MULTILINE) == ["next", "labelled"]
+    first, second = text.split("UNDER A HARD LIMIT OF 1.00 GB")[1:]
+    assert re.search(r"mmapstore to_tf +npy +511 MB +\+11.0 MB", first)
+    assert re.search(r"mmapstore to_tf +npy +611 MB +\+11.0 MB", second)
+    assert all('(task "' in sentence for sentence in findings.answer(labelled_too()))
+    assert not any('(task "' in sentence for sentence in findings.answer(full_report()))
+
+
+def test_smallest_limits_stand_by_kind_of_task():
+    report = labelled_too()
+    report.limited = []
+    first, second = table.table(report).split("THE SMALLEST LIMIT THAT IS ENOUGH")[1:]
+    assert "\nnext: " in first and re.search(r"mmapstore to_tf +npy +511 MB\n", first)
+    assert "\nlabelled: " in second and re.search(r"mmapstore to_tf +npy +611 MB\n", second)
+
+
 # --- in Markdown --------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +282,16 @@ def test_the_markdown_table_without_a_limit_and_of_one_form():
         .splitlines()[2]
         .startswith("| fit(list of arrays) | 600 MB, npy | +24.0 GB predicted | not run: would not fit")
     )
+
+
+def test_the_markdown_table_of_several_kinds():
+    report = labelled_too()
+    report.limited = []
+    both = table.markdown_table(report, ["mmapstore to_tf|h5"]).splitlines()[2:]
+    assert [line.split(" | ")[1] for line in both] == ["600 MB, h5, next", "600 MB, h5, labelled"]
+    assert table.markdown_table(report, ["mmapstore to_tf|h5|labelled"]).splitlines()[2:] == both[1:]
+    with pytest.raises(InvalidValueError, match=r"no row 'a\|h5'; it has: .*mmapstore to_tf\|h5\|labelled"):
+        table.markdown_table(report, ["a|h5"])
 
 
 def test_the_memory_is_that_without_a_limit_where_it_was_measured():

@@ -1,7 +1,8 @@
 """`.shuffle(n)` with a buffer as large as the data, as the documentation asks for perfect shuffling; batched afterwards.
 
 tf.data holds the samples themselves in that buffer, not their numbers. A sample that the generator yields at a multiple of
-64 bytes is not copied, though: the buffer then points into the map, and costs little beside it.
+64 bytes is not copied, though: the buffer then points into the map, and costs little beside it. From the second epoch on the
+next buffer is filled while the first is given back: between one and two of them are there at the peak, as chance has it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ REQUIRES = ()
 
 def private(task: Task) -> int:
     return rules.shuffle_buffer(feed(task))
+
+
+def least(task: Task) -> int:
+    return rules.shuffle_buffer_at_least(feed(task))
 
 
 def fit_arguments(task: Task) -> dict[str, Any]:
