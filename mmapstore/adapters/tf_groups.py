@@ -56,7 +56,7 @@ def _lying(source: Source, gathers: list[Gather], epoch: int, batch: int, batche
 
 def _read(source: Source, epoch: int, batch: int, batches: int) -> list[tuple[Array, Array]]:
     """Small batches, many of which are read by one call."""
-    return [(np.arange(len(array)), array) for array in source.batches.read_together(epoch, batch, batches)]
+    return [(np.arange(len(array)), array) for array in source.batches.read_together(epoch, batch, batches, aligned=True)]
 
 
 def _gathered(rows: Any, frames: Any, one: Gather) -> Any:

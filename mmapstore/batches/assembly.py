@@ -10,6 +10,7 @@ import numpy as np
 
 from ..files.lent_buffers import LentBuffers, is_aligned
 from ..files.process_memory import give_back_freed_memory, memory_available
+from ..plain.array_spec import ArraySpec
 from ..plain.memory_budget import MemoryPlan
 from ..plain.sample_order import SampleOrder
 from ..plain.windows import Anchors
@@ -22,7 +23,7 @@ from .window_frames import WindowFrames
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 BOOKKEEPING_BYTES = 6 * 2**20  # positions worked out ahead, Python objects, threads, and what malloc rounds up
-TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this, where a framework takes long over each call
+TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this: a call takes longer than their bytes
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 COPIED_BYTES = 2**20  # fields up to this may be copied again and again, once for many batches: labels that are not aligned
 SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by one, than to copy twice
@@ -81,6 +82,7 @@ class Assembly:
         self._anchors = anchors
         self._order = order
         self._batch_size = batch_size
+        self._together = max(1, TOGETHER_BYTES // max(1, sum(frames.nbytes for frames in plan.arrays) * batch_size))
         self._buffers = LentBuffers()
         self._ways = self._ways_of({name: _settled(readers[name]) for name in plan.fields})
         self._epoch = -1
@@ -88,7 +90,7 @@ class Assembly:
     def _ways_of(self, readers: Mapping[str, Reader]) -> _Ways:
         # Abilities are asked once: isinstance of a protocol looks up every method, too slow for each batch.
         gathering = {name: reader for name, reader in readers.items() if isinstance(reader, GathersWindows)}
-        frames = WindowFrames(self._plan.fields, self._plan, self._anchors, self._order, self._batch_size, self._first)
+        frames = self._window_frames(self._plan.fields)
         return _Ways(
             readers=readers,
             gathering=gathering,
@@ -106,9 +108,11 @@ class Assembly:
             self._ways = self._ways_of(found)
 
     def _held_windows(self, readers: Mapping[str, Reader]) -> HeldWindows | None:
-        specs = {name: reader.spec for name, reader in readers.items()}
-        frames = WindowFrames(specs, self._plan, self._anchors, self._order, self._batch_size, self._first)
+        frames = self._window_frames({name: reader.spec for name, reader in readers.items()})
         return HeldWindows(readers, self._plan, frames, self._batch_size, self._buffers) if readers else None
+
+    def _window_frames(self, specs: Mapping[str, ArraySpec]) -> WindowFrames:
+        return WindowFrames(specs, self._plan, self._anchors, self._order, self._batch_size, self._first, self._together)
 
     def _is_short(self, name: str, reader: Reader) -> bool:
         """Worth holding although it could be gathered: a system call for each window would cost more than its bytes."""
@@ -265,6 +269,12 @@ class Assembly:
         ]
 
     @property
+    def together(self) -> int:
+        """Batches to read by one call: more than 1 where they are so small that the call costs more than their bytes."""
+        held = self.held_together if self._order.shuffling is None else None
+        return self._together if held is None else max(1, min(self._together, held // self._batch_size))
+
+    @property
     def held_together(self) -> int | None:
         """Positions of a stored order whose frames are held together, a multiple of the batch size; None where none are held."""
         return self._ways.decoded.positions if self._ways.decoded is not None else None
@@ -306,7 +316,7 @@ class Assembly:
         read = sum(frames.read_nbytes for frames in self._plan.arrays if frames.converts) * batch
         windows = sum(held.nbytes(order) for held in (ways.decoded, ways.short) if held is not None)
         slabs, cache = 0, 0
-        frames = WindowFrames(self._plan.fields, self._plan, self._anchors, order, batch, self._first)
+        frames = self._window_frames(self._plan.fields).under(order)
         for name in ways.gathering:
             reader = ways.readers[name]
             if order.shuffling is None:

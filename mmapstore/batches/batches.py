@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader
 from .arguments import checked_shard, require_windows, whole_number, window_range
-from .assembly import TOGETHER_BYTES, Assembly, Gather, Numbers
+from .assembly import Assembly, Gather, Numbers
 from .look_ahead import LookAhead
 from .plan import Plan
 from .saved_position import loaded_position, saved_position
@@ -145,32 +146,33 @@ class Batches:
             raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
         start = batch * self.batch_size
         stop = min(start + self.batch_size, len(self._order))
-        arrays = self._assembly.read(epoch, start, self._numbers(epoch, start, stop))
-        split = len(self._plan.x)
-        x: Any = arrays[0] if self._plan.x_is_single else tuple(arrays[:split])
-        y: Any = None
-        if self.has_target:
-            y = arrays[split] if self._plan.y_is_single else tuple(arrays[split:])
-        made = (x, y) if self.has_target else x
+        made = self._packed(self._assembly.read(epoch, start, self._numbers(epoch, start, stop)))
         if self._transform is not None:
-            made = self._transformed(x, y)
+            made = self._transformed(*(made if self.has_target else (made, None)))
         return _mapped(self._assembly.aligned, made) if aligned else made
 
-    def read_together(self, epoch: int, batch: int, batches: int) -> list[Array]:
-        """Several batches of an epoch as one, without `transform`: for adapters that take long over each call and cut them.
+    def _packed(self, arrays: list[Array]) -> Any:
+        split = len(self._plan.x)
+        x: Any = arrays[0] if self._plan.x_is_single else tuple(arrays[:split])
+        if not self.has_target:
+            return x
+        return x, arrays[split] if self._plan.y_is_single else tuple(arrays[split:])
 
-        All arrays, x before y, C-contiguous and aligned as `read(aligned=True)` gives them.
+    def read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
+        """Several batches of an epoch as one, without `transform`: for whoever takes long over each call, and cuts them.
+
+        All arrays, x before y; `aligned` as in `read`.
         """
         start = batch * self.batch_size
         stop = min(start + batches * self.batch_size, len(self._order))
         arrays = self._assembly.read(epoch, start, self._order.anchors_at(epoch, start, stop))
-        return [self._assembly.aligned(array) for array in arrays]
+        return [self._assembly.aligned(array) for array in arrays] if aligned else arrays
 
     @property
     def together(self) -> int:
-        """How many batches to read together: more than 1 where they are small and nothing is done to each."""
-        nbytes = sum(frames.nbytes for frames in self._plan.arrays) * self.batch_size
-        return 1 if self._transform is not None else max(1, min(TOGETHER_BYTES // max(1, nbytes), len(self)))
+        """How many batches to read together: more than 1 where they are small, so that a call costs more than its bytes, and
+        nothing is done to each."""
+        return 1 if self._transform is not None else min(self._assembly.together, len(self))
 
     def gathers(self) -> list[Gather] | None:
         """For adapters that gather batches themselves: what each array is made of, x before y; None where they are read."""
@@ -218,16 +220,26 @@ class Batches:
         if first and not self._resumed:
             epoch, first = epoch + 1, 0
         self._resumed = False
-        ahead: LookAhead[int, Any] = LookAhead(lambda batch: self.read(epoch, batch))
+        together = self.together
+        ahead: LookAhead[int, deque[Any]] = LookAhead(lambda batch: self._cut(epoch, batch, min(together, len(self) - batch)))
+        group: deque[Any] = deque()
         try:
             for batch in range(first, len(self)):
-                made = ahead.get(batch, batch + 1 if self.takes_time and batch + 1 < len(self) else None)
+                if not group:
+                    following = batch + together
+                    group = ahead.get(batch, following if self.takes_time and following < len(self) else None)
                 self._position = (epoch, batch + 1)
-                yield made
-                del made  # the buffer is lent: holding it here while the next is read would keep one batch more alive
+                yield group.popleft()  # the buffer is lent: holding it here while the next is read would keep one more alive
         finally:
             ahead.close()
         self._position = (epoch + 1, 0)
+
+    def _cut(self, epoch: int, batch: int, batches: int) -> deque[Any]:
+        """These batches, read by one call."""
+        if batches == 1:
+            return deque([self.read(epoch, batch)])
+        arrays, step = self.read_together(epoch, batch, batches), self.batch_size
+        return deque(self._packed([array[i : i + step] for array in arrays]) for i in range(0, len(arrays[0]), step))
 
     # --- position ----------------------------------------------------------------------------------------------------
 

@@ -78,6 +78,8 @@ class Resident:
         return self.samples[first : first + stop - start] if first + stop - start <= int(self._rows[number + 1]) else None
 
     def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
-        """As `GathersWindows.gather`, for windows inside the runs."""
+        """As `GathersWindows.gather`, for windows each inside of one run."""
+        lowest = min(part.first for part in parts)
+        rows = self.rows(starts + lowest) - lowest
         for part in parts:
-            part.take(self.samples, self.rows(part.frames(starts)))
+            part.take(self.samples, part.frames(rows))

@@ -38,28 +38,38 @@ class Stretches:
 class WindowFrames:
     """The windows of positions of an order, shuffled or stored, and the samples of the store that each draws on.
 
-    `specs` are of the fields that are held by windows; `first` is the sample of the store at which the dataset begins.
+    `specs` are of the fields that are held by windows; `first` is the sample of the store at which the dataset begins. Of up to
+    `together` batches that are read by one call, all lie in one window of a stored order.
     """
 
     def __init__(
-        self, specs: Mapping[str, ArraySpec], plan: Plan, anchors: Anchors, order: SampleOrder, batch_size: int, first: int
+        self,
+        specs: Mapping[str, ArraySpec],
+        plan: Plan,
+        anchors: Anchors,
+        order: SampleOrder,
+        batch_size: int,
+        first: int,
+        together: int = 1,
     ) -> None:
         self._specs = dict(specs)
         self._plan = plan
         self._anchors = anchors
         self._batch_size = batch_size
         self._first = first
+        self._together = together
         self.order = order
         self._windows: Any = order
         if order.shuffling is None:
             low, high = plan.reach()
             nbytes = sum(spec.sample_nbytes for spec in specs.values()) * min(anchors.stride, high - low + 1)
             # Whole batches: none has to be put together from two stretches.
-            self._windows = Stretches(order, max(1, STRETCH_BYTES // max(1, nbytes * batch_size)) * batch_size)
+            batches = max(1, STRETCH_BYTES // max(1, nbytes * batch_size))
+            self._windows = Stretches(order, batches // min(together, batches) * min(together, batches) * batch_size)
 
     def under(self, order: SampleOrder) -> WindowFrames:
         """The same in another order."""
-        return WindowFrames(self._specs, self._plan, self._anchors, order, self._batch_size, self._first)
+        return WindowFrames(self._specs, self._plan, self._anchors, order, self._batch_size, self._first, self._together)
 
     def at(self, epoch: int, position: int) -> Window:
         """The window that holds a position."""

@@ -92,7 +92,7 @@ def _shifted(half: Any, other: Any, keys: Any, modulus: np.uint64, forward: bool
     mixed *= modulus  # the upper 32 bits scaled to 0 .. modulus-1: a division would cost three times as much
     mixed >>= _SHIFT
     shifted = half + mixed if forward else half + (modulus - mixed)
-    return np.where(shifted >= modulus, shifted - modulus, shifted)
+    return np.minimum(shifted, np.subtract(shifted, modulus, out=mixed), out=mixed)  # below the modulus it wraps around, to more
 
 
 @dataclass(frozen=True)
@@ -288,4 +288,7 @@ class SampleOrder:
         block, (blocks, short) = self.shuffling.block, self._permuted(epoch)
         shifted = np.where(positions < (short + 1) * block - self._missing, positions, positions + self._missing)
         place, within = np.divmod(shifted, block)
-        return blocks(place) * block + within
+        first, last = int(place.min()), int(place.max())
+        # A window has few places, and each stands for many positions.
+        found: Numbers = blocks(np.arange(first, last + 1))[place - first] if last - first < len(place) else blocks(place)
+        return found * block + within

@@ -19,7 +19,6 @@ from real_batches import real_batches  # noqa: E402
 import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.tf_dataset import to_tf  # noqa: E402
 from mmapstore.batches import assembly, window_frames  # noqa: E402
-from mmapstore.batches import batches as batches_module  # noqa: E402
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError  # noqa: E402
 from mmapstore.readers import stored_raw  # noqa: E402
 
@@ -436,7 +435,7 @@ def test_nothing_is_tuned_unless_somebody_asks(tmp_path):
 def test_small_batches_are_read_together_and_come_one_by_one(tmp_path, monkeypatch, epochs, start, drop_last):
     """Groups end where epochs do, and passes that begin in the middle of an epoch straddle two."""
     np.save(tmp_path / "x.npy", np.arange(100, dtype="f4").reshape(100, 1))
-    monkeypatch.setattr(batches_module, "TOGETHER_BYTES", 7 * 4 * 8)  # seven batches of four pairs
+    monkeypatch.setattr(assembly, "TOGETHER_BYTES", 7 * 4 * 8)  # seven batches of four pairs
     b = mm.open(tmp_path / "x.npy", mapped=False).batches(4, target=mm.NextFrame(), shuffle=20, drop_last=drop_last)
     assert b.together == 7
     b.load_state_dict(b.state_at(0, start))

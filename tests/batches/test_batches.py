@@ -644,3 +644,24 @@ def test_a_reader_dies_with_its_batches(store):
     del b
     np.testing.assert_array_equal(x, FRAMES[:10])
     assert os.path.exists(store / "frames.npy")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"shuffle": 40, "seed": 2}, {"drop_last": True}, {"transform": lambda x, y: (x + 1, y)}], ids=str
+)
+@pytest.mark.parametrize("start", [0, 5, 23])
+def test_small_batches_are_read_together_and_come_one_by_one(store, monkeypatch, arguments, start):
+    monkeypatch.setattr(assembly, "TOGETHER_BYTES", 7 * 4 * 2 * FRAMES[0].nbytes)  # seven batches of four pairs
+    b = mm.open(store / "frames.npy").batches(4, target=mm.NextFrame(), **arguments)
+    assert b.together == (1 if "transform" in arguments else 7)
+    b.load_state_dict(b.state_at(1, start))
+    for number, (x, y) in enumerate(b, start=start):
+        assert b.position == ((1, number + 1) if number + 1 < len(b) else (2, 0))
+        for found, expected in zip((x, y), b.read(1, number), strict=True):
+            np.testing.assert_array_equal(found, expected)
+            assert found.flags.writeable == expected.flags.writeable
+    assert number == len(b) - 1 and b.position == (2, 0)
+    for x, _ in b:
+        break
+    assert b.position == (2, 1), "what was read together and not taken is read again"
+    np.testing.assert_array_equal(next(iter(b))[0], b.read(3, 0)[0])
