@@ -71,17 +71,26 @@ def _settled(reader: Reader) -> Reader:
 class Assembly:
     """Reads the arrays of a plan. One for each `Batches`; any thread may call it.
 
-    `readers` see samples of the whole store; `first` is the sample of the store at which the dataset begins.
+    `readers` see samples of the whole store; `first` is the sample of the store at which the dataset begins. Of what has to be
+    decoded, `stretch_bytes` are held at a time in stored order; as many as usual if None.
     """
 
     def __init__(
-        self, readers: Mapping[str, Reader], first: int, plan: Plan, anchors: Anchors, order: SampleOrder, batch_size: int
+        self,
+        readers: Mapping[str, Reader],
+        first: int,
+        plan: Plan,
+        anchors: Anchors,
+        order: SampleOrder,
+        batch_size: int,
+        stretch_bytes: int | None = None,
     ) -> None:
         self._first = first
         self._plan = plan
         self._anchors = anchors
         self._order = order
         self._batch_size = batch_size
+        self._stretch_bytes = stretch_bytes
         self._together = max(1, TOGETHER_BYTES // max(1, sum(frames.nbytes for frames in plan.arrays) * batch_size))
         self._buffers = LentBuffers()
         self._ways = self._ways_of({name: _settled(readers[name]) for name in plan.fields})
@@ -112,7 +121,9 @@ class Assembly:
         return HeldWindows(readers, self._plan, frames, self._batch_size, self._buffers) if readers else None
 
     def _window_frames(self, specs: Mapping[str, ArraySpec]) -> WindowFrames:
-        return WindowFrames(specs, self._plan, self._anchors, self._order, self._batch_size, self._first, self._together)
+        return WindowFrames(
+            specs, self._plan, self._anchors, self._order, self._batch_size, self._first, self._together, self._stretch_bytes
+        )
 
     def _is_short(self, name: str, reader: Reader) -> bool:
         """Worth holding although it could be gathered: a system call for each window would cost more than its bytes."""

@@ -13,6 +13,7 @@ from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader
+from . import window_frames
 from .arguments import checked_shard, require_windows, whole_number, window_range
 from .assembly import Assembly, Gather, Numbers
 from .look_ahead import LookAhead
@@ -83,12 +84,19 @@ class Batches:
         self._fingerprinted: str | None = None
         self._name = name
         self._shuffle = shuffle
-        self._assembly = Assembly(readers, first, plan, self._anchors, self._order, self.batch_size)
+        allowed = None if max_memory is None else parse_bytes(max_memory)
+        # In stored order less may be read ahead: slower, and in less memory.
+        for share in (1, 2, 4) if self._shuffling is None else (1,):
+            stretch_bytes = window_frames.STRETCH_BYTES // share
+            self._assembly = Assembly(readers, first, plan, self._anchors, self._order, self.batch_size, stretch_bytes)
+            if allowed is None or self.memory.total <= allowed:
+                break
+        else:
+            assert allowed is not None
+            self._require(allowed)
         self._position = (0, 0)
         self._resumed = False
         self._cached: tuple[tuple[int, int], Array] | None = None
-        if max_memory is not None:
-            self._require(parse_bytes(max_memory))
 
     # --- size and shape ----------------------------------------------------------------------------------------------
 

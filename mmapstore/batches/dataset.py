@@ -304,7 +304,8 @@ class Dataset:
         layout : axis order of images as delivered, such as "NHWC"; costs a copy
         dtype : of the inputs, and targets taken from them, as delivered; or a dict by field. Costs a copy
         transform : function of (x, y), or of x without a target, called on each batch as it is read
-        max_memory : bytes, or text such as "256MB"; refuse at once if the predicted peak (`.memory`) is over it
+        max_memory : bytes, or text such as "256MB"; refuse at once if the predicted peak (`.memory`) is over it. Of compressed
+            data in stored order less is decoded ahead before that, at some cost of speed.
 
         >>> import mmapstore as mm
         >>> b = mm.open(np.arange(10.0).reshape(10, 1)).batches(4, target=mm.NextFrame())

@@ -20,7 +20,7 @@ from ..readers.contract import Array, Decodes, Part, Reader
 from .look_ahead import Promise
 from .plan import Plan
 from .resident import Resident, merged
-from .window_frames import STRETCH_BYTES, Runs, WindowFrames
+from .window_frames import Runs, WindowFrames
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _JUMPS = 3  # out of order so many times in an epoch, it is a habit: validation, a resumed state, a look at b[0] jump once
@@ -201,7 +201,7 @@ class HeldWindows:
 
     def _windows_ahead(self, frames: WindowFrames) -> int:
         nbytes = sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self._readers.items())
-        return 2 if frames.order.shuffling is None and nbytes <= 2 * STRETCH_BYTES else 1
+        return 2 if frames.order.shuffling is None and nbytes <= 2 * frames.stretch_bytes else 1
 
     def _count_jump(self, key: tuple[int, int]) -> None:
         epoch, number = key

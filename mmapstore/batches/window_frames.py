@@ -13,7 +13,9 @@ from ..plain.sample_order import SampleOrder, Window
 from ..plain.windows import Anchors
 from .plan import Plan
 
-STRETCH_BYTES = 8 * 2**20  # held at a time in stored order: several chunks, so that all processors decode
+STRETCH_BYTES = (
+    16 * 2**20
+)  # held at a time in stored order: several chunks, so that all processors decode; half cost a fifth of speed
 Runs = list[tuple[int, int]]
 
 
@@ -39,7 +41,7 @@ class WindowFrames:
     """The windows of positions of an order, shuffled or stored, and the samples of the store that each draws on.
 
     `specs` are of the fields that are held by windows; `first` is the sample of the store at which the dataset begins. Of up to
-    `together` batches that are read by one call, all lie in one window of a stored order.
+    `together` batches that are read by one call, all lie in one window of a stored order, which has about `stretch_bytes`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class WindowFrames:
         batch_size: int,
         first: int,
         together: int = 1,
+        stretch_bytes: int | None = None,
     ) -> None:
         self._specs = dict(specs)
         self._plan = plan
@@ -58,18 +61,21 @@ class WindowFrames:
         self._batch_size = batch_size
         self._first = first
         self._together = together
+        self.stretch_bytes = STRETCH_BYTES if stretch_bytes is None else stretch_bytes
         self.order = order
         self._windows: Any = order
         if order.shuffling is None:
             low, high = plan.reach()
             nbytes = sum(spec.sample_nbytes for spec in specs.values()) * min(anchors.stride, high - low + 1)
             # Whole batches: none has to be put together from two stretches.
-            batches = max(1, STRETCH_BYTES // max(1, nbytes * batch_size))
+            batches = max(1, self.stretch_bytes // max(1, nbytes * batch_size))
             self._windows = Stretches(order, batches // min(together, batches) * min(together, batches) * batch_size)
 
     def under(self, order: SampleOrder) -> WindowFrames:
         """The same in another order."""
-        return WindowFrames(self._specs, self._plan, self._anchors, order, self._batch_size, self._first, self._together)
+        return WindowFrames(
+            self._specs, self._plan, self._anchors, order, self._batch_size, self._first, self._together, self.stretch_bytes
+        )
 
     def at(self, epoch: int, position: int) -> Window:
         """The window that holds a position."""

@@ -15,7 +15,7 @@ import mmapstore as mm
 from mmapstore.batches import window_frames
 from mmapstore.batches.held_windows import _shared
 from mmapstore.batches.resident import merged
-from mmapstore.plain.errors import DamagedFileError
+from mmapstore.plain.errors import DamagedFileError, MemoryBudgetError
 from mmapstore.readers.decoded import Decoded
 
 FRAMES = np.random.default_rng(0).random((400, 2, 3), "f4")
@@ -26,7 +26,6 @@ CHUNK = 16
 def batches(tmp_path, monkeypatch):
     """Of 10 samples, in stretches of 40, from chunks of 16."""
     monkeypatch.setattr(window_frames, "STRETCH_BYTES", 40 * FRAMES[0].nbytes)
-    monkeypatch.setattr("mmapstore.batches.held_windows.STRETCH_BYTES", 80 * FRAMES[0].nbytes)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("x", data=FRAMES, chunks=(CHUNK, 2, 3), compression="gzip")
     return mm.open(tmp_path / "x.h5").batches(10, target=mm.NextFrame())
@@ -114,3 +113,19 @@ def test_what_two_windows_share_at_the_beginning(before, runs):
     while runs[0][0] + count in there and runs[0][0] + count < runs[0][1]:
         count += 1
     assert _shared(before, runs) == count
+
+
+def test_less_is_read_ahead_where_less_memory_is_allowed(tmp_path):
+    frames = np.zeros((4000, 3, 32, 32), "f4")
+    frames[:] = np.arange(len(frames))[:, None, None, None]
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=frames, chunks=(64, 3, 32, 32), compression="gzip", shuffle=True)
+    ds = mm.open(tmp_path / "x.h5")
+    usual = ds.batches(32, target=mm.NextFrame())
+    less = ds.batches(32, target=mm.NextFrame(), max_memory=usual.memory.total - 1)
+    least = ds.batches(32, target=mm.NextFrame(), max_memory=less.memory.total - 1)
+    assert least.memory.total < less.memory.total < usual.memory.total
+    for b in (usual, less, least):
+        assert [int(x[0, 0, 0, 0]) for x, _ in b] == list(range(0, 3999, 32))
+    with pytest.raises(MemoryBudgetError, match="batch_size=32"):
+        ds.batches(32, target=mm.NextFrame(), max_memory=least.memory.total - 1)
