@@ -31,6 +31,7 @@ class Advice:
         self._end = frames.end if frames.order.shuffling is None else 0
         self._told = (-1, -1)  # (epoch, position) when shuffled, the samples told of when not
         self._behind = 0  # in stored order: samples from here to those told of are not let go of yet
+        self._before = 0  # where the run before the last one began
         self._epoch = -1
         self._exceeds = False
         self._window: tuple[int, Window] | None = None
@@ -75,8 +76,9 @@ class Advice:
         follows = low <= first <= high
         self._told = (first, min(2 * last - first, self._end))
         self._tell([(high if follows else first, self._told[1])], "will_need")
-        # Batches of the run before may still be in use, those of the one before that are done with.
-        self._pass_by(low if follows else first, follows)
+        # While one run is asked for, the one before it waits, and batches of the one before that may still be in use.
+        self._pass_by(self._before if follows else first, follows)
+        self._before = low if follows else first
 
     def _pass_by(self, sample: int, follows: bool) -> None:
         """Nothing before this sample is needed any more, if this `follows` what was told before."""
