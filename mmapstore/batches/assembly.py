@@ -282,13 +282,14 @@ class Assembly:
     @property
     def together(self) -> int:
         """Batches to read by one call: more than 1 where they are so small that the call costs more than their bytes."""
-        held = self.held_together if self._order.shuffling is None else None
+        held = self.held_together
         return self._together if held is None else max(1, min(self._together, held // self._batch_size))
 
     @property
     def held_together(self) -> int | None:
         """Positions of a stored order whose frames are held together, a multiple of the batch size; None where none are held."""
-        return self._ways.decoded.positions if self._ways.decoded is not None else None
+        in_order = self._order.shuffling is None
+        return self._ways.decoded.positions if in_order and self._ways.decoded is not None else None
 
     def rows(self, epoch: int, start: int, numbers: Numbers) -> dict[str, tuple[Numbers, Array]]:
         """Of each field of `gathers()`: the rows at which these anchors lie, and the frames, a view, in which they do.
@@ -324,7 +325,8 @@ class Assembly:
         order, ways = order or self._order, self._ways
         batch = self._batch_size
         delivered = sum(frames.nbytes for frames in self._plan.arrays) * batch
-        read = sum(frames.read_nbytes for frames in self._plan.arrays if frames.converts) * batch
+        at_once = batch * self._together
+        read = sum(frames.read_nbytes for frames in self._plan.arrays if frames.converts) * at_once
         windows = sum(held.nbytes(order) for held in (ways.decoded, ways.short) if held is not None)
         slabs, cache = 0, 0
         frames = self._window_frames(self._plan.fields).under(order)
@@ -332,14 +334,14 @@ class Assembly:
             reader = ways.readers[name]
             if order.shuffling is None:
                 low, high = self._plan.reach(name)
-                slabs += (batch + high - low) * reader.spec.sample_nbytes
+                slabs += (at_once + high - low) * reader.spec.sample_nbytes
             elif reader.place != "in RAM":
                 cache += 2 * frames.rows(name) * reader.spec.sample_nbytes
         scratch = sum(reader.scratch_nbytes for reader in ways.readers.values() if isinstance(reader, NeedsScratch))
         return MemoryPlan(
             {
                 f"{ALIVE} batches alive": ALIVE * delivered,
-                "small batches read together": ALIVE * TOGETHER_BYTES if 2 * delivered <= TOGETHER_BYTES else 0,
+                "small batches read together": ALIVE * TOGETHER_BYTES if self._together > 1 else 0,
                 "frames before conversion": read + slabs,
                 "windows of frames": windows,
                 "decoder": scratch,

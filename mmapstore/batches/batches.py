@@ -229,12 +229,13 @@ class Batches:
             epoch, first = epoch + 1, 0
         self._resumed = False
         together = self.together
-        ahead: LookAhead[int, deque[Any]] = LookAhead(lambda batch: self._cut(epoch, batch, min(together, len(self) - batch)))
+        ahead: LookAhead[int, deque[Any]] = LookAhead(lambda batch: self._cut(epoch, batch, together - batch % together))
         group: deque[Any] = deque()
         try:
             for batch in range(first, len(self)):
                 if not group:
-                    following = batch + together
+                    # Whole groups, also after a beginning in the middle of one: others straddle stretches of decoded frames.
+                    following = batch + together - batch % together
                     group = ahead.get(batch, following if self.takes_time and following < len(self) else None)
                 self._position = (epoch, batch + 1)
                 yield group.popleft()  # the buffer is lent: holding it here while the next is read would keep one more alive
@@ -243,7 +244,8 @@ class Batches:
         self._position = (epoch + 1, 0)
 
     def _cut(self, epoch: int, batch: int, batches: int) -> deque[Any]:
-        """These batches, read by one call."""
+        """These batches, as far as there are so many, read by one call."""
+        batches = min(batches, len(self) - batch)
         if batches == 1:
             return deque([self.read(epoch, batch)])
         arrays, step = self.read_together(epoch, batch, batches), self.batch_size

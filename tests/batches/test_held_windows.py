@@ -129,3 +129,13 @@ def test_less_is_read_ahead_where_less_memory_is_allowed(tmp_path):
         assert [int(x[0, 0, 0, 0]) for x, _ in b] == list(range(0, 3999, 32))
     with pytest.raises(MemoryBudgetError, match="batch_size=32"):
         ds.batches(32, target=mm.NextFrame(), max_memory=least.memory.total - 1)
+
+
+def test_a_pass_that_begins_in_the_middle_decodes_nothing_twice(batches, reads):
+    assert batches.together == 4 and len(batches) == 40
+    batches.load_state_dict(batches.state_at(0, 6))
+    reads.clear()  # of the fingerprint that a state is bound to
+    for number, (x, y) in enumerate(batches, start=6):
+        assert right(number, x, y)
+    samples = [sample for start, stop in reads for sample in range(start, stop)]
+    assert number == 39 and len(samples) == len(set(samples)) and set(samples) >= set(range(60, 400))
