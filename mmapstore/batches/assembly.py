@@ -325,7 +325,7 @@ class Assembly:
         order, ways = order or self._order, self._ways
         batch = self._batch_size
         delivered = sum(frames.nbytes for frames in self._plan.arrays) * batch
-        at_once = batch * self._together
+        at_once = batch * min(self._together, -(-len(order) // batch))
         read = sum(frames.read_nbytes for frames in self._plan.arrays if frames.converts) * at_once
         windows = sum(held.nbytes(order) for held in (ways.decoded, ways.short) if held is not None)
         slabs, cache = 0, 0
