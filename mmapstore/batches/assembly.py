@@ -137,7 +137,7 @@ class Assembly:
 
     def read(self, epoch: int, start: int, numbers: Numbers) -> list[Array]:
         """The arrays of the plan for these anchors, which stand at positions [start, start + len) of the epoch."""
-        self._begin(epoch)
+        self._begin(epoch, start)
         ways = self._ways
         starts = self._anchors.starts(numbers) + self._first
         if self._order.shuffling is None:
@@ -176,15 +176,15 @@ class Assembly:
             frames.converts or not (frames.field in self._ways.viewing or frames.field in held) for frames in self._plan.arrays
         )
 
-    def _begin(self, epoch: int) -> None:
-        """Once an epoch: take readers that have become better ones. DamagedFileError unless the files are the ones opened."""
-        if epoch == self._epoch:
+    def _begin(self, epoch: int, start: int) -> None:
+        """Where a pass begins: take readers that have become better ones. DamagedFileError unless the files are the ones opened."""
+        if epoch == self._epoch and start > 0:
             return
         self._settle()
         for reader in self._ways.readers.values():
             if isinstance(reader, Checks):
                 reader.check()
-        if self._ways.decoded is not None:
+        if epoch != self._epoch and self._ways.decoded is not None:
             give_back_freed_memory()  # 3 ms; what decoders leave behind in malloc's arenas piles up from epoch to epoch
         self._epoch = epoch
 
@@ -296,7 +296,7 @@ class Assembly:
 
         The anchors stand at positions [start, start + len) of the epoch, all in one stretch of `held_together`.
         """
-        self._begin(epoch)
+        self._begin(epoch, start)
         ways = self._ways
         samples = self._anchors.starts(numbers) + self._first
         if self._order.shuffling is None:

@@ -666,3 +666,12 @@ def test_small_batches_are_read_together_and_come_one_by_one(store, monkeypatch,
     next(iter(b))
     assert b.position == (2, 1)  # of what was read together, one was taken
     np.testing.assert_array_equal(next(iter(b))[0], b.read(3, 0)[0])
+
+
+def test_a_second_pass_over_the_same_epoch_is_checked_too(tmp_path):
+    np.save(tmp_path / "x.npy", FRAMES)
+    b = mm.open(tmp_path / "x.npy").batches(4, target=mm.NextFrame())
+    assert len([b.read(0, batch) for batch in range(len(b))]) == len(b)
+    os.truncate(tmp_path / "x.npy", os.path.getsize(tmp_path / "x.npy") // 2)
+    with pytest.raises(DamagedFileError, match="trunc|changed|was"):
+        b.read(0, 0)
