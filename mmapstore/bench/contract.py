@@ -20,7 +20,7 @@ is read because `fit` asks for it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -211,7 +211,15 @@ class Report:
     fits: list[Fit] = field(default_factory=list)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """One line for each row, fit or task, so that two runs can be compared by line; the looks of a row in columns."""
+        found = asdict(self)
+        for row in (*found["rows"], *found["limited"], *found["swept"]):
+            row["looks"] = {each.name: [look[each.name] for look in row["looks"]] for each in fields(Look)}
+        parts = []
+        for name, value in found.items():
+            lines = ",\n".join(f"  {json.dumps(each)}" for each in value) if isinstance(value, list) else ""
+            parts.append(f"{json.dumps(name)}: " + (f"[\n{lines}\n ]" if lines else json.dumps(value)))
+        return "{\n " + ",\n ".join(parts) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -228,5 +236,6 @@ class Report:
 
 def _row(found: dict[str, Any]) -> Row:
     epochs = [Epoch(**each) for each in found.pop("epochs")]
-    looks = [Look(**each) for each in found.pop("looks")]
+    looks = found.pop("looks")
+    looks = [Look(*values) for values in zip(*(looks[each.name] for each in fields(Look)), strict=True)]
     return Row(**found, epochs=epochs, looks=looks)

@@ -105,7 +105,7 @@ def limit_of(row: Row) -> tuple[str, int, int, str]:
     return *task_of(row), row.limit or 0, row.limited_by or "a limit"
 
 
-def way_of(row: Row | Smallest) -> tuple[str, str]:
+def way_of(row: Row | Smallest | Fit) -> tuple[str, str]:
     """(strategy, form)"""
     return row.strategy, row.form
 

@@ -1,10 +1,12 @@
-"""A report as text: the table for a terminal, and the short one in Markdown for a README.
+"""A report as text: the table for a terminal, and short ones in Markdown for a README.
 
-python -m mmapstore.bench.table footprint.json                  prints the short table
+python -m mmapstore.bench.table footprint.json                  prints the short table, and that of growth where there is one
 python -m mmapstore.bench.table footprint.json "fit(memmap)"    its rows, in this order; "fit(memmap)|npy|next" is one of them
 python -m mmapstore.bench.table --fill README.md                writes each table between its marks:
 
     <!-- footprint table: benchmarks/results/footprint.json -->
+    <!-- end -->
+    <!-- growth table: benchmarks/results/growth.json "fit(memmap)" -->
     <!-- end -->
 """
 
@@ -17,21 +19,25 @@ import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ..plain.errors import DamagedFileError, InvalidValueError, NotFoundError
 from ..plain.memory_budget import format_bytes
-from .contract import KILLED, Report, Row
+from .contract import KILLED, Fit, Report, Row
 from .findings import (
+    EACH,
     answer,
     by_memory,
     epoch_seconds,
     finished,
     format_seconds,
+    grouped,
     has_kinds,
     is_right,
     machine_words,
     rate,
     signed,
+    slope_words,
     task_of,
     title,
     way_of,
@@ -39,7 +45,8 @@ from .findings import (
 from .sections import Column, Line, Section, calibration, sections
 
 _GAP, _LEAST = 2, 16  # characters between columns; of the first column at least
-_MARK = re.compile(r"(<!-- footprint table: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_MARK = re.compile(r"(<!-- (footprint|growth) table: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_Named = TypeVar("_Named", Row, Fit)
 
 
 def table(report: Report, width: int = 120) -> str:
@@ -117,7 +124,7 @@ def _line(line: Line, columns: Sequence[Column], widths: Sequence[int], width: i
     return "\n".join(text.rstrip() for text in out)
 
 
-# --- the short table, in Markdown ---------------------------------------------------------------------------------------
+# --- the short tables, in Markdown --------------------------------------------------------------------------------------
 
 
 def markdown_table(report: Report, ways: Sequence[str] = ()) -> str:
@@ -131,7 +138,7 @@ def markdown_table(report: Report, ways: Sequence[str] = ()) -> str:
     kinds = has_kinds(report)
     rows = _chosen(by_memory(report.limited or report.rows), ways, kinds)
     head = ["way", "data", "private memory", *(["outcome under " + format_bytes(limit)] if limit else ["outcome"]), "throughput"]
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines = []
     free = {(*way_of(row), *task_of(row)): row for row in report.rows if finished(row)}
     for row in rows:
         cells = [
@@ -141,11 +148,34 @@ def markdown_table(report: Report, ways: Sequence[str] = ()) -> str:
             _outcome(row, limit),
             f"{format_bytes(rate(row) or 0)}/s" if rate(row) else "",
         ]
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("|  |", "| |"))
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return _markdown(head, lines)
 
 
-def _chosen(rows: Sequence[Row], ways: Sequence[str], kinds: bool) -> list[Row]:
+def markdown_growth(report: Report, ways: Sequence[str] = ()) -> str:
+    """How private memory grows, as a Markdown table: for each way the slopes, and half of their 95 % intervals.
+
+    `ways` picks rows as in `markdown_table`, and raises for the same.
+    """
+    kinds = has_kinds(report)
+    knobs = [knob for knob in EACH if any(fit.knob == knob for fit in report.fits)]
+    lines = []
+    for (_, form, kind), fits in grouped(_chosen(report.fits, ways, kinds), lambda fit: (*way_of(fit), fit.kind)).items():
+        slopes = {
+            fit.knob: f"{slope_words(fit, fit.slope)} ± {slope_words(fit, (fit.high - fit.low) / 2).lstrip('+')}" for fit in fits
+        }
+        lines.append([title(fits[0].strategy), f"{form}{f', {kind}' if kinds else ''}", *(slopes.get(knob, "") for knob in knobs)])
+    return _markdown(["way", "stored as", *(f"for each {EACH[knob]}" for knob in knobs)], lines)
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    def row(cells: Sequence[str]) -> str:
+        return "".join(f"| {escaped} " if (escaped := cell.replace("|", r"\|")) else "| " for cell in cells) + "|"
+
+    return "\n".join([row(head), "|" + "---|" * len(head), *map(row, lines)]) + "\n"
+
+
+def _chosen(rows: Sequence[_Named], ways: Sequence[str], kinds: bool) -> list[_Named]:
     if not ways:
         return list(rows)
     found = []
@@ -193,8 +223,9 @@ def filled(text: str, directory: Path) -> str:
         )
 
     def made(match: re.Match[str]) -> str:
-        name, *ways = shlex.split(match[2])
-        return f"{match[1]}{markdown_table(read(directory / name), ways)}{match[4]}"
+        name, *ways = shlex.split(match[3])
+        markdown = markdown_table if match[2] == "footprint" else markdown_growth
+        return f"{match[1]}{markdown(read(directory / name), ways)}{match[5]}"
 
     return _MARK.sub(made, text)
 
@@ -229,7 +260,10 @@ def main(given: Sequence[str] | None = None) -> None:
     elif options.all:
         print(table(read(options.report)))
     else:
-        print(markdown_table(read(options.report), options.ways), end="")
+        report = read(options.report)
+        print(markdown_table(report, options.ways), end="")
+        if report.fits:
+            print("\n" + markdown_growth(report, options.ways), end="")
 
 
 if __name__ == "__main__":

@@ -319,11 +319,6 @@ def test_a_way_that_the_report_does_not_have():
 
 def test_the_tables_of_the_readme_are_those_of_the_committed_reports(tmp_path):
     text, folder = README.read_text(encoding="utf-8"), README.parent
-    if "<!-- footprint table: " not in text:  # then one that has the marks: what holds for it will hold for the README
-        full_report().save(tmp_path / "footprint.json")
-        made = table.markdown_table(full_report(), ["fit(memmap)", "mmapstore to_tf"])
-        text = f'One.\n<!-- footprint table: footprint.json "fit(memmap)" "mmapstore to_tf" -->\n{made}<!-- end -->\nTwo.\n'
-        folder = tmp_path
     assert table.filled(text, folder) == text, (
         "the README is older than its report: python -m mmapstore.bench.table --fill README.md"
     )
@@ -374,3 +369,34 @@ def test_a_report_comes_back_from_its_file(tmp_path):
     assert table.read(tmp_path / "a.json") == full_report()
     assert {each.outcome for each in full_report().rows} == {FINISHED, NOT_RUN, "failed"}
     assert isinstance(table.read(tmp_path / "a.json"), Report)
+
+
+def test_growth_in_markdown_has_a_line_for_each_way_and_a_column_for_each_knob(tmp_path):
+    report = full_report()
+    head, _, *lines = table.markdown_growth(report).splitlines()
+    assert head == (
+        "| way | stored as | for each byte of data | for each sample of a batch | for each batch of look-ahead |"
+    )
+    assert len(lines) == len({(fit.strategy, fit.form) for fit in report.fits})
+    assert "| mmapstore to_tf | npy | 0.0000 ± 0.0008 | +240 kB ± 30.0 kB | +1.90 MB ± 200 kB |" in lines
+    assert lines[0] == "| fit(memmap) | npy | 2.00 ± 0.0008 | | |"
+    report.save(tmp_path / "a.json")
+    text = "<!-- growth table: a.json 'mmapstore shuffled|zarr-zstd' -->\n<!-- end -->\n"
+    assert table.filled(text, tmp_path).splitlines()[3:] == [lines[-1], "<!-- end -->"]
+    with pytest.raises(InvalidValueError, match=r"no row 'mmapstore'; it has: fit\(memmap\)\|npy, "):
+        table.markdown_growth(report, ["mmapstore"])
+
+
+def test_growth_in_markdown_of_several_kinds():
+    report = full_report()
+    report.fits.append(replace(report.fits[0], kind="labelled"))
+    assert [line.split(" | ")[1] for line in table.markdown_growth(report, ["fit(memmap)"]).splitlines()[2:]] == [
+        "npy, next",
+        "npy, labelled",
+    ]
+
+
+def test_a_report_is_written_with_a_row_in_each_line():
+    lines = full_report().to_json().splitlines()
+    for word, expected in (("outcome", len(full_report().rows + full_report().limited + full_report().swept)), ("slope", 8)):
+        assert sum(f'"{word}": ' in line for line in lines) == (len(full_report().fits) if word == "slope" else expected)
