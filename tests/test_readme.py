@@ -42,7 +42,7 @@ def test_every_block_is_run_here():
 
 
 def test_the_eight_lines(frames, tmp_path):
-    model = MODEL.format(layer='keras.layers.Conv2D(3, 1, data_format="channels_first")')
+    model = MODEL.format(layer="keras.layers.Dense(50)")  # on most processors convolutions want the channels last
     out = run(tmp_path, model, BLOCKS[0], "print('batches:', len(batches))")
     assert "predicted peak" in out
     assert f"batches: {-(-149 // 32)}" in out

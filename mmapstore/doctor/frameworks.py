@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "tensorflow-intel", "jax", "torch")
+_ONEDNN_FLAGS = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
 _FLOATS = ("float16", "float32", "float64")
 
 
@@ -84,6 +85,17 @@ def _has_gpu() -> bool:
 
 
 def _has_onednn() -> bool:
-    asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").strip().lower()
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return is_x86 and asked not in ("0", "false")
+    """As TensorFlow decides (`IsMklEnabled` in tensorflow/core/util/util.cc): as asked, else on Linux for these processors."""
+    asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").strip().lower()
+    if platform.machine().lower() not in ("x86_64", "amd64") or asked in ("0", "false"):
+        return False
+    return asked in ("1", "true") or bool(_ONEDNN_FLAGS & _processor_flags())
+
+
+def _processor_flags() -> set[str]:
+    """What the first processor can do, in the words of /proc/cpuinfo; nothing where there is none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("flags"):
+                return set(line.partition(":")[2].split())
+    return set()

@@ -84,7 +84,10 @@ def _channels_first(case: Case, speeds: Speeds | None) -> Iterator[Finding]:
         found = "TensorFlow computes channels_first convolutions on a processor, but in 2 to 3 times the time of channels_last"
         level = NOTE
     else:
-        found = "TensorFlow without oneDNN has no channels_first convolutions on a processor: fit fails"
+        found = (
+            "TensorFlow has oneDNN off here (TF_ENABLE_ONEDNN_OPTS=1 turns it on), and without it no channels_first convolutions "
+            "on a processor: fit fails"
+        )
         level = FAILS
     yield Finding(
         "layout",
