@@ -33,9 +33,8 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
 
     Elements are (x, y), or (x,) without a target; x and y are tensors of shape (batch, *sample) or tuples of them, in the
     dtype of `batches`. The first dimension is static when every batch is full (`drop_last=True`, or an exact fit), else None.
-    In stored order, of data that is memory-mapped or decoded, and shuffled, of data that is mapped and fits in memory, TensorFlow
-    gathers batches itself, and no Python runs for each; else a tensor looks at the array that was read, without a copy. At most
-    two batches are made ahead of the one in use.
+    A tensor looks at the array that was read, without a copy; batches of up to 128 KiB are fetched many at a time, and TensorFlow
+    makes a copy of each. At most two batches are made ahead of the one in use.
     One batch is read when the dataset is made, to learn shapes.
 
     Parameters

@@ -1,7 +1,11 @@
-"""Batches that TensorFlow gathers itself, from what Python fetches once for many of them.
+"""Small batches, which TensorFlow gathers itself, from what Python fetches once for many of them.
 
-A call from tf.data into Python costs some 0.1 ms, and waits for the lock that the training loop holds. Where the bytes lie in a
-mapped file, or in a window of decoded frames, a tensor can look at them: then Python only says at which rows.
+A call from tf.data into Python costs some tenths of a millisecond, and waits for the lock that the training loop holds. Where the
+bytes lie in a mapped file, or in a window of decoded frames, a tensor can look at them: then Python only says at which rows.
+
+What TensorFlow gathers lies in memory of its own, which malloc keeps when the batch is gone, for each thread that has made some;
+and every epoch has new threads. That is little for small batches. Those of 2 MB came to 100 MB in ten epochs: larger ones than
+`GATHERED_BYTES` are read into lent buffers, each by a call, which for them takes no longer.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from ..batches.assembly import Gather
 if TYPE_CHECKING:
     from .tf_dataset import Source
 
+GATHERED_BYTES = 2**17  # of x and y of a batch, at most
 GROUP_BYTES = 64 * 2**20  # of batches in a group that looks at the mapped file; none of it is private memory
 GROUP_SAMPLES = 2**16  # at most, for where each lies is held: 8 bytes for every array
 NO_END = 2**48  # batches: at a million a second, nine years
@@ -28,7 +33,9 @@ Fetch = Callable[[int, int, int], "list[tuple[Array, Array]]"]
 
 
 def in_groups(source: Source) -> Make | None:
-    """The cheapest way that TensorFlow can make these batches in; None where each has to be asked for."""
+    """The cheapest way that TensorFlow can make these batches in; None where each is to be asked for."""
+    if source.batch_nbytes > GATHERED_BYTES:
+        return None
     batches, gathers = source.batches, source.batches.gathers()
     if gathers is not None and all(_casts_alike(one.stored, one.dtype) for one in gathers):
         held = batches.held_together

@@ -39,6 +39,9 @@ class _Held:
     def key(self) -> tuple[int, int]:
         return self.epoch, self.window.number
 
+    def has(self, epoch: int, position: int) -> bool:
+        return self.epoch == epoch and self.window.start <= position < self.window.stop
+
     def frames_of(self, name: str) -> Resident | None:
         """The frames of a field once they have been read; None if that failed."""
         promise = self.promise
@@ -141,13 +144,12 @@ class HeldWindows:
         return self._lock
 
     def _hold(self, epoch: int, position: int) -> tuple[Window, dict[str, Resident]]:
-        now = self._now
-        if now is None or now.epoch != epoch or not now.window.start <= position < now.window.stop:
-            now = self._turn_to(_Held(epoch, self._frames.at(epoch, position)))
-        assert now.frames is not None
-        return now.window, now.frames
+        if self._now is None or not self._now.has(epoch, position):
+            self._turn_to(_Held(epoch, self._frames.at(epoch, position)))
+        assert self._now is not None and self._now.frames is not None
+        return self._now.window, self._now.frames
 
-    def _turn_to(self, wanted: _Held) -> _Held:
+    def _turn_to(self, wanted: _Held) -> None:
         self._count_jump(wanted.key)
         before, self._now = self._now, None  # its buffers are lent again once nobody looks into them
         if self._coming and self._coming[0].key == wanted.key:
@@ -162,9 +164,10 @@ class HeldWindows:
                 assert dropped.promise is not None
                 dropped.promise.drop()
             follows = before is not None and before.key == (wanted.epoch, wanted.window.number - 1)
-            self._read(wanted, before if follows and self._in_stored_order else None)
+            if not (follows and self._in_stored_order):
+                before = None  # of its frames none are taken over: their buffer can be lent again
+            self._read(wanted, before)
         self._now = wanted
-        return wanted
 
     def _look_ahead(self, epoch: int) -> None:
         """Begin with the windows after this one, now that no batch in order needs the one before any more."""

@@ -46,7 +46,7 @@ from .sections import Column, Line, Section, calibration, sections
 
 _GAP, _LEAST = 2, 16  # characters between columns; of the first column at least
 _MARK = re.compile(r"(<!-- (footprint|growth) table: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_Named = TypeVar("_Named", Row, Fit)
+_Named = TypeVar("_Named", bound=Row | Fit)
 
 
 def table(report: Report, width: int = 120) -> str:
@@ -182,12 +182,12 @@ def _chosen(rows: Sequence[_Named], ways: Sequence[str], kinds: bool) -> list[_N
     for way in ways:
         name, _, stored = way.partition("|")
         own = [
-            row
-            for row in rows
-            if name in (row.strategy, title(row.strategy)) and stored in ("", row.form, f"{row.form}|{row.kind}")
+            one
+            for one in rows
+            if name in (one.strategy, title(one.strategy)) and stored in ("", one.form, f"{one.form}|{one.kind}")
         ]
         if not own:
-            have = ", ".join(dict.fromkeys("|".join((*way_of(row), *([row.kind] if kinds else []))) for row in rows))
+            have = ", ".join(dict.fromkeys("|".join((*way_of(one), *([one.kind] if kinds else []))) for one in rows))
             raise InvalidValueError(f"the report has no row {way!r}; it has: {have or 'none'}.")
         found += own
     return found

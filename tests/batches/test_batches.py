@@ -21,6 +21,7 @@ import mmapstore as mm
 from mmapstore.batches import assembly, window_frames
 from mmapstore.files.lent_buffers import is_aligned
 from mmapstore.plain.errors import (
+    DamagedFileError,
     InvalidTypeError,
     InvalidValueError,
     KeyNotFoundError,
@@ -673,5 +674,5 @@ def test_a_second_pass_over_the_same_epoch_is_checked_too(tmp_path):
     b = mm.open(tmp_path / "x.npy").batches(4, target=mm.NextFrame())
     assert len([b.read(0, batch) for batch in range(len(b))]) == len(b)
     os.truncate(tmp_path / "x.npy", os.path.getsize(tmp_path / "x.npy") // 2)
-    with pytest.raises(DamagedFileError, match="trunc|changed|was"):
+    with pytest.raises(DamagedFileError, match=r"x\.npy"):
         b.read(0, 0)

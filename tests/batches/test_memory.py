@@ -134,6 +134,18 @@ def test_two_shuffling_windows_are_held_at_a_time(tmp_path, monkeypatch):
     assert sum(size >= window for size in made) == 2
 
 
+@pytest.mark.parametrize("shuffle", [10_000, 500, False])
+def test_the_next_epoch_begins_in_the_buffers_of_the_last_one(tmp_path, monkeypatch, shuffle):
+    made = []
+    new_memory = lent_buffers._new_memory
+    monkeypatch.setattr(lent_buffers, "_new_memory", lambda size: made.append(size) or new_memory(size))
+    b = mm.open(hdf5(tmp_path, 2000)).batches(32, target=mm.NextFrame(), shuffle=shuffle)
+    for epoch in range(3):
+        for number in range(len(b)):
+            b.read(epoch, number)
+        assert sum(made) <= b.memory.parts["windows of frames"] + b.memory.parts["4 batches alive"], epoch
+
+
 # --- the prediction -------------------------------------------------------------------------------------------------------
 
 

@@ -374,9 +374,7 @@ def test_a_report_comes_back_from_its_file(tmp_path):
 def test_growth_in_markdown_has_a_line_for_each_way_and_a_column_for_each_knob(tmp_path):
     report = full_report()
     head, _, *lines = table.markdown_growth(report).splitlines()
-    assert head == (
-        "| way | stored as | for each byte of data | for each sample of a batch | for each batch of look-ahead |"
-    )
+    assert head == ("| way | stored as | for each byte of data | for each sample of a batch | for each batch of look-ahead |")
     assert len(lines) == len({(fit.strategy, fit.form) for fit in report.fits})
     assert "| mmapstore to_tf | npy | 0.0000 ± 0.0008 | +240 kB ± 30.0 kB | +1.90 MB ± 200 kB |" in lines
     assert lines[0] == "| fit(memmap) | npy | 2.00 ± 0.0008 | | |"
