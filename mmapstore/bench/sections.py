@@ -81,7 +81,8 @@ STORED = Column(
 )
 MEASURED = Column(
     ("private", "memory"),
-    "highest Pss_Anon + Pss_Shmem + SwapPss of all its processes, over that after the framework's start and one step; "
+    "highest Pss_Anon + Pss_Shmem + SwapPss of all its processes, over that after the framework and the format's library have "
+    "started, and one step; "
     "> : before it ended early",
 )
 PREDICTED = Column(("predicted", ""), "private memory as the way predicts it, before it runs")

@@ -39,6 +39,7 @@ _NAMES = (
 )
 # Import name: what to install.
 _PACKAGES = {"h5py": "mmapstore[hdf5]", "zarr": "mmapstore[zarr]", "PIL": "mmapstore[images]"}
+_LIBRARIES = {"h5": "h5py", "zarr": "zarr"}  # beginning of a form: import name
 _FRAMEWORKS = {"keras": "mmapstore[tensorflow]", "tensorflow": "mmapstore[tensorflow]"}
 
 
@@ -75,6 +76,12 @@ def serving(task: Task) -> list[str]:
     'image_data_generator'
     """
     return [name for name in _NAMES if task.kind in load(name).KINDS and task.form.startswith(load(name).STORED)]
+
+
+def libraries(task: Task) -> list[str]:
+    """Packages that every way to read such a task imports sooner or later, of those that are installed."""
+    found = [library for form, library in _LIBRARIES.items() if task.form.startswith(form)]
+    return [library for library in found if importlib.util.find_spec(library) is not None]
 
 
 def missing(name: str) -> str:

@@ -1,6 +1,6 @@
 """Whether `to_keras` hands TensorFlow batches where they lie. It does at multiples of 64 bytes, and copies everything else once.
 
-Of `to_tf` no batch is handed over so: it copies each once, wherever the bytes lie.
+`to_tf` does so with batches that are not small, and copies small ones once, wherever the bytes lie.
 """
 
 from __future__ import annotations
