@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ...formats.registry import open_stored, split_inside
 from ...plain.framework_memory import Feed
 from ..contract import Task
 
@@ -29,3 +30,9 @@ def feed(task: Task) -> Feed:
         x_float=as_float,
         shift=1 if is_next else None,
     )
+
+
+def decoding_nbytes(task: Task) -> int:
+    """What a format's library needs to decode a chunk: as it is stored, and a buffer for the filters. 0 where there are none."""
+    stored = open_stored(*split_inside(task.path))
+    return 0 if stored.chunks is None else 2 * math.prod(stored.chunks) * np.dtype(task.dtype).itemsize

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...plain import framework_memory as rules
 from ..contract import Task
-from .feed import feed
+from .feed import decoding_nbytes, feed
 
 NAME = "h5py Sequence"
 KINDS = ("next", "labelled")
@@ -21,7 +21,7 @@ REQUIRES = ("h5py",)
 
 
 def private(task: Task) -> int:
-    return rules.by_read(feed(task))
+    return rules.by_read(feed(task), decoding_nbytes(task))
 
 
 def fit_arguments(task: Task) -> dict[str, Any]:

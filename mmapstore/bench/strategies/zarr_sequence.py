@@ -11,7 +11,7 @@ import numpy as np
 
 from ...plain import framework_memory as rules
 from ..contract import Task
-from .feed import feed
+from .feed import decoding_nbytes, feed
 
 NAME = "zarr Sequence"
 KINDS = ("next", "labelled")
@@ -20,7 +20,7 @@ REQUIRES = ("zarr",)
 
 
 def private(task: Task) -> int:
-    return rules.by_read(feed(task))
+    return rules.by_read(feed(task), decoding_nbytes(task))
 
 
 def fit_arguments(task: Task) -> dict[str, Any]:
