@@ -9,8 +9,6 @@ from typing import Any
 
 from .contract import Batch, Job, Opened, peer
 
-TF_PIPELINE_BYTES = 32 * 2**20  # of TensorFlow's own: threads and traced functions; 27 MiB where it gathers from an array in RAM
-
 
 def _dataset(job: Job) -> Any:
     import mmapstore as mm
@@ -57,7 +55,6 @@ def mmapstore_to_tf(job: Job) -> Opened:
     ds = _dataset(job)
     batches = _batches(job, ds)
     opened = _opened(batches, ds)
-    opened.predicted = batches.memory.total + TF_PIPELINE_BYTES
     data = batches.to_tf()
     opened.epoch = lambda epoch: _as_tuple(data.as_numpy_iterator())
     opened.keras = lambda: data

@@ -261,6 +261,7 @@ def _growth(options: argparse.Namespace, possible: Sequence[Planned], available:
     largest = parse_bytes(options.size or LARGEST_OF_SCALE, "--size")
     forms = dict.fromkeys(one.task.form for one in possible) if options.form else ("npy", "folder")
     found = []
+    left_out: dict[str, list[str]] = {}  # sizes: ways
     for one in possible:
         task = one.task
         if task.form not in forms:
@@ -272,11 +273,12 @@ def _growth(options: argparse.Namespace, possible: Sequence[Planned], available:
         if len(fitting) > 1:
             found.append(Growth(one.strategy, "data", data_settings(fitting)))
         if len(fitting) < len(sizes):
-            words = ", ".join(format_bytes(size.nbytes) for size in sizes[len(fitting) :])
-            notes.append(f"{_words(one)}: memory against data leaves out {words}, which would not fit (--run-all).")
+            left_out.setdefault(", ".join(format_bytes(size.nbytes) for size in sizes[len(fitting) :]), []).append(_words(one))
         if one.too_large:
             continue
         found.append(Growth(one.strategy, "batch", [each for each in batch_settings(task) if task.pairs >= 2 * each.task.batch]))
         if LOOK_AHEAD in inspect.signature(strategy_module(one.strategy).fit_arguments).parameters:
             found.append(Growth(one.strategy, "look-ahead", look_ahead_settings(task)))
+    for words, ways in left_out.items():
+        notes.append(f"memory against data leaves out {words}, which would not fit (--run-all), of {'; '.join(ways)}.")
     return found

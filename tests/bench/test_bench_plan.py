@@ -227,7 +227,7 @@ def test_scale_leaves_out_what_would_not_fit():
     assert lines["sequence_workers", "look-ahead"] == [1, 4, 16]
     assert ("array_in_ram", "look-ahead") not in lines
     assert work.notes == [
-        "array in RAM, fit(x, y) (npy, next): memory against data leaves out 8.00 GB, which would not fit (--run-all)."
+        "memory against data leaves out 8.00 GB, which would not fit (--run-all), of array in RAM, fit(x, y) (npy, next)."
     ]
     assert {task.nbytes for task in work.to_make} >= {int(value) for value in lines["sequence_workers", "data"]}
 

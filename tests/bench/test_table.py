@@ -317,11 +317,11 @@ def test_a_way_that_the_report_does_not_have():
         table.markdown_table(small_report(), ["mmapstore"])
 
 
-def test_the_tables_of_the_readme_are_those_of_the_committed_reports(tmp_path):
-    text, folder = README.read_text(encoding="utf-8"), README.parent
-    assert table.filled(text, folder) == text, (
-        "the README is older than its report: python -m mmapstore.bench.table --fill README.md"
-    )
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
+def test_the_tables_of_the_readmes_are_those_of_the_committed_reports(page):
+    path = README.parent / page
+    text = path.read_text(encoding="utf-8")
+    assert table.filled(text, path.parent) == text, f"older than its report: python -m mmapstore.bench.table --fill {page}"
 
 
 def test_filling_replaces_what_is_between_the_marks_alone(tmp_path, capsys):
