@@ -9,7 +9,8 @@ Measured with Keras 3.15 and TensorFlow 2.21, and explained by their sources whe
   a map; others are copied. Of samples taken one by one, the share that is copied follows from the bytes of a sample.
 - A shuffle buffer holds samples. From the second epoch on at most two of them were seen: most likely the next is filled from
   another thread, while malloc gives back the first. Which is faster is left to chance, so the peak lies between one and two.
-- Queues are short: with `prefetch(AUTOTUNE)` some 6 batches were seen alive, sometimes several times as many.
+- Queues are short: with `prefetch(AUTOTUNE)` some 6 batches were seen alive. A queue that was full and is found empty doubles
+  (prefetch_autotuner.cc), so decoding in bursts, in many threads, was seen to take it to 16. Which it gets to is left to chance.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 
 ALIGNMENT = 64
 ALIVE = 6  # batches: in queues, in training, being made
+LEAST_ALIVE = 2  # of the same, where the step waits for every batch
+GROWN = 16  # batches: in a queue that has doubled as often as was seen
 _STARTED = 4_000_000  # threads, arenas of malloc, functions that are traced
 _ELEMENT = 1_000  # of a sample that tf.data holds, beside its values
 
@@ -138,10 +141,29 @@ def decoded_images(feed: Feed, alive: int = ALIVE) -> int:
     return alive * feed.batch * feed.x_float + _STARTED
 
 
+def decoded_in_threads(feed: Feed, queues: int) -> int:
+    """Of the same where tf.data decodes them, at most: `queues` of them, one after the other, have grown.
+
+    >>> images = Feed(0, pairs=10_000, batch=32, x=30_000, y=4, x_float=120_000)
+    >>> decoded_in_threads(images, queues=2) / decoded_images(images) > 4
+    True
+    """
+    return decoded_images(feed, LEAST_ALIVE + queues * GROWN)
+
+
 def cached_images(feed: Feed) -> int:
-    """Of float32 images that `.cache()` keeps.
+    """Of float32 images that `.cache()` keeps, and of a queue before that, at most.
 
     >>> cached_images(Feed(0, pairs=10_000, batch=32, x=30_000, y=4, x_float=120_000)) // 300_000_000
     4
     """
-    return feed.pairs * (feed.x_float + feed.y) + decoded_images(feed, alive=2)
+    return _cached(feed) + decoded_in_threads(feed, queues=1)
+
+
+def cached_images_at_least(feed: Feed) -> int:
+    """Of the same, where that queue stays short."""
+    return _cached(feed) + decoded_images(feed, LEAST_ALIVE)
+
+
+def _cached(feed: Feed) -> int:
+    return feed.pairs * (feed.x_float + feed.y)

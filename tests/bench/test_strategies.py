@@ -217,7 +217,15 @@ def test_a_way_whose_peak_is_left_to_chance_states_its_least(dtype):
     held = shuffled.least(task) / task.nbytes, shuffled.private(task) / task.nbytes
     buffer = 2 * {"float32": 0.75, "float64": 0.5}[dtype]  # x and y, of each the share that lies at no multiple of 64 bytes
     assert held == pytest.approx((buffer, 2 * buffer), rel=0.05)
-    assert [name for name in strategies.names() if hasattr(strategies.load(name), "least")] == ["shuffle_n"]
+
+
+def test_what_is_left_to_chance_is_between_the_least_and_what_is_predicted(tasks):
+    ways = {name: strategies.load(name) for name in strategies.names()}
+    chancy = {name: way for name, way in ways.items() if hasattr(way, "least")}
+    assert sorted(chancy) == ["image_data_generator", "image_dataset", "image_dataset_cached", "shuffle_n"]
+    for name, way in chancy.items():
+        task = next(task for task in tasks.values() if name in strategies.serving(task))
+        assert 0 < way.least(task) < way.private(task), name
 
 
 LARGE = 120_000_000

@@ -18,7 +18,11 @@ REQUIRES = ("PIL",)
 
 
 def private(task: Task) -> int:
-    return rules.decoded_images(feed(task), alive=2)
+    return rules.decoded_images(feed(task))
+
+
+def least(task: Task) -> int:
+    return rules.decoded_images(feed(task), rules.LEAST_ALIVE)
 
 
 def fit_arguments(task: Task) -> dict[str, Any]:

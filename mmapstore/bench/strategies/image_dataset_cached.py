@@ -21,6 +21,10 @@ def private(task: Task) -> int:
     return rules.cached_images(feed(task))
 
 
+def least(task: Task) -> int:
+    return rules.cached_images_at_least(feed(task))
+
+
 def fit_arguments(task: Task) -> dict[str, Any]:
     import keras
     import tensorflow as tf
