@@ -69,7 +69,7 @@ class Diagnosis:
         return "\n".join([*lines, *self.notes])
 
     def _memory_lines(self) -> list[str]:
-        rows = [(route.name, route.nbytes, "" if route.fits else "  more than there is") for route in self.routes]
+        rows = [(route.name, route.nbytes, _words(route)) for route in self.routes]
         if self.memory is not None:
             parts = " + ".join(
                 f"{name} {format_bytes(size)}" for name, size in self.memory.parts.items() if size * 200 > self.memory.total
@@ -80,6 +80,12 @@ class Diagnosis:
             f"private memory over the framework's own, predicted for {self.frameworks}; {format_bytes(self.available)} available:",
             *(f"  {name.ljust(width)}  {format_bytes(nbytes):>7}{words}" for name, nbytes, words in rows),
         ]
+
+
+def _words(route: Route) -> str:
+    """What stands behind the bytes of a way."""
+    chance = f"  left to chance, from {format_bytes(route.least)} on" if route.least < route.nbytes else ""
+    return chance + ("" if route.fits else "  more than there is")
 
 
 def _finding_lines(found: Finding) -> list[str]:

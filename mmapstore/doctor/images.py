@@ -24,18 +24,20 @@ from .frameworks import Frameworks
 from .routes import predicted
 from .speeds import copy_speed
 
-_LOOKED_AT = 64  # files whose headers are read
-_DECODED = 256
+_LOOKED_AT = 256  # files that stand for all
 _SECONDS = 1.0
 
 
 def examine_images(path: str, frameworks: Frameworks, batch: int, quick: bool) -> Diagnosis:
     """Raises what reading images raises: a broken one among those looked at, Pillow missing."""
     listed = images_in_folder(path)
-    headers = [read_header(each) for each in _spread(listed.paths, _LOOKED_AT)]
+    looked_at = _spread(listed.paths, _LOOKED_AT)
+    headers = [read_header(each) for each in looked_at]
     sizes = sorted({header.size for header in headers})
-    size = sizes[0] if len(sizes) == 1 else _median([header.size for header in headers])
-    chosen = Images(_spread(listed.paths, _DECODED), size=None if len(sizes) == 1 else size, labels=None, skip_broken=True)
+    size = None if len(sizes) == 1 else _median([header.size for header in headers])
+    # 16 bits beside 8: as Keras reads them, if nobody says otherwise.
+    as_bytes = "uint8" if len({header.dtype for header in headers}) > 1 or any(header.is_reduced for header in headers) else None
+    chosen = Images(looked_at, size=size, dtype=as_bytes, labels=None, skip_broken=True)
     shape = chosen.specs["image"].sample_shape
     count, dtype = len(listed.paths), chosen.specs["image"].dtype
     nbytes = count * math.prod(shape) * dtype.itemsize
@@ -44,12 +46,12 @@ def examine_images(path: str, frameworks: Frameworks, batch: int, quick: bool) -
     seconds = None if quick else _decoding_seconds(chosen) * count
     saved = None if seconds is None else max(0.0, seconds - nbytes / copy_speed())
     classes = f" in {len(listed.classes)} classes" if listed.classes else ""
-    sized = f"{size[0]}x{size[1]}" if len(sizes) == 1 else f"of sizes from {_words(sizes[0])} to {_words(sizes[-1])}"
+    sized = _words(sizes[0]) if size is None else f"of sizes from {_words(sizes[0])} to {_words(sizes[-1])}"
     return Diagnosis(
         path=path,
         what=f"{path}: {count} images{classes}, {sized}; decoded {shape} {dtype}, {format_bytes(nbytes)}; in batches of {batch}",
         read="file by file, each decoded again in every epoch, by Keras or in your own code; mmapstore ingests them first",
-        findings=(_ingest(path, listed, None if len(sizes) == 1 else size, nbytes, seconds, saved),),
+        findings=(_ingest(path, listed, size, as_bytes, nbytes, seconds, saved),),
         routes=tuple(predicted(dict.fromkeys(strategies.serving(task), task), available)),
         memory=None,
         how="",
@@ -59,10 +61,16 @@ def examine_images(path: str, frameworks: Frameworks, batch: int, quick: bool) -
 
 
 def _ingest(
-    path: str, listed: ListedImages, size: tuple[int, int] | None, nbytes: int, seconds: float | None, saved: float | None
+    path: str,
+    listed: ListedImages,
+    size: tuple[int, int] | None,
+    dtype: str | None,
+    nbytes: int,
+    seconds: float | None,
+    saved: float | None,
 ) -> Finding:
-    stored = sum(os.path.getsize(each) for each in _spread(listed.paths, _DECODED)) * len(listed.paths)
-    stored //= min(len(listed.paths), _DECODED)
+    stored = sum(os.path.getsize(each) for each in _spread(listed.paths, _LOOKED_AT)) * len(listed.paths)
+    stored //= min(len(listed.paths), _LOOKED_AT)
     told = "" if seconds is None else f", which takes {duration(seconds)} in all threads of this machine"
     words = [
         "mmapstore",
@@ -70,6 +78,7 @@ def _ingest(
         path,
         _free(path, fields=listed.labels is not None),
         *(["--size", _words(size)] if size else []),
+        *(["--dtype", dtype] if dtype else []),
     ]
     return Finding(
         "images",
@@ -77,7 +86,8 @@ def _ingest(
         f"each epoch opens and decodes {len(listed.paths)} files{told}",
         shlex.join(words),
         f"decoded once, then mapped, for {format_bytes(nbytes)} on disk (the files have {format_bytes(stored)}); "
-        "--dry-run --epochs N tells from which epoch it pays",
+        "--dry-run --epochs N tells from which epoch it pays"
+        + ("; some have 16 bits, of which --dtype uint8 keeps the upper 8" if dtype else ""),
         saved,
         nbytes,
     )

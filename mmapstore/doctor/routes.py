@@ -17,10 +17,14 @@ _CLASS_NBYTES = 64  # of one y
 
 @dataclass(frozen=True)
 class Route:
-    """One way. `nbytes` of private memory at its peak, over that of the framework; `fits` in what is available now."""
+    """One way. `nbytes` of private memory at its peak, over that of the framework; `fits` in what is available now.
+
+    `least` differs from `nbytes` where the peak is left to chance: it lies between them.
+    """
 
     name: str
     nbytes: int
+    least: int
     fits: bool
 
 
@@ -50,7 +54,8 @@ def predicted(found: dict[str, Task], available: int, times: float = 1.0) -> lis
         strategy = strategies.load(name)
         if not strategy.NAME.startswith(OURS):
             nbytes = int(strategy.private(task) * times)
-            routes.append(Route(strategy.NAME, nbytes, nbytes <= available))
+            least = int(strategy.least(task) * times) if hasattr(strategy, "least") else nbytes
+            routes.append(Route(strategy.NAME, nbytes, least, nbytes <= available))
     return sorted(routes, key=lambda route: -route.nbytes)
 
 

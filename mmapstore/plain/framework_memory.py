@@ -148,7 +148,7 @@ def decoded_in_threads(feed: Feed, queues: int) -> int:
     >>> decoded_in_threads(images, queues=2) / decoded_images(images) > 4
     True
     """
-    return decoded_images(feed, LEAST_ALIVE + queues * GROWN)
+    return decoded_images(feed, LEAST_ALIVE + min(queues * GROWN, math.ceil(feed.pairs / feed.batch)))
 
 
 def cached_images(feed: Feed) -> int:

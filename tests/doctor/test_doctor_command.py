@@ -176,6 +176,21 @@ def test_a_folder_of_images(tmp_path: Path, sizes: tuple[tuple[int, int], ...], 
     assert finding.nbytes == sum(each.stat().st_size - 128 for each in Path(words[2]).glob("image*.npy"))
 
 
+def test_images_of_8_and_of_16_bits_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number in range(12):
+        image.fromarray(np.full((16, 24), number, np.uint16 if number == 5 else np.uint8)).save(folder / f"{number}.png")
+    assert main(["ingest", str(folder), str(tmp_path / "scans.npy")]) == 2
+    assert "--dtype uint8" in capsys.readouterr().err
+    found = examine(str(folder), quick=True)
+    (finding,) = found.findings
+    assert "uint8" in found.what and "16 bits" in finding.gain
+    words = shlex.split(finding.mend)[1:]
+    assert words[-2:] == ["--dtype", "uint8"] and main(words) == 0, capsys.readouterr().err
+
+
 # --- what is installed --------------------------------------------------------------------------------------------------
 
 

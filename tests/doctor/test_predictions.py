@@ -48,17 +48,15 @@ def frames(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_the_usual_ways_take_what_was_predicted(frames: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "installed", installed)
-    predicted = {route.name: route.nbytes for route in examine(frames, quick=True).routes}
+    predicted = {route.name: route for route in examine(frames, quick=True).routes}
     task = task_of(case_of(frames, installed()))
     wrong = {}
     for strategy in WAYS[Path(frames).stem]:
         row = running.run(strategy, task, timeout=300)
         assert row.outcome == FINISHED and row.private is not None, f"{strategy}: {row.outcome}, {row.why}"
-        way = strategies.load(strategy)
-        expected = predicted[way.NAME]
-        least = way.least(task) if hasattr(way, "least") else expected  # what is left to chance has a range
-        if not 0.85 * least - 30 * MIB <= row.private <= 1.15 * expected + 30 * MIB:
-            wrong[strategy] = f"predicted {expected / MIB:.0f} MiB, took {row.private / MIB:.0f} MiB"
+        route = predicted[strategies.load(strategy).NAME]
+        if not 0.85 * route.least - 30 * MIB <= row.private <= 1.15 * route.nbytes + 30 * MIB:
+            wrong[strategy] = f"predicted {route.least / MIB:.0f} to {route.nbytes / MIB:.0f} MiB, took {row.private / MIB:.0f} MiB"
     assert not wrong
 
 

@@ -44,7 +44,7 @@ class ImageForm:
         if deep is not None and self.dtype is None:
             raise InvalidValueError(
                 f"{deep} has 16 bits per colour, of which Pillow reads 8. "
-                "Say dtype='uint8' (or 'float32') if that will do, or convert it to an array with another program."
+                "Say dtype='uint8' (--dtype uint8; or 'float32') if that will do, or convert it to an array with another program."
             )
         measured = next(((name, path) for name, path in stored.items() if name != "uint8"), None)
         if measured is not None and channels in (2, 4):

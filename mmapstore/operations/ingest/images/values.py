@@ -83,7 +83,7 @@ def values_for(dtype: Any, scale: Any, stored: Sequence[tuple[str, str]], channe
         raise InvalidValueError(
             f"{one} holds {first} values and {other} {second}: in one array they would mean different things. "
             + (
-                "Say dtype='uint8' or 'uint16', or dtype='float32' with scale='unit', to bring them to one scale."
+                "Say dtype='uint8' (--dtype uint8) or 'uint16', or dtype='float32' with scale='unit', to bring them to one scale."
                 if measured is None
                 else "Ingest them apart."
             )
