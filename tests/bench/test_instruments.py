@@ -103,8 +103,9 @@ def test_what_a_child_holds_is_measured_to_a_few_megabytes(monkeypatch, rollup):
 
 
 @linux
-def test_quick_looks_alone_see_a_peak(monkeypatch):
-    with Child(HOLD.format(nbytes=100 * MB)) as child, Watch(child.process.pid) as watch:
+def test_quick_looks_alone_see_a_peak_and_what_is_beside_it(monkeypatch):
+    seen = []
+    with Child(HOLD.format(nbytes=100 * MB)) as child, Watch(child.process.pid, beside=lambda: seen.append(watch.private)) as watch:
         monkeypatch.setattr(process_tree, "_FULL", 1000.0)
         watch.mark()
         assert child.ask() == "held"
@@ -112,6 +113,7 @@ def test_quick_looks_alone_see_a_peak(monkeypatch):
         while watch.private < 98 * MB and time.monotonic() < until:
             time.sleep(0.01)
         assert watch.private == pytest.approx(100 * MB, abs=2 * MB)
+    assert seen[-1] > 97 * MB and len(seen) <= 110  # at new heights, not at every look
 
 
 @linux

@@ -208,6 +208,8 @@ def test_what_is_prepared_is_made_before_in_a_process_of_its_own(task, strategy)
 def test_ctrl_c_leaves_no_process_and_no_group(task, strategy, tmp_path):
     marker = tmp_path / "pid"
     program = (
+        # Set for certain: what a shell starts in the background is deaf to Ctrl-C, and so are the tests it runs.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from mmapstore.bench import running; from mmapstore.bench.contract import Task; "
         f"running.run({strategy(SLEEPING)!r}, {task!r})"
     )

@@ -180,12 +180,13 @@ class Watch:
 
     Parameters
     ----------
-    beside : called with every full look, for what else is to be watched
+    beside : called with every full look, and when private memory is at a new height, for what else is to be watched
     """
 
     def __init__(self, root: int, beside: Callable[[], object] | None = None) -> None:
         self._root = root
         self._beside = beside
+        self._beside_at = 0  # bytes of private memory at the highest when that was last called
         self._works = can_watch()
         self._by_rollup = method().startswith("Pss")
         self._processes: dict[int, _Process] = {}
@@ -323,6 +324,8 @@ class Watch:
             return
         private = max(0, found.own + found.shared - self._sharing.private)
         self._note(Look(begun, private, max(0, found.file_backed - self._sharing.file_backed), found.resident))
+        if private >= self._beside_at + _STEADY:
+            self._look_beside()
         self._quick_looks += 1
         self._quick_cost += time.thread_time() - took
 
@@ -361,13 +364,17 @@ class Watch:
         self._sharing = _Sharing(max(0, counted - private) if several else 0, max(0, file_counted - file_backed))
         if self._processes:
             self._note(Look(begun, private, file_backed, max(before.resident, after.resident)))
-        if self._beside is not None:
-            self._beside()
+        self._look_beside()
         cost = time.thread_time() - took
         self._full_looks += 1
         self._full_cost += cost
         self._full_at = time.perf_counter() + max(_FULL, cost * _PAUSES) if whole or not self._processes else 0.0
         return True
+
+    def _look_beside(self) -> None:
+        if self._beside is not None:
+            self._beside_at = self._peak.private
+            self._beside()
 
     def _note(self, look: Look) -> None:
         (self._kept if self._marked is None else self._looks).add(look)
