@@ -129,14 +129,18 @@ def shrink_factor(frames: Frames) -> int:
 def shrunk(frames: Any, about: Frames) -> Any:
     """(B, C, H, W) of the stored dtype as (B, h, w, C) float32 of 0 to 1: the one way into the model, for x and for y.
 
-    Channels go last first: convolutions and pooling on NCHW fail on many CPUs.
+    Channels go last: convolutions on NCHW fail on many CPUs. But only after shrinking, which is by means of rows and then of
+    columns: pooling needs channels last and floats at full size, which takes a processor longer than the model does.
     """
     from keras import ops
 
     factor = shrink_factor(about)
-    last = ops.cast(ops.transpose(frames, (0, 2, 3, 1)), "float32")
-    small = ops.average_pool(last, factor, strides=factor, padding="valid", data_format="channels_last") if factor > 1 else last
-    return (small - about.offset) * about.scale
+    height, width = about.height // factor, about.width // factor
+    cut = frames[:, :, : height * factor, : width * factor]
+    by_row = ops.split(ops.reshape(cut, (-1, about.channels * height, factor, width * factor)), factor, axis=2)
+    rows = sum(ops.cast(row, "float32") for row in by_row) / factor
+    small = ops.mean(ops.reshape(rows, (-1, about.channels, height, width, factor)), axis=4)
+    return (ops.transpose(small, (0, 2, 3, 1)) - about.offset) * about.scale
 
 
 def next_frame_models(about: Frames) -> tuple[Any, Any]:
@@ -169,8 +173,9 @@ def next_frame_models(about: Frames) -> tuple[Any, Any]:
     votes = layers.UpSampling2D(2, interpolation="bilinear", data_format="channels_last")(votes)[:, :height, :width] + stay
     # Times 1000 so that the one learning rate suits these weights as well: they end near -70.
     votes = votes + layers.DepthwiseConv2D(1, use_bias=False, depthwise_initializer="zeros")(misfit * 1000.0)
-    weights = ops.softmax(votes, axis=-1)
-    predicted = sum(moved * weights[..., number : number + 1] for number, moved in enumerate(shifted(last)))
+    # Split, not sliced: the gradient of each slice would be as large as all of them.
+    weights = ops.split(ops.softmax(votes, axis=-1), len(shifts), axis=-1)
+    predicted = sum(moved * weight for moved, weight in zip(shifted(last), weights, strict=True))
     details = conv(ops.concatenate([predicted - last, last - before, last - 0.5], axis=-1), count=12)
     predicted = predicted + layers.Conv2D(about.channels, 3, padding="same", kernel_initializer="zeros")(details)
     return keras.Model(inputs, predicted, name="next_frame"), keras.Model(inputs, last, name="repeat_the_last_frame")
