@@ -54,25 +54,27 @@ def in_training_step(task: Task, x: Any, y: Any) -> Any:
     """The same of tensors, inside a `tf.function`: an int64 scalar to add up over an epoch. Every bit of x and y is read."""
     import tensorflow as tf
 
+    def words(one: Any) -> Any:
+        count, size = tf.shape(one)[0], one.dtype.size
+        if values * size % 8:
+            found = tf.bitcast(one, tf.uint8)
+        elif size == 8:
+            found = tf.bitcast(one, tf.int64)
+        else:
+            found = tf.bitcast(tf.reshape(one, (count, values * size // 8, 8 // size)), tf.int64)
+        return tf.reshape(found, (count, -1))
+
     def sums(one: Any) -> Any:
-        count = tf.shape(one)[0]
+        one = tf.cast(one, tf.uint8) if one.dtype == tf.bool else one
         if not task.exact:
-            rows = tf.reshape(tf.cast(one, tf.uint8) if one.dtype == tf.bool else one, (count, -1))
-            # Not counted: that would take four bytes of memory a value, in each step.
-            inside = (tf.reduce_min(rows, axis=1) >= 0) & (tf.reduce_max(rows, axis=1) <= 255)
-            return tf.where(inside, tf.size(rows[0], tf.int64), 0)
+            # By the least and the greatest: counting takes four bytes of memory a value. All bytes are in range, and are just read.
+            rows = words(one) if one.dtype == tf.uint8 else tf.reshape(one, (tf.shape(one)[0], -1))
+            least, most = (rows.dtype.min, rows.dtype.max) if one.dtype == tf.uint8 else (0, 255)
+            inside = (tf.reduce_min(rows, axis=1) >= least) & (tf.reduce_max(rows, axis=1) <= most)
+            return tf.where(inside, tf.constant(values, tf.int64), 0)
         if one.dtype.is_floating or task.kind == "images":
             one = tf.cast(one, tf.float32)
-        elif one.dtype == tf.bool:
-            one = tf.cast(one, tf.uint8)
-        size = one.dtype.size
-        if values * size % 8:
-            words = tf.bitcast(one, tf.uint8)
-        elif size == 8:
-            words = tf.bitcast(one, tf.int64)
-        else:
-            words = tf.bitcast(tf.reshape(one, (count, values * size // 8, 8 // size)), tf.int64)
-        return tf.reduce_sum(tf.cast(tf.reshape(words, (count, -1)), tf.int64), axis=1)
+        return tf.reduce_sum(tf.cast(words(one), tf.int64), axis=1)
 
     values = int(np.prod(task.shape, dtype=np.int64))
     weights = tf.cast(tf.reshape(y, (-1,)), tf.int64) if task.kind != "next" else sums(y)

@@ -19,6 +19,7 @@ from .findings import (
     share_of,
     signed,
     slope_words,
+    speed_of,
     task_of,
     title,
     way_of,
@@ -114,7 +115,7 @@ class Pair:
 def _spread(row: Row) -> list[float]:
     """Bytes a second of the counted epochs; of all where one alone counts: the first is slower, and widens the spread."""
     found = rates(row)
-    return found if len(found) > 1 else [epoch.nbytes / epoch.seconds for epoch in row.epochs if epoch.seconds > 0]
+    return found if len(found) > 1 else [speed_of(row, epoch) for epoch in row.epochs if epoch.seconds > 0]
 
 
 Matched = tuple[list[Pair], list[Row], list[Row]]

@@ -52,13 +52,22 @@ def counted(row: Row) -> list[Epoch]:
     return row.epochs[1:] or row.epochs
 
 
+def speed_of(row: Row, epoch: Epoch) -> float:
+    """Bytes of x, and of next frames y, that an epoch went through a second, as they are stored.
+
+    Not as the model got them: a way that makes floats of bytes would look four times as fast for it.
+    """
+    of_next = row.kind == "next"
+    return (1 + of_next) * row.data_nbytes * epoch.samples / max(1, epoch.samples + of_next) / epoch.seconds
+
+
 def rates(row: Row) -> list[float]:
-    """Bytes of x and y a second, of each counted epoch."""
-    return [epoch.nbytes / epoch.seconds for epoch in counted(row) if epoch.seconds > 0]
+    """`speed_of` each counted epoch."""
+    return [speed_of(row, epoch) for epoch in counted(row) if epoch.seconds > 0]
 
 
 def rate(row: Row) -> float | None:
-    """Bytes of x and y a second: the median of the counted epochs; None unless the row finished, with the right data."""
+    """`speed_of` the counted epochs, the median; None unless the row finished, with the right data."""
     found = rates(row) if finished(row) else []
     return statistics.median(found) if found else None
 

@@ -446,7 +446,9 @@ def test_progress_is_one_line_that_fits(monkeypatch):
     terminal = Terminal()
     progress = Progress(terminal)
     progress.begins("fit(memmap), npy, 300 MB", 61)
-    progress.ended(Row("fit_memmap", "npy", "next", FINISHED, private=900 * MB, epochs=[Epoch(1.0, 10, 600 * MB, True)]))
+    progress.ended(
+        Row("fit_memmap", "npy", "next", FINISHED, data_nbytes=330 * MB, private=900 * MB, epochs=[Epoch(1.0, 10, 600 * MB, True)])
+    )
     progress.begins("hand-written Sequence, npy, 300 MB, of which the name is long", 30)
     progress.clear()
     shown = terminal.getvalue().split("\r")
@@ -459,7 +461,9 @@ def test_progress_says_how_the_last_one_went(monkeypatch):
     monkeypatch.setattr("shutil.get_terminal_size", lambda *_: SimpleNamespace(columns=200))
     terminal = Terminal()
     progress = Progress(terminal)
-    progress.ended(Row("fit_memmap", "npy", "next", FINISHED, private=900 * MB, epochs=[Epoch(1.0, 10, 600 * MB, True)]))
+    progress.ended(
+        Row("fit_memmap", "npy", "next", FINISHED, data_nbytes=330 * MB, private=900 * MB, epochs=[Epoch(1.0, 10, 600 * MB, True)])
+    )
     progress.begins("another", 30)
     assert terminal.getvalue().endswith("another | fit(memmap), npy, next: finished, +900 MB private, 600 MB/s")
 

@@ -27,12 +27,20 @@ def test_a_strategy_is_called_by_its_name():
         assert findings.is_ours(name) == name.startswith("mmapstore")
 
 
+def test_speeds_are_of_stored_bytes_whatever_a_way_makes_of_them():
+    as_bytes, as_floats = (row(name, kind="images", nbytes=600_000_000) for name in "ab")
+    as_bytes.epochs = [Epoch(2.0, 6_000, 600_000_000, True)]
+    as_floats.epochs = [Epoch(2.0, 6_000, 2_400_000_000, True)]
+    assert findings.rate(as_bytes) == findings.rate(as_floats) == 300e6
+
+
 def test_the_first_epoch_counts_only_where_it_is_alone():
     three = row("a")
     three.epochs = [Epoch(10.0, 1, 100, True), Epoch(2.0, 1, 100, True), Epoch(4.0, 1, 100, True)]
-    assert findings.rate(three) == (50 + 25) / 2
+    of_a_pair = 2 * three.data_nbytes / 2  # two samples, of each of which a pair has one
+    assert findings.rate(three) == (of_a_pair / 2 + of_a_pair / 4) / 2
     assert findings.epoch_seconds(three) == 3.0
-    assert findings.rate(replace(three, epochs=three.epochs[:1])) == 10.0
+    assert findings.rate(replace(three, epochs=three.epochs[:1])) == of_a_pair / 10
     assert findings.rate(replace(three, epochs=[])) is None
 
 
