@@ -51,6 +51,15 @@ def name_of(strategy: str) -> str:
     return PurePath(strategy).stem
 
 
+def delivered(kind: str, nbytes: int, pairs: int) -> int:
+    """Bytes of x and y in an epoch of `pairs` over data of `nbytes`, as they are stored; a class takes 8.
+
+    >>> delivered("next", 101 * 40, pairs=100), delivered("labelled", 200, pairs=100)
+    (8000, 1000)
+    """
+    return 2 * nbytes * pairs // (pairs + 1) if kind == "next" else nbytes + 8 * pairs
+
+
 @dataclass(frozen=True)
 class Task:
     """What to train on and how it is stored. One epoch delivers every x and y once, in batches of `batch`, shuffled or not
@@ -64,7 +73,7 @@ class Task:
     samples, shape, dtype : of the stored array, samples along the first axis; of "images", as they are after decoding
     seed : of whatever is shuffled
     exact : False for image files that each way decodes (JPEG), turns or resizes in its own manner: the checksum then counts the
-        values of a sample, with its class, and does not look at them
+        values of a sample, with its class, if they are in the range of images, and looks no closer
     prepared : where `prepare` of a strategy puts what it makes beforehand; None: beside `path`
     """
 

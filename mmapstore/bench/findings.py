@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from ..plain.memory_budget import format_bytes
-from .contract import FINISHED, KILLED, NOT_RUN, Epoch, Fit, Report, Row, Smallest
+from .contract import FINISHED, KILLED, NOT_RUN, Epoch, Fit, Report, Row, Smallest, delivered
 from .plan import FRAMEWORK
 
 IN_RAM = 0.9  # of the data in private memory: a way that was predicted to take this holds the data, whatever it is called
@@ -53,12 +53,11 @@ def counted(row: Row) -> list[Epoch]:
 
 
 def speed_of(row: Row, epoch: Epoch) -> float:
-    """Bytes of x, and of next frames y, that an epoch went through a second, as they are stored.
+    """Bytes of x and y that an epoch went through a second, as they are stored.
 
     Not as the model got them: a way that makes floats of bytes would look four times as fast for it.
     """
-    of_next = row.kind == "next"
-    return (1 + of_next) * row.data_nbytes * epoch.samples / max(1, epoch.samples + of_next) / epoch.seconds
+    return delivered(row.kind, row.data_nbytes, epoch.samples) / epoch.seconds
 
 
 def rates(row: Row) -> list[float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from ..plain.memory_budget import format_bytes
-from .contract import NOT_RUN, Row, Task, name_of
+from .contract import NOT_RUN, Row, Task, delivered, name_of
 
 DEFAULT_SIZE = "300MB"  # takes some 900 MB where it is held in RAM: beyond all doubt, and no row takes long
 LARGEST_OF_SCALE = "8GB"
@@ -96,24 +96,13 @@ def plan_rows(
     return found
 
 
-def delivered(task: Task) -> int:
-    """Bytes of x and y in an epoch.
-
-    >>> delivered(Task("next", "npy", "a.npy", 101, (10,), "float32"))
-    8000
-    >>> delivered(Task("labelled", "npy", "a.npy", 100, (2,), "uint8"))
-    1000
-    """
-    return 2 * (task.nbytes // max(1, task.samples)) * task.pairs if task.kind == "next" else task.nbytes + 8 * task.samples
-
-
 def seconds_of(strategy: str, task: Task, epochs: int, cold: bool = False) -> float:
     """An estimate for one process: from starting Python to the end of the last epoch.
 
     >>> round(seconds_of("fit_memmap", Task("next", "npy", "a.npy", 10**6 + 1, (250,), "float32"), epochs=2))
     14
     """
-    epoch = delivered(task) / RATES.get(strategy, USUAL_RATE)
+    epoch = delivered(task.kind, task.nbytes, task.pairs) / RATES.get(strategy, USUAL_RATE)
     if task.form != "npy":
         epoch += task.nbytes / _DECODED.get(task.form, _USUALLY_DECODED)
     return START_SECONDS + epochs * epoch + (task.nbytes / _FROM_DISK if cold else 0)

@@ -89,9 +89,7 @@ PREDICTED = Column(("predicted", ""), "private memory as the way predicts it, be
 PER_BYTE = Column(("per byte", "of data"), "private memory / bytes of all samples as stored, decoded")
 FILE_BACKED = Column(("file-", "backed"), "highest Pss_File: pages of mapped files, which the kernel takes back when it likes")
 DISK = Column(("disk", "read"), "bytes that came from the disk, all epochs; 0 where the page cache had everything")
-THROUGHPUT = Column(
-    ("throughput", ""), "bytes of x, and of next frames y, a second, as they are stored; the median from the second epoch on"
-)
+THROUGHPUT = Column(("throughput", ""), "bytes of x and y a second, as they are stored; the median from the second epoch on")
 EPOCH = Column(("time per", "epoch"), "seconds of one pass of fit, the median from the second on (the first where it is alone)")
 FIRST = Column(("first", "batch"), "from the call that opens the data to the begin of the first training step")
 GPU = Column(("GPU", "memory"), "highest memory of the framework on the GPU")

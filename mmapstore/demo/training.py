@@ -129,16 +129,15 @@ def shrink_factor(frames: Frames) -> int:
 def shrunk(frames: Any, about: Frames) -> Any:
     """(B, C, H, W) of the stored dtype as (B, h, w, C) float32 of 0 to 1: the one way into the model, for x and for y.
 
-    Channels go last: convolutions on NCHW fail on many CPUs. But only after shrinking, which is by means of rows and then of
-    columns: pooling needs channels last and floats at full size, which takes a processor longer than the model does.
+    Channels go last: convolutions on NCHW fail on many CPUs. But only after shrinking, by means over rows and then over columns:
+    pooling works on channels last alone, and to bring them there at full size takes a processor longer than the model does.
     """
     from keras import ops
 
     factor = shrink_factor(about)
     height, width = about.height // factor, about.width // factor
-    cut = frames[:, :, : height * factor, : width * factor]
-    by_row = ops.split(ops.reshape(cut, (-1, about.channels * height, factor, width * factor)), factor, axis=2)
-    rows = sum(ops.cast(row, "float32") for row in by_row) / factor
+    cut = ops.cast(frames[:, :, : height * factor, : width * factor], "float32")
+    rows = ops.mean(ops.reshape(cut, (-1, about.channels, height, factor, width * factor)), axis=3)
     small = ops.mean(ops.reshape(rows, (-1, about.channels, height, width, factor)), axis=4)
     return (ops.transpose(small, (0, 2, 3, 1)) - about.offset) * about.scale
 

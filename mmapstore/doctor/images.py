@@ -8,15 +8,17 @@ import math
 import os
 import shlex
 import time
+from collections.abc import Sequence
 
 from ..bench import strategies
 from ..bench.contract import Task
 from ..files.process_memory import memory_available
 from ..operations.ingest.contract import Position
 from ..operations.ingest.estimate import duration
-from ..operations.ingest.images.decoding import read_header
+from ..operations.ingest.images.decoding import ImageHeader, read_header
 from ..operations.ingest.images.files import ListedImages, images_in_folder
 from ..operations.ingest.images.images import Images
+from ..operations.ingest.images.values import FULL_SCALE
 from ..plain.memory_budget import format_bytes
 from .diagnosis import Diagnosis
 from .findings.contract import SLOW, Finding
@@ -35,13 +37,12 @@ def examine_images(path: str, frameworks: Frameworks, batch: int, quick: bool) -
     headers = [read_header(each) for each in looked_at]
     sizes = sorted({header.size for header in headers})
     size = None if len(sizes) == 1 else _median([header.size for header in headers])
-    # 16 bits beside 8: as Keras reads them, if nobody says otherwise.
-    as_bytes = "uint8" if len({header.dtype for header in headers}) > 1 or any(header.is_reduced for header in headers) else None
-    chosen = Images(looked_at, size=size, dtype=as_bytes, labels=None, skip_broken=True)
+    dtype = _common_dtype(headers)
+    chosen = Images(looked_at, size=size, dtype=dtype, labels=None, skip_broken=True)
     shape = chosen.specs["image"].sample_shape
-    count, dtype = len(listed.paths), chosen.specs["image"].dtype
-    nbytes = count * math.prod(shape) * dtype.itemsize
-    task = Task("images", "folder", path, count, shape, dtype.name, batch=batch)
+    count, decoded = len(listed.paths), chosen.specs["image"].dtype
+    nbytes = count * math.prod(shape) * decoded.itemsize
+    task = Task("images", "folder", path, count, shape, decoded.name, batch=batch)
     available = memory_available()
     seconds = None if quick else _decoding_seconds(chosen) * count
     saved = None if seconds is None else max(0.0, seconds - nbytes / copy_speed())
@@ -49,9 +50,9 @@ def examine_images(path: str, frameworks: Frameworks, batch: int, quick: bool) -
     sized = _words(sizes[0]) if size is None else f"of sizes from {_words(sizes[0])} to {_words(sizes[-1])}"
     return Diagnosis(
         path=path,
-        what=f"{path}: {count} images{classes}, {sized}; decoded {shape} {dtype}, {format_bytes(nbytes)}; in batches of {batch}",
+        what=f"{path}: {count} images{classes}, {sized}; decoded {shape} {decoded}, {format_bytes(nbytes)}; in batches of {batch}",
         read="file by file, each decoded again in every epoch, by Keras or in your own code; mmapstore ingests them first",
-        findings=(_ingest(path, listed, size, as_bytes, nbytes, seconds, saved),),
+        findings=(_ingest(path, listed, size, dtype, nbytes, seconds, saved),),
         routes=tuple(predicted(dict.fromkeys(strategies.serving(task), task), available)),
         memory=None,
         how="",
@@ -91,6 +92,13 @@ def _ingest(
         saved,
         nbytes,
     )
+
+
+def _common_dtype(headers: Sequence[ImageHeader]) -> str | None:
+    """What files of 8 and of 16 bits are brought to, as Keras reads them; None where nothing needs to be said, or would help."""
+    stored = {header.dtype for header in headers}
+    differ = len(stored) > 1 or any(header.is_reduced for header in headers)
+    return "uint8" if differ and stored <= FULL_SCALE.keys() else None
 
 
 def _free(path: str, fields: bool) -> str:

@@ -36,9 +36,12 @@ class Opened:
         self.pid = os.getpid()
 
     def __del__(self) -> None:
-        if getattr(self, "pid", None) not in (None, os.getpid()):
-            # Closing what a fork inherited would unlock the file under the parent, so it stays open in the child.
-            _inherited.append((self.file, self.dataset))
+        try:
+            if getattr(self, "pid", None) not in (None, os.getpid()):
+                # Closing what a fork inherited would unlock the file under the parent, so it stays open in the child.
+                _inherited.append((self.file, self.dataset))
+        except AttributeError:  # when the interpreter ends globals are gone
+            pass
 
 
 _inherited: list[Any] = []

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mmapstore.bench import command, strategies
-from mmapstore.bench.contract import NOT_RUN, Task
-from mmapstore.bench.plan import FRAMEWORK, RATES, START_SECONDS, TimeLeft, delivered, plan_rows, seconds_of, to_write
+from mmapstore.bench.contract import NOT_RUN, Task, delivered
+from mmapstore.bench.plan import FRAMEWORK, RATES, START_SECONDS, TimeLeft, plan_rows, seconds_of, to_write
 from mmapstore.bench.selection import chosen_forms, chosen_kinds, chosen_strategies
 from mmapstore.bench.workload import workload
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
@@ -57,7 +57,9 @@ def test_what_is_missing_is_not_predicted():
 
 def test_seconds_grow_with_epochs_bytes_and_the_slowness_of_the_way():
     assert seconds_of("fit_memmap", TASK, 0) == START_SECONDS
-    assert seconds_of("fit_memmap", TASK, 4) - seconds_of("fit_memmap", TASK, 2) == pytest.approx(2 * delivered(TASK) / 1e9)
+    assert seconds_of("fit_memmap", TASK, 4) - seconds_of("fit_memmap", TASK, 2) == pytest.approx(
+        2 * delivered(TASK.kind, TASK.nbytes, TASK.pairs) / 1e9
+    )
     assert seconds_of("from_generator", TASK, 1) > seconds_of("fit_memmap", TASK, 1)
     assert seconds_of("fit_memmap", TASK, 1, cold=True) > seconds_of("fit_memmap", TASK, 1)
     assert set(RATES) < set(strategies.names())

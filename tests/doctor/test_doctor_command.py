@@ -18,6 +18,7 @@ from mmapstore.cli import main
 from mmapstore.doctor import examination, frameworks
 from mmapstore.doctor.examination import examine
 from mmapstore.doctor.frameworks import installed
+from mmapstore.plain.errors import InvalidValueError
 
 
 @pytest.fixture
@@ -189,6 +190,9 @@ def test_images_of_8_and_of_16_bits_in_one_folder(tmp_path: Path, capsys: pytest
     assert "uint8" in found.what and "16 bits" in finding.gain
     words = shlex.split(finding.mend)[1:]
     assert words[-2:] == ["--dtype", "uint8"] and main(words) == 0, capsys.readouterr().err
+    image.fromarray(np.zeros((16, 24), np.float32)).save(folder / "measured.tif")
+    with pytest.raises(InvalidValueError, match="Ingest them apart"):
+        examine(str(folder), quick=True)
 
 
 # --- what is installed --------------------------------------------------------------------------------------------------

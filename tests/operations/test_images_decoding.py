@@ -318,7 +318,7 @@ def test_white_stays_white_between_8_and_16_bits():
         (None, ((0, 0), 1), ["uint8"], InvalidValueError, "does not fit images of 3 channels"),
         (None, (float("nan"), 1), ["uint8"], InvalidValueError, "does not fit"),
         (None, None, ["uint8", "uint16"], InvalidValueError, "0.png holds uint8 values and 1.png uint16"),
-        ("float32", None, ["uint8", "uint16"], InvalidValueError, "Say dtype='uint8' .* or 'uint16'"),
+        ("float32", None, ["uint8", "uint16"], InvalidValueError, r"Say dtype='uint8' \(--dtype uint8\) or 'uint16'"),
         ("float32", "each", ["uint8", "float32"], InvalidValueError, "Ingest them apart"),
         ("float16", None, ["uint16"], InvalidValueError, "which float16 cannot hold"),
         ("float32", "unit", ["float32"], InvalidValueError, "nothing says what is white"),
