@@ -16,6 +16,7 @@ import numpy as np
 
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import DamagedFileError
+from .hdf5_chunk_list import ChunkList, unlisted_base
 
 _MOST_CHUNKS = 1 << 26  # 1 GiB of index
 _ALWAYS_INDEXED = 1 << 20
@@ -64,11 +65,7 @@ def chunk_index(dataset: Any, path: str, name: str) -> tuple[ChunkIndex | None, 
             filling.take(batch)
             batch.clear()
 
-    if hasattr(dataset.id, "chunk_iter"):
-        dataset.id.chunk_iter(note)
-    else:  # HDF5 before 1.12.3: quadratic, but right
-        for number in range(stored):
-            note(dataset.id.get_chunk_info(number))
+    filling.listed.walk(note)
     if batch:
         filling.take(batch)
     return filling.finished(), ""
@@ -79,7 +76,9 @@ class _Filling:
 
     def __init__(self, dataset: Any, grid: ChunkGrid, path: str, name: str) -> None:
         self._name = name
-        self._file_nbytes = os.path.getsize(path)
+        self.listed = ChunkList(dataset)
+        self._base = unlisted_base(dataset)
+        self._nbytes_behind = max(0, os.path.getsize(path) - self._base)
         self._chunk_nbytes = math.prod(grid.chunk) * dataset.id.get_type().get_size()
         self._all_skipped = (1 << dataset.id.get_create_plist().get_nfilters()) - 1
         # Positions are unsigned, and with signed numbers beside them NumPy would turn to floating point.
@@ -99,17 +98,19 @@ class _Filling:
         offset = np.fromiter((_NOWHERE if at is None else at for at in offsets), np.uint64, count)
         size = np.fromiter(sizes, np.uint64, count)
         place, rest = np.divmod(position, self._chunk)
-        file_nbytes = np.uint64(self._file_nbytes)
+        place = self.listed.true_places(place)
+        file_nbytes = np.uint64(self._nbytes_behind)
         misplaced = rest.any(axis=1) | (place >= self._counts).any(axis=1)
         outside = (size == 0) | (offset > file_nbytes) | (size > file_nbytes - np.minimum(offset, file_nbytes))
         wrong_size = (mask == self._all_skipped) & (size != self._chunk_nbytes)
         bad = np.flatnonzero(misplaced | outside | wrong_size)
         if len(bad):
-            raise self._damaged(batch[bad[0]], wrong_size[bad[0]])
+            at = tuple((place[bad[0]] * self._chunk + rest[bad[0]]).tolist())
+            raise self._damaged(at, batch[bad[0]], wrong_size[bad[0]])
         if size.max() > np.iinfo(self._sizes.dtype).max:
             self._sizes = self._sizes.astype(np.uint64)
         numbers = (place * self._strides).sum(axis=1, dtype=np.uint64).astype(np.int64)
-        self._offsets[numbers], self._sizes[numbers], self._masks[numbers] = offset, size, mask
+        self._offsets[numbers], self._sizes[numbers], self._masks[numbers] = offset + np.uint64(self._base), size, mask
         self._noted += count
 
     def finished(self) -> ChunkIndex:
@@ -121,10 +122,10 @@ class _Filling:
             )
         return ChunkIndex(self._offsets, self._sizes, self._masks)
 
-    def _damaged(self, chunk: Any, is_plain: bool) -> DamagedFileError:
+    def _damaged(self, at: tuple[int, ...], chunk: Any, is_plain: bool) -> DamagedFileError:
         expected = f"{self._chunk_nbytes} bytes, the last chunk included," if is_plain else "a chunk of the dataset"
         return DamagedFileError(
-            f"{self._name}: the chunk at {tuple(chunk.chunk_offset)} is said to be {chunk.size} bytes at offset "
-            f"{chunk.byte_offset}; expected {expected} within a file of {self._file_nbytes} bytes. The file is truncated or "
-            "damaged; copy or write it again."
+            f"{self._name}: the chunk at {at} is said to be {chunk.size} bytes at offset {chunk.byte_offset}; expected "
+            f"{expected} within a file of {self._base + self._nbytes_behind} bytes. The file is truncated or damaged; copy or "
+            "write it again."
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..plain.errors import DamagedFileError
+from .hdf5_chunk_list import ChunkList
 
 _SZIP, _NBIT, _SCALE_OFFSET = 4, 5, 6
 _ATOMIC, _COMPOUND, _NOT_PACKED = 1, 3, 4  # kinds of elements, as the filter nbit numbers them
@@ -40,14 +41,11 @@ def _check_packed_bytes(dataset: Any, name: str, least: int, skipped: int) -> No
     def look(chunk: Any) -> Any:
         return chunk if chunk.size < least and not chunk.filter_mask & skipped else None  # anything but None ends the walk
 
-    if hasattr(dataset.id, "chunk_iter"):
-        found = dataset.id.chunk_iter(look)
-    else:
-        chunks = map(dataset.id.get_chunk_info, range(dataset.id.get_num_chunks()))
-        found = next((chunk for chunk in chunks if look(chunk) is not None), None)
+    listed = ChunkList(dataset)
+    found = listed.walk(look)
     if found is not None:
         raise DamagedFileError(
-            f"{name}: the chunk at {tuple(found.chunk_offset)} has {found.size} stored bytes; packed as the filter nbit is set, it "
+            f"{name}: the chunk at {listed.true_offset(found)} has {found.size} stored bytes; packed as the filter nbit is set, it "
             f"has at least {least}. The file is damaged; copy or write it again."
         )
 

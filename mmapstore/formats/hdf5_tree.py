@@ -17,6 +17,7 @@ from ..plain.errors import DamagedFileError, InvalidValueError, MissingPackageEr
 from ..plain.memory_budget import format_bytes
 from .contract import Array
 from .hdf5_attributes import attribute_as_json, attribute_names, is_flat
+from .hdf5_chunk_list import ChunkList
 from .hdf5_elements import Reading, leaves_of, plain_values
 from .hdf5_file import open_array
 from .hdf5_layout import check_stored_bytes, filters_of, is_allocated
@@ -308,9 +309,11 @@ class Hdf5Tree:
 
     def _chunk_bytes(self, item: Any, path: str) -> Values:
         """All stored chunks, one after the other, without decoding them."""
-        found = [item.id.get_chunk_info(index) for index in range(item.id.get_num_chunks())]
-        found.sort(key=lambda chunk: tuple(chunk.chunk_offset))
-        ends = np.cumsum([0, *(chunk.size for chunk in found)], dtype=np.int64)
+        found: list[tuple[tuple[int, ...], int]] = []
+        listed = ChunkList(item)
+        listed.walk(lambda chunk: found.append((listed.true_offset(chunk), chunk.size)))
+        found.sort()
+        ends = np.cumsum([0, *(nbytes for _, nbytes in found)], dtype=np.int64)
 
         def read(box: Box) -> Array:
             start, stop = box[0].start, box[0].stop
@@ -318,8 +321,8 @@ class Hdf5Tree:
             at = int(np.searchsorted(ends, start, "right")) - 1
             while at < len(found) and ends[at] < stop:
                 low = int(ends[at])
-                data = np.frombuffer(self.item(path).id.read_direct_chunk(found[at].chunk_offset)[1], np.uint8)
-                if len(data) != found[at].size:
+                data = np.frombuffer(self.item(path).id.read_direct_chunk(found[at][0])[1], np.uint8)
+                if len(data) != found[at][1]:
                     raise DamagedFileError(f"{name_of(self.path, path)}: a chunk changed while it was read. Convert again.")
                 lower, upper = max(low, start), min(low + len(data), stop)
                 out[lower - start : upper - start] = data[lower - low : upper - low]
@@ -327,7 +330,7 @@ class Hdf5Tree:
             return out
 
         common = self._common(item, path)
-        largest = max((chunk.size for chunk in found), default=0)
+        largest = max((nbytes for _, nbytes in found), default=0)
         return replace(
             common,
             shape=(int(ends[-1]),),
