@@ -22,6 +22,7 @@ from .hdf5_elements import Reading, leaves_of, plain_values
 from .hdf5_file import open_array
 from .hdf5_layout import check_stored_bytes, filters_of, is_allocated
 from .hdf5_library import explaining_read_errors, filter_plugins, library, open_to_read
+from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage
 from .hdf5_paths import find, name_of, no_such_key
 from .tree_contract import ALIAS, ARRAY, EXTERNAL_LINK, GROUP, NAMED_TYPE, SOFT_LINK, UNKNOWN_LINK, Attribute, Node, Values
@@ -79,12 +80,24 @@ class Hdf5Tree:
             self.file.close()
             raise
         self.root = root
-        self._paths: dict[_Place, str] = {}
+        self._chosen: dict[_Place, str] = {}
         self._forgotten: set[str] = set()
         self._current: tuple[str, Any] = ("/", root)
-        for node in self.walk():  # so that references have paths to lead to
-            if node.kind in (GROUP, ARRAY, NAMED_TYPE) and not node.damage:
-                self._paths.setdefault(_place(self._current[1]), node.path)
+        self._paths = self._places()  # so that references have paths to lead to
+
+    def _places(self) -> dict[_Place, str]:
+        objects = (node for node in self.walk() if node.kind in (GROUP, ARRAY, NAMED_TYPE) and not node.damage)
+        return {_place(self._current[1]): node.path for node in objects}
+
+    def prefer_names_referred_to(self) -> None:
+        """See `tree_contract.ChoosesNames`."""
+        places, preferred = {path: place for place, path in self._paths.items()}, names_referred_to(self)
+        self._chosen = {places[path]: name for path, name in preferred.items() if path in places}
+        found = self._places()
+        if len(found) < len(self._paths):  # a name that leads through the object itself
+            self._chosen = {}
+            return
+        self._paths = found
 
     def close(self) -> None:
         self._current = ("/", None)
@@ -99,6 +112,7 @@ class Hdf5Tree:
         self._current = ("/", self.root)
         yield self._described("/", GROUP, self.root)
         pending: list[tuple[str, Any, Iterator[bytes]]] = [("", self.root, self._names("/", self.root))]
+        reached, early = {"/"}, []
         while pending:
             prefix, group, names = pending[-1]
             raw = next(names, None)
@@ -107,10 +121,17 @@ class Hdf5Tree:
                 continue
             path = f"{prefix}/{raw.decode('utf-8', 'surrogateescape')}"
             node, item = self._met(path, group, raw, seen)
+            if node.kind == ALIAS and node.target not in reached:
+                early.append(node)
+                continue
+            reached.add(path)
             self._current = (path, item)
             yield node
             if node.kind == GROUP and not node.damage:
                 pending.append((path, item, self._names(path, item)))
+        for node in early:  # a name comes behind the object that it is another name of
+            self._current = (node.path, None)
+            yield node
 
     def _names(self, path: str, group: Any) -> Iterator[bytes]:
         with explaining_read_errors(name_of(self.path, path)):
@@ -132,7 +153,8 @@ class Hdf5Tree:
             elif kind != h5py.h5l.TYPE_HARD:
                 return Node(path, UNKNOWN_LINK, damage="it is a link of a kind that only the program that made it knows"), None
             item = group[raw]
-            first = seen.setdefault(_place(item), path)
+            place = _place(item)
+            first = seen.setdefault(place, self._chosen.get(place, path))
             if first != path:
                 return Node(path, ALIAS, first), None
             is_group, is_array = isinstance(item, h5py.Group), isinstance(item, h5py.Dataset)

@@ -35,6 +35,8 @@ class Hdf5TreeWriter:
     With `like`, the file gets its user block, which a MATLAB file has, and lists the names of its root in the same order.
     """
 
+    has_hard_links = True
+
     def __init__(self, path: str, like: Hdf5Tree | None = None) -> None:
         self.path = path
         self._like = like

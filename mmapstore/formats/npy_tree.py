@@ -42,6 +42,8 @@ def is_npy_tree(path: str | os.PathLike[str]) -> bool:
 class NpyTreeWriter:
     """A directory tree of .npy files, as a `tree_contract.TreeTarget`."""
 
+    has_hard_links = False
+
     def __init__(self, path: str) -> None:
         self.path = path
         self._unsynced: set[str] = set()

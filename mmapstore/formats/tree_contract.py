@@ -129,7 +129,12 @@ class TreeSource(Protocol):
 
 
 class TreeTarget(Protocol):
-    """A container that is being written, under a name of its own until it is whole. Paths begin with "/"."""
+    """A container that is being written, under a name of its own until it is whole. Paths begin with "/".
+
+    `has_hard_links`: an object can have several names there.
+    """
+
+    has_hard_links: bool
 
     def refusal(self, path: str, is_group: bool) -> str:
         """Why nothing can be written under this path: its last name cannot be had there. "" if it can."""
@@ -168,6 +173,15 @@ class TreeTarget(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ChoosesNames(Protocol):
+    """An ability: of an object with several names, the source can give any as its path, and the others as aliases."""
+
+    def prefer_names_referred_to(self) -> None:
+        """From now on each object has the path that most attributes and soft links of the source name."""
+        ...
 
 
 @runtime_checkable

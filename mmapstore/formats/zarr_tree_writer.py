@@ -30,6 +30,8 @@ _MANY_CHUNKS = 64
 class ZarrTreeWriter:
     """A new Zarr 3 store in a directory, as a `tree_contract.TreeTarget`."""
 
+    has_hard_links = False
+
     def __init__(self, path: str) -> None:
         self.path = path
         self._unsynced: list[str] = []

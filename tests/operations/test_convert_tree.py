@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zarr
 from tree_examples import WORDS, write_everything
-from tree_judges import judge
+from tree_judges import judge, load
 
 from mmapstore.operations.convert.tree import convert_all
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, NotFoundError, TargetExistsError
@@ -94,8 +94,12 @@ def test_what_zarr_lacks_is_changed_and_named(everything, tmp_path):
     assert report.exit_code == 1
     store = zarr.open_group(tmp_path / "out.zarr", mode="r")
     assert dict(store["ways"].attrs)["mmapstore_links"] == {
-        "again": "/plain/i1", "dangling": "/nowhere/at/all", "soft": "/stored/gzip", "up": "/ways"
+        "dangling": "/nowhere/at/all", "soft": "/stored/gzip", "up": "/ways"
     }  # fmt: skip
+    assert found["/ways/again"][0] == "changed" and "a copy of /plain/i1" in found["/ways/again"][1]
+    with h5py.File(everything) as file:
+        np.testing.assert_array_equal(store["ways/again"][:], file["ways/again"][:])
+    assert store["ways/again"].attrs["units"] == "m"
     assert store["plain/words"][:].tolist() == WORDS
     assert store["plain/words"].metadata.to_dict()["data_type"] == "string"
     assert store["plain/colours"].attrs["enumeration"] == {"red": 1, "blue": 7}
@@ -250,3 +254,50 @@ def test_chunks_that_fight_the_order_are_read_right(tmp_path):
     report = converted(tmp_path / "a.h5", tmp_path / "out", max_memory="55MB")
     np.testing.assert_array_equal(np.load(tmp_path / "out/x.npy"), values)
     assert "because they fight the order of writing" in outcomes(report)["/x"][1]
+
+
+@pytest.fixture
+def nexus(tmp_path):
+    """Large arrays with several names, of which NeXus and soft links use some."""
+    with h5py.File(tmp_path / "nexus.h5", "w") as file:
+        detector = file.create_group("a_detector")
+        for number, name in enumerate(("raw", "plotted", "linked", "unnamed")):
+            detector[name] = np.full(1 << 18, number, "f8")
+        detector["short"] = np.arange(3)
+        data = file.create_group("entry/data")
+        for name in ("plotted", "unnamed", "short"):
+            data[f"the_{name}"] = detector[name]
+        data["image"] = detector["raw"]
+        data["target"] = detector["linked"]
+        file["latest"] = h5py.SoftLink("entry/data/target")
+        data.attrs["signal"] = "the_plotted"
+        detector["raw"].attrs["target"] = "/entry/data/image"
+        file["z"] = file["entry"]  # of a group: nothing names it
+    return tmp_path / "nexus.h5"
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ""])
+def test_of_several_names_the_one_referred_to_has_the_values(nexus, tmp_path, suffix):
+    report = converted(nexus, tmp_path / f"out{suffix}")
+    found = {row.path: row for row in report.rows}
+    arrays = {row.path for row in report.rows if row.kind == "array"}
+    assert arrays == {
+        "/entry/data/image", "/entry/data/the_plotted", "/entry/data/target", "/a_detector/unnamed", "/a_detector/short"
+    }  # fmt: skip
+    assert "'/entry/data/the_plotted' is noted" in found["/a_detector/plotted"].how
+    short = found["/entry/data/the_short"]
+    assert (short.kind, short.outcome, short.nbytes) == ("alias", "changed", 24) and short.sha256
+    assert "a copy of /a_detector/short" in short.how
+    assert report.exit_code == 0 and len(report.rows) == len(found)
+    for number, name in enumerate(("image", "the_plotted", "target")):
+        assert (load(tmp_path / f"out{suffix}", f"entry/data/{name}") == number).all()
+    assert load(tmp_path / f"out{suffix}", "entry/data/the_short").tolist() == [0, 1, 2]
+
+
+def test_a_name_that_leads_through_the_object_itself_is_not_preferred(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a/x"] = [1]
+        file["a/again"] = file["a"]
+        file["a"].attrs["default"] = "again"
+    report = converted(tmp_path / "a.h5", tmp_path / "out.zarr")
+    assert {row.path: row.kind for row in report.rows} == {"/": "group", "/a": "group", "/a/again": "alias", "/a/x": "array"}

@@ -207,9 +207,7 @@ class _Conversion:
             self.way = way(source, target, self._limit)
             for node in source.walk():
                 if node.path in journal.done:
-                    done = journal.done[node.path]
-                    if done.rows[0].is_lost:
-                        self.way.forget(node.path)
+                    self.way.note(journal.done[node.path])
                     continue
                 done = self.way.convert(node)
                 for row in done.rows:
@@ -231,7 +229,7 @@ class _Conversion:
             done = self._journal.done[node.path]
             if done.rows[0].is_lost and not done.checks:
                 continue
-            different = self.way.differences(done, written)
+            different = self.way.differences(node, done, written)
             if different:
                 raise DamagedFileError(
                     f"{self._journal.partial}: {different}. Either the disk or the memory of this machine is at fault, or "

@@ -35,25 +35,30 @@ from .tree_report import CHANGED, COPIED, FAILED, REFUSED, TreeRow, joined
 from .tree_values import copy_values, digest_of, joint_digest, plan_blocks
 
 REFUSALS = (UnsafeFileError, MissingPackageError, InvalidTypeError, InvalidValueError, MemoryBudgetError)
+_MOST_COPIED_NBYTES = 1 << 20  # of a further name of an array
 _ROOT_ARRAY = "/data"  # what the array at the root of a Zarr store is called where a root cannot be an array
 
 
 class Way(Protocol):
     """One way from a source to a target."""
 
-    def forget(self, path: str) -> None:
-        """The object was not written, in a run before this."""
-        ...
-
     def convert(self, node: Node) -> Done:
         """One object or link. Raises WriteError; what is wrong with the source is a row."""
+        ...
+
+    def note(self, done: Done) -> None:
+        """Take into account what became of an object in a run before this."""
         ...
 
     def finish(self, done: dict[str, Done]) -> Iterator[Done]:
         """What can be done only when all objects are there, given by path. Gives those whose rows change."""
         ...
 
-    def differences(self, done: Done, written: Any) -> str:
+    def expected_attributes(self, node: Node) -> dict[str, Any]:
+        """The attributes that the target is to read back for an object, as JSON."""
+        ...
+
+    def differences(self, node: Node, done: Done, written: Any) -> str:
         """How what the target reads back differs from what was read; "" if it does not."""
         ...
 
@@ -68,23 +73,44 @@ def row_of_values(path: str, kind: str, nbytes: int, digest: str, changed: str) 
 
 
 class Common:
-    """What all ways do alike: links, names that cannot be had, objects without a way."""
+    """What all ways do alike: links, names that cannot be had, objects without a way.
 
-    def __init__(self, source: TreeSource, target: TreeTarget, max_memory: int) -> None:
+    `dry`: tell what becomes of each object, and move no values; for `verify`, which compares them with those of a target.
+    """
+
+    def __init__(self, source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False) -> None:
         self.source = source
         self.target = target
         self.max_memory = max_memory
+        self.dry = dry
         self._lost: set[str] = set()
+        self._array_nbytes: dict[str, int] = {}
 
-    def forget(self, path: str) -> None:
-        """This object was not written: what lies in it, or is another name of it, cannot be either."""
-        self._lost.add(path)
+    def convert(self, node: Node) -> Done:
+        done = self.refused(node) or self._converted(node)
+        self.note(done)
+        return done
+
+    def _converted(self, node: Node) -> Done:
+        raise NotImplementedError
+
+    def note(self, done: Done) -> None:
+        if done.rows[0].is_lost:  # what lies in it, or is another name of it, cannot be written either
+            self._lost.add(done.path)
+        elif done.rows[0].kind == ARRAY:
+            self._array_nbytes[done.path] = sum(row.nbytes for row in done.rows)
+
+    def digest(self, parts: list[Values], name: str) -> str:
+        """One digest of all parts that can be had."""
+        if self.dry:
+            return ""
+        found = [(part.member, digest_of(part, plan_blocks(part, self.max_memory, name))) for part in parts if not part.refused]
+        return joint_digest(found)
 
     def refused(self, node: Node) -> Done | None:
         """A row for what cannot come into the target, None if it can."""
         parent = node.path.rsplit("/", 1)[0]
         if parent in self._lost:
-            self._lost.add(node.path)
             return self._row(node, REFUSED, f"its group {parent} was not written")
         if node.damage:
             return self._row(node, REFUSED if node.kind in LINKS else FAILED, node.damage)
@@ -108,7 +134,6 @@ class Common:
         return None
 
     def _row(self, node: Node, outcome: str, how: str) -> Done:
-        self._lost.add(node.path)
         return Done(node.path, (TreeRow(node.path, node.kind, outcome, how),))
 
     def place(self, node: Node) -> str:
@@ -119,6 +144,11 @@ class Common:
         return Done(node.path, (TreeRow(node.path, node.kind, CHANGED if how else COPIED, how),))
 
 
+def _origin(node: Node) -> str:
+    """Where the source has the values and attributes."""
+    return node.target if node.kind == ALIAS else node.path
+
+
 def parent_in(lost: set[str], path: str) -> bool:
     return any(path.startswith(f"{each}/") for each in lost)
 
@@ -126,11 +156,8 @@ def parent_in(lost: set[str], path: str) -> bool:
 class ByValues(Common):
     """Any tree into any target: attributes as JSON, arrays as plain values."""
 
-    def convert(self, node: Node) -> Done:
-        done = self.refused(node)
-        if done is not None:
-            return done
-        if node.kind in LINKS:
+    def _converted(self, node: Node) -> Done:
+        if node.kind in LINKS and not self._is_copied(node):
             return self.link(node)
         try:
             carried, rows = self._attributes(node)
@@ -143,13 +170,17 @@ class ByValues(Common):
                 return Done(node.path, (TreeRow(node.path, node.kind, COPIED), *rows))
             return self._array(node, carried, rows)
         except (*REFUSALS, DamagedFileError) as error:
-            self.forget(node.path)
             self.target.remove(self.place(node))
             return Done(node.path, (row_of_error(node, error),))
 
+    def _is_copied(self, node: Node) -> bool:
+        """True for a further name of a small array, where an object has one name: readers find the values under each."""
+        is_small = self._array_nbytes.get(node.target, _MOST_COPIED_NBYTES + 1) <= _MOST_COPIED_NBYTES
+        return node.kind == ALIAS and is_small and not self.target.has_hard_links
+
     def _attributes(self, node: Node) -> tuple[dict[str, Any], list[TreeRow]]:
         carried, rows = {}, []
-        for attribute in self.source.attributes(node.path):
+        for attribute in self.source.attributes(_origin(node)):
             given = attribute if attribute.refused else self.target.fitted(attribute)
             path = f"{node.path}@{given.name}"
             if given.refused:
@@ -161,15 +192,15 @@ class ByValues(Common):
         return carried, rows
 
     def _array(self, node: Node, carried: dict[str, Any], rows: list[TreeRow]) -> Done:
-        place, parts = self.place(node), self.source.values(node.path)
+        place, parts = self.place(node), self.source.values(_origin(node))
         renamed = f"named {place}" if place != node.path else ""
+        if node.kind == ALIAS:
+            renamed = f"a copy of {node.target}, the same array in the source: an object has one name there"
         if not parts:
             how = joined([renamed, self.target.add_empty(place, carried)])
             return Done(node.path, (TreeRow(node.path, node.kind, CHANGED if how else COPIED, how), *rows))
         if len(parts) == 1 and not parts[0].member:
             row, check = self._part(node, parts[0], place, carried, renamed)
-            if row.is_lost:
-                self.forget(node.path)
             return Done(node.path, (row, *(rows if check else ())), check)
         if why := self.target.refusal(place, True):
             return self._row(node, REFUSED, why)
@@ -208,16 +239,16 @@ class ByValues(Common):
             why = "another member has its name there already"
         if why:
             return TreeRow(path, node.kind, REFUSED, why), ()
-        plan = plan_blocks(values, self.max_memory, path)
+        plan = None if self.dry else plan_blocks(values, self.max_memory, path)
         notes = {name: note for name, note in values.notes if name not in carried}
         new = self.target.add_array(place, values, {**carried, **notes})
         try:
-            digest = copy_values(values, new, plan)
+            digest = copy_values(values, new, plan) if plan else ""
         finally:
             new.close()
         again = (
             f"each chunk decoded {plan.decoded} times, because they fight the order of writing: more max_memory reads them once"
-            if plan.decoded > 1
+            if plan and plan.decoded > 1
             else ""
         )
         changed = joined([renamed, *values.changed, *new.changed])
@@ -233,18 +264,20 @@ class ByValues(Common):
                         self.target.attach_scales(self.place(node), scales)
         return iter(())
 
-    def differences(self, done: Done, written: Any) -> str:
-        kind = done.rows[0].kind
-        if kind in (GROUP, ARRAY) and not done.rows[0].is_lost:
-            node = Node(done.path, kind)
+    def expected_attributes(self, node: Node) -> dict[str, Any]:
+        carried = self._attributes(node)[0]
+        if isinstance(self.target, AttachesScales):
+            carried.pop("REFERENCE_LIST", None)  # in the order in which they were attached
+        return carried
+
+    def differences(self, node: Node, done: Done, written: Any) -> str:
+        if (node.kind in (GROUP, ARRAY) or done.checks) and not done.rows[0].is_lost:
             found_there = {attribute.name: attribute.value for attribute in written.attributes(self.place(node))}
-            for name, value in self._attributes(node)[0].items():
-                if name == "REFERENCE_LIST" and isinstance(self.target, AttachesScales):
-                    continue  # in the order in which they were attached
+            for name, value in self.expected_attributes(node).items():
                 if name not in found_there or json.dumps(found_there[name]) != json.dumps(value):
                     return f"the attribute {name!r} of {done.path} reads back as {found_there.get(name)!r}, expected {value!r}"
         for place, digest in done.checks:
-            found = digest_of_all(written.values(place), self.max_memory, place)
+            found = self.digest(written.values(place), place)
             if found != digest:
                 return f"{place} reads back as {found}, expected {digest}"
         return ""
@@ -255,8 +288,3 @@ def _steps(first: str, last: str) -> Iterator[str]:
     rest = last[len(first) :].strip("/").split("/") if last != first else []
     for depth in range(1, len(rest) + 1):
         yield inside(first, "/".join(rest[:depth]))
-
-
-def digest_of_all(parts: list[Values], max_memory: int, name: str) -> str:
-    found = [(part.member, digest_of(part, plan_blocks(part, max_memory, name))) for part in parts if not part.refused]
-    return joint_digest(found)

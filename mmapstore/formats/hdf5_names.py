@@ -1,0 +1,63 @@
+"""Which of an HDF5 object's names the attributes and soft links of its file use."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from ..plain.errors import MmapstoreError
+from .tree_contract import ALIAS, GROUP, SOFT_LINK, TreeSource
+
+
+def names_referred_to(tree: TreeSource) -> dict[str, str]:
+    """{path that `walk` gives an object: another name of it, which is referred to more often}, for objects with several names.
+
+    Counted are soft links, and words in text attributes that name an object: by its whole path as NeXus's `target` does, or from
+    the group that has the attribute, or the array, as NeXus's `default`, `signal` and `axes`, and CF's `coordinates`.
+    """
+    names: dict[str, list[str]] = {}
+    for node in tree.walk():
+        if node.kind == ALIAS:
+            names.setdefault(node.target, [node.target]).append(node.path)
+    if not names:
+        return {}
+    wanted = {name for each in names.values() for name in each}
+    counts: Counter[str] = Counter()
+    for path in _paths_in(tree):
+        while path != "/":  # a path into a group refers to the group as well
+            if path in wanted:
+                counts[path] += 1
+            path = posixpath.dirname(path)
+    best = {first: max(each, key=lambda name: counts[name]) for first, each in names.items()}
+    return {first: name for first, name in best.items() if name != first}
+
+
+def _paths_in(tree: TreeSource) -> Iterator[str]:
+    for node in tree.walk():
+        base = node.path if node.kind == GROUP else posixpath.dirname(node.path)
+        if node.kind == SOFT_LINK:
+            yield _joined(base, node.target)
+        if not node.attributes:
+            continue
+        try:
+            attributes = tree.attributes(node.path)
+        except MmapstoreError:
+            continue
+        for attribute in attributes:
+            for text in _texts(attribute.value):
+                for word in {text, *text.replace(":", " ").replace(",", " ").split()}:
+                    yield _joined(base, word)
+
+
+def _joined(base: str, path: str) -> str:
+    return "/" + posixpath.normpath(posixpath.join(base, path)).lstrip("/")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and value:
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
