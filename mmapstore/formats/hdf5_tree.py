@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..plain.chunk_grid import Box
-from ..plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, UnsafeFileError
-from ..plain.memory_budget import format_bytes
+from ..plain.errors import DamagedFileError, InvalidValueError, MissingPackageError
 from .contract import Array
 from .hdf5_attributes import attribute_as_json, attribute_names, is_flat
 from .hdf5_chunk_list import ChunkList
@@ -25,12 +24,22 @@ from .hdf5_library import explaining_read_errors, filter_plugins, library, open_
 from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage
 from .hdf5_paths import find, name_of, no_such_key
-from .tree_contract import ALIAS, ARRAY, EXTERNAL_LINK, GROUP, NAMED_TYPE, SOFT_LINK, UNKNOWN_LINK, Attribute, Node, Values
+from .tree_contract import (
+    ALIAS,
+    ARRAY,
+    EXTERNAL_LINK,
+    GROUP,
+    NAMED_TYPE,
+    SOFT_LINK,
+    UNKNOWN_LINK,
+    Attribute,
+    Node,
+    Values,
+    refuse_unstored,
+)
 
 _Place = tuple[Any, int]
 """(number of the file, address in it): the same for all names of one object."""
-_MOST_UNSTORED_NBYTES = 4 << 30
-_MOST_TIMES_STORED = 1000
 _WALK_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 
@@ -297,11 +306,7 @@ class Hdf5Tree:
         if item.chunks is not None:
             chunk_nbytes = math.prod(item.chunks) * item.id.get_type().get_size()
             stored = item.id.get_num_chunks() * chunk_nbytes if item.id.get_storage_size() else 0
-        if declared - stored > _MOST_UNSTORED_NBYTES and declared > _MOST_TIMES_STORED * stored:
-            raise UnsafeFileError(
-                f"{name} declares {format_bytes(declared)} of {tuple(item.shape)}, of which {format_bytes(stored)} were ever "
-                f"stored; expected at least a {_MOST_TIMES_STORED}th. If it is meant to be so, convert the part that holds values."
-            )
+        refuse_unstored(name, tuple(item.shape), declared, stored)
 
     def _element_bytes(self, item: Any, path: str) -> Values:
         size = item.id.get_type().get_size()

@@ -21,13 +21,16 @@ from ..files.durable_writes import allocate, explaining_write_errors, sync_data,
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, NotFoundError, UnsafeFileError
 from .contract import Array
-from .npy_file import open_array
+from .npy_file import header_of, list_arrays, open_array
+from .numpy_elements import plain_values
 from .tree_contract import ALIAS, ARRAY, EMPTY, GROUP, LINKS, SOFT_LINK, Attribute, Node, Values, as_json
 from .tree_names import place_below, why_no_file
 
+NPY_TREE_SUFFIX = ".npy-tree"
 TREE_FILE = "tree.jsonl"
 _VERSION = 1
 _ENDING = ".npy"
+_PLAIN_KINDS = "biufcS"
 
 
 def is_npy_tree(path: str | os.PathLike[str]) -> bool:
@@ -252,26 +255,29 @@ class NpyTree:
             raise UnsafeFileError(
                 f"{file} is a link that leads out of {self.path}. Copy what it leads to into the directory first."
             )
-        try:
-            mapped = np.lib.format.open_memmap(file, mode="r") if _holds_values(file) else np.load(file, allow_pickle=False)
-        except FileNotFoundError as error:
-            raise NotFoundError(f"{file} does not exist, but {TREE_FILE} lists it. Convert again.") from error
-        except (OSError, ValueError) as error:
-            raise DamagedFileError(f"{file} is not a whole .npy file ({error}). Convert again.") from error
         dimensions = line.get("dimensions") or ()
-        array = np.asarray(mapped)
+        array = _mapped(file)
         return [
             Values(
                 member="",
                 shape=array.shape,
                 dtype=array.dtype,
                 read=lambda box: np.array(array[box]),
-                stored=functools.partial(open_array, file) if array.dtype.kind in "biufcS" else None,
+                stored=functools.partial(open_array, file) if array.dtype.kind in _PLAIN_KINDS else None,
                 text="text" in line,
                 fill=_fill_from_json(line.get("fill"), array.dtype),
                 dimensions=tuple(dimensions) if len(dimensions) == array.ndim else (),
             )
         ]
+
+
+def _mapped(file: str) -> Array:
+    try:
+        return np.asarray(np.lib.format.open_memmap(file, mode="r") if _holds_values(file) else np.load(file, allow_pickle=False))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{file} does not exist, but {TREE_FILE} lists it. Convert again.") from error
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(f"{file} is not a whole .npy file ({error}). Copy or convert it again.") from error
 
 
 def _holds_values(file: str) -> bool:
@@ -284,11 +290,14 @@ def _holds_values(file: str) -> bool:
 
 
 class NpyFileTree:
-    """A single .npy file as a tree with an array at its root."""
+    """A single .npy file, of any data type but Python objects, as a tree with an array at its root."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = self.name = os.fspath(path)
-        self._array = open_array(self.path)
+        dtype = np.dtype(list_arrays(self.path)[0].dtype)
+        if dtype.hasobject or dtype.kind in _PLAIN_KINDS:
+            header_of(self.path)  # raises for objects, and where bytes are missing
+        self._array = _mapped(self.path)
 
     def close(self) -> None:
         pass
@@ -300,6 +309,13 @@ class NpyFileTree:
         return []
 
     def values(self, path: str) -> list[Values]:
-        array = self._array.as_array()
-        stored = functools.partial(open_array, self.path) if array.ndim and array.size else None
-        return [Values("", array.shape, array.dtype, read=lambda box: np.array(array[box]), stored=stored)]
+        array = self._array
+        is_plain = array.dtype.kind in _PLAIN_KINDS and array.ndim and array.size
+        whole = Values(
+            member="",
+            shape=array.shape,
+            dtype=array.dtype,
+            read=lambda box: np.array(array[box]),
+            stored=functools.partial(open_array, self.path) if is_plain else None,
+        )
+        return plain_values(whole, self.name)

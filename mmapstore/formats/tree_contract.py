@@ -13,11 +13,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..plain.chunk_grid import Box
+from ..plain.errors import UnsafeFileError
+from ..plain.memory_budget import format_bytes
 from .contract import Array, StoredArray
 
 GROUP, ARRAY, NAMED_TYPE, EMPTY = "group", "array", "named type", "empty"
 SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK = "soft link", "alias", "external link", "unknown link"
 LINKS = (SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK)
+MOST_UNSTORED_NBYTES, MOST_TIMES_STORED = 4 << 30, 1000
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,19 @@ class NewTreeArray(Protocol):
     def write(self, box: Box, block: Array) -> None: ...
 
     def close(self) -> None: ...
+
+
+def refuse_unstored(name: str, shape: tuple[int, ...], declared: int, stored: int) -> None:
+    """Raise UnsafeFileError for an array that would become far more bytes than its file has any of.
+
+    `stored` counts chunks that are there by their decoded bytes, in every format: what was accepted from one format and written
+    to another is accepted again, however well it was compressed.
+    """
+    if declared - stored > MOST_UNSTORED_NBYTES and declared > MOST_TIMES_STORED * stored:
+        raise UnsafeFileError(
+            f"{name} declares {format_bytes(declared)} of {shape}, of which {format_bytes(stored)} were ever stored; expected at "
+            f"least a {MOST_TIMES_STORED}th. If it is meant to be so, convert the part that holds values."
+        )
 
 
 def has_parts(values: list[Values]) -> bool:

@@ -13,11 +13,15 @@ from ..files.descriptors import read_small_text
 from ..plain.errors import DamagedFileError, KeyNotFoundError, NotFoundError, UnsafeFileError
 
 METADATA_FILES = ("zarr.json", ".zarray", ".zgroup")
+_NAMES = frozenset(METADATA_FILES)
 
 
 @dataclass(frozen=True)
 class Node:
-    """An array or group of a store: its directory, format version 2 or 3, and what its metadata file holds."""
+    """An array or group of a store: its directory, format version 2 or 3, and what its metadata file holds.
+
+    A group without a metadata file ("implicit") has none.
+    """
 
     directory: str
     version: int
@@ -59,6 +63,17 @@ def read_node(directory: str) -> Node | None:
     return None
 
 
+def read_node_or_group(directory: str) -> Node | None:
+    """As `read_node`; a directory that has no metadata, but arrays or groups below, is a group too.
+
+    Early drafts of Zarr 3 let writers leave out the metadata of such groups, and some still do.
+    """
+    node = read_node(directory)
+    if node is None and any(not _NAMES.isdisjoint(names) for _, _, names in os.walk(directory)):
+        return Node(directory, 3, False, {})
+    return node
+
+
 def node_at(path: str, key: str) -> Node:
     """The array or group under `key` of the store at `path`; "" is the store itself.
 
@@ -71,7 +86,7 @@ def node_at(path: str, key: str) -> Node:
                 f"{path} is a file; expected the directory of a Zarr store. Unpack it first if it is an archive."
             )
         raise NotFoundError(f"{path} does not exist. Check the path.")
-    node = read_node(directory_inside(path, key))
+    node = (read_node_or_group if key else read_node)(directory_inside(path, key))
     if node is None and key:
         raise KeyNotFoundError(
             f"{path} has nothing under {key!r}. It holds: {listed(path, '') or 'no arrays'}. Give one of these keys."
@@ -118,14 +133,18 @@ def arrays_below(path: str, key: str) -> Iterator[tuple[str, Node | None]]:
         if node is not None and node.is_array:
             yield key, node
             continue
-        try:
-            with os.scandir(directory) as entries:
-                names = sorted((entry.name for entry in entries if entry.is_dir(follow_symlinks=False)), reverse=True)
-        except OSError as error:
-            raise DamagedFileError(f"{directory} cannot be listed: {error.strerror or error}. Check its permissions.") from error
-        for name in names:
-            if any(os.path.isfile(os.path.join(directory, name, file_name)) for file_name in METADATA_FILES):
-                keys.append(f"{key}/{name}" if key else name)
+        keys += [f"{key}/{name}" if key else name for name in reversed(directories_in(directory, links=False))]
+
+
+def directories_in(directory: str, links: bool = True) -> list[str]:
+    """Names of the directories in a directory, in order; `links` are those to directories."""
+    try:
+        with os.scandir(directory) as entries:
+            return sorted(
+                entry.name for entry in entries if entry.is_dir(follow_symlinks=False) or (links and os.path.isdir(entry.path))
+            )
+    except OSError as error:
+        raise DamagedFileError(f"{directory} cannot be listed: {error.strerror or error}. Check its permissions.") from error
 
 
 def listed(path: str, key: str, most: int = 20) -> str:

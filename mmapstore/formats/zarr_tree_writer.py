@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..files.durable_writes import explaining_write_errors, sync_directory, sync_tree, write_text_atomically
+from ..files.durable_writes import explaining_write_errors, remove, sync_directory, sync_tree, write_text_atomically
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError, UnsafeFileError
 from .contract import Array
-from .tree_contract import ARRAY, Attribute, Node, Values, as_json
+from .tree_contract import ARRAY, MOST_TIMES_STORED, MOST_UNSTORED_NBYTES, Attribute, Node, Values, as_json
 from .tree_names import why_no_file
 from .zarr_library import library
 from .zarr_metadata import METADATA_FILES, directory_inside, read_node
@@ -89,34 +89,41 @@ class ZarrTreeWriter:
         origin, target = source.directory(node.path), self._directory(node.path)
         left_out = ""
         with explaining_write_errors(target):
+            if node.kind == ARRAY and any(
+                os.path.islink(os.path.join(folder, name)) for folder, below, names in os.walk(origin) for name in below + names
+            ):
+                raise UnsafeFileError(
+                    f"{origin} holds symbolic links, which are not followed: a store from elsewhere could name any file of "
+                    "yours. Copy what they lead to into the store first."
+                )
+            if node.path == "/":  # a new store begins as a group; a run that goes on finds what was copied
+                remove(os.path.join(target, "zarr.json"))
             if node.kind == ARRAY:
-                if any(
-                    os.path.islink(os.path.join(folder, name)) for folder, below, names in os.walk(origin) for name in below + names
-                ):
-                    raise UnsafeFileError(
-                        f"{origin} holds symbolic links, which are not followed: a store from elsewhere could name any file of "
-                        "yours. Copy what they lead to into the store first."
-                    )
                 shutil.copytree(origin, target, dirs_exist_ok=node.path == "/")
             else:
                 os.makedirs(target, exist_ok=True)
-                if node.path == "/":
-                    os.unlink(os.path.join(target, "zarr.json"))
-                left_out = self._copy_metadata(source, node.path, origin, target)
+                left_out = self._copy_metadata(node.path, origin, target)
         self._unsynced.append(target)
         return left_out
 
-    def _copy_metadata(self, source: ZarrTree, path: str, origin: str, target: str) -> str:
+    def _copy_metadata(self, path: str, origin: str, target: str) -> str:
         stored = read_node(origin)
-        assert stored is not None
+        if stored is None:  # an implicit group
+            around = read_node(os.path.dirname(target))
+            if around is not None and around.version == 2:
+                write_text_atomically(os.path.join(target, ".zgroup"), json.dumps({"zarr_format": 2}))
+            else:
+                self.add_group(path, {})
+            return "a directory without metadata, which has that of a group now"
         if stored.version == 2:
             for name in (".zgroup", ".zattrs"):
                 if os.path.isfile(os.path.join(origin, name)):
                     shutil.copyfile(os.path.join(origin, name), os.path.join(target, name))
-            return ""
-        metadata = dict(stored.metadata)
-        consolidated = metadata.pop("consolidated_metadata", None)
-        write_text_atomically(os.path.join(target, "zarr.json"), json.dumps(metadata, indent=2))
+            consolidated: Any = os.path.isfile(os.path.join(origin, ".zmetadata"))
+        else:
+            metadata = dict(stored.metadata)
+            consolidated = metadata.pop("consolidated_metadata", None)
+            write_text_atomically(os.path.join(target, "zarr.json"), json.dumps(metadata, indent=2))
         return "without its consolidated metadata, which zarr.consolidate_metadata makes anew" if consolidated else ""
 
     def commit(self) -> None:
@@ -188,6 +195,12 @@ class _NewZarrArray:
                     )
             except (ValueError, TypeError) as error:
                 raise InvalidTypeError(f"zarr has no data type for {dtype} here ({error}). Convert it to .h5 or .npy.") from error
+        # zarr leaves out chunks of nothing but fill values. Twice the part that `refuse_unstored` asks for is stored all the same:
+        # a large array that is mostly fill is then accepted again when it is read back.
+        self._whole = self._array.with_config({"write_empty_chunks": True})
+        self._first = 0
+        if math.prod(values.shape) * self._array.dtype.itemsize > MOST_UNSTORED_NBYTES:
+            self._first = -(-2 * values.shape[0] // (MOST_TIMES_STORED * chunks[0])) * chunks[0]
 
     def write(self, box: Box, block: Array) -> None:
         if block.size == 0:
@@ -198,7 +211,8 @@ class _NewZarrArray:
                 texts = np.empty(block.size, object)
                 texts[:] = [element.decode("utf-8") for element in block.reshape(-1).tolist()]
                 block = texts.reshape(block.shape)
-            self._array[box] = block.astype(block.dtype.newbyteorder("="), copy=False)
+            array = self._whole if box and box[0].start < self._first else self._array
+            array[box] = block.astype(block.dtype.newbyteorder("="), copy=False)
 
     def close(self) -> None:
         pass

@@ -221,7 +221,7 @@ def test_an_existing_target_is_kept_or_replaced(everything, tmp_path):
 
 
 def test_wrong_arguments_say_what_is_right(everything, tmp_path):
-    with pytest.raises(InvalidValueError, match=r"names a file of a kind that no tree is written to; expected \.h5"):
+    with pytest.raises(InvalidValueError, match=r"a kind that no tree is written to; expected \.zarr"):
         converted(everything, tmp_path / "out.npy")
     with pytest.raises(InvalidValueError, match="leave '::' and what follows out"):
         converted(everything, f"{tmp_path}/out.h5::/x")

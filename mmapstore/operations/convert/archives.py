@@ -15,7 +15,7 @@ from ...files import durable_writes
 from ...files.durable_writes import explaining_write_errors
 from ...files.exclusive_lock import exclusive_lock
 from ...formats import hdf5_file, npy_file, zarr_store
-from ...formats.npy_tree import is_npy_tree
+from ...formats.npy_tree import NPY_TREE_SUFFIX, is_npy_tree
 from ...formats.registry import PARTIAL
 from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError, WriteError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
@@ -25,7 +25,6 @@ from .tree import ProgressCall, convert_all, fingerprint
 from .tree_report import FAILED, LEFT_OUT, TreeReport, TreeRow
 
 JOURNAL = "mmapstore-conversion.jsonl"
-NPY_TREE_SUFFIX = ".npy-tree"
 TO = (".zarr", ".h5", NPY_TREE_SUFFIX)
 _VERSION = 2
 _HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...files.exclusive_lock import exclusive_lock
+from ...formats.hdf5_file import TREE_SUFFIXES
 from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.hdf5_tree_writer import Hdf5TreeWriter
-from ...formats.npy_tree import NpyFileTree, NpyTree, NpyTreeWriter, is_npy_tree
+from ...formats.npy_tree import NPY_TREE_SUFFIX, NpyFileTree, NpyTree, NpyTreeWriter, is_npy_tree
 from ...formats.registry import identify, split_inside
 from ...formats.zarr_tree import ZarrTree
 from ...formats.zarr_tree_writer import ZarrTreeWriter
@@ -34,8 +35,7 @@ from .tree_report import TreeReport, TreeRow
 from .tree_values import BOOKKEEPING_NBYTES, LEAST_BLOCK_NBYTES
 
 HDF5, ZARR, NPY_TREE = "HDF5", "Zarr", "directory of .npy"
-TARGETS = {".h5": HDF5, ".hdf5": HDF5, ".zarr": ZARR}
-_FILES = (".npy", ".npz", ".nc", ".mat", ".hdf", ".he5", ".csv", ".json", ".pkl", ".tif", ".tiff", ".zip", ".tar", ".gz")
+TARGETS = {**dict.fromkeys(TREE_SUFFIXES, HDF5), ".zarr": ZARR, NPY_TREE_SUFFIX: NPY_TREE, "": NPY_TREE}
 
 ProgressCall = Callable[[TreeRow], Any]
 
@@ -55,8 +55,9 @@ def convert_all(
     Parameters
     ----------
     source : "a.h5", "a.zarr", "a.h5::/group", or a directory that this function wrote
-    out : ends in .h5, .hdf5 or .zarr; without a suffix it becomes a directory of .npy files, a directory for each group, and a
-        file `tree.jsonl` with what these cannot hold
+    out : ends in .zarr, or in .h5 or another name of HDF5 files (.hdf5, .nc, .h5ad, .nwb ...); without a suffix, or with .npy-tree
+        or a "/" behind it, it becomes a directory of .npy files, a directory for each group, and a file `tree.jsonl` with what
+        these cannot hold
     max_memory : bytes of private memory, beside what the libraries take when they are loaded. An array one chunk of which does not
         fit is refused, with the number that would do; the others are converted
     overwrite : replace a target that is there, when the new one is whole and proven
@@ -243,13 +244,15 @@ def _target_of(out: str | os.PathLike[str]) -> tuple[str, str]:
     text = os.fspath(out)
     if "::" in text:
         raise InvalidValueError(f"{text}: a tree is written to a file or directory of its own; leave '::' and what follows out.")
-    text = text.rstrip("/" + os.sep) or text
-    stem, suffix = os.path.splitext(text)
-    if suffix.lower() in _FILES:
+    path = text.rstrip("/" + os.sep) or text
+    suffix = os.path.splitext(path)[1].lower()
+    is_directory = path != text  # "v1.5/" is one, whatever it ends in
+    if suffix not in TARGETS and not is_directory:
         raise InvalidValueError(
-            f"{text!r} names a file of a kind that no tree is written to; expected .h5, .hdf5, .zarr, or a directory: {stem!r}."
+            f"{text!r} ends in {suffix!r}, a kind that no tree is written to; expected .zarr, one of {', '.join(TREE_SUFFIXES)} "
+            f"(HDF5), or no suffix, {NPY_TREE_SUFFIX} or a final '/' (a directory of .npy files)."
         )
-    return text, TARGETS.get(suffix.lower(), NPY_TREE)
+    return path, TARGETS.get(suffix, NPY_TREE)
 
 
 def _require_apart(source: str, target: str) -> None:

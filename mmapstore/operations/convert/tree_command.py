@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="convert all of SRC: groups, arrays, attributes, links; to b.h5, b.zarr, or a directory of .npy files",
+        help="convert all of SRC: groups, arrays, attributes, links; to b.h5, b.zarr, or b or b/, a directory of .npy files",
     )
     parser.add_argument("--to", choices=TO, help="where SRC is a directory of archives: what each of them becomes (default: .zarr)")
     parser.add_argument("--report", metavar="CSV", help="with --all or a directory: write a line for each object to this file")

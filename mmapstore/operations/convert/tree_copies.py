@@ -120,7 +120,7 @@ class ZarrCopies(Common):
         try:
             parts = self.source.values(node.path) if node.kind == ARRAY else []
             digest = self.digest(parts, node.path)
-            lost = [part.refused for part in parts if part.refused]
+            lost = [f"not compared in full: {part.refused}" for part in parts if part.refused]
             how = self.target.copy_node(self.source, node)
         except WriteError:
             raise

@@ -1,0 +1,165 @@
+"""NumPy's data types broken down into plain elements: a structure into its members, text measured, dates as integers.
+
+The counterpart of `hdf5_elements` for formats whose library gives NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..plain.c_order import c_order_boxes
+from ..plain.chunk_grid import Box
+from ..plain.errors import InvalidTypeError
+from .contract import Array
+from .tree_contract import Values
+
+_MEASURED_AT_ONCE, _MEASURED_NBYTES = 1 << 14, 16 << 20
+_OBJECT_NBYTES = 64  # of a Python object and the pointer to it, beside what it holds
+
+
+def plain_values(whole: Values, name: str) -> list[Values]:
+    """The plain arrays that an array of any data type becomes, one for each member of a structure.
+
+    `whole.read` gives elements of `whole.dtype` as they are stored. Text is read once, to measure it.
+
+    >>> pairs = np.array([(1, "ä"), (2, "b")], [("x", "i4"), ("y", "U3")])
+    >>> whole = Values("", pairs.shape, pairs.dtype, lambda box: pairs[box])
+    >>> [(part.member, part.dtype.str, part.read((slice(0, 1),)).tolist()) for part in plain_values(whole, "pairs")]
+    [('x', '<i4', [1]), ('y', '|S2', [b'\\xc3\\xa4'])]
+    """
+    return _parts(whole, _Member(whole.read, len(whole.shape)), name)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """Reads a box of one member of a structure; the axes of array types follow those of the array."""
+
+    read: Callable[[Box], Array]
+    width: int
+    names: tuple[str, ...] = ()
+
+    def __call__(self, box: Box) -> Array:
+        found = self.read(box[: self.width])
+        for name in self.names:
+            found = found[name]
+        behind: Any = (..., *box[self.width :])
+        part: Array = found[behind]
+        return part
+
+
+def _parts(common: Values, read: _Member, name: str) -> list[Values]:
+    dtype = common.dtype
+    if dtype.names is not None:
+        return [
+            part
+            for member in dtype.names
+            for part in _parts(
+                replace(
+                    common,
+                    member=f"{common.member}/{member}".strip("/"),
+                    dtype=dtype[member],
+                    changed=_with(common, "split into its members"),
+                    element_nbytes=common.element_nbytes or dtype.itemsize,
+                    refused=f"its member {member!r} has a name that no array can have" if "/" in member else common.refused,
+                ),
+                replace(read, names=(*read.names, member)),
+                name,
+            )
+        ]
+    if dtype.subdtype is not None:
+        base, dims = dtype.subdtype
+        return _parts(
+            replace(_behind(common, dims), dtype=base, changed=_with(common, "an array type as further axes")), read, name
+        )
+    if common.refused:
+        return [common]
+    if not dtype.itemsize:
+        return [replace(common, refused=f"its elements, of {dtype}, have no bytes")]
+    if dtype.kind in "OTU":
+        return [_texts(common, read, name)]
+    plain = replace(common, fill=None, stored=None)
+    if dtype.kind in "mM":
+        changed, notes = _with(common, f"{dtype} as int64"), (("unit", str(dtype)),)
+        return [replace(plain, dtype=np.dtype(np.int64), read=lambda box: _integers(read(box)), changed=changed, notes=notes)]
+    if dtype.kind == "V":
+        changed = _with(common, "raw bytes as a further axis of uint8")
+        raw = replace(_behind(plain, (dtype.itemsize,)), dtype=np.dtype(np.uint8), changed=changed)
+        return [replace(raw, read=lambda box: _bytes_of(read(box[:-1]), dtype.itemsize)[..., box[-1]])]
+    return [replace(plain, read=read) if common.member or read.width < len(common.shape) else common]
+
+
+def _with(values: Values, words: str) -> tuple[str, ...]:
+    return values.changed if words in values.changed else (*values.changed, words)
+
+
+def _behind(values: Values, dims: tuple[int, ...]) -> Values:
+    """With further axes, each in one chunk."""
+    return replace(
+        values,
+        shape=(*values.shape, *dims),
+        chunks=(*values.chunks, *(max(1, length) for length in dims)) if values.chunks else None,
+        dimensions=(*values.dimensions, *(None for _ in dims)) if values.dimensions else (),
+    )
+
+
+def _integers(dates: Array) -> Array:
+    return dates.astype(dates.dtype.newbyteorder("=")).view(np.int64)
+
+
+def _bytes_of(found: Array, size: int) -> Array:
+    return np.ascontiguousarray(found).reshape(-1).view(np.uint8).reshape(*found.shape, size)
+
+
+def _texts(common: Values, read: Callable[[Box], Array], name: str) -> Values:
+    """Text of any kind as UTF-8 in fixed width, which is measured."""
+    width, is_text, holds_bytes = 1, True, False
+    at_once = max(1, min(_MEASURED_AT_ONCE, _MEASURED_NBYTES // common.dtype.itemsize))
+    for box in c_order_boxes(common.shape, at_once, common.chunks):
+        for element in np.asarray(read(box), object).reshape(-1):
+            encoded = _encoded(element, name)
+            if encoded.endswith(b"\0"):
+                return replace(common, refused="text that ends in NUL has no counterpart: fixed-width text is padded with NUL")
+            width, holds_bytes = max(width, len(encoded)), holds_bytes or isinstance(element, bytes)
+            is_text = is_text and b"\0" not in encoded and _is_utf8(encoded)
+    dtype, is_fixed = np.dtype(f"S{width}"), common.dtype.kind == "U"
+
+    def read_texts(box: Box) -> Array:
+        found = np.asarray(read(box), object)
+        return np.array([_encoded(element, name) for element in found.reshape(-1)], dtype).reshape(found.shape)
+
+    words = "fixed-width Unicode" if is_fixed else "bytes of variable length" if holds_bytes else "" if is_text else "text"
+    return replace(
+        common,
+        dtype=dtype,
+        text=is_text,
+        fill=None,
+        stored=None,
+        read=read_texts,
+        element_nbytes=common.element_nbytes + width + _OBJECT_NBYTES + 4 * is_fixed * width,
+        changed=_with(common, f"{words} as {'UTF-8 text' if is_text else 'bytes of fixed width'}") if words else common.changed,
+    )
+
+
+def _encoded(element: Any, name: str) -> bytes:
+    if isinstance(element, bytes):
+        return element
+    if isinstance(element, str):
+        try:
+            return element.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise InvalidTypeError(f"{name} holds text that UTF-8 cannot ({error.reason}). Write it as bytes.") from error
+    raise InvalidTypeError(
+        f"{name} holds Python objects, such as a {type(element).__name__}; expected text. Write them as arrays of numbers or text."
+    )
+
+
+def _is_utf8(encoded: bytes) -> bool:
+    try:
+        encoded.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
