@@ -11,6 +11,7 @@ import numpy as np
 
 from .contract import Array
 from .hdf5_library import library
+from .hdf5_runs import has_references, holds_runs, in_stored_order, is_flat, refusal, stored_elements
 from .tree_contract import Attribute
 
 PathOf = Callable[[Any], str]
@@ -119,11 +120,11 @@ def attribute_as_json(item: Any, name: str, path_of: PathOf) -> Attribute:
     try:
         stored = library().h5a.open(item.id, _encoded(name))
         is_null = stored.get_space().get_simple_extent_type() == library().h5s.NULL
-        nbytes = 0 if is_null else int(stored.get_storage_size())
+        nbytes = 0 if is_null else math.prod(stored.shape) * stored.get_type().get_size()
         if nbytes > _MOST_NBYTES:
             return Attribute(name, refused=f"it has {nbytes} bytes; at most {_MOST_NBYTES} are carried over as JSON")
         converted = _Converted(path_of)
-        value = converted.json(library().Empty("f4") if is_null else item.attrs[name], None if is_null else stored.dtype)
+        value = converted.json(library().Empty("f4") if is_null else read_attribute(stored)[()], None if is_null else stored.dtype)
         return Attribute(name, value, "; ".join(converted.changed))
     except _Refused as error:
         return Attribute(name, refused=str(error))
@@ -131,60 +132,51 @@ def attribute_as_json(item: Any, name: str, path_of: PathOf) -> Attribute:
         return Attribute(name, refused=f"h5py cannot read it ({error})")
 
 
-def has_references(kind: Any) -> bool:
-    """True where elements of an h5py type are, or hold, object or region references."""
-    h5t = library().h5t
-    if isinstance(kind, h5t.TypeCompoundID):
-        return any(has_references(kind.get_member_type(index)) for index in range(kind.get_nmembers()))
-    if isinstance(kind, (h5t.TypeVlenID, h5t.TypeArrayID)):
-        return has_references(kind.get_super())
-    return isinstance(kind, h5t.TypeReferenceID)
-
-
-def is_flat(kind: Any) -> bool:
-    """True where the bytes of an element are all of it: no text or runs of variable length, no references."""
-    h5t = library().h5t
-    if isinstance(kind, h5t.TypeCompoundID):
-        return all(is_flat(kind.get_member_type(index)) for index in range(kind.get_nmembers()))
-    if isinstance(kind, h5t.TypeArrayID):
-        return is_flat(kind.get_super())
-    if isinstance(kind, h5t.TypeStringID):
-        return not kind.is_variable_str()
-    return not isinstance(kind, (h5t.TypeVlenID, h5t.TypeReferenceID))
-
-
 def copy_attribute(source: Any, target: Any, name: str, remapped: Callable[[Any], Any]) -> None:
     """Make an attribute of one h5py object also one of another, in place of what it has of that name.
 
-    `remapped` gives a reference into the other file for one into this. Raises what h5py raises.
+    `remapped` gives a reference into the other file for one into this. Raises what h5py raises, and then the target has none.
     """
-    h5a = library().h5a
-    stored = h5a.open(source.id, _encoded(name))
-    if h5a.exists(target.id, _encoded(name)):
-        h5a.delete(target.id, _encoded(name))
+    h5a, encoded = library().h5a, _encoded(name)
+    stored = h5a.open(source.id, encoded)
+    if h5a.exists(target.id, encoded):
+        h5a.delete(target.id, encoded)
     kind, space = stored.get_type(), stored.get_space()
     if kind.committed():
         kind = kind.copy()
-    made = h5a.create(target.id, _encoded(name), kind, space)
-    if space.get_simple_extent_type() == library().h5s.NULL:
-        return
-    if is_flat(kind):
-        data: Array = raw_attribute(stored)
-        made.write(data, kind)
-        return
-    values: Array = np.zeros(stored.shape, stored.dtype)
-    stored.read(values)
-    if has_references(kind):
-        values = with_references(values, remapped)
-    made.write(values)
+    made = h5a.create(target.id, encoded, kind, space)
+    try:
+        if space.get_simple_extent_type() == library().h5s.NULL:
+            return
+        if is_flat(kind) or (holds_runs(kind) and not has_references(kind)):
+            made.write(raw_attribute(stored), kind)  # h5py would cut null-terminated text in runs by a character
+            return
+        values = read_attribute(stored)
+        made.write(with_references(values, remapped) if has_references(kind) else values)
+    except BaseException:
+        h5a.delete(target.id, encoded)
+        raise
 
 
 def raw_attribute(stored: Any) -> Array:
-    """The bytes of an attribute with a flat type, as they are stored."""
+    """The bytes of an attribute in its own type, as HDF5 gives them in memory: runs and text of variable length as addresses."""
     data: Array = np.zeros(max(1, math.prod(stored.shape)) * stored.get_type().get_size(), np.uint8)
     if math.prod(stored.shape):
         stored.read(data, stored.get_type())
     return data
+
+
+def read_attribute(stored: Any) -> Array:
+    """The values of an h5py.h5a.AttrID, axes of array types behind its own. Raises what h5py raises, TypeError for what ends it."""
+    h5py = library()
+    if why := refusal(stored.get_type()):
+        raise TypeError(why)
+    dtype = stored.dtype
+    base, dims = dtype.subdtype if dtype.subdtype is not None else (dtype, ())
+    values: Array = np.zeros((*stored.shape, *dims), base)
+    if values.size:
+        stored.read(values, h5py.h5t.py_create(dtype))
+    return in_stored_order(values, base)
 
 
 def with_references(values: Array, remapped: Callable[[Any], Any]) -> Array:
@@ -221,7 +213,11 @@ def attribute_identity(item: Any, name: str, path_of: PathOf) -> Any:
     kind, space = stored.get_type(), stored.get_space()
     if space.get_simple_extent_type() == library().h5s.NULL:
         return "null", kind.get_class()
-    value = raw_attribute(stored).tobytes() if is_flat(kind) else repr(attribute_as_json(item, name, path_of))
+    if has_references(kind):
+        value: Any = repr(attribute_as_json(item, name, path_of))
+    else:
+        size, data = kind.get_size(), raw_attribute(stored).tobytes()
+        value = [stored_elements(kind, data[at : at + size]) for at in range(0, math.prod(stored.shape) * size, size)]
     return tuple(stored.shape), kind.get_class(), kind.get_size(), value
 
 

@@ -13,6 +13,7 @@ from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError
 from .contract import Array
 from .hdf5_library import library
+from .hdf5_runs import in_stored_order
 from .tree_contract import Values
 
 ENUMERATION = "enumeration"  # the note that keeps the names of an enumeration
@@ -161,7 +162,7 @@ class Reading:
 
     def stored(self, box: Box) -> Array:
         """The box along the axes of the dataset, as h5py gives it; axes of array types follow."""
-        found = read_elements(self.dataset(), self.leaf.memory, box)
+        found = in_stored_order(read_elements(self.dataset(), self.leaf.memory, box), self.leaf.memory)
         for name in self.leaf.names:
             found = found[name]
         return found

@@ -15,7 +15,7 @@ import numpy as np
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidValueError, MissingPackageError
 from .contract import Array
-from .hdf5_attributes import attribute_as_json, attribute_names, is_flat
+from .hdf5_attributes import attribute_as_json, attribute_names
 from .hdf5_chunk_list import ChunkList
 from .hdf5_elements import Reading, leaves_of, plain_values
 from .hdf5_file import open_array
@@ -24,6 +24,7 @@ from .hdf5_library import explaining_read_errors, filter_plugins, library, open_
 from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage
 from .hdf5_paths import find, name_of, no_such_key
+from .hdf5_runs import is_flat
 from .tree_contract import (
     ALIAS,
     ARRAY,
@@ -92,7 +93,12 @@ class Hdf5Tree:
         self._chosen: dict[_Place, str] = {}
         self._forgotten: set[str] = set()
         self._current: tuple[str, Any] = ("/", root)
-        self._paths = self._places()  # so that references have paths to lead to
+        try:
+            with explaining_read_errors(self.name):
+                self._paths = self._places()  # so that references lead somewhere
+        except BaseException:
+            self.close()
+            raise
 
     def _places(self) -> dict[_Place, str]:
         objects = (node for node in self.walk() if node.kind in (GROUP, ARRAY, NAMED_TYPE) and not node.damage)

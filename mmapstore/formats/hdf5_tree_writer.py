@@ -15,8 +15,9 @@ from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidTypeError, WriteError
 from .contract import Array
-from .hdf5_attributes import attribute_names, copy_attribute, has_references, with_references
+from .hdf5_attributes import attribute_names, copy_attribute, with_references
 from .hdf5_library import explaining_failed_writes, library, open_to_write
+from .hdf5_runs import has_references
 from .hdf5_tree import Hdf5Tree
 from .hdf5_writer import _reserve as reserve
 from .tree_contract import ALIAS, GROUP, SOFT_LINK, Attribute, Node, Values

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ...formats.hdf5_attributes import attribute_identity, attribute_names, has_references
+from ...formats.hdf5_attributes import attribute_identity, attribute_names
+from ...formats.hdf5_runs import has_references
 from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.hdf5_tree_writer import Hdf5TreeWriter
 from ...formats.tree_contract import ARRAY, GROUP, LINKS, ChoosesNames, Node, TreeSource, TreeTarget, Values

@@ -1,0 +1,98 @@
+"""Runs of variable length: values judged by `struct`, because h5py itself gives big-endian ones in the wrong byte order."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import random_hdf5
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmapstore.formats.hdf5_attributes import attribute_as_json, raw_attribute, read_attribute
+from mmapstore.formats.hdf5_elements import read_elements
+from mmapstore.formats.hdf5_runs import in_stored_order, refusal, stored_elements
+from mmapstore.formats.hdf5_tree import Hdf5Tree
+
+NUMBERS = (random_hdf5.number, random_hdf5.enumeration, random_hdf5.bits, random_hdf5.complex_number, random_hdf5.text)
+# h5py's own: empty runs of compounds, and runs in those.
+UNREADABLE = ("NULL pointer", "background buffer")
+
+
+@given(st.randoms(use_true_random=False), st.booleans())
+@settings(max_examples=150)
+def test_values_are_those_that_were_packed(draw, is_attribute):
+    kind = random_hdf5.kind(draw, 3, NUMBERS)
+    with h5py.File("random", "w", driver="core", backing_store=False) as file:
+        expected = random_hdf5.write(file, "x", kind, 3, is_attribute)
+        try:
+            if is_attribute:
+                found = read_attribute(h5py.h5a.open(file.id, b"x"))
+            else:
+                dtype = file["x"].dtype
+                found = in_stored_order(read_elements(file["x"], dtype, (slice(0, 3),)), dtype)
+        except (ValueError, TypeError) as error:
+            assert any(words in str(error) for words in UNREADABLE), kind.name
+        else:
+            assert random_hdf5.plain(found) == expected, kind.name
+
+
+@given(st.randoms(use_true_random=False))
+def test_attributes_are_equal_where_their_stored_bytes_are(draw):
+    kind = random_hdf5.kind(draw, 3)
+    with h5py.File("random", "w", driver="core", backing_store=False) as file:
+        kept = []
+        packed = [kind.value(kept)[0] for _ in range(2)]
+        random_hdf5.write(file, "x", kind, 2, attribute=True)
+        file.attrs.create("y", 0)
+        stored = h5py.h5a.open(file.id, b"x")
+        stored.write(np.frombuffer(b"".join(packed), np.uint8).copy(), kind.stored)
+        size, data = kind.stored.get_size(), raw_attribute(stored).tobytes()
+        found = [stored_elements(kind.stored, data[at : at + size]) for at in (0, size)]
+        assert found == [stored_elements(kind.stored, each) for each in packed]
+
+
+def test_big_endian_runs_in_datasets_members_and_attributes(tmp_path):
+    runs = h5py.vlen_dtype(np.dtype(">i4"))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        values = np.empty(2, object)
+        values[:] = [np.array([1, 2], ">i4"), np.array([3], ">i4")]
+        file.create_dataset("x", data=values, dtype=runs)
+        mixed = np.zeros(2, np.dtype([("n", ">i2"), ("runs", runs)]))
+        mixed["n"], mixed["runs"] = [7, 8], values
+        file["mixed"] = mixed
+        file.attrs.create("x", values, dtype=runs)
+        assert attribute_as_json(file, "x", str).value == [[1, 2], [3]]
+    tree = Hdf5Tree(tmp_path / "a.h5")
+    for path in ("/x", "/mixed"):
+        found = {part.member: part.read((slice(0, part.shape[0]),)).tolist() for part in tree.values(path)}
+        assert next(values for member, values in found.items() if member.endswith("values")) == [1, 2, 3]
+    tree.close()
+
+
+def nested(base):
+    h5t = h5py.h5t
+    yield h5t.vlen_create(base)
+    yield h5t.array_create(h5t.vlen_create(base), (2,))
+    member = h5t.create(h5t.COMPOUND, 16)
+    member.insert(b"m", 0, base)
+    yield h5t.vlen_create(member)
+
+
+def test_runs_of_region_references_are_not_read():
+    """h5py ends the process over them."""
+    for kind in nested(h5py.h5t.STD_REF_DSETREG):
+        assert "cannot read runs of variable length that hold region references" in refusal(kind)
+    for kind in nested(h5py.h5t.STD_REF_OBJ):
+        assert not refusal(kind)
+    assert not refusal(h5py.h5t.STD_REF_DSETREG)
+    with h5py.File("random", "w", driver="core", backing_store=False) as file:
+        h5py.h5a.create(file.id, b"x", next(nested(h5py.h5t.STD_REF_DSETREG)), h5py.h5s.create_simple((2,)))
+        assert "region references" in attribute_as_json(file, "x", str).refused
+
+
+def test_attributes_without_elements():
+    with h5py.File("random", "w", driver="core", backing_store=False) as file:
+        for name, dtype in {"numbers": "f8", "bytes": "S4", "text": h5py.string_dtype(), "runs": h5py.vlen_dtype("i4")}.items():
+            file.attrs.create(name, np.array([], object if name in ("text", "runs") else dtype), dtype=dtype)
+            found = attribute_as_json(file, name, str)
+            assert (found.value, found.changed, found.refused) == ([], "", "")
