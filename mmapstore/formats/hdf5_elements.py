@@ -141,7 +141,7 @@ def read_elements(dataset: Any, memory: np.dtype[Any], box: Box) -> Array:
     out: Array = np.zeros(counts, memory)
     if out.size == 0 or math.prod(counts) == 0:
         return out
-    kind = h5py.h5t.py_create(memory)
+    kind = _memory_type(memory, dataset.id.get_type())
     if not counts:
         dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, out, kind)
         return out
@@ -149,6 +149,24 @@ def read_elements(dataset: Any, memory: np.dtype[Any], box: Box) -> Array:
     stored.select_hyperslab(tuple(part.start for part in box), counts)
     dataset.id.read(h5py.h5s.create_simple(counts), stored, out, kind)
     return out
+
+
+def _memory_type(memory: np.dtype[Any], stored: Any) -> Any:
+    """The HDF5 type of `memory`. Opaque bytes keep the tag that they have in the file: HDF5 converts between equal tags only."""
+    h5t = library().h5t
+    if isinstance(stored, h5t.TypeOpaqueID):
+        return stored
+    if isinstance(stored, h5t.TypeArrayID):
+        dims = stored.get_array_dims()
+        return h5t.array_create(_memory_type(np.dtype((memory.base, memory.shape[len(dims) :])), stored.get_super()), dims)
+    if isinstance(stored, h5t.TypeCompoundID) and memory.names:
+        kind = h5t.create(h5t.COMPOUND, memory.itemsize)
+        for name in memory.names:
+            raw = name.encode("utf-8", "surrogateescape")
+            member = stored.get_member_type(stored.get_member_index(raw))
+            kind.insert(raw, memory.fields[name][1], _memory_type(memory[name], member))  # type: ignore[index]
+        return kind
+    return h5t.py_create(memory)
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,8 @@ class Hdf5Array:
         native = self._dtype.newbyteorder("=")
         if self._blank is not None:
             out[...] = self._blank
+        if native.kind == "S" and out.dtype == native and out.flags.c_contiguous:
+            out = out.view(dataset.dtype)  # which knows the character set: HDF5 does not convert between two
         if out.dtype.newbyteorder("=") == native and out.flags.c_contiguous:
             dataset.read_direct(out, selection)
             return
@@ -301,6 +303,7 @@ class Hdf5Array:
         each = self._chunks[0] if self._chunks else 1
         step = max(1, _CAST_NBYTES // (each * max(1, math.prod(out.shape[1:]) * native.itemsize))) * each
         buffer = np.empty((min(step + each, last - first), *out.shape[1:]), native)
+        buffer = buffer.view(dataset.dtype) if native.kind == "S" else buffer
         at = first
         while at < last:
             end = min(last, (at // each) * each + step)

@@ -92,7 +92,8 @@ def _scale_offset(values: Sequence[int], count: int, size: int) -> bool:
     if len(values) != 20:
         return False
     scale, _, elements, kind, nbytes, sign, order, fills = values[:8]
-    return scale in (0, 1, 2) and elements == count and nbytes == size and {kind, sign, order, fills} <= {0, 1}
+    has_sign = kind == 0  # of floats HDF5 writes whatever lay in memory, and looks at it never
+    return scale in (0, 1, 2) and elements == count and nbytes == size and {kind, sign * has_sign, order, fills} <= {0, 1}
 
 
 _CHECKS: dict[int, tuple[str, Callable[[Sequence[int], int, int], bool]]] = {

@@ -19,8 +19,10 @@ from ..plain.errors import (
     MmapstoreError,
     NotFoundError,
     TargetExistsError,
+    UnsafeFileError,
     WriteError,
 )
+from .foreign_files import hdf5_driver
 
 _LOCKED_BY_OTHERS = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 _WRITE_CACHE_NBYTES = 1 << 20  # of chunks not written yet, for each dataset; HDF5 2 would hold 8 MiB back
@@ -124,6 +126,11 @@ def _explained(error: Exception, where: str) -> Exception:
         return DamagedFileError(f"{where} cannot be read: {os.strerror(number)}. Check its permissions.")
     if number == errno.EISDIR:
         return DamagedFileError(f"{where} is a directory; expected an HDF5 file. Name the file inside it.")
+    if ("truncated file" in text or "driver should be used" in text) and (needed := hdf5_driver(where)):
+        return UnsafeFileError(
+            f"{where} is one of several files that are one HDF5 file together, written with HDF5's driver {needed[0]}; expected a "
+            f"file that is whole by itself. Make one of them: `h5repack NAME OUT`, where NAME is {needed[1]}."
+        )
     if match := re.search(r"truncated file: eof = (\d+), .*stored_eof = (\d+)", text):
         return DamagedFileError(
             f"{where} is truncated: found {match[1]} bytes, expected {match[2]} as its header says. The copy or the program that "

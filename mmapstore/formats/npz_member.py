@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from ..plain.errors import DamagedFileError, InvalidTypeError, KeyNotFoundError, MmapstoreError, UnsafeFileError
 from .contract import Listing, NewArray, StoredArray, Writer
+from .foreign_files import is_zipped_zarr
 from .npy_file import MOST_BYTES, NpyHeader, checked_header, parsed_header
 from .raw_file import PlainBytes, explaining_read_errors
 
@@ -30,10 +31,10 @@ _IN_ZIP64 = 0xFFFFFFFF  # in place of a size: it is in the zip64 part of the ext
 
 
 def matches(path: str | os.PathLike[str]) -> bool:
-    """True if the file starts as a zip archive does. False for anything that cannot be read."""
+    """True if the file starts as a zip archive does, and is no Zarr store. False for anything that cannot be read."""
     try:
         with Path(path).open("rb") as file:
-            return file.read(4) in _MAGICS
+            return file.read(4) in _MAGICS and not is_zipped_zarr(path)
     except OSError:
         return False
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..files.descriptors import check_is_file
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError, NotReadableError
 from .contract import Listing, StoredArray
+from .foreign_files import foreign_format
 from .raw_file import RawForm, open_raw
 
 # module name -> what people call the format; a format's library is imported by its module, and only when used
@@ -57,6 +58,8 @@ def identify(path: str) -> tuple[str, Any]:
     suffix = Path(path).suffix.lower()
     expected = next((title for title, module in _modules() if suffix in module.SUFFIXES), None)
     found = next(((title, module) for title, module in _modules() if module.matches(path)), None)
+    if found is None and (foreign := foreign_format(path)) is not None:
+        raise DamagedFileError(f"{path} is {foreign[0]}; expected .npy, HDF5, Zarr or .npz. {foreign[1]}")
     if found is None:
         what = (
             "a directory without zarr metadata or a manifest"

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import itertools
 import os
 import pickle
 import signal
@@ -15,6 +16,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmapstore.formats import hdf5_file
 from mmapstore.formats.contract import Listing, NewArray
@@ -34,6 +37,7 @@ from mmapstore.plain.errors import (
     WriteError,
 )
 
+NUMBERS = itertools.count()
 FRAMES = np.random.default_rng(0).integers(0, 200, (10, 3, 4, 5)).astype(np.float32)
 
 
@@ -214,6 +218,54 @@ def test_scalar_empty_and_compact_datasets(tmp_path):
     assert (small.extents, read_all(small).tolist()) == (None, [1, 2, 3])
     with pytest.raises(InvalidValueError, match="null dataspace"):
         hdf5_file.open_array(path, "null")
+
+
+@given(
+    texts=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4), min_size=1, max_size=9),
+    padding=st.sampled_from([h5py.h5t.STR_NULLTERM, h5py.h5t.STR_NULLPAD, h5py.h5t.STR_SPACEPAD]),
+    is_utf8=st.booleans(),
+    chunks=st.sampled_from([None, 1, 4]),
+)
+def test_text_of_fixed_width_is_h5pys(tmp_path, texts, padding, is_utf8, chunks):
+    path = tmp_path / f"{next(NUMBERS)}.h5"  # an example that failed still holds its own open
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(20)
+    kind.set_strpad(padding)
+    kind.set_cset(h5py.h5t.CSET_UTF8 if is_utf8 else h5py.h5t.CSET_ASCII)
+    with h5py.File(path, "w") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        if chunks:
+            plist.set_chunk((min(chunks, len(texts)),))
+            plist.set_deflate(1)
+        h5py.h5d.create(file.id, b"s", kind, h5py.h5s.create_simple((len(texts),)), plist)
+        file["s"][:] = np.array([text.encode() for text in texts], file["s"].dtype)
+    with h5py.File(path) as file:
+        expected = file["s"][:]
+    array = hdf5_file.open_array(path)
+    np.testing.assert_array_equal(read_all(array), expected)
+    strided = np.empty((len(texts), 2), array.dtype)[:, 0]  # which has to be cast to
+    array.read_box((slice(0, len(texts)),), strided)
+    np.testing.assert_array_equal(strided, expected)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8"])
+@pytest.mark.parametrize("sign", [0, 1, 2, 148433160, 2**32 - 1])
+def test_scale_offset_of_floats_has_any_sign(tmp_path, dtype, sign):
+    """HDF5 writes there what lay in memory."""
+    values = np.linspace(-3, 3, 24).round(2).reshape(4, 6)
+    path = written(tmp_path / "a.h5", values.astype(dtype), chunks=(2, 6), scaleoffset=2)
+    with h5py.File(path) as file:
+        settings = file["frames"].id.get_create_plist().get_filter(0)[2]
+    head = np.array(settings[:5], "<u4").tobytes()
+    content = Path(path).read_bytes()
+    assert content.count(head) == 1
+    at = content.index(head) + len(head)
+    Path(path).write_bytes(content[:at] + sign.to_bytes(4, "little") + content[at + 4 :])
+    with h5py.File(path) as file:
+        assert file["frames"].id.get_create_plist().get_filter(0)[2][5] == sign
+        expected = file["frames"][:]
+    np.testing.assert_allclose(read_all(hdf5_file.open_array(path)), values, atol=0.006)
+    np.testing.assert_array_equal(read_all(hdf5_file.open_array(path)), expected)
 
 
 def test_numbers_numpy_lacks_are_converted_by_hdf5(tmp_path):

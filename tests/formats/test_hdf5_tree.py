@@ -100,6 +100,28 @@ def test_runs_of_variable_length_are_cut_at_any_place(tmp_path):
     tree.close()
 
 
+def test_opaque_bytes_with_a_tag_alone_in_arrays_and_in_compounds(tmp_path):
+    h5t = h5py.h5t
+    tagged = h5t.create(h5t.OPAQUE, 3)
+    tagged.set_tag(b"of its maker")
+    pair = h5t.create(h5t.COMPOUND, 10)
+    for name, at, kind in ((b"n", 0, h5t.STD_I32LE), (b"o", 4, h5t.array_create(tagged, (2,)))):
+        pair.insert(name, at, kind)
+    stored = np.arange(60, dtype="u1")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, kind in ((b"o", tagged), (b"r", h5t.array_create(h5t.array_create(tagged, (2,)), (1,))), (b"c", pair)):
+            dataset = h5py.h5d.create(file.id, name, kind, h5py.h5s.create_simple((6,)))
+            dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, stored[: 6 * kind.get_size()].copy(), kind)
+    tree = Hdf5Tree(tmp_path / "a.h5")
+    found = {name: tree.values(f"/{name}")[-1] for name in "orc"}
+    for name, values in found.items():
+        rows = stored[: 6 * (10 if name == "c" else 3 if name == "o" else 6)].reshape(6, -1)
+        expected = (rows[:, 4:] if name == "c" else rows).reshape(values.shape)
+        np.testing.assert_array_equal(values.read(tuple(slice(0, n) for n in values.shape)), expected)
+    assert [found[name].shape for name in "orc"] == [(6, 3), (6, 1, 2, 3), (6, 2, 3)]
+    tree.close()
+
+
 def test_a_filter_that_is_missing_is_named(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:  # chunks that HDF5 lists at places of others
         x = file.create_dataset("x", data=np.arange(400).reshape(4, 100), chunks=(2, 50), maxshape=(4, None), compression="lzf")
