@@ -42,9 +42,13 @@ class Hdf5TreeWriter:
         self.path = path
         self._like = like
         if os.path.exists(path):
-            self._file = open_to_write(path, "r+")
+            self.file = open_to_write(path, "r+")
         else:
-            self._file = _created(path, like)
+            self.file = _created(path, like)
+
+    def reserve(self, nbytes: int) -> None:
+        """Set disk space aside, so that what is written next finds room."""
+        reserve(self.file, nbytes)
 
     def refusal(self, path: str, is_group: bool) -> str:
         name = path.rsplit("/", 1)[-1]
@@ -54,7 +58,7 @@ class Hdf5TreeWriter:
         # Not `path in file`: h5py looks at every group on the way, for each object of a deep tree anew.
         parent, _, name = path.rpartition("/")
         try:
-            group = self._file[_encoded(parent or "/")]
+            group = self.file[_encoded(parent or "/")]
         except KeyError:
             return False
         return isinstance(group, library().Group) and bool(group.id.links.exists(_encoded(name)))
@@ -79,21 +83,21 @@ class Hdf5TreeWriter:
     def remove(self, path: str) -> None:
         with explaining_failed_writes(self.path):
             if path != "/" and self.is_taken(path, False):
-                del self._file[_encoded(path)]
+                del self.file[_encoded(path)]
 
     def add_group(self, path: str, attributes: dict[str, Any]) -> None:
         with explaining_failed_writes(self.path):
-            group = self._file.require_group(_encoded(path))
+            group = self.file.require_group(_encoded(path))
             _set_attributes(group, attributes)
 
     def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> _NewHdf5Array:
         with explaining_failed_writes(self.path):
-            reserve(self._file, (0 if values.compressed else values.nbytes) + _SLACK_NBYTES)
-            return _NewHdf5Array(self, self._file, path, values, attributes)
+            self.reserve((0 if values.compressed else values.nbytes) + _SLACK_NBYTES)
+            return _NewHdf5Array(self, self.file, path, values, attributes)
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
         with explaining_failed_writes(self.path):
-            dataset = self._file.create_dataset(_encoded(path), data=library().Empty("f4"))
+            dataset = self.file.create_dataset(_encoded(path), data=library().Empty("f4"))
             _set_attributes(dataset, attributes)
         return ""
 
@@ -102,20 +106,20 @@ class Hdf5TreeWriter:
         with explaining_failed_writes(self.path):
             if kind == SOFT_LINK:
                 parent, _, name = path.rpartition("/")
-                group = self._file[_encoded(parent or "/")]
+                group = self.file[_encoded(parent or "/")]
                 group.id.links.create_soft(_encoded(name), _encoded(target))
             elif kind == ALIAS:
                 created = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-                self._file.id.links.create_hard(_encoded(path), self._file.id, _encoded(target), created)
+                self.file.id.links.create_hard(_encoded(path), self.file.id, _encoded(target), created)
         return ""
 
     def attach_scales(self, path: str, scales: Any) -> None:
         """Dimension scales by their paths, a list for each axis, as the attribute DIMENSION_LIST has them."""
         with explaining_failed_writes(self.path):
-            dataset = self._file[_encoded(path)]
+            dataset = self.file[_encoded(path)]
             for axis, paths in enumerate(scales[: dataset.ndim]):
                 for scale in paths:
-                    found = self._file.get(_encoded(scale)) if scale else None
+                    found = self.file.get(_encoded(scale)) if scale else None
                     if getattr(found, "is_scale", False):
                         dataset.dims[axis].attach_scale(found)
 
@@ -129,19 +133,19 @@ class Hdf5TreeWriter:
         h5py = library()
         item = source.item(node.path)
         with explaining_failed_writes(self.path):
-            reserve(self._file, (item.id.get_storage_size() if isinstance(item, h5py.Dataset) else 0) + _SLACK_NBYTES)
+            self.reserve((item.id.get_storage_size() if isinstance(item, h5py.Dataset) else 0) + _SLACK_NBYTES)
         try:
             if node.kind == GROUP:
                 if node.path != "/":
-                    h5py.h5g.create(self._file.id, _encoded(node.path), None, item.id.get_create_plist())
-                target = self._file[_encoded(node.path)]
+                    h5py.h5g.create(self.file.id, _encoded(node.path), None, item.id.get_create_plist())
+                target = self.file[_encoded(node.path)]
                 for name in attribute_names(item):
                     with contextlib.suppress(*_COPY_ERRORS):  # those that are not there afterwards are listed
                         copy_attribute(item, target, name, lambda reference: None)
                 return
             options = h5py.h5p.create(h5py.h5p.OBJECT_COPY)
             options.set_copy_object(_MERGE_NAMED_TYPES)
-            h5py.h5o.copy(item.id, b".", self._file.id, _encoded(node.path), options, None)
+            h5py.h5o.copy(item.id, b".", self.file.id, _encoded(node.path), options, None)
         except OSError as error:
             if error.errno or "errno" in str(error):
                 with explaining_failed_writes(self.path):
@@ -152,7 +156,7 @@ class Hdf5TreeWriter:
 
     def copy_attributes(self, source: Hdf5Tree, path: str) -> None:
         """To an object whose values were written otherwise."""
-        item, target = source.item(path), self._file[_encoded(path)]
+        item, target = source.item(path), self.file[_encoded(path)]
         for name in attribute_names(item):
             with contextlib.suppress(*_COPY_ERRORS):
                 copy_attribute(item, target, name, lambda reference: None)
@@ -161,8 +165,8 @@ class Hdf5TreeWriter:
         """Make the references in a copied object, and in its attributes, lead to where they led. Returns what became of them."""
         h5py = library()
         item = source.item(node.path)
-        made = _References(self, self._file, source)
-        target = self._file[_encoded(node.path)]
+        made = _References(self, self.file, source)
+        target = self.file[_encoded(node.path)]
         for name in attribute_names(item):
             with contextlib.suppress(*_COPY_ERRORS):
                 if has_references(h5py.h5a.open(item.id, _encoded(name)).get_type()):
@@ -173,23 +177,23 @@ class Hdf5TreeWriter:
         return made.words()
 
     def has_attribute(self, path: str, name: str) -> bool:
-        return bool(library().h5a.exists(self._file[_encoded(path)].id, _encoded(name)))
+        return bool(library().h5a.exists(self.file[_encoded(path)].id, _encoded(name)))
 
     def commit(self) -> None:
         with explaining_failed_writes(self.path):
-            self._file.flush()
-            os.fsync(self._file.id.get_vfd_handle())
+            self.file.flush()
+            os.fsync(self.file.id.get_vfd_handle())
 
     def close(self) -> None:
-        if not self._file:
+        if not self.file:
             return
-        block = self._file.userblock_size
+        block = self.file.userblock_size
         with explaining_failed_writes(self.path):
-            self._file.flush()
-            handle = self._file.id.get_vfd_handle()
-            if os.fstat(handle).st_size > (used := self._file.id.get_filesize()):
+            self.file.flush()
+            handle = self.file.id.get_vfd_handle()
+            if os.fstat(handle).st_size > (used := self.file.id.get_filesize()):
                 os.ftruncate(handle, used)  # gives back what was reserved and not needed
-            self._file.close()
+            self.file.close()
             if block and self._like is not None:
                 with Path(self._like.path).open("rb") as source, Path(self.path).open("r+b") as target:
                     target.write(source.read(block))
@@ -200,7 +204,7 @@ class _References:
 
     def __init__(self, writer: Hdf5TreeWriter, file: Any, source: Hdf5Tree) -> None:
         self._writer = writer
-        self._file = file
+        self.file = file
         self._source = source
         self._made = self._lost = 0
 
@@ -217,8 +221,8 @@ class _References:
         self._made += 1
         if is_region:
             space = h5py.h5r.get_region(reference, self._source.file.id)
-            return h5py.h5r.create(self._file.id, path, h5py.h5r.DATASET_REGION, space)
-        return h5py.h5r.create(self._file.id, path, h5py.h5r.OBJECT)
+            return h5py.h5r.create(self.file.id, path, h5py.h5r.DATASET_REGION, space)
+        return h5py.h5r.create(self.file.id, path, h5py.h5r.OBJECT)
 
     def words(self) -> str:
         made = f"{self._made} reference{'s' * (self._made != 1)} made anew for this file" if self._made else ""

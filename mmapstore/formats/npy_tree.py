@@ -23,13 +23,13 @@ from ..plain.errors import DamagedFileError, NotFoundError, UnsafeFileError
 from .contract import Array
 from .npy_file import header_of, list_arrays, open_array
 from .numpy_elements import plain_values
-from .tree_contract import ALIAS, ARRAY, EMPTY, GROUP, LINKS, SOFT_LINK, Attribute, Node, Values, as_json
+from .tree_contract import ALIAS, ARRAY, EMPTY, GROUP, LINKS, SOFT_LINK, Attribute, NewTreeArray, Node, Values, as_json
 from .tree_names import place_below, why_no_file
 
 NPY_TREE_SUFFIX = ".npy-tree"
 TREE_FILE = "tree.jsonl"
 _VERSION = 1
-_ENDING = ".npy"
+ENDING = ".npy"
 _PLAIN_KINDS = "biufcS"
 
 
@@ -65,11 +65,11 @@ class NpyTreeWriter:
         return place_below(self.path, path)
 
     def refusal(self, path: str, is_group: bool) -> str:
-        ending = "" if is_group else _ENDING
+        ending = "" if is_group else ENDING
         return why_no_file(self.path, path, (TREE_FILE,), ending)
 
     def is_taken(self, path: str, is_group: bool) -> bool:
-        return os.path.lexists(self._place(path) + ("" if is_group else _ENDING))
+        return os.path.lexists(self._place(path) + ("" if is_group else ENDING))
 
     def fitted(self, attribute: Attribute) -> Attribute:
         return as_json(attribute)
@@ -79,13 +79,13 @@ class NpyTreeWriter:
             if path == "/":
                 return
             self._lines.pop(path, None)
-            file = self._place(path) + _ENDING
+            file = self._place(path) + ENDING
             if os.path.isfile(file):
                 os.unlink(file)
             elif os.path.isdir(self._place(path)):
                 shutil.rmtree(self._place(path))
 
-    def _note(self, path: str, **line: Any) -> None:
+    def note(self, path: str, **line: Any) -> None:
         self._lines[path] = line
         self._log.write(json.dumps({"path": path, **line}, allow_nan=False) + "\n")
 
@@ -93,10 +93,10 @@ class NpyTreeWriter:
         with explaining_write_errors(self._place(path)):
             os.makedirs(self._place(path), exist_ok=True)
             self._unsynced.add(self._place(path))
-            self._note(path, kind=GROUP, attributes=attributes)
+            self.note(path, kind=GROUP, attributes=attributes)
 
-    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> _NewNpyArray:
-        file = self._place(path) + _ENDING
+    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> NewTreeArray:
+        file = self._place(path) + ENDING
         with explaining_write_errors(file):
             line: dict[str, Any] = {"kind": ARRAY, "attributes": attributes}
             if values.dimensions:
@@ -105,16 +105,16 @@ class NpyTreeWriter:
                 line["text"] = "utf-8"
             if values.fill is not None:
                 line["fill"] = _fill_as_json(values.fill)
-            self._note(path, **line)
+            self.note(path, **line)
             self._unsynced.add(os.path.dirname(file))
             return _NewNpyArray(file, values)
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
-        self._note(path, kind=EMPTY, attributes=attributes)
+        self.note(path, kind=EMPTY, attributes=attributes)
         return f"a null dataspace as a line in {TREE_FILE}"
 
     def add_link(self, path: str, kind: str, target: str) -> str:
-        self._note(path, kind=kind, target=target)
+        self.note(path, kind=kind, target=target)
         return f"a directory of .npy files has no links: {target!r} is noted in {TREE_FILE}"
 
     def commit(self) -> None:
@@ -249,7 +249,7 @@ class NpyTree:
         )
         if why:
             raise UnsafeFileError(f"{self.path}: {TREE_FILE} lists {path!r}, and {why}. It was not written by mmapstore.")
-        file = os.path.join(self.path, *path.strip("/").split("/")) + _ENDING
+        file = os.path.join(self.path, *path.strip("/").split("/")) + ENDING
         root = os.path.realpath(self.path)
         if os.path.commonpath([root, os.path.realpath(file)]) != root:
             raise UnsafeFileError(

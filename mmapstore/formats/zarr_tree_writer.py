@@ -65,9 +65,10 @@ class ZarrTreeWriter:
             write_text_atomically(os.path.join(directory, "zarr.json"), json.dumps(metadata, indent=2, allow_nan=False))
         self._unsynced.append(directory)
 
-    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> _NewZarrArray:
-        self._unsynced.append(self._directory(path))
-        return _NewZarrArray(self._directory(path), values, attributes)
+    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> NewZarrArray:
+        directory = self._directory(path)
+        self._unsynced.append(directory)
+        return NewZarrArray(library().storage.LocalStore(directory), directory, values, attributes)
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
         self.add_group(path, attributes)
@@ -76,37 +77,33 @@ class ZarrTreeWriter:
     def add_link(self, path: str, kind: str, target: str) -> str:
         """Kept by name among the attributes of the group: Zarr has no links."""
         parent, _, name = path.rpartition("/")
-        directory = self._directory(parent)
-        stored = read_node(directory)
-        assert stored is not None, "a group is written before what is in it"
-        attributes = dict(stored.metadata.get("attributes", {}))
+        attributes = self.group_attributes(parent or "/")
         attributes[LINKS_ATTRIBUTE] = {**attributes.get(LINKS_ATTRIBUTE, {}), name: target}
         self.add_group(parent or "/", attributes)
         return f"Zarr has no links: {target!r} is noted in the attribute {LINKS_ATTRIBUTE} of its group"
 
+    def group_attributes(self, path: str) -> dict[str, Any]:
+        """Those that a group has by now."""
+        stored = read_node(self._directory(path))
+        assert stored is not None, "a group is written before what is in it"
+        return dict(stored.metadata.get("attributes", {}))
+
     def copy_node(self, source: ZarrTree, node: Node) -> str:
         """A group's metadata, or all files of an array, as they are stored. Returns what was left out, "" for nothing."""
         origin, target = source.directory(node.path), self._directory(node.path)
-        left_out = ""
+        left_out = left_out_of_copy(source, node)
         with explaining_write_errors(target):
-            if node.kind == ARRAY and any(
-                os.path.islink(os.path.join(folder, name)) for folder, below, names in os.walk(origin) for name in below + names
-            ):
-                raise UnsafeFileError(
-                    f"{origin} holds symbolic links, which are not followed: a store from elsewhere could name any file of "
-                    "yours. Copy what they lead to into the store first."
-                )
             if node.path == "/":  # a new store begins as a group; a run that goes on finds what was copied
                 remove(os.path.join(target, "zarr.json"))
             if node.kind == ARRAY:
                 shutil.copytree(origin, target, dirs_exist_ok=node.path == "/")
             else:
                 os.makedirs(target, exist_ok=True)
-                left_out = self._copy_metadata(node.path, origin, target)
+                self._copy_metadata(node.path, origin, target)
         self._unsynced.append(target)
         return left_out
 
-    def _copy_metadata(self, path: str, origin: str, target: str) -> str:
+    def _copy_metadata(self, path: str, origin: str, target: str) -> None:
         stored = read_node(origin)
         if stored is None:  # an implicit group
             around = read_node(os.path.dirname(target))
@@ -114,17 +111,14 @@ class ZarrTreeWriter:
                 write_text_atomically(os.path.join(target, ".zgroup"), json.dumps({"zarr_format": 2}))
             else:
                 self.add_group(path, {})
-            return "a directory without metadata, which has that of a group now"
+            return
         if stored.version == 2:
             for name in (".zgroup", ".zattrs"):
                 if os.path.isfile(os.path.join(origin, name)):
                     shutil.copyfile(os.path.join(origin, name), os.path.join(target, name))
-            consolidated: Any = os.path.isfile(os.path.join(origin, ".zmetadata"))
-        else:
-            metadata = dict(stored.metadata)
-            consolidated = metadata.pop("consolidated_metadata", None)
-            write_text_atomically(os.path.join(target, "zarr.json"), json.dumps(metadata, indent=2))
-        return "without its consolidated metadata, which zarr.consolidate_metadata makes anew" if consolidated else ""
+            return
+        metadata = {name: value for name, value in stored.metadata.items() if name != "consolidated_metadata"}
+        write_text_atomically(os.path.join(target, "zarr.json"), json.dumps(metadata, indent=2))
 
     def commit(self) -> None:
         with explaining_write_errors(self.path):
@@ -136,6 +130,24 @@ class ZarrTreeWriter:
 
     def close(self) -> None:
         pass
+
+
+def left_out_of_copy(source: ZarrTree, node: Node) -> str:
+    """What a copy of the files does not hold, "" for nothing. Raises UnsafeFileError for an array that is not copied."""
+    origin = source.directory(node.path)
+    if node.kind == ARRAY:
+        if any(os.path.islink(os.path.join(folder, name)) for folder, below, names in os.walk(origin) for name in below + names):
+            raise UnsafeFileError(
+                f"{origin} holds symbolic links, which are not followed: a store from elsewhere could name any file of "
+                "yours. Copy what they lead to into the store first."
+            )
+        return ""
+    stored = read_node(origin)
+    if stored is None:
+        return "a directory without metadata, which has that of a group now"
+    version_2 = stored.version == 2 and os.path.isfile(os.path.join(origin, ".zmetadata"))
+    consolidated = version_2 or (stored.version == 3 and stored.metadata.get("consolidated_metadata"))
+    return "without its consolidated metadata, which zarr.consolidate_metadata makes anew" if consolidated else ""
 
 
 def _sync_node(directory: str) -> None:
@@ -155,11 +167,13 @@ def _is_group(directory: str) -> bool:
     return stored is not None and not stored.is_array
 
 
-class _NewZarrArray:
-    def __init__(self, directory: str, values: Values, attributes: dict[str, Any]) -> None:
+class NewZarrArray:
+    """A new array in a store of zarr-python's."""
+
+    def __init__(self, store: Any, where: str, values: Values, attributes: dict[str, Any]) -> None:
         zarr = library()
         self.changed: tuple[str, ...] = ()
-        self._where = directory
+        self._where = where
         self._text = values.text
         dtype: Any = values.dtype.newbyteorder("=")
         if dtype.kind == "f" and dtype.itemsize > 8:
@@ -170,7 +184,7 @@ class _NewZarrArray:
         if values.chunks is not None and chunks != values.chunks:
             self.changed = (*self.changed, f"chunks of {chunks} instead of {values.chunks}")
         common = {
-            "store": zarr.storage.LocalStore(directory),
+            "store": store,
             "shape": values.shape,
             "chunks": chunks,
             "zarr_format": 3,
@@ -178,7 +192,7 @@ class _NewZarrArray:
             "dimension_names": list(values.dimensions) if values.dimensions else None,
         }
         fill = 0 if values.fill is None else values.fill
-        with explaining_write_errors(directory), warnings.catch_warnings():
+        with explaining_write_errors(where), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fixed-width bytes: a data type that zarr-python has and the specification lacks
             try:
                 if values.text:

@@ -54,6 +54,10 @@ class Way(Protocol):
         """What can be done only when all objects are there, given by path. Gives those whose rows change."""
         ...
 
+    def place(self, node: Node) -> str:
+        """The path of an object in the target."""
+        ...
+
     def expected_attributes(self, node: Node) -> dict[str, Any]:
         """The attributes that the target is to read back for an object, as JSON."""
         ...

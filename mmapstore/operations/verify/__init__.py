@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import os
 import time
@@ -13,10 +14,13 @@ from typing import Any
 from ...plain.array_spec import StoredLayout
 from ...plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, MmapstoreError
 from ...plain.memory_budget import parse_bytes
+from ..convert.tree_report import TreeRow
 from ..progress import Progress
 from .comparison import Side, compare
+from .expected import add_expected
 from .manifest_check import Report, check_by_itself, check_described, described_arrays, undescribed_keys
-from .objects import Object, Objects, attribute_words, matched, objects_at
+from .matching import attribute_words, matched
+from .objects import CONTAINERS, HDF5, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, listed
 from .rows import NumpyFile
 from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
 
@@ -31,6 +35,7 @@ def verify(
     other_layout: str | None = None,
     cast: bool = False,
     independent: bool = False,
+    allow_links: bool = False,
     max_memory: int | str = "256MB",
     progress: Callable[[int, int | None], Any] | bool | None = None,
 ) -> Verdict:
@@ -46,6 +51,9 @@ def verify(
     manifests or `layout` and `other_layout` say it, and places are told in the order of the first. In directories of archives,
     "x.h5::/frames" belongs to "x/frames.npy" and to "x.zarr::/frames", and to "x.npy" if it is the only array of "x.h5".
 
+    Of two containers the second is to be what `convert` makes of the first in that format: what is changed by that is a note, and
+    what is left behind a problem, in the words of its report.
+
     Parameters
     ----------
     path : an array, a container of several, or a directory, as `mmapstore.open` and `mmapstore info` take them
@@ -54,6 +62,7 @@ def verify(
     cast : compare arrays of different dtypes as well: the first's values as the second's dtype. Floats are rounded to the nearest;
         a fraction, or a number out of range, that an integer dtype cannot hold, differs
     independent : read through h5py, zarr and NumPy themselves, not through mmapstore's readers: slower, and a second opinion
+    allow_links : of two containers, follow external links and read what lies in other files, as `convert_all` does with it
     max_memory : bound for private memory, in bytes or text
     progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples), for each array
 
@@ -84,7 +93,7 @@ def verify(
         seconds = time.monotonic() - began
         ok = all(array.ok for array in arrays)
         return Verdict(name, "", ok, tuple(arrays), nbytes=sum(array.nbytes for array in arrays), seconds=seconds)
-    return _against(name, _path(other), (layout, other_layout), _How(cast, independent, budget), progress, began)
+    return _against(name, _path(other), (layout, other_layout), _How(cast, independent, allow_links, budget), progress, began)
 
 
 def _path(path: Any) -> str:
@@ -121,7 +130,7 @@ class _Reports:
 
 
 def _alone(path: str, budget: int, independent: bool, progress: Any) -> list[ArrayVerdict]:
-    reports = _Reports(progress)
+    reports, trees = _Reports(progress), Trees()
     found = []
     try:
         described = described_arrays(path)
@@ -129,11 +138,15 @@ def _alone(path: str, budget: int, independent: bool, progress: Any) -> list[Arr
             found.append(check_described(each, budget, independent, reports.next()))
         names = {each.name for each in described}
         if not described or undescribed_keys(path, described):
-            for item in objects_at(path).by_key.values():
+            there = Objects()
+            for archive in archives_at(path):
+                listed(there, archive, functools.partial(add_archive, there, archive, trees))
+            for item in there.by_key.values():
                 if item.name not in names:
                     found.append(_by_itself(item, budget, independent, reports.next()))
     finally:
         reports.close()
+        trees.close()
     return found
 
 
@@ -163,25 +176,29 @@ def _against(
     progress: Any,
     began: float,
 ) -> Verdict:
-    a, b = objects_at(path), objects_at(other)
-    pairs, missing, extra = matched(a, b)
-    is_tree = len(pairs) + len(missing) + len(extra) > 1
-    if is_tree and layouts != (None, None):
-        raise InvalidValueError(
-            f"layout= and other_layout= are for one array each; {path} holds {len(a.by_key)} and {other} {len(b.by_key)}. "
-            "Name one of each with '::'."
-        )
-    reports = _Reports(progress)
-    arrays = []
+    reports, trees = _Reports(progress), (Trees(), Trees())
     try:
+        a, b = _both(archives_at(path, how.allow_links), archives_at(other, how.allow_links), trees, how.max_memory)
+        pairs, missing, extra = matched(a, b)
+        is_tree = len(pairs) != 1 or bool(missing or extra)
+        if is_tree and layouts != (None, None):
+            raise InvalidValueError(
+                f"layout= and other_layout= are for one array each; {path} holds {len(a.by_key)} and {other} {len(b.by_key)}. "
+                "Name one of each with '::'."
+            )
+        arrays = []
         for first, second in pairs:
             found = _pair(first, second, layouts, how, reports.next())
             key = first.key if first.key == second.key else f"{first.key or first.name} and {second.key or second.name}"
-            arrays.append(replace(_with_attributes(found, first, second, a, b, is_tree), key=key))
+            arrays.append(replace(_with_attributes(found, first.key, second.key, a, b, is_tree), key=key))
+        others = _others(a, b, {first.key for first, _ in pairs}, is_tree)
+        arrays += [each for each in others if is_tree or not each.ok]
     finally:
         reports.close()
-    arrays += _groups(a, b) if is_tree else []
-    notes = [_others_words(found.others) for found in (a, b) if found.others]
+        for each in trees:
+            each.close()
+    notes = [f"{each.name}: {note}" for each in others for note in each.notes if each.ok and not is_tree]
+    notes += [_others_words(found.others) for found in (a, b) if found.others]
     unheld = sum(len(kept) for key, kept in a.attributes.items()) if not b.attributes else 0
     if unheld:
         notes.append(f"{other} holds no attributes: the {unheld} of {path} were not compared")
@@ -189,6 +206,23 @@ def _against(
     ok = not missing and not extra and all(array.ok for array in arrays)
     seconds = time.monotonic() - began
     return Verdict(path, other, ok, tuple(arrays), tuple(missing), tuple(extra), tuple(notes), nbytes, seconds, is_tree)
+
+
+def _both(firsts: list[Archive], seconds: list[Archive], trees: tuple[Trees, Trees], max_memory: int) -> tuple[Objects, Objects]:
+    """All at both places. What has a container as its counterpart is listed as a conversion to that would have it."""
+    a, b = Objects(), Objects()
+    mine, theirs = ({archive.prefix: archive for archive in archives} for archives in (firsts, seconds))
+    for archive in firsts:
+        like = theirs.get(archive.prefix)
+        if like is not None and like.format in CONTAINERS and archive.format in (*CONTAINERS, NPY):
+            listed(a, archive, functools.partial(add_expected, a, archive, like, *trees, max_memory))
+        else:
+            listed(a, archive, functools.partial(add_archive, a, archive, trees[0]))
+    for archive in seconds:
+        like = mine.get(archive.prefix)
+        as_stored = like is not None and like.format == archive.format == HDF5
+        listed(b, archive, functools.partial(add_archive, b, archive, trees[1], as_stored))
+    return a, b
 
 
 def _others_words(files: list[str]) -> str:
@@ -200,6 +234,7 @@ def _others_words(files: list[str]) -> str:
 class _How:
     cast: bool
     independent: bool
+    allow_links: bool
     max_memory: int
 
 
@@ -224,33 +259,54 @@ def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None],
         return compare(sides[0], sides[1], how.max_memory, how.cast, how.independent, report)
 
 
-def _with_attributes(found: ArrayVerdict, first: Object, second: Object, a: Objects, b: Objects, is_tree: bool) -> ArrayVerdict:
-    """The verdict of a pair with what is to be said of their attributes; in a comparison of two single arrays, as notes."""
-    own, others = a.attributes.get(first.key), b.attributes.get(second.key)
-    if own is None or others is None:
-        return found
-    wrong, notes = attribute_words(own, others)
-    if first.dimensions and second.dimensions and first.dimensions != second.dimensions:
+def _with_attributes(found: ArrayVerdict, key: str, other_key: str, a: Objects, b: Objects, is_tree: bool) -> ArrayVerdict:
+    """The verdict of an object with what is to be said of its attributes; in a comparison of two single arrays, as notes."""
+    lost, told = _row_words(a.rows.get(key, {}))
+    own, others = a.attributes.get(key), b.attributes.get(other_key)
+    wrong: list[str] = []
+    notes: list[str] = []
+    if own is not None and others is not None:
+        wrong, notes = attribute_words(own, others)
+    first, second = a.by_key.get(key), b.by_key.get(other_key)
+    if first and second and first.dimensions and second.dimensions and first.dimensions != second.dimensions:
         wrong.append(f"the axes are named {first.dimensions} against {second.dimensions}")
     if not is_tree:
         wrong, notes = [], [*wrong, *notes]
-    if not wrong:
-        return replace(found, notes=(*found.notes, *notes))
-    both = f"{first.name} and {second.name}"
-    summary = f"{both}: equal values, other attributes" if found.ok else found.summary
-    return replace(found, ok=False, summary=summary, problems=(*found.problems, *wrong), notes=(*found.notes, *notes))
+    found = replace(found, notes=(*found.notes, *told, *notes))
+    if not wrong and not lost:
+        return found
+    both = f"{found.name} and {found.other}"
+    summary = f"{both}: equal values, other attributes" if found.ok and found.dtype else found.summary
+    return replace(found, ok=False, summary=summary, problems=(*found.problems, *lost, *wrong))
 
 
-def _groups(a: Objects, b: Objects) -> list[ArrayVerdict]:
-    """Groups, and arrays without values, whose attributes differ."""
+def _row_words(rows: dict[str, TreeRow]) -> tuple[list[str], list[str]]:
+    """(what a conversion leaves behind of an object, how it changes the rest)."""
+    lost, told = [], []
+    for name, row in rows.items():
+        about = f"attribute {name!r}: " if name else ""
+        if row.is_lost:
+            lost.append(f"{about}{row.outcome} by convert: {row.how}")
+        else:
+            told.append(f"{about}{row.how}")
+    return lost, told
+
+
+def _others(a: Objects, b: Objects, compared: set[str], is_tree: bool) -> list[ArrayVerdict]:
+    """Objects without values of which there is something to say: groups with other attributes, what is changed or left behind."""
     found = []
-    for key, own in a.attributes.items():
-        if key in a.by_key or not b.attributes:
+    for key in dict.fromkeys((*a.attributes, *a.links, *a.rows)):
+        if key in compared or (key in a.by_key and key not in a.rows):
             continue
-        wrong, notes = attribute_words(own, b.attributes.get(key, []))
-        if wrong:
-            name = f"/{key}"  # of a group
-            found.append(
-                ArrayVerdict(name, name, False, f"{name}: other attributes", key=name, problems=tuple(wrong), notes=tuple(notes))
-            )
+        name = f"/{key}"
+        verdict = ArrayVerdict(name, name, key=name)
+        verdict = _with_attributes(verdict, key, key, a, b, is_tree)
+        if (key in a.links and key in b.links) and a.links[key] != b.links[key] and a.led_to(key) != b.led_to(key):
+            words = f"it leads to {a.links[key]!r} against {b.links[key]!r}"
+            verdict = replace(verdict, ok=False, problems=(*verdict.problems, words))
+        if not verdict.ok:
+            summary = f"{name}: {'NOT THERE' if a.is_lost(key) else 'other attributes'}"
+            found.append(replace(verdict, summary=summary))
+        elif key in a.rows:
+            found.append(verdict)
     return found

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--independent", action="store_true", help="read through h5py, zarr and NumPy themselves: slower, and a second opinion"
     )
+    parser.add_argument(
+        "--allow-links", action="store_true", help="follow links to other files, as `convert --allow-links` did; for trusted files"
+    )
     parser.add_argument("--max-memory", default="256MB", help="bound for private memory (default: 256MB)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
@@ -35,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
         other_layout=args.other_layout,
         cast=args.cast,
         independent=args.independent,
+        allow_links=args.allow_links,
         max_memory=args.max_memory,
         progress=False if args.json else None,
     )

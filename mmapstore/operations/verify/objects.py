@@ -6,22 +6,24 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ...batches.opening import natural
 from ...formats.contract import Selection, StoredArray
 from ...formats.hdf5_tree import Hdf5Tree
-from ...formats.npy_tree import NpyTree, is_npy_tree
+from ...formats.npy_tree import NpyFileTree, NpyTree, is_npy_tree
 from ...formats.registry import PARTIAL, identify, list_stored, open_stored, split_inside
 from ...formats.tree_contract import ARRAY, LINKS, Attribute, Node, TreeSource, Values, inside
 from ...formats.zarr_tree import ZarrTree
 from ...plain.errors import InvalidTypeError, MmapstoreError, NotFoundError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from ..convert.tree_report import TreeRow
 from .manifest_check import described_arrays
 from .rows import Array
+
+HDF5, ZARR, NPY_TREE = CONTAINERS = ("HDF5", "Zarr", "directory of .npy")
+NPY = ".npy"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Objects:
     by_key : arrays
     empty : arrays that have no shape, and so no values
     links : names that lead to other objects: the key of that, or where else they lead
-    attributes : of arrays and groups; a key is missing where the format holds none
+    attributes : of arrays, groups and named types; a key is missing where the format holds none
+    rows : what a conversion reports of an object, and of its attributes by name ("" is the object); of a source of one
     others : files that hold no array
     is_one_array : an array was asked for, and no container
     """
@@ -64,11 +67,21 @@ class Objects:
     empty: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
     attributes: dict[str, list[Attribute]] = field(default_factory=dict)
+    rows: dict[str, dict[str, TreeRow]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     is_one_array: bool = False
 
     def add(self, found: Object) -> None:
         self.by_key[found.key] = found
+
+    def has(self, key: str) -> bool:
+        """Whether there is an array, a group, a link ... of this name."""
+        return key in self.by_key or key in self.empty or key in self.links or key in self.attributes
+
+    def is_lost(self, key: str) -> bool:
+        """Whether a conversion says that it leaves this object, or what it is in, behind."""
+        paths = (key[:at] for at in (*(at for at, letter in enumerate(key) if letter == "/"), len(key)))
+        return any("" in (rows := self.rows.get(path, {})) and rows[""].is_lost for path in paths)
 
     def led_to(self, key: str) -> Object | None:
         """The array that a name, of an array or a link, leads to."""
@@ -79,20 +92,51 @@ class Objects:
         return self.by_key.get(key)
 
 
-def objects_at(path: str) -> Objects:
-    """Raises what opening raises: NotFoundError, DamagedFileError ... of a file; a directory is looked through file by file."""
+# --- files and stores ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file, or a directory that is one thing.
+
+    Attributes
+    ----------
+    path, within : the file or store, and the place in it that is meant
+    prefix : of the keys of all that is in it
+    format : one of CONTAINERS; "fields" of a directory of `ingest`; ".npy"; "array" of another array; "" of a file without one
+    allow_links : what lies in other files may be read
+    """
+
+    path: str
+    within: str
+    prefix: str
+    format: str
+    allow_links: bool = False
+
+    def key(self, path: str) -> str:
+        return _joined(self.prefix, path)
+
+    def name(self, path: str) -> str:
+        return f"{self.path}::/{_joined(self.within, path)}" if self.within or path != "/" else self.path
+
+
+def _joined(prefix: str, path: str) -> str:
+    return "/".join(part for part in (prefix, path.strip("/")) if part)
+
+
+def archives_at(path: str, allow_links: bool = False) -> list[Archive]:
+    """What is at a path. Raises what opening raises: NotFoundError, DamagedFileError ..."""
     outer, within = split_inside(path)
-    found = Objects()
     if os.path.isfile(os.path.join(outer, DIRECTORY_MANIFEST)):
-        _add_fields(found, path, "")
-    elif os.path.isdir(outer) and not _is_container(outer) and not is_npy_tree(outer):
-        if within is not None:
-            raise NotFoundError(f"{outer} is a directory of files; it has no {within!r}. Name one of its files before the '::'.")
-        _add_files(found, outer)
-        if not found.by_key:
-            raise NotFoundError(f"{outer} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory.")
-    else:
-        _add_container(found, outer, (within or "").strip("/"), "")
+        return [Archive(path, "", "", "fields")]
+    inner = (within or "").strip("/")
+    if not os.path.isdir(outer) or _is_container(outer) or is_npy_tree(outer):
+        return [Archive(outer, inner, "", _format(outer, inner), allow_links)]
+    if within is not None:
+        raise NotFoundError(f"{outer} is a directory of files; it has no {within!r}. Name one of its files before the '::'.")
+    found = list(_archives_in(Path(outer), allow_links))
+    if all(not archive.format for archive in found):
+        raise NotFoundError(f"{outer} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory.")
     return found
 
 
@@ -104,92 +148,150 @@ def _is_container(path: str) -> bool:
     return True
 
 
-def _add_fields(found: Objects, path: str, prefix: str) -> None:
-    for each in described_arrays(path):
-        key = each.name.partition("::/")[2]
-        opener = functools.partial(open_stored, each.path, each.entry.key or None)
-        found.add(Object(prefix + key, each.name, each.path, opener, each.entry.layout))
-
-
-# --- files and stores ------------------------------------------------------------------------------------------------------
-
-
-def _add_container(found: Objects, path: str, within: str, prefix: str) -> None:
-    layouts = {each.entry.key.strip("/"): each.entry.layout for each in described_arrays(path)}
-    tree = _opened_tree(path, within)
-    if tree is None:
-        name = f"{path}::/{within}" if within else path
-        found.is_one_array = not prefix
-        found.add(Object(prefix, name, path, functools.partial(open_stored, path, within or None), layouts.get(within)))
-        return
-    with closing(tree):
-        for node in tree.walk():
-            _add_node(found, tree, node, path, within, prefix, layouts)
-
-
-def _opened_tree(path: str, within: str) -> TreeSource | None:
-    """The container, or a group of it; None where there is one array and nothing else."""
+def _format(path: str, within: str) -> str:
     if is_npy_tree(path):
-        return NpyTree(path)
+        return NPY_TREE
     title, _ = identify(path)
-    if title not in ("HDF5", "Zarr"):
-        return None
-    if title == "HDF5":
-        is_array = within and any(listing.key.strip("/") == within for listing in list_stored(path, within))
-        return None if is_array else Hdf5Tree(path, within)
-    is_array = any(listing.key.strip("/") == within for listing in list_stored(path, within or None))
-    return None if is_array else ZarrTree(path, within)
+    if title not in CONTAINERS:
+        return NPY if title == NPY else "array"
+    is_array = within and any(listing.key.strip("/") == within for listing in list_stored(path, within))
+    return "array" if is_array else title
 
 
-def _key(prefix: str, path: str) -> str:
-    return "/".join(part for part in (prefix, path.strip("/")) if part)
+def open_tree(archive: Archive) -> TreeSource:
+    """A container, or a group of it; or one .npy file, as a container of that."""
+    if archive.format == HDF5:
+        return Hdf5Tree(archive.path, archive.within, archive.allow_links)
+    if archive.format == ZARR:
+        return ZarrTree(archive.path, archive.within)
+    return NpyTree(archive.path) if archive.format == NPY_TREE else NpyFileTree(archive.path)
 
 
-def _add_node(found: Objects, tree: TreeSource, node: Node, path: str, within: str, prefix: str, layouts: dict[str, str]) -> None:
-    key = _key(prefix, node.path)
-    name = f"{path}::/{_key(within, node.path)}" if within or node.path != "/" else path
-    if node.damage:
-        found.add(Object(key, name, path, _raising(f"{name} cannot be looked into: {node.damage}")))
-        return
-    if node.kind in LINKS:
-        found.links[key] = _key(prefix, node.target)
-        return
+class Trees:
+    """Containers, opened when one is asked for. One is open at a time."""
+
+    def __init__(self) -> None:
+        self._archive: Archive | None = None
+        self._tree: TreeSource | None = None
+        self.prepare: dict[Archive, Callable[[TreeSource], None]] = {}
+        """What is done to a container that is opened again."""
+
+    def open(self, archive: Archive) -> TreeSource:
+        if self._tree is None or archive != self._archive:
+            self.close()
+            self._tree, self._archive = open_tree(archive), archive
+            if archive in self.prepare:
+                self.prepare[archive](self._tree)
+        return self._tree
+
+    def close(self) -> None:
+        if self._tree is not None:
+            self._tree.close()
+        self._tree = None
+
+
+def listed(found: Objects, archive: Archive, add: Callable[[], None]) -> None:
+    """Add what is in an archive. One of several that cannot be opened says so when it is compared."""
     try:
-        found.attributes[key] = tree.attributes(node.path)
-        parts = tree.values(node.path) if node.kind == ARRAY else []
+        add()
     except MmapstoreError as error:
-        found.add(Object(key, name, path, _raising(str(error))))
-        return
-    if node.kind == ARRAY and not parts:
-        found.empty.add(key)
-    for values in parts:
-        own = inside(node.path, values.member)
-        member = f"{name}/{values.member}" if values.member else name
+        if not archive.prefix:
+            raise
+        found.add(Object(archive.prefix, archive.path, archive.path, raising(str(error))))
+
+
+def add_archive(found: Objects, archive: Archive, trees: Trees, as_stored: bool = False) -> None:
+    """All that is in an archive. `as_stored`: HDF5 datasets as they are compared with copies within HDF5."""
+    if archive.format == "fields":
+        _add_fields(found, archive)
+    elif archive.format in ("array", NPY):
+        layouts = layouts_of(archive)
+        opener = functools.partial(open_stored, archive.path, archive.within or None)
+        found.is_one_array = not archive.prefix
+        found.add(Object(archive.prefix, archive.name("/"), archive.path, opener, layouts.get(archive.within)))
+    elif archive.format:
+        _add_tree(found, archive, trees, as_stored)
+    else:
+        found.others.append(archive.path)
+
+
+def _add_fields(found: Objects, archive: Archive) -> None:
+    for each in described_arrays(archive.path):
+        key = archive.key(each.name.partition("::/")[2])
         found.add(
-            Object(
-                _key(prefix, own),
-                member,
-                path,
-                _opener(values, path, within, node.path, member),
-                layouts.get(_key(within, own)),
-                values.dimensions,
-            )
+            Object(key, each.name, each.path, functools.partial(open_stored, each.path, each.entry.key or None), each.entry.layout)
         )
 
 
-def _raising(why: str) -> Callable[[], StoredArray]:
+def layouts_of(archive: Archive) -> dict[str, str]:
+    """The axes that a manifest names, by place in the archive."""
+    return {each.entry.key.strip("/"): each.entry.layout for each in described_arrays(archive.path)}
+
+
+def _add_tree(found: Objects, archive: Archive, trees: Trees, as_stored: bool) -> None:
+    layouts = layouts_of(archive)
+    tree = trees.open(archive)
+    for node in tree.walk():
+        key, name = archive.key(node.path), archive.name(node.path)
+        if node.damage:
+            found.add(Object(key, name, archive.path, raising(f"{name} cannot be looked into: {node.damage}")))
+            continue
+        if node.kind in LINKS:
+            found.links[key] = archive.key(node.target)
+            continue
+        try:
+            found.attributes[key] = tree.attributes(node.path)
+            parts = values_of(tree, node.path, as_stored) if node.kind == ARRAY else []
+        except MmapstoreError as error:
+            found.add(Object(key, name, archive.path, raising(str(error))))
+            continue
+        if node.kind == ARRAY and not parts:
+            found.empty.add(key)
+        if node.kind == ARRAY and node.path == "/":
+            found.is_one_array = not archive.prefix
+        for values in parts:
+            found.add(array_of(archive, tree, trees, node, inside(node.path, values.member), values, layouts, as_stored))
+
+
+def values_of(tree: TreeSource, path: str, as_stored: bool) -> list[Values]:
+    return tree.stored_values(path)[0] if as_stored and isinstance(tree, Hdf5Tree) else tree.values(path)
+
+
+def array_of(
+    archive: Archive,
+    tree: TreeSource,
+    trees: Trees,
+    node: Node,
+    place: str,
+    values: Values,
+    layouts: dict[str, str],
+    as_stored: bool,
+) -> Object:
+    """An array of a tree, which is called by its `place`, that of it or of its copy in a target."""
+    origin = node.target if node.kind in LINKS else node.path
+    name = archive.name(inside(node.path, values.member))
+    if values.refused:
+        opener = raising(f"{name}: {values.refused}")
+    elif values.stored is not None:
+        opener = values.stored
+    else:
+        opener = functools.partial(_opened, archive, tree, trees, origin, values, name, as_stored)
+    layout = layouts.get(_joined(archive.within, inside(node.path, values.member)))
+    return Object(archive.key(place), name, archive.path, opener, layout, values.dimensions)
+
+
+def raising(why: str) -> Callable[[], StoredArray]:
     def refuse() -> StoredArray:
         raise InvalidTypeError(why)
 
     return refuse
 
 
-def _opener(values: Values, path: str, within: str, node: str, name: str) -> Callable[[], StoredArray]:
-    if values.refused:
-        return _raising(f"{name}: {values.refused}")
-    if values.stored is not None:
-        return values.stored
-    return functools.partial(TreeArray.opened, path, within, node, values.member, name)
+def _opened(archive: Archive, tree: TreeSource, trees: Trees, origin: str, values: Values, name: str, as_stored: bool) -> TreeArray:
+    now = trees.open(archive)
+    if now is not tree:
+        values = next(each for each in values_of(now, origin, as_stored) if each.member == values.member)
+    return TreeArray(values, name)
 
 
 class TreeArray:
@@ -199,52 +301,34 @@ class TreeArray:
     why_not_raw = "only the format's library knows how to read it"
     storage = ""
 
-    def __init__(self, tree: TreeSource, values: Values, name: str) -> None:
+    def __init__(self, values: Values, name: str) -> None:
         if values.dtype.kind not in "biufcS":
             raise InvalidTypeError(f"{name} has the dtype {values.dtype}, which is not compared; expected numbers, bool or bytes.")
-        self._tree = tree
         self._values = values
         self.name = name
         self.shape, self.dtype, self.chunks = values.shape, values.dtype, values.chunks
         self.element_nbytes = values.element_nbytes
         self.cache_nbytes = values.kept_nbytes + values.together_nbytes
 
-    @classmethod
-    def opened(cls, path: str, within: str, node: str, member: str, name: str) -> TreeArray:
-        tree = _opened_tree(path, within)
-        assert tree is not None, "a node was found in it"
-        try:
-            return cls(tree, next(values for values in tree.values(node) if values.member == member), name)
-        except BaseException:
-            tree.close()
-            raise
-
     def read_box(self, selection: Selection, out: Array) -> None:
         if math.prod(out.shape):
             out[...] = self._values.read(selection)
-
-    def close(self) -> None:
-        self._tree.close()
 
 
 # --- directories -----------------------------------------------------------------------------------------------------------
 
 
-def _add_files(found: Objects, folder: str) -> None:
-    files = list(archive_files(Path(folder)))
+def _archives_in(folder: Path, allow_links: bool) -> Iterator[Archive]:
+    files = list(archive_files(folder))
     stems = [_stem(file.relative_to(folder)) for file in files]
     for file, stem in zip(files, stems, strict=True):
         # Two archives that differ in their suffix alone keep it.
         prefix = stem if stems.count(stem) == 1 else file.relative_to(folder).as_posix()
         if (file / DIRECTORY_MANIFEST).is_file():
-            _add_fields(found, str(file), f"{prefix}/")
-        elif not _is_container(str(file)) and not is_npy_tree(file):
-            found.others.append(str(file))
+            yield Archive(str(file), "", f"{prefix}", "fields")
         else:
-            try:
-                _add_container(found, str(file), "", prefix)
-            except MmapstoreError as error:
-                found.add(Object(prefix, str(file), str(file), _raising(str(error))))
+            is_archive = is_npy_tree(file) or _is_container(str(file))
+            yield Archive(str(file), "", prefix, _format(str(file), "") if is_archive else "", allow_links)
 
 
 def _stem(path: Path) -> str:
@@ -261,85 +345,3 @@ def archive_files(folder: Path) -> Iterator[Path]:
             yield entry
         elif not entry.is_symlink():
             yield from archive_files(entry)
-
-
-# --- two of them -----------------------------------------------------------------------------------------------------------
-
-
-def matched(a: Objects, b: Objects) -> tuple[list[tuple[Object, Object]], list[str], list[str]]:
-    """Pairs that belong together, and names of what only the first, and only the second, has.
-
-    "x" in one, for an archive with one array, belongs to the only "x/..." of the other. What is a link in one and an array in the
-    other is compared with what the link leads to.
-    """
-    if len(a.by_key) == len(b.by_key) == 1 and (a.is_one_array or b.is_one_array or not a.by_key.keys() & b.by_key.keys()):
-        return [(next(iter(a.by_key.values())), next(iter(b.by_key.values())))], [], []
-    pairs = [(found, b.by_key[key]) for key, found in a.by_key.items() if key in b.by_key]
-    left = [key for key in a.by_key if key not in b.by_key]
-    right = [key for key in b.by_key if key not in a.by_key]
-    for mine, theirs, turned in ((left, right, False), (right, left, True)):
-        for key in list(mine):
-            inner = [other for other in theirs if other.startswith(key + "/")]
-            if len(inner) == 1:
-                mine.remove(key)
-                theirs.remove(inner[0])
-                first, second = (inner[0], key) if turned else (key, inner[0])
-                pairs.append((a.by_key[first], b.by_key[second]))
-    for own, other, names, turned in ((a, b, right, False), (b, a, left, True)):
-        for key in own.links:
-            target = own.led_to(key)
-            if key in names and target is not None:
-                names.remove(key)
-                pairs.append((other.by_key[key], target) if turned else (target, other.by_key[key]))
-    missing = left + [key for key in (*a.empty, *a.links) if not _has(b, key)]
-    extra = right + [key for key in (*b.empty, *b.links) if not _has(a, key)]
-    return pairs, _named(a, missing), _named(b, extra)
-
-
-def _has(objects: Objects, key: str) -> bool:
-    return key in objects.by_key or key in objects.empty or key in objects.links
-
-
-def _named(objects: Objects, keys: list[str]) -> list[str]:
-    return [key or objects.by_key[key].name for key in sorted(keys)]
-
-
-def attribute_words(first: list[Attribute], second: list[Attribute]) -> tuple[list[str], list[str]]:
-    """(what is lost or differs, what the second has beside) of the attributes of one object."""
-    others = {attribute.name: attribute for attribute in second}
-    wrong, notes = [], []
-    for attribute in first:
-        if attribute.name in _OF_FORMATS:
-            continue
-        other = others.pop(attribute.name, None)
-        if attribute.refused:
-            notes.append(f"attribute {attribute.name!r} is not compared: {attribute.refused}")
-        elif other is None:
-            wrong.append(f"attribute {attribute.name!r} is missing")
-        elif not _same(attribute.value, other.value):
-            wrong.append(f"attribute {attribute.name!r}: {_short(attribute.value)} against {_short(other.value)}")
-    beside = [name for name in others if name not in _OF_FORMATS]
-    return wrong, [*notes, *([f"the second has further attributes: {', '.join(beside)}"] if beside else [])]
-
-
-_OF_FORMATS = {"_ARRAY_DIMENSIONS", "layout"}  # how Zarr 2 names axes, and what `ingest` leaves
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):
-        return True
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(_same(*pair) for pair in zip(a, b, strict=True))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
-    names = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as targets that have no such numbers spell them
-    if isinstance(a, float) and isinstance(b, str) and b in names:
-        return _same(a, names[b])
-    if isinstance(b, float) and isinstance(a, str) and a in names:
-        return _same(names[a], b)
-    return bool(a == b)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

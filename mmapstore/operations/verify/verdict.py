@@ -153,7 +153,9 @@ class Verdict:
         ]
         for array in self.arrays:
             first = f"{'ok' if array.ok else 'DIFFERENT':<10} {array.key or array.name}"
-            if array.ok:
+            if array.ok and not array.dtype:
+                lines += [first, *(_INDENT + note for note in array.notes)]
+            elif array.ok:
                 shape = ", ".join(map(str, array.shape)) + ("," if len(array.shape) == 1 else "")
                 lines += [f"{first}: ({shape}) {dtype_words(np.dtype(array.dtype))}", *(_INDENT + note for note in array.notes)]
             else:
@@ -176,6 +178,8 @@ class Verdict:
 
     def _summary(self) -> str:
         wrong = sum(not array.ok for array in self.arrays)
+        if self.ok and not self.arrays:
+            return f"{self.path} and {self.other}: EQUAL, and without any values"
         if self.ok:
             return f"{self.path} and {self.other}: EQUAL, all {len(self.arrays)} objects"
         parts = [f"{wrong} of {len(self.arrays)} objects differ"] if wrong else []

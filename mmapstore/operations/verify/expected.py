@@ -1,0 +1,113 @@
+"""What the objects of one container are in a container of another format: asked of `convert`, so that both say the same of each."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from ...formats.hdf5_attributes import attribute_names
+from ...formats.hdf5_tree import Hdf5Tree
+from ...formats.registry import PARTIAL
+from ...formats.tree_contract import ARRAY, EMPTY, LINKS, Attribute, ChoosesNames, Node, TreeSource, inside
+from ...formats.tree_in_memory import Entry, Hdf5InMemory, NpyInMemory, ZarrInMemory
+from ...plain.errors import MmapstoreError
+from ..convert.tree_copies import way
+from ..convert.tree_journal import Done
+from ..convert.tree_report import COPIED
+from .objects import HDF5, NPY, ZARR, Archive, Objects, Trees, add_archive, array_of, layouts_of, values_of
+
+
+def add_expected(found: Objects, archive: Archive, like: Archive, trees: Trees, theirs: Trees, max_memory: int) -> None:
+    """All that is in `archive`, as a conversion to the format of `like` names and changes it, with the rows of its report.
+
+    No value is moved. What a conversion finds out by that alone, such as a damaged chunk, is found when values are compared.
+    """
+    if archive.format == NPY and next(iter(theirs.open(like).walk())).kind == ARRAY:
+        add_archive(found, archive, trees)  # one array and another, neither of them in anything
+        return
+    tree = trees.open(archive)
+    target = _target(like, theirs)
+    listing = _Listing(found, archive, tree, trees, target, as_stored=archive.format == like.format == HDF5)
+    try:
+        listing.convert(max_memory)
+    finally:
+        target.close()
+    listing.add_all()
+    trees.prepare[archive] = listing.prepare
+
+
+def _target(like: Archive, theirs: Trees) -> Any:
+    path = f"{like.path}{PARTIAL}"  # as long as where a conversion writes: paths of files can be too long
+    if like.format == HDF5:
+        return Hdf5InMemory(path, lambda path, name: _has_attribute(theirs.open(like), path, name))
+    return ZarrInMemory(path) if like.format == ZARR else NpyInMemory(path)
+
+
+def _has_attribute(tree: TreeSource, path: str, name: str) -> bool:
+    with contextlib.suppress(MmapstoreError):
+        return isinstance(tree, Hdf5Tree) and name in attribute_names(tree.item(path))
+    return False
+
+
+class _Listing:
+    """What one conversion to a target in memory makes of each object."""
+
+    def __init__(self, found: Objects, archive: Archive, tree: TreeSource, trees: Trees, target: Any, as_stored: bool) -> None:
+        self._found, self._archive, self._tree, self._trees, self._target = found, archive, tree, trees, target
+        self._as_stored = as_stored
+        self._done: dict[str, Done] = {}
+        self._places: dict[str, str] = {}
+        self._nodes: dict[str, Node] = {}
+        self._attributes: dict[str, dict[str, Any]] = {}
+
+    def convert(self, max_memory: int) -> None:
+        planned = way(self._tree, self._target, max_memory, dry=True)
+        log = self._target.found.log
+        for node in self._tree.walk():
+            before = len(log)
+            self._done[node.path] = planned.convert(node)
+            self._places[node.path] = place = planned.place(node)
+            self._nodes |= dict.fromkeys(log[before:], node)
+            if (entry := self._target.found.entries.get(place)) is not None and entry.kind not in LINKS:
+                self._attributes[place] = planned.expected_attributes(node)
+        self._nodes.setdefault("/", Node("/", ""))
+        self._done |= {done.path: done for done in planned.finish(self._done)}
+
+    def prepare(self, tree: TreeSource) -> None:
+        """The same names, and references to the same objects, in the tree opened again."""
+        if isinstance(tree, ChoosesNames) and not self._target.has_hard_links:
+            tree.prefer_names_referred_to()
+        for done in self._done.values():
+            if isinstance(tree, Hdf5Tree) and self._as_stored and done.rows[0].is_lost:
+                tree.forget(done.path)
+
+    def add_all(self) -> None:
+        layouts = layouts_of(self._archive)
+        for path, entry in self._target.found.entries.items():
+            self._add(path, entry, layouts)
+        for done in self._done.values():
+            for row in done.rows:
+                if row.outcome == COPIED and not row.how:
+                    continue
+                rest, name = row.path[len(done.path) :], ""
+                if row.kind == "attribute":
+                    rest, name = "", rest[1:]
+                key = self._archive.key(inside(self._places[done.path], rest.strip("/")))
+                self._found.rows.setdefault(key, {})[name] = row
+
+    def _add(self, path: str, entry: Entry, layouts: dict[str, str]) -> None:
+        found, node, key = self._found, self._nodes[path], self._archive.key(path)
+        if entry.kind in LINKS:
+            found.links[key] = self._archive.key(entry.target)
+            return
+        own = self._attributes.get(path, {})
+        added = {name: value for name, value in entry.attributes.items() if name not in own and name not in node.attributes}
+        found.attributes[key] = [Attribute(*each) for each in (own | added).items()]
+        parts = []
+        if entry.kind == ARRAY:
+            parts = [entry.values] if entry.values is not None else values_of(self._tree, node.path, self._as_stored)
+        if entry.kind == EMPTY or (entry.kind == ARRAY and not parts):
+            found.empty.add(key)
+        for values in parts:
+            place = path if entry.values is not None else inside(path, values.member)
+            found.add(array_of(self._archive, self._tree, self._trees, node, place, values, layouts, self._as_stored))

@@ -1,0 +1,101 @@
+"""Objects of two places that belong together, and how attributes of one pair differ."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ...formats.tree_contract import Attribute
+from .objects import Object, Objects
+
+
+def matched(a: Objects, b: Objects) -> tuple[list[tuple[Object, Object]], list[str], list[str]]:
+    """Pairs that belong together, and names of what only the first, and only the second, has.
+
+    "x" in one, for an archive with one array, belongs to the only "x/..." of the other. What is a link in one and an array in the
+    other is compared with what the link leads to.
+    """
+    if len(a.by_key) == len(b.by_key) == 1 and (a.is_one_array or b.is_one_array or not a.by_key.keys() & b.by_key.keys()):
+        return [(next(iter(a.by_key.values())), next(iter(b.by_key.values())))], [], []
+    pairs = [(found, b.by_key[key]) for key, found in a.by_key.items() if key in b.by_key]
+    left = [key for key in a.by_key if key not in b.by_key]
+    right = [key for key in b.by_key if key not in a.by_key]
+    for mine, theirs, turned in ((left, right, False), (right, left, True)):
+        for key in list(mine):
+            inner = [other for other in theirs if other.startswith(key + "/")]
+            if len(inner) == 1:
+                mine.remove(key)
+                theirs.remove(inner[0])
+                first, second = (inner[0], key) if turned else (key, inner[0])
+                pairs.append((a.by_key[first], b.by_key[second]))
+    for own, other, names, turned in ((a, b, right, False), (b, a, left, True)):
+        for key in own.links:
+            target = own.led_to(key)
+            if key in names and target is not None:
+                names.remove(key)
+                pairs.append((other.by_key[key], target) if turned else (target, other.by_key[key]))
+    return pairs, _named(a, left + _absent(a, b)), _named(b, [key for key in right + _absent(b, a) if not a.is_lost(key)])
+
+
+def _absent(objects: Objects, others: Objects) -> list[str]:
+    """Names that have no values, which the others lack. Of groups only those without anything in them."""
+    named = [key for key in (*objects.empty, *objects.links) if not others.has(key)]
+    if not others.attributes:
+        return named
+    filled = {key[:at] for each in (objects.by_key, objects.empty, objects.links) for key in each for at in _slashes(key)}
+    return named + [
+        key for key in objects.attributes if not (key in filled or key in objects.by_key or key in named or others.has(key))
+    ]
+
+
+def _slashes(key: str) -> list[int]:
+    """
+    >>> [("a/b/c"[:at]) for at in _slashes("a/b/c")]
+    ['', 'a', 'a/b']
+    """
+    return [0, *(at for at, letter in enumerate(key) if letter == "/")]
+
+
+def _named(objects: Objects, keys: list[str]) -> list[str]:
+    return [key or (objects.by_key[key].name if key in objects.by_key else "/") for key in sorted(keys)]
+
+
+def attribute_words(first: list[Attribute], second: list[Attribute]) -> tuple[list[str], list[str]]:
+    """(what is lost or differs, what the second has beside) of the attributes of one object."""
+    others = {attribute.name: attribute for attribute in second}
+    wrong, notes = [], []
+    for attribute in first:
+        if attribute.name in _OF_FORMATS:
+            continue
+        other = others.pop(attribute.name, None)
+        if attribute.refused:
+            notes.append(f"attribute {attribute.name!r} is not compared: {attribute.refused}")
+        elif other is None:
+            wrong.append(f"attribute {attribute.name!r} is missing")
+        elif not _same(attribute.value, other.value):
+            wrong.append(f"attribute {attribute.name!r}: {_short(attribute.value)} against {_short(other.value)}")
+    beside = [name for name in others if name not in _OF_FORMATS]
+    return wrong, [*notes, *([f"the second has further attributes: {', '.join(beside)}"] if beside else [])]
+
+
+_OF_FORMATS = {"_ARRAY_DIMENSIONS", "layout"}  # how Zarr 2 names axes, and what `ingest` leaves
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):
+        return True
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_same(*pair) for pair in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
+    names = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as targets that have no such numbers spell them
+    if isinstance(a, float) and isinstance(b, str) and b in names:
+        return _same(a, names[b])
+    if isinstance(b, float) and isinstance(a, str) and a in names:
+        return _same(names[a], b)
+    return bool(a == b)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
