@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from .plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
+from .plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, SourceWarning
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = (
@@ -41,7 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", SourceWarning)
+            shown = warnings.showwarning
+            warnings.showwarning = lambda message, category, *place: (
+                print(f"mmapstore: {message}", file=sys.stderr) if category is SourceWarning else shown(message, category, *place)
+            )
+            return int(options.run(options))
     except (InvalidValueError, InvalidTypeError) as error:
         return _refused(error, options, WRONG_USE)
     except MmapstoreError as error:

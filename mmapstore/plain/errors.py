@@ -95,3 +95,7 @@ class SlowAccessWarning(UserWarning):
 
 class PackedValuesWarning(UserWarning):
     """Integers that stand for other numbers are copied as they are stored; the text says how to have what they stand for."""
+
+
+class SourceWarning(UserWarning):
+    """A part of a source is not taken, or the source is understood in one of several ways; the text says how to change that."""

@@ -20,6 +20,7 @@ from mmapstore.plain.errors import (
     InvalidValueError,
     KeyNotFoundError,
     NotFoundError,
+    SourceWarning,
     UnsafeFileError,
 )
 
@@ -64,7 +65,8 @@ def test_what_lies_deeper_belongs_to_the_class_and_other_files_do_not(folder):
     (folder / ".DS_Store").write_bytes(b"none")
     (folder / "read me.txt").write_text("none")
     (folder / "bird").mkdir()
-    source = mm.Images(folder)
+    with pytest.warns(SourceWarning, match=r"these files are not taken: 1 \.txt, which is read me\.txt"):
+        source = mm.Images(folder)
     assert source.notes["label"] == {"classes": ["ant", "bird", "cat", "dog"]}
     assert np.bincount(read_all(source)[0]["label"]).tolist() == [3, 0, 12, 2]
 
@@ -343,6 +345,7 @@ def test_csv_of_names(folder):
     assert source.notes["label"] == {"classes": ["a, b", "zebra"]}
     fields, _ = read_all(source)
     assert fields["label"].tolist() == [1, 0, 1]
+    (folder / "train.csv").unlink()
     whole = read_all(mm.Images(folder, size=8))[0]["image"]
     assert np.array_equal(fields["image"], whole[[14, 3, 15]])
     assert source.paths == [str(folder / "cat"), str(folder / "dog"), str(folder / "train.csv")]

@@ -69,7 +69,7 @@ def source_from(options: argparse.Namespace) -> Any:
             layout=layout,
             skip_broken=options.skip_broken,
         )
-    if _are(sources, VIDEO_SUFFIXES, ARRAY_SUFFIXES):
+    if _are(sources, VIDEO_SUFFIXES, ARRAY_SUFFIXES) and not looks_like_images(sources):
         if options.stride is None and options.size is None and not options.skip_broken:
             return None
         size = None if options.size is None else size_of(options.size)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import glob
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ...batches.opening import open_dataset
-from ...formats.registry import split_inside
-from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
+from ...formats.registry import PARTIAL, split_inside
+from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError, SourceWarning
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...readers.contract import NamesFiles
 from .contract import Source
 from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_directory, matching
+from .images.file_kinds import PassedOver, is_hidden
 from .images.files import looks_like_images
 from .images.images import Images
 from .megabatches.unpickling import PICKLE_SUFFIXES, is_pickle, refuse_pickle
@@ -115,21 +117,31 @@ def _of_path(path: str, source_layout: str | None) -> Source:
 
 
 def _of_directory(path: str, source_layout: str | None) -> Source:
+    if looks_like_images(path):
+        return _of_images(path, source_layout)
     arrays, videos = inside_directory(path, ARRAY_SUFFIXES), inside_directory(path, VIDEO_SUFFIXES)
     if arrays and videos:
         raise InvalidValueError(
             f"{path} holds arrays ({os.path.basename(arrays[0])} ...) and videos ({os.path.basename(videos[0])} ...). "
             "Name one kind with a pattern, such as 'directory/*.npy'."
         )
-    if not arrays and not videos and looks_like_images(path):
-        return _of_images(path, source_layout)
     if not arrays and not videos:
         names = sorted(os.listdir(path))[:5]
         raise NotFoundError(
             f"{path} is a directory without .npy, .npz, image or video files; it holds {', '.join(names) or 'nothing'}. "
             "Name the data in it, or a pattern."
         )
+    _warn_of_others(path, arrays or videos)
     return _of_files(arrays or videos, source_layout)
+
+
+def _warn_of_others(path: str, taken: list[str]) -> None:
+    others = PassedOver()
+    for name in set(inside_directory(path, ("",))).difference(taken):
+        if not is_hidden(os.path.basename(name)) and not name.endswith(SUFFIX) and PARTIAL not in name:
+            others.add(os.path.basename(name), f"not of the kind of {os.path.basename(taken[0])}")
+    if others.words():
+        warnings.warn(f"{path}: these files are not taken: {'; '.join(others.words())}.", SourceWarning, stacklevel=5)
 
 
 def _of_files(paths: list[str], source_layout: str | None) -> Source:

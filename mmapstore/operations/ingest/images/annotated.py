@@ -120,7 +120,7 @@ class AnnotatedImages(ImageSamples):
             # What is left out is listed by the file that is to blame.
             paths.append(folders.image_path(pair.image) if pair.image and (annotation or not told_by) else told_by)
             values.append(_label(annotation, numbers, bool(background), told_by) if annotation else 0)
-        listed = ListedImages(paths, np.array(values, np.int64), classes, frozenset(left_out), tuple(read_too))
+        listed = ListedImages(paths, np.array(values, np.int64), classes, frozenset(left_out), tuple(read_too), folders.others)
         super().__init__(listed, f"{folders.images_folder} with {folders.annotations_folder}", form, labels, skip_broken, workers)
         self._add_boxes(found, [folders.annotation_path(pair.name) if pair.annotation else "" for pair in pairs])
 

@@ -27,6 +27,7 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _GREY = ("1", "L", "LA", "La")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _JPEG = ("JPEG", "MPO")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _STREAMED = (
     "JPEG",
     "MPO",
@@ -46,6 +47,10 @@ def _pillow() -> Any:
     except ImportError as error:
         raise MissingPackageError("Reading images needs Pillow. Install it with: pip install 'mmapstore[images]'") from error
     PIL.Image.init()  # here, once: plugins are registered for the whole process, which is no work for threads
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return PIL.Image
 
 
@@ -54,11 +59,21 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _pillow().OPEN if name not in _NOT_PICTURES)
 
 
+def reads_heif() -> bool:
+    """Whether pillow-heif is installed, or another plugin for HEIF is registered."""
+    return "HEIF" in _formats()
+
+
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of the formats that Pillow reads here, such as ".jpg". Raises MissingPackageError without Pillow."""
-    readable = set(_formats())
+    """Suffixes of the formats that Pillow reads here by itself, such as ".jpg". Raises MissingPackageError without Pillow."""
+    readable = set(_formats()) - {"HEIF"}
     return frozenset(suffix for suffix, name in _pillow().registered_extensions().items() if name in readable)
+
+
+def is_heif_start(first: bytes) -> bool:
+    """Whether a file that begins with these 12 bytes is HEIF, which Pillow reads by means of pillow-heif alone."""
+    return first[4:8] == b"ftyp" and first[8:12] in _HEIF_BRANDS
 
 
 def allow_pixels(most: int) -> None:
@@ -134,9 +149,16 @@ def _explaining_damage(path: str) -> Iterator[None]:
     except pillow.UnidentifiedImageError as error:
         size = os.path.getsize(path)
         found = "is empty" if size == 0 else f"is no image that Pillow can read ({size} bytes)"
-        raise DamagedFileError(f"{path} {found}. {_BROKEN}") from error
+        raise DamagedFileError(f"{path} {found}{_heif_words(path)}. {_BROKEN}") from error
     except Exception as error:  # what a plugin of Pillow raises for damaged input is not bounded by any list
         raise DamagedFileError(f"{path} cannot be decoded ({type(error).__name__}: {error}). {_BROKEN}") from error
+
+
+def _heif_words(path: str) -> str:
+    """Phones and messengers write HEIF as .jpg too."""
+    with Path(path).open("rb") as file:
+        is_heif = is_heif_start(file.read(12))
+    return "; it is HEIF: pip install pillow-heif" if is_heif and not reads_heif() else ""
 
 
 def _bomb(path: str, found: str) -> UnsafeFileError:

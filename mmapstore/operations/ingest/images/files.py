@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from ....plain.errors import InvalidValueError, NotFoundError
 from ..files import ARRAY_SUFFIXES, STORE_FILES
 from ..video import VIDEO_SUFFIXES
 from .decoding import image_suffixes
+from .file_kinds import PassedOver, files_below, format_by_content, images_among, is_hidden
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,6 +32,7 @@ class ListedImages:
     classes : their names by number; None if labels are numbers of their own
     left_out : numbers of those that are known to be left out, as asked
     read_too : files beside the images that tell all this
+    others : what else lies in the folders, which gives no samples: a text for each kind of file
     """
 
     paths: list[str]
@@ -37,17 +40,20 @@ class ListedImages:
     classes: tuple[str, ...] | None = None
     left_out: frozenset[int] = field(default_factory=frozenset)
     read_too: tuple[str, ...] = ()
+    others: Sequence[str] = ()
 
 
 # Tables of images, and the formats in which nobody keeps anything but pictures: enough to recognise a folder without Pillow.
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif", ".tga")
+_MOST_LOOKED_INTO = 1000  # files whose first bytes are read in search of an image: a folder may hold millions of something else
 
 
 def looks_like_images(source: str | Sequence[str]) -> bool:
     """Whether a folder, a file, a glob or a list of files is most likely images or a table of them, told by names alone.
 
-    A folder with arrays or videos in it is not; one of folders is if there is an image in any.
+    A folder with arrays or videos in it is not; one of folders is if there is an image in any. Where no name tells, the first bytes
+    of files do.
     """
     if not isinstance(source, str):
         return bool(source) and all(path.lower().endswith(_USUAL_SUFFIXES) for path in source)
@@ -56,26 +62,18 @@ def looks_like_images(source: str | Sequence[str]) -> bool:
             return source.lower().endswith((*_USUAL_SUFFIXES, *TABLE_SUFFIXES))
         first = next(glob.iglob(source, recursive=True), "")
         return first.lower().endswith(_USUAL_SUFFIXES)
-    entries = [entry for entry in os.scandir(source) if not entry.name.startswith(".")]
+    entries = [entry for entry in os.scandir(source) if not is_hidden(entry.name)]
     names = [entry.name.lower() for entry in entries if entry.is_file()]
     if any(os.path.exists(os.path.join(source, name)) for name in STORE_FILES):
         return False
+    if any(name.endswith(_USUAL_SUFFIXES) for name in names):
+        # GIF files alone are videos; beside pictures of other formats they are pictures.
+        return not any(name.endswith((*ARRAY_SUFFIXES, *VIDEO_SUFFIXES)) and not name.endswith(".gif") for name in names)
     if any(name.endswith((*ARRAY_SUFFIXES, *VIDEO_SUFFIXES)) for name in names):
         return False
-    if any(name.endswith(_USUAL_SUFFIXES) for name in names):
+    if any(name.lower().endswith(_USUAL_SUFFIXES) for name in files_below(source)):
         return True
-    below = (files_below(entry.path, lambda name: name.lower().endswith(_USUAL_SUFFIXES)) for entry in entries if entry.is_dir())
-    return any(True for files in below for _ in files)
-
-
-def files_below(folder: str, wanted: Callable[[str], bool]) -> Iterator[str]:
-    """Files in a folder and those below it, relative to it, in no order. Hidden ones and links to folders are passed over."""
-    for around, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = os.path.relpath(around, folder)
-        for name in names:
-            if wanted(name) and not name.startswith("."):
-                yield name if prefix == "." else os.path.join(prefix, name)
+    return any(format_by_content(os.path.join(source, name)) for name in itertools.islice(files_below(source), _MOST_LOOKED_INTO))
 
 
 def is_image_name(name: str) -> bool:
@@ -88,10 +86,13 @@ def images_in_folder(folder: str) -> ListedImages:
 
     A class is also what lies deeper in its folder, and a folder without any image.
     """
-    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    loose = sorted((entry.name for entry in entries if entry.is_file() and is_image_name(entry.name)), key=natural)
+    entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
     classes = sorted(entry.name for entry in entries if entry.is_dir())
-    by_class = {name: sorted(files_below(os.path.join(folder, name), is_image_name), key=natural) for name in classes}
+    others = PassedOver()
+    loose = sorted(images_among((entry.name for entry in entries if not entry.is_dir()), folder, others), key=natural)
+    by_class = {
+        name: sorted(images_among(files_below(folder, others, inside=name), folder, others), key=natural) for name in classes
+    }
     found = [name for name, files in by_class.items() if files]
     if loose and found:
         raise InvalidValueError(
@@ -99,15 +100,13 @@ def images_in_folder(folder: str) -> ListedImages:
             f"Move them into a folder, or name what you want: {os.path.join(folder, '*.jpg')!r}, or '**/*.jpg' without labels."
         )
     if loose:
-        return ListedImages([os.path.join(folder, name) for name in loose])
+        return ListedImages([os.path.join(folder, name) for name in loose], others=others.words())
     if not found:
-        names = sorted(entry.name for entry in entries)[:5]
-        raise NotFoundError(
-            f"{folder} holds no image that Pillow reads, nor do the folders in it: {', '.join(names) or 'it is empty'}."
-        )
-    paths = [os.path.join(folder, name, file) for name in classes for file in by_class[name]]
+        holds = "; ".join(others.words()[:5]) or ", ".join(classes[:5]) or "it is empty"
+        raise NotFoundError(f"{folder} holds no image that Pillow reads, nor do the folders in it: {holds}.")
+    paths = [os.path.join(folder, file) for name in classes for file in by_class[name]]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(by_class[name]) for name in classes])
-    return ListedImages(paths, labels, tuple(classes))
+    return ListedImages(paths, labels, tuple(classes), others=others.words())
 
 
 def images_of_list(paths: Sequence[str]) -> ListedImages:

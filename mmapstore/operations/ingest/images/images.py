@@ -22,7 +22,11 @@ class Images(ImageSamples):
 
     Any format that Pillow reads (but EPS and WMF, which other programs would have to draw), upright as EXIF tells, the first
     picture of files with several. Every file's header is looked at before anything is written, so one that does not fit is named
-    at once; a file that is cut off is an error too. Images are decoded in threads, and come in the order of the list.
+    at once; a file that is cut off is an error too. Images are decoded in threads, and come in the order of the list. HEIF (.heic)
+    needs pillow-heif.
+
+    Of a folder every file is taken that has the suffix of an image, or the content of one; the others are counted, by suffix, in a
+    `SourceWarning` and in the manifest. Hidden files, and those that systems keep for themselves (Thumbs.db), are not counted.
 
     Parameters
     ----------

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from ....batches.opening import natural
 from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError, NotReadableError
-from .files import files_below, is_image_name
+from .file_kinds import PassedOver, files_below, images_among
+from .files import is_image_name
 
 UNMATCHED = ("error", "skip", "skip-images", "skip-annotations")
 _NUMBER_BEHIND = re.compile(r"(.+?)\s+[+-]?[0-9]+")
@@ -30,13 +31,17 @@ class PairedFolders:
     Attributes
     ----------
     images, annotations : file, below its folder, by its name without suffix, with "/" between folders; in natural order
+    others : what else lies in the folder of images: a text for each kind of file
     """
 
     def __init__(self, images_folder: str, annotations_folder: str) -> None:
         self.images_folder = images_folder
         self.annotations_folder = annotations_folder
-        self.images = _by_name(images_folder, files_below(images_folder, is_image_name))
-        self.annotations = _by_name(annotations_folder, files_below(annotations_folder, lambda name: name.lower().endswith(".xml")))
+        others = PassedOver()
+        beside = (name for name in files_below(images_folder, others) if not _is_xml(name))
+        self.images = _by_name(images_folder, images_among(beside, images_folder, others))
+        self.others = others.words()
+        self.annotations = _by_name(annotations_folder, (name for name in files_below(annotations_folder) if _is_xml(name)))
         if not self.annotations:
             raise NotFoundError(f"{annotations_folder} holds no annotation (.xml), nor do the folders in it. Check the path.")
 
@@ -142,8 +147,12 @@ def _by_name(folder: str, files: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _is_xml(name: str) -> bool:
+    return name.lower().endswith(".xml")
+
+
 def _without_suffix(name: str) -> str:
-    return os.path.splitext(name)[0] if is_image_name(name) or name.lower().endswith(".xml") else name
+    return os.path.splitext(name)[0] if is_image_name(name) or _is_xml(name) else name
 
 
 def _lines(path: str) -> list[tuple[int, str]]:

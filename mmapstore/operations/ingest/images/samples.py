@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from ....plain.errors import (
     MmapstoreError,
     NotFoundError,
     NotReadableError,
+    SourceWarning,
     UnsafeFileError,
 )
 from ..contract import Array, Piece, Position
@@ -65,6 +67,8 @@ class ImageSamples:
         self._sample_shape = (height, width, self._decoder.channels)
         self.specs["image"] = ArraySpec((self.samples or 0, *self._sample_shape), self._decoder.values.dtype, "NHWC")
         self.notes: dict[str, Mapping[str, Any]] = {"image": form.to_json()}
+        if listed.others:
+            self._say("not taken", f"these files are not taken: {'; '.join(listed.others)}", listed.others)
         self.fingerprint: dict[str, Any] = {
             "kind": "images",
             "files": len(listed.paths),
@@ -76,6 +80,11 @@ class ImageSamples:
         self._one_hot = 0
         if labels is not None and listed.labels is not None:
             self._add_labels(listed.labels, listed.classes, labels)
+
+    def _say(self, what: str, words: str, note: Any) -> None:
+        """Warn whoever makes this source, and keep a note for the manifest."""
+        warnings.warn(f"{self.name}: {words}.", SourceWarning, stacklevel=4)
+        self.notes["image"] = {**self.notes["image"], what: note}
 
     def _add_labels(self, labels: Array, classes: tuple[str, ...] | None, kind: str) -> None:
         if kind == "one-hot":
