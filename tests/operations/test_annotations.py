@@ -14,8 +14,8 @@ from PIL import Image
 
 import mmapstore as mm
 from mmapstore.operations.ingest.contract import Position
-from mmapstore.operations.ingest.images.annotations import category_numbers, read_annotation
-from mmapstore.plain.errors import DamagedFileError, InvalidValueError, NotFoundError, UnsafeFileError
+from mmapstore.operations.ingest.images.annotations import category_numbers, inside, read_annotation
+from mmapstore.plain.errors import DamagedFileError, InvalidValueError, NotFoundError, SourceWarning, UnsafeFileError
 
 
 def xml(objects=(), size=(90, 120), filename="", extra=""):
@@ -81,18 +81,77 @@ def test_annotations_that_do_not_know_the_size(tmp_path, size):
         (xml([("cat", (0, 0, "nan", 3))]), "expected four numbers"),
         (xml([("cat", (0, 0, "", 3))]), "ymax missing"),
         (xml([("cat", (0, 0, 3, 3)), ("dog", (5, 0, 4, 3))]), r"object 2 \(dog\) has the box .*; expected ymin up to ymax"),
-        (xml([("cat", (0, 0, 91, 3))]), r"object 1 \(cat\) .* reaches out of its image of 90 x 120 pixels"),
-        (xml([("cat", (0, -1, 9, 3))]), "reaches out of its image"),
-        (xml([("cat", (0, 0, 9, 121))]), "reaches out of its image"),
+        (xml([("cat", (0, 0, 92, 3))]), r"object 1 \(cat\) .* reaches out of its image of 90 x 120 pixels"),
+        (xml([("cat", (0, -1.5, 9, 3))]), "reaches out of its image"),
+        (xml([("cat", (0, 0, 9, 122))]), "reaches out of its image"),
         (xml([("", (0, 0, 9, 9))]), "object 1 has no <name>"),
         ("<annotation><object><name>cat</name></object></annotation>", r"object 1 \(cat\) has no <bndbox>"),
         (xml([], ("tall", 3)), "its <size> is 'tall' by '3'"),
         (xml([], (-4, 3)), "its <size> is -4 by 3"),
+        (xml([], (4.5, 3)), "its <size> is '4.5' by '3'; expected whole numbers"),
+        (xml([], ("inf", 3)), "its <size> is 'inf' by '3'"),
+        (xml([("cat", (0, 120, 9, 121))]), "which lies outside its image of 90 x 120"),
+        (b"<?xml version='1.0' encoding='gb2312'?><annotation>\xff</annotation>", "is not an XML annotation"),
+        (b"<?xml version='1.0' encoding='hex'?><annotation/>", "is not an XML annotation"),
     ],
 )
 def test_annotations_that_are_broken(tmp_path, text, message):
     with pytest.raises(DamagedFileError, match=rf"a\.xml.*{message}"):
         read(tmp_path, text)
+
+
+def test_an_object_of_several_boxes_is_several_objects(tmp_path):
+    """As torchvision's VOCDetection keeps all of them. The boxes of an object's parts are not its own."""
+    box = "<bndbox><xmin>{0}</xmin><ymin>{0}</ymin><xmax>{1}</xmax><ymax>{1}</ymax></bndbox>".format
+    part = f"<part><name>wheel</name>{box(0, 90)}</part>"
+    found = read(tmp_path, xml([("dog", (0, 0, 20, 20))], extra=f"<object><name>car</name>{part}{box(1, 5)}{box(10, 50)}</object>"))
+    assert [(each.name, each.box) for each in found.objects] == [
+        ("car", (1, 1, 5, 5)), ("car", (10, 10, 50, 50)), ("dog", (0, 0, 20, 20)),
+    ]  # fmt: skip
+    assert found.largest.name == "car"
+
+
+edges = st.floats(-3, 123, width=32)
+
+
+@given(top=edges, left=edges, bottom=edges, right=edges, clip=st.sampled_from([0, 1, 2.5, float("inf")]), known=st.booleans())
+def test_boxes_are_clipped_as_detectors_clip_them(tmp_path_factory, top, left, bottom, right, clip, known):
+    """The judge is what detectors do, min(max(x, 0), width); beyond `clip` pixels, and for boxes wholly outside, an error."""
+    top, bottom = sorted((top, bottom))
+    left, right = sorted((left, right))
+    expected = tuple(min(max(edge, 0), most) for edge, most in zip((top, left, bottom, right), (90, 120, 90, 120), strict=True))
+    over = max(abs(one - other) for one, other in zip(expected, (top, left, bottom, right), strict=True))
+    text = xml([("cat", (top, left, bottom, right))], (90, 120) if known else None)
+    path = tmp_path_factory.mktemp("a") / "a.xml"
+    path.write_text(text)
+
+    def found():
+        return inside(read_annotation(str(path), 0, clip), (90, 120), str(path), clip)
+
+    wholly = bottom < 0 or right < 0 or top > 90 or left > 120
+    if over > clip or wholly:
+        with pytest.raises(DamagedFileError, match="its image of"):
+            found()
+    elif over < 1 or min(expected[2] - expected[0], expected[3] - expected[1]) > 0:
+        assert found().largest.box == expected
+        assert found().clipped == (over > 0)
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "GBK", "shift_jis", "big5", "euc-kr", "windows-1252", "utf-16"])
+def test_encodings_of_other_tools(tmp_path, encoding):
+    name = {"gb2312": "汽车", "GBK": "汽車", "shift_jis": "車", "big5": "汽車", "euc-kr": "차"}.get(encoding, "Äpfel")
+    declared = f"<?xml version='1.0' encoding='{encoding}'?>"
+    assert read(tmp_path, (declared + xml([(name, (0, 0, 9, 9))])).encode(encoding)).largest.name == name
+
+
+def test_entities_in_other_encodings_are_refused(tmp_path):
+    text = '<?xml version="1.0" encoding="gb2312"?><!DOCTYPE a [<!ENTITY x "y">]><annotation>&x;</annotation>'
+    with pytest.raises(UnsafeFileError, match="declares a document type or entities"):
+        read(tmp_path, text.encode("gb2312"))
+
+
+def test_sizes_with_a_fraction_of_zero(tmp_path):
+    assert read(tmp_path, xml([], ("90.0", "120.00"))).size == (90, 120)
 
 
 def test_boxes_that_count_from_one_have_no_zero(tmp_path):
@@ -300,19 +359,33 @@ def test_annotations_of_another_image(tree):
 
 
 def test_boxes_of_annotations_without_a_size_are_checked_against_the_image(tree):
-    (tree / "Annotations" / "val" / "d.xml").write_text(xml([("ant", (0, 0, 9, 9)), ("cat", (0, 0, 9, 121))], None))
+    (tree / "Annotations" / "val" / "d.xml").write_text(xml([("ant", (0, 0, 9, 9)), ("cat", (0, 0, 9, 122))], None))
     with pytest.raises(DamagedFileError, match=r"d\.xml: object 2 \(cat\) .* reaches out of its image of 90 x 120"):
         source_of(tree)
 
 
 def test_broken_annotations_are_left_out_and_listed(tree):
-    (tree / "Annotations" / "train" / "n01" / "b.xml").write_text(xml([("cat", (0, 0, 9, 121))]))
+    (tree / "Annotations" / "train" / "n01" / "b.xml").write_text(xml([("cat", (0, 0, 9, 122))]))
     with pytest.raises(DamagedFileError, match=r"b\.xml: object 1 \(cat\)"):
         source_of(tree)
     (tree / "Data" / "val" / "d.JPEG").write_bytes(b"none")
     fields, skipped = read_all(source_of(tree, skip_broken=True))
     assert fields["label"].tolist() == [2, 3]
     assert skipped == [(1, str(tree / "Annotations" / "train/n01/b.xml")), (2, str(tree / "Data" / "val/d.JPEG"))]
+
+
+@pytest.mark.parametrize("size", [(90, 120), None])
+def test_clipped_boxes_are_counted(tree, size):
+    objects = [("cat", (0, 0, 90.0000004, 121)), ("ant", (-0.5, 3, 4, 5)), ("dog", (1, 1, 2, 2))]
+    (tree / "Annotations" / "val" / "d.xml").write_text(xml(objects, size))
+    with pytest.warns(SourceWarning, match=r"boxes that reached out of their images, and were clipped: 2, the first in .*d\.xml"):
+        source = source_of(tree, size=None)
+    assert read_all(source)[0]["box"][3].tolist() == [0, 0, 90, 120]
+    assert source.notes["box"]["clipped"] == 2
+    with pytest.raises(DamagedFileError, match=r"or clip it with clip_boxes= \(--clip-boxes\)"):
+        source_of(tree, clip_boxes=0.75)
+    with pytest.raises(InvalidValueError, match="clip_boxes=-1 is not understood"):
+        source_of(tree, clip_boxes=-1)
 
 
 @pytest.mark.parametrize(("says", "turned"), [((90, 120), False), ((120, 90), True)])

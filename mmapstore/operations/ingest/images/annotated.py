@@ -10,7 +10,7 @@ import numpy as np
 
 from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
 from ..sources import content_mark
-from .annotations import Annotation, category_numbers, read_annotation, require_inside
+from .annotations import Annotation, category_numbers, inside, read_annotation
 from .decoding import ImageHeader
 from .files import ListedImages
 from .form import ImageForm
@@ -42,6 +42,8 @@ class AnnotatedImages(ImageSamples):
         kinds and lists them in the manifest, "skip-images" and "skip-annotations" that kind alone
     first_pixel : 0 if boxes count rows and columns from 0 and end behind the last (ImageNet); 1 if they count from 1 and end with
         the last (Pascal VOC)
+    clip_boxes : how many pixels a box may reach out of its image, to be clipped to it, which a `SourceWarning` and the manifest
+        count. 1 is a rounding; math.inf clips all but boxes that lie outside as a whole
     size, fit, channels, dtype, scale, labels, skip_broken, workers : as for `Images`; `skip_broken` leaves out broken
         annotations too. Boxes are of the picture as one looks at it; where the size that the annotation gives fits only the
         picture as it is stored, before EXIF turns it, they are turned with it
@@ -78,6 +80,7 @@ class AnnotatedImages(ImageSamples):
         subset: str | os.PathLike[str] | None = None,
         unmatched: str = "error",
         first_pixel: int = 0,
+        clip_boxes: float = 1.0,
         size: int | Sequence[int] | None = None,
         fit: str = "crop",
         channels: int | None = None,
@@ -95,12 +98,14 @@ class AnnotatedImages(ImageSamples):
         ):
             if value not in understood:
                 raise InvalidValueError(f"{name}={value!r} is not understood; expected one of {', '.join(map(repr, understood))}.")
+        if isinstance(clip_boxes, bool) or not isinstance(clip_boxes, (int, float)) or not clip_boxes >= 0:
+            raise InvalidValueError(f"clip_boxes={clip_boxes!r} is not understood; expected a number of pixels from 0 on.")
         folders = PairedFolders(_folder(images, "images"), _folder(annotations, "annotations"))
         listing = os.fspath(subset) if subset is not None else None
         names = folders.all_names() if listing is None else folders.listed_names(listing)
         # Categories that are not given are those of all annotations, so that each subset counts them the same way.
         needed = folders.annotations if categories is None else [name for name in names if name in folders.annotations]
-        parsed = _parsed(folders, needed, first_pixel, skip_broken)
+        parsed = _parsed(folders, needed, skip_broken, first_pixel, clip_boxes)
         pairs = folders.pairs(names, lambda name: parsed[name].filename if name in parsed else "")
         numbers = category_numbers(categories, parsed)
         classes = tuple(numbers)
@@ -122,21 +127,23 @@ class AnnotatedImages(ImageSamples):
             values.append(_label(annotation, numbers, bool(background), told_by) if annotation else 0)
         listed = ListedImages(paths, np.array(values, np.int64), classes, frozenset(left_out), tuple(read_too), folders.others)
         super().__init__(listed, f"{folders.images_folder} with {folders.annotations_folder}", form, labels, skip_broken, workers)
-        self._add_boxes(found, [folders.annotation_path(pair.name) if pair.annotation else "" for pair in pairs])
+        self._add_boxes(found, [folders.annotation_path(pair.name) if pair.annotation else "" for pair in pairs], clip_boxes)
 
-    def _add_boxes(self, found: Sequence[Annotation | None], paths: Sequence[str]) -> None:
+    def _add_boxes(self, found: Sequence[Annotation | None], paths: Sequence[str], clip: float) -> None:
+        clipped: list[str] = []
         boxes = np.full((len(self._files), 4), np.nan, np.float32)
         for number, (annotation, header) in enumerate(zip(found, self._headers, strict=True)):
             if annotation is None or header is None or annotation.largest is None:
                 continue
             try:
-                box = _upright(annotation, annotation.largest.box, header, self._files[number], paths[number])
+                box, count = _upright(annotation, header, self._files[number], paths[number], clip)
             except BROKEN:
                 if not self._skip_broken:
                     raise
                 self._headers[number] = None
                 continue
             boxes[number] = self._decoder.placement(header).moved(box)
+            clipped += [paths[number]] * count
         self._add_field("box", boxes)
         self.fingerprint["boxes"] = content_mark(boxes)
         self.notes["box"] = {
@@ -144,6 +151,9 @@ class AnnotatedImages(ImageSamples):
             "unit": "pixels of the image as written",
             "no object": "NaN",
         }
+        if clipped:
+            words = f"boxes that reached out of their images, and were clipped: {len(clipped)}, the first in {clipped[0]}"
+            self._say("clipped", words, len(clipped), "box")
 
 
 def _folder(path: str | os.PathLike[str], name: str) -> str:
@@ -154,12 +164,14 @@ def _folder(path: str | os.PathLike[str], name: str) -> str:
     return found
 
 
-def _parsed(folders: PairedFolders, names: Iterable[str], first_pixel: int, skip_broken: bool) -> dict[str, Annotation]:
+def _parsed(
+    folders: PairedFolders, names: Iterable[str], skip_broken: bool, first_pixel: int, clip: float
+) -> dict[str, Annotation]:
     """The annotations of these names; without those that are broken, if they are to be left out."""
     found = {}
     for name in names:
         try:
-            found[name] = read_annotation(folders.annotation_path(name), first_pixel)
+            found[name] = read_annotation(folders.annotation_path(name), first_pixel, clip)
         except BROKEN:
             if not skip_broken:
                 raise
@@ -181,16 +193,16 @@ def _label(annotation: Annotation, numbers: Mapping[str, int], background: bool,
     return numbers[largest.name]
 
 
-def _upright(annotation: Annotation, box: Box, header: ImageHeader, image: str, path: str) -> Box:
-    """A box of the picture as one looks at it."""
+def _upright(annotation: Annotation, header: ImageHeader, image: str, path: str, clip: float) -> tuple[Box, int]:
+    """The largest box of an annotation in the picture as one looks at it, and how many boxes were clipped."""
     if annotation.size is None:
-        require_inside(annotation, header.size, path)
-        return box
-    if annotation.size == header.size:
-        return box
+        annotation = inside(annotation, header.size, path, clip)
+    assert annotation.largest is not None
+    if annotation.size in (None, header.size):
+        return annotation.largest.box, annotation.clipped
     if annotation.size == header.stored:
-        return upright_box(box, header.stored, header.orientation)
-    height, width = annotation.size
+        return upright_box(annotation.largest.box, header.stored, header.orientation), annotation.clipped
+    height, width = annotation.size or header.size
     raise DamagedFileError(
         f"{path} was made for an image of {height} x {width} pixels (height x width); {image} is "
         f"{header.size[0]} x {header.size[1]}. Its boxes would be elsewhere: find the original image, "

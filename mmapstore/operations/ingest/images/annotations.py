@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from .placement import Box
 
 _MOST_NBYTES = 16 << 20  # thousands of times what an annotation takes
 _EDGES = ("ymin", "xmin", "ymax", "xmax")
+_ENCODING = re.compile(rb"""^\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]*)["']""")
+_LARGER = {"gb2312": "gb18030", "gbk": "gb18030"}  # files that say the smaller of these sets hold characters of the larger
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,13 @@ class Annotation:
     filename : of the image, as the annotation says; "" if it does not
     size : (height, width) of the image, None if it does not say
     objects : in their order
+    clipped : how many of their boxes reached out of the image, and were clipped to it
     """
 
     filename: str
     size: tuple[int, int] | None
     objects: tuple[AnnotatedObject, ...]
+    clipped: int = 0
 
     @property
     def largest(self) -> AnnotatedObject | None:
@@ -53,11 +58,12 @@ class Annotation:
         return max(self.objects, key=lambda found: found.area, default=None)
 
 
-def read_annotation(path: str, first_pixel: int) -> Annotation:
+def read_annotation(path: str, first_pixel: int, clip: float = 1.0) -> Annotation:
     """Parse and check one annotation.
 
     `first_pixel` is the number of the first row and column: with 0, a box that is w pixels wide goes from x to x + w; with 1, as
-    Pascal VOC counts, from x to x + w - 1, the last pixel in it. Boxes are returned the first way.
+    Pascal VOC counts, from x to x + w - 1, the last pixel in it. Boxes are returned the first way, and those that reach out of the
+    image by at most `clip` pixels clipped to it. An object with several boxes is several objects of one name.
 
     Raises DamagedFileError for what is no XML or no box in the image, naming the object; UnsafeFileError for XML that declares
     entities or a document type, or is larger than 16 MiB; NotFoundError, NotReadableError, MissingPackageError.
@@ -70,15 +76,33 @@ def read_annotation(path: str, first_pixel: int) -> Annotation:
         where = f"{path}: object {number}" + (f" ({name})" if name else "")
         if not name:
             raise DamagedFileError(f"{where} has no <name>. Every object needs a category; mend the annotation, or leave it out.")
-        objects.append(AnnotatedObject(name, _box(found.find("bndbox"), where, size, first_pixel)))
-    return Annotation((root.findtext("filename") or "").strip(), size, tuple(objects))
+        boxes = found.findall("bndbox")
+        if not boxes:
+            raise DamagedFileError(f"{where} has no <bndbox>. Mend the annotation, or leave it out.")
+        objects += [AnnotatedObject(name, _box(box, where, first_pixel)) for box in boxes]
+    filename = (root.findtext("filename") or "").strip()
+    return inside(Annotation(filename, size, tuple(objects)), size, path, clip, first_pixel)
 
 
-def require_inside(annotation: Annotation, size: tuple[int, int], path: str) -> None:
-    """Check the boxes of an annotation that does not say the size of its image against that image, (height, width)."""
+def inside(annotation: Annotation, size: tuple[int, int] | None, path: str, clip: float, first_pixel: int = 0) -> Annotation:
+    """An annotation whose boxes are in an image of (height, width); None for an image of which it is not known how large it is.
+
+    Raises DamagedFileError for a box that reaches out by more than `clip` pixels, or that lies outside as a whole.
+    """
+    height, width = size or (math.inf, math.inf)
+    objects, clipped = [], 0
     for number, found in enumerate(annotation.objects, 1):
-        if found.box[2] > size[0] or found.box[3] > size[1]:
-            raise _outside(f"{path}: object {number} ({found.name})", found.box, size)
+        top, left, bottom, right = found.box
+        box = max(top, 0.0), max(left, 0.0), min(bottom, height), min(right, width)
+        over = max(abs(now - before) for now, before in zip(box, found.box, strict=True)) if box != found.box else 0.0
+        is_outside = box[2] < box[0] or box[3] < box[1] or (over >= 1 and (box[2] == box[0] or box[3] == box[1]))
+        # A zero where the first pixel is 1 is no rounding: all boxes are counted another way than was said.
+        counts_from_zero = bool(first_pixel) and min(top, left) == -1
+        if over > clip or is_outside or counts_from_zero:
+            raise _outside(f"{path}: object {number} ({found.name})", found.box, size, first_pixel, is_outside)
+        clipped += over > 0
+        objects.append(AnnotatedObject(found.name, box))
+    return Annotation(annotation.filename, annotation.size, tuple(objects), annotation.clipped + clipped)
 
 
 def _parsed(path: str) -> Any:
@@ -96,7 +120,7 @@ def _parsed(path: str) -> Any:
             f"{path} has more than {_MOST_NBYTES} bytes, which no annotation needs. Check what it is, and leave it out."
         )
     try:
-        root = ElementTree.fromstring(text, forbid_dtd=True)
+        root = ElementTree.fromstring(_as_expat_reads(text), forbid_dtd=True)
     except defusedxml.DefusedXmlException as error:
         raise UnsafeFileError(
             f"{path} declares a document type or entities ({type(error).__name__}), with which XML reaches for "
@@ -109,23 +133,36 @@ def _parsed(path: str) -> Any:
     return root
 
 
+def _as_expat_reads(text: bytes) -> bytes | str:
+    """XML in an encoding that expat does not know, such as GB2312, decoded as it says that it is encoded."""
+    declared = _ENCODING.match(text)
+    name = declared[1].decode().lower() if declared else "utf-8"
+    if name.startswith(("utf", "us-ascii", "iso-8859-1")):
+        return text
+    return text.decode(_LARGER.get(name, name))
+
+
 def _size(root: Any, path: str) -> tuple[int, int] | None:
     found = root.find("size")
     if found is None:
         return None
     texts = [(found.findtext(side) or "").strip() for side in ("height", "width")]
     try:
-        height, width = (int(text) for text in texts)
-    except ValueError as error:
+        height, width = (int(text) if text.isdecimal() else _whole(float(text)) for text in texts)
+    except (ValueError, OverflowError) as error:
         raise DamagedFileError(f"{path}: its <size> is {texts[0]!r} by {texts[1]!r}; expected whole numbers of pixels.") from error
     if height < 0 or width < 0:
         raise DamagedFileError(f"{path}: its <size> is {height} by {width}; expected whole numbers of pixels.")
     return (height, width) if height and width else None  # tools that did not know it wrote 0
 
 
-def _box(found: Any, where: str, size: tuple[int, int] | None, first_pixel: int) -> Box:
-    if found is None:
-        raise DamagedFileError(f"{where} has no <bndbox>. Mend the annotation, or leave it out.")
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def _box(found: Any, where: str, first_pixel: int) -> Box:
     texts = {edge: (found.findtext(edge) or "").strip() for edge in _EDGES}
     shown = ", ".join(f"{edge} {text or 'missing'}" for edge, text in texts.items())
     try:
@@ -136,19 +173,18 @@ def _box(found: Any, where: str, size: tuple[int, int] | None, first_pixel: int)
         raise DamagedFileError(f"{where} has the box {shown}; expected four numbers.")
     if bottom < top or right < left:
         raise DamagedFileError(f"{where} has the box {shown}; expected ymin up to ymax, and xmin up to xmax.")
-    box = top - first_pixel, left - first_pixel, bottom, right
-    if min(box) < 0 or (size is not None and (bottom > size[0] or right > size[1])):
-        raise _outside(where, (top, left, bottom, right), size, first_pixel)
-    return box
+    return top - first_pixel, left - first_pixel, bottom, right
 
 
-def _outside(where: str, box: Box, size: tuple[int, int] | None, first_pixel: int = 0) -> DamagedFileError:
-    top, left, bottom, right = box
+def _outside(where: str, box: Box, size: tuple[int, int] | None, first_pixel: int, is_outside: bool) -> DamagedFileError:
+    top, left, bottom, right = box[0] + first_pixel, box[1] + first_pixel, box[2], box[3]
     within = f"{size[0]} x {size[1]} pixels (height x width)" if size is not None else "unknown size"
     hint = " (first_pixel=1: Pascal VOC counts from 1)" if first_pixel and min(top, left) == 0 else ""
+    clip = "" if is_outside or hint else ", or clip it with clip_boxes= (--clip-boxes)"
     return DamagedFileError(
-        f"{where} has the box ymin {top:g}, xmin {left:g}, ymax {bottom:g}, xmax {right:g}, "
-        f"which reaches out of its image of {within}{hint}. Mend the annotation, or leave it out."
+        f"{where} has the box ymin {top:.12g}, xmin {left:.12g}, ymax {bottom:.12g}, xmax {right:.12g}, "
+        f"which {'lies outside' if is_outside else 'reaches out of'} its image of {within}{hint}. "
+        f"Mend the annotation, or leave it out{clip}."
     )
 
 

@@ -28,6 +28,7 @@ _ONLY_ANNOTATED = {
     "background": "--background",
     "unmatched": "--unmatched",
     "first_pixel": "--first-pixel",
+    "clip_boxes": "--clip-boxes",
 }
 
 
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     annotated.add_argument("--background", metavar="NAME", help="category of images without an object (default: background)")
     annotated.add_argument("--unmatched", choices=UNMATCHED, help="images and annotations without each other (default: error)")
     annotated.add_argument("--first-pixel", type=int, choices=(0, 1), help="the number of the first pixel in boxes (default: 0)")
+    annotated.add_argument(
+        "--clip-boxes", type=float, metavar="PIXELS", help="clip boxes that reach out of their image by up to so many (default: 1)"
+    )
 
 
 def source_from(options: argparse.Namespace) -> Source | None:
@@ -98,6 +102,7 @@ def source_from(options: argparse.Namespace) -> Source | None:
         background=options.background or True,
         unmatched=options.unmatched or "error",
         first_pixel=options.first_pixel or 0,
+        clip_boxes=1.0 if options.clip_boxes is None else options.clip_boxes,
         **shared,
     )
 

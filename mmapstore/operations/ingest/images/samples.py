@@ -81,10 +81,10 @@ class ImageSamples:
         if labels is not None and listed.labels is not None:
             self._add_labels(listed.labels, listed.classes, labels)
 
-    def _say(self, what: str, words: str, note: Any) -> None:
+    def _say(self, what: str, words: str, note: Any, field: str = "image") -> None:
         """Warn whoever makes this source, and keep a note for the manifest."""
         warnings.warn(f"{self.name}: {words}.", SourceWarning, stacklevel=4)
-        self.notes["image"] = {**self.notes["image"], what: note}
+        self.notes[field] = {**self.notes.get(field, {}), what: note}
 
     def _add_labels(self, labels: Array, classes: tuple[str, ...] | None, kind: str) -> None:
         if kind == "one-hot":
