@@ -198,11 +198,11 @@ def _upright(annotation: Annotation, header: ImageHeader, image: str, path: str,
     if annotation.size is None:
         annotation = inside(annotation, header.size, path, clip)
     assert annotation.largest is not None
-    if annotation.size in (None, header.size):
+    height, width = annotation.size or header.size
+    if (height, width) == header.size:
         return annotation.largest.box, annotation.clipped
     if annotation.size == header.stored:
         return upright_box(annotation.largest.box, header.stored, header.orientation), annotation.clipped
-    height, width = annotation.size or header.size
     raise DamagedFileError(
         f"{path} was made for an image of {height} x {width} pixels (height x width); {image} is "
         f"{header.size[0]} x {header.size[1]}. Its boxes would be elsewhere: find the original image, "
