@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -19,54 +20,67 @@ import keras
 model = keras.Sequential([keras.Input((3, 50, 50)), {layer}])
 model.compile("sgd", "mse")
 """
+# Each block in a scope of its own, and what it prints under its number. One process, for most of it is TensorFlow's import.
+EXAMPLES = [
+    # On most processors convolutions want the channels last.
+    [MODEL.format(layer="keras.layers.Dense(50)"), BLOCKS[0], "print('batches:', len(batches))"],
+    [BLOCKS[2], "print('parts:', len(train), len(val), len(test))"],
+    [
+        MODEL.format(layer="keras.layers.Rescaling(0.5)"),
+        "import mmapstore as mm\ntest = mm.open('frames.npy').split(0.6, 0.2, 0.2)[2]",
+        BLOCKS[3],
+    ],
+]
+RUN = """
+import json, sys
+for lines in json.load(sys.stdin):
+    exec("\\n".join(lines), {"__name__": "__main__"})
+    print("END OF AN EXAMPLE")
+"""
 
 
-@pytest.fixture
-def frames(tmp_path):
-    values = np.random.default_rng(0).random((250, 3, 50, 50))
-    np.save(tmp_path / "frames.npy", values)
-    return values
+@pytest.fixture(scope="module")
+def frames():
+    return np.random.default_rng(0).random((250, 3, 50, 50))
 
 
-def run(folder, *code):
-    """In a process of its own, as a reader would."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(code)], cwd=folder, capture_output=True, text=True, check=False
-    )
+@pytest.fixture(scope="module")
+def ran(frames, tmp_path_factory):
+    """(the directory, what each example printed), run as a reader would, in a process of their own."""
+    folder = tmp_path_factory.mktemp("readme")
+    np.save(folder / "frames.npy", frames)
+    command = [sys.executable, "-W", "error", "-c", RUN]
+    done = subprocess.run(command, input=json.dumps(EXAMPLES), cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return folder, done.stdout.split("END OF AN EXAMPLE\n")
 
 
 def test_every_block_is_run_here():
     assert len(BLOCKS) == 4
 
 
-def test_the_eight_lines(frames, tmp_path):
-    model = MODEL.format(layer="keras.layers.Dense(50)")  # on most processors convolutions want the channels last
-    out = run(tmp_path, model, BLOCKS[0], "print('batches:', len(batches))")
-    assert "predicted peak" in out
-    assert f"batches: {-(-149 // 32)}" in out
+def test_the_eight_lines(ran):
+    printed = ran[1][0]
+    assert "predicted peak" in printed
+    assert f"batches: {-(-149 // 32)}" in printed
 
 
-def test_the_six_line_sequence_serves_every_pair_once(frames, tmp_path):
+def test_the_six_line_sequence_serves_every_pair_once(frames, ran):
     import keras
 
     scope = {"keras": keras, "np": np}
     exec(BLOCKS[1], scope)
-    sequence = scope["Frames"](tmp_path / "frames.npy", 32)
+    sequence = scope["Frames"](ran[0] / "frames.npy", 32)
     x, y = (np.concatenate(parts) for parts in zip(*(sequence[i] for i in range(len(sequence))), strict=True))
     np.testing.assert_array_equal(x, frames[:-1])
     np.testing.assert_array_equal(y, frames[1:])
 
 
-def test_ten_lines_for_a_memmap_of_frames(frames, tmp_path):
-    out = run(tmp_path, BLOCKS[2], "print('parts:', len(train), len(val), len(test))").splitlines()
-    assert out[-1] == "parts: 150 50 50"
-    assert 0 < float(out[-2].split()[-1]) < 1
+def test_ten_lines_for_a_memmap_of_frames(ran):
+    printed = ran[1][1].splitlines()
+    assert printed[-1] == "parts: 150 50 50"
+    assert 0 < float(printed[-2].split()[-1]) < 1
 
 
-def test_predictions_larger_than_memory_in_two_lines(frames, tmp_path):
-    model = MODEL.format(layer="keras.layers.Rescaling(0.5)")
-    opened = "import mmapstore as mm\ntest = mm.open('frames.npy').split(0.6, 0.2, 0.2)[2]"
-    run(tmp_path, model, opened, BLOCKS[3])
-    np.testing.assert_allclose(np.load(tmp_path / "predictions.npy"), 0.5 * frames[200:], rtol=1e-6)
+def test_predictions_larger_than_memory_in_two_lines(frames, ran):
+    np.testing.assert_allclose(np.load(ran[0] / "predictions.npy"), 0.5 * frames[200:], rtol=1e-6)

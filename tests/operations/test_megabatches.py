@@ -107,8 +107,7 @@ def test_every_form_of_file(tmp_path: Path, form: str) -> None:
     assert_holds(mm.ingest(mm.Megabatches(tmp_path, allow_pickle=True), tmp_path / "out"), batches)
 
 
-@pytest.mark.parametrize("form", ["npz", "pickle 5"])
-@pytest.mark.parametrize("out", ["out", "out.h5", "out.zarr"])
+@pytest.mark.parametrize(("form", "out"), [("npz", "out"), ("pickle 5", "out.h5"), ("npz", "out.zarr")])
 def test_processes_threads_and_one_give_the_same_in_every_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, out: str
 ) -> None:
