@@ -71,8 +71,10 @@ class Hdf5TreeWriter:
             return Attribute(attribute.name, refused="HDF5 keeps this name for lists of dimension scales")
         given = as_attribute(value)
         words = "as JSON text" if isinstance(given, str) and not isinstance(value, str) else ""
-        if (isinstance(value, str) and "\0" in value) or not attribute.name or "\0" in attribute.name:
-            return Attribute(attribute.name, refused="HDF5 has no text with NUL in it, nor attributes without a name")
+        if not (attribute.name and _is_text(attribute.name) and (not isinstance(value, str) or _is_text(value))):
+            return Attribute(
+                attribute.name, refused="HDF5 has no text that is not UTF-8 or holds NUL, nor attributes without a name"
+            )
         if (nbytes := len(json.dumps(value))) > _MOST_ATTRIBUTE_NBYTES:
             return Attribute(
                 attribute.name, refused=f"it has some {nbytes} bytes; HDF5 holds {_MOST_ATTRIBUTE_NBYTES} in an attribute"
@@ -313,13 +315,23 @@ def as_attribute(value: Any) -> Any:
         return np.float64(value)
     if isinstance(value, list) and value:
         with contextlib.suppress(ValueError, OverflowError):
-            array = np.array(value)
             kinds = {type(element) for element in _elements(value)}
-            if kinds == {str} and array.dtype.kind == "U":
+            array = np.array(value)
+            if kinds == {int} and array.dtype.kind not in "iu":  # NumPy makes floats of large integers beside small ones
+                array = np.array(value, np.uint64)
+            if kinds == {str} and array.dtype.kind == "U" and all(map(_is_text, _elements(value))):
                 return array.astype(object)
-            if len(kinds) == 1 and array.dtype.kind in "bif":
+            if kinds in ({bool}, {int}, {float}) and array.dtype.kind in "biuf":
                 return array
     return [] if value == [] else json.dumps(value)
+
+
+def _is_text(value: str) -> bool:
+    """True for what HDF5 keeps as it is; in JSON there are halves of characters, and NUL, at which HDF5 ends a text."""
+    try:
+        return b"\0" not in value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_lists_of_paths(value: Any) -> bool:

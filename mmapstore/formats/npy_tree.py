@@ -139,9 +139,8 @@ class NpyTreeWriter:
 
 
 class _NewNpyArray:
-    changed: tuple[str, ...] = ()
-
     def __init__(self, file: str, values: Values) -> None:
+        self.changed: tuple[str, ...] = ("text as UTF-8 bytes of fixed width",) if values.text else ()
         header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": values.shape}
         with explaining_write_errors(file):
             self._file = Path(file).open("x+b")  # noqa: SIM115
@@ -262,7 +261,7 @@ class NpyTree:
                 member="",
                 shape=array.shape,
                 dtype=array.dtype,
-                read=lambda box: np.array(array[box]),
+                read=functools.partial(_read, array),
                 stored=functools.partial(open_array, file) if array.dtype.kind in _PLAIN_KINDS else None,
                 text="text" in line,
                 fill=_fill_from_json(line.get("fill"), array.dtype),
@@ -278,6 +277,10 @@ def _mapped(file: str) -> Array:
         raise NotFoundError(f"{file} does not exist, but {TREE_FILE} lists it. Convert again.") from error
     except (OSError, ValueError) as error:
         raise DamagedFileError(f"{file} is not a whole .npy file ({error}). Copy or convert it again.") from error
+
+
+def _read(array: Array, box: Box) -> Array:
+    return np.array(array[box], array.dtype)  # of a scalar NumPy gives bytes without the zeros at their end
 
 
 def _holds_values(file: str) -> bool:
@@ -315,7 +318,7 @@ class NpyFileTree:
             member="",
             shape=array.shape,
             dtype=array.dtype,
-            read=lambda box: np.array(array[box]),
+            read=functools.partial(_read, array),
             stored=functools.partial(open_array, self.path) if is_plain else None,
         )
         return plain_values(whole, self.name)

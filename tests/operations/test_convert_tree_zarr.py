@@ -65,8 +65,8 @@ def test_what_is_accepted_from_one_format_is_accepted_from_the_next(tmp_path, mo
 
 
 RECORDS = np.array(
-    [(1, (2, "ä"), [[1, 2]], b"abc"), (4, (5, ""), [[3, 4]], b"\0\0d")],
-    [("n", ">i4"), ("inner", [("x", "f4"), ("word", "U2")]), ("m", "u1", (1, 2)), ("raw", "V3")],
+    [(1, (2, "ä"), [[1, 2]], b"abc", 7), (4, (5, ""), [[3, 4]], b"\0\0d", 8)],
+    [("n", ">i4"), ("inner", [("x", "f4"), ("word", "U2")]), ("m", "u1", (1, 2)), ("raw", "V3"), ("day", ">M8[D]")],
 )
 NPY = {
     "dates": np.array(["2020-01-01", "NaT"], "M8[s]"),
@@ -86,8 +86,10 @@ def test_npy_files_of_every_data_type(tmp_path, name, suffix):
     report = converted(tmp_path / "a.npy", tmp_path / f"out{suffix}")
     assert report.exit_code == 0, report.to_text()
     if name == "records":
-        found = {path: load(tmp_path / f"out{suffix}", f"data/{path}") for path in ("n", "inner/x", "inner/word", "m", "raw")}
-        assert [found[path].tolist() for path in ("n", "inner/x", "m")] == [[1, 4], [2, 5], [[[1, 2]], [[3, 4]]]]
+        found = {
+            path: load(tmp_path / f"out{suffix}", f"data/{path}") for path in ("n", "inner/x", "inner/word", "m", "raw", "day")
+        }
+        assert [found[path].tolist() for path in ("n", "inner/x", "m", "day")] == [[1, 4], [2, 5], [[[1, 2]], [[3, 4]]], [7, 8]]
         assert texts(found["inner/word"]) == ["ä", ""] and found["raw"].tolist() == [[97, 98, 99], [0, 0, 100]]
         return
     found = load(tmp_path / f"out{suffix}", "data")
