@@ -16,6 +16,9 @@ from ..plain.errors import MmapstoreError, WriteError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Numbers of errors of the machine: whatever else is written would meet them too."""
+
 _seek_lock = threading.Lock()  # Windows has no positioned write
 
 
@@ -37,6 +40,14 @@ def explaining_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
             errno.ENOTDIR: "Part of that path is a file, not a directory.",
         }.get(error.errno or 0, "Check the disk, then run the same command again.")
         raise WriteError(f"{os.fspath(target)} cannot be written: {error.strerror or error}. {remedy}") from error
+
+
+def is_of_this_machine(error: BaseException) -> bool:
+    """True for a full or broken disk and memory that is used up; False for what the object in hand is to blame for."""
+    if isinstance(error, MemoryError):
+        return not isinstance(error, MmapstoreError)
+    found = error.__cause__ if isinstance(error, WriteError) else error
+    return isinstance(found, OSError) and found.errno in HOPELESS
 
 
 def allocate(number: int, nbytes: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError
 from .contract import Array
+from .hdf5_boxes import read_elements
 from .hdf5_library import library
 from .hdf5_runs import in_stored_order
 from .tree_contract import Values
@@ -132,41 +133,6 @@ def _type_words(kind: Any) -> str:
         h5t.FLOAT: "floating point",
     }.get(kind.get_class(), "its type")
     return f"{words}, {8 * kind.get_size()} bits each"
-
-
-def read_elements(dataset: Any, memory: np.dtype[Any], box: Box) -> Array:
-    """A box of an h5py.Dataset converted to `memory`, in a new array. What was never stored and has no fill value is 0."""
-    h5py = library()
-    counts = tuple(part.stop - part.start for part in box)
-    out: Array = np.zeros(counts, memory)
-    if out.size == 0 or math.prod(counts) == 0:
-        return out
-    kind = _memory_type(memory, dataset.id.get_type())
-    if not counts:
-        dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, out, kind)
-        return out
-    stored = dataset.id.get_space()
-    stored.select_hyperslab(tuple(part.start for part in box), counts)
-    dataset.id.read(h5py.h5s.create_simple(counts), stored, out, kind)
-    return out
-
-
-def _memory_type(memory: np.dtype[Any], stored: Any) -> Any:
-    """The HDF5 type of `memory`. Opaque bytes keep the tag that they have in the file: HDF5 converts between equal tags only."""
-    h5t = library().h5t
-    if isinstance(stored, h5t.TypeOpaqueID):
-        return stored
-    if isinstance(stored, h5t.TypeArrayID):
-        dims = stored.get_array_dims()
-        return h5t.array_create(_memory_type(np.dtype((memory.base, memory.shape[len(dims) :])), stored.get_super()), dims)
-    if isinstance(stored, h5t.TypeCompoundID) and memory.names:
-        kind = h5t.create(h5t.COMPOUND, memory.itemsize)
-        for name in memory.names:
-            raw = name.encode("utf-8", "surrogateescape")
-            member = stored.get_member_type(stored.get_member_index(raw))
-            kind.insert(raw, memory.fields[name][1], _memory_type(memory[name], member))  # type: ignore[index]
-        return kind
-    return h5t.py_create(memory)
 
 
 @dataclass(frozen=True)

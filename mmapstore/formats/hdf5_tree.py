@@ -16,6 +16,7 @@ from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidValueError, MissingPackageError
 from .contract import Array
 from .hdf5_attributes import attribute_as_json, attribute_names
+from .hdf5_boxes import raw_elements
 from .hdf5_chunk_list import ChunkList
 from .hdf5_elements import Reading, leaves_of, plain_values
 from .hdf5_file import open_array
@@ -206,9 +207,13 @@ class Hdf5Tree:
         with contextlib.suppress(*_WALK_ERRORS):
             found = h5py.h5r.dereference(reference, self.file.id)
             if found is not None:
-                path = self._paths.get(_place_of_id(found), "")
+                path = self.path_of_id(found)
                 return "" if path in self._forgotten else path
         return ""
+
+    def path_of_id(self, identifier: Any) -> str:
+        """Where the object of an h5py.ObjectID lies; "" for one without a name."""
+        return self._paths.get(_place_of_id(identifier), "")
 
     def forget(self, path: str) -> None:
         """References to the object at this path lead nowhere from now on: it has no place in a copy."""
@@ -317,25 +322,13 @@ class Hdf5Tree:
     def _element_bytes(self, item: Any, path: str) -> Values:
         size = item.id.get_type().get_size()
 
-        def read(box: Box) -> Array:
-            dataset, counts = self.item(path), tuple(part.stop - part.start for part in box[:-1])
-            out: Array = np.zeros((*counts, size), np.uint8)
-            kind, h5s = dataset.id.get_type(), library().h5s
-            if not counts:
-                dataset.id.read(h5s.ALL, h5s.ALL, out, kind)
-            elif out.size:
-                stored = dataset.id.get_space()
-                stored.select_hyperslab(tuple(part.start for part in box[:-1]), counts)
-                dataset.id.read(h5s.create_simple(counts), stored, out, kind)
-            return out[..., box[-1]]
-
         common = self._common(item, path)
         chunks = (*common.chunks, size) if common.chunks else None
         return replace(
             common,
             shape=(*item.shape, size),
             dtype=np.dtype(np.uint8),
-            read=functools.partial(self._read, path, read),
+            read=functools.partial(self._read, path, lambda box: raw_elements(self.item(path), box[:-1])[..., box[-1]]),
             chunks=chunks,
             stored=None,
         )

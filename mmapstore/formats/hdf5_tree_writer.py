@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from ..files.durable_writes import is_of_this_machine
 from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidTypeError, WriteError
 from .contract import Array
 from .hdf5_attributes import attribute_names, copy_attribute, with_references
+from .hdf5_boxes import memory_type, raw_elements, read_elements, write_elements
 from .hdf5_library import explaining_failed_writes, library, open_to_write
-from .hdf5_runs import has_references
+from .hdf5_runs import has_references, in_stored_order, is_flat
 from .hdf5_tree import Hdf5Tree
 from .hdf5_writer import _reserve as reserve
 from .tree_contract import ALIAS, GROUP, SOFT_LINK, Attribute, Node, Values
@@ -127,59 +129,78 @@ class Hdf5TreeWriter:
 
     # --- the ability to copy out of another HDF5 file ---
 
-    def copy_object(self, source: Hdf5Tree, node: Node) -> None:
-        """A group without what is in it, a dataset or a named type, as HDF5 copies it: nothing decoded, nothing converted.
+    def copy_object(self, source: Hdf5Tree, node: Node, elements: int | None = None) -> str:
+        """A group without what is in it, a dataset or a named type, without its attributes. Returns how that differs from a copy.
 
-        References lead nowhere until `copy_references` has been called for it. Raises DamagedFileError if HDF5 cannot copy it.
+        HDF5 copies it, and nothing is decoded or converted; or, of a dataset, its values are moved, `elements` at a time.
+        References lead nowhere until `copy_attributes_and_references`. Raises DamagedFileError if HDF5 cannot copy it.
         """
         h5py = library()
-        item = source.item(node.path)
+        item, path = source.item(node.path), _encoded(node.path)
         with explaining_failed_writes(self.path):
             self.reserve((item.id.get_storage_size() if isinstance(item, h5py.Dataset) else 0) + _SLACK_NBYTES)
         try:
-            if node.kind == GROUP:
-                if node.path != "/":
-                    h5py.h5g.create(self.file.id, _encoded(node.path), None, item.id.get_create_plist())
-                target = self.file[_encoded(node.path)]
-                for name in attribute_names(item):
-                    with contextlib.suppress(*_COPY_ERRORS):  # those that are not there afterwards are listed
-                        copy_attribute(item, target, name, lambda reference: None)
-                return
-            options = h5py.h5p.create(h5py.h5p.OBJECT_COPY)
-            options.set_copy_object(_MERGE_NAMED_TYPES)
-            h5py.h5o.copy(item.id, b".", self.file.id, _encoded(node.path), options, None)
-        except OSError as error:
-            if error.errno or "errno" in str(error):
+            if elements is not None:
+                return self._copy_by_value(source, item, path, elements)
+            if node.kind != GROUP:
+                options = h5py.h5p.create(h5py.h5p.OBJECT_COPY)
+                options.set_copy_object(_MERGE_NAMED_TYPES | h5py.h5o.COPY_WITHOUT_ATTR_FLAG)
+                h5py.h5o.copy(item.id, b".", self.file.id, path, options, None)
+            elif node.path != "/":
+                h5py.h5g.create(self.file.id, path, None, item.id.get_create_plist())
+        except (OSError, RuntimeError, ValueError) as error:
+            if getattr(error, "errno", None) or "errno" in str(error):
                 with explaining_failed_writes(self.path):
                     raise
             raise DamagedFileError(f"{source.name}{node.path}: HDF5 cannot copy it ({error}).") from error
-        except (RuntimeError, ValueError) as error:
-            raise DamagedFileError(f"{source.name}{node.path}: HDF5 cannot copy it ({error}).") from error
+        return ""
 
-    def copy_attributes(self, source: Hdf5Tree, path: str) -> None:
-        """To an object whose values were written otherwise."""
-        item, target = source.item(path), self.file[_encoded(path)]
-        for name in attribute_names(item):
-            with contextlib.suppress(*_COPY_ERRORS):
-                copy_attribute(item, target, name, lambda reference: None)
+    def _copy_by_value(self, source: Hdf5Tree, item: Any, path: bytes, elements: int) -> str:
+        h5py = library()
+        kind, how = item.id.get_type(), ""
+        if kind.committed():
+            name = source.path_of_id(kind)
+            if name and self.is_taken(name, False):
+                kind = h5py.h5t.open(self.file.id, _encoded(name))
+            else:
+                kind, how = kind.copy(), "its named type is one of its own"
+        made = h5py.h5d.create(self.file.id, path, kind, item.id.get_space(), item.id.get_create_plist())
+        null = {kind: kind() for kind in (h5py.Reference, h5py.RegionReference)}
+        for box in c_order_boxes(tuple(item.shape), elements, item.chunks) if item.shape is not None else ():
+            if is_flat(kind):
+                write_elements(made, raw_elements(item, box), kind, box)
+            else:
+                values = in_stored_order(read_elements(item, item.dtype, box), item.dtype)
+                values = with_references(values, lambda reference: null[type(reference)]) if has_references(kind) else values
+                write_elements(made, values, memory_type(item.dtype, kind), box)
+        return how
 
-    def copy_references(self, source: Hdf5Tree, node: Node) -> str:
-        """Make the references in a copied object, and in its attributes, lead to where they led. Returns what became of them."""
+    def copy_attributes_and_references(
+        self, source: Hdf5Tree, node: Node, refused: dict[str, str]
+    ) -> tuple[str, list[tuple[str, str]]]:
+        """All attributes but those named in `refused`, and references, in a dataset too, that lead to where they led.
+
+        Returns what became of the references, and the names of attributes that could not be copied, with the reason.
+        """
         h5py = library()
         item = source.item(node.path)
         made = _References(self, self.file, source)
         target = self.file[_encoded(node.path)]
+        without = list(refused.items())
         for name in attribute_names(item):
-            with contextlib.suppress(*_COPY_ERRORS):
-                if has_references(h5py.h5a.open(item.id, _encoded(name)).get_type()):
-                    copy_attribute(item, target, name, made)
+            try:
+                with explaining_failed_writes(self.path):
+                    if name not in refused:
+                        copy_attribute(item, target, name, made)
+            except _COPY_ERRORS as error:
+                if is_of_this_machine(error):
+                    raise
+                without.append((name, f"HDF5 cannot copy it ({error.__cause__ or error})"))
         if isinstance(item, h5py.Dataset) and item.shape is not None and has_references(item.id.get_type()):
             for box in c_order_boxes(tuple(item.shape), _REFERENCES_AT_ONCE, item.chunks):
-                target[box] = with_references(np.asarray(item[box], item.dtype), made)
-        return made.words()
-
-    def has_attribute(self, path: str, name: str) -> bool:
-        return bool(library().h5a.exists(self.file[_encoded(path)].id, _encoded(name)))
+                values = with_references(in_stored_order(read_elements(item, item.dtype, box), item.dtype), made)
+                write_elements(target.id, values, memory_type(item.dtype, item.id.get_type()), box)
+        return made.words(), without
 
     def commit(self) -> None:
         with explaining_failed_writes(self.path):
@@ -199,6 +220,15 @@ class Hdf5TreeWriter:
             if block and self._like is not None:
                 with Path(self._like.path).open("rb") as source, Path(self.path).open("r+b") as target:
                     target.write(source.read(block))
+
+
+def keeps_runs_as_fill(dataset: Any) -> bool:
+    """True where the fill value of an h5py.Dataset has variable length, as that of text in NetCDF files.
+
+    HDF5 (to 1.14.6 at least) copies the address that it has in the source, and the copy cannot be opened.
+    """
+    is_set = dataset.id.get_create_plist().fill_value_defined() == library().h5d.FILL_VALUE_USER_DEFINED
+    return bool(is_set) and not is_flat(dataset.id.get_type())
 
 
 class _References:

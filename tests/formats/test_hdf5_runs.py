@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmapstore.formats.hdf5_attributes import attribute_as_json, raw_attribute, read_attribute
-from mmapstore.formats.hdf5_elements import read_elements
+from mmapstore.formats.hdf5_boxes import read_elements
 from mmapstore.formats.hdf5_runs import in_stored_order, refusal, stored_elements
 from mmapstore.formats.hdf5_tree import Hdf5Tree
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections import Counter
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ...files import durable_writes
-from ...files.durable_writes import explaining_write_errors
+from ...files.durable_writes import explaining_write_errors, is_of_this_machine
 from ...files.exclusive_lock import exclusive_lock
 from ...formats import hdf5_file, npy_file, zarr_store
 from ...formats.npy_tree import NPY_TREE_SUFFIX, is_npy_tree
 from ...formats.registry import PARTIAL
-from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError, WriteError
+from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...plain.memory_budget import parse_bytes
 from .journal_lines import UNREADABLE, add_lines, cut_to, journal_lines
@@ -27,7 +26,6 @@ from .tree_report import FAILED, LEFT_OUT, TreeReport, TreeRow
 JOURNAL = "mmapstore-conversion.jsonl"
 TO = (".zarr", ".h5", NPY_TREE_SUFFIX)
 _VERSION = 2
-_HOPELESS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -237,11 +235,9 @@ class _Directory:
             return [TreeRow("/", "file", LEFT_OUT, archive.why_none, archive=archive.relative)]
         try:
             return self._converted(archive, name)
-        except WriteError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _HOPELESS:
-                raise
-            return [_failed(archive, error)]
         except (MmapstoreError, OSError) as error:
+            if is_of_this_machine(error):
+                raise
             return [_failed(archive, error)]
 
     def _converted(self, archive: Archive, name: str) -> list[TreeRow]:

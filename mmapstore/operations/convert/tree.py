@@ -33,9 +33,12 @@ from .tree_copies import way
 from .tree_journal import TreeJournal
 from .tree_report import TreeReport, TreeRow
 from .tree_values import BOOKKEEPING_NBYTES, LEAST_BLOCK_NBYTES
+from .tree_ways import Suspects, row_of_error
 
 HDF5, ZARR, NPY_TREE = "HDF5", "Zarr", "directory of .npy"
 TARGETS = {**dict.fromkeys(TREE_SUFFIXES, HDF5), ".zarr": ZARR, NPY_TREE_SUFFIX: NPY_TREE, "": NPY_TREE}
+
+_MOST_ATTEMPTS = 5  # three are enough: as HDF5 copies, by value, and without what neither does
 
 ProgressCall = Callable[[TreeRow], Any]
 
@@ -162,30 +165,46 @@ class _Conversion:
         source = open_tree(self._path, self._inside, self._allow_links)
         try:
             if not self._gone_on_with(source):
-                self._journal.discard()
-                self._journal.begin()
-                self._attempt(source)
+                self._begun_anew(source)
         finally:
             source.close()
         self._journal.rewrite()
+
+    def _begun_anew(self, source: Any) -> None:
+        """What reads back otherwise than it was read is written in another way, from the beginning, and left out in the end."""
+        suspects: Suspects = {}
+        for _ in range(_MOST_ATTEMPTS):
+            self._journal.discard()
+            self._journal.begin()
+            wrong = self._attempt(source, suspects)
+            if not wrong:
+                return
+            for path, why in wrong.items():
+                suspects.setdefault(path, []).append(why)
+        path, why = next(iter(wrong.items()))
+        raise DamagedFileError(
+            f"{self._journal.partial}: {path}: {why}. Each time that it was written, it was other objects that did not read back. "
+            "Either the disk or the memory of this machine is at fault, or something writes to the source meanwhile; convert again "
+            "with resume=False (--no-resume)."
+        )
 
     def _gone_on_with(self, source: Any) -> bool:
         """False where there is nothing to go on with, or where a kill left what cannot be: an HDF5 file that was being changed."""
         if not self._journal.done:
             return False
         try:
-            self._attempt(source)
+            return not self._attempt(source, {})
         except (WriteError, DamagedFileError, StateMismatchError, InvalidValueError) as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno:
                 raise  # a full disk, a permission: what is there stays for the next run
             return False
-        return True
 
-    def _attempt(self, source: Any) -> None:
-        self._write(source)
+    def _attempt(self, source: Any, suspects: Suspects) -> dict[str, str]:
+        """Returns what reads back otherwise than it was read, and how."""
+        self._write(source, suspects)
         written = self._written()
         try:
-            self._verify(source, written)
+            return self._different(source, written)
         finally:
             written.close()
 
@@ -201,11 +220,11 @@ class _Conversion:
             return Hdf5TreeWriter(partial, source if isinstance(source, Hdf5Tree) else None)
         return ZarrTreeWriter(partial) if self._kind == ZARR else NpyTreeWriter(partial)
 
-    def _write(self, source: Any) -> None:
+    def _write(self, source: Any, suspects: Suspects) -> None:
         journal = self._journal
         target = self._target(source)
         try:
-            self.way = way(source, target, self._limit)
+            self.way = way(source, target, self._limit, suspects=suspects)
             for node in source.walk():
                 if node.path in journal.done:
                     self.way.note(journal.done[node.path])
@@ -224,18 +243,17 @@ class _Conversion:
         finally:
             target.close()
 
-    def _verify(self, source: Any, written: Any) -> None:
-        """Raise DamagedFileError if the target does not read back as what was read."""
+    def _different(self, source: Any, written: Any) -> dict[str, str]:
+        wrong: dict[str, str] = {}
         for node in source.walk():
             done = self._journal.done[node.path]
             if done.rows[0].is_lost and not done.checks:
                 continue
-            different = self.way.differences(node, done, written)
-            if different:
-                raise DamagedFileError(
-                    f"{self._journal.partial}: {different}. Either the disk or the memory of this machine is at fault, or "
-                    "something wrote to the source meanwhile; convert again with resume=False (--no-resume)."
-                )
+            try:
+                wrong |= self.way.differences(node, done, written)
+            except Exception as error:  # as over what is converted
+                wrong[node.path] = f"its copy cannot be read back: {row_of_error(node, error).how}"
+        return wrong
 
 
 def _target_of(out: str | os.PathLike[str]) -> tuple[str, str]:

@@ -9,15 +9,15 @@ from typing import Any
 from ...formats.hdf5_attributes import attribute_identity, attribute_names
 from ...formats.hdf5_runs import has_references
 from ...formats.hdf5_tree import Hdf5Tree
-from ...formats.hdf5_tree_writer import Hdf5TreeWriter
+from ...formats.hdf5_tree_writer import Hdf5TreeWriter, keeps_runs_as_fill
 from ...formats.tree_contract import ARRAY, GROUP, LINKS, ChoosesNames, Node, TreeSource, TreeTarget, Values
 from ...formats.zarr_tree import ZarrTree
 from ...formats.zarr_tree_writer import ZarrTreeWriter
-from ...plain.errors import DamagedFileError, MmapstoreError, WriteError
+from ...plain.errors import DamagedFileError
 from .tree_journal import Done
 from .tree_report import CHANGED, COPIED, REFUSED, TreeRow, joined
 from .tree_values import copy_values, plan_blocks
-from .tree_ways import REFUSALS, ByValues, Common, Way, row_of_error, row_of_values
+from .tree_ways import ByValues, Common, Suspects, Way, row_of_values
 
 
 class Hdf5Copies(Common):
@@ -25,30 +25,28 @@ class Hdf5Copies(Common):
 
     source: Hdf5Tree
     target: Hdf5TreeWriter
+    methods = 2  # as HDF5 copies it, and by value
 
     def _converted(self, node: Node) -> Done:
         if node.kind in LINKS:
             return self.link(node)
-        try:
-            if node.kind != ARRAY:
-                self.target.copy_object(self.source, node)
-                return Done(node.path, (TreeRow(node.path, node.kind, COPIED),))
-            return self._array(node)
-        except (*REFUSALS, DamagedFileError) as error:
-            self.target.remove(node.path)
-            return Done(node.path, (row_of_error(node, error),))
+        if node.kind != ARRAY:
+            self.target.copy_object(self.source, node)
+            return Done(node.path, (TreeRow(node.path, node.kind, COPIED),))
+        return self._array(node)
 
     def _array(self, node: Node) -> Done:
         item = self.source.item(node.path)
         parts, words = self.source.stored_values(node.path)
-        for part in () if self.dry else parts:
-            plan_blocks(part, self.max_memory, node.path)  # HDF5 copies chunk by chunk, so a copy needs no more than reading
+        # HDF5 copies chunk by chunk, so a copy needs no more than reading.
+        blocks = [plan_blocks(part, self.max_memory, node.path).elements for part in parts if not self.dry]
         if item.external is not None or item.is_virtual:
             row = self._gathered(node, parts)
         else:
-            self.target.copy_object(self.source, node)
+            by_value = node.path in self.suspects or keeps_runs_as_fill(item)
+            how = self.target.copy_object(self.source, node, min(blocks, default=1) if by_value else None)
             nbytes = sum(part.nbytes for part in parts)
-            row = row_of_values(node.path, node.kind, nbytes, "", "")
+            row = row_of_values(node.path, node.kind, nbytes, "", how)
         has_open_ends = item.shape is not None and has_references(item.id.get_type())
         # References are equal once all that they lead to is there: see `finish`.
         digest = "" if has_open_ends else self.digest(parts, node.path)
@@ -63,11 +61,10 @@ class Hdf5Copies(Common):
         if not self.dry:
             copy_values(parts[0], new, plan_blocks(parts[0], self.max_memory, node.path))
         new.close()
-        self.target.copy_attributes(self.source, node.path)
         return row_of_values(node.path, node.kind, parts[0].nbytes, "", "an ordinary dataset, gathered from other files")
 
     def finish(self, done: dict[str, Done]) -> Iterator[Done]:
-        """References made anew, attributes compared, those that could not be copied listed."""
+        """References made anew, attributes copied, those that cannot be listed."""
         for path, entry in done.items():
             if entry.rows[0].is_lost:
                 self.source.forget(path)
@@ -75,8 +72,8 @@ class Hdf5Copies(Common):
             entry = done[node.path]
             if node.kind in LINKS or entry.rows[0].is_lost:
                 continue
-            words = self.target.copy_references(self.source, node)
-            rows = [entry.rows[0], *self._attributes(node)]
+            words, refused = self.target.copy_attributes_and_references(self.source, node, self._wrong_attributes(node))
+            rows = [entry.rows[0], *(TreeRow(f"{node.path}@{name}", "attribute", REFUSED, why) for name, why in refused)]
             checks = entry.checks
             if words:
                 rows[0] = replace(rows[0], outcome=CHANGED, how=joined([rows[0].how, words]))
@@ -85,30 +82,23 @@ class Hdf5Copies(Common):
                 rows[0], checks = replace(rows[0], sha256=digest), ((node.path, digest),)
             yield Done(node.path, tuple(rows), checks)
 
-    def _attributes(self, node: Node) -> list[TreeRow]:
-        """Rows for the attributes that are not in the target."""
-        item = self.source.item(node.path)
-        return [
-            TreeRow(f"{node.path}@{name}", "attribute", REFUSED, "HDF5 cannot copy it: its type is one that h5py cannot read")
-            for name in attribute_names(item)
-            if not self.target.has_attribute(node.path, name)
-        ]
+    def _wrong_attributes(self, node: Node) -> dict[str, str]:
+        prefix = f"{node.path}@"
+        return {path.removeprefix(prefix): tried[-1] for path, tried in self.suspects.items() if path.startswith(prefix)}
 
     def expected_attributes(self, node: Node) -> dict[str, Any]:
         return {attribute.name: attribute.value for attribute in self.source.attributes(node.path) if not attribute.refused}
 
-    def differences(self, node: Node, done: Done, written: Hdf5Tree) -> str:
+    def differences(self, node: Node, done: Done, written: Hdf5Tree) -> dict[str, str]:
         if node.kind in LINKS:
-            return ""
+            return {}
         source, found = self.source.item(done.path), written.item(done.path)
-        for name in attribute_names(found):
-            if attribute_identity(source, name, self.source.path_of) != attribute_identity(found, name, written.path_of):
-                return f"the attribute {name!r} of {done.path} reads back differently"
-        for place, digest in done.checks:
-            read_back = self.digest(written.stored_values(place)[0], place)
-            if read_back != digest:
-                return f"{place} reads back as {read_back}, expected {digest}"
-        return ""
+        wrong = {
+            f"{done.path}@{name}": "its copy reads back differently"
+            for name in attribute_names(found)
+            if attribute_identity(source, name, self.source.path_of) != attribute_identity(found, name, written.path_of)
+        }
+        return wrong | self.different_values(done, lambda place: written.stored_values(place)[0])
 
 
 class ZarrCopies(Common):
@@ -118,16 +108,10 @@ class ZarrCopies(Common):
     target: ZarrTreeWriter
 
     def _converted(self, node: Node) -> Done:
-        try:
-            parts = self.source.values(node.path) if node.kind == ARRAY else []
-            digest = self.digest(parts, node.path)
-            lost = [f"not compared in full: {part.refused}" for part in parts if part.refused]
-            how = self.target.copy_node(self.source, node)
-        except WriteError:
-            raise
-        except MmapstoreError as error:
-            self.target.remove(node.path)
-            return Done(node.path, (row_of_error(node, error),))
+        parts = self.source.values(node.path) if node.kind == ARRAY else []
+        digest = self.digest(parts, node.path)
+        lost = [f"not compared in full: {part.refused}" for part in parts if part.refused]
+        how = self.target.copy_node(self.source, node)
         nbytes = sum(part.nbytes for part in parts)
         row = TreeRow(node.path, node.kind, CHANGED if how else COPIED, joined([how, *lost]), nbytes, digest)
         return Done(node.path, (row,), ((node.path, digest),) if parts else ())
@@ -141,22 +125,18 @@ class ZarrCopies(Common):
     def expected_attributes(self, node: Node) -> dict[str, Any]:
         return {attribute.name: attribute.value for attribute in self.source.attributes(node.path)}
 
-    def differences(self, node: Node, done: Done, written: ZarrTree) -> str:
+    def differences(self, node: Node, done: Done, written: ZarrTree) -> dict[str, str]:
         if node.kind in (ARRAY, GROUP) and repr(self.source.attributes(done.path)) != repr(written.attributes(done.path)):
-            return f"the attributes of {done.path} read back differently"
-        for place, digest in done.checks:
-            found = self.digest(written.values(place), place)
-            if found != digest:
-                return f"{place} reads back as {found}, expected {digest}"
-        return ""
+            return {done.path: f"the attributes of {done.path} read back differently"}
+        return self.different_values(done, written.values)
 
 
-def way(source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False) -> Way:
-    """The way between these two that keeps most."""
+def way(source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False, suspects: Suspects | None = None) -> Way:
+    """The way between these two that keeps most. See `Common`."""
     if isinstance(source, Hdf5Tree) and isinstance(target, Hdf5TreeWriter):
-        return Hdf5Copies(source, target, max_memory, dry)
+        return Hdf5Copies(source, target, max_memory, dry, suspects)
     if isinstance(source, ZarrTree) and isinstance(target, ZarrTreeWriter):
-        return ZarrCopies(source, target, max_memory, dry)
+        return ZarrCopies(source, target, max_memory, dry, suspects)
     if isinstance(source, ChoosesNames) and not target.has_hard_links:
         source.prefer_names_referred_to()
-    return ByValues(source, target, max_memory, dry)
+    return ByValues(source, target, max_memory, dry, suspects)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+from ...files.durable_writes import is_of_this_machine
 from ...formats.tree_contract import (
     ALIAS,
     ARRAY,
@@ -22,7 +23,6 @@ from ...formats.tree_contract import (
     inside,
 )
 from ...plain.errors import (
-    DamagedFileError,
     InvalidTypeError,
     InvalidValueError,
     MemoryBudgetError,
@@ -35,6 +35,7 @@ from .tree_report import CHANGED, COPIED, FAILED, REFUSED, TreeRow, joined
 from .tree_values import copy_values, digest_of, joint_digest, plan_blocks
 
 REFUSALS = (UnsafeFileError, MissingPackageError, InvalidTypeError, InvalidValueError, MemoryBudgetError)
+Suspects = dict[str, list[str]]
 _MOST_COPIED_NBYTES = 1 << 20  # of a further name of an array
 _ROOT_ARRAY = "/data"  # what the array at the root of a Zarr store is called where a root cannot be an array
 
@@ -62,14 +63,18 @@ class Way(Protocol):
         """The attributes that the target is to read back for an object, as JSON."""
         ...
 
-    def differences(self, node: Node, done: Done, written: Any) -> str:
-        """How what the target reads back differs from what was read; "" if it does not."""
+    def differences(self, node: Node, done: Done, written: Any) -> dict[str, str]:
+        """How the target reads back otherwise than was read, in words for the object, "/x", or an attribute of it, "/x@unit"."""
         ...
 
 
-def row_of_error(node: Node, error: MmapstoreError, path: str | None = None) -> TreeRow:
+def row_of_error(node: Node, error: Exception, path: str | None = None) -> TreeRow:
+    """The row of an object that cannot be copied. Raises `error` if it is none of the object's but of the machine."""
+    if is_of_this_machine(error):
+        raise error
     outcome = REFUSED if isinstance(error, REFUSALS) else FAILED
-    return TreeRow(path or node.path, node.kind, outcome, str(error))
+    words = str(error) if isinstance(error, MmapstoreError) else f"it cannot be copied ({type(error).__name__}: {error})"
+    return TreeRow(path or node.path, node.kind, outcome, words)
 
 
 def row_of_values(path: str, kind: str, nbytes: int, digest: str, changed: str) -> TreeRow:
@@ -80,20 +85,39 @@ class Common:
     """What all ways do alike: links, names that cannot be had, objects without a way.
 
     `dry`: tell what becomes of each object, and move no values; for `verify`, which compares them with those of a target.
+    `suspects`: what read back otherwise than it was read, "/x" or "/x@unit", in words for each attempt.
     """
 
-    def __init__(self, source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False) -> None:
+    methods = 1
+    """Attempts that each go about an object in another way."""
+
+    def __init__(
+        self, source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False, suspects: Suspects | None = None
+    ) -> None:
         self.source = source
         self.target = target
         self.max_memory = max_memory
         self.dry = dry
+        self.suspects = suspects or {}
         self._lost: set[str] = set()
         self._array_nbytes: dict[str, int] = {}
 
     def convert(self, node: Node) -> Done:
-        done = self.refused(node) or self._converted(node)
+        done = self.refused(node) or self._attempted(node)
         self.note(done)
         return done
+
+    def _attempted(self, node: Node) -> Done:
+        """An object that cannot be copied is a row, whatever was raised over it, and leaves nothing in the target."""
+        tried = self.suspects.get(node.path, [])
+        if len(tried) >= self.methods:
+            return self._row(node, FAILED, tried[-1])
+        try:
+            return self._converted(node)
+        except Exception as error:  # files of others make libraries raise anything
+            row = row_of_error(node, error)
+            self.target.remove(self.place(node))
+            return Done(node.path, (row,))
 
     def _converted(self, node: Node) -> Done:
         raise NotImplementedError
@@ -110,6 +134,14 @@ class Common:
             return ""
         found = [(part.member, digest_of(part, plan_blocks(part, self.max_memory, name))) for part in parts if not part.refused]
         return joint_digest(found)
+
+    def different_values(self, done: Done, values: Callable[[str], list[Values]]) -> dict[str, str]:
+        """What differs from the digests that were noted, as `differences` has it."""
+        for place, digest in done.checks:
+            found = self.digest(values(place), place)
+            if found != digest:
+                return {done.path: f"{place} reads back as {found}, expected {digest} (SHA-256 of the values)"}
+        return {}
 
     def refused(self, node: Node) -> Done | None:
         """A row for what cannot come into the target, None if it can."""
@@ -163,19 +195,15 @@ class ByValues(Common):
     def _converted(self, node: Node) -> Done:
         if node.kind in LINKS and not self._is_copied(node):
             return self.link(node)
-        try:
-            carried, rows = self._attributes(node)
-            if node.kind == NAMED_TYPE:
-                row = TreeRow(node.path, node.kind, CHANGED, "not an object of its own: each array has its type")
-                lost = [TreeRow(f"{node.path}@{name}", "attribute", REFUSED, "no object is left to have it") for name in carried]
-                return Done(node.path, (row, *lost, *(each for each in rows if each.is_lost)))
-            if node.kind == GROUP:
-                self.target.add_group(node.path, carried)
-                return Done(node.path, (TreeRow(node.path, node.kind, COPIED), *rows))
-            return self._array(node, carried, rows)
-        except (*REFUSALS, DamagedFileError) as error:
-            self.target.remove(self.place(node))
-            return Done(node.path, (row_of_error(node, error),))
+        carried, rows = self._attributes(node)
+        if node.kind == NAMED_TYPE:
+            row = TreeRow(node.path, node.kind, CHANGED, "not an object of its own: each array has its type")
+            lost = [TreeRow(f"{node.path}@{name}", "attribute", REFUSED, "no object is left to have it") for name in carried]
+            return Done(node.path, (row, *lost, *(each for each in rows if each.is_lost)))
+        if node.kind == GROUP:
+            self.target.add_group(node.path, carried)
+            return Done(node.path, (TreeRow(node.path, node.kind, COPIED), *rows))
+        return self._array(node, carried, rows)
 
     def _is_copied(self, node: Node) -> bool:
         """True for a further name of a small array, where an object has one name: readers find the values under each."""
@@ -187,6 +215,8 @@ class ByValues(Common):
         for attribute in self.source.attributes(_origin(node)):
             given = attribute if attribute.refused else self.target.fitted(attribute)
             path = f"{node.path}@{given.name}"
+            if path in self.suspects:
+                given = replace(given, refused=self.suspects[path][-1])
             if given.refused:
                 rows.append(TreeRow(path, "attribute", REFUSED, given.refused))
                 continue
@@ -217,9 +247,9 @@ class ByValues(Common):
                 self._add_groups(place, part.member, groups)
             try:
                 row, check = self._part(node, part, inside(place, part.member), {}, "")
-            except (*REFUSALS, DamagedFileError) as error:
-                self.target.remove(inside(place, part.member))
+            except Exception as error:  # as of a whole object
                 row, check = row_of_error(node, error, inside(node.path, part.member)), ()
+                self.target.remove(inside(place, part.member))
             made.append(row)
             checks += check
         return Done(node.path, (*made, *rows), tuple(checks))
@@ -274,17 +304,14 @@ class ByValues(Common):
             carried.pop("REFERENCE_LIST", None)  # in the order in which they were attached
         return carried
 
-    def differences(self, node: Node, done: Done, written: Any) -> str:
+    def differences(self, node: Node, done: Done, written: Any) -> dict[str, str]:
+        found: dict[str, str] = {}
         if (node.kind in (GROUP, ARRAY) or done.checks) and not done.rows[0].is_lost:
             found_there = {attribute.name: attribute.value for attribute in written.attributes(self.place(node))}
             for name, value in self.expected_attributes(node).items():
                 if name not in found_there or json.dumps(found_there[name]) != json.dumps(value):
-                    return f"the attribute {name!r} of {done.path} reads back as {found_there.get(name)!r}, expected {value!r}"
-        for place, digest in done.checks:
-            found = self.digest(written.values(place), place)
-            if found != digest:
-                return f"{place} reads back as {found}, expected {digest}"
-        return ""
+                    found[f"{done.path}@{name}"] = f"it reads back as {found_there.get(name)!r}, expected {value!r}"
+        return found | self.different_values(done, written.values)
 
 
 def _steps(first: str, last: str) -> Iterator[str]:

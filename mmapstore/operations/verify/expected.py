@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
-from ...formats.hdf5_attributes import attribute_names
 from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.registry import PARTIAL
 from ...formats.tree_contract import ARRAY, EMPTY, LINKS, Attribute, ChoosesNames, Node, TreeSource, inside
 from ...formats.tree_in_memory import Entry, Hdf5InMemory, NpyInMemory, ZarrInMemory
-from ...plain.errors import MmapstoreError
 from ..convert.tree_copies import way
 from ..convert.tree_journal import Done
 from ..convert.tree_report import COPIED
@@ -26,7 +23,7 @@ def add_expected(found: Objects, archive: Archive, like: Archive, trees: Trees, 
         add_archive(found, archive, trees)  # one array and another, neither of them in anything
         return
     tree = trees.open(archive)
-    target = _target(like, theirs)
+    target = _target(like)
     listing = _Listing(found, archive, tree, trees, target, as_stored=archive.format == like.format == HDF5)
     try:
         listing.convert(max_memory)
@@ -36,17 +33,11 @@ def add_expected(found: Objects, archive: Archive, like: Archive, trees: Trees, 
     trees.prepare[archive] = listing.prepare
 
 
-def _target(like: Archive, theirs: Trees) -> Any:
+def _target(like: Archive) -> Any:
     path = f"{like.path}{PARTIAL}"  # as long as where a conversion writes: paths of files can be too long
     if like.format == HDF5:
-        return Hdf5InMemory(path, lambda path, name: _has_attribute(theirs.open(like), path, name))
+        return Hdf5InMemory(path)
     return ZarrInMemory(path) if like.format == ZARR else NpyInMemory(path)
-
-
-def _has_attribute(tree: TreeSource, path: str, name: str) -> bool:
-    with contextlib.suppress(MmapstoreError):
-        return isinstance(tree, Hdf5Tree) and name in attribute_names(tree.item(path))
-    return False
 
 
 class _Listing:
