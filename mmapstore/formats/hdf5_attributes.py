@@ -12,7 +12,7 @@ import numpy as np
 from .contract import Array
 from .hdf5_library import library
 from .hdf5_runs import has_references, holds_runs, in_stored_order, is_flat, refusal, stored_elements
-from .tree_contract import Attribute
+from .tree_contract import FILL, Attribute
 
 PathOf = Callable[[Any], str]
 _MOST_NBYTES = 16 << 20
@@ -115,8 +115,12 @@ def plain_attributes(item: Any) -> dict[str, Any]:
     return found
 
 
-def attribute_as_json(item: Any, name: str, path_of: PathOf) -> Attribute:
-    """One attribute of an h5py object. What cannot be had says why, and does not raise."""
+def attribute_as_json(item: Any, name: str, path_of: PathOf, is_netcdf: bool = False) -> Attribute:
+    """One attribute of an h5py object. What cannot be had says why, and does not raise.
+
+    An array of one is a number or text in a netCDF file, which has no others, and lists elsewhere: AnnData's list of one column
+    is a list. A `_FillValue` is always one value.
+    """
     try:
         stored = library().h5a.open(item.id, _encoded(name))
         is_null = stored.get_space().get_simple_extent_type() == library().h5s.NULL
@@ -125,6 +129,8 @@ def attribute_as_json(item: Any, name: str, path_of: PathOf) -> Attribute:
             return Attribute(name, refused=f"it has {nbytes} bytes; at most {_MOST_NBYTES} are carried over as JSON")
         converted = _Converted(path_of)
         value = converted.json(library().Empty("f4") if is_null else read_attribute(stored)[()], None if is_null else stored.dtype)
+        if (is_netcdf or name == FILL) and not is_null and stored.shape == (1,) and not isinstance(value[0], (list, dict)):
+            (value,) = value
         return Attribute(name, value, "; ".join(converted.changed))
     except _Refused as error:
         return Attribute(name, refused=str(error))

@@ -26,9 +26,11 @@ from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage
 from .hdf5_paths import find, name_of, no_such_key
 from .hdf5_runs import is_flat
+from .hdf5_scales import NETCDF_ATTRIBUTES, axis_names, is_derived, is_length_alone, is_scale
 from .tree_contract import (
     ALIAS,
     ARRAY,
+    DIMENSION,
     EXTERNAL_LINK,
     GROUP,
     NAMED_TYPE,
@@ -94,6 +96,9 @@ class Hdf5Tree:
         self._chosen: dict[_Place, str] = {}
         self._forgotten: set[str] = set()
         self._current: tuple[str, Any] = ("/", root)
+        self._scales: set[str] = set()
+        self._dimension_ids: dict[int, str] = {}
+        self._is_netcdf = any(library().h5a.exists(self.file.id, name.encode()) for name in NETCDF_ATTRIBUTES)
         try:
             with explaining_read_errors(self.name):
                 self._paths = self._places()  # so that references lead somewhere
@@ -102,8 +107,13 @@ class Hdf5Tree:
             raise
 
     def _places(self) -> dict[_Place, str]:
-        objects = (node for node in self.walk() if node.kind in (GROUP, ARRAY, NAMED_TYPE) and not node.damage)
-        return {_place(self._current[1]): node.path for node in objects}
+        found: dict[_Place, str] = {}
+        self._scales.clear()
+        for node in self.walk():
+            if node.kind in (GROUP, ARRAY, NAMED_TYPE, DIMENSION) and not node.damage:
+                found[_place(self._current[1])] = node.path
+                self._note_dimension(node, self._current[1])
+        return found
 
     def prefer_names_referred_to(self) -> None:
         """See `tree_contract.ChoosesNames`."""
@@ -114,6 +124,14 @@ class Hdf5Tree:
             self._chosen = {}
             return
         self._paths = found
+
+    def _note_dimension(self, node: Node, item: Any) -> None:
+        self._is_netcdf = self._is_netcdf or any(name in NETCDF_ATTRIBUTES for name in node.attributes)
+        with contextlib.suppress(*_WALK_ERRORS):
+            if node.kind in (ARRAY, DIMENSION) and "CLASS" in node.attributes and is_scale(item):
+                self._scales.add(node.path)
+                if "_Netcdf4Dimid" in node.attributes:
+                    self._dimension_ids[int(item.attrs["_Netcdf4Dimid"])] = node.path.rsplit("/", 1)[-1]
 
     def close(self) -> None:
         self._current = ("/", None)
@@ -180,7 +198,9 @@ class Hdf5Tree:
 
     def _described(self, path: str, kind: str, item: Any) -> Node:
         try:
-            return Node(path, kind, attributes=attribute_names(item))
+            names = attribute_names(item)
+            is_length = kind == ARRAY and {"CLASS", "NAME"} <= {*names} and is_length_alone(item)
+            return Node(path, DIMENSION if is_length else kind, attributes=names)
         except _WALK_ERRORS as error:
             return Node(path, kind, damage=f"HDF5 cannot list its attributes ({error})")
 
@@ -222,7 +242,23 @@ class Hdf5Tree:
     def attributes(self, path: str) -> list[Attribute]:
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
-            return [attribute_as_json(item, name, self.path_of) for name in attribute_names(item)]
+            found = [attribute_as_json(item, name, self.path_of, self._is_netcdf) for name in attribute_names(item)]
+            if not isinstance(item, library().Dataset):
+                return found
+            names = self.dimensions(path)
+            return [replace(each, derived=is_derived(each.name, each.value, path, names, self._scales)) for each in found]
+
+    def dimensions(self, path: str) -> tuple[str | None, ...]:
+        with contextlib.suppress(*_WALK_ERRORS):
+            return axis_names(self.item(path), path.rsplit("/", 1)[-1], self._leads_to, self._dimension_ids)
+        return ()
+
+    def _leads_to(self, reference: Any) -> str:
+        """As `path_of`, and by the name that HDF5 has for what lies outside the group that is converted."""
+        if not reference or (path := self.path_of(reference)):
+            return path if reference else ""
+        name = library().h5i.get_name(library().h5r.dereference(reference, self.file.id))
+        return name.decode("utf-8", "surrogateescape") if name else ""
 
     def values(self, path: str) -> list[Values]:
         """The dataset in plain arrays, one for each member of a compound; none for a null dataspace.
@@ -286,23 +322,9 @@ class Hdf5Tree:
             together_nbytes=math.prod(chunks) * nbytes if chunks else 0,
             compressed=bool(chunks and filters_of(item)),
             fill=_fill_of(item),
-            dimensions=self._dimensions(item, path),
+            dimensions=self.dimensions(path),
             stored=None if is_foreign else functools.partial(open_array, self.path, f"{self.root.name.rstrip('/')}{path}"),
         )
-
-    def _dimensions(self, item: Any, path: str) -> tuple[str | None, ...]:
-        """Names of the axes: their labels, else those of the dimension scales attached to them."""
-        names: list[str | None] = [None] * (item.ndim if item.shape is not None else 0)
-        with contextlib.suppress(*_WALK_ERRORS):
-            if item.attrs.get("CLASS") == b"DIMENSION_SCALE" and len(names) == 1:
-                names[0] = path.rsplit("/", 1)[-1]
-            for axis, scales in enumerate(item.attrs.get("DIMENSION_LIST", ())):
-                if len(scales):
-                    names[axis] = self.path_of(scales[0]).rsplit("/", 1)[-1] or None
-            for axis in range(len(names)):
-                label = library().h5ds.get_label(item.id, axis).decode("utf-8")
-                names[axis] = label or names[axis]
-        return tuple(names) if any(names) else ()
 
     def _refuse_unsafe(self, item: Any, path: str) -> None:
         name = name_of(self.path, path)

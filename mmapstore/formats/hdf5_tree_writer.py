@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..files.durable_writes import is_of_this_machine
 from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidTypeError, WriteError
+from . import hdf5_scales
 from .contract import Array
 from .hdf5_attributes import attribute_names, copy_attribute, with_references
 from .hdf5_boxes import memory_type, raw_elements, read_elements, write_elements
@@ -22,7 +24,7 @@ from .hdf5_library import explaining_failed_writes, library, open_to_write
 from .hdf5_runs import has_references, in_stored_order, is_flat
 from .hdf5_tree import Hdf5Tree
 from .hdf5_writer import _reserve as reserve
-from .tree_contract import ALIAS, GROUP, SOFT_LINK, Attribute, Node, Values
+from .tree_contract import ALIAS, FILL, GROUP, SOFT_LINK, Attribute, Node, Values
 
 _MERGE_NAMED_TYPES = 0x40  # H5O_COPY_MERGE_COMMITTED_DTYPE_FLAG, which h5py has no name for
 _MOST_ATTRIBUTE_NBYTES = 60 << 10  # what an object's header holds beside its other messages
@@ -117,15 +119,9 @@ class Hdf5TreeWriter:
                 self.file.id.links.create_hard(_encoded(path), self.file.id, _encoded(target), created)
         return ""
 
-    def attach_scales(self, path: str, scales: Any) -> None:
-        """Dimension scales by their paths, a list for each axis, as the attribute DIMENSION_LIST has them."""
+    def attach_scales(self, axes: Mapping[str, hdf5_scales.Names], lists: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
         with explaining_failed_writes(self.path):
-            dataset = self.file[_encoded(path)]
-            for axis, paths in enumerate(scales[: dataset.ndim]):
-                for scale in paths:
-                    found = self.file.get(_encoded(scale)) if scale else None
-                    if getattr(found, "is_scale", False):
-                        dataset.dims[axis].attach_scale(found)
+            return hdf5_scales.attach(self.file, axes, lists)
 
     # --- the ability to copy out of another HDF5 file ---
 
@@ -281,9 +277,6 @@ class _NewHdf5Array:
             self._dataset = file.create_dataset(_encoded(path), values.shape, dtype, **options)
         except TypeError as error:
             raise InvalidTypeError(f"{writer.path}: HDF5 has no type for {values.dtype} ({error}).") from error
-        for axis, name in enumerate(values.dimensions):
-            if name:
-                self._dataset.dims[axis].label = name
         _set_attributes(self._dataset, attributes)
 
     def write(self, box: Box, block: Array) -> None:
@@ -326,11 +319,29 @@ def _set_attributes(item: Any, attributes: dict[str, Any]) -> None:
         if name in _SCALE_LISTS:  # see `attach_scales`
             continue
         try:
-            item.attrs[name] = as_attribute(value)
+            item.attrs[name] = _typed(name, as_attribute(value), item)
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise
             raise WriteError(f"{name!r} cannot be an attribute in HDF5: {error}.") from error
+
+
+def _typed(name: str, value: Any, item: Any) -> Any:
+    """What has a type by convention in that type: a `_FillValue` in that of the values (netCDF), a CLASS as text of fixed length.
+
+    HDF5 itself reads any CLASS as text of fixed length, to find dimension scales: see `hdf5_scales.attach`.
+    """
+    if name == "CLASS" and isinstance(value, str):
+        return np.bytes_(value.encode("utf-8", "surrogateescape"))
+    if name == FILL and isinstance(item, library().Dataset):
+        kind = item.dtype.kind
+        if kind == "S" and isinstance(value, str):
+            return np.bytes_(value.encode("utf-8", "surrogateescape"))
+        if kind in "iuf" and isinstance(value, (np.integer, np.floating)):
+            with contextlib.suppress(OverflowError), np.errstate(all="ignore"):
+                fitted = np.asarray(value).astype(item.dtype.newbyteorder("="))[()]
+                return fitted if fitted == value or fitted != fitted else value
+    return value
 
 
 def as_attribute(value: Any) -> Any:

@@ -238,6 +238,10 @@ class NpyTree:
     def attributes(self, path: str) -> list[Attribute]:
         return [Attribute(name, value) for name, value in self._lines[path].get("attributes", {}).items()]
 
+    def dimensions(self, path: str) -> tuple[str | None, ...]:
+        found = self._lines[path].get("dimensions") or ()
+        return tuple(name if isinstance(name, str) else None for name in found) if isinstance(found, (list, tuple)) else ()
+
     def values(self, path: str) -> list[Values]:
         line = self._lines[path]
         if line.get("kind") == EMPTY:
@@ -254,7 +258,7 @@ class NpyTree:
             raise UnsafeFileError(
                 f"{file} is a link that leads out of {self.path}. Copy what it leads to into the directory first."
             )
-        dimensions = line.get("dimensions") or ()
+        dimensions = self.dimensions(path)
         array = _mapped(file)
         return [
             Values(
@@ -265,7 +269,7 @@ class NpyTree:
                 stored=functools.partial(open_array, file) if array.dtype.kind in _PLAIN_KINDS else None,
                 text="text" in line,
                 fill=_fill_from_json(line.get("fill"), array.dtype),
-                dimensions=tuple(dimensions) if len(dimensions) == array.ndim else (),
+                dimensions=dimensions if len(dimensions) == array.ndim else (),
             )
         ]
 
@@ -310,6 +314,9 @@ class NpyFileTree:
 
     def attributes(self, path: str) -> list[Attribute]:
         return []
+
+    def dimensions(self, path: str) -> tuple[str | None, ...]:
+        return ()
 
     def values(self, path: str) -> list[Values]:
         array = self._array

@@ -6,7 +6,7 @@ A tree is walked, and each of its arrays broken down into `Values`: plain arrays
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ from ..plain.errors import UnsafeFileError
 from ..plain.memory_budget import format_bytes
 from .contract import Array, StoredArray
 
-GROUP, ARRAY, NAMED_TYPE, EMPTY = "group", "array", "named type", "empty"
+GROUP, ARRAY, NAMED_TYPE, EMPTY, DIMENSION = "group", "array", "named type", "empty", "dimension"
 SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK = "soft link", "alias", "external link", "unknown link"
 LINKS = (SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK)
 MOST_UNSTORED_NBYTES, MOST_TIMES_STORED = 4 << 30, 1000
@@ -30,8 +30,8 @@ class Node:
     Attributes
     ----------
     path : from the root, "/group/x"; "/" for the root itself. Each object has one path; its further names are aliases
-    kind : "group", "array" or "named type", which are objects; "soft link", "alias" (of an object that has another name),
-        "external link" or "unknown link", which are names alone
+    kind : "group", "array", "named type" or "dimension" (of netCDF: a length with a name, and no values), which are objects;
+        "soft link", "alias" (of an object that has another name), "external link" or "unknown link", which are names alone
     target : where a link leads: the path of the object or, of a soft link, what is written there; "other.h5::/x" of an external one
     attributes : names of those of an object
     damage : why nothing can be told of it, where that is so
@@ -53,12 +53,14 @@ class Attribute:
     value : None, bool, int, float, str, or lists and dicts of these
     changed : how that differs from what is stored ("object references as paths"); "" where it is equal
     refused : why there is no value
+    derived : the source's way to note the dimensions of arrays, which the target has in a way of its own
     """
 
     name: str
     value: Any = None
     changed: str = ""
     refused: str = ""
+    derived: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,10 @@ class TreeSource(Protocol):
         ...
 
     def attributes(self, path: str) -> list[Attribute]: ...
+
+    def dimensions(self, path: str) -> tuple[str | None, ...]:
+        """A name or None for each axis of an array; () where none has one."""
+        ...
 
     def values(self, path: str) -> list[Values]:
         """An array in its plain parts; none for an array without a shape (a null dataspace).
@@ -191,8 +197,13 @@ class ChoosesNames(Protocol):
 class AttachesScales(Protocol):
     """An ability: the target has dimension scales."""
 
-    def attach_scales(self, path: str, scales: Any) -> None:
-        """Of an array that was added: a list of paths of arrays for each of its axes."""
+    def attach_scales(
+        self, axes: Mapping[str, tuple[str | None, ...]], lists: Mapping[str, Any]
+    ) -> tuple[list[str], dict[str, str]]:
+        """Give the axes of arrays that were added their scales: by names, or, where there is a list, by paths for each axis.
+
+        Returns the paths of scales that were missing and are added, and {array: why} where a list could not be followed.
+        """
         ...
 
 
@@ -231,11 +242,22 @@ def inside(path: str, member: str) -> str:
     return f"{path.rstrip('/')}/{member}" if member else path
 
 
+FILL = "_FillValue"
+NON_COORDINATE = "_nc4_non_coord_"
+"""In HDF5, netCDF puts this before the name of a variable that another dimension has: the scale of that has the name itself."""
+
+
 def as_json(attribute: Attribute) -> Attribute:
     """The attribute with what JSON has no numbers for as text: "NaN", "Infinity", "-Infinity"."""
     value, found = _finite(attribute.value)
     words = "values that are not finite as text" if found else ""
     return replace(attribute, value=value, changed="; ".join(part for part in (attribute.changed, words) if part))
+
+
+def finite(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes with such text."""
+    found: dict[str, Any] = _finite(attributes)[0]
+    return found
 
 
 def _finite(value: Any) -> tuple[Any, bool]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import numpy as np
 
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, UnsafeFileError
+from . import zarr_fill_attribute
 from .contract import Array
 from .numpy_elements import plain_values
-from .tree_contract import ARRAY, GROUP, MOST_UNSTORED_NBYTES, UNKNOWN_LINK, Attribute, Node, Values, refuse_unstored
+from .tree_contract import ARRAY, FILL, GROUP, MOST_UNSTORED_NBYTES, UNKNOWN_LINK, Attribute, Node, Values, refuse_unstored
 from .zarr_library import chunks_of, explaining_damage, named, opened
 from .zarr_metadata import Node as StoredNode
 from .zarr_metadata import directories_in, directory_inside, node_at, read_node_or_group
 from .zarr_store import open_array
+
+DIMENSIONS = "_ARRAY_DIMENSIONS"  # the names of axes in Zarr format 2, by xarray's convention
 
 
 class ZarrTree:
@@ -82,7 +86,29 @@ class ZarrTree:
         return stored
 
     def attributes(self, path: str) -> list[Attribute]:
-        return [Attribute(name, value) for name, value in self._stored_attributes(self._stored(path)).items()]
+        stored = self._stored(path)
+        given = self._stored_attributes(stored)
+        is_named = stored.version == 2 and given.get(DIMENSIONS) == [*self.dimensions(path)]
+        found = [Attribute(name, value, derived=is_named and name == DIMENSIONS) for name, value in given.items()]
+        is_text = isinstance(fill := stored.metadata.get("fill_value"), str) and not _is_of_floats(stored)
+        if not stored.is_array or not (FILL in given or is_named or (is_text and fill)):
+            return found
+        array, _ = opened(named(self.path, path.strip("/")), stored)
+        if (is_named or FILL not in given) and (value := zarr_fill_attribute.of_array(array.fill_value)) is not None:
+            words = "the fill value of the array, which stands for no value"  # xarray masks what equals it
+            return [*(each for each in found if each.name != FILL), Attribute(FILL, value, words)]
+        dtype = np.dtype(array.dtype)
+        return [
+            replace(each, value=zarr_fill_attribute.decoded(each.value, dtype)) if each.name == FILL else each for each in found
+        ]
+
+    def dimensions(self, path: str) -> tuple[str | None, ...]:
+        stored = self._stored(path)
+        found = stored.metadata.get("dimension_names") or self._stored_attributes(stored).get(DIMENSIONS) or ()
+        shape = stored.metadata.get("shape")
+        if not isinstance(found, (list, tuple)) or not isinstance(shape, list) or len(found) != len(shape):
+            return ()
+        return tuple(name if isinstance(name, str) else None for name in found)
 
     def values(self, path: str) -> list[Values]:
         stored = self._stored(path)
@@ -92,9 +118,6 @@ class ZarrTree:
         dtype, shape, chunks = np.dtype(array.dtype), tuple(int(n) for n in array.shape), chunks_of(array)
         together = math.prod(getattr(array, "shards", None) or chunks or shape) * max(1, dtype.itemsize)
         _refuse_unstored(stored, shape, dtype, together, where)
-        labels = stored.metadata.get("dimension_names") or self._stored_attributes(stored).get("_ARRAY_DIMENSIONS") or ()
-        if not isinstance(labels, (list, tuple)) or len(labels) != len(shape):
-            labels = ()
         is_plain = dtype.kind in "biufcS"
         whole = Values(
             member="",
@@ -106,7 +129,7 @@ class ZarrTree:
             together_nbytes=together,
             compressed=_is_compressed(stored),
             fill=_fill_of(array, dtype) if is_plain else None,
-            dimensions=tuple(label if isinstance(label, str) else None for label in labels),
+            dimensions=self.dimensions(path),
             stored=functools.partial(open_array, self.path, key) if is_plain else None,
         )
         return plain_values(whole, where)
@@ -123,6 +146,11 @@ def _fill_of(array: Any, dtype: np.dtype[Any]) -> Any:
         return None
     fill = np.asarray(array.fill_value).astype(dtype.newbyteorder("="))
     return fill[()] if fill.ndim == 0 and (fill != np.zeros((), fill.dtype)).any() else None
+
+
+def _is_of_floats(stored: StoredNode) -> bool:
+    """True where a fill value that is text is a number: "NaN", or bits in hexadecimal. Format 2 has text alone for bytes."""
+    return stored.version == 3 and str(stored.metadata.get("data_type")).startswith(("float", "complex", "bfloat"))
 
 
 def _is_compressed(stored: StoredNode) -> bool:

@@ -14,8 +14,9 @@ import numpy as np
 from ..files.durable_writes import explaining_write_errors, remove, sync_directory, sync_tree, write_text_atomically
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError, UnsafeFileError
+from . import zarr_fill_attribute
 from .contract import Array
-from .tree_contract import ARRAY, MOST_TIMES_STORED, MOST_UNSTORED_NBYTES, Attribute, Node, Values, as_json
+from .tree_contract import ARRAY, FILL, MOST_TIMES_STORED, MOST_UNSTORED_NBYTES, Attribute, Node, Values, as_json, finite
 from .tree_names import why_no_file
 from .zarr_library import library
 from .zarr_metadata import METADATA_FILES, directory_inside, read_node
@@ -50,6 +51,8 @@ class ZarrTreeWriter:
         return os.path.lexists(self._directory(path))
 
     def fitted(self, attribute: Attribute) -> Attribute:
+        if attribute.name == FILL and isinstance(attribute.value, (int, float)):
+            return attribute  # written as xarray reads it, where the data type is known, also where it is not finite
         return as_json(attribute)
 
     def remove(self, path: str) -> None:
@@ -61,7 +64,7 @@ class ZarrTreeWriter:
         directory = self._directory(path)
         with explaining_write_errors(directory):
             os.makedirs(directory, exist_ok=True)
-            metadata = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            metadata = {"zarr_format": 3, "node_type": "group", "attributes": finite(attributes)}
             write_text_atomically(os.path.join(directory, "zarr.json"), json.dumps(metadata, indent=2, allow_nan=False))
         self._unsynced.append(directory)
 
@@ -183,15 +186,16 @@ class NewZarrArray:
         chunks = chunks_for(values.shape, values.dtype.itemsize, values.chunks)
         if values.chunks is not None and chunks != values.chunks:
             self.changed = (*self.changed, f"chunks of {chunks} instead of {values.chunks}")
+        attributes, fill = zarr_fill_attribute.placed(attributes, dtype, values.text, values.fill)
         common = {
             "store": store,
             "shape": values.shape,
             "chunks": chunks,
             "zarr_format": 3,
-            "attributes": attributes,
+            "attributes": finite(attributes),
+            "fill_value": fill,
             "dimension_names": list(values.dimensions) if values.dimensions else None,
         }
-        fill = 0 if values.fill is None else values.fill
         with explaining_write_errors(where), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fixed-width bytes: a data type that zarr-python has and the specification lacks
             try:
@@ -202,7 +206,6 @@ class NewZarrArray:
                     self._array = zarr.create_array(
                         **common,
                         dtype=dtype,
-                        fill_value=b"" if dtype.kind == "S" else fill,
                         filters=None,
                         serializer=little,
                         compressors=zarr.codecs.ZstdCodec(level=3) if values.compressed else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,15 +12,18 @@ from ...files.durable_writes import is_of_this_machine
 from ...formats.tree_contract import (
     ALIAS,
     ARRAY,
+    DIMENSION,
     EXTERNAL_LINK,
     GROUP,
     LINKS,
     NAMED_TYPE,
+    NON_COORDINATE,
     AttachesScales,
     Node,
     TreeSource,
     TreeTarget,
     Values,
+    finite,
     inside,
 )
 from ...plain.errors import (
@@ -192,6 +196,12 @@ def parent_in(lost: set[str], path: str) -> bool:
 class ByValues(Common):
     """Any tree into any target: attributes as JSON, arrays as plain values."""
 
+    def convert(self, node: Node) -> Done:
+        if node.kind != DIMENSION:
+            return super().convert(node)
+        how = "the arrays that have it name it" if "REFERENCE_LIST" in node.attributes else "no array has it"
+        return Done(node.path, (TreeRow(node.path, node.kind, CHANGED, f"a length without values: {how}"),))
+
     def _converted(self, node: Node) -> Done:
         if node.kind in LINKS and not self._is_copied(node):
             return self.link(node)
@@ -210,11 +220,29 @@ class ByValues(Common):
         is_small = self._array_nbytes.get(node.target, _MOST_COPIED_NBYTES + 1) <= _MOST_COPIED_NBYTES
         return node.kind == ALIAS and is_small and not self.target.has_hard_links
 
+    def place(self, node: Node) -> str:
+        group, _, name = node.path.rpartition("/")
+        if node.path == "/" or node.kind != ARRAY:
+            return super().place(node)
+        if not isinstance(self.target, AttachesScales):
+            return f"{group}/{name.removeprefix(NON_COORDINATE)}"
+        return f"{group}/{NON_COORDINATE}{name}" if node.path in self._named_as_dimensions else node.path
+
+    @functools.cached_property
+    def _named_as_dimensions(self) -> set[str]:
+        """Arrays with the name of a dimension in their group whose coordinates they are not: HDF5 needs the name for a scale."""
+        names = {node.path: self.source.dimensions(node.path) for node in self.source.walk() if node.kind == ARRAY}
+        scales = {f"{path.rpartition('/')[0]}/{name}" for path, axes in names.items() for name in axes if name}
+        return {path for path in scales & names.keys() if names[path][:1] != (path.rpartition("/")[-1],)}
+
     def _attributes(self, node: Node) -> tuple[dict[str, Any], list[TreeRow]]:
         carried, rows = {}, []
         for attribute in self.source.attributes(_origin(node)):
-            given = attribute if attribute.refused else self.target.fitted(attribute)
+            given = attribute if attribute.refused or attribute.derived else self.target.fitted(attribute)
             path = f"{node.path}@{given.name}"
+            if given.derived:
+                rows.append(TreeRow(path, "attribute", CHANGED, "kept as the names of axes"))
+                continue
             if path in self.suspects:
                 given = replace(given, refused=self.suspects[path][-1])
             if given.refused:
@@ -290,18 +318,30 @@ class ByValues(Common):
         return replace(row, how=joined([row.how, again])), ((place, digest),)
 
     def finish(self, done: dict[str, Done]) -> Iterator[Done]:
-        if isinstance(self.target, AttachesScales):
-            for node in self.source.walk():
-                if node.kind == ARRAY and "DIMENSION_LIST" in node.attributes and not done[node.path].rows[0].is_lost:
-                    scales = self._attributes(node)[0].get("DIMENSION_LIST")
-                    if scales is not None and done[node.path].checks:
-                        self.target.attach_scales(self.place(node), scales)
-        return iter(())
+        if not isinstance(self.target, AttachesScales):
+            return
+        axes: dict[str, tuple[str | None, ...]] = {}
+        lists: dict[str, Any] = {}
+        owners: dict[str, str] = {}
+        for node in self.source.walk():
+            if node.kind == ARRAY and not done[node.path].rows[0].is_lost:
+                names, place = self.source.dimensions(node.path), self.place(node)
+                axes |= {part: names for part, _ in done[node.path].checks}
+                if "DIMENSION_LIST" in node.attributes and (given := self._attributes(node)[0].get("DIMENSION_LIST")):
+                    lists[place], owners[place] = given, node.path
+        added, failed = self.target.attach_scales(axes, lists)
+        for path in added:
+            yield Done(path, (TreeRow(path, DIMENSION, CHANGED, "a length without values, for the arrays that name it"),))
+        for place, why in failed.items():
+            entry = done[owners[place]]
+            row = TreeRow(f"{entry.path}@DIMENSION_LIST", "attribute", REFUSED, why)
+            yield replace(entry, rows=(*entry.rows, row))
 
     def expected_attributes(self, node: Node) -> dict[str, Any]:
         carried = self._attributes(node)[0]
         if isinstance(self.target, AttachesScales):
-            carried.pop("REFERENCE_LIST", None)  # in the order in which they were attached
+            for name in ("DIMENSION_LIST", "REFERENCE_LIST"):
+                carried.pop(name, None)  # made anew, see `finish`
         return carried
 
     def differences(self, node: Node, done: Done, written: Any) -> dict[str, str]:
@@ -309,7 +349,7 @@ class ByValues(Common):
         if (node.kind in (GROUP, ARRAY) or done.checks) and not done.rows[0].is_lost:
             found_there = {attribute.name: attribute.value for attribute in written.attributes(self.place(node))}
             for name, value in self.expected_attributes(node).items():
-                if name not in found_there or json.dumps(found_there[name]) != json.dumps(value):
+                if name not in found_there or json.dumps(finite({name: found_there[name]})) != json.dumps(finite({name: value})):
                     found[f"{done.path}@{name}"] = f"it reads back as {found_there.get(name)!r}, expected {value!r}"
         return found | self.different_values(done, written.values)
 

@@ -1,0 +1,203 @@
+"""Dimension scales of HDF5: names of axes out of them, and scales out of names, as netCDF, h5netcdf and xarray read both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+import numpy as np
+
+from .hdf5_library import library
+from .tree_contract import inside
+
+SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
+"""How HDF5 and netCDF note dimensions on a dataset. All of them are made anew from the names of axes."""
+NETCDF_ATTRIBUTES = ("_NCProperties", "_nc3_strict", "_Netcdf4Dimid", "_Netcdf4Coordinates")
+NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"  # the beginning of NAME, by the netCDF-4 specification
+_SCALE = b"DIMENSION_SCALE"
+_MOST_REFERENCES_NBYTES = 60 << 10  # an attribute in an object's header has at most 64 KiB
+
+Names = tuple[str | None, ...]
+
+
+def is_scale(item: Any) -> bool:
+    """True for an h5py.Dataset that is a dimension scale."""
+    return "CLASS" in item.attrs and _text(item.attrs["CLASS"]) == _SCALE.decode()
+
+
+def is_length_alone(item: Any) -> bool:
+    """True for a scale that netCDF made for the name and length of a dimension: its values mean nothing."""
+    return is_scale(item) and _text(item.attrs.get("NAME", "")).startswith(NO_VARIABLE)
+
+
+def axis_names(item: Any, own_name: str, path_of: Callable[[Any], str], by_id: Mapping[int, str]) -> Names:
+    """A name or None for each axis of a dataset; () where none has one.
+
+    In this order: the scales that are attached; those that netCDF notes by number, for a variable that is a scale itself; the own
+    name of a scale; the labels. `by_id` has the names of netCDF's dimensions by their numbers.
+    """
+    names: list[str | None] = [None] * len(item.shape or ())
+    ids = np.asarray(item.attrs.get("_Netcdf4Coordinates", ())).reshape(-1)
+    if "DIMENSION_LIST" in item.attrs:
+        for axis, scales in enumerate(item.attrs["DIMENSION_LIST"]):
+            if len(scales):
+                names[axis] = path_of(scales[0]).rsplit("/", 1)[-1] or None
+    elif is_scale(item):
+        if len(ids) == len(names) and all(int(number) in by_id for number in ids):
+            names = [by_id[int(number)] for number in ids]
+        elif len(names) == 1:
+            names = [own_name]
+    for axis, name in enumerate(names):
+        names[axis] = name or library().h5ds.get_label(item.id, axis).decode("utf-8") or None
+    return tuple(names) if any(names) else ()
+
+
+def is_derived(name: str, value: Any, path: str, names: Names, scales: Container[str]) -> bool:
+    """True where `attach` makes this attribute of an array anew from the names of axes.
+
+    `value` is the attribute as JSON, `names` are those of the array's axes, `scales` the paths of all scales in the file. Scales
+    of several to an axis, of names other than their own, or in groups beside that of the array, are what names do not say.
+    """
+    own = path.rsplit("/", 1)[-1]
+    if name in ("CLASS", "NAME"):
+        return path in scales and names[:1] == (own,) and (name == "CLASS" or value in ("", own))
+    if name == "DIMENSION_LIST" and isinstance(value, list):
+        found = [nearest(path, axis, scales) for axis in names or (None,) * len(value)]
+        return all(paths in ([], [""], [at]) for paths, at in zip(value, found, strict=False))
+    return name in SCALE_ATTRIBUTES
+
+
+def nearest(path: str, name: str | None, scales: Container[str]) -> str | None:
+    """The scale that a name means for an array: that in its group, else in the group around, up to the root."""
+    group = path
+    while name and group:
+        group = group.rpartition("/")[0]
+        if inside(group or "/", name) in scales:
+            return inside(group or "/", name)
+    return None
+
+
+def attach(file: Any, axes: Mapping[str, Names], lists: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """Give the axes of datasets their dimension scales, and make those that are missing.
+
+    Parameters
+    ----------
+    file : open h5py.File
+    axes : names of the axes of each dataset, by path
+    lists : scales by path, in place of names: a list for each axis, of the datasets that have them
+
+    Returns (paths of the scales that were added without values, {path: why} of `lists` that could not be followed).
+
+    Not by H5DSattach_scale: it reads a CLASS attribute of variable length as if it were text of fixed length, and, by what the
+    address of that text happens to be, takes one dataset in sixteen for a scale and fails (HDF5 1.14.6). It also writes the list of
+    references anew for each dataset.
+    """
+    found = _Attaching(file)
+    for path, names in sorted(axes.items()):
+        found.add_variable(path, names)
+    for path, names in sorted(axes.items(), key=lambda each: (each[0].count("/"), each[0])):  # groups around before those inside
+        found.add_axes(path, names, lists.get(path, []))
+    found.write()
+    return found.added, found.failed
+
+
+class _Attaching:
+    def __init__(self, file: Any) -> None:
+        self.added: list[str] = []
+        self.failed: dict[str, str] = {}
+        self._file = file
+        self._scales: dict[str, Any] = {}
+        self._several_axes: dict[str, Names] = {}
+        self._attached: dict[str, list[list[str]]] = {}
+        self._labels: dict[str, list[str]] = {}
+
+    def _at(self, path: str) -> Any:
+        return self._file[path.encode("utf-8", "surrogateescape")]
+
+    def add_variable(self, path: str, names: Names) -> None:
+        """A variable with the name of its first axis, which holds the coordinates along it, is the scale."""
+        item = self._at(path)
+        if item.shape and ((names and names[0] == path.rsplit("/", 1)[-1]) or is_scale(item)):
+            self._scales[path] = item
+            if item.ndim > 1:
+                self._several_axes[path] = names
+
+    def add_axes(self, path: str, names: Names, lists: list[list[str]]) -> None:
+        item = self._at(path)
+        if path in self._scales and item.ndim == 1:
+            return
+        attached: list[list[str]] = []
+        for axis, length in enumerate(item.shape):
+            given = [scale for scale in lists[axis] if scale] if axis < len(lists) else []
+            name = names[axis] if axis < len(names) else None
+            if given:
+                there = [scale for scale in given if self._is_array(scale)]
+                if there != given:
+                    self.failed[path] = f"{', '.join(sorted({*given} - {*there}))}, which it names, is no array there"
+                self._scales |= {scale: self._at(scale) for scale in there if scale not in self._scales}
+                attached.append(there)
+            else:
+                scale = self._scale_for(path, name, length) if name else None
+                attached.append([scale] if scale else [])
+        if any(attached):
+            self._attached[path] = attached
+        labels = [name if name and not scales else "" for name, scales in zip(names, attached, strict=False)]
+        if any(labels):
+            self._labels[path] = labels
+
+    def _is_array(self, path: str) -> bool:
+        return isinstance(self._file.get(path.encode("utf-8", "surrogateescape")), library().Dataset)
+
+    def _scale_for(self, path: str, name: str, length: int) -> str | None:
+        fitting = {scale for scale, item in self._scales.items() if item.shape and item.shape[0] == length}
+        scale = nearest(path, name, fitting)
+        own = inside(path.rpartition("/")[0] or "/", name)
+        encoded = own.encode("utf-8", "surrogateescape")
+        if scale or "/" in name or name in (".", "..") or "\0" in name or encoded in self._file:
+            return scale
+        item = self._file.create_dataset(encoded, (length,), ">f4")  # never allocated
+        item.attrs["NAME"] = np.bytes_(f"{NO_VARIABLE}.{length:10d}")
+        self._scales[own] = item
+        self.added.append(own)
+        return own
+
+    def write(self) -> None:
+        h5py = library()
+        for path in self._scales:
+            self._attached.pop(path, None)  # HDF5 has no scales of scales: netCDF notes the axes of such variables by numbers
+        references: dict[str, list[tuple[Any, int]]] = {path: [] for path in self._scales}
+        for path, attached in self._attached.items():
+            item = self._at(path)
+            made = np.empty(item.ndim, object)
+            for axis, scales in enumerate(attached):
+                made[axis] = np.array([self._scales[scale].ref for scale in scales], h5py.ref_dtype)
+                for scale in scales:
+                    references[scale].append((item.ref, axis))
+            item.attrs.create("DIMENSION_LIST", made, made.shape, h5py.vlen_dtype(h5py.ref_dtype))
+        for path, item in self._scales.items():
+            given = item.attrs.get("NAME", "")
+            item.make_scale((_text(given) if "NAME" in item.attrs else "") or path.rsplit("/", 1)[-1])
+            element = np.dtype([("dataset", h5py.ref_dtype), ("dimension", np.uint32)])
+            if references[path] and len(references[path]) * element.itemsize <= _MOST_REFERENCES_NBYTES:
+                item.attrs.create("REFERENCE_LIST", np.array(references[path], element))
+        if self._several_axes:
+            self._note_numbers()
+        for path, labels in self._labels.items():
+            if "DIMENSION_LABELS" not in (item := self._at(path)).attrs:
+                for axis, label in enumerate(labels):
+                    if label:
+                        item.dims[axis].label = label
+
+    def _note_numbers(self) -> None:
+        """As netCDF does for variables that are scales and have further axes; it wants all scales numbered, or none."""
+        numbers = {path: number for number, path in enumerate(self._scales)}
+        for path, item in self._scales.items():
+            item.attrs["_Netcdf4Dimid"] = np.int32(numbers[path])
+        for path, names in self._several_axes.items():
+            found = [nearest(path, name, self._scales) for name in names]
+            if None not in found:
+                self._scales[path].attrs["_Netcdf4Coordinates"] = np.array([numbers[str(scale)] for scale in found], np.int32)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
