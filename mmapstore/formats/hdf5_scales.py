@@ -1,80 +1,17 @@
-"""Dimension scales of HDF5: names of axes out of them, and scales out of names, as netCDF, h5netcdf and xarray read both."""
+"""Dimension scales of a new HDF5 file, out of the names of axes: `hdf5_dimensions` reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from .hdf5_dimensions import NO_VARIABLE, Names, is_scale, nearest, text_of
 from .hdf5_library import library
 from .tree_contract import inside
 
-SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
-"""How HDF5 and netCDF note dimensions on a dataset. All of them are made anew from the names of axes."""
-NETCDF_ATTRIBUTES = ("_NCProperties", "_nc3_strict", "_Netcdf4Dimid", "_Netcdf4Coordinates")
-NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"  # the beginning of NAME, by the netCDF-4 specification
-_SCALE = b"DIMENSION_SCALE"
 _MOST_REFERENCES_NBYTES = 60 << 10  # an attribute in an object's header has at most 64 KiB
-
-Names = tuple[str | None, ...]
-
-
-def is_scale(item: Any) -> bool:
-    """True for an h5py.Dataset that is a dimension scale."""
-    return "CLASS" in item.attrs and _text(item.attrs["CLASS"]) == _SCALE.decode()
-
-
-def is_length_alone(item: Any) -> bool:
-    """True for a scale that netCDF made for the name and length of a dimension: its values mean nothing."""
-    return is_scale(item) and _text(item.attrs.get("NAME", "")).startswith(NO_VARIABLE)
-
-
-def axis_names(item: Any, own_name: str, path_of: Callable[[Any], str], by_id: Mapping[int, str]) -> Names:
-    """A name or None for each axis of a dataset; () where none has one.
-
-    In this order: the scales that are attached; those that netCDF notes by number, for a variable that is a scale itself; the own
-    name of a scale; the labels. `by_id` has the names of netCDF's dimensions by their numbers.
-    """
-    names: list[str | None] = [None] * len(item.shape or ())
-    ids = np.asarray(item.attrs.get("_Netcdf4Coordinates", ())).reshape(-1)
-    if "DIMENSION_LIST" in item.attrs:
-        for axis, scales in enumerate(item.attrs["DIMENSION_LIST"]):
-            if len(scales):
-                names[axis] = path_of(scales[0]).rsplit("/", 1)[-1] or None
-    elif is_scale(item):
-        if len(ids) == len(names) and all(int(number) in by_id for number in ids):
-            names = [by_id[int(number)] for number in ids]
-        elif len(names) == 1:
-            names = [own_name]
-    for axis, name in enumerate(names):
-        names[axis] = name or library().h5ds.get_label(item.id, axis).decode("utf-8") or None
-    return tuple(names) if any(names) else ()
-
-
-def is_derived(name: str, value: Any, path: str, names: Names, scales: Container[str]) -> bool:
-    """True where `attach` makes this attribute of an array anew from the names of axes.
-
-    `value` is the attribute as JSON, `names` are those of the array's axes, `scales` the paths of all scales in the file. Scales
-    of several to an axis, of names other than their own, or in groups beside that of the array, are what names do not say.
-    """
-    own = path.rsplit("/", 1)[-1]
-    if name in ("CLASS", "NAME"):
-        return path in scales and names[:1] == (own,) and (name == "CLASS" or value in ("", own))
-    if name == "DIMENSION_LIST" and isinstance(value, list):
-        found = [nearest(path, axis, scales) for axis in names or (None,) * len(value)]
-        return all(paths in ([], [""], [at]) for paths, at in zip(value, found, strict=False))
-    return name in SCALE_ATTRIBUTES
-
-
-def nearest(path: str, name: str | None, scales: Container[str]) -> str | None:
-    """The scale that a name means for an array: that in its group, else in the group around, up to the root."""
-    group = path
-    while name and group:
-        group = group.rpartition("/")[0]
-        if inside(group or "/", name) in scales:
-            return inside(group or "/", name)
-    return None
 
 
 def attach(file: Any, axes: Mapping[str, Names], lists: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
@@ -176,7 +113,7 @@ class _Attaching:
             item.attrs.create("DIMENSION_LIST", made, made.shape, h5py.vlen_dtype(h5py.ref_dtype))
         for path, item in self._scales.items():
             given = item.attrs.get("NAME", "")
-            item.make_scale((_text(given) if "NAME" in item.attrs else "") or path.rsplit("/", 1)[-1])
+            item.make_scale((text_of(given) if "NAME" in item.attrs else "") or path.rsplit("/", 1)[-1])
             element = np.dtype([("dataset", h5py.ref_dtype), ("dimension", np.uint32)])
             if references[path] and len(references[path]) * element.itemsize <= _MOST_REFERENCES_NBYTES:
                 item.attrs.create("REFERENCE_LIST", np.array(references[path], element))
@@ -197,7 +134,3 @@ class _Attaching:
             found = [nearest(path, name, self._scales) for name in names]
             if None not in found:
                 self._scales[path].attrs["_Netcdf4Coordinates"] = np.array([numbers[str(scale)] for scale in found], np.int32)
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""

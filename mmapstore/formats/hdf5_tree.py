@@ -18,6 +18,7 @@ from .contract import Array
 from .hdf5_attributes import attribute_as_json, attribute_names
 from .hdf5_boxes import raw_elements
 from .hdf5_chunk_list import ChunkList
+from .hdf5_dimensions import Dimensions, is_length_alone
 from .hdf5_elements import Reading, leaves_of, plain_values
 from .hdf5_file import open_array
 from .hdf5_layout import check_stored_bytes, filters_of, is_allocated
@@ -26,7 +27,6 @@ from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage
 from .hdf5_paths import find, name_of, no_such_key
 from .hdf5_runs import is_flat
-from .hdf5_scales import NETCDF_ATTRIBUTES, axis_names, is_derived, is_length_alone, is_scale
 from .tree_contract import (
     ALIAS,
     ARRAY,
@@ -96,9 +96,7 @@ class Hdf5Tree:
         self._chosen: dict[_Place, str] = {}
         self._forgotten: set[str] = set()
         self._current: tuple[str, Any] = ("/", root)
-        self._scales: set[str] = set()
-        self._dimension_ids: dict[int, str] = {}
-        self._is_netcdf = any(library().h5a.exists(self.file.id, name.encode()) for name in NETCDF_ATTRIBUTES)
+        self._dimensions = Dimensions(self.file)
         try:
             with explaining_read_errors(self.name):
                 self._paths = self._places()  # so that references lead somewhere
@@ -108,11 +106,11 @@ class Hdf5Tree:
 
     def _places(self) -> dict[_Place, str]:
         found: dict[_Place, str] = {}
-        self._scales.clear()
+        self._dimensions.forget()
         for node in self.walk():
             if node.kind in (GROUP, ARRAY, NAMED_TYPE, DIMENSION) and not node.damage:
                 found[_place(self._current[1])] = node.path
-                self._note_dimension(node, self._current[1])
+                self._dimensions.note(node, self._current[1])
         return found
 
     def prefer_names_referred_to(self) -> None:
@@ -124,14 +122,6 @@ class Hdf5Tree:
             self._chosen = {}
             return
         self._paths = found
-
-    def _note_dimension(self, node: Node, item: Any) -> None:
-        self._is_netcdf = self._is_netcdf or any(name in NETCDF_ATTRIBUTES for name in node.attributes)
-        with contextlib.suppress(*_WALK_ERRORS):
-            if node.kind in (ARRAY, DIMENSION) and "CLASS" in node.attributes and is_scale(item):
-                self._scales.add(node.path)
-                if "_Netcdf4Dimid" in node.attributes:
-                    self._dimension_ids[int(item.attrs["_Netcdf4Dimid"])] = node.path.rsplit("/", 1)[-1]
 
     def close(self) -> None:
         self._current = ("/", None)
@@ -242,23 +232,14 @@ class Hdf5Tree:
     def attributes(self, path: str) -> list[Attribute]:
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
-            found = [attribute_as_json(item, name, self.path_of, self._is_netcdf) for name in attribute_names(item)]
+            found = [attribute_as_json(item, name, self.path_of, self._dimensions.is_netcdf) for name in attribute_names(item)]
             if not isinstance(item, library().Dataset):
                 return found
             names = self.dimensions(path)
-            return [replace(each, derived=is_derived(each.name, each.value, path, names, self._scales)) for each in found]
+            return [replace(each, derived=self._dimensions.derive(each.name, each.value, path, names)) for each in found]
 
     def dimensions(self, path: str) -> tuple[str | None, ...]:
-        with contextlib.suppress(*_WALK_ERRORS):
-            return axis_names(self.item(path), path.rsplit("/", 1)[-1], self._leads_to, self._dimension_ids)
-        return ()
-
-    def _leads_to(self, reference: Any) -> str:
-        """As `path_of`, and by the name that HDF5 has for what lies outside the group that is converted."""
-        if not reference or (path := self.path_of(reference)):
-            return path if reference else ""
-        name = library().h5i.get_name(library().h5r.dereference(reference, self.file.id))
-        return name.decode("utf-8", "surrogateescape") if name else ""
+        return self._dimensions.of(self.item(path), path, self.path_of)
 
     def values(self, path: str) -> list[Values]:
         """The dataset in plain arrays, one for each member of a compound; none for a null dataspace.

@@ -20,6 +20,7 @@ from . import hdf5_scales
 from .contract import Array
 from .hdf5_attributes import attribute_names, copy_attribute, with_references
 from .hdf5_boxes import memory_type, raw_elements, read_elements, write_elements
+from .hdf5_dimensions import Names
 from .hdf5_library import explaining_failed_writes, library, open_to_write
 from .hdf5_runs import has_references, in_stored_order, is_flat
 from .hdf5_tree import Hdf5Tree
@@ -119,7 +120,7 @@ class Hdf5TreeWriter:
                 self.file.id.links.create_hard(_encoded(path), self.file.id, _encoded(target), created)
         return ""
 
-    def attach_scales(self, axes: Mapping[str, hdf5_scales.Names], lists: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    def attach_scales(self, axes: Mapping[str, Names], lists: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
         with explaining_failed_writes(self.path):
             return hdf5_scales.attach(self.file, axes, lists)
 

@@ -1,0 +1,124 @@
+"""The dimensions of an HDF5 file, as netCDF, h5netcdf and xarray find them: names of axes, out of dimension scales and labels."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+import numpy as np
+
+from .hdf5_library import library
+from .tree_contract import ARRAY, DIMENSION, Node, inside
+
+SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
+"""How HDF5 and netCDF note dimensions on a dataset. All of them are made anew from the names of axes."""
+NETCDF_ATTRIBUTES = ("_NCProperties", "_nc3_strict", "_Netcdf4Dimid", "_Netcdf4Coordinates")
+NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"  # the beginning of NAME, by the netCDF-4 specification
+
+Names = tuple[str | None, ...]
+_READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+
+
+class Dimensions:
+    """What the objects of a file say of dimensions: made known to it one by one.
+
+    `is_netcdf`: a netCDF library wrote the file.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._scales: set[str] = set()
+        self._by_id: dict[int, str] = {}
+        self.is_netcdf = any(library().h5a.exists(file.id, name.encode()) for name in NETCDF_ATTRIBUTES)
+
+    def note(self, node: Node, item: Any) -> None:
+        """A group or dataset, under the path that it has from now on."""
+        self.is_netcdf = self.is_netcdf or any(name in NETCDF_ATTRIBUTES for name in node.attributes)
+        with contextlib.suppress(*_READ_ERRORS):
+            if node.kind in (ARRAY, DIMENSION) and "CLASS" in node.attributes and is_scale(item):
+                self._scales.add(node.path)
+                if "_Netcdf4Dimid" in node.attributes:
+                    self._by_id[int(item.attrs["_Netcdf4Dimid"])] = node.path.rsplit("/", 1)[-1]
+
+    def forget(self) -> None:
+        """The paths of all objects, which get others."""
+        self._scales.clear()
+
+    def of(self, item: Any, path: str, path_of: Callable[[Any], str]) -> Names:
+        """Names of the axes of a dataset. `path_of` gives the path that an h5py.Reference leads to, "" for none."""
+
+        def led_to(reference: Any) -> str:
+            if not reference or (path := path_of(reference)):
+                return path if reference else ""
+            found = library().h5r.dereference(reference, self._file.id)  # outside of the group that is converted
+            return (library().h5i.get_name(found) or b"").decode("utf-8", "surrogateescape")
+
+        with contextlib.suppress(*_READ_ERRORS):
+            return axis_names(item, path.rsplit("/", 1)[-1], led_to, self._by_id)
+        return ()
+
+    def derive(self, name: str, value: Any, path: str, names: Names) -> bool:
+        """See `is_derived`."""
+        return is_derived(name, value, path, names, self._scales)
+
+
+def is_scale(item: Any) -> bool:
+    """True for an h5py.Dataset that is a dimension scale."""
+    return "CLASS" in item.attrs and text_of(item.attrs["CLASS"]) == "DIMENSION_SCALE"
+
+
+def is_length_alone(item: Any) -> bool:
+    """True for a scale that netCDF made for the name and length of a dimension: its values mean nothing."""
+    return is_scale(item) and text_of(item.attrs.get("NAME", "")).startswith(NO_VARIABLE)
+
+
+def axis_names(item: Any, own_name: str, path_of: Callable[[Any], str], by_id: Mapping[int, str]) -> Names:
+    """A name or None for each axis of a dataset; () where none has one.
+
+    In this order: the scales that are attached; those that netCDF notes by number, for a variable that is a scale itself; the own
+    name of a scale; the labels. `by_id` has the names of netCDF's dimensions by their numbers.
+    """
+    names: list[str | None] = [None] * len(item.shape or ())
+    ids = np.asarray(item.attrs.get("_Netcdf4Coordinates", ())).reshape(-1)
+    if "DIMENSION_LIST" in item.attrs:
+        for axis, scales in enumerate(item.attrs["DIMENSION_LIST"]):
+            if len(scales):
+                names[axis] = path_of(scales[0]).rsplit("/", 1)[-1] or None
+    elif is_scale(item):
+        if len(ids) == len(names) and all(int(number) in by_id for number in ids):
+            names = [by_id[int(number)] for number in ids]
+        elif len(names) == 1:
+            names = [own_name]
+    for axis, name in enumerate(names):
+        names[axis] = name or library().h5ds.get_label(item.id, axis).decode("utf-8") or None
+    return tuple(names) if any(names) else ()
+
+
+def is_derived(name: str, value: Any, path: str, names: Names, scales: Container[str]) -> bool:
+    """True where `attach` makes this attribute of an array anew from the names of axes.
+
+    `value` is the attribute as JSON, `names` are those of the array's axes, `scales` the paths of all scales in the file. Scales
+    of several to an axis, of names other than their own, or in groups beside that of the array, are what names do not say.
+    """
+    own = path.rsplit("/", 1)[-1]
+    if name in ("CLASS", "NAME"):
+        return path in scales and names[:1] == (own,) and (name == "CLASS" or value in ("", own))
+    if name == "DIMENSION_LIST" and isinstance(value, list):
+        found = [nearest(path, axis, scales) for axis in names or (None,) * len(value)]
+        return all(paths in ([], [""], [at]) for paths, at in zip(value, found, strict=False))
+    return name in SCALE_ATTRIBUTES
+
+
+def nearest(path: str, name: str | None, scales: Container[str]) -> str | None:
+    """The scale that a name means for an array: that in its group, else in the group around, up to the root."""
+    group = path
+    while name and group:
+        group = group.rpartition("/")[0]
+        if inside(group or "/", name) in scales:
+            return inside(group or "/", name)
+    return None
+
+
+def text_of(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
