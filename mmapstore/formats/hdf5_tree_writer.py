@@ -328,14 +328,16 @@ def _set_attributes(item: Any, attributes: dict[str, Any]) -> None:
 
 
 def _typed(name: str, value: Any, item: Any) -> Any:
-    """What has a type by convention in that type: a `_FillValue` in that of the values (netCDF), a CLASS as text of fixed length.
+    """What has a type by convention in that type: what stands for no value in netCDF in that of the values, a CLASS as fixed text.
 
     HDF5 itself reads any CLASS as text of fixed length, to find dimension scales: see `hdf5_scales.attach`.
     """
     if name == "CLASS" and isinstance(value, str):
         return np.bytes_(value.encode("utf-8", "surrogateescape"))
-    if name == FILL and isinstance(item, library().Dataset):
+    if name in (FILL, "missing_value") and isinstance(item, library().Dataset):
         kind = item.dtype.kind
+        if kind == "f" and isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
+            value = np.float64(value)  # as JSON has it, see `tree_contract.as_json`
         if kind == "S" and isinstance(value, str):
             return np.bytes_(value.encode("utf-8", "surrogateescape"))
         if kind in "iuf" and isinstance(value, (np.integer, np.floating)):

@@ -5,15 +5,17 @@ They are the writers themselves, given nothing to write to, so that names, attri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .contract import Array
+from .hdf5_dimensions import Names
 from .hdf5_library import library as hdf5_library
 from .hdf5_tree import Hdf5Tree
 from .hdf5_tree_writer import Hdf5TreeWriter
 from .npy_tree import ENDING, NpyTreeWriter
-from .tree_contract import ARRAY, EMPTY, GROUP, NewTreeArray, Node, Values
+from .tree_contract import ARRAY, DIMENSION, EMPTY, GROUP, NewTreeArray, Node, Values
 from .zarr_library import library as zarr_library
 from .zarr_tree import ZarrTree
 from .zarr_tree_writer import NewZarrArray, ZarrTreeWriter, left_out_of_copy
@@ -194,6 +196,12 @@ class Hdf5InMemory(Hdf5TreeWriter):
             super().copy_object(source, node)
         self.found.add(node.path, Entry(node.kind, {}))
         return ""
+
+    def attach_scales(self, axes: Mapping[str, Names], lists: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+        added, failed = super().attach_scales(axes, lists)
+        for path in added:
+            self.found.add(path, Entry(DIMENSION, {}))
+        return added, failed
 
     def commit(self) -> None:
         pass

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,12 @@ class TreeReport:
         }
 
     def to_text(self) -> str:
-        """A line for each row that is not simply copied, and the counts."""
-        lines = [
-            f"{row.outcome:<8} {f'{row.archive}::' * bool(row.archive)}{row.path}  ({row.kind}): {row.how}"
-            for row in self.rows
-            if row.outcome != COPIED
-        ]
+        """A line for each row that is not simply copied, one for attributes of an object with the same fate, and the counts."""
+        lines = []
+        told = (row for row in self.rows if row.outcome != COPIED)
+        for (archive, path, kind, outcome, how), rows in groupby(told, key=_told_together):
+            names = ", ".join(row.path[len(path) :] for row in rows)
+            lines.append(f"{outcome:<8} {f'{archive}::' * bool(archive)}{path}{names}  ({kind}): {how}")
         counts = ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items() if count) or "nothing found"
         lines.append(f"{self.target}: {counts}; {format_bytes(self.nbytes)} of values in {self.seconds:.1f} s")
         return "\n".join(lines)
@@ -112,6 +113,11 @@ class TreeReport:
                     (row.archive, row.path, row.kind, row.outcome, row.how, row.nbytes, row.sha256) for row in self.rows
                 )
             os.replace(temporary, path)
+
+
+def _told_together(row: TreeRow) -> tuple[str, ...]:
+    path = row.path[: row.path.rindex("@") + 1] if row.kind == "attribute" and "@" in row.path else row.path
+    return row.archive, path, row.kind, row.outcome, row.how
 
 
 def joined(rows: Iterable[str]) -> str:

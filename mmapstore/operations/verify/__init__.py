@@ -283,13 +283,16 @@ def _with_attributes(found: ArrayVerdict, key: str, other_key: str, a: Objects, 
 def _row_words(rows: dict[str, TreeRow]) -> tuple[list[str], list[str]]:
     """(what a conversion leaves behind of an object, how it changes the rest)."""
     lost, told = [], []
+    names: dict[str, list[str]] = {}
     for name, row in rows.items():
         about = f"attribute {name!r}: " if name else ""
         if row.is_lost:
             lost.append(f"{about}{row.outcome} by convert: {row.how}")
+        elif name:
+            names.setdefault(row.how, []).append(repr(name))
         else:
-            told.append(f"{about}{row.how}")
-    return lost, told
+            told.append(row.how)
+    return lost, [*told, *(f"attribute{'s' * (len(each) > 1)} {', '.join(each)}: {how}" for how, each in names.items())]
 
 
 def _others(a: Objects, b: Objects, compared: set[str], is_tree: bool) -> list[ArrayVerdict]:

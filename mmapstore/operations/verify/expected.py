@@ -62,7 +62,9 @@ class _Listing:
             if (entry := self._target.found.entries.get(place)) is not None and entry.kind not in LINKS:
                 self._attributes[place] = planned.expected_attributes(node)
         self._nodes.setdefault("/", Node("/", ""))
-        self._done |= {done.path: done for done in planned.finish(self._done)}
+        for done in list(planned.finish(self._done)):
+            self._done[done.path] = done
+            self._places.setdefault(done.path, done.path)  # what the target has beside
 
     def prepare(self, tree: TreeSource) -> None:
         """The same names, and references to the same objects, in the tree opened again."""
@@ -87,7 +89,7 @@ class _Listing:
                 self._found.rows.setdefault(key, {})[name] = row
 
     def _add(self, path: str, entry: Entry, layouts: dict[str, str]) -> None:
-        found, node, key = self._found, self._nodes[path], self._archive.key(path)
+        found, node, key = self._found, self._nodes.get(path, Node(path, entry.kind)), self._archive.key(path)
         if entry.kind in LINKS:
             found.links[key] = self._archive.key(entry.target)
             return

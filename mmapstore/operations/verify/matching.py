@@ -74,7 +74,7 @@ def attribute_words(first: list[Attribute], second: list[Attribute]) -> tuple[li
             wrong.append(f"attribute {attribute.name!r} is missing")
         elif not _same(attribute.value, other.value):
             wrong.append(f"attribute {attribute.name!r}: {_short(attribute.value)} against {_short(other.value)}")
-    beside = [name for name in others if name not in _OF_FORMATS]
+    beside = [name for name, other in others.items() if name not in _OF_FORMATS and not other.derived]
     return wrong, [*notes, *([f"the second has further attributes: {', '.join(beside)}"] if beside else [])]
 
 
