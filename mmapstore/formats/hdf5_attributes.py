@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from .contract import Array
 from .hdf5_library import library
+from .hdf5_regions import region_words
 from .hdf5_runs import has_references, holds_runs, in_stored_order, is_flat, refusal, stored_elements
 from .tree_contract import FILL, Attribute
 
@@ -26,9 +28,10 @@ class _Refused(Exception):
 class _Converted:
     """Turns what h5py gives into JSON, and notes what is no longer the same."""
 
-    def __init__(self, path_of: PathOf) -> None:
+    def __init__(self, path_of: PathOf, region_of: PathOf | None) -> None:
         self.changed: dict[str, None] = {}
         self._path_of = path_of
+        self._region_of = region_of
 
     def json(self, value: Any, dtype: np.dtype[Any] | None = None) -> Any:
         h5py = library()
@@ -54,6 +57,8 @@ class _Converted:
             return self._noted([self.json(value.real), self.json(value.imag)], "complex numbers as [real, imaginary]")
         if isinstance(value, (bytes, str)):
             return self._text(value)
+        if isinstance(value, h5py.RegionReference) and self._region_of is not None:
+            return self._region_of(value)
         if isinstance(value, h5py.RegionReference):
             raise _Refused("region references have no counterpart outside HDF5")
         if isinstance(value, h5py.Reference):
@@ -115,11 +120,12 @@ def plain_attributes(item: Any) -> dict[str, Any]:
     return found
 
 
-def attribute_as_json(item: Any, name: str, path_of: PathOf, is_netcdf: bool = False) -> Attribute:
+def attribute_as_json(item: Any, name: str, path_of: PathOf, is_netcdf: bool = False, regions: bool = False) -> Attribute:
     """One attribute of an h5py object. What cannot be had says why, and does not raise.
 
     An array of one is a number or text in a netCDF file, which has no others, and lists elsewhere: AnnData's list of one column
-    is a list. A `_FillValue` is always one value.
+    is a list. A `_FillValue` is always one value. `regions`: region references are text that says what they select, which is
+    enough to compare them.
     """
     try:
         stored = library().h5a.open(item.id, _encoded(name))
@@ -127,7 +133,7 @@ def attribute_as_json(item: Any, name: str, path_of: PathOf, is_netcdf: bool = F
         nbytes = 0 if is_null else math.prod(stored.shape) * stored.get_type().get_size()
         if nbytes > _MOST_NBYTES:
             return Attribute(name, refused=f"it has {nbytes} bytes; at most {_MOST_NBYTES} are carried over as JSON")
-        converted = _Converted(path_of)
+        converted = _Converted(path_of, functools.partial(region_words, item, path_of=path_of) if regions else None)
         value = converted.json(library().Empty("f4") if is_null else read_attribute(stored)[()], None if is_null else stored.dtype)
         if (is_netcdf or name == FILL) and not is_null and stored.shape == (1,) and not isinstance(value[0], (list, dict)):
             (value,) = value
@@ -220,7 +226,7 @@ def attribute_identity(item: Any, name: str, path_of: PathOf) -> Any:
     if space.get_simple_extent_type() == library().h5s.NULL:
         return "null", kind.get_class()
     if has_references(kind):
-        value: Any = repr(attribute_as_json(item, name, path_of))
+        value: Any = repr(attribute_as_json(item, name, path_of, regions=True))
     else:
         size, data = kind.get_size(), raw_attribute(stored).tobytes()
         value = [stored_elements(kind, data[at : at + size]) for at in range(0, math.prod(stored.shape) * size, size)]

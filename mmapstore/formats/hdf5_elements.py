@@ -14,12 +14,13 @@ from ..plain.errors import DamagedFileError
 from .contract import Array
 from .hdf5_boxes import read_elements
 from .hdf5_library import library
+from .hdf5_regions import region_words
 from .hdf5_runs import in_stored_order
 from .tree_contract import Values
 
 ENUMERATION = "enumeration"  # the note that keeps the names of an enumeration
 DATE = "unit"
-_PLAIN, _TEXT, _RUNS, _OBJECT_REFERENCES, _OPAQUE, _DATE = range(6)
+_PLAIN, _TEXT, _RUNS, _OBJECT_REFERENCES, _OPAQUE, _DATE, _REGION_REFERENCES = range(7)
 _OBJECT_NBYTES = 64  # of a Python object and the pointer to it, beside what it holds
 _FIRST, _MOST_AT_ONCE, _MEASURED_NBYTES = 64, 1 << 16, 16 << 20
 _ROWS_AT_ONCE = 1 << 12
@@ -54,12 +55,15 @@ class Leaf:
         return bool(self.names or self.dims or self.kind != _PLAIN)
 
 
-def leaves_of(kind: Any) -> Iterator[Leaf]:
-    """Every plain part of an h5py type, in order; those that have no counterpart say why in `refused`."""
+def leaves_of(kind: Any, regions: bool = False) -> Iterator[Leaf]:
+    """Every plain part of an h5py type, in order; those that have no counterpart say why in `refused`.
+
+    `regions`: region references are text that says what they select, which is enough to compare them.
+    """
     h5t = library().h5t
     if isinstance(kind, h5t.TypeArrayID):
         dims = tuple(kind.get_array_dims())
-        for leaf in leaves_of(kind.get_super()):
+        for leaf in leaves_of(kind.get_super(), regions):
             if leaf.kind == _RUNS:
                 leaf = replace(leaf, refused="an array type of runs of variable length has no counterpart")
             memory = np.dtype((leaf.memory, dims)) if not leaf.refused else leaf.memory
@@ -69,13 +73,13 @@ def leaves_of(kind: Any) -> Iterator[Leaf]:
         for index in range(kind.get_nmembers()):
             raw = kind.get_member_name(index)
             name = raw.decode("utf-8", "surrogateescape")
-            for leaf in leaves_of(kind.get_member_type(index)):
+            for leaf in leaves_of(kind.get_member_type(index), regions):
                 if not name or "/" in name:
                     leaf = replace(leaf, refused=f"its member {name!r} has a name that no array can have")
                 memory = leaf.memory if leaf.refused else np.dtype([(name, leaf.memory)])
                 yield replace(leaf, names=(name, *leaf.names), memory=memory, changed=_with(leaf, "split into its members"))
         return
-    yield _simple(kind)
+    yield _simple(kind, regions)
 
 
 def _with(leaf: Leaf, words: str) -> tuple[str, ...]:
@@ -89,7 +93,7 @@ def _is_complex(kind: Any) -> bool:
         return False
 
 
-def _simple(kind: Any) -> Leaf:
+def _simple(kind: Any, regions: bool) -> Leaf:
     h5py = library()
     nothing = np.dtype("V1")
     try:
@@ -106,6 +110,8 @@ def _simple(kind: Any) -> Leaf:
         return Leaf((), nothing, (), nothing, refused=f"runs of variable length of {element} have no counterpart")
     if h5py.check_ref_dtype(dtype) is h5py.Reference:
         return Leaf((), dtype, (), dtype, _OBJECT_REFERENCES, ("object references as the paths they lead to",))
+    if h5py.check_ref_dtype(dtype) is not None and regions:
+        return Leaf((), dtype, (), dtype, _REGION_REFERENCES)
     if h5py.check_ref_dtype(dtype) is not None:
         return Leaf((), nothing, (), nothing, refused="region references have no counterpart outside HDF5")
     names = h5py.check_enum_dtype(dtype)
@@ -174,6 +180,8 @@ class Reading:
     def _bytes(self, element: Any) -> bytes:
         if self.leaf.kind == _OBJECT_REFERENCES:
             return self.path_of(element).encode("utf-8", "surrogateescape")
+        if self.leaf.kind == _REGION_REFERENCES:
+            return region_words(self.dataset(), element, self.path_of).encode("utf-8", "surrogateescape")
         return element.encode("utf-8", "surrogateescape") if isinstance(element, str) else bytes(element or b"")
 
     def blocks(self) -> Iterator[Array]:
@@ -193,7 +201,7 @@ class Reading:
 
     @property
     def is_text(self) -> bool:
-        return self.leaf.kind in (_TEXT, _OBJECT_REFERENCES)
+        return self.leaf.kind in (_TEXT, _OBJECT_REFERENCES, _REGION_REFERENCES)
 
     def _nbytes_of(self, element: Any) -> int:
         return len(element) * (1 if self.is_text else self.leaf.base.itemsize)

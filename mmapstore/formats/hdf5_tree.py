@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..plain.chunk_grid import Box
-from ..plain.errors import DamagedFileError, InvalidValueError, MissingPackageError
+from ..plain.errors import InvalidValueError, MissingPackageError
 from .contract import Array
 from .hdf5_attributes import attribute_as_json, attribute_names
 from .hdf5_boxes import raw_elements
-from .hdf5_chunk_list import ChunkList
+from .hdf5_chunk_bytes import chunk_bytes
 from .hdf5_dimensions import Dimensions, is_length_alone
 from .hdf5_elements import Reading, leaves_of, plain_values
 from .hdf5_file import open_array
@@ -229,10 +229,12 @@ class Hdf5Tree:
         """References to the object at this path lead nowhere from now on: it has no place in a copy."""
         self._forgotten.add(path)
 
-    def attributes(self, path: str) -> list[Attribute]:
+    def attributes(self, path: str, regions: bool = False) -> list[Attribute]:
+        """`regions`: also region references, as text that says what they select."""
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
-            found = [attribute_as_json(item, name, self.path_of, self._dimensions.is_netcdf) for name in attribute_names(item)]
+            is_netcdf = self._dimensions.is_netcdf
+            found = [attribute_as_json(item, name, self.path_of, is_netcdf, regions) for name in attribute_names(item)]
             if not isinstance(item, library().Dataset):
                 return found
             names = self.dimensions(path)
@@ -247,6 +249,9 @@ class Hdf5Tree:
         Raises UnsafeFileError for storage in other files and for bytes that were never stored; MissingPackageError for filters
         that are missing here; DamagedFileError.
         """
+        return self._values(path)
+
+    def _values(self, path: str, regions: bool = False) -> list[Values]:
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
             self._refuse_unsafe(item, path)
@@ -260,7 +265,7 @@ class Hdf5Tree:
             shape = () if item.shape is None else tuple(int(n) for n in item.shape)
             return [
                 replace(values, read=functools.partial(self._read, path, values.read))
-                for leaf in leaves_of(item.id.get_type())
+                for leaf in leaves_of(item.id.get_type(), regions)
                 for values in (plain_values(Reading(lambda: self.item(path), leaf, shape, self.path_of), common))
                 if item.shape is not None
             ]
@@ -279,16 +284,16 @@ class Hdf5Tree:
             self._refuse_unsafe(item, path)
             missing = missing_filters(item)
             if missing:
-                return [self._chunk_bytes(item, path)], f"compared by its stored bytes: HDF5 lacks {', '.join(missing)} here"
+                chunks = chunk_bytes(lambda: self.item(path), self._common(item, path), name_of(self.path, path))
+                chunks = replace(chunks, read=functools.partial(self._read, path, chunks.read))
+                return [chunks], f"compared by its stored bytes: HDF5 lacks {', '.join(missing)} here"
             if item.shape is None:
                 return [], ""
-            leaves = list(leaves_of(item.id.get_type()))
-            refused = [leaf.refused for leaf in leaves if leaf.refused and "region references" not in leaf.refused]
-            if not refused:
-                return [values for values in self.values(path) if not values.refused], ""
-            if is_flat(item.id.get_type()):
+            refused = [leaf.refused for leaf in leaves_of(item.id.get_type(), regions=True) if leaf.refused]
+            if refused and is_flat(item.id.get_type()):
                 return [self._element_bytes(item, path)], f"compared by the bytes of its elements: {refused[0]}"
-            return [values for values in self.values(path) if not values.refused], f"not compared in full: {refused[0]}"
+            words = f"not compared in full: {refused[0]}" if refused else ""
+            return [values for values in self._values(path, regions=True) if not values.refused], words
 
     def _common(self, item: Any, path: str) -> Values:
         chunks = tuple(int(n) for n in item.chunks) if item.shape and item.chunks else None
@@ -333,41 +338,6 @@ class Hdf5Tree:
             dtype=np.dtype(np.uint8),
             read=functools.partial(self._read, path, lambda box: raw_elements(self.item(path), box[:-1])[..., box[-1]]),
             chunks=chunks,
-            stored=None,
-        )
-
-    def _chunk_bytes(self, item: Any, path: str) -> Values:
-        """All stored chunks, one after the other, without decoding them."""
-        found: list[tuple[tuple[int, ...], int]] = []
-        listed = ChunkList(item)
-        listed.walk(lambda chunk: found.append((listed.true_offset(chunk), chunk.size)))
-        found.sort()
-        ends = np.cumsum([0, *(nbytes for _, nbytes in found)], dtype=np.int64)
-
-        def read(box: Box) -> Array:
-            start, stop = box[0].start, box[0].stop
-            out: Array = np.empty(stop - start, np.uint8)
-            at = int(np.searchsorted(ends, start, "right")) - 1
-            while at < len(found) and ends[at] < stop:
-                low = int(ends[at])
-                data = np.frombuffer(self.item(path).id.read_direct_chunk(found[at][0])[1], np.uint8)
-                if len(data) != found[at][1]:
-                    raise DamagedFileError(f"{name_of(self.path, path)}: a chunk changed while it was read. Convert again.")
-                lower, upper = max(low, start), min(low + len(data), stop)
-                out[lower - start : upper - start] = data[lower - low : upper - low]
-                at += 1
-            return out
-
-        common = self._common(item, path)
-        largest = max((nbytes for _, nbytes in found), default=0)
-        return replace(
-            common,
-            shape=(int(ends[-1]),),
-            dtype=np.dtype(np.uint8),
-            read=functools.partial(self._read, path, read),
-            chunks=None,
-            together_nbytes=largest,
-            kept_nbytes=200 * len(found),
             stored=None,
         )
 

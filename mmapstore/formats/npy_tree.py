@@ -138,9 +138,14 @@ class NpyTreeWriter:
             write_text_atomically(os.path.join(self.path, TREE_FILE), "\n".join(lines) + "\n")
 
 
+def changes_in_npy(values: Values) -> tuple[str, ...]:
+    """How values differ in a .npy file, in words."""
+    return ("text as UTF-8 bytes of fixed width",) if values.text else ()
+
+
 class _NewNpyArray:
     def __init__(self, file: str, values: Values) -> None:
-        self.changed: tuple[str, ...] = ("text as UTF-8 bytes of fixed width",) if values.text else ()
+        self.changed = changes_in_npy(values)
         header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": values.shape}
         with explaining_write_errors(file):
             self._file = Path(file).open("x+b")  # noqa: SIM115
@@ -227,7 +232,9 @@ class NpyTree:
         pass
 
     def walk(self) -> Iterator[Node]:
-        for path in sorted(self._lines, key=lambda path: path.split("/") if path != "/" else []):
+        """Further names of objects last, so that each comes behind the object."""
+        is_alias = {path: line.get("kind") in LINKS and line.get("kind") != SOFT_LINK for path, line in self._lines.items()}
+        for path in sorted(self._lines, key=lambda path: (is_alias[path], path.split("/") if path != "/" else [])):
             line = self._lines[path]
             kind = str(line.get("kind"))
             if kind in LINKS:

@@ -14,7 +14,7 @@ from .hdf5_dimensions import Names
 from .hdf5_library import library as hdf5_library
 from .hdf5_tree import Hdf5Tree
 from .hdf5_tree_writer import Hdf5TreeWriter
-from .npy_tree import ENDING, NpyTreeWriter
+from .npy_tree import ENDING, NpyTreeWriter, changes_in_npy
 from .tree_contract import ARRAY, DIMENSION, EMPTY, GROUP, NewTreeArray, Node, Values
 from .zarr_library import library as zarr_library
 from .zarr_tree import ZarrTree
@@ -69,7 +69,7 @@ class Entries:
 
 
 class _NoValues:
-    def __init__(self, changed: tuple[str, ...] = ()) -> None:
+    def __init__(self, changed: tuple[str, ...]) -> None:
         self.changed = changed
 
     def write(self, box: Any, block: Array) -> None:
@@ -133,7 +133,7 @@ class NpyInMemory(NpyTreeWriter):
 
     def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> NewTreeArray:
         self.found.add(path, Entry(ARRAY, attributes, values), path + ENDING)
-        return _NoValues()
+        return _NoValues(changes_in_npy(values))
 
     def note(self, path: str, **line: Any) -> None:
         self.found.add(path, Entry(line["kind"], line.get("attributes", {}), target=line.get("target", "")), f"{path} has no file")
@@ -182,16 +182,8 @@ class Hdf5InMemory(Hdf5TreeWriter):
         return words
 
     def copy_object(self, source: Hdf5Tree, node: Node, elements: int | None = None) -> str:
-        if node.kind == ARRAY:  # the same but for values
-            item = source.item(node.path)
-            kind = item.id.get_type()
-            made = hdf5_library().h5d.create
-            made(
-                self.file.id,
-                node.path.encode("utf-8", "surrogateescape"),
-                kind.copy() if kind.committed() else kind,
-                item.id.get_space(),
-            )
+        if node.kind == ARRAY:
+            self._add_like(source.item(node.path), node.path)
         else:
             super().copy_object(source, node)
         self.found.add(node.path, Entry(node.kind, {}))
@@ -202,6 +194,13 @@ class Hdf5InMemory(Hdf5TreeWriter):
         for path in added:
             self.found.add(path, Entry(DIMENSION, {}))
         return added, failed
+
+    def _add_like(self, item: Any, path: str) -> None:
+        """A dataset of the same type and shape, without values."""
+        h5py = hdf5_library()
+        kind = item.id.get_type()
+        space = h5py.h5s.create_simple(item.shape) if item.shape else item.id.get_space()  # not one that can grow: that has chunks
+        h5py.h5d.create(self.file.id, path.encode("utf-8", "surrogateescape"), kind.copy() if kind.committed() else kind, space)
 
     def commit(self) -> None:
         pass

@@ -87,7 +87,8 @@ class Hdf5Copies(Common):
         return {path.removeprefix(prefix): tried[-1] for path, tried in self.suspects.items() if path.startswith(prefix)}
 
     def expected_attributes(self, node: Node) -> dict[str, Any]:
-        return {attribute.name: attribute.value for attribute in self.source.attributes(node.path) if not attribute.refused}
+        attributes = self.source.attributes(node.path, regions=True)
+        return {attribute.name: attribute.value for attribute in attributes if not attribute.refused}
 
     def differences(self, node: Node, done: Done, written: Hdf5Tree) -> dict[str, str]:
         if node.kind in LINKS:

@@ -268,7 +268,7 @@ class ByValues(Common):
             return self._row(node, REFUSED, why)
         self.target.add_group(place, carried)
         groups = {place}
-        made: list[TreeRow] = [TreeRow(node.path, node.kind, CHANGED, "a group of its members")]
+        made: list[TreeRow] = [TreeRow(node.path, node.kind, CHANGED, joined([renamed, "a group of its members"]))]
         checks: list[tuple[str, str]] = []
         for part in parts:
             if not part.refused:

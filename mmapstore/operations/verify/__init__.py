@@ -14,13 +14,14 @@ from typing import Any
 from ...plain.array_spec import StoredLayout
 from ...plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, MmapstoreError
 from ...plain.memory_budget import parse_bytes
+from ..convert.tree import HDF5
 from ..convert.tree_report import TreeRow
 from ..progress import Progress
 from .comparison import Side, compare
 from .expected import add_expected
 from .manifest_check import Report, check_by_itself, check_described, described_arrays, undescribed_keys
 from .matching import attribute_words, matched
-from .objects import CONTAINERS, HDF5, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, listed
+from .objects import CONTAINERS, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, listed
 from .rows import NumpyFile
 from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
 
@@ -187,11 +188,10 @@ def _against(
                 "Name one of each with '::'."
             )
         arrays = []
-        for first, second in pairs:
+        for key, first, second in pairs:
             found = _pair(first, second, layouts, how, reports.next())
-            key = first.key if first.key == second.key else f"{first.key or first.name} and {second.key or second.name}"
             arrays.append(replace(_with_attributes(found, first.key, second.key, a, b, is_tree), key=key))
-        others = _others(a, b, {first.key for first, _ in pairs}, is_tree)
+        others = _others(a, b, {first.key for _, first, _ in pairs}, is_tree)
         arrays += [each for each in others if is_tree or not each.ok]
     finally:
         reports.close()

@@ -8,10 +8,11 @@ from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.registry import PARTIAL
 from ...formats.tree_contract import ARRAY, EMPTY, LINKS, Attribute, ChoosesNames, Node, TreeSource, inside
 from ...formats.tree_in_memory import Entry, Hdf5InMemory, NpyInMemory, ZarrInMemory
+from ..convert.tree import HDF5, ZARR
 from ..convert.tree_copies import way
 from ..convert.tree_journal import Done
 from ..convert.tree_report import COPIED
-from .objects import HDF5, NPY, ZARR, Archive, Objects, Trees, add_archive, array_of, layouts_of, values_of
+from .objects import NPY, Archive, Objects, Trees, add_archive, array_of, layouts_of, values_of
 
 
 def add_expected(found: Objects, archive: Archive, like: Archive, trees: Trees, theirs: Trees, max_memory: int) -> None:
@@ -57,14 +58,17 @@ class _Listing:
         for node in self._tree.walk():
             before = len(log)
             self._done[node.path] = planned.convert(node)
-            self._places[node.path] = place = planned.place(node)
+            self._places[node.path] = planned.place(node)
             self._nodes |= dict.fromkeys(log[before:], node)
-            if (entry := self._target.found.entries.get(place)) is not None and entry.kind not in LINKS:
-                self._attributes[place] = planned.expected_attributes(node)
         self._nodes.setdefault("/", Node("/", ""))
         for done in list(planned.finish(self._done)):
             self._done[done.path] = done
             self._places.setdefault(done.path, done.path)  # what the target has beside
+        entries = self._target.found.entries
+        for node in self._tree.walk():  # once it is known to which objects references can lead
+            place = self._places[node.path]
+            if place in entries and entries[place].kind not in LINKS:
+                self._attributes[place] = planned.expected_attributes(node)
 
     def prepare(self, tree: TreeSource) -> None:
         """The same names, and references to the same objects, in the tree opened again."""

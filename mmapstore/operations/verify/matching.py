@@ -8,16 +8,19 @@ from typing import Any
 from ...formats.tree_contract import Attribute
 from .objects import Object, Objects
 
+Pair = tuple[str, Object, Object]
+"""What both are called, and both."""
 
-def matched(a: Objects, b: Objects) -> tuple[list[tuple[Object, Object]], list[str], list[str]]:
+
+def matched(a: Objects, b: Objects) -> tuple[list[Pair], list[str], list[str]]:
     """Pairs that belong together, and names of what only the first, and only the second, has.
 
     "x" in one, for an archive with one array, belongs to the only "x/..." of the other. What is a link in one and an array in the
     other is compared with what the link leads to.
     """
     if len(a.by_key) == len(b.by_key) == 1 and (a.is_one_array or b.is_one_array or not a.by_key.keys() & b.by_key.keys()):
-        return [(next(iter(a.by_key.values())), next(iter(b.by_key.values())))], [], []
-    pairs = [(found, b.by_key[key]) for key, found in a.by_key.items() if key in b.by_key]
+        return [_pair(next(iter(a.by_key.values())), next(iter(b.by_key.values())))], [], []
+    pairs = [_pair(found, b.by_key[key]) for key, found in a.by_key.items() if key in b.by_key]
     left = [key for key in a.by_key if key not in b.by_key]
     right = [key for key in b.by_key if key not in a.by_key]
     for mine, theirs, turned in ((left, right, False), (right, left, True)):
@@ -26,15 +29,21 @@ def matched(a: Objects, b: Objects) -> tuple[list[tuple[Object, Object]], list[s
             if len(inner) == 1:
                 mine.remove(key)
                 theirs.remove(inner[0])
-                first, second = (inner[0], key) if turned else (key, inner[0])
-                pairs.append((a.by_key[first], b.by_key[second]))
-    for own, other, names, turned in ((a, b, right, False), (b, a, left, True)):
+                pairs.append(_pair(*((a.by_key[inner[0]], b.by_key[key]) if turned else (a.by_key[key], b.by_key[inner[0]]))))
+    for own, other, names, turned in ((b, a, left, True), (a, b, right, False)):
         for key in own.links:
             target = own.led_to(key)
             if key in names and target is not None:
                 names.remove(key)
-                pairs.append((other.by_key[key], target) if turned else (target, other.by_key[key]))
+                first, second = (other.by_key[key], target) if turned else (target, other.by_key[key])
+                if not any(first is one and second is two for _, one, two in pairs):  # of an object with two names each has one
+                    pairs.append((key, first, second))
     return pairs, _named(a, left + _absent(a, b)), _named(b, [key for key in right + _absent(b, a) if not a.is_lost(key)])
+
+
+def _pair(first: Object, second: Object) -> Pair:
+    same = first.key == second.key
+    return first.key if same else f"{first.key or first.name} and {second.key or second.name}", first, second
 
 
 def _absent(objects: Objects, others: Objects) -> list[str]:

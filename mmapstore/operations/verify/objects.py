@@ -12,17 +12,17 @@ from pathlib import Path
 from ...batches.opening import natural
 from ...formats.contract import Selection, StoredArray
 from ...formats.hdf5_tree import Hdf5Tree
-from ...formats.npy_tree import NpyFileTree, NpyTree, is_npy_tree
+from ...formats.npy_tree import is_npy_tree
 from ...formats.registry import PARTIAL, identify, list_stored, open_stored, split_inside
 from ...formats.tree_contract import ARRAY, LINKS, Attribute, Node, TreeSource, Values, inside
-from ...formats.zarr_tree import ZarrTree
 from ...plain.errors import InvalidTypeError, MmapstoreError, NotFoundError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from ..convert.tree import HDF5, NPY_TREE, ZARR, open_tree
 from ..convert.tree_report import TreeRow
 from .manifest_check import described_arrays
 from .rows import Array
 
-HDF5, ZARR, NPY_TREE = CONTAINERS = ("HDF5", "Zarr", "directory of .npy")
+CONTAINERS = (HDF5, ZARR, NPY_TREE)
 NPY = ".npy"
 
 
@@ -158,15 +158,6 @@ def _format(path: str, within: str) -> str:
     return "array" if is_array else title
 
 
-def open_tree(archive: Archive) -> TreeSource:
-    """A container, or a group of it; or one .npy file, as a container of that."""
-    if archive.format == HDF5:
-        return Hdf5Tree(archive.path, archive.within, archive.allow_links)
-    if archive.format == ZARR:
-        return ZarrTree(archive.path, archive.within)
-    return NpyTree(archive.path) if archive.format == NPY_TREE else NpyFileTree(archive.path)
-
-
 class Trees:
     """Containers, opened when one is asked for. One is open at a time."""
 
@@ -179,7 +170,7 @@ class Trees:
     def open(self, archive: Archive) -> TreeSource:
         if self._tree is None or archive != self._archive:
             self.close()
-            self._tree, self._archive = open_tree(archive), archive
+            self._tree, self._archive = open_tree(archive.path, archive.within, archive.allow_links), archive
             if archive in self.prepare:
                 self.prepare[archive](self._tree)
         return self._tree
@@ -240,7 +231,7 @@ def _add_tree(found: Objects, archive: Archive, trees: Trees, as_stored: bool) -
             found.links[key] = archive.key(node.target)
             continue
         try:
-            found.attributes[key] = tree.attributes(node.path)
+            found.attributes[key] = _attributes_of(tree, node.path, as_stored)
             parts = values_of(tree, node.path, as_stored) if node.kind == ARRAY else []
         except MmapstoreError as error:
             found.add(Object(key, name, archive.path, raising(str(error))))
@@ -251,6 +242,10 @@ def _add_tree(found: Objects, archive: Archive, trees: Trees, as_stored: bool) -
             found.is_one_array = not archive.prefix
         for values in parts:
             found.add(array_of(archive, tree, trees, node, inside(node.path, values.member), values, layouts, as_stored))
+
+
+def _attributes_of(tree: TreeSource, path: str, as_stored: bool) -> list[Attribute]:
+    return tree.attributes(path, regions=True) if as_stored and isinstance(tree, Hdf5Tree) else tree.attributes(path)
 
 
 def values_of(tree: TreeSource, path: str, as_stored: bool) -> list[Values]:
