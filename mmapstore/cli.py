@@ -46,7 +46,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             warnings.simplefilter("always", SourceWarning)
             shown = warnings.showwarning
             warnings.showwarning = lambda message, category, *place: (
-                print(f"mmapstore: {message}", file=sys.stderr) if category is SourceWarning else shown(message, category, *place)
+                print(f"mmapstore: {message}", file=sys.stderr)
+                if issubclass(category, SourceWarning)
+                else shown(message, category, *place)
             )
             return int(options.run(options))
     except (InvalidValueError, InvalidTypeError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..files.process_memory import new_array
+from ..plain.cf_packing import Packed
 from ..plain.channel_statistics import ChannelStatistics
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import format_bytes
@@ -33,13 +34,20 @@ class Dataset:
     """
 
     def __init__(
-        self, readers: Mapping[str, Reader], episodes: Episodes, name: str, start: int = 0, stop: int | None = None
+        self,
+        readers: Mapping[str, Reader],
+        episodes: Episodes,
+        name: str,
+        start: int = 0,
+        stop: int | None = None,
+        packed: Mapping[str, tuple[Packed, ...]] | None = None,
     ) -> None:
         self._readers = dict(readers)
         self._start = start
         self._stop = len(next(iter(self._readers.values())).spec) if stop is None else stop
         self._episodes = episodes
         self._name = name
+        self._packed = dict(packed or {})
 
     @property
     def _first(self) -> Reader:
@@ -80,9 +88,21 @@ class Dataset:
     def fields(self) -> dict[str, Dataset]:
         """Each field as a dataset of its own, by name."""
         return {
-            name: Dataset({name: reader}, self._episodes, self._name, self._start, self._stop)
+            name: Dataset(
+                {name: reader},
+                self._episodes,
+                self._name,
+                self._start,
+                self._stop,
+                {name: self._packed[name]} if name in self._packed else {},
+            )
             for name, reader in self._readers.items()
         }
+
+    @property
+    def packed(self) -> dict[str, tuple[Packed, ...]]:
+        """By field, its files whose stored numbers stand for other values, or for none; how is in their `packing`."""
+        return dict(self._packed)
 
     @property
     def episodes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -206,7 +226,8 @@ class Dataset:
 
     def _part(self, start: int, stop: int) -> Dataset:
         name = f"{self._name}[{self._start + start}:{self._start + stop}]".replace(f"[{self._start}:{self._stop}][", "[")
-        return Dataset(self._readers, self._episodes.between(start, stop), name, self._start + start, self._start + stop)
+        first = self._start + start
+        return Dataset(self._readers, self._episodes.between(start, stop), name, first, self._start + stop, self._packed)
 
     # --- decoding once -----------------------------------------------------------------------------------------------
 
@@ -263,7 +284,8 @@ class Dataset:
             version,
             fingerprint=lambda field: self._whole(field).fingerprint(),
         )
-        return Dataset(readers, self._episodes, self._name, self._start, self._stop)
+        packed = self._packed if transform is None else {}
+        return Dataset(readers, self._episodes, self._name, self._start, self._stop, packed)
 
     def _whole(self, field: str) -> Dataset:
         """All that this field has, also where this is a part."""

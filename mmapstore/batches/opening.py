@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ..formats.contract import StoredArray
 from ..formats.raw_file import RawForm
 from ..formats.registry import PARTIAL, open_headerless, open_live, open_stored, split_inside
 from ..plain.array_spec import StoredLayout, checked_dtype
+from ..plain.cf_packing import Packed
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
 from ..plain.windows import Episodes
@@ -23,9 +24,15 @@ from ..readers.choice import reader_for
 from ..readers.contract import Reader
 from ..readers.joined import join
 from .dataset import Dataset
+from .packed_values import packed_of, warn_of_packed
 
-_Field = tuple[Reader, Episodes]
 DEFAULT_FIELD = "data"
+
+
+class _Field(NamedTuple):
+    reader: Reader
+    episodes: Episodes
+    packed: tuple[Packed, ...] = ()
 
 
 def open_dataset(
@@ -40,6 +47,9 @@ def open_dataset(
     offset: int | None = None,
 ) -> Dataset:
     """Open array data where it lies. Nothing is read but headers.
+
+    Values that are packed by the CF conventions of NetCDF, or have numbers for "no value", come as they are stored, with one
+    PackedValuesWarning that has the command to write what they stand for.
 
     Parameters
     ----------
@@ -68,7 +78,16 @@ def open_dataset(
     >>> len(ds), ds.shape, ds.layout
     (100, (100, 3, 8, 8), 'NCHW')
     """
-    form = RawForm.of(dtype, shape, offset)
+    dataset = open_quietly(source, key, layout, episodes, mapped, RawForm.of(dtype, shape, offset))
+    if dataset is not source:
+        warn_of_packed(each for field in dataset.packed.values() for each in field)
+    return dataset
+
+
+def open_quietly(
+    source: Any, key: str | None = None, layout: Any = None, episodes: Any = None, mapped: bool = True, form: RawForm | None = None
+) -> Dataset:
+    """`open_dataset` for callers that report by themselves what is packed (`Dataset.packed`)."""
     if form is not None and not _is_paths(source):
         raise InvalidValueError(
             f"dtype=, shape= and offset= are for paths of files without a header; got {_name(source)}. "
@@ -89,7 +108,7 @@ def open_dataset(
         raise KeyNotFoundError(
             f"layout names {sorted(set(layout) - set(fields))}, but the fields are {', '.join(map(repr, fields))}."
         )
-    lengths = {field: len(reader.spec) for field, (reader, _) in fields.items()}
+    lengths = {field: len(reader.spec) for field, (reader, *_) in fields.items()}
     if len(set(lengths.values())) > 1:
         raise InvalidValueError(
             f"the fields of {name} are of unequal length ({', '.join(f'{field}: {n}' for field, n in lengths.items())} samples); "
@@ -97,11 +116,12 @@ def open_dataset(
         )
     samples = next(iter(lengths.values()))
     cut = Episodes.equal(samples, samples)
-    for _, own in fields.values():
+    for _, own, _ in fields.values():
         cut = cut.common(own)
     if episodes is not None:
         cut = _given_episodes(episodes, samples)
-    return Dataset({field: reader for field, (reader, _) in fields.items()}, cut, name)
+    packed = {field: found.packed for field, found in fields.items() if found.packed}
+    return Dataset({field: found.reader for field, found in fields.items()}, cut, name, packed=packed)
 
 
 def _name(source: Any) -> str:
@@ -146,7 +166,8 @@ def _open_fields(sources: Mapping[Any, Any], layout: str | Mapping[str, str] | N
         if isinstance(source, Dataset):
             if len(source.readers) > 1 or len(source) != len(next(iter(source.readers.values())).spec):
                 raise InvalidTypeError(f"the field {field!r} is a part, or has several fields; give the path it was opened from.")
-            fields[field] = (next(iter(source.readers.values())), Episodes(source.episodes))
+            packed = next(iter(source.packed.values()), ())
+            fields[field] = _Field(next(iter(source.readers.values())), Episodes(source.episodes), packed)
         else:
             fields[field] = _open_field(source, None, _layout_of(layout, field), mapped)
     return fields
@@ -281,7 +302,7 @@ def _key_of(stored: StoredArray) -> str:
 def _with_layout(stored: StoredArray, layout: str | None, mapped: bool) -> _Field:
     checked_dtype(stored.dtype, stored.name)
     how = StoredLayout.of(layout, tuple(stored.shape), stored.name)
-    return reader_for(stored, how, mapped), Episodes.equal(how.samples, how.episode_length)
+    return _Field(reader_for(stored, how, mapped), Episodes.equal(how.samples, how.episode_length), packed_of(stored))
 
 
 def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None, mapped: bool, where: str) -> _Field:
@@ -300,10 +321,11 @@ def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None
             StoredLayout.of(entry.layout, entry.shape, stored.name)
         except InvalidValueError as error:
             raise DamagedFileError(f"{where}: {error} The manifest is damaged; delete it, or ingest again.") from error
-    reader, own = _with_layout(stored, layout or entry.layout, mapped)
+    found = _with_layout(stored, layout or entry.layout, mapped)
     if layout is not None and layout != entry.layout:
-        return reader, own
-    return reader, Episodes.of(list(entry.episodes), len(reader.spec), f"the episodes in {where}")
+        return found
+    own = Episodes.of(list(entry.episodes), len(found.reader.spec), f"the episodes in {where}")
+    return found._replace(episodes=own)
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -340,8 +362,8 @@ def _several_paths(source: Any) -> list[str] | None:
 
 def _open_joined(paths: Sequence[str], key: str | None, layout: str | None, mapped: bool, form: RawForm | None) -> _Field:
     fields = [_open_path(path, key, layout, mapped, form) for path in paths]
-    first = fields[0][0].spec
-    for path, (reader, _) in zip(paths, fields, strict=True):
+    first = fields[0].reader.spec
+    for path, (reader, *_) in zip(paths, fields, strict=True):
         spec = reader.spec
         if (spec.sample_shape, spec.dtype, spec.layout) != (first.sample_shape, first.dtype, first.layout):
             raise InvalidValueError(
@@ -349,7 +371,8 @@ def _open_joined(paths: Sequence[str], key: str | None, layout: str | None, mapp
                 f"{first.dtype} ({first.layout}). Files are joined only if all agree: leave this one out, or ingest it anew."
             )
     offsets, at = [0], 0
-    for _, own in fields:
+    for _, own, _ in fields:
         offsets.extend((own.offsets[1:] + at).tolist())
         at = offsets[-1]
-    return join([reader for reader, _ in fields]), Episodes.of(offsets)
+    packed = tuple(each for field in fields for each in field.packed)
+    return _Field(join([field.reader for field in fields]), Episodes.of(offsets), packed)

@@ -11,11 +11,12 @@ import numpy as np
 
 from ..batches.batches import Batches
 from ..batches.dataset import Dataset
-from ..batches.opening import open_dataset
+from ..batches.opening import open_quietly
 from ..files.process_memory import memory_available
 from ..formats.contract import EncodedChunks, HasChunks, StoredArray
 from ..operations.decodes import decodes_per_chunk
 from ..plain.array_spec import ArraySpec, StoredLayout
+from ..plain.cf_packing import Packed
 from ..plain.errors import InvalidValueError, KeyNotFoundError
 from ..plain.windows import Episodes, NextFrame
 from ..readers.contract import Decodes, Reader
@@ -70,6 +71,11 @@ class Case:
     @property
     def spec(self) -> ArraySpec:
         return self.reader.spec
+
+    @property
+    def packed(self) -> list[Packed]:
+        """Of x, the files whose stored numbers train as something that they are not."""
+        return [each for each in self.dataset.packed.get(self.field, ()) if each.packing.misleads]
 
     @property
     def chunks(self) -> EncodedChunks | None:
@@ -161,13 +167,13 @@ def case_of(
     """Open what is to be judged, reading headers alone. Raises what `mmapstore.open` raises."""
     name, is_largest = require_inside(path, key), False
     try:
-        dataset = open_dataset(name, layout=layout)
+        dataset = open_quietly(name, layout=layout)
     except KeyNotFoundError:
         largest = largest_inside(name)
         if largest is None:
             raise
         is_largest, name = True, largest
-        dataset = open_dataset(name, layout=layout)
+        dataset = open_quietly(name, layout=layout)
     places = places_of(name, list(dataset.readers))
     x = next(iter(dataset.readers))
     stored = places[x].stored()

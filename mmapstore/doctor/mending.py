@@ -56,13 +56,15 @@ def all_at_once(case: Case, lines: Sequence[str]) -> str:
     suffixes = [Path(words[3]).suffix for words in commands]
     suffix = ".npy" if ".npy" in suffixes else suffixes[0]
     options: dict[str, str] = {}
+    flags = [word for words in commands for word in words[4:] if word == "--unpack"]
     for words in commands:
+        words[4:] = [word for word in words[4:] if word not in flags]
         options.update(zip(words[4::2], words[5::2], strict=True))
     if suffix == ".npy":
         options.pop("--chunk-samples", None)
     if case.given_layout:
         options.pop("--source-layout", None)  # `convert_line` says it
-    return convert_line(case, "mended", [word for pair in options.items() for word in pair], suffix)
+    return convert_line(case, "mended", [*flags, *(word for pair in options.items() for word in pair)], suffix)
 
 
 def target_of(case: Case, word: str, suffix: str | None = None) -> str:

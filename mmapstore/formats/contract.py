@@ -6,7 +6,7 @@ nothing of samples beyond the axes: `readers/` turn a stored array into samples,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -114,8 +114,17 @@ class MayGrow(Protocol):
 class HasAttributes(Protocol):
     """An ability: small named values lie beside the array."""
 
-    def attributes(self) -> dict[str, Any]:
-        """All that can be read, as the format's own library gives them: NumPy scalars and arrays, text, or what JSON holds."""
+    def attributes(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """Those of these names, or all that can be read: NumPy scalars and arrays, text, or what JSON holds."""
+        ...
+
+
+@runtime_checkable
+class MarksUnwritten(Protocol):
+    """An ability: one number of its dtype stands, by the rules of NetCDF, for values that were never written."""
+
+    def unwritten(self) -> float | None:
+        """None for dtypes that NetCDF has not, and for bytes that were not declared to be filled."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -104,10 +104,10 @@ def attribute_names(item: Any) -> tuple[str, ...]:
 _OF_SCALES = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}
 
 
-def plain_attributes(item: Any) -> dict[str, Any]:
-    """The attributes of an h5py object that are numbers or text, as h5py gives them. Others are left out."""
+def plain_attributes(item: Any, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The attributes of an h5py object that are numbers or text, all or those of these names. Others are left out."""
     found = {}
-    for name in item.attrs:
+    for name in item.attrs if names is None else [name for name in names if name in item.attrs]:
         try:
             stored = library().h5a.open(item.id, _encoded(name))
             if name in _OF_SCALES or stored.get_storage_size() > _MOST_NBYTES:
@@ -117,6 +117,8 @@ def plain_attributes(item: Any) -> dict[str, Any]:
             continue
         if isinstance(value, (str, bytes)) or np.asarray(value).dtype.kind in "biufcSU":
             found[name] = value
+        elif isinstance(value, np.ndarray) and value.size and all(isinstance(each, str) for each in value.flat):
+            found[name] = value.tolist()  # text of variable length, which NumPy holds as objects
     return found
 
 

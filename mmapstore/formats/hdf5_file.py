@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ..plain.array_spec import checked_lengths
+from ..plain.cf_packing import unwritten_fill
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
 from .contract import Array, EncodedChunks, Listing, Selection, StoredArray
@@ -29,7 +30,7 @@ from .hdf5_attributes import plain_attributes
 from .hdf5_chunks import encoded_chunks
 from .hdf5_filter_settings import check_filter_settings
 from .hdf5_layout import extents_of, fill_of, is_allocated, leaves_gaps, storage_words
-from .hdf5_library import explaining_read_errors, open_to_read
+from .hdf5_library import explaining_read_errors, library, open_to_read
 from .hdf5_opening import (
     Opened,
     being_written,
@@ -258,10 +259,16 @@ class Hdf5Array:
         recently_used.touch(self)
         return opened
 
-    def attributes(self) -> dict[str, Any]:
+    def attributes(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Those of the dataset, without references and what HDF5's dimension scales keep in attributes."""
         with explaining_read_errors(self._name):
-            return plain_attributes(self._open().dataset)
+            return plain_attributes(self._open().dataset, names)
+
+    def unwritten(self) -> float | None:
+        """As netCDF4-python has it: any HDF5 file may be one of NetCDF, and bytes need a fill value that somebody set."""
+        if self._dtype.itemsize == 1 and self.create_plist().fill_value_defined() != library().h5d.FILL_VALUE_USER_DEFINED:
+            return None
+        return unwritten_fill(self._dtype)
 
     def create_plist(self) -> Any:
         """A copy of the properties that the dataset was created with: chunks, filters, fill value."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ..plain.array_spec import checked_lengths
 from ..plain.errors import InvalidTypeError, KeyNotFoundError, MissingPackageError, MmapstoreError
+from . import zarr_fill_attribute
 from .contract import Array, Listing, Selection
 from .zarr_layout import Layout
 from .zarr_library import chunks_of, explaining_damage, fill_of, library, named, opened, stored_dtype
@@ -150,8 +152,14 @@ class ZarrArray:
             )
         return open_array, self._reopened_from
 
-    def attributes(self) -> dict[str, Any]:
-        return dict(self._array.attrs)
+    def attributes(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """As they are stored, and `_FillValue` as xarray keeps it: as the fill value of Zarr 2, or, of floats, in base64."""
+        found, metadata = dict(self._array.attrs), self._array.metadata
+        if "_FillValue" in found:
+            found["_FillValue"] = zarr_fill_attribute.decoded(found["_FillValue"], self.dtype)
+        elif "_ARRAY_DIMENSIONS" in found and metadata.zarr_format == 2 and metadata.fill_value is not None:
+            found["_FillValue"] = np.asarray(metadata.fill_value, self.dtype)[()]
+        return found if names is None else {name: found[name] for name in names if name in found}
 
     def read_box(self, selection: Selection, out: Array) -> None:
         with explaining_damage(f"{self.name}, region {selection}"):

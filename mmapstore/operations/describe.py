@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..batches.dataset import Dataset
-from ..batches.opening import open_dataset
+from ..batches.opening import open_dataset, open_quietly
 from ..files.lent_buffers import ALIGNMENT, is_aligned
 from ..files.stored_files import nbytes_on_disk
 from ..formats.registry import identify, list_stored, split_inside
+from ..plain.cf_packing import packed_words
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ..plain.memory_budget import format_bytes
@@ -110,9 +111,9 @@ def describe(
     outer, inside = split_inside(text)
     if (Path(outer) / DIRECTORY_MANIFEST).is_file():
         kind = "a directory that mmapstore wrote" if inside is None else "in a directory that mmapstore wrote"
-        return _described_dataset(text, open_dataset(text, layout=layout), kind, layout)
+        return _described_dataset(text, open_quietly(text, layout=layout), kind, layout)
     if not Path(outer).exists() and any(c in outer for c in "*?["):
-        return _described_dataset(text, open_dataset(text, layout=layout), "several files, joined", layout)
+        return _described_dataset(text, open_quietly(text, layout=layout), "several files, joined", layout)
     try:
         title, _ = identify(outer)
     except DamagedFileError:
@@ -139,7 +140,7 @@ def describe(
 def _described_entry(outer: str, key: str, layout: str | None, storage: str) -> ArrayDescription:
     name = f"{outer}::/{key.strip('/')}" if key.strip("/") else outer
     try:
-        return _described_field(name, name, open_dataset(name, layout=layout), storage, layout)
+        return _described_field(name, name, open_quietly(name, layout=layout), storage, layout)
     except MmapstoreError as error:
         return ArrayDescription(name, refused=str(error))
 
@@ -159,7 +160,8 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
     """`source` is what opens this field alone."""
     reader = next(iter(dataset.readers.values()))
     spec = reader.spec
-    notes = []
+    packed = packed_words(next(iter(dataset.packed.values()), ()))
+    notes = [packed] if packed else []
     if "consecutive samples lie" in reader.why or "scattered" in reader.why:
         notes.append(
             f"training from this order is slow; this writes it once in the order it is read: {_ingest_command(source, layout)}"

@@ -93,9 +93,9 @@ class SlowAccessWarning(UserWarning):
     """Data is read in a way that costs many times what it needs to; the text says how many, and what to change."""
 
 
-class PackedValuesWarning(UserWarning):
-    """Integers that stand for other numbers are copied as they are stored; the text says how to have what they stand for."""
-
-
 class SourceWarning(UserWarning):
     """A part of a source is not taken, or the source is understood in one of several ways; the text says how to change that."""
+
+
+class PackedValuesWarning(SourceWarning):
+    """Stored numbers that stand for others, or for none, are taken as they are; the text says how to have their values."""

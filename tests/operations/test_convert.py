@@ -271,7 +271,7 @@ def test_packed_integers_are_warned_about_and_unpacked(tmp_path: Path) -> None:
             {"scale_factor": np.float32(0.5), "add_offset": np.float32(10), "_FillValue": np.int16(-9), "units": "K"}
         )
     with pytest.warns(
-        PackedValuesWarning, match=r"packed integers \(stored \* 0.5 \+ 10, no value where -9 is stored\).*Pass unpack=True"
+        PackedValuesWarning, match=r"packed values \(stored \* 0.5 \+ 10, no value where -9 is stored\).*Pass unpack=True"
     ):
         kept = convert(tmp_path / "a.nc", tmp_path / "kept.npy")
     np.testing.assert_array_equal(read(kept.path), stored)

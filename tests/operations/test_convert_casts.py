@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mmapstore.operations.convert.casts import Cast, Changes, RefusedValue, checked_casting, checked_target
-from mmapstore.operations.convert.packed import Packing
+from mmapstore.plain.cf_packing import Packing
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError
 
 KINDS = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"]
@@ -120,7 +120,7 @@ def test_words_are_checked():
             "f4",
             [np.nan, 254],
         ),
-        ({"add_offset": np.float32(1)}, np.array([7], "u4"), "f4", [8.0]),
+        ({"add_offset": np.float32(1)}, np.array([7, 2**24 + 2], "u4"), "f8", [8.0, 2**24 + 3]),
     ],
 )
 def test_packed_integers(attributes, stored, dtype, values):
@@ -133,7 +133,12 @@ def test_packed_integers(attributes, stored, dtype, values):
 
 @pytest.mark.parametrize(
     ("attributes", "dtype"),
-    [({}, "i2"), ({"scale_factor": 1.0, "add_offset": 0.0}, "i2"), ({"scale_factor": 0.5}, "f4"), ({"scale_factor": "half"}, "i2")],
+    [
+        ({}, "i2"),
+        ({"scale_factor": 1.0, "add_offset": 0.0}, "i2"),
+        ({"_FillValue": np.float32("nan")}, "f4"),
+        ({"scale_factor": "half"}, "i2"),
+    ],
 )
 def test_what_is_not_packed(attributes, dtype):
     assert Packing.of(attributes, np.dtype(dtype)) is None

@@ -51,7 +51,7 @@ def test_notes_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["convert", str(tmp_path / "a.nc"), str(tmp_path / "b.npy"), "--json"]) == 0
     said = capsys.readouterr()
     assert "a.nc::/t needs no conversion: its bytes lie in one piece" in said.err
-    assert "holds packed integers (stored * 0.5)" in said.err and "(--unpack)" in said.err
+    assert "holds packed values (stored * 0.5)" in said.err and "(--unpack)" in said.err
     assert json.loads(said.out)["dtype"] == "int16"
     assert main(["convert", str(tmp_path / "a.nc"), str(tmp_path / "c.npy"), "--unpack", "--no-verify"]) == 0
     said = capsys.readouterr()

@@ -11,13 +11,16 @@ from ...plain.memory_budget import format_bytes
 from ..case import Case
 from ..mending import convert_line
 from ..speeds import Speeds
-from .contract import SLOW, Finding
+from .contract import FAILS, SLOW, Finding
 
 _LOOKED_AT = 4 << 20  # bytes of samples
 _NARROW = ("uint8", "int8", "uint16", "int16", "int32")
 
 
 def findings(case: Case, speeds: Speeds | None) -> Iterator[Finding]:
+    if case.packed:
+        yield _packed(case)
+        return  # unpacked values have another dtype, and the byte order of this machine
     yield from _byte_order(case, speeds)
     yield from _dtype(case, speeds)
 
@@ -33,6 +36,17 @@ def words(case: Case) -> str:
     if dtype == np.uint8 and {"H", "W"} <= set(case.spec.layout):
         return f"uint8 has 1/{floatx.itemsize} of the bytes of {floatx}; keras.layers.Rescaling(1 / 255) in the model scales it"
     return ""
+
+
+def _packed(case: Case) -> Finding:
+    packing = case.packed[0].packing
+    return Finding(
+        "packed",
+        FAILS,
+        f"its numbers are packed ({packing}): training would take what is stored for the values",
+        convert_line(case, "unpacked", ("--unpack",)),
+        f"{packing.dtype} values, NaN where there is none",
+    )
 
 
 def _byte_order(case: Case, speeds: Speeds | None) -> Iterator[Finding]:

@@ -27,7 +27,6 @@ from .converted import Converted
 from .dry_run import estimated
 from .left_behind import left_behind
 from .origin import Origin
-from .packed import Packing
 from .passage import FIELD, Tally, carry, new_record, read_back, verify_all
 from .plan import Plan, call_of, plan_of
 from .slabs import Slabs
@@ -83,8 +82,10 @@ def convert(
     overwrite : replace what is at `out`, when the new data is whole, and never a container that holds other arrays as well
     resume : False forgets an interrupted conversion and starts again
     dry_run : write nothing; sizes, chunks, decodes, memory, and an estimate of the time from a timed sample
-    unpack : integers that are packed as the CF conventions of NetCDF say (`scale_factor`, `add_offset`, `_FillValue`) become what
-        they stand for, in the float dtype of these attributes; no value becomes NaN. Without it they are kept, with a warning
+    unpack : numbers that are packed as the CF conventions of NetCDF say (`scale_factor`, `add_offset`, `_Unsigned`) become what
+        they stand for, in the float dtype that holds them and these attributes; "no value" (`_FillValue`, `missing_value`,
+        `valid_min`, `valid_max`, `valid_range`, NetCDF's own fill) becomes NaN, all as netCDF4-python reads them. An integer
+        `dtype` refuses the first NaN. Without `unpack` stored numbers are kept, with a warning
     verify : False trusts the disk: saves reading the target once, some 10 % of the time for .npy and up to half for what has to
         be decoded
     progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples in all)
@@ -337,9 +338,8 @@ def _remarks(plan: Plan) -> list[str]:
     found = []
     if isinstance(plan.origin, origin.Stored) and plan.origin.is_plain and not _changes_values(plan):
         found.append(f"{plan.origin.name} needs no conversion: its bytes lie in one piece, and mmapstore maps them where they are.")
-    packing = Packing.of(plan.origin.attributes, plan.origin.dtype)
-    if packing is not None and plan.packing is None:
-        found.append(_packed_words(plan.origin, packing))
+    if plan.packing is None and (words := _packed_words(plan.origin)):
+        found.append(words)
     if plan.origin.stored is not None and (left := left_behind(plan.origin.name, plan.new.like is not None)):
         found.append(left)
     return found
@@ -350,18 +350,20 @@ def _changes_values(plan: Plan) -> bool:
 
 
 def _warn_of_packing(found: Origin, unpack: bool) -> None:
-    packing = Packing.of(found.attributes, found.dtype)
-    if packing is not None and not unpack:
-        warnings.warn(_packed_words(found, packing), PackedValuesWarning, stacklevel=3)
-    if packing is None and unpack:
+    if not unpack and (words := _packed_words(found)):
+        warnings.warn(words, PackedValuesWarning, stacklevel=3)
+    if unpack and not found.packed:
         raise InvalidValueError(
-            f"unpack=True, but {found.name} is not packed: it holds {found.dtype} without scale_factor, add_offset or _FillValue. "
-            "Leave it out."
+            f"unpack=True, but {found.name} is not packed: it holds {found.dtype} without scale_factor, add_offset, _FillValue or "
+            "another attribute of the CF conventions that changes a value. Leave it out."
         )
 
 
-def _packed_words(found: Origin, packing: Packing) -> str:
+def _packed_words(found: Origin) -> str:
+    packing = next((each.packing for each in found.packed if each.packing.misleads), None)
+    if packing is None:
+        return ""
     return (
-        f"{found.name} holds packed integers ({packing}), and what is stored is copied, not what it stands for. Pass unpack=True "
+        f"{found.name} holds packed values ({packing}), and what is stored is copied, not what it stands for. Pass unpack=True "
         f"(--unpack) to write {packing.dtype} values."
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .packed import ATTRIBUTES
+from ...plain.cf_packing import ATTRIBUTES
 
 _OF_FORMATS = ("layout", "_ARRAY_DIMENSIONS", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties")
 

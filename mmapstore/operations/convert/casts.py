@@ -159,13 +159,14 @@ class RefusedValue(InvalidValueError):
             limits = "0 and 1"
         else:
             limits = f"whole numbers from {np.iinfo(cast.target).min} to {np.iinfo(cast.target).max}"
-        remedies = {
+        remedies = {  # NaN, which also stands for values that unpacking masked, is refused by every casting
             "exact": "Pass casting='round' (--casting round) to take the nearest, 'clip' to cut off at the ends as well, or choose "
             "a dtype that holds it.",
             "round": "Pass casting='clip' (--casting clip) to cut off at the ends, or choose a dtype that holds it.",
             "clip": "There is no number for it: mask it first, or choose a float dtype.",
         }
-        return f"{name} holds {self.value!r} at {place}, which is not a value of {cast.target} ({limits}). {remedies[cast.casting]}"
+        remedy = remedies["clip" if self.value != self.value else cast.casting]
+        return f"{name} holds {self.value!r} at {place}, which is not a value of {cast.target} ({limits}). {remedy}"
 
 
 def _holds_all(source: np.dtype[Any], target: np.dtype[Any]) -> bool:

@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compression", help="gzip, zstd, blosc ... or none (default: that of the source, where DST has it)")
     parser.add_argument("--chunks", metavar="N,N,...", help="the shape of a chunk of DST (default: that of the source)")
     parser.add_argument("--chunk-samples", type=int, metavar="N", help="whole samples in a chunk of DST")
-    parser.add_argument("--unpack", action="store_true", help="turn packed integers (scale_factor, _FillValue) into their values")
+    parser.add_argument(
+        "--unpack",
+        action="store_true",
+        help="write what packed values stand for (scale_factor, add_offset, _Unsigned), NaN for none (_FillValue, valid_range ...)",
+    )
     parser.add_argument("--max-memory", default="256MB", help="bound for private memory (default: 256MB)")
     parser.add_argument("--overwrite", action="store_true", help="replace DST when the new data is whole")
     parser.add_argument("--no-resume", action="store_true", help="forget an interrupted run and start again")

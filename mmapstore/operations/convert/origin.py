@@ -14,11 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...batches.dataset import Dataset
-from ...batches.opening import open_dataset
+from ...batches.opening import open_quietly
+from ...batches.packed_values import packed_of
 from ...files.descriptors import Descriptors, read_exactly
 from ...formats.contract import EncodedChunks, HasAttributes, HasChunks, SeenAsArray, StoredArray
 from ...formats.registry import open_live, open_stored, split_inside
 from ...plain.array_spec import DEFAULT_LAYOUTS, StoredLayout
+from ...plain.cf_packing import Packed, Packing
 from ...plain.chunk_grid import Box
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
@@ -43,6 +45,7 @@ class Origin(Protocol):
     storage, how : in words: as it lies, and how it is reached
     paths : files that are read, none of which may be the target
     attributes : small named values beside it
+    packed : how numbers become values, by these attributes: of each of its files; empty where they are the values
     stored : the array of a format that all of this is; None for several files joined
     """
 
@@ -56,6 +59,7 @@ class Origin(Protocol):
     how: str
     paths: Sequence[str]
     attributes: Mapping[str, Any]
+    packed: Sequence[Packed]
     stored: StoredArray | None
 
     @property
@@ -84,9 +88,9 @@ def opened(source: Any, key: str | None, source_layout: str | None) -> Origin:
             stored = open_stored(outer, inside)
             entry = _described(outer, stored)
             return Stored(stored, source_layout or (entry.layout if entry else None), entry)
-        return Joined(open_dataset(source, key=key, layout=source_layout))
+        return Joined(open_quietly(source, key, source_layout))
     if isinstance(source, (list, tuple, Mapping)):
-        return Joined(open_dataset(source, key=key, layout=source_layout))
+        return Joined(open_quietly(source, key, source_layout))
     if key is not None:
         raise InvalidValueError(f"key={key!r} names an array inside a file, but a live {type(source).__name__} was given.")
     return Stored(open_live(source), source_layout, None)
@@ -115,6 +119,7 @@ class Stored:
         path = self.name.partition("::")[0]
         self.paths: Sequence[str] = [os.path.abspath(path)] if os.path.exists(path) else []
         self.attributes: Mapping[str, Any] = stored.attributes() if isinstance(stored, HasAttributes) else {}
+        self.packed: Sequence[Packed] = packed_of(stored)
         self._native = self.dtype.newbyteorder("=")
         self._read = self._way()
 
@@ -201,6 +206,7 @@ class Joined:
         self.storage, self.how = reader.place, reader.why
         self.paths: Sequence[str] = [os.path.abspath(path) for path in reader.files] if isinstance(reader, NamesFiles) else []
         self.attributes: Mapping[str, Any] = {}
+        self.packed: Sequence[Packed] = next(iter(dataset.packed.values()), ())
 
     @property
     def scratch_nbytes(self) -> int:
@@ -210,6 +216,17 @@ class Joined:
         if any(part != slice(0, length) for part, length in zip(box[1:], self.shape[1:], strict=True)):
             raise InvalidValueError(f"{self.name}: one sample of {self.shape[1:]} takes more than max_memory=. Raise it.")
         self._reader.read(box[0].start, box[0].stop, out)
+
+
+def packing_of(origin: Origin) -> Packing | None:
+    """How all numbers become values. Raises InvalidValueError for files that are packed each its own way."""
+    found = {each.packing for each in origin.packed}
+    if len(found) > 1 or (found and origin.stored is None and len(origin.packed) != len(origin.paths)):
+        raise InvalidValueError(
+            f"{origin.name} joins files that are packed each its own way. Convert each by itself with unpack=True (--unpack), and "
+            "open the results as one."
+        )
+    return next(iter(found), None)
 
 
 def encoded_of(stored: StoredArray | None) -> EncodedChunks | None:

@@ -12,14 +12,14 @@ import numpy as np
 from ...codecs.encoding import FilterEncoder
 from ...files.worker_threads import usable_cpus
 from ...formats.contract import NewArray
+from ...plain.cf_packing import Packing
 from ...plain.chunk_grid import Box
 from ...plain.errors import MemoryBudgetError
 from ...plain.memory_budget import MemoryPlan, format_bytes
 from ..ingest.target import Target
 from .attributes import held_by
 from .casts import SCRATCH_NBYTES, Cast, checked_target
-from .origin import Origin
-from .packed import Packing
+from .origin import Origin, packing_of
 from .slabs import PREFERRED_NBYTES, Slabs, decodes, planned
 from .wishes import Wishes, axes_of, chunks_and_codec, copies_chunks, region_of, require_values
 
@@ -137,7 +137,7 @@ def plan_of(origin: Origin, target: Target, wishes: Wishes, max_memory: int) -> 
     require_values(origin)
     axes, layout = axes_of(origin, wishes.layout)
     first, shape = region_of(origin, wishes.samples)
-    packing = Packing.of(origin.attributes, origin.dtype) if wishes.unpack else None
+    packing = packing_of(origin) if wishes.unpack else None
     comes = packing.dtype if packing else origin.dtype.newbyteorder("=")
     cast = Cast(comes, checked_target(comes, wishes.dtype) if wishes.dtype is not None else comes, wishes.casting)
     new_shape = tuple(shape[axis] for axis in axes)

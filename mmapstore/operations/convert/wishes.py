@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ...plain.array_spec import LETTERS
+from ...plain.cf_packing import Packing
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ..ingest.target import Target
 from .casts import Cast, Casting
 from .origin import Origin, encoded_of
-from .packed import Packing
 
 CHUNK_NBYTES = 512 << 10
 _SAME_CODEC = {"zlib": "gzip", "hdf5-lz4": "lz4", "numcodecs-lz4": "lz4", "hdf5-bitshuffle": "bitshuffle"}

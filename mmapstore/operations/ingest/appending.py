@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ...batches.opening import open_dataset
+from ...batches.opening import open_quietly
 from ...files import descriptors, durable_writes
 from ...files.cheap_copy import copy_file, copy_store
 from ...formats.registry import open_stored
@@ -113,7 +113,7 @@ class Appended:
 
     def __init__(self, before: Before, target: Target, source: Source) -> None:
         self._before, self._source = before, source
-        self._old = open_dataset(target.opened_as).fields
+        self._old = open_quietly(target.opened_as).fields
         self._names = {field: target.name_of(field) if target.named else next(iter(self._old)) for field in source.specs}
         total = None if source.samples is None else before.samples + source.samples
         self.name = source.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import warnings
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ...batches.opening import open_dataset
-from ...formats.registry import PARTIAL, split_inside
-from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError, SourceWarning
+from ...batches.opening import open_dataset, open_quietly
+from ...batches.packed_values import packed_of, warn_of_packed
+from ...formats.registry import PARTIAL, open_live, split_inside
+from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError, SourceWarning
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...readers.contract import NamesFiles
 from .contract import Source
@@ -36,7 +38,9 @@ def fields_of(source: Any) -> Mapping[str, Any] | None:
     if isinstance(source, Mapping):
         return source
     if isinstance(source, (str, os.PathLike)) and _has_manifest(os.fspath(source)):
-        source = open_dataset(os.fspath(source))
+        source = open_quietly(os.fspath(source))
+        if len(source.fields) > 1:
+            warn_of_packed(each for field in source.packed.values() for each in field)
     if _is_dataset(source) and len(source.fields) > 1:
         return dict(source.fields)
     return None
@@ -88,6 +92,9 @@ def source_of(source: Any, source_layout: str | None, layout: str | None, any_dt
         return DatasetSource(_only_field(source), _dataset_name(source), _dataset_paths(source))
     if hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__"):
         array = source if isinstance(source.dtype, np.dtype) or not hasattr(source, "__array__") else np.asarray(source)
+        if hasattr(source, "attrs") and hasattr(source, "dtype"):
+            with contextlib.suppress(MmapstoreError):  # whatever else has attributes, and opens in no other way
+                warn_of_packed(packed_of(open_live(source)))
         return ArraySource(array, source_layout)
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
         return IterableSource(source, source_layout, layout, any_dtype)
