@@ -340,7 +340,9 @@ def _remarks(plan: Plan) -> list[str]:
         found.append(f"{plan.origin.name} needs no conversion: its bytes lie in one piece, and mmapstore maps them where they are.")
     if plan.packing is None and (words := _packed_words(plan.origin)):
         found.append(words)
-    if plan.origin.stored is not None and (left := left_behind(plan.origin.name, plan.new.like is not None or plan.packing is not None)):
+    if plan.origin.stored is not None and (
+        left := left_behind(plan.origin.name, plan.new.like is not None or plan.packing is not None)
+    ):
         found.append(left)
     return found
 
