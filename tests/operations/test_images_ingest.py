@@ -242,6 +242,9 @@ print(json.dumps({"measured": rise.nbytes, "predicted": predicted[-1]}))
         ("webp", {"size": 64}),
         ("jpeg 2000", {"size": 64}),
         ("tiff", {"size": 64}),
+        ("stack", {"size": 64}),
+        ("gif", {"size": 64}),
+        ("animated webp", {"size": 64}),
     ],
 )
 def test_measured_is_at_most_predicted(tmp_path, kind, options):
@@ -261,6 +264,9 @@ def test_measured_is_at_most_predicted(tmp_path, kind, options):
             "webp": (image, ".webp", {"method": 0}),
             "jpeg 2000": (image, ".jp2", {}),
             "tiff": (image, ".tif", {"compression": "tiff_deflate"}),
+            "stack": (image, ".tif", {"compression": "tiff_deflate", "save_all": True, "append_images": [image] * 2}),
+            "gif": (image.quantize(64), ".gif", {"save_all": True, "append_images": [image.rotate(9), image.rotate(5)]}),
+            "animated webp": (image, ".webp", {"method": 0, "save_all": True, "append_images": [image.rotate(9)]}),
         }[kind]
         written[0].save(tmp_path / f"{number}{written[1]}", **written[2])
     (tmp_path / "small").mkdir()

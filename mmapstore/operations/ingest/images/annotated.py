@@ -16,8 +16,9 @@ from .files import ListedImages
 from .form import ImageForm
 from .images import LABELS
 from .pairs import UNMATCHED, PairedFolders
+from .picture_files import BROKEN
 from .placement import Box, upright_box
-from .samples import BROKEN, ImageSamples
+from .samples import ImageSamples
 
 
 class AnnotatedImages(ImageSamples):
@@ -126,7 +127,9 @@ class AnnotatedImages(ImageSamples):
             paths.append(folders.image_path(pair.image) if pair.image and (annotation or not told_by) else told_by)
             values.append(_label(annotation, numbers, bool(background), told_by) if annotation else 0)
         listed = ListedImages(paths, np.array(values, np.int64), classes, frozenset(left_out), tuple(read_too), folders.others)
-        super().__init__(listed, f"{folders.images_folder} with {folders.annotations_folder}", form, labels, skip_broken, workers)
+        super().__init__(
+            listed, f"{folders.images_folder} with {folders.annotations_folder}", form, labels, skip_broken, workers, None
+        )
         self._add_boxes(found, [folders.annotation_path(pair.name) if pair.annotation else "" for pair in pairs], clip_boxes)
 
     def _add_boxes(self, found: Sequence[Annotation | None], paths: Sequence[str], clip: float) -> None:
@@ -142,7 +145,7 @@ class AnnotatedImages(ImageSamples):
                     raise
                 self._headers[number] = None
                 continue
-            boxes[number] = self._decoder.placement(header).moved(box)
+            boxes[number] = self._pictures["image"].decoder.placement(header).moved(box)
             clipped += [paths[number]] * count
         self._add_field("box", boxes)
         self.fingerprint["boxes"] = content_mark(boxes)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 
 from ....formats.raw_file import explaining_read_errors
 from ....plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, MmapstoreError, UnsafeFileError
+from .pages import is_unsigned_of_32_bits, pages_of
 from .placement import Placement, draft_scale, upright_size
 from .values import Values
 
@@ -94,6 +95,9 @@ class ImageHeader(NamedTuple):
     is_jpeg : it can be decoded smaller
     mode : Pillow's name of how pixels lie in memory
     codec_nbytes : bytes that its decoder holds beside the pixels
+    is_unsigned : its int32 values are unsigned ones of 32 bits
+    pages : numbers of the pictures in the file that are samples, all of this header
+    left_out : in words, what of the file gives no samples; "" for nothing
     """
 
     stored: tuple[int, int]
@@ -105,6 +109,9 @@ class ImageHeader(NamedTuple):
     is_jpeg: bool
     mode: str
     codec_nbytes: int
+    is_unsigned: bool = False
+    pages: Sequence[int] = range(1)
+    left_out: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -118,7 +125,10 @@ def read_header(path: str) -> ImageHeader:
     Raises DamagedFileError, UnsafeFileError (more pixels than Pillow's limit), NotFoundError, NotReadableError.
     """
     with _opened(path) as image:
-        return _header(image, path)
+        header, pages, left_out = pages_of(image, path, lambda: _header(image, path))
+        _require_pixels(header.stored, path)
+        found: ImageHeader = header._replace(pages=pages, left_out=left_out)
+        return found
 
 
 @contextlib.contextmanager
@@ -131,10 +141,14 @@ def _opened(path: str) -> Iterator[Any]:
         _explaining_damage(path),
         pillow.open(file, formats=_formats()) as image,
     ):
-        limit = pillow.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise _bomb(path, f"{image.width} x {image.height} pixels")
+        _require_pixels((image.height, image.width), path)
         yield image
+
+
+def _require_pixels(size: tuple[int, int], path: str) -> None:
+    limit = _pillow().MAX_IMAGE_PIXELS
+    if limit is not None and size[0] * size[1] > limit:
+        raise _bomb(path, f"{size[1]} x {size[0]} pixels")
 
 
 @contextlib.contextmanager
@@ -181,6 +195,8 @@ def _header(image: Any, path: str) -> ImageHeader:
         codec += 2 * bands * height * width if image.info.get("progressive") else 0  # all coefficients, before the first pixel
     elif image.format not in _STREAMED:
         codec += 4 * bands * height * width + 2 * os.path.getsize(path)
+    if image.format != "TIFF" and getattr(image, "n_frames", 1) > 1:
+        codec += 12 * height * width  # the picture before, the one that it changes, and what is below both
     raw_modes = [str(part) for tile in image.tile for part in (tile[3] if isinstance(tile[3], (tuple, list)) else (tile[3],))]
     return ImageHeader(
         (height, width),
@@ -192,6 +208,7 @@ def _header(image: Any, path: str) -> ImageHeader:
         image.format in _JPEG,
         mode,
         codec,
+        is_unsigned_of_32_bits(image),
     )
 
 
@@ -222,12 +239,14 @@ class ImageDecoder:
     fit : "crop", "pad" or "stretch", as `Placement.of` explains
     channels : 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
     values : as which numbers they are written
+    is_mask : numbers of classes, also of palettes, are kept, and resized by taking the nearest pixel
     """
 
     size: tuple[int, int] | None
     fit: str
     channels: int
     values: Values
+    is_mask: bool = False
 
     def placement(self, header: ImageHeader) -> Placement:
         """Where the upright picture goes."""
@@ -236,28 +255,48 @@ class ImageDecoder:
     def decode(self, path: str, header: ImageHeader) -> Array:
         """The image as written, (height, width, channels): a new array, or a view of one, in native byte order.
 
-        The first picture of a file with several. Resized with a bilinear filter as wide as the reduction needs. Raises
+        The first that is a sample of a file with several. Resized with a bilinear filter as wide as the reduction needs. Raises
         DamagedFileError also for a file that is cut off.
         """
+        with contextlib.closing(self.pages(path, header, header.pages[:1])) as pages:
+            return next(pages)
+
+    def pages(self, path: str, header: ImageHeader, numbers: Sequence[int]) -> Generator[Array]:
+        """The same for these pages of a file, rising, which is opened once: those of an animation build on each other."""
         with _opened(path) as image:
-            placement = self.placement(header)
-            factor = (1.0, 1.0)
-            if image.size != header.stored[::-1]:
-                raise _changed(path, header, image)
-            scale = draft_scale(placement)
-            if scale > 1 and header.is_jpeg:
-                height, width = header.stored
-                reduced = image.draft(None, (width // scale, height // scale))
-                if reduced is not None:
-                    factor = (reduced[1][3] / height, reduced[1][2] / width)
-            image.load()
-            if _orientation(image) != header.orientation:
-                raise _changed(path, header, image)
-            pixels = self._pixels(image, header, placement, factor)
-        return self._finished(pixels, header, placement)
+            for number in numbers:
+                if number or len(header.pages) > 1:
+                    image.seek(number)
+                yield self._decoded(image, path, header)
+
+    def _decoded(self, image: Any, path: str, header: ImageHeader) -> Array:
+        placement = self.placement(header)
+        factor = (1.0, 1.0)
+        if image.size != header.stored[::-1]:
+            raise _changed(path, header, image)
+        scale = 1 if self.is_mask else draft_scale(placement)
+        if scale > 1 and header.is_jpeg:
+            height, width = header.stored
+            reduced = image.draft(None, (width // scale, height // scale))
+            if reduced is not None:
+                factor = (reduced[1][3] / height, reduced[1][2] / width)
+        image.load()
+        if _orientation(image) != header.orientation:
+            raise _changed(path, header, image)
+        if header.is_unsigned and image.getextrema()[0] < 0:
+            raise InvalidValueError(
+                f"{path} holds unsigned integers of 32 bits over {2**31 - 1}, which Pillow takes for negative ones. "
+                f"Read it with tifffile: mmapstore.ingest(tifffile.imread({path!r}), ...)."
+            )
+        return self._finished(self._pixels(image, header, placement, factor), header, placement)
 
     def _pixels(self, image: Any, header: ImageHeader, placement: Placement, factor: tuple[float, float]) -> Array:
         """The part that is wanted, resized, still as it lies in the file: (height, width, channels)."""
+        if self.is_mask:
+            if header.dtype == "uint16":
+                image = image.convert("I")  # Pillow resizes 16 bits in one order of bytes alone
+            found: Array = np.asarray(_resized(image, header, placement, factor, _pillow().Resampling.NEAREST))
+            return found.reshape(*found.shape[:2], self.channels).astype(self.values.dtype)
         if header.dtype == "uint8":
             wanted = _MODES[self.channels]
             if image.mode not in ("L", "LA", "RGB", "RGBA") or ("transparency" in image.info and "A" not in image.mode):
@@ -268,7 +307,7 @@ class ImageDecoder:
             image = _resized(image, header, placement, factor)
             if image.mode != wanted:
                 image = image.convert(wanted)
-            found: Array = np.asarray(image)
+            found = np.asarray(image)
             return found.reshape(*found.shape[:2], self.channels)
         if header.dtype == "uint16" and placement != Placement.of(header.size, None, ""):
             image = image.convert("I")
@@ -312,7 +351,7 @@ class ImageDecoder:
         return header.codec_nbytes + decoded * (in_memory + copies) + between + taken + scaled
 
 
-def _resized(image: Any, header: ImageHeader, placement: Placement, factor: tuple[float, float]) -> Any:
+def _resized(image: Any, header: ImageHeader, placement: Placement, factor: tuple[float, float], filter: Any = None) -> Any:
     """Cut and resize a picture as it lies in the file, each side of which is `factor` of what its header says."""
     box, size = placement.box, placement.size
     if header.orientation >= 5:
@@ -322,7 +361,8 @@ def _resized(image: Any, header: ImageHeader, placement: Placement, factor: tupl
     is_whole = (top, left) == (0, 0) and bottom == image.height and right == image.width
     if is_whole and image.height == size[0] and image.width == size[1]:
         return image
-    return image.resize((size[1], size[0]), _pillow().Resampling.BILINEAR, box=(left, top, right, bottom))
+    filter = _pillow().Resampling.BILINEAR if filter is None else filter
+    return image.resize((size[1], size[0]), filter, box=(left, top, right, bottom))
 
 
 def _changed(path: str, header: ImageHeader, image: Any) -> InvalidValueError:

@@ -11,7 +11,7 @@ from ....plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
 from ..files import matching
 from .files import TABLE_SUFFIXES, ListedImages, images_in_folder, images_of_list
 from .form import ImageForm
-from .samples import ImageSamples
+from .samples import PAGES, ImageSamples
 from .tables import images_of_table
 
 LABELS = ("index", "one-hot")
@@ -20,10 +20,9 @@ LABELS = ("index", "one-hot")
 class Images(ImageSamples):
     """Image files as a source of `mmapstore.ingest`: fields "image" and, where there are classes, "label".
 
-    Any format that Pillow reads (but EPS and WMF, which other programs would have to draw), upright as EXIF tells, the first
-    picture of files with several. Every file's header is looked at before anything is written, so one that does not fit is named
-    at once; a file that is cut off is an error too. Images are decoded in threads, and come in the order of the list. HEIF (.heic)
-    needs pillow-heif.
+    Any format that Pillow reads (but EPS and WMF, which other programs would have to draw), upright as EXIF tells; HEIF (.heic)
+    with pillow-heif. Every file's header is looked at before anything is written, so one that does not fit is named at once; a
+    file that is cut off is an error too. Images are decoded in threads, and come in the order of the list.
 
     Of a folder every file is taken that has the suffix of an image, or the content of one; the others are counted, by suffix, in a
     `SourceWarning` and in the manifest. Hidden files, and those that systems keep for themselves (Thumbs.db), are not counted.
@@ -46,6 +45,9 @@ class Images(ImageSamples):
     skip_broken : leave out files that cannot be decoded, are larger than Pillow's limit, or are not there. They are listed in the
         manifest
     workers : images decoded at once; None for as many as there are processors
+    pages : of files that hold several pictures (TIFF stacks, animations) take "all", each a sample, with the label of its file, and
+        the file an episode; or the "first". Thumbnails, and levels of a pyramid, are no samples; pages that differ from the first
+        in size or kind are left out, which a `SourceWarning` and the manifest say
     path_column, label_column : names in a table
 
     Raises
@@ -77,19 +79,22 @@ class Images(ImageSamples):
         labels: str | None = "index",
         skip_broken: bool = False,
         workers: int | None = None,
+        pages: str = "all",
         path_column: str = "path",
         label_column: str = "label",
     ) -> None:
         form = ImageForm.of(size, fit, channels, dtype, scale)
         if labels is not None and labels not in LABELS:
             raise InvalidValueError(f"labels={labels!r} is not understood; expected 'index', 'one-hot' or None.")
+        if pages not in PAGES:
+            raise InvalidValueError(f"pages={pages!r} is not understood; expected 'all' or 'first'.")
         listed, name = _listed(source, path_column, label_column)
         if labels == "one-hot" and listed.labels is None:
             raise InvalidValueError(
                 f"{name} tells no classes, so there are no labels='one-hot'. "
                 "Put each class into a sub-folder of its own, or give a table of path and label."
             )
-        super().__init__(listed, name, form, labels, skip_broken, workers)
+        super().__init__(listed, name, form, labels, skip_broken, workers, pages)
 
 
 def _listed(source: Any, path_column: str, label_column: str) -> tuple[ListedImages, str]:

@@ -11,6 +11,7 @@ from ..contract import Source
 from .files import looks_like_images
 from .pairs import UNMATCHED
 from .placement import FITS
+from .samples import PAGES
 
 # By the name that it has in `options`, where it is None if nobody gave it.
 _ONLY_IMAGES = {
@@ -21,6 +22,7 @@ _ONLY_IMAGES = {
     "path_column": "--path-column",
     "label_column": "--label-column",
     "max_pixels": "--max-pixels",
+    "pages": "--pages",
 }
 _ONLY_ANNOTATED = {
     "subset": "--subset",
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     images.add_argument("--labels", choices=("index", "one-hot", "none"), help="how classes are written (default: index)")
     images.add_argument("--skip-broken", action="store_true", help="leave out broken files, and list them in the manifest")
+    images.add_argument("--pages", choices=PAGES, help="of TIFF stacks and animations: all, each a sample (default), or the first")
     images.add_argument("--path-column", help="name of the column of paths in a table (default: path)")
     images.add_argument("--label-column", help="name of the column of labels in a table (default: label)")
     images.add_argument("--max-pixels", type=int, help="decode images of more pixels than Pillow's limit, up to this many")
@@ -86,6 +89,7 @@ def source_from(options: argparse.Namespace) -> Source | None:
 
         return Images(
             sources[0] if len(sources) == 1 else sources,
+            pages=options.pages or "all",
             path_column=options.path_column or "path",
             label_column=options.label_column or "label",
             **shared,

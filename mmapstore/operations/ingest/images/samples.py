@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ....files.worker_threads import usable_cpus
 from ....plain.array_spec import ArraySpec
-from ....plain.errors import (
-    DamagedFileError,
-    InvalidValueError,
-    MmapstoreError,
-    NotFoundError,
-    NotReadableError,
-    SourceWarning,
-    UnsafeFileError,
-)
+from ....plain.errors import DamagedFileError, InvalidValueError, SourceWarning
 from ..contract import Array, Piece, Position
 from ..ordered_work import in_order
 from ..sources import content_mark, stamp
-from .decoding import ImageHeader, read_header
+from .file_kinds import PassedOver
 from .files import ListedImages
 from .form import ImageForm
+from .picture_files import BROKEN, PictureFiles
 
-BROKEN = (DamagedFileError, UnsafeFileError, NotFoundError, NotReadableError)  # what skip_broken leaves out
 _MOST_CATEGORIES = 1 << 16
 _PIECE_NBYTES = 1 << 20
 _DECODING_NBYTES = 96 << 20  # for all threads that decode: two photographs of 12 megapixels
 _WAITING_NBYTES = 16 << 20
-_HEADERS_AT_ONCE = 4  # they wait for the disk, or else for each other
 _LISTED_NBYTES = 400  # a path, its label and box, what is known of the file
+PAGES = ("all", "first")
 
 
 class ImageSamples:
-    """Listed image files, each a sample; `Images` and `AnnotatedImages` make the list."""
+    """Listed image files as samples; `Images` and `AnnotatedImages` make the list.
+
+    Items are the pictures in the files, in order: each is a sample, or broken and left out. A file that is left out as a whole is
+    one item.
+    """
 
     gives_from_any_sample = True
 
     def __init__(
-        self, listed: ListedImages, name: str, form: ImageForm, labels: str | None, skip_broken: bool, workers: int | None
+        self,
+        listed: ListedImages,
+        name: str,
+        form: ImageForm,
+        labels: str | None,
+        skip_broken: bool,
+        workers: int | None,
+        pages: str | None,
     ) -> None:
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise InvalidValueError(f"workers={workers!r}; expected how many images to decode at once, at least 1, or None.")
@@ -51,35 +55,69 @@ class ImageSamples:
         files = listed.paths if len(listed.read_too) <= 1 else [*listed.paths, *listed.read_too]
         folders = {os.path.dirname(path) for path in files}  # in place of their files, of which there may be millions
         self.paths = [os.path.abspath(path) for path in (*sorted(folders), *(listed.read_too if len(listed.read_too) == 1 else ()))]
-        self._files, self._left_out, self._skip_broken = listed.paths, listed.left_out, bool(skip_broken)
+        self._files, self._skip_broken = listed.paths, bool(skip_broken)
         self._workers = workers or usable_cpus()
-        self._headers = self._read_headers()
-        usable = [(path, header) for path, header in zip(listed.paths, self._headers, strict=True) if header is not None]
-        if not usable:
+        images = PictureFiles(listed.paths, listed.left_out, self._skip_broken)
+        self._pictures = {"image": images}
+        self._headers = images.headers
+        if not images.usable():
             raise DamagedFileError(f"{name}: none of {len(listed.paths)} images can be read, beginning with {listed.paths[0]}.")
-        self._decoder = form.decoder(usable)
-        self._working = {header: self._decoder.working_nbytes(header) for header in {header for _, header in usable}}
-        self.samples: int | None = None if skip_broken else len(usable)
-        self.guess = len(usable)
-        self._fields: dict[str, Array] = {}  # those beside "image", for every file
-        self.specs: dict[str, ArraySpec] = {}
-        height, width = self._decoder.size or usable[0][1].size
-        self._sample_shape = (height, width, self._decoder.channels)
-        self.specs["image"] = ArraySpec((self.samples or 0, *self._sample_shape), self._decoder.values.dtype, "NHWC")
         self.notes: dict[str, Mapping[str, Any]] = {"image": form.to_json()}
         if listed.others:
             self._say("not taken", f"these files are not taken: {'; '.join(listed.others)}", listed.others)
+        self._choose_pages(pages, listed.labels is not None)
+        images.decode_by(form.decoder)
+        counts = [1 if header is None else len(header.pages) for header in self._headers]
+        self._file_of = np.repeat(np.arange(len(counts)), counts)  # of each item
+        self._first_item = np.cumsum([0, *counts])  # of each file
+        usable = sum(count for count, header in zip(counts, self._headers, strict=True) if header is not None)
+        self.samples: int | None = None if skip_broken else usable
+        self.guess = usable
+        self._fields: dict[str, Array] = {}  # those without pixels, for every file
+        self.specs: dict[str, ArraySpec] = {}
+        for field, pictures in self._pictures.items():
+            self.specs[field] = ArraySpec((self.samples or 0, *pictures.sample_shape), pictures.decoder.values.dtype, "NHWC")
         self.fingerprint: dict[str, Any] = {
             "kind": "images",
             "files": len(listed.paths),
             "stamp": stamp([*listed.paths, *listed.read_too]),
-            "image": [*self._sample_shape, str(self._decoder.values.dtype), form.to_json()],
+            "image": [*images.sample_shape, str(images.decoder.values.dtype), form.to_json()],
             "left out": len(listed.left_out),
             "skip_broken": self._skip_broken,
         }
+        if len(self._file_of) > len(counts):
+            self.fingerprint["pictures"] = len(self._file_of)
         self._one_hot = 0
         if labels is not None and listed.labels is not None:
             self._add_labels(listed.labels, listed.classes, labels)
+
+    def _choose_pages(self, pages: str | None, are_labelled: bool) -> None:
+        """Keep the first picture alone of each file, if that is asked; and say what is left out, or what several mean.
+
+        `pages` is None where nobody could choose: the first alone is taken then, and that is said.
+        """
+        several = [number for number, header in enumerate(self._headers) if header is not None and len(header.pages) > 1]
+        left_out = PassedOver()
+        for number, header in enumerate(self._headers):
+            if header is not None and header.left_out:
+                left_out.add(self._files[number], header.left_out)
+        if left_out.words():
+            self._say("not taken of files", f"parts of files are not taken: {'; '.join(left_out.words())}", left_out.words())
+        if not several:
+            return
+        example = f"{len(several)} of {len(self._headers)} files hold several pictures, such as {self._files[several[0]]}"
+        if pages != "all":
+            for number in several:
+                header = self._headers[number]
+                assert header is not None
+                self._headers[number] = header._replace(pages=header.pages[:1])
+            if pages is None:
+                self._say("pages", f"{example}; the first of each is taken, which its annotation is of", "first")
+        elif are_labelled or len(several) < len(self._headers):
+            label = ", with the label of its file" if are_labelled else ""
+            self._say(
+                "pages", f"{example}; each picture is a sample{label}, each such file an episode (pages='first' takes one)", "all"
+            )
 
     def _say(self, what: str, words: str, note: Any, field: str = "image") -> None:
         """Warn whoever makes this source, and keep a note for the manifest."""
@@ -101,100 +139,138 @@ class ImageSamples:
         self._fields[name] = values
         self.specs[name] = ArraySpec((self.samples or 0, *spec.sample_shape), spec.dtype, spec.layout)
 
-    def _read_headers(self) -> list[ImageHeader | None]:
-        """What each file tells of itself, None for those that are left out. Equal headers are one object: there may be millions."""
-        once: dict[ImageHeader, ImageHeader] = {}
-
-        def look(number: int) -> ImageHeader | None:
-            if number in self._left_out:
-                return None
-            try:
-                return read_header(self._files[number])
-            except BROKEN:
-                if self._skip_broken:
-                    return None
-                raise
-
-        looked = in_order(range(len(self._files)), look, workers=_HEADERS_AT_ONCE, ahead=64)
-        with contextlib.closing(looked):
-            return [once.setdefault(header, header) if header is not None else None for header in looked]
-
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
         """Samples in the order of the list: "image" (n, H, W, C), and "label", "box" where there are any. All arrays are new."""
-        first = after.samples + len(after.skipped)  # every file is the one or the other
+        first = after.samples + len(after.skipped)  # every item is the one or the other
         rows = max(1, min(at_most, _PIECE_NBYTES // max(1, self.specs["image"].sample_nbytes)))
         skipped: list[str] = []
-        numbers: list[int] = []
-        images = self._room(0)
-        decoded = in_order(
-            range(first, len(self._files)),
-            self._decoded,
-            workers=self._workers,
-            ahead=self._ahead(),
-            nbytes=self._nbytes,
-            most_nbytes=self._decoding_nbytes(),
-        )
-        with contextlib.closing(decoded):
-            for number, image in enumerate(decoded, first):
-                if numbers and (image is None or len(numbers) == len(images)):
-                    yield self._piece(images, numbers, skipped)
-                    numbers, skipped = [], []
-                if image is None:
-                    skipped.append(self._files[number])
+        items: list[int] = []
+        starts: list[int] = []
+        room = self._room(0)
+        file = self._file_before(first, after.skipped)
+        is_behind_broken = first > 0 and first < len(self._file_of) and self._item_name(first - 1) in after.skipped[-1:]
+        with contextlib.closing(self._decoded(first, is_behind_broken)) as decoded:
+            for item, pictures in enumerate(decoded, first):
+                if items and (pictures is None or len(items) == len(room["image"])):
+                    yield self._piece(room, items, starts, skipped)
+                    items, starts, skipped = [], [], []
+                if pictures is None:
+                    skipped.append(self._item_name(item))
                     continue
-                if not numbers:
-                    images = self._room(rows)
-                images[len(numbers)] = image
-                numbers.append(number)
-        if numbers or skipped:
-            yield self._piece(images, numbers, skipped)
+                if not items:
+                    room = self._room(rows)
+                for name, picture in pictures.items():
+                    room[name][len(items)] = picture
+                if self._begins_an_episode(int(self._file_of[item]), file):
+                    starts.append(len(items))
+                file = int(self._file_of[item])
+                items.append(item)
+        if items or skipped:
+            yield self._piece(room, items, starts, skipped)
 
-    def _room(self, rows: int) -> Array:
-        return np.empty((rows, *self._sample_shape), self._decoder.values.dtype)
+    def _begins_an_episode(self, file: int, before: int | None) -> bool:
+        """Whether a sample of a file does, behind one of the file `before`: files of several pictures are episodes."""
+        return before != file and any(self._count(each) > 1 for each in (file, before) if each is not None)
 
-    def _piece(self, images: Array, numbers: list[int], skipped: list[str]) -> Piece:
-        fields = {"image": images[: len(numbers)]}
+    def _count(self, file: int) -> int:
+        return int(self._first_item[file + 1] - self._first_item[file])
+
+    def _file_before(self, item: int, skipped: Sequence[str]) -> int | None:
+        """The file that the last sample before an item is of."""
+        left_out = set(skipped)
+        return next((int(self._file_of[at]) for at in range(item - 1, -1, -1) if self._item_name(at) not in left_out), None)
+
+    def _item_name(self, item: int) -> str:
+        file = int(self._file_of[item])
+        return self._files[file] + (f", page {item - self._first_item[file] + 1}" if self._count(file) > 1 else "")
+
+    def _room(self, rows: int) -> dict[str, Array]:
+        return {
+            name: np.empty((rows, *pictures.sample_shape), pictures.decoder.values.dtype)
+            for name, pictures in self._pictures.items()
+        }
+
+    def _piece(self, room: Mapping[str, Array], items: list[int], starts: list[int], skipped: list[str]) -> Piece:
+        fields = {name: array[: len(items)] for name, array in room.items()}
         for name, values in self._fields.items():
-            found = values[numbers]
+            found = values[self._file_of[items]]
             if name == "label" and self._one_hot:
                 found = (found[:, None] == np.arange(self._one_hot)).astype(np.uint8)
             fields[name] = found
-        return Piece(fields, (), skipped)
+        return Piece(fields, starts, skipped)
 
-    def _decoded(self, number: int) -> Array | None:
-        header = self._headers[number]
-        if header is None:
+    def _decoded(self, first: int, is_behind_broken: bool) -> Generator[dict[str, Array] | None]:
+        """The pictures of each item from `first` on, by field; None for one that is left out."""
+        if first >= len(self._file_of):
+            return
+        begun = int(self._file_of[first])
+        for is_one, run in itertools.groupby(range(begun, len(self._files)), lambda file: self._count(file) == 1):
+            if is_one:
+                decoded = in_order(
+                    run,
+                    self._of_file,
+                    workers=self._workers,
+                    ahead=self._ahead(),
+                    nbytes=self._nbytes,
+                    most_nbytes=self._decoding_nbytes(),
+                )
+                with contextlib.closing(decoded):
+                    yield from decoded
+                continue
+            for file in run:  # one picture after the other: those of an animation build on each other
+                skip = first - int(self._first_item[file]) if file == begun else 0
+                if skip and is_behind_broken:
+                    yield from itertools.repeat(None, self._count(file) - skip)
+                else:
+                    yield from self._of_pages(file, skip)
+
+    def _of_file(self, file: int) -> dict[str, Array] | None:
+        if self._headers[file] is None:
             return None
         try:
-            image = self._decoder.decode(self._files[number], header)
+            return {name: pictures.decode(file) for name, pictures in self._pictures.items()}
         except BROKEN:
             if self._skip_broken:
                 return None
             raise
-        if image.shape != self._sample_shape:
-            raise MmapstoreError(f"{self._files[number]} gave {image.shape}, where {self._sample_shape} was planned.")
-        return image
 
-    def _nbytes(self, number: int) -> int:
-        header = self._headers[number]
-        return 0 if header is None else self._working[header]
+    def _of_pages(self, file: int, first: int) -> Generator[dict[str, Array] | None]:
+        """What is behind a page that is broken may build on it, and is left out with it."""
+        given = first
+        with contextlib.ExitStack() as stack:
+            flows = {
+                name: stack.enter_context(contextlib.closing(pictures.pages(file, first)))
+                for name, pictures in self._pictures.items()
+            }
+            try:
+                while given < self._count(file):
+                    pictures = {name: next(flow) for name, flow in flows.items()}
+                    yield pictures
+                    given += 1
+            except BROKEN:
+                if not self._skip_broken:
+                    raise
+        yield from itertools.repeat(None, self._count(file) - given)
+
+    def _nbytes(self, file: int) -> int:
+        return sum(pictures.working_nbytes(file) for pictures in self._pictures.values())
 
     def _ahead(self) -> int:
         """Images under way or decoded and not yet taken: two for each thread, of large ones just one."""
         return max(self._workers, min(2 * self._workers, _WAITING_NBYTES // max(1, self.specs["image"].sample_nbytes)))
 
     def _decoding_nbytes(self) -> int:
-        largest = max(self._working.values())
+        largest = sum(pictures.most_working_nbytes for pictures in self._pictures.values())
         return min(self._workers * largest, max(_DECODING_NBYTES, largest))
 
     def memory(self, at_most: int) -> dict[str, int]:
         """Most private bytes that `pieces` holds at once, in named parts."""
-        image = self.specs["image"].sample_nbytes
-        piece = max(image, min(at_most * image, _PIECE_NBYTES))
+        rows = max(1, min(at_most, _PIECE_NBYTES // max(1, self.specs["image"].sample_nbytes)))
+        sample = sum(self.specs[name].sample_nbytes for name in self._pictures)
         return {
             "images being decoded": self._decoding_nbytes(),
-            "decoded images": (self._ahead() + 1) * image + 2 * piece,
-            "list of images": len(self._files) * _LISTED_NBYTES,
+            "decoded images": (self._ahead() + 1 + 2 * rows) * sample,
+            "list of images": len(self._files) * _LISTED_NBYTES + 8 * len(self._file_of),
         }
 
 
