@@ -15,6 +15,7 @@ from ..files.descriptors import read_small_text
 from ..formats.contract import StoredArray
 from ..formats.raw_file import RawForm
 from ..formats.registry import PARTIAL, open_headerless, open_live, open_stored, split_inside
+from ..plain.array_likes import is_fields
 from ..plain.array_spec import StoredLayout, checked_dtype
 from ..plain.cf_packing import Packed
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
@@ -56,7 +57,8 @@ def open_dataset(
     source : a path to a .npy file, to an HDF5 file, Zarr store or uncompressed .npz archive, or to an array inside one
         ("a.h5::/group/frames"); to a file of plain numbers without a header, with `dtype` and `shape`;
         a directory that mmapstore wrote; a glob or a list of paths, joined along the sample axis in natural order, one
-        episode per file; a live np.memmap, h5py.Dataset, zarr.Array or np.ndarray; a dict of fields of any of these
+        episode per file; a live np.memmap, h5py.Dataset, zarr.Array or np.ndarray; a table, series or tensor in memory that
+        NumPy reads as one array; a dict of fields of any of these
     key : the array inside the file, instead of "::"
     layout : how the array is stored, one letter per axis out of N T C D H W; samples run along T where there is one,
         and each N is then an episode. None: N, NC, NHW, NCHW or NCDHW by the number of axes. For several fields, a
@@ -96,7 +98,7 @@ def open_quietly(
     if isinstance(source, Dataset):
         return source
     name = _name(source)
-    if isinstance(source, Mapping):
+    if is_fields(source):
         if key is not None:
             raise InvalidValueError(f"key={key!r} is for one array; for several fields write {{'name': 'a.h5::/{key}'}}.")
         fields = _open_fields(source, layout, mapped)
@@ -127,7 +129,7 @@ def open_quietly(
 def _name(source: Any) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
-    if isinstance(source, Mapping):
+    if is_fields(source):
         return "{" + ", ".join(map(str, source)) + "}"
     if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, os.PathLike)):
         return f"{os.fspath(source[0])} and {len(source) - 1} more" if len(source) > 1 else os.fspath(source[0])

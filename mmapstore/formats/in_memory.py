@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import sys
 from typing import Any
 
 import numpy as np
 
+from ..plain.array_likes import exact_array, is_array_like, lies_in_memory
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError
 from ..plain.extents import Extents
@@ -40,32 +40,34 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Writ
 
 
 def is_live(obj: Any) -> bool:
-    """True for NumPy arrays, memory maps and views of them included."""
-    return isinstance(obj, np.ndarray)
+    """True for NumPy arrays, memory maps and views of them included, and for tables, tensors and the like of other libraries."""
+    return is_array_like(obj)
 
 
 def from_live(obj: Any) -> MappedArray | ArrayInMemory:
-    """An array as a StoredArray, without a copy.
+    """An array as a StoredArray, without a copy where NumPy needs none.
 
     A view of a `np.memmap`, however it was sliced, transposed or wrapped, becomes a MappedArray: it knows its file and
     pickles as a few numbers. Everything else is data in RAM, copy-on-write maps (mode "c") and maps of deleted files included.
 
-    Raises InvalidTypeError for lists, masked arrays, and dtypes other than fixed-size numbers.
+    Raises InvalidTypeError for lists, masked values, arrays that are not in memory yet, and dtypes other than fixed-size numbers.
 
     >>> stored = from_live(np.zeros((10, 3, 4, 4)))
     >>> stored.name, stored.shape, stored.extents
     ('array in RAM', (10, 3, 4, 4), None)
     """
-    if not isinstance(obj, np.ndarray):
+    if not is_array_like(obj):
         raise InvalidTypeError(
             f"a {type(obj).__name__} is not an array; expected a NumPy array or memory map. "
             "If it fits in memory, give np.asarray(...) of it."
         )
-    masked = sys.modules.get("numpy.ma")  # nobody holds a masked array without having loaded it, which takes long
-    if masked is not None and isinstance(obj, masked.MaskedArray):
-        raise InvalidTypeError("a masked array would lose its mask; give array.filled(value), and the mask as a field of its own.")
-    checked_dtype(obj.dtype, "the array")
-    array = obj.view(np.ndarray)
+    if not lies_in_memory(obj):
+        raise InvalidTypeError(
+            f"a {type(obj).__module__}.{type(obj).__qualname__} is read or computed only when it is used. Open the file that it is "
+            "read from, give np.asarray(...) of it if it fits in memory, or write it to a file once with mmapstore.ingest."
+        )
+    array = exact_array(obj, "the array" if isinstance(obj, np.ndarray) else f"the {type(obj).__name__}").view(np.ndarray)
+    checked_dtype(array.dtype, "the array")
     root = _root_map(obj)
     if root is None or array.size == 0:
         return ArrayInMemory(array, "array in RAM")

@@ -121,7 +121,7 @@ def list_stored(path: str, inside: str | None) -> list[Listing]:
 
 
 def open_live(source: Any) -> StoredArray:
-    """A live np.ndarray, np.memmap, h5py.Dataset or zarr.Array."""
+    """A live np.ndarray, np.memmap, h5py.Dataset or zarr.Array, or what NumPy reads as one array in memory."""
     for name in (*FORMATS, "in_memory"):
         module = importlib.import_module(f".{name}", __package__)
         if module.is_live(source):

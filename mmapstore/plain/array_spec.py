@@ -21,15 +21,22 @@ def checked_dtype(dtype: Any, where: str) -> np.dtype[Any]:
     if found.kind in "biufcS" and found.itemsize > 0:
         return found
     kinds = {
-        "O": "an object dtype (Python objects or variable-length values)",
-        "V": f"a compound or opaque dtype ({found})",
-        "U": f"a unicode dtype ({found})",
-        "M": f"a date dtype ({found})",
-        "m": f"a time-difference dtype ({found})",
+        "O": (
+            "an object dtype (Python objects or variable-length values)",
+            "Make it numbers of one dtype: array.astype(dtype), in pandas to_numpy(dtype, na_value=...) or codes of categories",
+        ),
+        "V": (
+            f"a compound or opaque dtype ({found})",
+            "Make each of its fields an array: array['name']" if found.names else "Make it numbers: array.astype('float32')",
+        ),
+        "U": (f"a unicode dtype ({found})", "Make it bytes: np.char.encode(array, 'utf-8')"),
+        "M": (f"a date dtype ({found})", "Make it integers: array.astype('int64')"),
+        "m": (f"a time-difference dtype ({found})", "Make it integers: array.astype('int64')"),
     }
+    name, remedy = kinds.get(found.kind, (f"dtype {found}", "Convert it"))
     raise InvalidTypeError(
-        f"{where} has {kinds.get(found.kind, f'dtype {found}')}; expected fixed-size numbers (bool, integers, floats) "
-        "or fixed-width bytes. Store it as one array of numbers for each quantity, then open that."
+        f"{where} has {name}; expected fixed-size numbers (bool, integers, floats) or fixed-width bytes. "
+        f"{remedy}, then give or open that."
     )
 
 

@@ -19,6 +19,7 @@ from ...batches.packed_values import packed_of
 from ...files.descriptors import Descriptors, read_exactly
 from ...formats.contract import EncodedChunks, HasAttributes, HasChunks, SeenAsArray, StoredArray
 from ...formats.registry import open_live, open_stored, split_inside
+from ...plain.array_likes import is_fields
 from ...plain.array_spec import DEFAULT_LAYOUTS, StoredLayout
 from ...plain.cf_packing import Packed, Packing
 from ...plain.chunk_grid import Box
@@ -89,7 +90,7 @@ def opened(source: Any, key: str | None, source_layout: str | None) -> Origin:
             entry = _described(outer, stored)
             return Stored(stored, source_layout or (entry.layout if entry else None), entry)
         return Joined(open_quietly(source, key, source_layout))
-    if isinstance(source, (list, tuple, Mapping)):
+    if isinstance(source, (list, tuple)) or is_fields(source):
         return Joined(open_quietly(source, key, source_layout))
     if key is not None:
         raise InvalidValueError(f"key={key!r} names an array inside a file, but a live {type(source).__name__} was given.")

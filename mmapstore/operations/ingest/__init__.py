@@ -100,10 +100,11 @@ def ingest(
 
     Parameters
     ----------
-    source : an ndarray, memory map, HDF5 dataset, Zarr array; whatever `mmapstore.open` takes or returns; an iterable of samples or
-        of blocks of samples; a directory, glob or list of `.npy` / `.npz` files (each an episode) or of videos (each an episode of
-        RGB frames, needs `mmapstore[video]`); an object that describes its samples itself, as those that mmapstore has for images,
-        videos and archives; or a dict by field name of anything with one field, all of one length
+    source : an ndarray, memory map, HDF5 dataset, Zarr array; whatever NumPy reads as one array, of exactly the values that
+        `numpy.asarray` gives (masked values and sparse matrices are errors); whatever `mmapstore.open` takes or returns; an
+        iterable of samples or of blocks of samples; a directory, glob or list of `.npy` / `.npz` files (each an episode) or of
+        videos (each an episode of RGB frames, needs `mmapstore[video]`); an object that describes its samples itself, as those
+        that mmapstore has for images, videos and archives; or a dict by field name of anything with one field, all of one length
     out : "x.npy", "x.h5" (dataset "data"), "x.h5::/name", "x.zarr" (array at the root), "x.zarr::/name". For several fields:
         "x.h5", "x.h5::/group", "x.zarr", "x.zarr::/group" (an array for each field, under its name), or a directory (.npy files)
     layout : the axes as written; the letters that the source has are put into this order. None keeps the order of the source.

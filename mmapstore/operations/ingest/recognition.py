@@ -9,11 +9,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from ...batches.opening import open_dataset, open_quietly
 from ...batches.packed_values import packed_of, warn_of_packed
 from ...formats.registry import PARTIAL, open_live, split_inside
+from ...plain.array_likes import is_array_like, is_fields, is_read_in_slices
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError, SourceWarning
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...readers.contract import NamesFiles
@@ -35,7 +34,7 @@ def fields_of(source: Any) -> Mapping[str, Any] | None:
     Raises UnsafeFileError for pickles: they hold several too, and only who names them `Megabatches` gets them loaded.
     """
     _refuse_pickles(source)
-    if isinstance(source, Mapping):
+    if is_fields(source):
         return source
     if isinstance(source, (str, os.PathLike)) and _has_manifest(os.fspath(source)):
         source = open_quietly(os.fspath(source))
@@ -90,12 +89,11 @@ def source_of(source: Any, source_layout: str | None, layout: str | None, any_dt
                 f"The dataset given is laid out {source.layout}, not {source_layout!r}. Say layout= where it is opened."
             )
         return DatasetSource(_only_field(source), _dataset_name(source), _dataset_paths(source))
-    if hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__"):
-        array = source if isinstance(source.dtype, np.dtype) or not hasattr(source, "__array__") else np.asarray(source)
+    if is_array_like(source) or is_read_in_slices(source):
         if hasattr(source, "attrs") and hasattr(source, "dtype"):
             with contextlib.suppress(MmapstoreError):  # whatever else has attributes, and opens in no other way
                 warn_of_packed(packed_of(open_live(source)))
-        return ArraySource(array, source_layout)
+        return ArraySource(source, source_layout)
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
         return IterableSource(source, source_layout, layout, any_dtype)
     raise InvalidTypeError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...plain.array_likes import exact_array, is_read_in_slices
 from ...plain.array_spec import DEFAULT_LAYOUTS, LETTERS, ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from .contract import ONLY, Array, Piece, Position
@@ -32,7 +33,7 @@ def starts_between(starts: Sequence[int] | Array, first: int, last: int) -> list
 
 
 class ArraySource:
-    """Anything with a shape, a dtype and slices: an ndarray, a memory map, an open HDF5 dataset, a Zarr array."""
+    """Anything with a shape, a dtype and slices: an ndarray, memory map, open HDF5 dataset, Zarr array, table or tensor."""
 
     gives_from_any_sample = True
     notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
@@ -40,12 +41,16 @@ class ArraySource:
     def __init__(self, array: Any, source_layout: str | None) -> None:
         self.paths = [os.path.abspath(path) for path in [_file_of(array)] if path]
         self.name = _name_of(array, self.paths)
+        if isinstance(array, np.ndarray) or not is_read_in_slices(array):
+            array = exact_array(array, self.name)
         shape = tuple(int(n) for n in array.shape)
         stored = StoredLayout.of(source_layout, shape, self.name)
         self._length = stored.episode_length if "T" in stored.letters else stored.samples
         self._private = not isinstance(array, np.ndarray)  # slices of an ndarray are views, of anything else copies
         self._rows = _chunk_rows(array)
-        self._spec = stored.spec(checked_dtype(array.dtype, self.name))
+        # netCDF4 announces the dtype on disk and gives scaled values: the dtype is that of a sample which was read.
+        self._array, self._stored = array, stored
+        self._spec = stored.spec(checked_dtype(next(self._read(0, 1)).dtype, self.name))
         self.specs = {ONLY: self._spec}
         self.samples: int | None = stored.samples
         self.guess = stored.samples
@@ -66,7 +71,7 @@ class ArraySource:
 
     def _read(self, start: int, stop: int) -> Iterator[Array]:
         for selection, _, _ in self._stored.boxes(start, stop):
-            box = np.asarray(self._array[selection])
+            box = exact_array(self._array[selection], self.name)
             yield StoredLayout(self._stored.letters, box.shape).samples_first(box)[0]
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
@@ -198,12 +203,7 @@ class IterableSource:
                 f"Item {number} of {self.name} is a {type(item).__name__}; expected one array. "
                 'Ingest each field of its own: ingest({"image": images, "label": labels}, directory).'
             )
-        try:
-            array = np.asarray(item)
-        except ValueError as error:
-            raise InvalidTypeError(
-                f"Item {number} of {self.name} is not an array of one shape ({error}). Give NumPy arrays."
-            ) from error
+        array = exact_array(item, f"Item {number} of {self.name}")
         checked_dtype(array.dtype, f"Item {number} of {self.name}")
         return array
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ....plain.array_likes import exact_array
 from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
 from ..contract import Array
 from .unpickling import held_by, load_whole
@@ -110,11 +111,11 @@ def _column(value: Any, where: str) -> tuple[Array, bool]:
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], (str, bytes)):
         return _texts(value, where)
     try:
-        array = np.asarray(value)
+        array = exact_array(value, where)
         if array.dtype == object:
-            array = np.stack([np.asarray(each) for each in value])
-    except (ValueError, TypeError) as error:
-        raise _ragged(value, where) from error
+            array = exact_array(list(value), where)
+    except InvalidTypeError as error:
+        raise (_ragged(value, where) or error) from error
     if array.dtype.kind not in "biuf":
         raise InvalidTypeError(
             f"{where} holds {'objects such as ' + _example(value) if array.dtype.kind == 'O' else array.dtype}; "
@@ -130,13 +131,16 @@ def _example(value: Any) -> str:
     return repr(found)[:60]
 
 
-def _ragged(value: Any, where: str) -> InvalidValueError:
+def _ragged(value: Any, where: str) -> InvalidValueError | None:
+    """The error for samples of different shapes; None if all have the same."""
     shapes: dict[tuple[int, ...], int] = {}
     for number, each in enumerate(value):
         try:
             shapes.setdefault(np.shape(each), number)
         except ValueError:
             return InvalidValueError(f"{where}: sample {number} is ragged; expected an array of one shape. Pad or crop it first.")
+    if len(shapes) < 2:
+        return None
     found = [f"{shape} in sample {number}" for shape, number in shapes.items()]
     return InvalidValueError(
         f"{where} holds samples of different shapes: {', '.join(found[:3])}. All samples have to be alike: pad, crop or scale them."
