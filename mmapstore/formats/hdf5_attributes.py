@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from .contract import Array
+from .hdf5_boxes import memory_type
 from .hdf5_library import library
 from .hdf5_regions import region_words
 from .hdf5_runs import has_references, holds_runs, in_stored_order, is_flat, refusal, stored_elements
 from .tree_contract import FILL, Attribute
 
 PathOf = Callable[[Any], str]
+UNLISTED = "*"  # whoever opens it is told what HDF5 does not know
 _MOST_NBYTES = 16 << 20
 _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError)
 
@@ -97,8 +99,11 @@ def _base64(data: bytes) -> dict[str, str]:
 
 
 def attribute_names(item: Any) -> tuple[str, ...]:
-    """Of an h5py object, in the order in which the file lists them."""
-    return tuple(item.attrs)
+    """Of an h5py object, in the order in which the file lists them; `UNLISTED` where one is of a type that HDF5 does not know."""
+    try:
+        return tuple(name if isinstance(name, str) else name.decode("utf-8", "surrogateescape") for name in item.attrs)
+    except RuntimeError:
+        return (UNLISTED,)
 
 
 _OF_SCALES = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}
@@ -146,18 +151,17 @@ def attribute_as_json(item: Any, name: str, path_of: PathOf, is_netcdf: bool = F
         return Attribute(name, refused=f"h5py cannot read it ({error})")
 
 
-def copy_attribute(source: Any, target: Any, name: str, remapped: Callable[[Any], Any]) -> None:
+def copy_attribute(source: Any, target: Any, name: str, remapped: Callable[[Any], Any], named_type: Callable[[Any], Any]) -> None:
     """Make an attribute of one h5py object also one of another, in place of what it has of that name.
 
-    `remapped` gives a reference into the other file for one into this. Raises what h5py raises, and then the target has none.
+    `remapped` gives a reference into the other file for one into this, `named_type` the type there for one here. Raises what h5py
+    raises, and then the target has none.
     """
     h5a, encoded = library().h5a, _encoded(name)
     stored = h5a.open(source.id, encoded)
     if h5a.exists(target.id, encoded):
         h5a.delete(target.id, encoded)
-    kind, space = stored.get_type(), stored.get_space()
-    if kind.committed():
-        kind = kind.copy()
+    kind, space = named_type(stored.get_type()), stored.get_space()
     made = h5a.create(target.id, encoded, kind, space)
     try:
         if space.get_simple_extent_type() == library().h5s.NULL:
@@ -166,7 +170,8 @@ def copy_attribute(source: Any, target: Any, name: str, remapped: Callable[[Any]
             made.write(raw_attribute(stored), kind)  # h5py would cut null-terminated text in runs by a character
             return
         values = read_attribute(stored)
-        made.write(with_references(values, remapped) if has_references(kind) else values)
+        values = with_references(values, remapped) if has_references(kind) else values
+        made.write(values, memory_type(stored.dtype, kind))
     except BaseException:
         h5a.delete(target.id, encoded)
         raise
@@ -182,14 +187,13 @@ def raw_attribute(stored: Any) -> Array:
 
 def read_attribute(stored: Any) -> Array:
     """The values of an h5py.h5a.AttrID, axes of array types behind its own. Raises what h5py raises, TypeError for what ends it."""
-    h5py = library()
     if why := refusal(stored.get_type()):
         raise TypeError(why)
     dtype = stored.dtype
     base, dims = dtype.subdtype if dtype.subdtype is not None else (dtype, ())
     values: Array = np.zeros((*stored.shape, *dims), base)
     if values.size:
-        stored.read(values, h5py.h5t.py_create(dtype))
+        stored.read(values, memory_type(dtype, stored.get_type()))
     return in_stored_order(values, base)
 
 

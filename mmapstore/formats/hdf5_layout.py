@@ -11,7 +11,7 @@ import numpy as np
 from ..plain.errors import DamagedFileError
 from ..plain.extents import Extents
 from .hdf5_chunk_index import chunk_index
-from .hdf5_library import library
+from .hdf5_library import filter_plugins, library
 
 FLETCHER32, SHUFFLE = 3, 2
 FILTER_NAMES = {
@@ -69,6 +69,15 @@ def storage_words(dataset: Any) -> str:
 def is_allocated(dataset: Any) -> bool:
     """False where a contiguous dataset was declared and nothing stored: get_offset() may then answer with a made-up number."""
     return bool(dataset.id.get_space_status() == library().h5d.SPACE_STATUS_ALLOCATED and dataset.id.get_storage_size() > 0)
+
+
+def missing_filters(dataset: Any) -> list[str]:
+    """Words for the filters of an h5py.Dataset that HDF5 cannot undo here."""
+    if dataset.shape is None or not dataset.chunks or not is_allocated(dataset):
+        return []
+    filter_plugins()
+    available = library().h5z.filter_avail
+    return [f"{words} (HDF5 filter {code})" for code, words in filters_of(dataset) if not available(code)]
 
 
 def check_stored_bytes(dataset: Any, path: str, name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..plain.chunk_grid import Box
-from ..plain.errors import InvalidValueError, MissingPackageError
+from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
 from .contract import Array
 from .hdf5_attributes import attribute_as_json, attribute_names
 from .hdf5_boxes import raw_elements
@@ -21,12 +21,12 @@ from .hdf5_chunk_bytes import chunk_bytes
 from .hdf5_dimensions import Dimensions, is_length_alone
 from .hdf5_elements import Reading, leaves_of, plain_values
 from .hdf5_file import open_array
-from .hdf5_layout import check_stored_bytes, filters_of, is_allocated
+from .hdf5_layout import check_stored_bytes, filters_of, missing_filters
 from .hdf5_library import explaining_read_errors, filter_plugins, library, open_to_read
 from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage
 from .hdf5_paths import find, name_of, no_such_key
-from .hdf5_runs import is_flat
+from .hdf5_runs import is_flat, refusal
 from .tree_contract import (
     ALIAS,
     ARRAY,
@@ -95,6 +95,7 @@ class Hdf5Tree:
         self.root = root
         self._chosen: dict[_Place, str] = {}
         self._forgotten: set[str] = set()
+        self._named_types: set[str] = set()
         self._current: tuple[str, Any] = ("/", root)
         self._dimensions = Dimensions(self.file)
         try:
@@ -159,7 +160,10 @@ class Hdf5Tree:
 
     def _names(self, path: str, group: Any) -> Iterator[bytes]:
         with explaining_read_errors(name_of(self.path, path)):
-            return iter(list(group.id))
+            names = list(group.id)
+            if self._named_types:  # before the arrays that have them
+                names.sort(key=lambda raw: f"{path.rstrip('/')}/{raw.decode('utf-8', 'surrogateescape')}" not in self._named_types)
+            return iter(names)
 
     def _met(self, path: str, group: Any, raw: bytes, seen: dict[_Place, str]) -> tuple[Node, Any]:
         """The node under one name of a group, and its object where it is a new one."""
@@ -187,12 +191,11 @@ class Hdf5Tree:
             return Node(path, UNKNOWN_LINK, damage=f"HDF5 cannot open it ({error})"), None
 
     def _described(self, path: str, kind: str, item: Any) -> Node:
-        try:
-            names = attribute_names(item)
-            is_length = kind == ARRAY and {"CLASS", "NAME"} <= {*names} and is_length_alone(item)
-            return Node(path, DIMENSION if is_length else kind, attributes=names)
-        except _WALK_ERRORS as error:
-            return Node(path, kind, damage=f"HDF5 cannot list its attributes ({error})")
+        if kind == NAMED_TYPE:
+            self._named_types.add(path)
+        names = attribute_names(item)
+        is_length = kind == ARRAY and {"CLASS", "NAME"} <= {*names} and is_length_alone(item)
+        return Node(path, DIMENSION if is_length else kind, attributes=names)
 
     # --- what is there ---
 
@@ -261,13 +264,13 @@ class Hdf5Tree:
                     f"{name_of(self.path, path)} is compressed with {', '.join(missing)}, which HDF5 lacks here"
                     f"{'' if filter_plugins() else '; try: pip install hdf5plugin'}."
                 )
-            common = self._common(item, path)
-            shape = () if item.shape is None else tuple(int(n) for n in item.shape)
+            if item.shape is None:
+                return []
+            common, shape = self._common(item, path), tuple(int(n) for n in item.shape)
             return [
                 replace(values, read=functools.partial(self._read, path, values.read))
                 for leaf in leaves_of(item.id.get_type(), regions)
-                for values in (plain_values(Reading(lambda: self.item(path), leaf, shape, self.path_of), common))
-                if item.shape is not None
+                for values in plain_values(Reading(lambda: self.item(path), leaf, shape, self.path_of), common)
             ]
 
     def _read(self, path: str, read: Callable[[Box], Array], box: Box) -> Array:
@@ -282,6 +285,8 @@ class Hdf5Tree:
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
             self._refuse_unsafe(item, path)
+            if why := refusal(item.id.get_type()):
+                raise InvalidTypeError(f"{name_of(self.path, path)}: {why}.")
             missing = missing_filters(item)
             if missing:
                 chunks = chunk_bytes(lambda: self.item(path), self._common(item, path), name_of(self.path, path))
@@ -340,15 +345,6 @@ class Hdf5Tree:
             chunks=chunks,
             stored=None,
         )
-
-
-def missing_filters(dataset: Any) -> list[str]:
-    """Words for the filters of an h5py.Dataset that HDF5 cannot undo here."""
-    if dataset.shape is None or not dataset.chunks or not is_allocated(dataset):
-        return []
-    filter_plugins()
-    available = library().h5z.filter_avail
-    return [f"{words} (HDF5 filter {code})" for code, words in filters_of(dataset) if not available(code)]
 
 
 def _nothing_to_read(box: Box) -> Array:

@@ -27,8 +27,8 @@ from .hdf5_tree import Hdf5Tree
 from .hdf5_writer import _reserve as reserve
 from .tree_contract import ALIAS, FILL, GROUP, SOFT_LINK, Attribute, Node, Values
 
-_MERGE_NAMED_TYPES = 0x40  # H5O_COPY_MERGE_COMMITTED_DTYPE_FLAG, which h5py has no name for
 _MOST_ATTRIBUTE_NBYTES = 60 << 10  # what an object's header holds beside its other messages
+_OWN_TYPE = "its type is no longer the named one"
 _SCALE_LISTS = ("DIMENSION_LIST", "REFERENCE_LIST")
 _SLACK_NBYTES = 1 << 20
 _REFERENCES_AT_ONCE = 1 << 14
@@ -140,8 +140,10 @@ class Hdf5TreeWriter:
             if elements is not None:
                 return self._copy_by_value(source, item, path, elements)
             if node.kind != GROUP:
+                # Not with H5O_COPY_MERGE_COMMITTED_DTYPE_FLAG: it ends the process (HDF5 1.14.6) where a group of the target
+                # tracks the order of its links.
                 options = h5py.h5p.create(h5py.h5p.OBJECT_COPY)
-                options.set_copy_object(_MERGE_NAMED_TYPES | h5py.h5o.COPY_WITHOUT_ATTR_FLAG)
+                options.set_copy_object(h5py.h5o.COPY_WITHOUT_ATTR_FLAG)
                 h5py.h5o.copy(item.id, b".", self.file.id, path, options, None)
             elif node.path != "/":
                 h5py.h5g.create(self.file.id, path, None, item.id.get_create_plist())
@@ -150,17 +152,13 @@ class Hdf5TreeWriter:
                 with explaining_failed_writes(self.path):
                     raise
             raise DamagedFileError(f"{source.name}{node.path}: HDF5 cannot copy it ({error}).") from error
-        return ""
+        is_named = isinstance(item, h5py.Dataset) and item.id.get_type().committed() and source.path_of_id(item.id.get_type())
+        return _OWN_TYPE if is_named else ""
 
     def _copy_by_value(self, source: Hdf5Tree, item: Any, path: bytes, elements: int) -> str:
         h5py = library()
-        kind, how = item.id.get_type(), ""
-        if kind.committed():
-            name = source.path_of_id(kind)
-            if name and self.is_taken(name, False):
-                kind = h5py.h5t.open(self.file.id, _encoded(name))
-            else:
-                kind, how = kind.copy(), "its named type is one of its own"
+        kind = self.named_type(source, item.id.get_type())
+        how = "" if kind.committed() or not item.id.get_type().committed() else _OWN_TYPE
         made = h5py.h5d.create(self.file.id, path, kind, item.id.get_space(), item.id.get_create_plist())
         null = {kind: kind() for kind in (h5py.Reference, h5py.RegionReference)}
         for box in c_order_boxes(tuple(item.shape), elements, item.chunks) if item.shape is not None else ():
@@ -171,6 +169,13 @@ class Hdf5TreeWriter:
                 values = with_references(values, lambda reference: null[type(reference)]) if has_references(kind) else values
                 write_elements(made, values, memory_type(item.dtype, kind), box)
         return how
+
+    def named_type(self, source: Hdf5Tree, kind: Any) -> Any:
+        """The named type in this file that one in the source was copied to; of a type that has none, itself without a name."""
+        if not kind.committed():
+            return kind
+        name = source.path_of_id(kind)
+        return library().h5t.open(self.file.id, _encoded(name)) if name and self.is_taken(name, False) else kind.copy()
 
     def copy_attributes_and_references(
         self, source: Hdf5Tree, node: Node, refused: dict[str, str]
@@ -188,7 +193,7 @@ class Hdf5TreeWriter:
             try:
                 with explaining_failed_writes(self.path):
                     if name not in refused:
-                        copy_attribute(item, target, name, made)
+                        copy_attribute(item, target, name, made, lambda kind: self.named_type(source, kind))
             except _COPY_ERRORS as error:
                 if is_of_this_machine(error):
                     raise

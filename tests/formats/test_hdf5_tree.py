@@ -28,13 +28,13 @@ def test_the_walk(path):
     found = [(node.path, node.kind, node.target, node.attributes) for node in walk(path)]
     assert found == [
         ("/", "group", "", ()),
+        ("/e", "named type", "", ()),
         ("/a", "group", "", ()),
         ("/a/loop", "alias", "/", ()),
         ("/a/x", "array", "", ("unit",)),
         ("/b", "alias", "/a/x", ()),
         ("/c", "soft link", "/a/x", ()),
         ("/d", "external link", "other.h5::/y", ()),
-        ("/e", "named type", "", ()),
     ]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ...formats.hdf5_attributes import attribute_identity, attribute_names
+from ...formats.hdf5_attributes import UNLISTED, attribute_identity, attribute_names
+from ...formats.hdf5_layout import missing_filters
 from ...formats.hdf5_runs import has_references
 from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.hdf5_tree_writer import Hdf5TreeWriter, keeps_runs_as_fill
@@ -17,7 +18,7 @@ from ...plain.errors import DamagedFileError
 from .tree_journal import Done
 from .tree_report import CHANGED, COPIED, REFUSED, TreeRow, joined
 from .tree_values import copy_values, plan_blocks
-from .tree_ways import ByValues, Common, Suspects, Way, row_of_values
+from .tree_ways import ByValues, Common, Suspects, Way, row_of_error, row_of_values
 
 
 class Hdf5Copies(Common):
@@ -43,8 +44,7 @@ class Hdf5Copies(Common):
         if item.external is not None or item.is_virtual:
             row = self._gathered(node, parts)
         else:
-            by_value = node.path in self.suspects or keeps_runs_as_fill(item)
-            how = self.target.copy_object(self.source, node, min(blocks, default=1) if by_value else None)
+            how = self._copied(node, item, min(blocks, default=1))
             nbytes = sum(part.nbytes for part in parts)
             row = row_of_values(node.path, node.kind, nbytes, "", how)
         has_open_ends = item.shape is not None and has_references(item.id.get_type())
@@ -52,6 +52,16 @@ class Hdf5Copies(Common):
         digest = "" if has_open_ends else self.digest(parts, node.path)
         row = replace(row, sha256=digest, how=joined([row.how, words]))
         return Done(node.path, (row,), ((node.path, digest),))
+
+    def _copied(self, node: Node, item: Any, elements: int) -> str:
+        """A dataset as HDF5 copies it; by value where it does so wrongly, with another type, or not at all."""
+        is_named = self.target.named_type(self.source, item.id.get_type()).committed() and not missing_filters(item)
+        if node.path not in self.suspects and not keeps_runs_as_fill(item) and not is_named:
+            try:
+                return self.target.copy_object(self.source, node)
+            except DamagedFileError:
+                self.target.remove(node.path)
+        return self.target.copy_object(self.source, node, elements)
 
     def _gathered(self, node: Node, parts: list[Values]) -> TreeRow:
         """A dataset whose bytes lie in other files, as an ordinary one."""
@@ -72,7 +82,10 @@ class Hdf5Copies(Common):
             entry = done[node.path]
             if node.kind in LINKS or entry.rows[0].is_lost:
                 continue
-            words, refused = self.target.copy_attributes_and_references(self.source, node, self._wrong_attributes(node))
+            try:
+                words, refused = self.target.copy_attributes_and_references(self.source, node, self._wrong_attributes(node))
+            except Exception as error:  # as over the object itself
+                words, refused = "", [(UNLISTED, row_of_error(node, error).how)]
             rows = [entry.rows[0], *(TreeRow(f"{node.path}@{name}", "attribute", REFUSED, why) for name, why in refused)]
             checks = entry.checks
             if words:
