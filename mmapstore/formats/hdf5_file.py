@@ -42,6 +42,7 @@ from .hdf5_opening import (
     refuse_null,
 )
 from .hdf5_paths import find, listings, name_of, no_such_key
+from .hdf5_virtual import SOURCES_CACHE_NBYTES, read_nbytes, sources_of
 from .hdf5_writer import create, reopen
 
 __all__ = ["SUFFIXES", "Hdf5Array", "create", "from_live", "is_live", "list_arrays", "matches", "open_array", "reopen"]
@@ -177,12 +178,16 @@ class Hdf5Array:
         self._dtype = plain_dtype(dataset, name)
         self._chunks = tuple(int(n) for n in dataset.chunks) if dataset.chunks else None
         checked_lengths(self._shape, self._chunks, name)
-        check_filter_settings(dataset, name)
+        sources = sources_of(dataset, name)
+        for each in (dataset, *sources):
+            check_filter_settings(each, name if each is dataset else f"{name}, put together from {each.name}")
         self._storage = storage_words(dataset)
         self._blank = (
             fill_of(dataset, self._dtype) if leaves_gaps(dataset) and (self._chunks or not is_allocated(dataset)) else None
         )
-        self.cache_nbytes = dataset.id.get_access_plist().get_chunk_cache()[1] if self._chunks else 0
+        cache_nbytes = dataset.id.get_access_plist().get_chunk_cache()[1] if self._chunks else 0
+        of_each = SOURCES_CACHE_NBYTES // max(1, len(sources)) if self._opened is not None else None
+        self.cache_nbytes = cache_nbytes + read_nbytes(sources, of_each)
         self.is_being_written = being_written(dataset.file)
         self._extents: tuple[Extents | None, str] | None = None
         self._encoded: tuple[EncodedChunks | None, str] | None = None
@@ -289,7 +294,8 @@ class Hdf5Array:
         opened = self._open()
         if not opened.has_filters:
             with explaining_read_errors(self._name):
-                need_filters(opened.dataset, self._name)
+                for each in (opened.dataset, *sources_of(opened.dataset, self._name)):
+                    need_filters(each, self._name)
             opened.has_filters = True
         return opened
 
@@ -332,8 +338,9 @@ class _LiveHdf5Array(Hdf5Array):
     """A dataset of a file that is in memory, or open for writing in this process: read through the caller's own object."""
 
     def __init__(self, dataset: Any) -> None:
-        self._live = Opened(dataset.file, dataset)
         name = name_of(os.fsdecode(dataset.file.filename), dataset.name or "(without a name)")
+        self._live = Opened(dataset.file, dataset)
+        self._opened = None
         refuse_foreign_storage(dataset, name)
         refuse_null(dataset, name)
         self._describe(dataset, name)

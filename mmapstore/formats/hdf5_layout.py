@@ -114,7 +114,9 @@ def why_hdf5_alone(dataset: Any, dtype: np.dtype[Any]) -> str:
         return "it is a scalar"
     if dataset.size == 0:
         return "it holds no values"
-    if dataset.external is not None or dataset.is_virtual:
+    if dataset.is_virtual:
+        return "it is put together from other datasets"
+    if dataset.external is not None:
         return "its bytes lie elsewhere"
     if _unequal_type(dataset, dtype):
         return f"its elements are not stored as plain {dtype}, so HDF5 converts them"

@@ -16,6 +16,7 @@ from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageEr
 from .hdf5_layout import FILTER_NAMES, check_stored_bytes, filters_of
 from .hdf5_library import explaining_read_errors, filter_plugins, library, open_to_read
 from .hdf5_paths import find, name_of, no_such_key, the_only_one
+from .hdf5_virtual import SOURCES_CACHE_NBYTES, sources_of
 
 _LIBRARY_CACHE_NBYTES = 1 << 20  # what HDF5 keeps of decoded chunks unless told otherwise
 _MOST_CACHE_NBYTES = 64 << 20
@@ -102,32 +103,32 @@ def _checked(file: Any, path: str, key: str, shown_path: str) -> tuple[Opened, s
         if not isinstance(item, h5py.Dataset):
             raise no_such_key(file, shown_path, key)
         name = name_of(shown_path, key)
-        refuse_foreign_storage(item, name)
+        sources = refuse_foreign_storage(item, name)
         refuse_null(item, name)
         plain_dtype(item, name)
         if not being_written(file):
             check_stored_bytes(item, path, name)
-        cache, within = _cache_wanted(item), item.name
+            for source in sources:
+                check_stored_bytes(source, path, name_of(shown_path, source.name))
+        cache, within = _cache_wanted(item, len(sources)), item.name
         if cache is not None:
-            item = None  # while it is open, opening it again would share its cache
+            item = source = None  # while they are open, opening them again would share their caches
+            sources.clear()
             item = _opened_with_cache(file, within, *cache)
         return Opened(file, item), key.strip("/")
 
 
-def refuse_foreign_storage(dataset: Any, name: str) -> None:
-    if dataset.external is not None:
-        files = ", ".join(repr(entry[0]) for entry in dataset.external[:3])
-        raise UnsafeFileError(
-            f"{name} keeps its bytes in other files ({files}), which are not read, because a file from elsewhere could name any "
-            "file of yours. If you trust it, rewrite it as an ordinary dataset: `h5repack -l NAME:CONTI IN OUT`."
-        )
-    if dataset.is_virtual:
-        files = ", ".join(sorted({repr(source.file_name) for source in dataset.virtual_sources()})[:3])
-        raise UnsafeFileError(
-            f"{name} is a virtual dataset put together from others ({files}), which are not read, because a file from elsewhere "
-            "could name any file of yours. If you trust it, open those files as a list, which joins them; or copy it with h5py "
-            "into an ordinary dataset."
-        )
+def refuse_foreign_storage(dataset: Any, name: str) -> list[Any]:
+    """Raise UnsafeFileError where bytes of the dataset lie in other files; return the sources of a virtual one."""
+    sources = sources_of(dataset, name)
+    for each in (dataset, *sources):
+        if each.external is not None:
+            files = ", ".join(repr(entry[0]) for entry in each.external[:3])
+            raise UnsafeFileError(
+                f"{name} keeps its bytes in other files ({files}), which are not read, because a file from elsewhere could name "
+                "any file of yours. If you trust it, rewrite it as an ordinary dataset: `h5repack -l NAME:CONTI IN OUT`."
+            )
+    return sources
 
 
 def refuse_null(dataset: Any, name: str) -> None:
@@ -171,11 +172,14 @@ def need_filters(dataset: Any, name: str) -> None:
         raise MissingPackageError(f"{name} is compressed with {words} (HDF5 filter {code}), which h5py lacks here. {remedy}.")
 
 
-def _cache_wanted(dataset: Any) -> tuple[int, int] | None:
+def _cache_wanted(dataset: Any, sources: int) -> tuple[int, int] | None:
     """(slots, bytes) of a chunk cache that holds all chunks one sample touches; None where the default does.
 
-    Without it HDF5 decodes a chunk of over 1 MiB again for each sample that is read from it.
+    Without it HDF5 decodes a chunk of over 1 MiB again for each sample that is read from it. Each source of a virtual dataset has
+    a cache of the size that the dataset is opened with.
     """
+    if sources:
+        return 521, SOURCES_CACHE_NBYTES // sources
     if not dataset.chunks or not filters_of(dataset) or dataset.size == 0:
         return None
     across = math.prod(-(-n // chunk) for n, chunk in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))

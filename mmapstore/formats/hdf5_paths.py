@@ -87,12 +87,12 @@ def _datasets_below(group: Any) -> Iterator[tuple[str, Any]]:
     h5py = library()
     base = group.name.strip("/")
     pending = [(f"{base}/" if base else "", group)]
-    seen = {_address(group)}
+    seen = {address_of(group)}
     while pending:
         before, current = pending.pop()
         below = []
         for name, member in _members(current):
-            address = _address(member)
+            address = address_of(member)
             if address in seen:
                 continue
             seen.add(address)
@@ -114,7 +114,8 @@ def _members(group: Any) -> Iterator[tuple[str, Any]]:
                 yield encoded.decode("utf-8", "surrogateescape"), kind(found)
 
 
-def _address(item: Any) -> tuple[int, int]:
+def address_of(item: Any) -> tuple[int, int]:
+    """(number of the file, place in it) of a group or dataset: the same under all its names."""
     info = library().h5o.get_info(item.id)
     return info.fileno, info.addr
 

@@ -27,6 +27,7 @@ from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage
 from .hdf5_paths import find, name_of, no_such_key
 from .hdf5_runs import is_flat, refusal
+from .hdf5_virtual import read_nbytes, read_nbytes_anywhere
 from .tree_contract import (
     ALIAS,
     ARRAY,
@@ -257,7 +258,7 @@ class Hdf5Tree:
     def _values(self, path: str, regions: bool = False) -> list[Values]:
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
-            self._refuse_unsafe(item, path)
+            kept_nbytes = self._refuse_unsafe(item, path)
             missing = missing_filters(item)
             if missing:
                 raise MissingPackageError(
@@ -266,7 +267,8 @@ class Hdf5Tree:
                 )
             if item.shape is None:
                 return []
-            common, shape = self._common(item, path), tuple(int(n) for n in item.shape)
+            common = replace(self._common(item, path), kept_nbytes=kept_nbytes)
+            shape = tuple(int(n) for n in item.shape)
             return [
                 replace(values, read=functools.partial(self._read, path, values.read))
                 for leaf in leaves_of(item.id.get_type(), regions)
@@ -317,20 +319,20 @@ class Hdf5Tree:
             stored=None if is_foreign else functools.partial(open_array, self.path, f"{self.root.name.rstrip('/')}{path}"),
         )
 
-    def _refuse_unsafe(self, item: Any, path: str) -> None:
+    def _refuse_unsafe(self, item: Any, path: str) -> int:
+        """Raise for what may not be read; return the bytes that HDF5 may hold while it reads the sources of a virtual dataset."""
         name = name_of(self.path, path)
-        if not self._allow_links:
-            refuse_foreign_storage(item, name)
-        if item.shape is None or item.external is not None or item.is_virtual:
-            return
-        if item.file.id == self.file.id:
-            check_stored_bytes(item, self.path, name)
+        if self._allow_links and item.is_virtual:
+            return read_nbytes_anywhere(item, name)
+        sources = [] if self._allow_links else refuse_foreign_storage(item, name)
+        if item.shape is None or item.external is not None:
+            return 0
+        for each in (item, *sources):
+            if each.file.id == self.file.id:
+                check_stored_bytes(each, self.path, name)
         declared = item.size * item.id.get_type().get_size()
-        stored = declared if item.chunks is None and item.id.get_storage_size() else 0
-        if item.chunks is not None:
-            chunk_nbytes = math.prod(item.chunks) * item.id.get_type().get_size()
-            stored = item.id.get_num_chunks() * chunk_nbytes if item.id.get_storage_size() else 0
-        refuse_unstored(name, tuple(item.shape), declared, stored)
+        refuse_unstored(name, tuple(item.shape), declared, sum(map(_stored_nbytes, sources or [item])))
+        return read_nbytes(sources)
 
     def _element_bytes(self, item: Any, path: str) -> Values:
         size = item.id.get_type().get_size()
@@ -345,6 +347,14 @@ class Hdf5Tree:
             chunks=chunks,
             stored=None,
         )
+
+
+def _stored_nbytes(item: Any) -> int:
+    """Bytes of the values that are stored, decoded."""
+    if item.shape is None or item.is_virtual or not item.id.get_storage_size():
+        return 0
+    elements = item.id.get_num_chunks() * math.prod(item.chunks) if item.chunks else item.size
+    return int(elements * item.id.get_type().get_size())
 
 
 def _nothing_to_read(box: Box) -> Array:

@@ -66,12 +66,12 @@ class Hdf5Copies(Common):
     def _gathered(self, node: Node, parts: list[Values]) -> TreeRow:
         """A dataset whose bytes lie in other files, as an ordinary one."""
         if len(parts) != 1 or parts[0].member:
-            raise DamagedFileError(f"{node.path} keeps compound values in other files, which cannot be gathered. Use h5repack.")
+            raise DamagedFileError(f"{node.path} gathers compound values from elsewhere, which is not done here. Use h5repack.")
         new = self.target.add_array(node.path, parts[0], {})
         if not self.dry:
             copy_values(parts[0], new, plan_blocks(parts[0], self.max_memory, node.path))
         new.close()
-        return row_of_values(node.path, node.kind, parts[0].nbytes, "", "an ordinary dataset, gathered from other files")
+        return row_of_values(node.path, node.kind, parts[0].nbytes, "", "an ordinary dataset, gathered from its sources")
 
     def finish(self, done: dict[str, Done]) -> Iterator[Done]:
         """References made anew, attributes copied, those that cannot be listed."""
