@@ -144,6 +144,8 @@ def attribute_as_json(item: Any, name: str, path_of: PathOf, is_netcdf: bool = F
         value = converted.json(library().Empty("f4") if is_null else read_attribute(stored)[()], None if is_null else stored.dtype)
         if (is_netcdf or name == FILL) and not is_null and stored.shape == (1,) and not isinstance(value[0], (list, dict)):
             (value,) = value
+        if name in ("scale_factor", "add_offset") and isinstance(value, float) and stored.dtype.itemsize < 8:
+            converted.changed[f"a {stored.dtype} without its type: who reads it as a float64 unpacks values to that"] = None
         return Attribute(name, value, "; ".join(converted.changed))
     except _Refused as error:
         return Attribute(name, refused=str(error))

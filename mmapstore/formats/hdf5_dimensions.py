@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ..plain.chunk_grid import Box
+from .contract import Array
 from .hdf5_library import library
-from .tree_contract import ARRAY, DIMENSION, Node, inside
+from .tree_contract import ARRAY, DIMENSION, Node, Values, inside
 
 SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
 """How HDF5 and netCDF note dimensions on a dataset. All of them are made anew from the names of axes."""
@@ -30,12 +33,16 @@ class Dimensions:
         self._file = file
         self._scales: set[str] = set()
         self._by_id: dict[int, str] = {}
+        self._unlimited: list[str] = []
+        self._lengths: dict[str | None, int] | None = None
         self.is_netcdf = any(library().h5a.exists(file.id, name.encode()) for name in NETCDF_ATTRIBUTES)
 
     def note(self, node: Node, item: Any) -> None:
         """A group or dataset, under the path that it has from now on."""
         self.is_netcdf = self.is_netcdf or any(name in NETCDF_ATTRIBUTES for name in node.attributes)
         with contextlib.suppress(*_READ_ERRORS):
+            if node.kind == ARRAY and None in (item.maxshape or ()):
+                self._unlimited.append(node.path)
             if node.kind in (ARRAY, DIMENSION) and "CLASS" in node.attributes and is_scale(item):
                 self._scales.add(node.path)
                 if "_Netcdf4Dimid" in node.attributes:
@@ -44,6 +51,7 @@ class Dimensions:
     def forget(self) -> None:
         """The paths of all objects, which get others."""
         self._scales.clear()
+        self._unlimited.clear()
 
     def of(self, item: Any, path: str, path_of: Callable[[Any], str]) -> Names:
         """Names of the axes of a dataset. `path_of` gives the path that an h5py.Reference leads to, "" for none."""
@@ -58,9 +66,50 @@ class Dimensions:
             return axis_names(item, path.rsplit("/", 1)[-1], led_to, self._by_id)
         return ()
 
+    def shape(self, item: Any, path: str, at: Callable[[str], Any], path_of: Callable[[Any], str]) -> tuple[int, ...]:
+        """The shape of a dataset as netCDF has it: an unlimited dimension is as long as in the longest of its variables.
+
+        HDF5 stores each as far as it was written. `at` gives the dataset at a path.
+        """
+        stored = tuple(int(n) for n in item.shape)
+        if not self.is_netcdf or None not in item.maxshape:
+            return stored
+
+        def scales_of(path: str, item: Any) -> list[str | None]:
+            return [nearest(path, name, self._scales) for name in self.of(item, path, path_of)]
+
+        if self._lengths is None:
+            self._lengths = {}
+            for other in self._unlimited:
+                found = at(other)
+                for scale, length in zip(scales_of(other, found), found.shape, strict=False):
+                    self._lengths[scale] = max(int(length), self._lengths.get(scale, 0))
+        lengths, scales = self._lengths, scales_of(path, item) or [None] * len(stored)
+        return tuple(
+            max(length, lengths.get(scale, 0)) if limit is None and scale else length
+            for length, limit, scale in zip(stored, item.maxshape, scales, strict=True)
+        )
+
     def derive(self, name: str, value: Any, path: str, names: Names) -> bool:
         """See `is_derived`."""
         return is_derived(name, value, path, names, self._scales)
+
+
+def extended(values: Values, shape: tuple[int, ...]) -> Values:
+    """The values with those that stand for elements never stored behind them, up to `shape`."""
+    if shape == values.shape:
+        return values
+
+    def read(box: Box) -> Array:
+        out: Array = np.zeros([part.stop - part.start for part in box], values.dtype)
+        out[...] = out if values.fill is None else values.fill
+        stored = tuple(slice(part.start, min(part.stop, length)) for part, length in zip(box, values.shape, strict=True))
+        if all(part.start < part.stop for part in stored):
+            out[tuple(slice(part.stop - part.start) for part in stored)] = values.read(stored)
+        return out
+
+    words = f"{values.shape} and fill values up to the length of its unlimited dimension"
+    return replace(values, shape=shape, read=read, stored=None, changed=(*values.changed, words))
 
 
 def is_scale(item: Any) -> bool:

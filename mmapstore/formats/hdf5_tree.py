@@ -18,7 +18,7 @@ from .contract import Array
 from .hdf5_attributes import attribute_as_json, attribute_names
 from .hdf5_boxes import raw_elements
 from .hdf5_chunk_bytes import chunk_bytes
-from .hdf5_dimensions import Dimensions, is_length_alone
+from .hdf5_dimensions import Dimensions, extended, is_length_alone
 from .hdf5_elements import Reading, leaves_of, plain_values
 from .hdf5_file import open_array
 from .hdf5_layout import check_stored_bytes, filters_of, missing_filters
@@ -269,11 +269,13 @@ class Hdf5Tree:
                 return []
             common = replace(self._common(item, path), kept_nbytes=kept_nbytes)
             shape = tuple(int(n) for n in item.shape)
-            return [
-                replace(values, read=functools.partial(self._read, path, values.read))
+            whole = self._dimensions.shape(item, path, self.item, self.path_of) if shape else ()
+            parts = [
+                extended(values, whole) if values.shape == shape else values
                 for leaf in leaves_of(item.id.get_type(), regions)
                 for values in plain_values(Reading(lambda: self.item(path), leaf, shape, self.path_of), common)
             ]
+        return [replace(values, read=functools.partial(self._read, path, values.read)) for values in parts]
 
     def _read(self, path: str, read: Callable[[Box], Array], box: Box) -> Array:
         with explaining_read_errors(name_of(self.path, path)):

@@ -91,6 +91,22 @@ def test_netcdf_is_the_same_to_xarray_both_ways(netcdf, tmp_path, between, capsy
         assert file["v"].getncattr("_FillValue").dtype == np.float32
 
 
+def test_variables_are_as_long_as_their_unlimited_dimension(tmp_path):
+    with netCDF4.Dataset(tmp_path / "a.nc", "w") as file:
+        file.createDimension("t", None)
+        file.createDimension("x", 2)
+        for name, kind, length in (("long", "f4", 4), ("short", "i4", 2), ("none", "f8", 0), ("texts", str, 3)):
+            variable = file.createVariable(name, kind, ("t", "x") if kind is not str else ("t",))
+            for step in range(length):
+                variable[step] = "a" if kind is str else step
+    report = converted(tmp_path / "a.nc", tmp_path / "b.zarr")
+    rows = {row.path: row for row in report.rows}
+    assert rows["/short"].how == "(2, 2) and fill values up to the length of its unlimited dimension"
+    assert rows["/long"].outcome == "copied"
+    assert_identical(tmp_path / "a.nc", tmp_path / "b.zarr")
+    assert main(["verify", str(tmp_path / "a.nc"), str(tmp_path / "b.zarr")]) == 0
+
+
 def test_attributes_of_one_are_numbers_for_netcdf_and_lists_elsewhere(netcdf, tmp_path):
     converted(netcdf, tmp_path / "b.zarr")
     store = zarr.open_group(tmp_path / "b.zarr", mode="r")
