@@ -38,7 +38,7 @@ def examine_images(path: str, frameworks: Frameworks, batch: int, quick: bool) -
     sizes = sorted({header.size for header in headers})
     size = None if len(sizes) == 1 else _median([header.size for header in headers])
     dtype = _common_dtype(headers)
-    chosen = Images(looked_at, size=size, dtype=dtype, labels=None, skip_broken=True)
+    chosen = Images(looked_at, size=size, dtype=dtype, labels=None, skip_broken=True, masks=False)
     shape = chosen.specs["image"].sample_shape
     count, decoded = len(listed.paths), chosen.specs["image"].dtype
     nbytes = count * math.prod(shape) * decoded.itemsize

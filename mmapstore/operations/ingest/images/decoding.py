@@ -28,6 +28,7 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _GREY = ("1", "L", "LA", "La")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _JPEG = ("JPEG", "MPO")
+_MOST_ROWS = 512
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _STREAMED = (
     "JPEG",
@@ -129,6 +130,17 @@ def read_header(path: str) -> ImageHeader:
         _require_pixels(header.stored, path)
         found: ImageHeader = header._replace(pages=pages, left_out=left_out)
         return found
+
+
+def read_numbers(path: str) -> tuple[Array, list[int] | None]:
+    """The numbers of a picture without colours, (height, width), of a palette its indices; and its palette, red, green, blue.
+
+    Of a large picture every so many-th row alone.
+    """
+    with _opened(path) as image:
+        image.load()
+        found: Array = np.asarray(image)
+        return found[:: max(1, len(found) // _MOST_ROWS)].astype(np.int64), image.getpalette() if image.mode == "P" else None
 
 
 @contextlib.contextmanager

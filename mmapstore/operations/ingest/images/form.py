@@ -34,7 +34,7 @@ class ImageForm:
 
     def decoder(self, files: Sequence[tuple[str, ImageHeader]]) -> ImageDecoder:
         """What decodes these files, at least one, into images that are all alike. An error names the files that do not fit."""
-        self._require_one_size(files)
+        self.require_one_size(files)
         stored: dict[str, str] = {}
         for path, header in files:
             stored.setdefault(header.dtype, path)
@@ -54,7 +54,8 @@ class ImageForm:
             )
         return ImageDecoder(self.size, self.fit, channels, values)
 
-    def _require_one_size(self, files: Sequence[tuple[str, ImageHeader]]) -> None:
+    def require_one_size(self, files: Sequence[tuple[str, ImageHeader]]) -> None:
+        """Raise InvalidValueError for files of different sizes, if they are to be taken as they are."""
         if self.size is not None:
             return
         first, expected = files[0][0], files[0][1].size
@@ -65,6 +66,10 @@ class ImageForm:
                     f"{path} {header.size[0]} x {header.size[1]}. "
                     f"Say size=, such as size={expected} (--size {expected[0]}x{expected[1]}), to bring all to one size."
                 )
+
+    def of_masks(self) -> ImageForm:
+        """The same place for label masks beside the pictures: their numbers stay."""
+        return ImageForm(self.size, self.fit, None, None, None)
 
     def to_json(self) -> dict[str, Any]:
         """Small JSON for the manifest: what was done to the pixels."""

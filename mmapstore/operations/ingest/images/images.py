@@ -11,6 +11,7 @@ from ....plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
 from ..files import matching
 from .files import TABLE_SUFFIXES, ListedImages, images_in_folder, images_of_list
 from .form import ImageForm
+from .masks import require_unmatched, with_masks
 from .samples import PAGES, ImageSamples
 from .tables import images_of_table
 
@@ -48,6 +49,12 @@ class Images(ImageSamples):
     pages : of files that hold several pictures (TIFF stacks, animations) take "all", each a sample, with the label of its file, and
         the file an episode; or the "first". Thumbnails, and levels of a pyramid, are no samples; pages that differ from the first
         in size or kind are left out, which a `SourceWarning` and the manifest say
+    masks : a folder of label masks, one for each image under the same name, with any suffix: they become a field "mask". Or True,
+        if the images of `source` are label masks themselves, False if they are pictures; None decides by their look, which a
+        `SourceWarning` and the manifest say, and asks where that tells nothing. Masks keep their numbers, palettes their indices,
+        and are resized by taking the nearest pixel
+    unmatched : with a folder of masks, what to do about images and masks without each other: "error"; "skip", or "skip-images" or
+        "skip-masks" alone, leaves them out and lists them in the manifest
     path_column, label_column : names in a table
 
     Raises
@@ -80,6 +87,8 @@ class Images(ImageSamples):
         skip_broken: bool = False,
         workers: int | None = None,
         pages: str = "all",
+        masks: bool | str | os.PathLike[str] | None = None,
+        unmatched: str = "error",
         path_column: str = "path",
         label_column: str = "label",
     ) -> None:
@@ -88,13 +97,20 @@ class Images(ImageSamples):
             raise InvalidValueError(f"labels={labels!r} is not understood; expected 'index', 'one-hot' or None.")
         if pages not in PAGES:
             raise InvalidValueError(f"pages={pages!r} is not understood; expected 'all' or 'first'.")
+        require_unmatched(unmatched)
         listed, name = _listed(source, path_column, label_column)
         if labels == "one-hot" and listed.labels is None:
             raise InvalidValueError(
                 f"{name} tells no classes, so there are no labels='one-hot'. "
                 "Put each class into a sub-folder of its own, or give a table of path and label."
             )
-        super().__init__(listed, name, form, labels, skip_broken, workers, pages)
+        if isinstance(masks, (str, os.PathLike)):
+            if not isinstance(source, (str, os.PathLike)) or not (os.path.isdir(source) and os.path.isdir(masks)):
+                raise InvalidValueError(f"masks={os.fspath(masks)!r} is to be a folder, beside a folder of images.")
+            listed, paths = with_masks(listed, name, os.fspath(masks), unmatched)
+            super().__init__(listed, f"{name} with {os.fspath(masks)}", form, labels, skip_broken, workers, pages, paths)
+            return
+        super().__init__(listed, name, form, labels, skip_broken, workers, pages, masks)
 
 
 def _listed(source: Any, path_column: str, label_column: str) -> tuple[ListedImages, str]:

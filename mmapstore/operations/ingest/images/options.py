@@ -23,12 +23,12 @@ _ONLY_IMAGES = {
     "label_column": "--label-column",
     "max_pixels": "--max-pixels",
     "pages": "--pages",
+    "masks": "--masks",
 }
 _ONLY_ANNOTATED = {
     "subset": "--subset",
     "categories": "--categories",
     "background": "--background",
-    "unmatched": "--unmatched",
     "first_pixel": "--first-pixel",
     "clip_boxes": "--clip-boxes",
 }
@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--labels", choices=("index", "one-hot", "none"), help="how classes are written (default: index)")
     images.add_argument("--skip-broken", action="store_true", help="leave out broken files, and list them in the manifest")
     images.add_argument("--pages", choices=PAGES, help="of TIFF stacks and animations: all, each a sample (default), or the first")
+    images.add_argument(
+        "--masks",
+        metavar="DIR",
+        help="the folder of label masks, under the same names: field mask; or yes if SOURCE holds label masks, no if pictures",
+    )
     images.add_argument("--path-column", help="name of the column of paths in a table (default: path)")
     images.add_argument("--label-column", help="name of the column of labels in a table (default: label)")
     images.add_argument("--max-pixels", type=int, help="decode images of more pixels than Pillow's limit, up to this many")
@@ -54,7 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     annotated.add_argument("--subset", metavar="FILE", help="a text file with the names of those to take, one per line")
     annotated.add_argument("--categories", metavar="FILE", help="a text file with the names of the categories, in order")
     annotated.add_argument("--background", metavar="NAME", help="category of images without an object (default: background)")
-    annotated.add_argument("--unmatched", choices=UNMATCHED, help="images and annotations without each other (default: error)")
+    annotated.add_argument(
+        "--unmatched",
+        choices=(*UNMATCHED, "skip-masks"),
+        help="images and annotations, or masks, without each other (default: error)",
+    )
     annotated.add_argument("--first-pixel", type=int, choices=(0, 1), help="the number of the first pixel in boxes (default: 0)")
     annotated.add_argument(
         "--clip-boxes", type=float, metavar="PIXELS", help="clip boxes that reach out of their image by up to so many (default: 1)"
@@ -68,6 +77,8 @@ def source_from(options: argparse.Namespace) -> Source | None:
     """
     sources = options.source
     if options.annotations is None:
+        if options.masks in (None, "yes", "no"):
+            _refuse(options, {"unmatched": "--unmatched"}, "is for --annotations and --masks.")
         _refuse(options, _ONLY_ANNOTATED, "is for annotated images. Name the folder of their annotations with --annotations.")
         if not looks_like_images(sources[0] if len(sources) == 1 else sources):
             _refuse(options, _ONLY_IMAGES, f"is for images, which {sources[0]} is not.")
@@ -90,6 +101,8 @@ def source_from(options: argparse.Namespace) -> Source | None:
         return Images(
             sources[0] if len(sources) == 1 else sources,
             pages=options.pages or "all",
+            masks={"yes": True, "no": False}.get(options.masks, options.masks),
+            unmatched=options.unmatched or "error",
             path_column=options.path_column or "path",
             label_column=options.label_column or "label",
             **shared,

@@ -39,9 +39,9 @@ class PairedFolders:
         self.annotations_folder = annotations_folder
         others = PassedOver()
         beside = (name for name in files_below(images_folder, others) if not _is_xml(name))
-        self.images = _by_name(images_folder, images_among(beside, images_folder, others))
+        self.images = by_name(images_folder, images_among(beside, images_folder, others))
         self.others = others.words()
-        self.annotations = _by_name(annotations_folder, (name for name in files_below(annotations_folder) if _is_xml(name)))
+        self.annotations = by_name(annotations_folder, (name for name in files_below(annotations_folder) if _is_xml(name)))
         if not self.annotations:
             raise NotFoundError(f"{annotations_folder} holds no annotation (.xml), nor do the folders in it. Check the path.")
 
@@ -135,14 +135,13 @@ class PairedFolders:
         return without_image | without_annotation
 
 
-def _by_name(folder: str, files: Iterable[str]) -> dict[str, str]:
+def by_name(folder: str, files: Iterable[str]) -> dict[str, str]:
+    """Files below a folder by their names without suffix, with "/" between folders, in natural order."""
     found: dict[str, str] = {}
     for file in sorted(files, key=natural):
         name = os.path.splitext(file)[0].replace(os.sep, "/")
         if name in found:
-            raise InvalidValueError(
-                f"{folder} holds {found[name]} and {file}: which of them belongs to an annotation {name}? Rename or remove one."
-            )
+            raise InvalidValueError(f"{folder} holds {found[name]} and {file}: which of them is {name}? Rename or remove one.")
         found[name] = file
     return found
 

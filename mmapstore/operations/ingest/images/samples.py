@@ -20,6 +20,7 @@ from ..sources import content_mark, stamp
 from .file_kinds import PassedOver
 from .files import ListedImages
 from .form import ImageForm
+from .masks import are_masks, mask_decoder, require_alike
 from .picture_files import BROKEN, PictureFiles
 
 _MOST_CATEGORIES = 1 << 16
@@ -48,6 +49,7 @@ class ImageSamples:
         skip_broken: bool,
         workers: int | None,
         pages: str | None,
+        masks: Sequence[str] | bool | None = False,
     ) -> None:
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise InvalidValueError(f"workers={workers!r}; expected how many images to decode at once, at least 1, or None.")
@@ -59,6 +61,8 @@ class ImageSamples:
         self._workers = workers or usable_cpus()
         images = PictureFiles(listed.paths, listed.left_out, self._skip_broken)
         self._pictures = {"image": images}
+        if isinstance(masks, Sequence):
+            self._pictures["mask"] = PictureFiles(masks, listed.left_out, self._skip_broken)
         self._headers = images.headers
         if not images.usable():
             raise DamagedFileError(f"{name}: none of {len(listed.paths)} images can be read, beginning with {listed.paths[0]}.")
@@ -66,7 +70,9 @@ class ImageSamples:
         if listed.others:
             self._say("not taken", f"these files are not taken: {'; '.join(listed.others)}", listed.others)
         self._choose_pages(pages, listed.labels is not None)
-        images.decode_by(form.decoder)
+        if "mask" in self._pictures:
+            self._pair_masks(self._pictures["mask"], form)
+        self._decide_how(images, form, masks)
         counts = [1 if header is None else len(header.pages) for header in self._headers]
         self._file_of = np.repeat(np.arange(len(counts)), counts)  # of each item
         self._first_item = np.cumsum([0, *counts])  # of each file
@@ -84,12 +90,38 @@ class ImageSamples:
             "image": [*images.sample_shape, str(images.decoder.values.dtype), form.to_json()],
             "left out": len(listed.left_out),
             "skip_broken": self._skip_broken,
+            "masks": [name for name, pictures in self._pictures.items() if pictures.decoder.is_mask],
         }
         if len(self._file_of) > len(counts):
             self.fingerprint["pictures"] = len(self._file_of)
         self._one_hot = 0
         if labels is not None and listed.labels is not None:
             self._add_labels(listed.labels, listed.classes, labels)
+
+    def _pair_masks(self, masks: PictureFiles, form: ImageForm) -> None:
+        for number, (header, mask) in enumerate(zip(self._headers, masks.headers, strict=True)):
+            try:
+                if header is not None and mask is not None:
+                    pages = mask.pages[: len(header.pages)] if self.notes["image"].get("pages") == "first" else mask.pages
+                    masks.headers[number] = mask = mask._replace(pages=pages)
+                    require_alike(self._files[number], header, masks.paths[number], mask, form.size is not None)
+                    continue
+            except BROKEN:
+                if not self._skip_broken:
+                    raise
+            self._headers[number] = masks.headers[number] = None
+        if not masks.usable():
+            raise DamagedFileError(f"{self.name}: no image has a mask that can be read. Check the folders.")
+        masks.decode_by(lambda files: mask_decoder(files, form.of_masks()))
+        self.notes["mask"] = {"label masks": True, **form.of_masks().to_json()}
+
+    def _decide_how(self, images: PictureFiles, form: ImageForm, masks: Sequence[str] | bool | None) -> None:
+        is_mask, words = (masks is True, "") if masks is not None else are_masks(images.usable(), form)
+        if words:
+            self._say("taken for label masks" if is_mask else "maybe label masks", words, True, level=5)
+        images.decode_by((lambda files: mask_decoder(files, form)) if is_mask else form.decoder)
+        if is_mask:
+            self.notes["image"] = {**self.notes["image"], "label masks": True}
 
     def _choose_pages(self, pages: str | None, are_labelled: bool) -> None:
         """Keep the first picture alone of each file, if that is asked; and say what is left out, or what several mean.
@@ -102,7 +134,9 @@ class ImageSamples:
             if header is not None and header.left_out:
                 left_out.add(self._files[number], header.left_out)
         if left_out.words():
-            self._say("not taken of files", f"parts of files are not taken: {'; '.join(left_out.words())}", left_out.words())
+            self._say(
+                "not taken of files", f"parts of files are not taken: {'; '.join(left_out.words())}", left_out.words(), level=5
+            )
         if not several:
             return
         example = f"{len(several)} of {len(self._headers)} files hold several pictures, such as {self._files[several[0]]}"
@@ -111,17 +145,18 @@ class ImageSamples:
                 header = self._headers[number]
                 assert header is not None
                 self._headers[number] = header._replace(pages=header.pages[:1])
+            self.notes["image"] = {**self.notes["image"], "pages": "first"}
             if pages is None:
-                self._say("pages", f"{example}; the first of each is taken, which its annotation is of", "first")
+                self._say("pages", f"{example}; the first of each is taken, which its annotation is of", "first", level=5)
         elif are_labelled or len(several) < len(self._headers):
             label = ", with the label of its file" if are_labelled else ""
             self._say(
                 "pages", f"{example}; each picture is a sample{label}, each such file an episode (pages='first' takes one)", "all"
             )
 
-    def _say(self, what: str, words: str, note: Any, field: str = "image") -> None:
-        """Warn whoever makes this source, and keep a note for the manifest."""
-        warnings.warn(f"{self.name}: {words}.", SourceWarning, stacklevel=4)
+    def _say(self, what: str, words: str, note: Any, field: str = "image", level: int = 4) -> None:
+        """Warn whoever makes this source, so many calls above, and keep a note for the manifest."""
+        warnings.warn(f"{self.name}: {words}.", SourceWarning, stacklevel=level)
         self.notes[field] = {**self.notes.get(field, {}), what: note}
 
     def _add_labels(self, labels: Array, classes: tuple[str, ...] | None, kind: str) -> None:

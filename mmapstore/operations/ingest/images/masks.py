@@ -1,0 +1,179 @@
+"""Label masks, images whose numbers are classes: how they are decoded, told from pictures, and paired with them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
+from .decoding import ImageDecoder, ImageHeader, read_numbers
+from .file_kinds import PassedOver, files_below, images_among
+from .files import ListedImages
+from .form import ImageForm
+from .pairs import UNMATCHED, by_name
+from .picture_files import BROKEN
+from .values import Values
+
+Files = Sequence[tuple[str, ImageHeader]]
+
+_LOOKED_AT = 8  # files that stand for all of a folder
+_MOST_CLASSES = 64
+_FLAT = 0.75  # of all neighbours, so many are equal in a mask; in a photograph, even a dark one, far fewer
+_CHANNELS = {"1": 1, "L": 1, "P": 1, "I": 1, "F": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+_HOW = "masks=True (--masks yes) keeps the numbers of label masks, masks=False (--masks no) takes pictures"
+
+
+class Look(NamedTuple):
+    """What a file looks like.
+
+    Attributes
+    ----------
+    numbers : that occur in it, for palettes their indices; None for more than 64
+    is_flat : most neighbours are equal
+    has_voc_colours : its palette has for each number the colour that Pascal VOC gives to a class of that number
+    has_grey_palette : its palette has for each number the grey of that number
+    """
+
+    numbers: tuple[int, ...] | None
+    is_flat: bool
+    has_voc_colours: bool
+    has_grey_palette: bool
+
+
+def voc_colour(number: int) -> tuple[int, int, int]:
+    """The colour of a class in Pascal VOC's masks, which many tools share: bits of the number, spread over red, green and blue.
+
+    >>> [voc_colour(number) for number in (0, 1, 5, 255)]
+    [(0, 0, 0), (128, 0, 0), (128, 0, 128), (224, 224, 192)]
+    """
+    red, green, blue = (sum((number >> 3 * bit + band & 1) << 7 - bit for bit in range(3)) for band in range(3))
+    return red, green, blue
+
+
+def look_at(path: str) -> Look:
+    found, palette = read_numbers(path)
+    numbers = np.unique(found)
+    flat = min((float((np.diff(found, axis=axis) == 0).mean()) for axis in (0, 1) if found.shape[axis] > 1), default=1.0)
+    few = tuple(int(number) for number in numbers) if len(numbers) <= _MOST_CLASSES else None
+    colours = {number: tuple(palette[3 * number : 3 * number + 3]) for number in few or ()} if palette else {}
+    return Look(
+        few,
+        flat >= _FLAT and few is not None,
+        bool(colours) and all(colour == voc_colour(number) for number, colour in colours.items()),
+        palette is not None and bytes(palette) == bytes(each for number in range(len(palette) // 3) for each in (number,) * 3),
+    )
+
+
+def are_masks(files: Files, form: ImageForm) -> tuple[bool, str]:
+    """Whether files look like label masks beyond doubt; and in words what should be said: why, or what may be wrong.
+
+    Masks beyond doubt are palettes in the colours of Pascal VOC; and greys of a few small numbers in flat areas where they would be
+    resized, for which nearly black areas without any shade are no pictures. Raises InvalidValueError for other palettes in flat
+    areas whose colours would become grey: nothing tells what is meant.
+    """
+    modes = {header.mode for _, header in files}
+    if any(header.is_jpeg for _, header in files) or not modes <= {"1", "L", "P", "I"} | {
+        each for each in modes if each[:2] == "I;"
+    }:
+        return False, ""
+    is_resized = form.size is not None and any(header.size != form.size for _, header in files)
+    if not is_resized and "P" not in modes:
+        return False, ""
+    spread = [files[len(files) * at // _LOOKED_AT][0] for at in range(_LOOKED_AT)] if len(files) > _LOOKED_AT else [*dict(files)]
+    looks = {}
+    for path in spread:
+        with contextlib.suppress(*BROKEN):  # which is said, or left out, where all are decoded
+            looks[path] = look_at(path)
+    found = sorted({number for look in looks.values() for number in look.numbers or ()})
+    numbers = ", ".join(map(str, found[:10])) + (" ..." if len(found) > 10 else "")
+    are_flat = len(found) > 1 and all(look.is_flat for look in looks.values())
+    takes_numbers = form.scale is None and form.dtype is None and form.channels in (None, 1)
+    if takes_numbers and modes == {"P"} and len(found) > 1 and all(look.has_voc_colours for look in looks.values()):
+        return True, f"these are label masks by their palette, that of Pascal VOC ({numbers}), and keep their numbers; {_HOW}"
+    is_small = max((number for number in found if number != 255), default=0) < _MOST_CLASSES and found != [0, 255]
+    if takes_numbers and modes == {"L"} and are_flat and is_small:
+        return True, f"these are label masks by their look ({numbers} in flat areas), resized by the nearest pixel; {_HOW}"
+    coloured = next((path for path, look in looks.items() if look.is_flat and not look.has_grey_palette), None)
+    if "P" in modes and form.channels in (1, 2) and coloured is not None and are_flat:
+        raise InvalidValueError(
+            f"{coloured} holds a palette and flat areas of few colours ({numbers}); channels={form.channels} may mean a label mask "
+            f"or a picture in grey. Say which: {_HOW}."
+        )
+    if is_resized and are_flat:
+        return False, f"files hold few numbers ({numbers}) in flat areas, and resizing makes others between them; {_HOW}"
+    return False, ""
+
+
+def mask_decoder(files: Files, form: ImageForm) -> ImageDecoder:
+    """What decodes label masks: numbers as they are stored, palettes as their indices."""
+    for name, value in (("dtype", form.dtype), ("scale", form.scale)):
+        if value is not None:
+            raise InvalidValueError(f"{name}={value!r} is for pictures; label masks keep their numbers. Leave it out.")
+    form.require_one_size(files)
+    channels: dict[int, str] = {}
+    for path, header in files:
+        found = 1 if header.mode.startswith("I;") else _CHANNELS.get(header.mode)
+        if found is None:
+            raise InvalidValueError(
+                f"{path} is {header.mode}, which no label mask is. Convert it, or say masks=False (--masks no)."
+            )
+        channels.setdefault(found, path)
+    wanted = form.channels or next(iter(channels))
+    if {wanted} != set(channels):
+        told = "; ".join(f"{path} has {count}" for count, path in channels.items())
+        raise InvalidValueError(f"Label masks need the same channels, and keep those they have: {told}. Convert those that differ.")
+    dtype = np.result_type(*{header.dtype for _, header in files})
+    return ImageDecoder(form.size, form.fit, wanted, Values(dtype), is_mask=True)
+
+
+def with_masks(listed: ListedImages, folder: str, masks_folder: str, unmatched: str) -> tuple[ListedImages, list[str]]:
+    """Images of a folder and the path of the mask of each, which has its name below the folder of masks, with any suffix.
+
+    Raises NotFoundError for images without a mask and masks without an image, unless `unmatched` leaves them out.
+    """
+    others = PassedOver()
+    masks = by_name(masks_folder, images_among(files_below(masks_folder, others), masks_folder, others))
+    names = [os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/") for path in listed.paths]
+    lacking = [path for path, name in zip(listed.paths, names, strict=True) if name not in masks]
+    if lacking and unmatched not in ("skip", "skip-images"):
+        raise NotFoundError(
+            f"{len(lacking)} of {len(names)} images have no mask of their name in {masks_folder}; the first is {lacking[0]}. "
+            "Check the folders, or leave them out with unmatched='skip-images' (--unmatched)."
+        )
+    alone = sorted(set(masks) - set(names))
+    if alone and unmatched not in ("skip", "skip-masks"):
+        raise NotFoundError(
+            f"{len(alone)} of {len(masks)} masks have no image of their name in {folder}; the first is "
+            f"{os.path.join(masks_folder, masks[alone[0]])}. Check the folders, or leave them out with unmatched='skip-masks'."
+        )
+    for name in alone:
+        others.add(os.path.join(masks_folder, masks[name]), "no image has its name")
+    left_out = frozenset(number for number, name in enumerate(names) if name not in masks)
+    paths = [os.path.join(masks_folder, masks[name]) if name in masks else "" for name in names]
+    read_too = tuple(path for path in paths if path)
+    found = ListedImages(listed.paths, listed.labels, listed.classes, left_out, read_too, [*listed.others, *others.words()])
+    return found, paths
+
+
+def require_alike(image: str, header: ImageHeader, mask: str, mask_header: ImageHeader, are_resized: bool) -> None:
+    """Raise DamagedFileError for a mask of another picture: of another size, or with other pages."""
+    (height, width), (rows, columns) = header.size, mask_header.size
+    fits = height * columns == width * rows if are_resized else (height, width) == (rows, columns)
+    if fits and len(header.pages) == len(mask_header.pages):
+        return
+    pages = f" in {len(header.pages)} pages" if len(header.pages) != len(mask_header.pages) else ""
+    raise DamagedFileError(
+        f"{mask} has {rows} x {columns} pixels{pages and f' in {len(mask_header.pages)} pages'}; its image {image} has "
+        f"{height} x {width}{pages} (height x width, turned as EXIF says). A mask belongs to its image pixel by pixel: find the "
+        "right one, or leave both out with skip_broken=True (--skip-broken)."
+    )
+
+
+def require_unmatched(unmatched: Any) -> None:
+    understood = [each.replace("annotations", "masks") for each in UNMATCHED]
+    if unmatched not in understood:
+        raise InvalidValueError(f"unmatched={unmatched!r} is not understood; expected one of {', '.join(map(repr, understood))}.")
