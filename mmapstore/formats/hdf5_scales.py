@@ -86,8 +86,9 @@ class _Attaching:
         return isinstance(self._file.get(path.encode("utf-8", "surrogateescape")), library().Dataset)
 
     def _scale_for(self, path: str, name: str, length: int) -> str | None:
-        fitting = {scale for scale, item in self._scales.items() if item.shape and item.shape[0] == length}
-        scale = nearest(path, name, fitting)
+        scale = nearest(path, name, self._scales)
+        while scale and self._scales[scale].shape[:1] != (length,):  # of another length: that in a group around
+            scale = nearest(scale.rpartition("/")[0], name, self._scales)
         own = inside(path.rpartition("/")[0] or "/", name)
         encoded = own.encode("utf-8", "surrogateescape")
         if scale or "/" in name or name in (".", "..") or "\0" in name or encoded in self._file:

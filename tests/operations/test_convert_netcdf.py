@@ -168,7 +168,7 @@ def check_both_ways(folder, form, dataset, encoding):
 
 @pytest.mark.parametrize("form", ["nc", 2, 3])
 @given(case=datasets())
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_some_datasets_are_the_same_to_xarray_both_ways(tmp_path_factory, form, case):
     check_both_ways(tmp_path_factory.mktemp("random"), form, *case)
 
