@@ -112,8 +112,10 @@ _OF_SCALES = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}
 def plain_attributes(item: Any, names: Iterable[str] | None = None) -> dict[str, Any]:
     """The attributes of an h5py object that are numbers or text, all or those of these names. Others are left out."""
     found = {}
-    for name in item.attrs if names is None else [name for name in names if name in item.attrs]:
+    for name in item.attrs if names is None else names:
         try:
+            if names is not None and name not in item.attrs:
+                continue
             stored = library().h5a.open(item.id, _encoded(name))
             if name in _OF_SCALES or stored.get_storage_size() > _MOST_NBYTES:
                 continue

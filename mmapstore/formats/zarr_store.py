@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,8 @@ class ZarrArray:
 
     def attributes(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """As they are stored, and `_FillValue` as xarray keeps it: as the fill value of Zarr 2, or, of floats, in base64."""
-        found, metadata = dict(self._array.attrs), self._array.metadata
+        metadata = self._array.metadata
+        found = dict(metadata.attributes) if isinstance(metadata.attributes, Mapping) else {}
         if "_FillValue" in found:
             found["_FillValue"] = zarr_fill_attribute.decoded(found["_FillValue"], self.dtype)
         elif "_ARRAY_DIMENSIONS" in found and metadata.zarr_format == 2 and metadata.fill_value is not None:

@@ -18,6 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _SCALES, _FILLS = {"scale_factor": 1.0, "add_offset": 0.0}, ("_FillValue", "missing_value")
 ATTRIBUTES = (*_SCALES, *_FILLS, "_Unsigned", "valid_min", "valid_max", "valid_range")
 _SLICE = 1 << 16
+_MOST_FILLS = 1 << 10  # each is compared with every value, and a file may declare millions
 # What the NetCDF library puts where nothing was written, by NumPy's names (netcdf.h, NC_FILL_*).
 _UNWRITTEN = {
     "i1": -127,
@@ -171,7 +172,7 @@ def unwritten_fill(dtype: np.dtype[Any]) -> float | None:
 def _numbers(value: Any, stored: np.dtype[Any]) -> Array | None:
     """An attribute as the numbers that are compared with; None where it is no numbers, or `stored` does not hold one of them."""
     found = _array(value)
-    if found.dtype.kind not in "iuf":
+    if found.dtype.kind not in "iuf" or found.size > _MOST_FILLS:
         return None
     if not isinstance(value, (np.generic, np.ndarray)) and stored.kind == "f":
         found = found.astype(stored)  # JSON has numbers without a dtype: -9999.9 is meant as the array has it
