@@ -181,6 +181,10 @@ def test_keys_are_found_in_nested_groups(tmp_path, version):
         zarr_store.open_array(path, "z")
     again = sent(stored, 1000)
     assert again.name == stored.name and again.extents.file_of(2) == stored.extents.file_of(2)
+    listed = zarr_store.list_arrays(path)
+    (path / "deep" / ("zarr.json" if version == 3 else ".zgroup")).unlink()  # an implicit group
+    assert zarr_store.list_arrays(path) == listed
+    assert zarr_store.open_array(path, "/deep").name == stored.name
 
 
 def test_a_single_array_needs_no_key_and_pickles_by_absolute_path(tmp_path, monkeypatch):
