@@ -16,6 +16,7 @@ from .tree_contract import ARRAY, DIMENSION, Node, Values, inside
 
 SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
 """How HDF5 and netCDF note dimensions on a dataset. All of them are made anew from the names of axes."""
+LABELS = "DIMENSION_LABELS"
 NETCDF_ATTRIBUTES = ("_NCProperties", "_nc3_strict", "_Netcdf4Dimid", "_Netcdf4Coordinates")
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"  # the beginning of NAME, by the netCDF-4 specification
 
@@ -139,9 +140,17 @@ def axis_names(item: Any, own_name: str, path_of: Callable[[Any], str], by_id: M
             names = [by_id[int(number)] for number in ids]
         elif len(names) == 1:
             names = [own_name]
-    for axis, name in enumerate(names):
-        names[axis] = name or library().h5ds.get_label(item.id, axis).decode("utf-8") or None
+    for axis, label in enumerate(labels_of(item)):
+        names[axis] = names[axis] or label or None
     return tuple(names) if any(names) else ()
+
+
+def labels_of(item: Any) -> list[str]:
+    """The labels of the axes of a dataset, "" for an axis without. Not by H5DSget_label: it takes whatever attribute has this name
+    for as many texts as there are axes, and ends the process where it is not (HDF5 1.14.6).
+    """
+    found = np.asarray(item.attrs.get(LABELS, ()), object)
+    return [text_of(label) for label in found] if found.shape == (len(item.shape or ()),) else []
 
 
 def is_derived(name: str, value: Any, path: str, names: Names, scales: Container[str]) -> bool:

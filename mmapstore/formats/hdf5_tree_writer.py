@@ -20,7 +20,7 @@ from . import hdf5_scales
 from .contract import Array
 from .hdf5_attributes import attribute_names, copy_attribute, with_references
 from .hdf5_boxes import memory_type, raw_elements, read_elements, write_elements
-from .hdf5_dimensions import Names
+from .hdf5_dimensions import LABELS, Names
 from .hdf5_library import explaining_failed_writes, library, open_to_write
 from .hdf5_runs import has_references, in_stored_order, is_flat
 from .hdf5_tree import Hdf5Tree
@@ -68,13 +68,15 @@ class Hdf5TreeWriter:
             return False
         return isinstance(group, library().Group) and bool(group.id.links.exists(_encoded(name)))
 
-    def fitted(self, attribute: Attribute) -> Attribute:
+    def fitted(self, attribute: Attribute, is_group: bool) -> Attribute:
         value, changed = attribute.value, attribute.changed
-        if attribute.name in _SCALE_LISTS:
+        if attribute.name in _SCALE_LISTS and not is_group:
             if _is_lists_of_paths(value) or attribute.name == "REFERENCE_LIST":
                 return Attribute(attribute.name, value, "made anew")
             return Attribute(attribute.name, refused="HDF5 keeps this name for lists of dimension scales")
         given = as_attribute(value)
+        if attribute.name == LABELS and not is_group and not (isinstance(given, np.ndarray) and given.dtype == object):
+            return Attribute(attribute.name, refused="HDF5 keeps this name for the names of axes, a list of text")
         words = "as JSON text" if isinstance(given, str) and not isinstance(value, str) else ""
         if not (attribute.name and _is_text(attribute.name) and (not isinstance(value, str) or _is_text(value))):
             return Attribute(
@@ -322,8 +324,8 @@ def _set_attributes(item: Any, attributes: dict[str, Any]) -> None:
         item.make_scale(attributes.get("NAME", ""))
         attributes = {name: value for name, value in attributes.items() if name not in ("CLASS", "NAME")}
     for name, value in attributes.items():
-        if name in _SCALE_LISTS:  # see `attach_scales`
-            continue
+        if isinstance(item, library().Dataset) and (name in _SCALE_LISTS or (name == LABELS and len(value) != item.ndim)):
+            continue  # see `attach_scales`; HDF5 would read as many labels as there are axes, and end the process
         try:
             item.attrs[name] = _typed(name, as_attribute(value), item)
         except (OSError, RuntimeError, ValueError, TypeError) as error:

@@ -71,7 +71,7 @@ class NpyTreeWriter:
     def is_taken(self, path: str, is_group: bool) -> bool:
         return os.path.lexists(self._place(path) + ("" if is_group else ENDING))
 
-    def fitted(self, attribute: Attribute) -> Attribute:
+    def fitted(self, attribute: Attribute, is_group: bool) -> Attribute:
         return as_json(attribute)
 
     def remove(self, path: str) -> None:

@@ -153,8 +153,8 @@ class TreeTarget(Protocol):
         """Whether something has the name that this path would have there."""
         ...
 
-    def fitted(self, attribute: Attribute) -> Attribute:
-        """The attribute as it will be there."""
+    def fitted(self, attribute: Attribute, is_group: bool) -> Attribute:
+        """The attribute as it will be there, of a group or of an array."""
         ...
 
     def remove(self, path: str) -> None:

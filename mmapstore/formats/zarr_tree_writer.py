@@ -50,7 +50,7 @@ class ZarrTreeWriter:
     def is_taken(self, path: str, is_group: bool) -> bool:
         return os.path.lexists(self._directory(path))
 
-    def fitted(self, attribute: Attribute) -> Attribute:
+    def fitted(self, attribute: Attribute, is_group: bool) -> Attribute:
         if attribute.name == FILL and isinstance(attribute.value, (int, float)):
             return attribute  # written as xarray reads it, where the data type is known, also where it is not finite
         return as_json(attribute)

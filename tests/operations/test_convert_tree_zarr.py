@@ -181,3 +181,27 @@ def test_a_directory_of_npy_is_asked_for_by_name(tmp_path):
         ):
             converted(tmp_path / "a.npy", tmp_path / name)
         assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("labels", ["x", 7, ["a"], [["a", "b"]], ["a", "b"]])
+def test_labels_that_are_not_those_of_axes_end_no_process(tmp_path, labels):
+    """H5DSget_label reads past an attribute DIMENSION_LABELS that is not a text for each axis."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.zeros((2, 3))
+        file["x"].attrs["DIMENSION_LABELS"] = labels
+    assert converted(tmp_path / "a.h5", tmp_path / "b.zarr").exit_code == 0
+    assert zarr.open_array(tmp_path / "b.zarr/x").metadata.dimension_names == (("a", "b") if labels == ["a", "b"] else None)
+    found = outcomes(converted(tmp_path / "b.zarr", tmp_path / "c.h5"))
+    assert (found.get("/x@DIMENSION_LABELS", ("copied",))[0] == "copied") == (labels == ["a", "b"])
+    with h5py.File(tmp_path / "c.h5") as file:
+        assert ("DIMENSION_LABELS" in file["x"].attrs) == (labels == ["a", "b"])
+
+
+def test_names_of_scales_are_plain_attributes_of_groups(tmp_path):
+    zarr.open_group(
+        tmp_path / "a.zarr", mode="w", attributes={"DIMENSION_LIST": [["/n"]], "REFERENCE_LIST": 3, "DIMENSION_LABELS": "x"}
+    )
+    assert outcomes(converted(tmp_path / "a.zarr", tmp_path / "b.h5")) == {"/": ("copied", "")}
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert file.attrs["DIMENSION_LIST"].tolist() == [["/n"]] and file.attrs["REFERENCE_LIST"] == 3
+        assert file.attrs["DIMENSION_LABELS"] == "x"

@@ -53,7 +53,7 @@ def judge_round_trip(first, last, listed):
 
 
 @given(trees)
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_random_stores(tree):
     judge_all(tree)
 

@@ -238,7 +238,7 @@ class ByValues(Common):
     def _attributes(self, node: Node) -> tuple[dict[str, Any], list[TreeRow]]:
         carried, rows = {}, []
         for attribute in self.source.attributes(_origin(node)):
-            given = attribute if attribute.refused or attribute.derived else self.target.fitted(attribute)
+            given = attribute if attribute.refused or attribute.derived else self.target.fitted(attribute, node.kind == GROUP)
             path = f"{node.path}@{given.name}"
             if given.derived:
                 rows.append(TreeRow(path, "attribute", CHANGED, "kept as the names of axes"))
@@ -339,7 +339,7 @@ class ByValues(Common):
 
     def expected_attributes(self, node: Node) -> dict[str, Any]:
         carried = self._attributes(node)[0]
-        if isinstance(self.target, AttachesScales):
+        if isinstance(self.target, AttachesScales) and node.kind != GROUP:
             for name in ("DIMENSION_LIST", "REFERENCE_LIST"):
                 carried.pop(name, None)  # made anew, see `finish`
         return carried
