@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,21 @@ def test_links_and_pipes(tmp_path):
         source = mm.Images(tmp_path / "photos")
     assert read_all(source)[0]["label"].tolist() == [0, 1]
     assert any("pipe" in each for each in source.notes["image"]["not taken"])
+
+
+@pytest.mark.parametrize(
+    "name", [b"a b.PNG", "\u00fc\u6c7d.png".encode(), b"new\nline.png", b"\xff\xfe.png", b"-x.png", b"%d[1].png"]
+)
+def test_odd_names(tmp_path, name, capsys):
+    """Names that are no UTF-8 too: as samples, in a warning, in the manifest."""
+    (tmp_path / "photos").mkdir()
+    path = os.path.join(tmp_path / "photos", os.fsdecode(name))
+    for each, content in ((path, encoded("PNG")), (path + ".txt", b"text"), (path[:-4] + "2.png", encoded("PNG")[:50])):
+        Path(each).write_bytes(content)
+    assert main(["ingest", str(tmp_path / "photos"), str(tmp_path / "out.h5"), "--skip-broken"]) == 0
+    assert "1 .txt" in capsys.readouterr().err
+    assert manifest_of(str(tmp_path / "out.h5")).notes["skipped"] == [path[:-4] + "2.png"]
+    assert len(mm.open(tmp_path / "out.h5")) == 1
 
 
 # --- recognised ------------------------------------------------------------------------------------------------------------

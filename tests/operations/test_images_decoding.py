@@ -167,6 +167,22 @@ def test_16_bit_colour_is_noticed(tmp_path):
     assert read_header(str(ppm)).is_reduced
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("codec", ["jp2", "j2k"])
+def test_deep_colour_of_jpeg_2000_is_noticed(tmp_path, bits, codec):
+    """Pillow shifts it down to 8 bits, and tells it from 8 by nothing."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    pixels = np.random.default_rng(0).integers(0, 2**bits, (16, 16, 3)).astype(np.uint8 if bits == 8 else np.uint16)
+    path = tmp_path / f"a.{codec}"
+    path.write_bytes(imagecodecs.jpeg2k_encode(pixels, level=0, reversible=True, bitspersample=bits, codecformat=codec))
+    assert read_header(str(path)).is_reduced == (bits > 8)
+
+
+def test_deep_colour_of_sgi_is_noticed(tmp_path):
+    photograph(size=(8, 8)).save(tmp_path / "a.sgi", bpc=2)
+    assert read_header(str(tmp_path / "a.sgi")).is_reduced
+
+
 def test_first_picture_of_several(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
     path = saved(tmp_path, frames[0], ".gif", save_all=True, append_images=frames[1:])

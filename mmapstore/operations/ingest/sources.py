@@ -155,7 +155,7 @@ def stamp(paths: Iterable[str]) -> str:
     for path in paths:
         found = Path(path).stat() if Path(path).exists() else None
         size, changed = (found.st_size, found.st_mtime_ns) if found and not Path(path).is_dir() else (0, 0)
-        mark = zlib.crc32(f"{os.path.abspath(path)}\0{size}\0{changed}\0".encode(), mark)
+        mark = zlib.crc32(os.fsencode(os.path.abspath(path)) + f"\0{size}\0{changed}\0".encode(), mark)
     return f"{mark:08x}"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ....formats.raw_file import explaining_read_errors
 from ....plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, MmapstoreError, UnsafeFileError
-from .pages import is_unsigned_of_32_bits, pages_of
+from .pages import is_deep, is_unsigned_of_32_bits, pages_of
 from .placement import Placement, draft_scale, upright_size
 from .values import Values
 
@@ -216,7 +216,7 @@ def _header(image: Any, path: str) -> ImageHeader:
         dtype,
         mode not in _GREY and dtype == "uint8",
         mode in _WITH_ALPHA or "transparency" in image.info,
-        dtype == "uint8" and _holds_16_bits(image.format, raw_modes),
+        dtype == "uint8" and (_holds_16_bits(image.format, raw_modes) or is_deep(image)),
         image.format in _JPEG,
         mode,
         codec,

@@ -15,6 +15,7 @@ from ....plain.errors import InvalidValueError
 # Formats whose pictures follow each other. Others hold one picture in several sizes (ICO), in layers (PSD), with a preview (MPO).
 _ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF", "FLI")
 _SUBFILE_TYPE, _DESCRIPTION, _BITS, _SAMPLES, _SAMPLE_FORMAT = 254, 270, 258, 277, 339
+_MOST_BOXES, _DEPTH_AT = 1 << 16, 38  # bytes before the codestream of JPEG 2000; where a SIZ segment has the bits of a value
 _REDUCED_OR_MASK = 1 | 4  # bits of the subfile type: the picture of another page once more, smaller; its transparency
 
 
@@ -73,6 +74,17 @@ def is_unsigned_of_32_bits(image: Any) -> bool:
     """Whether a TIFF holds unsigned integers of 32 bits, which Pillow takes for signed ones."""
     tags = image.tag_v2 if image.format == "TIFF" else {}
     return image.mode == "I" and 32 in tags.get(_BITS, ()) and 2 not in tags.get(_SAMPLE_FORMAT, (1,))
+
+
+def is_deep(image: Any) -> bool:
+    """Whether a file holds more than 8 bits per value in a format where what Pillow says of its decoder does not tell."""
+    if image.format != "JPEG2000":
+        return any(tile[0] == "SGI16" for tile in image.tile)
+    at = image.fp.tell()
+    image.fp.seek(0)
+    _, marker, size = image.fp.read(_MOST_BOXES).partition(b"\xff\x4f\xff\x51")  # where the codestream and its SIZ segment begin
+    image.fp.seek(at)
+    return bool(marker) and len(size) > _DEPTH_AT and (size[_DEPTH_AT] & 0x7F) >= 8  # stored less one, the first bit for a sign
 
 
 def _require_all_pages(image: Any, path: str, count: int) -> None:
