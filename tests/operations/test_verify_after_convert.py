@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tree_examples import write_everything
 
 from mmapstore.cli import main
+from mmapstore.operations.convert.archives import TO, convert_directory
 from mmapstore.operations.convert.tree import convert_all
 from mmapstore.operations.verify import verify
 
@@ -208,17 +209,25 @@ def test_each_awkward_thing(tmp_path, ingredient, suffix):
 
 
 @pytest.mark.parametrize("suffix", TARGETS)
+def test_what_cannot_be_read(tmp_path, suffix):
+    assert "failed" in judge(awkward(tmp_path / "a.h5", [], is_damaged=True), tmp_path / f"out{suffix}")
+
+
+@pytest.mark.parametrize("middle", [".zarr", ""])
+def test_there_and_back(tmp_path, middle):
+    judge(awkward(tmp_path / "a.h5", [hard_links, nulls]), tmp_path / f"middle{middle}")
+    judge(tmp_path / f"middle{middle}", tmp_path / "back.h5")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", TARGETS)
 def test_all_of_them_and_on_from_there(tmp_path, suffix):
     source = awkward(tmp_path / "a.h5", INGREDIENTS, is_damaged=True)
     seen = judge(source, tmp_path / f"out{suffix}")
     assert {"copied", "changed", "refused", "failed"} <= set(seen)
     for further in TARGETS:
         judge(tmp_path / f"out{suffix}", tmp_path / f"on{further}")
-
-
-@pytest.mark.parametrize("suffix", TARGETS)
-def test_one_of_everything(tmp_path, suffix):
-    judge(write_everything(tmp_path / "a.h5"), tmp_path / f"out{suffix}")
+    judge(write_everything(tmp_path / "everything.h5"), tmp_path / f"all{suffix}")
 
 
 @pytest.mark.slow
@@ -280,6 +289,49 @@ def test_the_commands_end_alike(tmp_path, capsys):
         codes = [main([*words, source, f"{source}.zarr"]) for words in (["convert", "--all"], ["verify"])]
         assert codes == [int(ingredient is references)] * 2
         assert "null" in capsys.readouterr().out or ingredient is references
+
+
+@pytest.mark.parametrize("to", TO)
+def test_a_directory_of_archives(tmp_path, to):
+    source = tmp_path / "in"
+    (source / "deep").mkdir(parents=True)
+    awkward(source / "two.h5", [nulls, links])
+    awkward(source / "two.nc", [hard_links])
+    awkward(source / "deep/refused.h5", [references])
+    np.save(source / "one.npy", np.arange(6))
+    (source / "one.txt").write_text("left out, under the name of an archive")
+    np.savez(source / "left out.npz", x=np.arange(3))
+    (source / "linked.npy").symlink_to(source / "one.npy")
+    report = convert_directory(source, tmp_path / "out", to=to, progress=False)
+    verdict = verify(source, tmp_path / "out", progress=False)
+    assert not verdict and report.exit_code == 1 and not verdict.missing and not verdict.extra, verdict.to_text()
+    said = " ".join(problem for array in verdict.arrays for problem in array.problems)
+    assert all(row.how in said for row in report.rows if row.is_lost)
+    for path in ("two.h5", "deep/refused.h5"):
+        (source / path).unlink()
+    left = convert_directory(source, tmp_path / "again", to=to, progress=False)
+    assert verify(source, tmp_path / "again", progress=False) and left.exit_code == 0
+    (source / "broken.h5").write_text("no archive")
+    left = convert_directory(source, tmp_path / "again", to=to, progress=False)
+    verdict = verify(source, tmp_path / "again", progress=False)
+    assert not verdict and left.exit_code == 1 and verdict.missing == ("broken",)
+
+
+def test_what_is_kept_in_other_files(tmp_path):
+    with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
+        file["x"] = np.arange(2)
+        file["group/inner"] = np.arange(3)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["link"] = h5py.ExternalLink("elsewhere.h5", "/group")
+        references(file.create_group("references"))
+    for suffix in TARGETS:
+        target = tmp_path / f"out{suffix}"
+        report = convert_all(tmp_path / "a.h5", target, allow_links=True, progress=False)
+        assert "/link/inner" in {row.path for row in report.rows}
+        assert bool(verify(tmp_path / "a.h5", target, allow_links=True, progress=False)) is (report.exit_code == 0), (
+            report.to_text()
+        )
+        assert not verify(tmp_path / "a.h5", target, progress=False)
 
 
 # --- what is not as a conversion leaves it ---------------------------------------------------------------------------------

@@ -184,6 +184,22 @@ def _named(archives: list[Archive], to: str) -> Iterator[tuple[Archive, str]]:
         yield archive, f"{archive.relative}{to}" if uses[name.lower()] > 1 else name
 
 
+def converted_archives(source: str, out: str) -> list[tuple[Archive, str]] | None:
+    """Each archive below `source` and its place below `out`, "" if it is left out; None if `out` is not of `convert_directory`.
+
+    Raises StateMismatchError for a journal that cannot be read.
+    """
+    file = Path(out, JOURNAL)
+    if not is_directory_of_archives(source) or not file.is_file():
+        return None
+    try:
+        lines = journal_lines(file.read_bytes())[0]
+        to = str(lines[-1].get("to", TO[0]))
+    except (*UNREADABLE, OSError, IndexError) as error:
+        raise StateMismatchError(f"{file} is not the journal of a conversion ({error}). Convert again, or delete it.") from error
+    return list(_named(list(archives_below(source, leave_out=out)), to))
+
+
 class _Directory:
     """Converts archives one after the other, and keeps a line for each that is finished."""
 

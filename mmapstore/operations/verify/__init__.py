@@ -21,7 +21,7 @@ from .comparison import Side, compare
 from .expected import add_expected
 from .manifest_check import Report, check_by_itself, check_described, described_arrays, undescribed_keys
 from .matching import attribute_words, matched
-from .objects import CONTAINERS, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, listed
+from .objects import CONTAINERS, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, archives_converted, listed
 from .rows import NumpyFile
 from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
 
@@ -179,7 +179,8 @@ def _against(
 ) -> Verdict:
     reports, trees = _Reports(progress), (Trees(), Trees())
     try:
-        a, b = _both(archives_at(path, how.allow_links), archives_at(other, how.allow_links), trees, how.max_memory)
+        firsts = archives_converted(path, other, how.allow_links) or archives_at(path, how.allow_links)
+        a, b = _both(firsts, archives_at(other, how.allow_links), trees, how.max_memory)
         pairs, missing, extra = matched(a, b)
         is_tree = len(pairs) != 1 or bool(missing or extra)
         if is_tree and layouts != (None, None):

@@ -17,6 +17,7 @@ from ...formats.registry import PARTIAL, identify, list_stored, open_stored, spl
 from ...formats.tree_contract import ARRAY, LINKS, Attribute, Node, TreeSource, Values, inside
 from ...plain.errors import InvalidTypeError, MmapstoreError, NotFoundError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from ..convert.archives import converted_archives
 from ..convert.tree import HDF5, NPY_TREE, ZARR, open_tree
 from ..convert.tree_report import TreeRow
 from .manifest_check import described_arrays
@@ -138,6 +139,14 @@ def archives_at(path: str, allow_links: bool = False) -> list[Archive]:
     if all(not archive.format for archive in found):
         raise NotFoundError(f"{outer} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory.")
     return found
+
+
+def archives_converted(path: str, other: str, allow_links: bool) -> list[Archive] | None:
+    """What a conversion finds in a directory, under the names that it gives; None if `other` is not made of it by one."""
+    found = converted_archives(path, other)
+    if found is None:
+        return None
+    return [Archive(each.path, "", _stem(Path(name)), each.format, allow_links) for each, name in found]
 
 
 def _is_container(path: str) -> bool:
