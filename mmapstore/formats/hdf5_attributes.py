@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -241,6 +242,13 @@ def attribute_identity(item: Any, name: str, path_of: PathOf) -> Any:
         size, data = kind.get_size(), raw_attribute(stored).tobytes()
         value = [stored_elements(kind, data[at : at + size]) for at in range(0, math.prod(stored.shape) * size, size)]
     return tuple(stored.shape), kind.get_class(), kind.get_size(), value
+
+
+def told_by_bytes(item: Any, attribute: Attribute, path_of: PathOf) -> Attribute:
+    """One that has no value in JSON, with text that is equal for equal attributes; as it is where that cannot be had."""
+    with contextlib.suppress(*_READ_ERRORS):
+        return Attribute(attribute.name, repr(attribute_identity(item, attribute.name, path_of)))
+    return attribute
 
 
 def _encoded(name: str) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
 from .contract import Array
-from .hdf5_attributes import attribute_as_json, attribute_names
+from .hdf5_attributes import attribute_as_json, attribute_names, told_by_bytes
 from .hdf5_boxes import raw_elements
 from .hdf5_chunk_bytes import chunk_bytes
 from .hdf5_dimensions import Dimensions, extended, is_length_alone
@@ -233,12 +233,14 @@ class Hdf5Tree:
         """References to the object at this path lead nowhere from now on: it has no place in a copy."""
         self._forgotten.add(path)
 
-    def attributes(self, path: str, regions: bool = False) -> list[Attribute]:
-        """`regions`: also region references, as text that says what they select."""
+    def attributes(self, path: str, as_stored: bool = False) -> list[Attribute]:
+        """`as_stored`: to compare them within HDF5. What has no counterpart in JSON is told by its bytes, or what it selects."""
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
             is_netcdf = self._dimensions.is_netcdf
-            found = [attribute_as_json(item, name, self.path_of, is_netcdf, regions) for name in attribute_names(item)]
+            found = [attribute_as_json(item, name, self.path_of, is_netcdf, as_stored) for name in attribute_names(item)]
+            if as_stored:
+                found = [told_by_bytes(item, each, self.path_of) if each.refused else each for each in found]
             if not isinstance(item, library().Dataset):
                 return found
             names = self.dimensions(path)

@@ -378,6 +378,20 @@ def test_a_region_that_selects_other_elements(tmp_path):
     assert [array.key for array in verdict.arrays if not array.ok] == ["r"]
 
 
+def test_attributes_without_a_counterpart_are_compared_within_hdf5(tmp_path):
+    for name, third in (("a", np.longdouble(1) / 3), ("b", np.longdouble(1) / 3), ("c", np.longdouble(2) / 3)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["x"], file["y"] = [1], [2]
+            file["x"].attrs["third"] = third
+            region = file["y"].regionref[0:1] if name != "c" else file["x"].regionref[0:1]
+            file.attrs.create("region", region, dtype=h5py.regionref_dtype)
+    verdict = verify(tmp_path / "a.h5", tmp_path / "b.h5")
+    assert verdict and not any("further" in note or "not compared" in note for array in verdict.arrays for note in array.notes)
+    verdict = verify(tmp_path / "a.h5", tmp_path / "c.h5")
+    wrong = {array.key: array.problems for array in verdict.arrays if not array.ok}
+    assert set(wrong) == {"/", "x"} and "attribute 'region': '/y boxes" in wrong["/"][0] and "'third'" in wrong["x"][0]
+
+
 def test_chunks_that_cannot_be_decoded_here_are_compared_as_stored(tmp_path):
     for name in ("a", "b"):
         awkward(tmp_path / f"{name}.h5", [filters])

@@ -100,7 +100,7 @@ class Hdf5Copies(Common):
         return {path.removeprefix(prefix): tried[-1] for path, tried in self.suspects.items() if path.startswith(prefix)}
 
     def expected_attributes(self, node: Node) -> dict[str, Any]:
-        attributes = self.source.attributes(node.path, regions=True)
+        attributes = self.source.attributes(node.path, as_stored=True)
         return {attribute.name: attribute.value for attribute in attributes if not attribute.refused}
 
     def differences(self, node: Node, done: Done, written: Hdf5Tree) -> dict[str, str]:

@@ -254,7 +254,7 @@ def _add_tree(found: Objects, archive: Archive, trees: Trees, as_stored: bool) -
 
 
 def _attributes_of(tree: TreeSource, path: str, as_stored: bool) -> list[Attribute]:
-    return tree.attributes(path, regions=True) if as_stored and isinstance(tree, Hdf5Tree) else tree.attributes(path)
+    return tree.attributes(path, as_stored=True) if as_stored and isinstance(tree, Hdf5Tree) else tree.attributes(path)
 
 
 def values_of(tree: TreeSource, path: str, as_stored: bool) -> list[Values]:
