@@ -60,6 +60,6 @@ def test_random_stores(tree):
 
 @pytest.mark.slow
 @given(trees)
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_many_random_stores(tree):
     judge_all(tree)
