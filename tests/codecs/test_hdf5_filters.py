@@ -31,7 +31,7 @@ def values(dtype: str, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 
 def stored_by_hdf5(path, data: np.ndarray, keep: bool = False, **options):
-    """(stored bytes of the one chunk, filter mask); `keep` the file. In memory without, for 4,000 files take longer than decoding."""
+    """(stored bytes of the one chunk, filter mask). In memory unless told to `keep` it: 4,000 files take longer than decoding."""
     with h5py.File(path, "w", driver="core", backing_store=keep) as file:
         dataset = file.create_dataset("x", data=data, chunks=data.shape, **options)
         mask, raw = dataset.id.read_direct_chunk((0,) * data.ndim)
