@@ -54,7 +54,9 @@ def test_videos_of_different_sizes_are_scaled_to_one(tmp_path: Path) -> None:
     # What means of areas give, and the scaler does, differ by rounding and by the halved resolution of colour.
     means = decoded(PRISTINE)[::30].reshape(4, 72, 2, 88, 2, 3).mean((2, 4)).transpose(0, 3, 1, 2)
     assert np.abs(frames[:4].astype(float) - means).mean() < 2
-    assert manifest_of(str(tmp_path / "x.npy")).notes == {"stride": 30, "scaled to": [72, 88]}
+    notes = manifest_of(str(tmp_path / "x.npy")).notes
+    assert notes is not None and [each["step"] for each in notes.pop("time")] == pytest.approx([30 * 1001 / 30000, 30 / 25])
+    assert notes == {"stride": 30, "scaled to": [72, 88]}
 
 
 def test_scaling_up_and_one_number_for_both_sides() -> None:

@@ -31,6 +31,7 @@ from .plan import Before, FieldPlan, Options, WritePlan
 from .target import Place, Target
 
 _NOTHING: Mapping[str, Any] = {}
+_OF_EPISODES = ("skipped", "time")  # notes that tell of single episodes, and grow with them
 
 
 def before_of(target: Target, source: Source, options: Options) -> Before:
@@ -99,7 +100,7 @@ def _require_fits(target: Target, source: Source, options: Options, field: str, 
             f"{where} samples of shape {entry.shape[1:]} ({entry.layout}), and the source gives {found.sample_shape}. "
             "Resize, crop or pad the new ones first."
         )
-    kept = {name: note for name, note in (entry.notes or _NOTHING).items() if name != "skipped"}
+    kept = {name: note for name, note in (entry.notes or _NOTHING).items() if name not in _OF_EPISODES}
     given = dict(source.notes.get(field, _NOTHING))
     if kept != given:
         raise InvalidValueError(
@@ -112,7 +113,7 @@ class Appended:
     """The samples that are there, and then those of a source: a source of all."""
 
     def __init__(self, before: Before, target: Target, source: Source) -> None:
-        self._before, self._source = before, source
+        self._before, self.appended = before, source
         self._old = open_quietly(target.opened_as).fields
         self._names = {field: target.name_of(field) if target.named else next(iter(self._old)) for field in source.specs}
         total = None if source.samples is None else before.samples + source.samples
@@ -139,7 +140,7 @@ class Appended:
         samples = old.samples
         begun = [start - samples for start in after.starts if start >= samples]
         new = Position(max(0, at - samples), begun if at >= samples else (), after.skipped[len(old.skipped) :])
-        yield from self._source.pieces(new, at_most)
+        yield from self.appended.pieces(new, at_most)
 
     def _read(self, field: str, first: int, last: int) -> Array:
         """Old samples as the source would give them: a view, but for the dtype, which is that of the target already."""
@@ -160,7 +161,7 @@ class Appended:
 
     def memory(self, at_most: int) -> dict[str, int]:
         nbytes = sum(_sample_nbytes(entry) for entry in self._before.entries.values())
-        found = dict(self._source.memory(at_most))
+        found = dict(self.appended.memory(at_most))
         return {**found, "old samples being read": max(0, 3 * at_most * nbytes - sum(found.values()))}
 
 

@@ -6,7 +6,7 @@ left out is left out of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -105,4 +105,13 @@ class LooksFirst(Protocol):
 
     def look(self, max_memory: int) -> None:
         """Read everything, holding at most so many bytes. Raises MemoryBudgetError before it does, if that cannot be enough."""
+        ...
+
+
+@runtime_checkable
+class TellsTimes(Protocol):
+    """An ability: a source of one field that knows when its samples were taken."""
+
+    def times(self, skipped: Collection[str]) -> Sequence[Mapping[str, Any] | None]:
+        """Of each episode, small JSON with seconds; of the items that are broken, `skipped` by name, none."""
         ...

@@ -11,6 +11,8 @@ from typing import Any
 
 from ...files.stored_files import nbytes_on_disk
 from ...plain.manifest import ArrayManifest, Manifest
+from .appending import Appended
+from .contract import TellsTimes
 from .journal import Record
 from .plan import WritePlan
 from .summary import Summary
@@ -29,6 +31,9 @@ def written_manifest(plan: WritePlan, target: Target, record: Record, summaries:
         notes = dict(plan.source.notes.get(name, {}))
         if record.skipped:
             notes["skipped"] = [item for _, item in record.skipped]
+        times = _times(plan, record, name)
+        if any(times):
+            notes["time"] = times
         provenance = {**read, "compression": field.compression, "chunk_samples": field.chunk_samples}
         source = plan.source.name
         if plan.before is not None:
@@ -51,6 +56,18 @@ def written_manifest(plan: WritePlan, target: Target, record: Record, summaries:
             notes=notes or None,
         )
     return Manifest(fields, written_by())
+
+
+def _times(plan: WritePlan, record: Record, field: str) -> list[Mapping[str, Any] | None]:
+    """When the samples of each episode were taken, where a source knows it."""
+    known: list[Mapping[str, Any] | None] = []
+    if plan.before is not None:
+        old = plan.before.entries[field]
+        known += (old.notes or {}).get("time") or [None] * (len(old.episodes) - 1)
+    source = plan.source.appended if isinstance(plan.source, Appended) else plan.source
+    if isinstance(source, TellsTimes):
+        known += source.times([item for _, item in record.skipped])
+    return [*known, *[None] * len(record.starts)][: len(record.starts)]
 
 
 def provenance_of(paths: Iterable[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from .contract import ONLY, Piece, Position
 from .files import inside_directory, matching
 from .images.form import checked_size
 from .sources import stamp
+from .video_container import Packets, Turn, broken, packets_of, video_stream
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv", ".3gp", ".gif", ".mjpeg",
@@ -70,6 +71,7 @@ class VideoSource:
                     f"(--size {self._size[0]}x{self._size[1]}, height and width), or ingest it on its own."
                 )
         self._largest = max(height * width for (height, width), _ in headers.values())
+        self._packets: dict[str, Packets] = {}
         self.specs = {ONLY: ArraySpec((0, *self._size, 3), np.dtype(np.uint8), "NHWC")}
         self.samples: int | None = None
         guesses = [-(-frames // stride) for _, frames in headers.values()]
@@ -85,32 +87,37 @@ class VideoSource:
         }
 
     def _headers(self) -> dict[str, tuple[tuple[int, int], int]]:
-        """Of each file that can be opened: (height, width), and how many frames it says to have."""
+        """Of each file that can be opened: (height, width) of the upright picture, and how many frames it says to have."""
         found = {}
-        broken: DamagedFileError | None = None
+        failed: DamagedFileError | None = None
         for path in self.paths:
             try:
-                with self._opened(path) as (_, stream):
-                    size = int(stream.codec_context.height), int(stream.codec_context.width)
-                    found[path] = (size, int(stream.frames or 0))
+                with self._opened(path) as (container, stream):
+                    frame = next(container.decode(stream), None)
+                    if frame is None:
+                        raise _without_frames(path)
+                    found[path] = (Turn.of(frame).sides(frame.height, frame.width), int(stream.frames or 0))
             except DamagedFileError as error:
                 if not self._skip_broken:
                     raise
                 self._unopened.add(path)
-                broken = error
-        if broken is not None and not found:
-            raise broken
+                failed = error
+        if failed is not None and not found:
+            raise failed
         return found
 
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[tuple[Any, Any]]:
         try:
             with self._av.open(path) as container:
-                if not container.streams.video:
+                stream = video_stream(container)
+                if stream is None and container.streams.audio:
                     raise InvalidTypeError(
                         f"{path} holds no pictures: {len(container.streams)} streams, none of them video. Choose another file."
                     )
-                yield container, container.streams.video[0]
+                if stream is None or stream.codec_context is None:
+                    raise broken(path, "none of its streams is video of a kind that FFmpeg knows")
+                yield container, stream
         except FileNotFoundError as error:
             raise NotFoundError(f"{path} does not exist. Check the path.") from error
         except self._av.error.FFmpegError as error:
@@ -153,15 +160,39 @@ class VideoSource:
         if not self._skip_broken:
             return False
         try:
-            return sum(1 for _ in self._decoded(path)) == 0
+            return not sum(1 for _ in self._decoded(path))
         except DamagedFileError:
             return True
 
     def _decoded(self, path: str) -> Iterator[Any]:
+        """All frames of a file. Raises DamagedFileError, at the end of the file at the latest, if a whole file gives more."""
         with self._opened(path) as (container, stream):
+            missing = set(self._packets_of(path).needed)
+            first: int | None = None
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = _THREADS
-            yield from container.decode(stream)
+            for number, frame in enumerate(container.decode(stream)):
+                if frame.is_corrupt:
+                    raise broken(path, f"its frame {number} is damaged")
+                first = frame.pts if first is None else first
+                missing.discard(frame.pts)
+                yield frame
+            if first is None:
+                raise _without_frames(path)
+            # Frames before the first are those that a cut left without the frames that they are made of: nobody shows them.
+            lost = sum(stamp > first for stamp in missing)
+            if lost:
+                raise broken(path, f"{lost} of its frames could not be decoded")
+
+    def _packets_of(self, path: str) -> Packets:
+        if path not in self._packets:
+            with self._opened(path):  # whose errors are explained
+                self._packets[path] = packets_of(self._av, path)
+        return self._packets[path]
+
+    def times(self, skipped: Collection[str]) -> list[dict[str, Any] | None]:
+        """Of each file that was not skipped, when its frames are shown, in seconds; None for a container without time stamps."""
+        return [self._packets_of(path).times(self._stride) for path in self.paths if path not in skipped]
 
     def _frames(self, path: str, skip: int) -> Iterator[Piece]:
         """What is given of a file, without the first `skip`."""
@@ -169,10 +200,12 @@ class VideoSource:
         decoded = 0
         to_rgb = self._av.video.reformatter.VideoReformatter()
         for frame in self._decoded(path):
-            same = (frame.height, frame.width) == self._size
+            turn = Turn.of(frame)
+            sides = turn.sides(frame.height, frame.width)
+            same = sides == self._size
             if not same and "scaled to" not in self.notes[ONLY]:
                 raise InvalidValueError(
-                    f"Frame {decoded} of {path} has {frame.width}x{frame.height} pixels, those before it {width}x{height}. "
+                    f"Frame {decoded} of {path} has {sides[1]}x{sides[0]} pixels, those before it {width}x{height}. "
                     f"Scale all to one size: Videos(..., size={self._size}) (--size {height}x{width})."
                 )
             number, over = divmod(decoded, self._stride)
@@ -180,16 +213,19 @@ class VideoSource:
             if over or number < skip:
                 continue
             # Reducing by means of all pixels leaves no patterns that are not there; enlarging by curves no steps.
-            how = {} if same else {"interpolation": "AREA" if frame.height > height and frame.width > width else "BICUBIC"}
-            rgb = to_rgb.reformat(frame, width=width, height=height, format="rgb24", **how).to_ndarray()
-            yield Piece({ONLY: rgb[None]}, (0,) if number == 0 else ())
-        if decoded == 0:
-            raise DamagedFileError(f"{path} holds no frame that can be decoded. Check it in a player, or copy it again.")
+            how = {} if same else {"interpolation": "AREA" if sides[0] > height and sides[1] > width else "BICUBIC"}
+            lying = turn.sides(height, width)
+            rgb = to_rgb.reformat(frame, width=lying[1], height=lying[0], format="rgb24", **how).to_ndarray()
+            yield Piece({ONLY: turn.upright(rgb)[None]}, (0,) if number == 0 else ())
 
     def memory(self, at_most: int) -> dict[str, int]:
         height, width = self._size
         frames = 3 * max(self._largest, height * width) * 3
         return {"video decoder": _FRAMES_HELD * self._largest * 3 // 2 + 8_000_000, "RGB frames": frames}
+
+
+def _without_frames(path: str) -> DamagedFileError:
+    return DamagedFileError(f"{path} holds no frame that can be decoded. Check it in a player, or copy it again.")
 
 
 class Videos(VideoSource):
@@ -201,7 +237,11 @@ class Videos(VideoSource):
     stride : every how many-th frame is taken, from the first of each file on. All are decoded: frames build on each other
     size : (height, width) that frames are scaled to, or one number for both; proportions change if they are others. None: as they
         are, in all files the same
-    skip_broken : leave out files that cannot be decoded to their end, and list them in the manifest. Each is decoded twice for that
+    skip_broken : leave out files that cannot be decoded as a whole, and list them in the manifest: those that hold fewer frames or
+        seconds than their header says, or damaged packets or frames. Each file is decoded twice for that
+
+    The stream is the one that players choose, and frames stand upright as players turn them. The manifest notes for each video when
+    its frames are shown ("time"): seconds of the first, from one to the next, and whether the steps are alike; if not, the longest.
 
     Raises
     ------
