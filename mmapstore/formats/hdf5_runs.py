@@ -83,7 +83,9 @@ def _is_swapped(dtype: np.dtype[Any]) -> bool:
 
 
 def _mended(values: Array, dtype: np.dtype[Any]) -> Array:
-    base = dtype.subdtype[0] if dtype.subdtype is not None else dtype
+    base = dtype
+    while base.subdtype is not None:  # arrays of arrays
+        base = base.subdtype[0]
     if not _holds_swapped_runs(base):
         return values
     out = values.copy()

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmapstore.formats import hdf5_chunk_index, hdf5_chunks, hdf5_file
+from mmapstore.formats import hdf5_chunk_index, hdf5_chunk_list, hdf5_chunks, hdf5_file
 from mmapstore.formats.contract import HasChunks
 from mmapstore.plain.codecs import Codec
 from mmapstore.plain.errors import DamagedFileError, MmapstoreError, NotFoundError
@@ -517,6 +517,18 @@ def test_damaged_entry_is_named(tmp_path, entry, filters):
     position, _, offset, size = entry
     assert f"a.h5::/x: the chunk at {position} is said to be {size} bytes at offset {offset}; expected " in str(caught.value)
     assert "within a file of 100 bytes" in str(caught.value)
+
+
+def test_user_blocks_that_hdf5_leaves_out_of_its_list(tmp_path, monkeypatch):
+    """HDF5 before 1.14.4, to which h5py may be linked."""
+    monkeypatch.setattr(hdf5_chunk_list, "_leaves_out_user_blocks", lambda: True)
+    monkeypatch.setattr(Listed, "file", types.SimpleNamespace(userblock_size=50))
+    path = tmp_path / "a.h5"
+    path.write_bytes(bytes(100))
+    index, _ = hdf5_chunk_index.chunk_index(Listed(((0, 2), 0, 10, 32)), str(path), "a.h5::/x")
+    assert index.offsets.tolist() == [-1, 60, -1, -1]
+    with pytest.raises(DamagedFileError, match="within a file of 100 bytes"):
+        hdf5_chunk_index.chunk_index(Listed(((0, 2), 0, 19, 32)), str(path), "a.h5::/x")
 
 
 def test_chunk_listed_twice(tmp_path):
