@@ -315,7 +315,9 @@ def compound(path):
     zarr.create_array(LocalStore(path), shape=(3,), dtype=[("a", "i4"), ("b", "f4")], chunks=(2,), zarr_format=2)
 
 
-@pytest.mark.parametrize(("write", "found"), [(strings, "StringDType|object dtype"), (fixed_unicode, "unicode"), (compound, "compound")])
+@pytest.mark.parametrize(
+    ("write", "found"), [(strings, "StringDType|object dtype"), (fixed_unicode, "unicode"), (compound, "compound")]
+)
 def test_other_dtypes_are_refused_and_listed_in_words(tmp_path, write, found):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
