@@ -18,6 +18,7 @@ from mmapstore.cli import main
 from mmapstore.operations.convert.archives import TO, convert_directory
 from mmapstore.operations.convert.tree import convert_all
 from mmapstore.operations.verify import verify
+from mmapstore.plain.errors import DamagedFileError
 
 TARGETS = [".h5", ".zarr", ""]
 _MISSING_FILTER = 32_999
@@ -400,3 +401,13 @@ def test_chunks_that_cannot_be_decoded_here_are_compared_as_stored(tmp_path):
         file["filters/missing filter"].id.write_direct_chunk((4,), bytes(16))
     verdict = verify(tmp_path / "a.h5", tmp_path / "b.h5")
     assert [array.key for array in verdict.arrays if not array.ok] == ["filters/missing filter"]
+
+
+def test_what_only_the_library_of_a_format_reads_is_compared_by_it(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise DamagedFileError("the chunk at (0,) is said to be damaged")
+
+    source = awkward(tmp_path / "a.h5", [filters])
+    for module in ("verify.rows", "convert.tree_values"):
+        monkeypatch.setattr(f"mmapstore.operations.{module}.reader_for", refuse)
+    judge(source, tmp_path / "out.h5")

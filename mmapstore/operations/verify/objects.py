@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -276,8 +277,6 @@ def array_of(
     name = archive.name(inside(node.path, values.member))
     if values.refused:
         opener = raising(f"{name}: {values.refused}")
-    elif values.stored is not None:
-        opener = values.stored
     else:
         opener = functools.partial(_opened, archive, tree, trees, origin, values, name, as_stored)
     layout = layouts.get(_joined(archive.within, inside(node.path, values.member)))
@@ -291,8 +290,13 @@ def raising(why: str) -> Callable[[], StoredArray]:
     return refuse
 
 
-def _opened(archive: Archive, tree: TreeSource, trees: Trees, origin: str, values: Values, name: str, as_stored: bool) -> TreeArray:
-    now = trees.open(archive)
+def _opened(
+    archive: Archive, tree: TreeSource, trees: Trees, origin: str, values: Values, name: str, as_stored: bool
+) -> StoredArray:
+    if values.stored is not None:
+        with contextlib.suppress(MmapstoreError):
+            return values.stored()
+    now = trees.open(archive)  # the format's own library reads more than we do, or says better what is wrong
     if now is not tree:
         values = next(each for each in values_of(now, origin, as_stored) if each.member == values.member)
     return TreeArray(values, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -91,8 +92,9 @@ def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool =
     if not independent and 0 < len(shape) <= 6 and sample_nbytes <= most_row_nbytes:
         # Letters that keep the stored order; with all six of them samples run along the first two axes, in that order.
         letters = "NTCDHW" if len(shape) == 6 else "NCDHW"[: len(shape)]
-        reader = reader_for(stored, StoredLayout(letters, shape), mapped=False)
-        return Rows(stored.name, shape, dtype, reader, reader.why)
+        with contextlib.suppress(DamagedFileError):  # the format's own library tells whether it is
+            reader = reader_for(stored, StoredLayout(letters, shape), mapped=False)
+            return Rows(stored.name, shape, dtype, reader, reader.why)
     extents = stored.extents
     if not independent and extents is not None and extents.is_one_run and extents.offset_of(0) >= 0:
         flat = Extents.one_run(extents.path, extents.offset_of(0), math.prod(shape), stored.dtype.itemsize, stored.dtype)
