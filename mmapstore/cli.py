@@ -15,7 +15,7 @@ from .plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, S
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = (
     "exit codes: 0 done; 1 it failed, and the reason was printed; "
-    "2 it was asked for what cannot be meant (a value, or data that it does not fit); 130 interrupted"
+    "2 invalid arguments, or arguments that do not fit the data; 130 interrupted"
 )
 
 

@@ -109,7 +109,7 @@ def extended(values: Values, shape: tuple[int, ...]) -> Values:
             out[tuple(slice(part.stop - part.start) for part in stored)] = values.read(stored)
         return out
 
-    words = f"{values.shape} and fill values up to the length of its unlimited dimension"
+    words = f"filled from {values.shape} to the length of its unlimited dimension"
     return replace(values, shape=shape, read=read, stored=None, changed=(*values.changed, words))
 
 
@@ -161,7 +161,9 @@ def is_derived(name: str, value: Any, path: str, names: Names, scales: Container
     """
     own = path.rsplit("/", 1)[-1]
     if name in ("CLASS", "NAME"):
-        return path in scales and names[:1] == (own,) and (name == "CLASS" or value in ("", own))
+        return (
+            path in scales and names[:1] == (own,) and (name == "CLASS" or value in ("", own) or str(value).startswith(NO_VARIABLE))
+        )
     if name == "DIMENSION_LIST" and isinstance(value, list):
         found = [nearest(path, axis, scales) for axis in names or (None,) * len(value)]
         return all(paths in ([], [""], [at]) for paths, at in zip(value, found, strict=False))

@@ -77,7 +77,7 @@ def leaves_of(kind: Any, regions: bool = False) -> Iterator[Leaf]:
                 if not name or "/" in name:
                     leaf = replace(leaf, refused=f"its member {name!r} has a name that no array can have")
                 memory = leaf.memory if leaf.refused else np.dtype([(name, leaf.memory)])
-                yield replace(leaf, names=(name, *leaf.names), memory=memory, changed=_with(leaf, "split into its members"))
+                yield replace(leaf, names=(name, *leaf.names), memory=memory, changed=_with(leaf, "one member of a compound"))
         return
     yield _simple(kind, regions)
 

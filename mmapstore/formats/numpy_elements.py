@@ -62,7 +62,7 @@ def _parts(common: Values, read: _Member, name: str) -> list[Values]:
                     common,
                     member=f"{common.member}/{member}".strip("/"),
                     dtype=dtype[member],
-                    changed=_with(common, "split into its members"),
+                    changed=_with(common, "one member of a compound"),
                     element_nbytes=common.element_nbytes or dtype.itemsize,
                     refused=f"its member {member!r} has a name that no array can have" if "/" in member else common.refused,
                 ),

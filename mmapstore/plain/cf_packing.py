@@ -146,7 +146,7 @@ def packed_words(packed: Iterable[Packed]) -> str:
     """Say of arrays whose numbers mislead what was found, what it means, and the command to write; "" where none misleads.
 
     >>> packing = Packing.of({"_FillValue": np.float32(-9999)}, np.dtype("f4"))
-    >>> packed_words([Packed("a.nc::/t", packing)]).partition(": ")[0]
+    >>> packed_words([Packed("a.nc::/t", packing)]).partition(", which")[0]
     'a.nc::/t holds packed values (no value where -9999 is stored)'
     """
     packed = [each for each in packed if each.packing.misleads]
@@ -159,8 +159,8 @@ def packed_words(packed: Iterable[Packed]) -> str:
     if os.path.exists(name.partition("::")[0]):
         call = shlex.join(["mmapstore", "convert", name, f"{PurePath(name).stem}-unpacked.npy", "--unpack"])
     return (
-        f"{name} holds packed values ({packing}){more}: training would take what is stored for the values. "
-        f"Write the values first, NaN where there is none: {call}"
+        f"{name} holds packed values ({packing}){more}, which are read as stored. "
+        f"To write the values themselves, NaN where there is none: {call}"
     )
 
 

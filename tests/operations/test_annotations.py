@@ -378,7 +378,7 @@ def test_broken_annotations_are_left_out_and_listed(tree):
 def test_clipped_boxes_are_counted(tree, size):
     objects = [("cat", (0, 0, 90.0000004, 121)), ("ant", (-0.5, 3, 4, 5)), ("dog", (1, 1, 2, 2))]
     (tree / "Annotations" / "val" / "d.xml").write_text(xml(objects, size))
-    with pytest.warns(SourceWarning, match=r"boxes that reached out of their images, and were clipped: 2, the first in .*d\.xml"):
+    with pytest.warns(SourceWarning, match=r"clipped 2 boxes to the image, first in .*d\.xml \(clip_boxes="):
         source = source_of(tree, size=None)
     assert read_all(source)[0]["box"][3].tolist() == [0, 0, 90, 120]
     assert source.notes["box"]["clipped"] == 2

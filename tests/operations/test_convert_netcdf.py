@@ -101,7 +101,7 @@ def test_variables_are_as_long_as_their_unlimited_dimension(tmp_path):
                 variable[step] = "a" if kind is str else step
     report = converted(tmp_path / "a.nc", tmp_path / "b.zarr")
     rows = {row.path: row for row in report.rows}
-    assert rows["/short"].how == "(2, 2) and fill values up to the length of its unlimited dimension"
+    assert rows["/short"].how == "filled from (2, 2) to the length of its unlimited dimension"
     assert rows["/long"].outcome == "copied"
     assert_identical(tmp_path / "a.nc", tmp_path / "b.zarr")
     assert main(["verify", str(tmp_path / "a.nc"), str(tmp_path / "b.zarr")]) == 0

@@ -80,8 +80,8 @@ def test_hdf5_to_hdf5_keeps_user_block_and_order(tmp_path):
 def test_what_zarr_lacks_is_changed_and_named(everything, tmp_path):
     report = converted(everything, tmp_path / "out.zarr")
     found = outcomes(report)
-    assert found["/plain/people"] == ("changed", "a group of its members")
-    assert found["/plain/people/position/x"] == ("changed", "split into its members; byte order: little-endian")
+    assert found["/plain/people"] == ("changed", "a compound as a group of its members")
+    assert found["/plain/people/position/x"] == ("changed", "one member of a compound; byte order: little-endian")
     assert found["/plain/i4be"] == ("changed", "byte order: little-endian")
     assert found["/plain/none"] == ("changed", "a null dataspace as a group without members")
     assert found["/plain/colours"] == ("changed", "an enumeration as its numbers")

@@ -74,8 +74,8 @@ def test_every_file_is_a_sample_or_named(tmp_path, monkeypatch):
     assert source.notes["label"] == {"classes": ["cat", "dog"]}
     assert read_all(source)[0]["label"].tolist() == [0, 0, 0, 1]
     (words,) = {str(each.message) for each in warned}
-    for part in ("2 .heic, such as cat/IMG_", "pip install pillow-heif", "1 .nef, which is dog/raw.nef: TIFF", "5 .xml, such as",
-                 "JPEG that Pillow cannot read", "1 .csv"):  # fmt: skip
+    for part in ("2 .heic files such as cat/IMG_", "pip install pillow-heif", "1 .nef file, dog/raw.nef (TIFF", "1 .csv",
+                 "5 .xml files such as", "JPEG that Pillow cannot read"):  # fmt: skip
         assert part in words, (part, words)
     assert sum(int(each.split()[0]) for each in source.notes["image"]["not taken"]) == len(named)
     assert warned[0].filename == __file__
@@ -87,11 +87,11 @@ def test_the_manifest_and_the_command_name_them(tmp_path, capsys):
     (tmp_path / "cat" / "2.txt").write_text("none")
     arguments = ["ingest", str(tmp_path / "cat"), str(tmp_path / "out.h5")]
     assert main([*arguments, "--dry-run"]) == 0
-    expected = f"mmapstore: {tmp_path / 'cat'}: these files are not taken: 1 .txt, which is 2.txt: no image that Pillow reads.\n"
+    expected = f"mmapstore: {tmp_path / 'cat'}: skipped 1 .txt file, 2.txt (not an image that Pillow reads).\n"
     assert expected in capsys.readouterr().err
     assert main(arguments) == 0
     assert expected in capsys.readouterr().err
-    assert manifest_of(str(tmp_path / "out.h5")).notes["not taken"] == ["1 .txt, which is 2.txt: no image that Pillow reads"]
+    assert manifest_of(str(tmp_path / "out.h5")).notes["not taken"] == ["1 .txt file, 2.txt (not an image that Pillow reads)"]
 
 
 def test_heif_by_pillow_heif(tmp_path):
@@ -119,7 +119,7 @@ def test_links_and_pipes(tmp_path):
     os.symlink(tmp_path / "else" / "1.jpg", tmp_path / "photos" / "cat" / "1.jpg")
     os.symlink(tmp_path / "else", tmp_path / "photos" / "cat" / "more")
     os.mkfifo(tmp_path / "photos" / "cat" / "pipe")  # to open it would wait for ever
-    with pytest.warns(SourceWarning, match=r"cat/more: a link to a folder, which is not followed"):
+    with pytest.warns(SourceWarning, match=r"cat/more \(a link to a folder, which is not followed"):
         source = mm.Images(tmp_path / "photos")
     assert read_all(source)[0]["label"].tolist() == [0, 1]
     assert any("pipe" in each for each in source.notes["image"]["not taken"])
@@ -163,7 +163,7 @@ def test_gif_files_alone_are_videos_and_beside_pictures_pictures(tmp_path):
 def test_other_files_beside_arrays_are_named(tmp_path):
     mm.ingest(np.zeros((2, 3)), tmp_path / "a.npy", progress=False)  # with a manifest, which belongs to it
     (tmp_path / "b.png").write_bytes(encoded("PNG"))
-    with pytest.warns(SourceWarning, match=r"not taken: 1 \.png, which is b\.png: not of the kind of a\.npy"):
+    with pytest.warns(SourceWarning, match=r"skipped 1 \.png file, b\.png \(not of the kind of a\.npy"):
         path = mm.ingest(tmp_path, tmp_path / "out.h5", progress=False)
     assert len(mm.open(path)) == 2
 
@@ -171,7 +171,7 @@ def test_other_files_beside_arrays_are_named(tmp_path):
 def test_a_folder_without_an_image_says_what_it_holds(tmp_path):
     for number in range(3):
         (tmp_path / f"{number}.wav").write_bytes(b"none")
-    with pytest.raises(NotFoundError, match=r"holds no image that Pillow reads.*3 \.wav, such as"):
+    with pytest.raises(NotFoundError, match=r"holds no image that Pillow reads.*3 \.wav files such as"):
         mm.Images(tmp_path)
 
 
@@ -182,5 +182,5 @@ def test_annotations_beside_their_images(tmp_path):
         warnings.simplefilter("error")
         assert mm.AnnotatedImages(tmp_path, tmp_path).samples == 1
     (tmp_path / "classes.txt").write_text("cat")
-    with pytest.warns(SourceWarning, match=r"1 \.txt, which is classes\.txt"):
+    with pytest.warns(SourceWarning, match=r"1 \.txt file, classes\.txt"):
         mm.AnnotatedImages(tmp_path, tmp_path)

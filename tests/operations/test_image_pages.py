@@ -108,7 +108,7 @@ def test_each_file_is_an_episode(tmp_path, capsys):
 def test_single_pictures_between_stacks(tmp_path):
     for name, count in (("1", 1), ("2", 1), ("3", 3), ("4", 1), ("5", 1), ("6", 2)):
         write(tmp_path / f"{name}.tif", stack(count, seed=int(name)))
-    with pytest.warns(SourceWarning, match=r"2 of 6 files hold several pictures, such as .*3\.tif; each picture is a sample, each"):
+    with pytest.warns(SourceWarning, match=r"2 of 6 files hold several images, such as .*3\.tif; each image is a sample, "):
         source = mm.Images(tmp_path)
     pieces = [piece for at_most in (1, 2, 100) for piece in source.pieces(Position(), at_most)]
     starts, at = [], 0
@@ -122,7 +122,7 @@ def test_pages_have_the_label_of_their_file(tmp_path):
     for name, count in (("cat", 3), ("dog", 1)):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "a.tif", stack(count))
-    with pytest.warns(SourceWarning, match="each picture is a sample, with the label of its file"):
+    with pytest.warns(SourceWarning, match="each image is a sample with the label of its file"):
         assert read_all(mm.Images(tmp_path))[0]["label"].tolist() == [0, 0, 0, 1]
     assert read_all(mm.Images(tmp_path, pages="first", labels="one-hot"))[0]["label"].tolist() == [[1, 0], [0, 1]]
     with pytest.raises(InvalidValueError, match="pages='some' is not understood"):
@@ -157,7 +157,7 @@ def test_pages_of_another_kind_are_named(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for page in (array[0], array[0].astype(np.uint8), array[1], array[1][:4], array[0].astype(np.float64)):
             writer.write(page)
-    with pytest.warns(SourceWarning, match=r"1 \.tif, which is .*a\.tif: 3 of its 5 pages differ from the first in size or kind"):
+    with pytest.warns(SourceWarning, match=r"1 \.tif file, .*a\.tif \(3 of its 5 pages differ from the first in size or kind"):
         source = mm.Images(tmp_path)
     assert np.array_equal(samples(source)[..., 0], array)
 

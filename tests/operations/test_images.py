@@ -65,7 +65,7 @@ def test_what_lies_deeper_belongs_to_the_class_and_other_files_do_not(folder):
     (folder / ".DS_Store").write_bytes(b"none")
     (folder / "read me.txt").write_text("none")
     (folder / "bird").mkdir()
-    with pytest.warns(SourceWarning, match=r"these files are not taken: 1 \.txt, which is read me\.txt"):
+    with pytest.warns(SourceWarning, match=r"skipped 1 \.txt file, read me\.txt"):
         source = mm.Images(folder)
     assert source.notes["label"] == {"classes": ["ant", "bird", "cat", "dog"]}
     assert np.bincount(read_all(source)[0]["label"]).tolist() == [3, 0, 12, 2]

@@ -96,6 +96,6 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, source: Path, capsys: pytest.C
 def test_what_was_left_out_is_told(tmp_path: Path) -> None:
     found = {"path": "x", "fields": {}, "bytes": 0, "seconds": 1.0, "skipped": [f"{number}.png" for number in range(12)]}
     assert command._line(found).endswith(
-        "left out, 12 that could not be read: 0.png, 1.png, 2.png, 3.png, 4.png, 5.png, 6.png, 7.png, 8.png, 9.png ... "
+        "skipped 12, broken or unmatched: 0.png, 1.png, 2.png, 3.png, 4.png, 5.png, 6.png, 7.png, 8.png, 9.png ... "
         "(the manifest names all)"
     )

@@ -306,6 +306,7 @@ def test_a_directory_of_archives(tmp_path, to):
     report = convert_directory(source, tmp_path / "out", to=to, progress=False)
     verdict = verify(source, tmp_path / "out", progress=False)
     assert not verdict and report.exit_code == 1 and not verdict.missing and not verdict.extra, verdict.to_text()
+    assert not any("mmapstore-conversion" in note for note in verdict.notes)
     said = " ".join(problem for array in verdict.arrays for problem in array.problems)
     assert all(row.how in said for row in report.rows if row.is_lost)
     for path in ("two.h5", "deep/refused.h5"):
@@ -316,6 +317,23 @@ def test_a_directory_of_archives(tmp_path, to):
     left = convert_directory(source, tmp_path / "again", to=to, progress=False)
     verdict = verify(source, tmp_path / "again", progress=False)
     assert not verdict and left.exit_code == 1 and verdict.missing == ("broken",)
+
+
+def test_what_is_missing_is_not_called_changed_as_well(tmp_path):
+    source = awkward(tmp_path / "a.h5", [hard_links, nulls])
+    with h5py.File(source, "a") as file:
+        file["compound"] = np.zeros(2, "i4,f8")
+    zarr.create_group(tmp_path / "b.zarr")
+    verdict = verify(source, tmp_path / "b.zarr", progress=False)
+    assert {"compound/f0", "compound/f1"} <= set(verdict.missing)
+    assert not {f"/{name}" for name in (*verdict.missing, "compound")} & {array.key for array in verdict.arrays}
+
+
+def test_dimensions_that_a_conversion_adds_are_not_called_further(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=np.arange(3), dimension_names=["x"])
+    convert_all(tmp_path / "a.zarr", tmp_path / "b.h5", progress=False)
+    verdict = verify(tmp_path / "a.zarr", tmp_path / "b.h5", progress=False)
+    assert verdict and "further" not in verdict.to_text()
 
 
 def test_what_is_kept_in_other_files(tmp_path):

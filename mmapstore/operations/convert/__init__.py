@@ -366,6 +366,6 @@ def _packed_words(found: Origin) -> str:
     if packing is None:
         return ""
     return (
-        f"{found.name} holds packed values ({packing}), and what is stored is copied, not what it stands for. Pass unpack=True "
-        f"(--unpack) to write {packing.dtype} values."
+        f"{found.name} holds packed values ({packing}), and is copied as stored. "
+        f"Pass unpack=True (--unpack) to write the values themselves as {packing.dtype}."
     )

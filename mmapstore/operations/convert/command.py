@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unpack",
         action="store_true",
-        help="write what packed values stand for (scale_factor, add_offset, _Unsigned), NaN for none (_FillValue, valid_range ...)",
+        help="write the values that packed numbers stand for (scale_factor, add_offset, _Unsigned), and NaN where there is none "
+        "(_FillValue, missing_value, valid_range ...)",
     )
     parser.add_argument("--max-memory", default="256MB", help="bound for private memory (default: 256MB)")
     parser.add_argument("--overwrite", action="store_true", help="replace DST when the new data is whole")

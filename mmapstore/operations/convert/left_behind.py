@@ -25,4 +25,4 @@ def left_behind(name: str, fill_is_kept: bool) -> str:
                 found.append(f"the names of its axes ({', '.join(each or 'none' for each in values.dimensions)})")
             if values.fill is not None and not fill_is_kept:
                 found.append(f"its fill value {values.fill}")
-    return f"Left with {name}: {' and '.join(found)}. `convert --all` carries them over." if found else ""
+    return f"Not copied from {name}: {' and '.join(found)}. `mmapstore convert --all` copies them too." if found else ""

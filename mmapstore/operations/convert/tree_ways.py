@@ -200,14 +200,14 @@ class ByValues(Common):
         if node.kind != DIMENSION:
             return super().convert(node)
         how = "the arrays that have it name it" if "REFERENCE_LIST" in node.attributes else "no array has it"
-        return Done(node.path, (TreeRow(node.path, node.kind, CHANGED, f"a length without values: {how}"),))
+        return Done(node.path, (TreeRow(node.path, node.kind, CHANGED, f"a dimension without coordinates: {how}"),))
 
     def _converted(self, node: Node) -> Done:
         if node.kind in LINKS and not self._is_copied(node):
             return self.link(node)
         carried, rows = self._attributes(node)
         if node.kind == NAMED_TYPE:
-            row = TreeRow(node.path, node.kind, CHANGED, "not an object of its own: each array has its type")
+            row = TreeRow(node.path, node.kind, CHANGED, "no object there: each array has its own type")
             lost = [TreeRow(f"{node.path}@{name}", "attribute", REFUSED, "no object is left to have it") for name in carried]
             return Done(node.path, (row, *lost, *(each for each in rows if each.is_lost)))
         if node.kind == GROUP:
@@ -257,7 +257,7 @@ class ByValues(Common):
         place, parts = self.place(node), self.source.values(_origin(node))
         renamed = f"named {place}" if place != node.path else ""
         if node.kind == ALIAS:
-            renamed = f"a copy of {node.target}, the same array in the source: an object has one name there"
+            renamed = f"a copy of {node.target}: in the source both are one array, in the target an array has one name"
         if not parts:
             how = joined([renamed, self.target.add_empty(place, carried)])
             return Done(node.path, (TreeRow(node.path, node.kind, CHANGED if how else COPIED, how), *rows))
@@ -268,7 +268,7 @@ class ByValues(Common):
             return self._row(node, REFUSED, why)
         self.target.add_group(place, carried)
         groups = {place}
-        made: list[TreeRow] = [TreeRow(node.path, node.kind, CHANGED, joined([renamed, "a group of its members"]))]
+        made: list[TreeRow] = [TreeRow(node.path, node.kind, CHANGED, joined([renamed, "a compound as a group of its members"]))]
         checks: list[tuple[str, str]] = []
         for part in parts:
             if not part.refused:
@@ -331,7 +331,7 @@ class ByValues(Common):
                     lists[place], owners[place] = given, node.path
         added, failed = self.target.attach_scales(axes, lists)
         for path in added:
-            yield Done(path, (TreeRow(path, DIMENSION, CHANGED, "a length without values, for the arrays that name it"),))
+            yield Done(path, (TreeRow(path, DIMENSION, CHANGED, "a dimension without coordinates: a scale has its name"),))
         for place, why in failed.items():
             entry = done[owners[place]]
             row = TreeRow(f"{entry.path}@DIMENSION_LIST", "attribute", REFUSED, why)

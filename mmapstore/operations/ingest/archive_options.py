@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     raw = parser.add_argument_group("files without a header", "numbers as they lie in memory")
     add_raw_arguments(raw)
     videos = parser.add_argument_group("videos", "--size and --skip-broken are for videos as well")
-    videos.add_argument("--stride", type=int, help="take every so many-th frame (default: 1)")
+    videos.add_argument("--stride", type=int, help="keep every STRIDE-th frame (default: 1)")
 
 
 def add_raw_arguments(parser: Any) -> None:

@@ -117,8 +117,9 @@ def _line(found: dict[str, Any]) -> str:
     )
     rate = format_bytes(held / max(found["seconds"], 1e-3))
     skipped = found.get("skipped", ())
-    named = f"{', '.join(skipped[:_MOST_NAMED])}{' ...' if len(skipped) > _MOST_NAMED else ''}"
-    left_out = f"\nleft out, {len(skipped)} that could not be read: {named} (the manifest names all)" if skipped else ""
+    named = ", ".join(skipped[:_MOST_NAMED])
+    more = " ... (the manifest names all)" if len(skipped) > _MOST_NAMED else ""
+    left_out = f"\nskipped {len(skipped)}, broken or unmatched: {named}{more}" if skipped else ""
     return (
         f"{found['path']}: {'; '.join(parts)}, {format_bytes(held)} in {found['seconds']:.1f} s ({rate}/s), "
         f"{format_bytes(found['bytes'])} on disk\n"

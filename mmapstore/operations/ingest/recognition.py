@@ -146,7 +146,7 @@ def _warn_of_others(path: str, taken: list[str]) -> None:
         if not is_hidden(os.path.basename(name)) and not name.endswith(SUFFIX) and PARTIAL not in name:
             others.add(os.path.basename(name), f"not of the kind of {os.path.basename(taken[0])}")
     if others.words():
-        warnings.warn(f"{path}: these files are not taken: {'; '.join(others.words())}.", SourceWarning, stacklevel=5)
+        warnings.warn(f"{path}: skipped {'; '.join(others.words())}.", SourceWarning, stacklevel=5)
 
 
 def _of_files(paths: list[str], source_layout: str | None) -> Source:

@@ -311,6 +311,6 @@ def _others(a: Objects, b: Objects, compared: set[str], is_tree: bool) -> list[A
         if not verdict.ok:
             summary = f"{name}: {'NOT THERE' if a.is_lost(key) else 'other attributes'}"
             found.append(replace(verdict, summary=summary))
-        elif key in a.rows:
+        elif key in a.rows and (b.has(key) or not a.has(key)):  # one that is missing is named as such, and changed into nothing
             found.append(verdict)
     return found

@@ -155,7 +155,8 @@ class AnnotatedImages(ImageSamples):
             "no object": "NaN",
         }
         if clipped:
-            words = f"boxes that reached out of their images, and were clipped: {len(clipped)}, the first in {clipped[0]}"
+            boxes_words = f"{len(clipped)} box{'es' * (len(clipped) > 1)}"
+            words = f"clipped {boxes_words} to the image, first in {clipped[0]} (clip_boxes={clip:g}, --clip-boxes)"
             self._say("clipped", words, len(clipped), "box")
 
 

@@ -12,7 +12,7 @@ from .decoding import image_suffixes, is_heif_start, read_header, reads_heif
 # What systems leave in folders beside a user's files; "@eaDir" and "__MACOSX" hold thumbnails and forks under the images' names.
 _OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
 _FIRST_NBYTES = 32
-_NO_IMAGE = "no image that Pillow reads"
+_NO_IMAGE = "not an image that Pillow reads"
 
 
 def is_hidden(name: str) -> bool:
@@ -87,11 +87,11 @@ class PassedOver:
         """A text for each kind.
 
         >>> found = PassedOver()
-        >>> found.add("cat/1.txt", "no image"), found.add("cat/2.txt", "no image"), found.words()
-        (None, None, ['2 .txt, such as cat/1.txt: no image'])
+        >>> found.add("cat/1.txt", "not an image"), found.add("cat/2.txt", "not an image"), found.words()
+        (None, None, ['2 .txt files such as cat/1.txt (not an image)'])
         """
         return [
-            f"{count} {suffix or 'without suffix'}, {'such as' if count > 1 else 'which is'} {example}: {why}"
+            f"{count}{suffix and f' {suffix}'} file{'s such as' if count > 1 else ','} {example} ({why})"
             for (suffix, why), (count, example) in self._found.items()
         ]
 

@@ -24,7 +24,7 @@ _LOOKED_AT = 8  # files that stand for all of a folder
 _MOST_CLASSES = 64
 _FLAT = 0.75  # of all neighbours, so many are equal in a mask; in a photograph, even a dark one, far fewer
 _CHANNELS = {"1": 1, "L": 1, "P": 1, "I": 1, "F": 1, "LA": 2, "RGB": 3, "RGBA": 4}
-_HOW = "masks=True (--masks yes) keeps the numbers of label masks, masks=False (--masks no) takes pictures"
+_HOW = "For label masks pass masks=True (--masks yes), for pictures masks=False (--masks no)"
 
 
 class Look(NamedTuple):
@@ -93,18 +93,19 @@ def are_masks(files: Files, form: ImageForm) -> tuple[bool, str]:
     are_flat = len(found) > 1 and all(look.is_flat for look in looks.values())
     takes_numbers = form.scale is None and form.dtype is None and form.channels in (None, 1)
     if takes_numbers and modes == {"P"} and len(found) > 1 and all(look.has_voc_colours for look in looks.values()):
-        return True, f"these are label masks by their palette, that of Pascal VOC ({numbers}), and keep their numbers; {_HOW}"
+        return True, f"taken for label masks, for their palette is that of Pascal VOC; their numbers ({numbers}) are kept. {_HOW}"
     is_small = max((number for number in found if number != 255), default=0) < _MOST_CLASSES and found != [0, 255]
     if takes_numbers and modes == {"L"} and are_flat and is_small:
-        return True, f"these are label masks by their look ({numbers} in flat areas), resized by the nearest pixel; {_HOW}"
+        return True, f"taken for label masks, for they hold few numbers ({numbers}) in flat areas, which are kept. {_HOW}"
     coloured = next((path for path, look in looks.items() if look.is_flat and not look.has_grey_palette), None)
     if "P" in modes and form.channels in (1, 2) and coloured is not None and are_flat:
         raise InvalidValueError(
             f"{coloured} holds a palette and flat areas of few colours ({numbers}); channels={form.channels} may mean a label mask "
-            f"or a picture in grey. Say which: {_HOW}."
+            f"or a picture in grey. {_HOW}."
         )
     if is_resized and are_flat:
-        return False, f"files hold few numbers ({numbers}) in flat areas, and resizing makes others between them; {_HOW}"
+        words = f"few numbers ({numbers}) in flat areas, as of label masks, and resizing makes others between them"
+        return False, f"{words}. {_HOW}"
     return False, ""
 
 
@@ -142,13 +143,14 @@ def with_masks(listed: ListedImages, folder: str, masks_folder: str, unmatched: 
     if lacking and unmatched not in ("skip", "skip-images"):
         raise NotFoundError(
             f"{len(lacking)} of {len(names)} images have no mask of their name in {masks_folder}; the first is {lacking[0]}. "
-            "Check the folders, or leave them out with unmatched='skip-images' (--unmatched)."
+            "Check the folders, or skip them with unmatched='skip-images' (--unmatched)."
         )
     alone = sorted(set(masks) - set(names))
     if alone and unmatched not in ("skip", "skip-masks"):
         raise NotFoundError(
             f"{len(alone)} of {len(masks)} masks have no image of their name in {folder}; the first is "
-            f"{os.path.join(masks_folder, masks[alone[0]])}. Check the folders, or leave them out with unmatched='skip-masks'."
+            f"{os.path.join(masks_folder, masks[alone[0]])}. Check the folders, or skip them with unmatched='skip-masks' "
+            "(--unmatched)."
         )
     for name in alone:
         others.add(os.path.join(masks_folder, masks[name]), "no image has its name")

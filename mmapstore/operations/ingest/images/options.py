@@ -38,35 +38,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the options to the parser of `mmapstore ingest`."""
     images = parser.add_argument_group("images", "for a folder (a class per sub-folder), files, or a table of path and label")
     images.add_argument("--size", help="of every image: HEIGHTxWIDTH in pixels, such as 64x64, or one number for both")
-    images.add_argument("--fit", choices=FITS, help="crop what is over (default), pad with black, or stretch")
+    images.add_argument("--fit", choices=FITS, help="crop (default), pad with black, or stretch to SIZE")
     images.add_argument("--channels", type=int, choices=(1, 2, 3, 4), help="1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha")
     images.add_argument(
         "--scale", metavar="SCALE", help="unit (0 to 1), each (by its own mean and deviation), or MEAN/DEVIATION, such as 0.5/0.25"
     )
     images.add_argument("--labels", choices=("index", "one-hot", "none"), help="how classes are written (default: index)")
-    images.add_argument("--skip-broken", action="store_true", help="leave out broken files, and list them in the manifest")
-    images.add_argument("--pages", choices=PAGES, help="of TIFF stacks and animations: all, each a sample (default), or the first")
+    images.add_argument(
+        "--skip-broken", action="store_true", help="skip files that cannot be decoded, and list them in the manifest"
+    )
+    images.add_argument(
+        "--pages", choices=PAGES, help="of TIFF stacks and animations: all, each page a sample (default), or the first"
+    )
     images.add_argument(
         "--masks",
         metavar="DIR",
-        help="the folder of label masks, under the same names: field mask; or yes if SOURCE holds label masks, no if pictures",
+        help="the folder of label masks, each with the name of its image, for a field mask; or yes where SOURCE itself holds "
+        "label masks, no where it holds pictures (default: by their look)",
     )
     images.add_argument("--path-column", help="name of the column of paths in a table (default: path)")
     images.add_argument("--label-column", help="name of the column of labels in a table (default: label)")
     images.add_argument("--max-pixels", type=int, help="decode images of more pixels than Pillow's limit, up to this many")
     annotated = parser.add_argument_group("annotated images", "Pascal VOC and ImageNet DET: the largest object is the label")
     annotated.add_argument("--annotations", metavar="DIR", help="the folder of XML annotations; SOURCE is that of the images")
-    annotated.add_argument("--subset", metavar="FILE", help="a text file with the names of those to take, one per line")
+    annotated.add_argument("--subset", metavar="FILE", help="a text file with the names of the images to take, one per line")
     annotated.add_argument("--categories", metavar="FILE", help="a text file with the names of the categories, in order")
     annotated.add_argument("--background", metavar="NAME", help="category of images without an object (default: background)")
     annotated.add_argument(
         "--unmatched",
         choices=(*UNMATCHED, "skip-masks"),
-        help="images and annotations, or masks, without each other (default: error)",
+        help="an image without annotation or mask, or the reverse, is an error (default) or skipped",
     )
-    annotated.add_argument("--first-pixel", type=int, choices=(0, 1), help="the number of the first pixel in boxes (default: 0)")
     annotated.add_argument(
-        "--clip-boxes", type=float, metavar="PIXELS", help="clip boxes that reach out of their image by up to so many (default: 1)"
+        "--first-pixel", type=int, choices=(0, 1), help="the coordinate of the first pixel in boxes (default: 0)"
+    )
+    annotated.add_argument(
+        "--clip-boxes",
+        type=float,
+        metavar="PIXELS",
+        help="clip boxes that reach out of their image by up to PIXELS; a larger excess is an error (default: 1)",
     )
 
 

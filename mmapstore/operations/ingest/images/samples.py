@@ -68,7 +68,7 @@ class ImageSamples:
             raise DamagedFileError(f"{name}: none of {len(listed.paths)} images can be read, beginning with {listed.paths[0]}.")
         self.notes: dict[str, Mapping[str, Any]] = {"image": form.to_json()}
         if listed.others:
-            self._say("not taken", f"these files are not taken: {'; '.join(listed.others)}", listed.others)
+            self._say("not taken", f"skipped {'; '.join(listed.others)}", listed.others)
         self._choose_pages(pages, listed.labels is not None)
         if "mask" in self._pictures:
             self._pair_masks(self._pictures["mask"], form)
@@ -134,12 +134,10 @@ class ImageSamples:
             if header is not None and header.left_out:
                 left_out.add(self._files[number], header.left_out)
         if left_out.words():
-            self._say(
-                "not taken of files", f"parts of files are not taken: {'; '.join(left_out.words())}", left_out.words(), level=5
-            )
+            self._say("not taken of files", f"skipped parts of {'; '.join(left_out.words())}", left_out.words(), level=5)
         if not several:
             return
-        example = f"{len(several)} of {len(self._headers)} files hold several pictures, such as {self._files[several[0]]}"
+        example = f"{len(several)} of {len(self._headers)} files hold several images, such as {self._files[several[0]]}"
         if pages != "all":
             for number in several:
                 header = self._headers[number]
@@ -147,12 +145,16 @@ class ImageSamples:
                 self._headers[number] = header._replace(pages=header.pages[:1])
             self.notes["image"] = {**self.notes["image"], "pages": "first"}
             if pages is None:
-                self._say("pages", f"{example}; the first of each is taken, which its annotation is of", "first", level=5)
+                self._say(
+                    "pages",
+                    f"{example}; the first of each is taken, as the one that is annotated",
+                    "first",
+                    level=5,
+                )
         elif are_labelled or len(several) < len(self._headers):
-            label = ", with the label of its file" if are_labelled else ""
-            self._say(
-                "pages", f"{example}; each picture is a sample{label}, each such file an episode (pages='first' takes one)", "all"
-            )
+            label = " with the label of its file" if are_labelled else ""
+            words = f"{example}; each image is a sample{label}, and the file an episode"
+            self._say("pages", f"{words}. pages='first' (--pages first) takes the first of each", "all")
 
     def _say(self, what: str, words: str, note: Any, field: str = "image", level: int = 4) -> None:
         """Warn whoever makes this source, so many calls above, and keep a note for the manifest."""
