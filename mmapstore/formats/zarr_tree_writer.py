@@ -214,7 +214,8 @@ class NewZarrArray:
                 raise InvalidTypeError(f"zarr has no data type for {dtype} here ({error}). Convert it to .h5 or .npy.") from error
         # zarr leaves out chunks of nothing but fill values. Twice the part that `refuse_unstored` asks for is stored all the same:
         # a large array that is mostly fill is then accepted again when it is read back.
-        self._whole = zarr.open_array(store, mode="r+", zarr_format=3, config={"write_empty_chunks": True})
+        with zarr.config.set({"array.write_empty_chunks": True}):  # for open_array takes no notice of its `config` (zarr 3.1.6)
+            self._whole = zarr.open_array(store, mode="r+", zarr_format=3)
         self._first = 0
         if math.prod(values.shape) * self._array.dtype.itemsize > MOST_UNSTORED_NBYTES:
             self._first = -(-2 * values.shape[0] // (MOST_TIMES_STORED * chunks[0])) * chunks[0]
