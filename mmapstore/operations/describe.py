@@ -125,7 +125,7 @@ def describe(
     opened = [array for array in arrays if not array.refused]
     manifest = _manifest_beside(Path(outer.rstrip("/") + SUFFIX))
     together = manifest is not None and len(manifest.fields) > 1 and not inside
-    spelled = opened[0].name if len(arrays) > 1 and opened and not together else text
+    spelled = max(opened, key=lambda array: array.bytes).name if len(arrays) > 1 and opened and not together else text
     return Description(
         path=text,
         kind=f"{title}, {len(arrays)} array{'s' * (len(arrays) != 1)}" if title != ".npy" else "a .npy file",

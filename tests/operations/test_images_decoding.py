@@ -361,7 +361,12 @@ def test_files_cut_off_are_errors_and_not_grey(tmp_path, suffix, part):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b"text, no image", "is no image that Pillow can read"), (b"\x89PNG\r\n\x1a\n", ".")],
+    [
+        (b"", "is empty"),
+        (b"text, no image", "is no image that Pillow can read"),
+        (b"II*\0" + bytes(9), "it is TIFF, which tifffile may read"),
+        (b"\x89PNG\r\n\x1a\n", "."),
+    ],
 )
 def test_files_that_are_no_images(tmp_path, content, message):
     path = tmp_path / "x.png"

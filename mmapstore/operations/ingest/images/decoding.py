@@ -175,16 +175,19 @@ def _explaining_damage(path: str) -> Iterator[None]:
     except pillow.UnidentifiedImageError as error:
         size = os.path.getsize(path)
         found = "is empty" if size == 0 else f"is no image that Pillow can read ({size} bytes)"
-        raise DamagedFileError(f"{path} {found}{_heif_words(path)}. {_BROKEN}") from error
+        raise DamagedFileError(f"{path} {found}{_other_reader(path)}. {_BROKEN}") from error
     except Exception as error:  # what a plugin of Pillow raises for damaged input is not bounded by any list
         raise DamagedFileError(f"{path} cannot be decoded ({type(error).__name__}: {error}). {_BROKEN}") from error
 
 
-def _heif_words(path: str) -> str:
-    """Phones and messengers write HEIF as .jpg too."""
+def _other_reader(path: str) -> str:
+    """What reads a file of a format that phones write as .jpg too, or that has kinds which Pillow does not know."""
     with Path(path).open("rb") as file:
-        is_heif = is_heif_start(file.read(12))
-    return "; it is HEIF: pip install pillow-heif" if is_heif and not reads_heif() else ""
+        first = file.read(12)
+    if is_heif_start(first) and not reads_heif():
+        return "; it is HEIF: pip install pillow-heif"
+    is_tiff = first[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return f"; it is TIFF, which tifffile may read: mmapstore.ingest(tifffile.imread({path!r}), ...)" if is_tiff else ""
 
 
 def _bomb(path: str, found: str) -> UnsafeFileError:
