@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, SourceWarning
+from .supervised import can_be_supervised, run_supervised
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = (
@@ -20,7 +21,7 @@ EXIT_CODES = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
+    """Run the command and return its exit code; without `arguments`, those of this process, in a child where it may crash."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
@@ -53,6 +54,8 @@ def _run(arguments: Sequence[str] | None) -> int:
                 if issubclass(category, SourceWarning)
                 else shown(message, category, *place)
             )
+            if arguments is None and options.is_supervised(options) and can_be_supervised():
+                return run_supervised(sys.argv[1:])
             return int(options.run(options))
     except (InvalidValueError, InvalidTypeError) as error:
         return _refused(error, options, WRONG_USE)
@@ -104,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, summary: str, module: Any) -> None:
         sub = commands.add_parser(name, help=summary, description=f"{summary}.", epilog=EXIT_CODES)
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=module.run, is_supervised=getattr(module, "is_supervised", lambda args: False))
 
     command("demo", "train a small next-frame model on real video from a memory-mapped file, and show what it took", demo)
     command("info", "tell what a file, a place inside one, or a directory holds, and how it will be read", _Info)

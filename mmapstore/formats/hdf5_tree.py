@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.crashes import step
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
 from .contract import Array
@@ -181,13 +182,14 @@ class Hdf5Tree:
                     return Node(path, EXTERNAL_LINK, name_of(other, there)), None
             elif kind != h5py.h5l.TYPE_HARD:
                 return Node(path, UNKNOWN_LINK, damage="it is a link of a kind that only the program that made it knows"), None
-            item = group[raw]
-            place = _place(item)
-            first = seen.setdefault(place, self._chosen.get(place, path))
-            if first != path:
-                return Node(path, ALIAS, first), None
-            is_group, is_array = isinstance(item, h5py.Group), isinstance(item, h5py.Dataset)
-            return self._described(path, GROUP if is_group else ARRAY if is_array else NAMED_TYPE, item), item
+            with step(f"opening {path} of {self.path}"):
+                item = group[raw]
+                place = _place(item)
+                first = seen.setdefault(place, self._chosen.get(place, path))
+                if first != path:
+                    return Node(path, ALIAS, first), None
+                is_group, is_array = isinstance(item, h5py.Group), isinstance(item, h5py.Dataset)
+                return self._described(path, GROUP if is_group else ARRAY if is_array else NAMED_TYPE, item), item
         except _WALK_ERRORS as error:
             return Node(path, UNKNOWN_LINK, damage=f"HDF5 cannot open it ({error})"), None
 

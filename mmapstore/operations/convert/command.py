@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tree_command.add_arguments(parser)
 
 
+is_supervised = tree_command.is_tree
+
+
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what was done. Returns 0 or, stopped by Ctrl-C, 130; raises what `convert` raises."""
     if tree_command.is_tree(args):

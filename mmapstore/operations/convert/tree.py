@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...files.crashes import step
 from ...files.exclusive_lock import exclusive_lock
 from ...formats.hdf5_file import TREE_SUFFIXES
 from ...formats.hdf5_tree import Hdf5Tree
@@ -71,6 +73,9 @@ def convert_all(
 
     Returns a TreeReport: a row for each object, and for each attribute that is not in the target as it was; `exit_code` is 1 where
     something was refused. Every array is read back from the target and compared by its SHA-256 before the target gets its name.
+
+    A crash inside HDF5, a filter or a codec ends this process; the command line works in a child process, and goes on without the
+    object that crashed.
 
     Raises InvalidValueError, NotFoundError, DamagedFileError (not a container), TargetExistsError, WriteError, MemoryBudgetError,
     LockedFileError, StateMismatchError (an interrupted run of something else), MissingPackageError.
@@ -162,12 +167,9 @@ class _Conversion:
 
     def run(self) -> None:
         """Leaves a verified partial target, and a journal that says so."""
-        source = open_tree(self._path, self._inside, self._allow_links)
-        try:
+        with step(f"converting {self._path}"), contextlib.closing(open_tree(self._path, self._inside, self._allow_links)) as source:
             if not self._gone_on_with(source):
                 self._begun_anew(source)
-        finally:
-            source.close()
         self._journal.rewrite()
 
     def _begun_anew(self, source: Any) -> None:
@@ -193,7 +195,8 @@ class _Conversion:
         if not self._journal.done:
             return False
         try:
-            return not self._attempt(source, {})
+            with step(f"going on with {self._journal.partial}"):
+                return not self._attempt(source, {})
         except (WriteError, DamagedFileError, StateMismatchError, InvalidValueError) as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno:
                 raise  # a full disk, a permission: what is there stays for the next run
@@ -250,7 +253,8 @@ class _Conversion:
             if done.rows[0].is_lost and not done.checks:
                 continue
             try:
-                wrong |= self.way.differences(node, done, written)
+                with step(f"reading back {node.path} of {self._journal.partial}"):
+                    wrong |= self.way.differences(node, done, written)
             except Exception as error:  # as over what is converted
                 wrong[node.path] = f"its copy cannot be read back: {row_of_error(node, error).how}"
         return wrong

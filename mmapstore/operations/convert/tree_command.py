@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from ...files.crashes import has_restarted
 from ...plain.errors import InvalidValueError
 from .archives import TO, convert_directory, is_directory_of_archives
 from .tree import convert_all
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         "max_memory": args.max_memory,
         "overwrite": args.overwrite,
-        "resume": not args.no_resume,
+        "resume": not args.no_resume or has_restarted(),
         "allow_links": args.allow_links,
         "progress": False if args.json else None,
     }

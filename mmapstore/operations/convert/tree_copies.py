@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from ...files.crashes import step
 from ...formats.hdf5_attributes import UNLISTED, attribute_identity, attribute_names
 from ...formats.hdf5_layout import missing_filters
 from ...formats.hdf5_runs import has_references
@@ -58,7 +59,8 @@ class Hdf5Copies(Common):
         is_named = self.target.named_type(self.source, item.id.get_type()).committed() and not missing_filters(item)
         if node.path not in self.suspects and not keeps_runs_as_fill(item) and not is_named:
             try:
-                return self.target.copy_object(self.source, node)
+                with step(f"copying {node.path} of {self.source.name} with H5Ocopy"):
+                    return self.target.copy_object(self.source, node)
             except DamagedFileError:
                 self.target.remove(node.path)
         return self.target.copy_object(self.source, node, elements)
@@ -83,7 +85,8 @@ class Hdf5Copies(Common):
             if node.kind in LINKS or entry.rows[0].is_lost:
                 continue
             try:
-                words, refused = self.target.copy_attributes_and_references(self.source, node, self._wrong_attributes(node))
+                with step(f"copying the attributes of {node.path} of {self.source.name}"):
+                    words, refused = self.target.copy_attributes_and_references(self.source, node, self._wrong_attributes(node))
             except Exception as error:  # as over the object itself
                 words, refused = "", [(UNLISTED, row_of_error(node, error).how)]
             rows = [entry.rows[0], *(TreeRow(f"{node.path}@{name}", "attribute", REFUSED, why) for name, why in refused)]

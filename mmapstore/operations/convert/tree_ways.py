@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+from ...files.crashes import step
 from ...files.durable_writes import is_of_this_machine
 from ...formats.tree_contract import (
     ALIAS,
@@ -117,7 +118,8 @@ class Common:
         if len(tried) >= self.methods:
             return self._row(node, FAILED, tried[-1])
         try:
-            return self._converted(node)
+            with step(f"copying {node.path} of {self.source.name}"):
+                return self._converted(node)
         except Exception as error:  # files of others make libraries raise anything
             row = row_of_error(node, error)
             self.target.remove(self.place(node))

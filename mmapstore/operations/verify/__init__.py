@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...files.crashes import step
 from ...plain.array_spec import StoredLayout
-from ...plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, MmapstoreError
+from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MissingPackageError, MmapstoreError
 from ...plain.memory_budget import parse_bytes
 from ..convert.tree import HDF5
 from ..convert.tree_report import TreeRow
@@ -190,7 +191,11 @@ def _against(
             )
         arrays = []
         for key, first, second in pairs:
-            found = _pair(first, second, layouts, how, reports.next())
+            try:
+                with step(f"comparing {first.name} with {second.name}"):
+                    found = _pair(first, second, layouts, how, reports.next())
+            except DamagedFileError as error:
+                found = _not_compared(first, second, str(error))
             arrays.append(replace(_with_attributes(found, first.key, second.key, a, b, is_tree), key=key))
         others = _others(a, b, {first.key for _, first, _ in pairs}, is_tree)
         arrays += [each for each in others if is_tree or not each.ok]
@@ -240,7 +245,6 @@ class _How:
 
 
 def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None], how: _How, report: Report) -> ArrayVerdict:
-    both = f"{first.name} and {second.name}"
     with contextlib.ExitStack() as opened:
         sides, refused = [], []
         for item, layout in zip((first, second), layouts, strict=True):
@@ -256,8 +260,13 @@ def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None],
                 stored = NumpyFile(stored, item.path)
             sides.append(Side(stored, (layout or item.layout or "").upper() or None, item.name))
         if refused:
-            return ArrayVerdict(first.name, second.name, False, f"{both}: NOT COMPARED", problems=tuple(refused))
+            return _not_compared(first, second, *refused)
         return compare(sides[0], sides[1], how.max_memory, how.cast, how.independent, report)
+
+
+def _not_compared(first: Object, second: Object, *problems: str) -> ArrayVerdict:
+    summary = f"{first.name} and {second.name}: NOT COMPARED"
+    return ArrayVerdict(first.name, second.name, False, summary, problems=problems)
 
 
 def _with_attributes(found: ArrayVerdict, key: str, other_key: str, a: Objects, b: Objects, is_tree: bool) -> ArrayVerdict:

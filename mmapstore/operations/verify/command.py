@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from ...files.crashes import step
 from . import verify
 
 
@@ -29,18 +30,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
+def is_supervised(args: argparse.Namespace) -> bool:
+    """True for a comparison: what `convert` survived, the `verify` after it survives as well."""
+    return args.other is not None
+
+
 def run(args: argparse.Namespace) -> int:
     """Print the verdict. Returns 0 where all is right, else 1; raises what `verify` raises."""
-    found = verify(
-        args.path,
-        args.other,
-        layout=args.layout,
-        other_layout=args.other_layout,
-        cast=args.cast,
-        independent=args.independent,
-        allow_links=args.allow_links,
-        max_memory=args.max_memory,
-        progress=False if args.json else None,
-    )
+    with step(f"verifying {args.path}"):
+        found = verify(
+            args.path,
+            args.other,
+            layout=args.layout,
+            other_layout=args.other_layout,
+            cast=args.cast,
+            independent=args.independent,
+            allow_links=args.allow_links,
+            max_memory=args.max_memory,
+            progress=False if args.json else None,
+        )
     print(json.dumps(found.to_json(), indent=1) if args.json else found.to_text())
     return 0 if found else 1

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...batches.opening import natural
+from ...files.crashes import step
 from ...formats.contract import Selection, StoredArray
 from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.npy_tree import is_npy_tree
@@ -194,7 +195,8 @@ class Trees:
 def listed(found: Objects, archive: Archive, add: Callable[[], None]) -> None:
     """Add what is in an archive. One of several that cannot be opened says so when it is compared."""
     try:
-        add()
+        with step(f"listing {archive.path}"):
+            add()
     except MmapstoreError as error:
         if not archive.prefix:
             raise
@@ -241,8 +243,9 @@ def _add_tree(found: Objects, archive: Archive, trees: Trees, as_stored: bool) -
             found.links[key] = archive.key(node.target)
             continue
         try:
-            found.attributes[key] = _attributes_of(tree, node.path, as_stored)
-            parts = values_of(tree, node.path, as_stored) if node.kind == ARRAY else []
+            with step(f"listing {name}"):
+                found.attributes[key] = _attributes_of(tree, node.path, as_stored)
+                parts = values_of(tree, node.path, as_stored) if node.kind == ARRAY else []
         except MmapstoreError as error:
             found.add(Object(key, name, archive.path, raising(str(error))))
             continue
