@@ -14,6 +14,7 @@ from ..files.process_memory import new_array
 from ..plain.cf_packing import Packed
 from ..plain.channel_statistics import ChannelStatistics
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, NotAnArrayError, OutOfRangeError
+from ..plain.guessed_axes import Doubt
 from ..plain.memory_budget import format_bytes
 from ..plain.windows import Episodes
 from ..readers.contract import Array, OffersViews, Reader
@@ -41,6 +42,7 @@ class Dataset:
         start: int = 0,
         stop: int | None = None,
         packed: Mapping[str, tuple[Packed, ...]] | None = None,
+        doubts: Mapping[str, Doubt] | None = None,
     ) -> None:
         self._readers = dict(readers)
         self._start = start
@@ -48,6 +50,7 @@ class Dataset:
         self._episodes = episodes
         self._name = name
         self._packed = dict(packed or {})
+        self._doubts = dict(doubts or {})
 
     @property
     def _first(self) -> Reader:
@@ -95,6 +98,7 @@ class Dataset:
                 self._start,
                 self._stop,
                 {name: self._packed[name]} if name in self._packed else {},
+                {name: self._doubts[name]} if name in self._doubts else {},
             )
             for name, reader in self._readers.items()
         }
@@ -103,6 +107,11 @@ class Dataset:
     def packed(self) -> dict[str, tuple[Packed, ...]]:
         """By field, its files whose stored numbers stand for other values, or for none; how is in their `packing`."""
         return dict(self._packed)
+
+    @property
+    def doubts(self) -> dict[str, Doubt]:
+        """By field, why its axes, which were not named where it was opened, are likely others than those of `layout`."""
+        return dict(self._doubts)
 
     @property
     def episodes(self) -> np.ndarray[Any, np.dtype[np.int64]]:

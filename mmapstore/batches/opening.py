@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files.descriptors import read_small_text
-from ..formats.contract import StoredArray
+from ..formats.contract import HasAttributes, StoredArray
 from ..formats.raw_file import RawForm
 from ..formats.registry import PARTIAL, open_headerless, open_live, open_stored, split_inside
 from ..plain.array_likes import is_fields
 from ..plain.array_spec import StoredLayout, checked_dtype
 from ..plain.cf_packing import Packed
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
+from ..plain.guessed_axes import Doubt, doubt_about, warn_of_doubts
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
 from ..plain.windows import Episodes
 from ..readers.choice import reader_for
@@ -34,6 +35,7 @@ class _Field(NamedTuple):
     reader: Reader
     episodes: Episodes
     packed: tuple[Packed, ...] = ()
+    doubt: Doubt | None = None
 
 
 def open_dataset(
@@ -83,13 +85,14 @@ def open_dataset(
     dataset = open_quietly(source, key, layout, episodes, mapped, RawForm.of(dtype, shape, offset))
     if dataset is not source:
         warn_of_packed(each for field in dataset.packed.values() for each in field)
+        warn_of_doubts(dataset.doubts.values(), "layout")
     return dataset
 
 
 def open_quietly(
     source: Any, key: str | None = None, layout: Any = None, episodes: Any = None, mapped: bool = True, form: RawForm | None = None
 ) -> Dataset:
-    """`open_dataset` for callers that report by themselves what is packed (`Dataset.packed`)."""
+    """`open_dataset` for callers that report by themselves what is packed, and what is guessed (`Dataset.packed`, `doubts`)."""
     if form is not None and not _is_paths(source):
         raise InvalidValueError(
             f"dtype=, shape= and offset= are for paths of files without a header; got {_name(source)}. "
@@ -118,12 +121,13 @@ def open_quietly(
         )
     samples = next(iter(lengths.values()))
     cut = Episodes.equal(samples, samples)
-    for _, own, _ in fields.values():
-        cut = cut.common(own)
+    for each in fields.values():
+        cut = cut.common(each.episodes)
     if episodes is not None:
         cut = _given_episodes(episodes, samples)
-    packed = {field: found.packed for field, found in fields.items() if found.packed}
-    return Dataset({field: found.reader for field, found in fields.items()}, cut, name, packed=packed)
+    packed = {field: each.packed for field, each in fields.items() if each.packed}
+    doubts = {field: each.doubt for field, each in fields.items() if each.doubt}
+    return Dataset({field: each.reader for field, each in fields.items()}, cut, name, packed=packed, doubts=doubts)
 
 
 def _name(source: Any) -> str:
@@ -304,7 +308,9 @@ def _key_of(stored: StoredArray) -> str:
 def _with_layout(stored: StoredArray, layout: str | None, mapped: bool) -> _Field:
     checked_dtype(stored.dtype, stored.name)
     how = StoredLayout.of(layout, tuple(stored.shape), stored.name)
-    return _Field(reader_for(stored, how, mapped), Episodes.equal(how.samples, how.episode_length), packed_of(stored))
+    is_matlab = isinstance(stored, HasAttributes) and bool(stored.attributes(("MATLAB_class",)))
+    doubt = doubt_about(stored.name, tuple(stored.shape), layout, is_matlab)
+    return _Field(reader_for(stored, how, mapped), Episodes.equal(how.samples, how.episode_length), packed_of(stored), doubt)
 
 
 def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None, mapped: bool, where: str) -> _Field:
@@ -373,8 +379,8 @@ def _open_joined(paths: Sequence[str], key: str | None, layout: str | None, mapp
                 f"{first.dtype} ({first.layout}). Files are joined only if all agree: leave this one out, or ingest it anew."
             )
     offsets, at = [0], 0
-    for _, own, _ in fields:
-        offsets.extend((own.offsets[1:] + at).tolist())
+    for each in fields:
+        offsets.extend((each.episodes.offsets[1:] + at).tolist())
         at = offsets[-1]
-    packed = tuple(each for field in fields for each in field.packed)
-    return _Field(join([field.reader for field in fields]), Episodes.of(offsets), packed)
+    packed = tuple(one for field in fields for one in field.packed)
+    return _Field(join([field.reader for field in fields]), Episodes.of(offsets), packed, fields[0].doubt)

@@ -174,14 +174,7 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
         batch = ALIGNMENT // math.gcd(spec.sample_nbytes, ALIGNMENT)
         sizes = f", where the batch size is a multiple of {batch}" if batch > 1 else ""
         notes.append(f"to_keras() hands x of unshuffled batches to TensorFlow without a copy{sizes}")
-    if (
-        spec.layout[1:]
-        and spec.shape[-1] in (1, 3, 4)
-        and len(spec.shape) == 4
-        and spec.shape[1] not in (1, 3, 4)
-        and spec.layout == "NCHW"
-    ):
-        notes.append(f"its last axis has {spec.shape[-1]} entries: if those are channels, open it with layout='NHWC'")
+    notes += [doubt.words("layout") for doubt in dataset.doubts.values()]
     return ArrayDescription(
         name=name,
         shape=spec.shape,

@@ -273,7 +273,7 @@ def test_channels_first_where_convolutions_run_on_a_processor(
 
 
 def test_channels_last_that_were_not_said_to_be(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", RANDOM[:, :, :15].reshape(SAMPLES, 16, 5, 3))
+    np.save(tmp_path / "x.npy", RANDOM[:, :, :15].reshape(SAMPLES, 8, 10, 3))
     (found,) = examine(str(tmp_path / "x.npy")).findings
     assert found.code == "axes" and eval(found.mend, {"mm": mm}).layout == "NHWC"
     assert codes(str(tmp_path / "x.npy"), layout="NHWC") == []

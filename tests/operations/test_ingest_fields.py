@@ -338,7 +338,7 @@ def test_another_call_over_fields_is_told_apart(tmp_path: Path, stepwise: None) 
     with pytest.raises(StateMismatchError, match=r"dtype of label '<i4', now '<i8'"):
         ingest(Items(images), tmp_path / "x.h5", dtype={"label": "i8"})
     with pytest.raises(StateMismatchError, match=r"fields \['image', 'label'\], now \['a'\]"):
-        ingest({"a": images}, tmp_path / "x.h5")
+        ingest({"a": images}, tmp_path / "x.h5", source_layout={"a": "NHWC"})
 
 
 # --- what the manifest says ---------------------------------------------------------------------------------------------

@@ -6,37 +6,30 @@ from collections.abc import Iterator
 
 from ...operations.ingest.estimate import duration
 from ...plain.array_spec import DEFAULT_LAYOUTS
+from ...plain.guessed_axes import Doubt
 from ...plain.memory_budget import format_bytes
 from ..case import Case
 from ..mending import batches_line, ingest_line, open_line
 from ..speeds import Speeds
 from .contract import FAILS, NOTE, SLOW, Finding
 
-_CHANNELS = (1, 2, 3, 4)
-
 
 def findings(case: Case, speeds: Speeds | None) -> Iterator[Finding]:
-    if _looks_channels_last(case):
-        yield _misnamed(case)
+    doubt = case.dataset.doubts.get(case.field)
+    if doubt is not None:
+        yield _misnamed(case, doubt)
         return
     yield from _scattered(case, speeds)
     yield from _channels_first(case, speeds)
 
 
-def _looks_channels_last(case: Case) -> bool:
-    spec = case.spec
-    is_default = case.given_layout is None and case.place.layout is None and spec.layout == "NCHW"
-    return is_default and spec.shape[-1] in _CHANNELS and spec.shape[1] not in _CHANNELS and min(spec.shape[1:3]) > _CHANNELS[-1]
-
-
-def _misnamed(case: Case) -> Finding:
+def _misnamed(case: Case, doubt: Doubt) -> Finding:
     return Finding(
         "axes",
         NOTE,
-        f"taken as NCHW, but its last axis has {case.spec.shape[-1]} entries and its second {case.spec.shape[1]}: those are likely "
-        "channels, stored last",
-        open_line(case, "NHWC"),
-        "layout=, statistics and pictures take the right axis for channels (--layout NHWC judges it so)",
+        doubt.why.rstrip("."),
+        open_line(case, doubt.likely),
+        f"layout=, statistics and pictures take the right axis for channels (--layout {doubt.likely} judges it so)",
     )
 
 

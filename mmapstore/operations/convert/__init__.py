@@ -15,6 +15,7 @@ from ...files.exclusive_lock import exclusive_lock
 from ...files.stored_files import nbytes_on_disk
 from ...formats.contract import NewArray
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, PackedValuesWarning
+from ...plain.guessed_axes import warn_of_doubts
 from ...plain.manifest import ArrayManifest, Manifest
 from ...plain.memory_budget import parse_bytes
 from ..ingest.description import written_by
@@ -108,7 +109,7 @@ def convert(
     wishes = Wishes(layout, dtype, checked_casting(casting), samples, compression, chunks, chunk_samples, unpack)
     target = Target.of(out, False)
     found = origin.opened(source, key, source_layout)
-    _warn_of_packing(found, unpack)
+    _warn_of_guesses(found, unpack)
     target.require_apart_from(found.paths)
     plan = plan_of(found, target, wishes, budget)
     if dry_run:
@@ -351,7 +352,8 @@ def _changes_values(plan: Plan) -> bool:
     return not plan.is_as_it_comes or plan.shape != plan.origin.shape or plan.new.chunks is not None
 
 
-def _warn_of_packing(found: Origin, unpack: bool) -> None:
+def _warn_of_guesses(found: Origin, unpack: bool) -> None:
+    warn_of_doubts(found.doubts, "source_layout", stacklevel=3)
     if not unpack and (words := _packed_words(found)):
         warnings.warn(words, PackedValuesWarning, stacklevel=3)
     if unpack and not found.packed:

@@ -24,6 +24,7 @@ from ...plain.array_spec import DEFAULT_LAYOUTS, StoredLayout
 from ...plain.cf_packing import Packed, Packing
 from ...plain.chunk_grid import Box
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
+from ...plain.guessed_axes import Doubt, doubt_about
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
 from ...readers.contract import NamesFiles, NeedsScratch, Reader
 from ...readers.decoded import decoded_reader
@@ -46,6 +47,7 @@ class Origin(Protocol):
     storage, how : in words: as it lies, and how it is reached
     paths : files that are read, none of which may be the target
     attributes : small named values beside it
+    doubts : why axes that were not named are likely others than the usual ones
     packed : how numbers become values, by these attributes: of each of its files; empty where they are the values
     stored : the array of a format that all of this is; None for several files joined
     """
@@ -61,6 +63,7 @@ class Origin(Protocol):
     paths: Sequence[str]
     attributes: Mapping[str, Any]
     packed: Sequence[Packed]
+    doubts: Sequence[Doubt]
     stored: StoredArray | None
 
     @property
@@ -108,6 +111,7 @@ class Stored:
         self.dtype = stored.dtype
         if self.dtype.kind not in "biufcS":
             raise InvalidTypeError(f"{self.name} holds {self.dtype}, which is converted with the tree it is in (--all).")
+        given = layout
         if layout is None:
             layout = DEFAULT_LAYOUTS.get(len(self.shape), "")
         elif 0 not in self.shape:
@@ -121,6 +125,8 @@ class Stored:
         self.paths: Sequence[str] = [os.path.abspath(path)] if os.path.exists(path) else []
         self.attributes: Mapping[str, Any] = stored.attributes() if isinstance(stored, HasAttributes) else {}
         self.packed: Sequence[Packed] = packed_of(stored)
+        doubt = doubt_about(self.name, self.shape, given, "MATLAB_class" in self.attributes)
+        self.doubts: Sequence[Doubt] = [doubt] if doubt else []
         self._native = self.dtype.newbyteorder("=")
         self._read = self._way()
 
@@ -208,6 +214,7 @@ class Joined:
         self.paths: Sequence[str] = [os.path.abspath(path) for path in reader.files] if isinstance(reader, NamesFiles) else []
         self.attributes: Mapping[str, Any] = {}
         self.packed: Sequence[Packed] = next(iter(dataset.packed.values()), ())
+        self.doubts: Sequence[Doubt] = list(dataset.doubts.values())
 
     @property
     def scratch_nbytes(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ...plain.array_spec import ArraySpec
+from ...plain.guessed_axes import Doubt
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -106,6 +107,14 @@ class LooksFirst(Protocol):
     def look(self, max_memory: int) -> None:
         """Read everything, holding at most so many bytes. Raises MemoryBudgetError before it does, if that cannot be enough."""
         ...
+
+
+@runtime_checkable
+class DoubtsAxes(Protocol):
+    """An ability: a source that says where its axes, which nobody named, are likely others than the usual ones."""
+
+    @property
+    def doubts(self) -> Sequence[Doubt]: ...
 
 
 @runtime_checkable

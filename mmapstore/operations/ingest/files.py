@@ -19,8 +19,9 @@ from ...formats.raw_file import explaining_read_errors
 from ...formats.registry import PARTIAL
 from ...plain.array_spec import ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
+from ...plain.guessed_axes import doubt_about
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
-from .contract import ONLY, Array, Piece, Position, Source
+from .contract import ONLY, Array, DoubtsAxes, Piece, Position, Source
 from .sources import content_mark, stamp
 
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -57,6 +58,7 @@ class FilesSource:
             part = open_one(path)
             if len(self._first_of) == 1:
                 expected = part.specs[ONLY]
+                doubts = part.doubts if isinstance(part, DoubtsAxes) else ()
             found = part.specs[ONLY]
             alike = f"{expected.sample_shape} {expected.dtype} ({expected.layout})"
             if (found.sample_shape, found.dtype, found.layout) != (expected.sample_shape, expected.dtype, expected.layout):
@@ -69,6 +71,7 @@ class FilesSource:
         self.guess = self._first_of[-1]
         self.specs = {ONLY: ArraySpec((self.guess, *expected.sample_shape), expected.dtype, expected.layout)}
         self._last = part
+        self.doubts = doubts
         self.fingerprint: dict[str, Any] = {"kind": "files", "files": len(paths), "stamp": stamp(self.paths), "samples": self.guess}
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
@@ -102,6 +105,8 @@ class NpzSource:
                 "Save it again with numpy.savez(path, numpy.ascontiguousarray(array))."
             )
         stored = StoredLayout.of(source_layout, shape, self.name)
+        doubt = doubt_about(self.name, shape, source_layout)
+        self.doubts = [doubt] if doubt else []
         if not stored.is_consecutive:
             raise InvalidValueError(
                 f"{self.name} with source_layout={source_layout!r} cannot be read in order from an archive; save it as .npy first."

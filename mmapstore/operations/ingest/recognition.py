@@ -9,14 +9,15 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...batches.opening import open_dataset, open_quietly
+from ...batches.opening import open_quietly
 from ...batches.packed_values import packed_of, warn_of_packed
 from ...formats.registry import PARTIAL, open_live, split_inside
 from ...plain.array_likes import is_array_like, is_fields, is_read_in_slices
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError, SourceWarning
+from ...plain.guessed_axes import warn_of_doubts
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...readers.contract import NamesFiles
-from .contract import Source
+from .contract import DoubtsAxes, Source
 from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_directory, matching
 from .images.file_kinds import PassedOver, is_hidden
 from .images.files import looks_like_images
@@ -68,10 +69,19 @@ def is_source(source: Any) -> bool:
 
 
 def source_of(source: Any, source_layout: str | None, layout: str | None, any_dtype: bool) -> Source:
-    """Open a source, reading no more of it than tells what it holds.
+    """Open a source, reading no more of it than tells what it holds. Warn where its axes are likely others than the usual ones.
 
     `any_dtype` lets the items of an iterable have different dtypes, because all are converted to one.
     """
+    found = _source_of(source, source_layout, layout, any_dtype)
+    if isinstance(found, DoubtsAxes):
+        # What describes its samples itself is given their axes where it is made.
+        argument = "layout" if is_source(source) else "source_layout"
+        warn_of_doubts(found.doubts, argument, "--source-layout", stacklevel=4)
+    return found
+
+
+def _source_of(source: Any, source_layout: str | None, layout: str | None, any_dtype: bool) -> Source:
     if is_source(source):
         if source_layout is not None:
             raise InvalidValueError(
@@ -179,8 +189,10 @@ def _open_part(path: str, source_layout: str | None) -> Source:
 
 def _of_opened(source: Any, paths: list[str], source_layout: str | None) -> Source:
     name = source if isinstance(source, str) else f"{len(paths)} files, {paths[0]} to {paths[-1]}"
-    dataset = _only_field(open_dataset(source, layout=source_layout))
-    return DatasetSource(dataset, name, [os.path.abspath(path.partition("::")[0]) for path in paths])
+    dataset = _only_field(open_quietly(source, layout=source_layout))
+    warn_of_packed(each for field in dataset.packed.values() for each in field)
+    files = [os.path.abspath(path.partition("::")[0]) for path in paths]
+    return DatasetSource(dataset, name, files, list(dataset.doubts.values()))
 
 
 def _is_dataset(source: Any) -> bool:

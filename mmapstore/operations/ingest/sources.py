@@ -16,6 +16,7 @@ import numpy as np
 from ...plain.array_likes import exact_array, is_read_in_slices
 from ...plain.array_spec import DEFAULT_LAYOUTS, LETTERS, ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import InvalidTypeError, InvalidValueError
+from ...plain.guessed_axes import Doubt, doubt_about
 from .contract import ONLY, Array, Piece, Position
 
 
@@ -45,6 +46,8 @@ class ArraySource:
             array = exact_array(array, self.name)
         shape = tuple(int(n) for n in array.shape)
         stored = StoredLayout.of(source_layout, shape, self.name)
+        doubt = doubt_about(self.name, shape, source_layout, "MATLAB_class" in getattr(array, "attrs", ()))
+        self.doubts = [doubt] if doubt else []
         self._length = stored.episode_length if "T" in stored.letters else stored.samples
         self._private = not isinstance(array, np.ndarray)  # slices of an ndarray are views, of anything else copies
         self._rows = _chunk_rows(array)
@@ -117,8 +120,8 @@ class DatasetSource:
     gives_from_any_sample = True
     notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
-    def __init__(self, dataset: Any, name: str, paths: list[str]) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Any, name: str, paths: list[str], doubts: Sequence[Doubt] = ()) -> None:
+        self._dataset, self.doubts = dataset, doubts
         self.name = name
         self.paths = paths
         shape = tuple(int(n) for n in dataset.shape)
@@ -179,6 +182,9 @@ class IterableSource:
             )
         self._items: Iterator[Array] | None = itertools.chain([first], read)
         self._letters = _block_letters(source_layout, layout, first.ndim, self.name)
+        block = first.shape if first.ndim == len(self._letters) else (1, *first.shape)
+        doubt = doubt_about(f"an item of {self.name}", block, source_layout)
+        self.doubts = [doubt] if doubt else []
         stored, _ = self._as_samples(first)
         self._item_nbytes = first.nbytes
         gives_blocks = first.ndim == len(self._letters)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ....plain.array_spec import ArraySpec, StoredLayout
 from ....plain.errors import InvalidTypeError, InvalidValueError
+from ....plain.guessed_axes import doubt_about
 from ..contract import Array
 
 Tokenize = Callable[[str], Sequence[int]]
@@ -96,7 +97,7 @@ def form_of(field: str, found: Mapping[str, Found], layout: str | None, text_wid
                 "alike: leave one out, or convert it."
             )
     if first.dtype != "text":
-        return _Numbers(field, first.shape, np.dtype(first.dtype), layout)
+        return Numbers(field, first.shape, np.dtype(first.dtype), layout)
     if is_label(field):
         return _Labels(tuple(sorted(frozenset().union(*(one.classes for one in found.values())))))
     longest_path = max(found, key=lambda path: found[path].longest)
@@ -114,7 +115,9 @@ def form_of(field: str, found: Mapping[str, Found], layout: str | None, text_wid
     return _Texts(width, any(one.coded for one in found.values()))
 
 
-class _Numbers:
+class Numbers:
+    """Numbers as they are; `doubt` where their axes, which were not named, are likely others than the usual ones."""
+
     def __init__(self, field: str, shape: tuple[int, ...], dtype: np.dtype[Any], layout: str | None) -> None:
         stored = StoredLayout.of(layout, (1, *shape), f"The field {field!r}")
         if not stored.letters.startswith("N") or "T" in stored.letters:
@@ -123,6 +126,7 @@ class _Numbers:
                 "each file is an episode."
             )
         self._spec = stored.spec(dtype)
+        self.doubt = doubt_about(f"The field {field!r}", (1, *shape), layout)
         self.notes: dict[str, Any] = {}
 
     def spec(self, samples: int) -> ArraySpec:

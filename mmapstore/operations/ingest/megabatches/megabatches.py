@@ -16,13 +16,14 @@ from ....files.process_memory import give_back_freed_memory
 from ....files.worker_threads import usable_cpus
 from ....plain.array_spec import ArraySpec
 from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError
+from ....plain.guessed_axes import Doubt
 from ....plain.memory_budget import MemoryPlan, format_bytes
 from ..contract import Array, Piece, Position
 from ..files import inside_directory, matching
 from ..ordered_work import in_order
 from ..sources import stamp
 from .columns import Columns, read_columns
-from .fields import Tokenize, Tokens
+from .fields import Numbers, Tokenize, Tokens
 from .reading_process import HELD_NBYTES, ReadingProcesses, can_be_started
 from .survey import Survey, SurveyedFile
 from .unpickling import SUFFIXES, held_while_loading, is_pickle, least_held, refuse_pickle
@@ -209,6 +210,11 @@ class Megabatches:
     def notes(self) -> Mapping[str, Mapping[str, Any]]:
         """By field: names of classes, encoding and width of texts."""
         return {name: form.notes for name, form in self._survey().forms.items() if form.notes}
+
+    @property
+    def doubts(self) -> list[Doubt]:
+        """Of fields whose axes were not named, where they are likely others than the usual ones."""
+        return [form.doubt for form in self._survey().forms.values() if isinstance(form, Numbers) and form.doubt]
 
     @property
     def fingerprint(self) -> dict[str, Any]:
