@@ -139,6 +139,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(tmp_path: Path) -> Non
             InvalidValueError,
             r"shape \(6, 5, 3\) \(NCHW\), and the source gives \(4, 5, 3\)",
         ),
+        (frames(3).transpose(0, 3, 1, 2), "x.npy", {}, InvalidValueError, r"gives \(3, 6, 5\)\. Say the order .*--source-layout"),
         (np.zeros((3, 6), np.uint8), "x.npy", {}, InvalidValueError, r"as NCHW, and the source gives NC; expected the same axes"),
         (
             frames(3),

@@ -96,9 +96,12 @@ def _require_fits(target: Target, source: Source, options: Options, field: str, 
         remedy = f"Say dtype={np.dtype(entry.dtype).name!r} to convert." if dtype is None else "Leave dtype= out, or say that."
         raise InvalidTypeError(f"{where} {np.dtype(entry.dtype)}, and this would append {found.dtype}. {remedy}")
     if found.sample_shape != entry.shape[1:]:
+        is_turned = sorted(found.sample_shape) == sorted(entry.shape[1:])
+        remedy = (
+            "Say the order of its axes with source_layout= (--source-layout)" if is_turned else "Resize, crop or pad them first"
+        )
         raise InvalidValueError(
-            f"{where} samples of shape {entry.shape[1:]} ({entry.layout}), and the source gives {found.sample_shape}. "
-            "Resize, crop or pad the new ones first."
+            f"{where} samples of shape {entry.shape[1:]} ({entry.layout}), and the source gives {found.sample_shape}. {remedy}."
         )
     kept = {name: note for name, note in (entry.notes or _NOTHING).items() if name not in _OF_EPISODES}
     given = dict(source.notes.get(field, _NOTHING))
