@@ -19,8 +19,8 @@ from .files import crashes
 from .files.durable_writes import explaining_write_errors
 from .plain.errors import DamagedFileError, MmapstoreError
 
-_PROGRAM = (  # nothing is imported from the current directory, which may hold files of others
-    "import sys; sys.path[:] = filter(None, sys.path); import json; given = json.loads(sys.stdin.buffer.readline()); "
+_PROGRAM = (  # started with -P: the current directory may hold a json.py of others
+    "import json, sys; given = json.loads(sys.stdin.buffer.readline()); "
     f"sys.path[:] = given['search']; from {__name__} import serve; serve(given)"
 )
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")
@@ -70,7 +70,7 @@ def run_supervised(arguments: list[str]) -> int:
 
 def _exit_code(arguments: list[str], notes: str, blamed: dict[str, str]) -> int:
     given = {"search": sys.path, "arguments": arguments, "notes": notes, "blamed": blamed}
-    child = subprocess.Popen([sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-P", "-c", _PROGRAM], stdin=subprocess.PIPE)
     assert child.stdin is not None
     before = signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -169,6 +169,18 @@ def test_what_a_pickle_prints_disturbs_nothing(tmp_path: Path, read: Any, capfd:
     assert "hello from the pickle" in "".join(capfd.readouterr())
 
 
+def test_modules_beside_the_files_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("open('imported', 'w')")
+    np.savez(tmp_path / "a.npz", x=np.arange(3))
+    monkeypatch.chdir(tmp_path)
+    processes = ReadingProcesses(1)
+    try:
+        processes.read("a.npz", ["x"], False)
+    finally:
+        processes.close()
+    assert not (tmp_path / "imported").exists()
+
+
 def test_missing_files_and_packages(tmp_path: Path, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFoundError, match=r"no\.pkl does not exist"):
         read(str(tmp_path / "no.pkl"), None, True)

@@ -25,6 +25,7 @@ from ..contract import Array
 from .columns import Columns, read_columns
 
 HELD_NBYTES = 40_000_000  # private memory of such a process before it loads anything
+# Started with -P: the current directory may hold a json.py of others.
 _PROGRAM = f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import serve; serve()"
 
 
@@ -68,7 +69,7 @@ class _ReadingProcess:
     def __init__(self) -> None:
         search = json.dumps([entry if entry else os.getcwd() for entry in sys.path if isinstance(entry, str)])
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, search], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            [sys.executable, "-P", "-c", _PROGRAM, search], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
 
     def is_alive(self) -> bool:
