@@ -68,6 +68,8 @@ def chunk_index(dataset: Any, path: str, name: str) -> tuple[ChunkIndex | None, 
     filling.listed.walk(note)
     if batch:
         filling.take(batch)
+    if filling.outside:
+        return None, f"its index lists {filling.outside} chunks outside its shape, which HDF5 leaves out when it reads"
     return filling.finished(), ""
 
 
@@ -87,7 +89,13 @@ class _Filling:
         self._offsets = np.full(len(grid), -1, np.int64)
         self._sizes: np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]] = np.zeros(len(grid), np.uint32)
         self._masks = np.zeros(len(grid), np.uint32)
+        self._most = np.array(
+            [-(-length // each) if length else _NOWHERE for length, each in zip(dataset.maxshape, grid.chunk, strict=True)],
+            np.uint64,
+        )
         self._noted = 0
+        self.outside = 0
+        """Chunks beyond the shape, but within what the dataset may grow to: pre-releases of HDF5 1.10 numbered chunks otherwise."""
 
     def take(self, batch: list[Any]) -> None:
         count = len(batch)
@@ -100,13 +108,16 @@ class _Filling:
         place, rest = np.divmod(position, self._chunk)
         place = self.listed.true_places(place)
         file_nbytes = np.uint64(self._nbytes_behind)
-        misplaced = rest.any(axis=1) | (place >= self._counts).any(axis=1)
+        misplaced = rest.any(axis=1) | (place >= self._most).any(axis=1)
         outside = (size == 0) | (offset > file_nbytes) | (size > file_nbytes - np.minimum(offset, file_nbytes))
         wrong_size = (mask == self._all_skipped) & (size != self._chunk_nbytes)
         bad = np.flatnonzero(misplaced | outside | wrong_size)
         if len(bad):
             at = tuple((place[bad[0]] * self._chunk + rest[bad[0]]).tolist())
             raise self._damaged(at, batch[bad[0]], wrong_size[bad[0]])
+        self.outside += int((place >= self._counts).any(axis=1).sum())
+        if self.outside:
+            return  # there will be no index
         if size.max() > np.iinfo(self._sizes.dtype).max:
             self._sizes = self._sizes.astype(np.uint64)
         numbers = (place * self._strides).sum(axis=1, dtype=np.uint64).astype(np.int64)

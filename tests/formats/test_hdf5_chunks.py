@@ -167,6 +167,27 @@ def test_every_kind_of_index_is_listed_as_hdf5_reads_chunks(tmp_path, libver, ma
         assert_like_h5py(array, path, key)
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}])
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("maxshape", list(itertools.product((4, 10, None), (6, 12, None))))
+def test_chunks_beyond_the_shape_are_no_damage(tmp_path, libver, maxshape, options):
+    """As in files of pre-releases of HDF5 1.10, which numbered chunks otherwise. HDF5 reads as if they were not there."""
+    path, outside = tmp_path / "a.h5", [at for at, most in [((4, 0), maxshape[0]), ((0, 6), maxshape[1])] if most not in (4, 6)]
+    with h5py.File(path, "w", libver=libver) as file:
+        dataset = file.create_dataset("x", (4, 6), "i4", chunks=(2, 3), maxshape=maxshape, fillvalue=7, **options)
+        dataset[:2] = np.arange(12).reshape(2, 6)
+        data = np.ones((2, 3), "i4").tobytes()
+        for at in outside:
+            dataset.id.write_direct_chunk(at, zlib.compress(data) if options else data)
+        assert dataset.id.get_num_chunks() == 2 + len(outside)
+    array = hdf5_file.open_array(path, "x")
+    assert (f"{len(outside)} chunks outside its shape" in array.why_not_encoded) == bool(outside)
+    assert (array.encoded is None) == bool(outside)
+    found = np.empty(array.shape, array.dtype)
+    array.read_box((slice(0, 4), slice(0, 6)), found)
+    np.testing.assert_array_equal(found, [[*range(6)], [*range(6, 12)], [7] * 6, [7] * 6])
+
+
 def early():
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
