@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -149,6 +149,7 @@ class Reading:
     leaf: Leaf
     shape: tuple[int, ...]
     path_of: PathOf
+    _last: list[tuple[Box, Array]] = field(default_factory=list, compare=False)
 
     def stored(self, box: Box) -> Array:
         """The box along the axes of the dataset, as h5py gives it; axes of array types follow."""
@@ -157,8 +158,19 @@ class Reading:
             found = found[name]
         return found
 
+    def cut(self, box: Box) -> Array:
+        """The box along all axes. HDF5 reads an array type whole, so what a part was cut from is kept for the next part."""
+        outer, inner = box[: len(self.shape)], box[len(self.shape) :]
+        if all(part.stop - part.start == length for part, length in zip(inner, self.leaf.dims, strict=True)):
+            return self.stored(outer)
+        last = self._last[:]
+        if not last or last[0][0] != outer:
+            self._last.clear()
+            last = self._last[:] = [(outer, self.stored(outer))]
+        return cut_behind(last[0][1], inner)
+
     def plain(self, box: Box) -> Array:
-        found = cut_behind(self.stored(box[: len(self.shape)]), box[len(self.shape) :])
+        found = self.cut(box)
         return np.ascontiguousarray(found, self.leaf.base).reshape(found.shape)
 
     def dates(self, box: Box) -> Array:
@@ -171,8 +183,7 @@ class Reading:
 
     def texts(self, box: Box) -> Array:
         """Of text and references: an object array of bytes."""
-        found = np.asarray(self.stored(box[: len(self.shape)]), object)
-        found = cut_behind(found, box[len(self.shape) :])
+        found = np.asarray(self.cut(box), object)
         flat = np.empty(found.size, object)
         flat[:] = [self._bytes(element) for element in found.reshape(-1)]
         return flat.reshape(found.shape)
@@ -253,8 +264,11 @@ def plain_values(reading: Reading, common: Values) -> list[Values]:
     )
     if leaf.refused:
         return [values]
+    if leaf.dims:
+        values = replace(values, kept_nbytes=values.kept_nbytes + leaf.memory.itemsize)
     if leaf.kind == _PLAIN:
-        return [replace(values, read=reading.plain, element_nbytes=leaf.memory.itemsize)]
+        each = -(-leaf.memory.itemsize // max(1, math.prod(leaf.dims)))
+        return [replace(values, read=reading.plain, element_nbytes=each)]
     if leaf.kind == _DATE:
         return [replace(values, read=reading.dates, dtype=np.dtype(np.int64).newbyteorder(leaf.base.byteorder))]
     if leaf.kind == _OPAQUE:

@@ -6,7 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
+from mmapstore.formats import hdf5_boxes, hdf5_elements
 from mmapstore.formats.hdf5_tree import Hdf5Tree, walk
+from mmapstore.plain.c_order import c_order_boxes
 from mmapstore.plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, MissingPackageError, UnsafeFileError
 
 
@@ -134,3 +136,19 @@ def test_a_filter_that_is_missing_is_named(tmp_path, monkeypatch):
     assert words.startswith("compared by its stored bytes")
     assert stored.read((slice(0, stored.nbytes),)).tobytes() == chunks
     tree.close()
+
+
+def test_each_element_of_an_array_type_is_read_once(tmp_path, monkeypatch):
+    """HDF5 gives such an element whole, however large it is: h5diff's test files have one of 128 MB."""
+    expected = np.arange(5 * 3000, dtype="<i4").reshape(5, 3000)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", (5,), np.dtype(("<i4", (3000,))))[...] = expected
+    calls = []
+    monkeypatch.setattr(hdf5_elements, "read_elements", lambda *given: calls.append(given) or hdf5_boxes.read_elements(*given))
+    tree = Hdf5Tree(tmp_path / "a.h5")
+    [values] = tree.values("/x")
+    found = [values.read(box) for box in c_order_boxes(values.shape, 100)]
+    tree.close()
+    np.testing.assert_array_equal(np.concatenate([block.reshape(-1) for block in found]), expected.reshape(-1))
+    assert len(found) == 5 * 30 and len(calls) == 5
+    assert (values.element_nbytes, values.kept_nbytes) == (4, 12000)

@@ -49,7 +49,7 @@ def plan_blocks(values: Values, max_memory: int, name: str) -> BlockPlan:
     fixed = {
         "bookkeeping": BOOKKEEPING_NBYTES,
         "one chunk decoded": _DECODING * values.together_nbytes,
-        "places of runs": values.kept_nbytes,
+        "kept between blocks": values.kept_nbytes,
     }
     room = max_memory - sum(fixed.values())
     wanted = max(1, _BLOCK_NBYTES // each)
