@@ -17,7 +17,7 @@ from ..formats.contract import EncodedChunks, HasChunks, StoredArray
 from ..operations.decodes import decodes_per_chunk
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.cf_packing import Packed
-from ..plain.errors import InvalidValueError, KeyNotFoundError
+from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
 from ..plain.windows import Episodes, NextFrame
 from ..readers.contract import Decodes, Reader
 from .frameworks import Frameworks
@@ -177,6 +177,8 @@ def case_of(
     places = places_of(name, list(dataset.readers))
     x = next(iter(dataset.readers))
     stored = places[x].stored()
+    if dataset.readers[x].spec.dtype.kind == "S":
+        raise InvalidTypeError(f"{name} holds bytes, and models train on numbers; expected bool, integers or floats.")
     case = Case(
         path=path,
         name=name,

@@ -43,7 +43,7 @@ def find(file: Any, path: str, key: str) -> Any | None:
             return None
         kind = current.id.links.get_info(encoded).type
         if kind == h5py.h5l.TYPE_HARD:
-            current = current[part]
+            current = current[encoded]
         elif kind == h5py.h5l.TYPE_SOFT:
             followed += 1
             if followed > _MOST_SOFT_LINKS:

@@ -47,8 +47,7 @@ def split_inside(path: str | os.PathLike[str]) -> tuple[str, str | None]:
 
 def identify(path: str) -> tuple[str, Any]:
     """(what people call the format, its module). Raises if it is missing, unknown, or not what its suffix says."""
-    if not Path(path).exists():
-        raise NotFoundError(f"{path} does not exist.{_alternatives(path)}")
+    require_exists(path)
     if not os.access(path, os.R_OK):
         raise NotReadableError(f"{path} may not be read by this user. Change its permissions, or ask its owner to.")
     if not Path(path).is_dir():
@@ -81,7 +80,15 @@ def identify(path: str) -> tuple[str, Any]:
     return found
 
 
+def require_exists(path: str) -> None:
+    """Raise NotFoundError, naming what is there instead."""
+    if not os.path.exists(path):
+        raise NotFoundError(f"{path} does not exist.{_alternatives(path)}")
+
+
 def _alternatives(path: str) -> str:
+    if os.path.islink(path):
+        return f" It is a link to {os.readlink(path)}, where nothing is."
     folder = Path(path).parent
     if not folder.is_dir():
         return f" Nor does the directory {folder}."
@@ -103,8 +110,7 @@ def open_headerless(path: str, inside: str | None, form: RawForm) -> StoredArray
         raise InvalidValueError(
             f"{path}::{inside} is inside a file; dtype=, shape= and offset= are for files of plain numbers without a header."
         )
-    if not Path(path).exists():
-        raise NotFoundError(f"{path} does not exist.{_alternatives(path)}")
+    require_exists(path)
     known = "a directory" if Path(path).is_dir() else next((title for title, module in _modules() if module.matches(path)), None)
     if known is not None:
         raise InvalidValueError(

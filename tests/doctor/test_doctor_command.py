@@ -84,6 +84,7 @@ def test_no_framework_is_imported(frames: str) -> None:
         ("x.npy", ["--layout", "NQ"], 2, "layout='NQ' is not understood"),
         ("x.npy", ["--max-memory", "much"], 2, "max_memory='much' is not a size"),
         ("x.npy", ["--key", "frames"], 1, "frames"),
+        ("names.npy", [], 2, "names.npy holds bytes, and models train on numbers; expected bool, integers or floats."),
         ("", [], 2, "is a directory of files; expected one of them, or those of one kind, joined: "),
     ],
 )
@@ -91,6 +92,7 @@ def test_what_it_cannot_judge(
     frames: str, tmp_path: Path, name: str, options: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.txt").write_text("no array\n")
+    np.save(tmp_path / "names.npy", np.array([b"a", b"bc"]))
     assert main(["doctor", str(tmp_path / name), *options]) == code
     assert message in capsys.readouterr().err
 

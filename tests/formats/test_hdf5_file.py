@@ -449,6 +449,15 @@ def test_chunk_said_to_lie_past_the_end_of_the_file(tmp_path):
         _ = hdf5_file.open_array(path).extents
 
 
+def test_names_that_are_no_utf8(tmp_path):
+    path = written(tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        file.move("frames", b"\xff/fr\xe4mes")
+    (listed,) = hdf5_file.list_arrays(path)
+    assert listed.key == "\udcff/fr\udce4mes"
+    assert hdf5_file.open_array(path, listed.key).shape == FRAMES.shape
+
+
 def test_file_of_another_kind_missing_or_a_directory(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"GIF89a" + bytes(2000))
     with pytest.raises(DamagedFileError, match=r"is not an HDF5 file: expected the HDF5 signature .* found 47 49 46 38"):

@@ -230,6 +230,9 @@ def test_wrong_arguments_say_what_is_right(everything, tmp_path):
         converted(everything, everything, overwrite=True)
     with pytest.raises(NotFoundError, match="does not exist"):
         converted(tmp_path / "none.h5", tmp_path / "out.zarr")
+    (tmp_path / "circle.h5").symlink_to("circle.h5")
+    with pytest.raises(NotFoundError, match=r"circle\.h5 does not exist\. It is a link to circle\.h5, where nothing is\."):
+        converted(tmp_path / "circle.h5", tmp_path / "out.zarr")
     with pytest.raises(InvalidTypeError, match="progress=3 is not understood"):
         convert_all(everything, tmp_path / "out.zarr", progress=3)
     with pytest.raises(MemoryBudgetError, match="Converting a tree would need"):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_examples import photograph, read_all
 from ingest_results import fields_of, manifest_of
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import mmapstore as mm
 from mmapstore.cli import main
@@ -148,16 +148,23 @@ def test_black_and_white_is_resized_and_said(tmp_path):
         mm.Images(tmp_path, size=7)
 
 
-@pytest.mark.parametrize("kind", ["grey", "dark", "palette", "night", "16 bits"])
+@pytest.mark.parametrize("kind", ["grey", "dark", "palette", "night", "16 bits", "glow", "detail", "strokes"])
 def test_photographs_are_no_masks(tmp_path, kind):
     for number, name in enumerate(("chelsea.png", "rocket.jpg", "astronaut.png")):
         grey = np.asarray(photograph(name, (120, 90)).convert("L"))
+        glow = 20 * np.exp(-((np.mgrid[:90, :120] - 50) ** 2).sum(0) / 600)  # a cell, in a dark field
+        detail = np.pad(grey[:40, :40] // 10, ((20, 30), (50, 30)))
+        strokes = Image.new("L", (120, 90))
+        ImageDraw.Draw(strokes).text((40, 40), name)  # smoothed at their edges
         image = {
             "grey": Image.fromarray(grey),
             "dark": Image.fromarray(grey // 10),  # 26 numbers, all small
             "night": Image.fromarray(np.random.default_rng(number).poisson(grey / 100).astype(np.uint8)),
             "palette": photograph(name, (120, 90)).quantize(32),
             "16 bits": Image.fromarray(grey.astype(np.uint16)),
+            "glow": Image.fromarray(glow.astype(np.uint8)),
+            "detail": Image.fromarray(detail),
+            "strokes": strokes,
         }[kind]
         image.save(tmp_path / f"{number}.png")
     source = mm.Images(tmp_path, size=(45, 60), channels=1)

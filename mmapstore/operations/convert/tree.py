@@ -16,7 +16,7 @@ from ...formats.hdf5_file import TREE_SUFFIXES
 from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.hdf5_tree_writer import Hdf5TreeWriter
 from ...formats.npy_tree import NPY_TREE_SUFFIX, NpyFileTree, NpyTree, NpyTreeWriter, is_npy_tree
-from ...formats.registry import identify, split_inside
+from ...formats.registry import identify, require_exists, split_inside
 from ...formats.zarr_tree import ZarrTree
 from ...formats.zarr_tree_writer import ZarrTreeWriter
 from ...plain.errors import (
@@ -24,7 +24,6 @@ from ...plain.errors import (
     InvalidTypeError,
     InvalidValueError,
     MmapstoreError,
-    NotFoundError,
     StateMismatchError,
     TargetExistsError,
     WriteError,
@@ -141,8 +140,7 @@ def open_tree(path: str, inside: str = "", allow_links: bool = False) -> Any:
 
 def fingerprint(path: str) -> list[int]:
     """[files, bytes, latest time of change in ns] of a file, or of all below a directory: equal while nothing is written there."""
-    if not os.path.lexists(path):
-        raise NotFoundError(f"{path} does not exist. Check the path.")
+    require_exists(path)
     if not os.path.isdir(path):
         found = os.stat(path)
         return [1, found.st_size, found.st_mtime_ns]
@@ -278,7 +276,7 @@ def _target_of(out: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def _require_apart(source: str, target: str) -> None:
-    one, other = Path(source).resolve(), Path(target).resolve()
+    one, other = Path(os.path.realpath(source)), Path(os.path.realpath(target))  # resolve() raises for links in a circle
     if one == other or one in other.parents or other in one.parents:
         raise InvalidValueError(f"{target} is the target, and the same as {source}, or in it, or around it. Write to another name.")
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
+from ..contract import Array
 from .decoding import ImageDecoder, ImageHeader, read_numbers
 from .file_kinds import PassedOver, files_below, images_among
 from .files import ListedImages
@@ -23,6 +24,7 @@ Files = Sequence[tuple[str, ImageHeader]]
 _LOOKED_AT = 8  # files that stand for all of a folder
 _MOST_CLASSES = 64
 _FLAT = 0.75  # of all neighbours, so many are equal in a mask; in a photograph, even a dark one, far fewer
+_MOST_STEPS, _SHADE = 8, 0.9  # of more numbers, neighbours that differ do so by 1 in a shade; classes lie beside any others
 _CHANNELS = {"1": 1, "L": 1, "P": 1, "I": 1, "F": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _HOW = "For label masks pass masks=True (--masks yes), for pictures masks=False (--masks no)"
 
@@ -33,7 +35,7 @@ class Look(NamedTuple):
     Attributes
     ----------
     numbers : that occur in it, for palettes their indices; None for more than 64
-    is_flat : most neighbours are equal
+    is_flat : most neighbours are equal, also of those off the background, and those that differ are no shade
     has_voc_colours : its palette has for each number the colour that Pascal VOC gives to a class of that number
     has_grey_palette : its palette has for each number the grey of that number
     """
@@ -57,15 +59,34 @@ def voc_colour(number: int) -> tuple[int, int, int]:
 def look_at(path: str) -> Look:
     found, palette = read_numbers(path)
     numbers = np.unique(found)
-    flat = min((float((np.diff(found, axis=axis) == 0).mean()) for axis in (0, 1) if found.shape[axis] > 1), default=1.0)
     few = tuple(int(number) for number in numbers) if len(numbers) <= _MOST_CLASSES else None
     colours = {number: tuple(palette[3 * number : 3 * number + 3]) for number in few or ()} if palette else {}
     return Look(
         few,
-        flat >= _FLAT and few is not None,
+        few is not None and _is_flat(found, len(few)),
         bool(colours) and all(colour == voc_colour(number) for number, colour in colours.items()),
         palette is not None and bytes(palette) == bytes(each for number in range(len(palette) // 3) for each in (number,) * 3),
     )
+
+
+def _is_flat(found: Array, count: int) -> bool:
+    """Whether the areas of one number make up a picture of `count` numbers.
+
+    >>> shade = np.arange(20).repeat(5) * np.ones((5, 1), int)
+    >>> _is_flat(shade, 20), _is_flat(7 * shade % 20, 20)
+    (False, True)
+    """
+    values, counts = np.unique(found, return_counts=True)
+    background = values[counts.argmax()]
+    for lines in (found, found.T):
+        step = np.abs(np.diff(lines, axis=0))
+        inside = step[(lines[:-1] != background) & (lines[1:] != background)]
+        if any(each.size and (each == 0).mean() < _FLAT for each in (step, inside)):
+            return False
+        edges = step[step > 0]
+        if count > _MOST_STEPS and edges.size and (edges == 1).mean() > _SHADE:
+            return False
+    return True
 
 
 def are_masks(files: Files, form: ImageForm) -> tuple[bool, str]:
