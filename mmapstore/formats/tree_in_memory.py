@@ -196,11 +196,15 @@ class Hdf5InMemory(Hdf5TreeWriter):
         return added, failed
 
     def _add_like(self, item: Any, path: str) -> None:
-        """A dataset of the same type and shape, without values."""
+        """A dataset of the same type and shape, without values, which can have the same attributes."""
         h5py = hdf5_library()
+        created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        if h5py.h5o.get_info(item.id).hdr.version > 1:  # attributes beyond 64 kB need such a header, which H5Ocopy keeps
+            created.set_attr_creation_order(h5py.h5p.CRT_ORDER_TRACKED)
         kind = item.id.get_type()
         space = h5py.h5s.create_simple(item.shape) if item.shape else item.id.get_space()  # not one that can grow: that has chunks
-        h5py.h5d.create(self.file.id, path.encode("utf-8", "surrogateescape"), kind.copy() if kind.committed() else kind, space)
+        kind = kind.copy() if kind.committed() else kind
+        h5py.h5d.create(self.file.id, path.encode("utf-8", "surrogateescape"), kind, space, created)
 
     def commit(self) -> None:
         pass

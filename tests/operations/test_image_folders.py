@@ -123,6 +123,13 @@ def test_links_and_pipes(tmp_path):
         source = mm.Images(tmp_path / "photos")
     assert read_all(source)[0]["label"].tolist() == [0, 1]
     assert any("pipe" in each for each in source.notes["image"]["not taken"])
+    os.mkfifo(tmp_path / "photos" / "cat" / "pipe.jpg")
+    os.symlink("circle.jpg", tmp_path / "photos" / "cat" / "circle.jpg")
+    with pytest.raises(DamagedFileError, match=r"pipe\.jpg cannot be read: it is a pipe"):
+        mm.Images(tmp_path / "photos" / "cat" / "pipe.jpg")
+    with pytest.warns(SourceWarning):
+        source = mm.Images(tmp_path / "photos", skip_broken=True)
+    assert read_all(source)[0]["label"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,10 @@ def test_directory_glob_and_list_of_files_in_natural_order(tmp_path: Path) -> No
         assert manifest_of(path).episodes == (0, 3, 8, 15)
     path = ingest([folder / "run2.npy", folder / "run2.npy"], tmp_path / "twice.npy", layout=None)
     assert manifest_of(path).episodes == (0, 5, 10)
+    (folder / "notes.txt").unlink()
+    (folder / "run3.npy").symlink_to("moved.npy")  # as git-annex leaves it where the data was not fetched
+    with pytest.raises(NotFoundError, match=r"run3\.npy does not exist\. It is a link to moved\.npy, where nothing is\."):
+        ingest(folder, tmp_path / "less.npy", layout=None)
 
 
 def test_npz_larger_than_a_block_and_with_time(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def names(group):
 
 def attributes(group):
     group["array"] = [1]
+    group.create_dataset("described", data=[1], track_order=True).attrs["beyond 64 kB"] = np.arange(10_000)
     for item in (group, group["array"]):
         item.attrs["nan"] = np.nan
         item.attrs["complex"] = 1j

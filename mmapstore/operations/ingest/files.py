@@ -37,8 +37,13 @@ def matching(pattern: str) -> list[str]:
 
 
 def inside_directory(path: str, suffixes: Sequence[str]) -> list[str]:
-    """The visible files of a directory with one of these suffixes, in natural order."""
-    names = [entry.name for entry in os.scandir(path) if entry.is_file() and not entry.name.startswith(".")]
+    """The visible files of a directory with one of these suffixes, in natural order; links that lead nowhere are an error later."""
+    names = [
+        entry.name
+        for entry in os.scandir(path)
+        if not entry.name.startswith(".")
+        and (entry.is_file(follow_symlinks=False) or (entry.is_symlink() and not os.path.isdir(entry)))
+    ]
     return [os.path.join(path, name) for name in sorted(names, key=natural) if name.lower().endswith(tuple(suffixes))]
 
 

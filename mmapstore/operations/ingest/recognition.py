@@ -11,7 +11,7 @@ from typing import Any
 
 from ...batches.opening import open_quietly
 from ...batches.packed_values import packed_of, warn_of_packed
-from ...formats.registry import PARTIAL, open_live, split_inside
+from ...formats.registry import PARTIAL, open_live, require_exists, split_inside
 from ...plain.array_likes import is_array_like, is_fields, is_read_in_slices
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError, SourceWarning
 from ...plain.guessed_axes import warn_of_doubts
@@ -126,8 +126,7 @@ def _of_path(path: str, source_layout: str | None) -> Source:
         if inside is not None:
             return _of_opened(path, matching(file), source_layout)
         return _of_files(matching(path), source_layout)
-    if not os.path.exists(path):
-        raise NotFoundError(f"{path} does not exist. Check the path.")
+    require_exists(path)
     return _of_files([path], source_layout)
 
 
@@ -160,9 +159,8 @@ def _warn_of_others(path: str, taken: list[str]) -> None:
 
 
 def _of_files(paths: list[str], source_layout: str | None) -> Source:
-    missing = next((path for path in paths if not os.path.exists(path.partition("::")[0])), None)
-    if missing is not None:
-        raise NotFoundError(f"{missing} does not exist. Check the path.")
+    for path in paths:
+        require_exists(path.partition("::")[0])
     if looks_like_images(paths if len(paths) > 1 else paths[0]):
         return _of_images(paths if len(paths) > 1 else paths[0], source_layout)
     suffixes = {os.path.splitext(path)[1].lower() for path in paths}

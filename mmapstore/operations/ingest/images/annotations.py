@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ....files.descriptors import check_is_file
 from ....formats.raw_file import explaining_read_errors
 from ....plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, UnsafeFileError
 from .placement import Box
@@ -113,8 +115,10 @@ def _parsed(path: str) -> Any:
         raise MissingPackageError(
             "Reading annotations needs defusedxml. Install it with: pip install 'mmapstore[images]'"
         ) from error
-    with explaining_read_errors(path), Path(path).open("rb") as file:
-        text = file.read(_MOST_NBYTES + 1)
+    with explaining_read_errors(path):
+        check_is_file(path, os.stat(path))  # opening a pipe waits for who writes to it
+        with Path(path).open("rb") as file:
+            text = file.read(_MOST_NBYTES + 1)
     if len(text) > _MOST_NBYTES:
         raise UnsafeFileError(
             f"{path} has more than {_MOST_NBYTES} bytes, which no annotation needs. Check what it is, and leave it out."

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ....files.descriptors import check_is_file
 from ....formats.raw_file import explaining_read_errors
 from ....plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, MmapstoreError, UnsafeFileError
 from .pages import is_deep, is_unsigned_of_32_bits, pages_of
@@ -147,6 +148,8 @@ def read_numbers(path: str) -> tuple[Array, list[int] | None]:
 def _opened(path: str) -> Iterator[Any]:
     """The image, not yet decoded. What goes wrong with it inside is translated, and names it."""
     pillow = _pillow()
+    with explaining_read_errors(path):
+        check_is_file(path, os.stat(path))  # opening a pipe waits for who writes to it
     with (
         explaining_read_errors(path),
         Path(path).open("rb") as file,

@@ -96,6 +96,11 @@ class PassedOver:
         ]
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """`entry.is_dir()`, which raises for a link that leads to itself."""
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
+
+
 def files_below(folder: str, passed_over: PassedOver | None = None, inside: str = "") -> Iterator[str]:
     """Visible files in a folder and those below it, relative to it, in no order. Links to folders are passed over."""
     with os.scandir(os.path.join(folder, inside)) as found:
@@ -106,7 +111,7 @@ def files_below(folder: str, passed_over: PassedOver | None = None, inside: str 
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from files_below(folder, passed_over, name)
-        elif not entry.is_dir():
+        elif not is_folder(entry):
             yield name
         elif passed_over is not None:
             passed_over.add(name, "a link to a folder, which is not followed")

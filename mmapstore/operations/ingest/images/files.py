@@ -16,7 +16,7 @@ from ....plain.errors import InvalidValueError, NotFoundError
 from ..files import ARRAY_SUFFIXES, STORE_FILES
 from ..video import VIDEO_SUFFIXES
 from .decoding import image_suffixes
-from .file_kinds import PassedOver, files_below, format_by_content, images_among, is_hidden
+from .file_kinds import PassedOver, files_below, format_by_content, images_among, is_folder, is_hidden
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -63,7 +63,7 @@ def looks_like_images(source: str | Sequence[str]) -> bool:
         first = next(glob.iglob(source, recursive=True), "")
         return first.lower().endswith(_USUAL_SUFFIXES)
     entries = [entry for entry in os.scandir(source) if not is_hidden(entry.name)]
-    names = [entry.name.lower() for entry in entries if entry.is_file()]
+    names = [entry.name.lower() for entry in entries if not is_folder(entry)]
     if any(os.path.exists(os.path.join(source, name)) for name in STORE_FILES):
         return False
     if any(name.endswith(_USUAL_SUFFIXES) for name in names):
@@ -87,9 +87,9 @@ def images_in_folder(folder: str) -> ListedImages:
     A class is also what lies deeper in its folder, and a folder without any image.
     """
     entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
-    classes = sorted(entry.name for entry in entries if entry.is_dir())
+    classes = sorted(entry.name for entry in entries if is_folder(entry))
     others = PassedOver()
-    loose = sorted(images_among((entry.name for entry in entries if not entry.is_dir()), folder, others), key=natural)
+    loose = sorted(images_among((entry.name for entry in entries if not is_folder(entry)), folder, others), key=natural)
     by_class = {
         name: sorted(images_among(files_below(folder, others, inside=name), folder, others), key=natural) for name in classes
     }
