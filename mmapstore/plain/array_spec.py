@@ -23,7 +23,7 @@ def checked_dtype(dtype: Any, where: str) -> np.dtype[Any]:
     kinds = {
         "O": (
             "an object dtype (Python objects or variable-length values)",
-            "Make it numbers, with array.astype(dtype) or pandas' to_numpy(dtype, na_value=...)",
+            "Make it numbers, with array.astype(dtype) or pandas' to_numpy(dtype, na_value=...) or codes of categories",
         ),
         "V": (
             f"a compound or opaque dtype ({found})",

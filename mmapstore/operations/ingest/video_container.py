@@ -17,6 +17,7 @@ _log_lock = threading.Lock()
 # A transport stream has no header that says how long it is, but packets of one length (with a time code, with error correction).
 _PACKET_NBYTES = {"mpegts": (188, 192, 204)}
 _CONSTANT = ("mpeg1video", "mpeg2video")  # codecs whose frames come at one rate; a field may be shown twice
+_NO_DURATION = 0x0200 | 0x0080  # AVFMT_TS_DISCONT, AVFMT_NOTIMESTAMPS: PyAV names them in some versions
 _SECONDS = 0.1  # by which durations in headers are rounded
 _PLACEHOLDER_NBYTES = 8  # a packet of so few bytes repeats the frame before it, and decoders may give nothing for it
 
@@ -76,7 +77,7 @@ def packets_of(av: Any, path: str) -> Packets:
                 path, f"{read.longest_step:.2f} seconds lie between two of its frames, and {read.typical_step:.2f} elsewhere"
             )
         duration = (container.duration or 0) / 1_000_000
-        is_estimate = container.format.flags & (av.format.Flags.ts_discont.value | av.format.Flags.no_timestamps.value)
+        is_estimate = int(container.format.flags) & _NO_DURATION
         if not read.frames and not is_estimate and read.end + _SECONDS + 2 * read.longest_step < duration:
             raise broken(path, f"its header says {duration:.2f} seconds, and the file ends after {read.end:.2f}")
         lengths = _PACKET_NBYTES.get(container.format.name)
