@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .files import crashes
@@ -21,7 +22,7 @@ from .plain.errors import DamagedFileError, MmapstoreError
 
 _PROGRAM = (  # started with -P: the current directory may hold a json.py of others
     "import json, sys; given = json.loads(sys.stdin.buffer.readline()); "
-    f"sys.path[:] = given['search']; from {__name__} import serve; serve(given)"
+    f"sys.path[:] = given['search']; from {__name__} import serve; from {__package__}.cli import main; serve(main, given)"
 )
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS")
 _MOST_CRASHES = 20  # inside one step, such as an archive: each costs a restart, and an HDF5 target is begun anew
@@ -96,10 +97,8 @@ def _terminated(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def serve(given: dict[str, Any]) -> None:
+def serve(main: Callable[[list[str]], int], given: dict[str, Any]) -> None:
     """In the child: run the command, and end without Python's shutdown, in which libraries may crash as well."""
-    from .cli import main
-
     threading.Thread(target=_end_with_parent, daemon=True).start()
     crashes.note_steps(given["notes"], given["blamed"])
     code = main(given["arguments"])

@@ -46,10 +46,7 @@ class Hdf5TreeWriter:
     def __init__(self, path: str, like: Hdf5Tree | None = None) -> None:
         self.path = path
         self._like = like
-        if os.path.exists(path):
-            self.file = open_to_write(path, "r+")
-        else:
-            self.file = _created(path, like)
+        self.file = open_to_write(path, "r+") if os.path.exists(path) else _created(path, like)
 
     def reserve(self, nbytes: int) -> None:
         """Set disk space aside, so that what is written next finds room."""
