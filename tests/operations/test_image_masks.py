@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -187,6 +189,46 @@ def pairs(tmp_path):
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
             each.save(tmp_path / folder / f"{name}{suffix}")
     return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["VOC", "other palette", "grey", "black and white", "grey images"])
+def test_folders_of_images_and_of_their_masks_are_no_classes(tmp_path, kind, capsys):
+    folders = [tmp_path / "two words", tmp_path / "SegmentationClass", tmp_path / "Annotations"]
+    for folder in folders:
+        folder.mkdir()
+    for number in range(3):
+        shape = (40, 60 + number)
+        image = photograph(size=shape[::-1])
+        image.convert("L" if kind == "grey images" else "RGB").save(folders[0] / f"{number}.png")
+        if number < 2:  # Pascal VOC has masks for some images alone
+            numbers = mask(shape, (0, 255) if kind == "black and white" else (0, 1, 5))
+            colours = OTHER_COLOURS if kind == "other palette" else None
+            save(folders[1] / f"{number}.png", numbers, colours, kind in ("VOC", "other palette"))
+    images, masks = map(str, folders[:2])
+    with pytest.raises(InvalidValueError, match="they are pairs, not classes") as raised:
+        mm.Images(tmp_path, scale="unit")
+    assert f"mm.Images({images!r}, masks={masks!r})" in str(raised.value)
+    assert main(["ingest", str(tmp_path), str(tmp_path / "out.h5")]) == 2
+    assert f"mmapstore ingest '{images}' --masks {masks}" in capsys.readouterr().err
+    assert mm.Images(images, masks=masks, size=16, unmatched="skip-images").specs["mask"].sample_shape == (16, 16, 1)
+    assert mm.Images(tmp_path, masks=False, size=16).notes["label"] == {"classes": sorted(each.name for each in folders)}
+
+
+@pytest.mark.parametrize("kind", ["photographs", "masks", "one has another name", "one has another size"])
+def test_classes_that_number_their_files_alike(tmp_path, kind):
+    for name in ("cat", "dog"):
+        for number in range(2):
+            is_other = name == "dog" and number == 1
+            file = tmp_path / name / f"{7 if is_other and kind == 'one has another name' else number}.png"
+            shape = (30, 20) if is_other and kind == "one has another size" else (20, 30)
+            if kind == "masks" or (name == "dog" and kind != "photographs"):
+                save(file, mask(shape), palette=False)
+            else:
+                file.parent.mkdir(exist_ok=True)
+                photograph(size=(30, 20)).convert("L").save(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SourceWarning)
+        assert mm.Images(tmp_path, size=16).notes["label"] == {"classes": ["cat", "dog"]}
 
 
 @pytest.mark.parametrize(("size", "fit"), [(None, "crop"), ((20, 20), "crop"), ((50, 30), "pad"), ((13, 31), "stretch")])

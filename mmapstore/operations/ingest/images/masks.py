@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from .values import Values
 Files = Sequence[tuple[str, ImageHeader]]
 
 _LOOKED_AT = 8  # files that stand for all of a folder
+_MOST_FOLDERS = 4  # of pictures and of masks side by side; Pascal VOC has three
 _MOST_CLASSES = 64
 _FLAT = 0.75  # of all neighbours, so many are equal in a mask; in a photograph, even a dark one, far fewer
 _MOST_STEPS, _SHADE = 8, 0.9  # of more numbers, neighbours that differ do so by 1 in a shade; classes lie beside any others
@@ -97,18 +100,12 @@ def are_masks(files: Files, form: ImageForm) -> tuple[bool, str]:
     areas whose colours would become grey: nothing tells what is meant.
     """
     modes = {header.mode for _, header in files}
-    if any(header.is_jpeg for _, header in files) or not modes <= {"1", "L", "P", "I"} | {
-        each for each in modes if each[:2] == "I;"
-    }:
+    if not _hold_numbers(files):
         return False, ""
     is_resized = form.size is not None and any(header.size != form.size for _, header in files)
     if not is_resized and "P" not in modes:
         return False, ""
-    spread = [files[len(files) * at // _LOOKED_AT][0] for at in range(_LOOKED_AT)] if len(files) > _LOOKED_AT else [*dict(files)]
-    looks = {}
-    for path in spread:
-        with contextlib.suppress(*BROKEN):  # which is said, or left out, where all are decoded
-            looks[path] = look_at(path)
+    looks = _looks_of(files)
     found = sorted({number for look in looks.values() for number in look.numbers or ()})
     numbers = ", ".join(map(str, found[:10])) + (" ..." if len(found) > 10 else "")
     are_flat = len(found) > 1 and all(look.is_flat for look in looks.values())
@@ -128,6 +125,58 @@ def are_masks(files: Files, form: ImageForm) -> tuple[bool, str]:
         words = f"few numbers ({numbers}) in flat areas, as of label masks, and resizing makes others between them"
         return False, f"{words}. {_HOW}"
     return False, ""
+
+
+def require_no_pairs(folder: str, files: Files) -> None:
+    """Raise InvalidValueError where a class folder holds the label masks of the pictures in another: they are pairs, not classes.
+
+    Such masks have few numbers in flat areas, which the pictures have not; and each has the name and the size of a picture.
+    """
+    folders: dict[str, dict[str, tuple[str, ImageHeader]]] = {}
+    start = len(os.path.join(folder, ""))
+    for path, header in files:
+        name, _, rest = path[start:].partition(os.sep)
+        folders.setdefault(name, {})[os.path.splitext(rest)[0]] = (path, header)
+        if len(folders) > _MOST_FOLDERS:
+            return
+    for (first, pictures), (second, masks) in itertools.permutations(folders.items(), 2):
+        if (
+            _hold_numbers([*masks.values()])
+            and all(name in pictures and pictures[name][1].size == header.size for name, (_, header) in masks.items())
+            and _are_flat([*masks.values()])
+            and not _are_flat([*pictures.values()])
+        ):
+            images, others = os.path.join(folder, first), os.path.join(folder, second)
+            raise InvalidValueError(
+                f"{others} holds label masks of the images in {images}, under the same names: they are pairs, not classes. "
+                f"Write mm.Images({images!r}, masks={others!r}) or mmapstore ingest {shlex.quote(images)} "
+                f"--masks {shlex.quote(others)}. If they are classes of pictures, say masks=False (--masks no)."
+            )
+
+
+def _hold_numbers(files: Files) -> bool:
+    """Whether the numbers of all files may be classes: no JPEG, and no colours but those of palettes."""
+    return not any(
+        header.is_jpeg or not (header.mode in ("1", "L", "P", "I") or header.mode.startswith("I;")) for _, header in files
+    )
+
+
+def _looks_of(files: Files) -> dict[str, Look]:
+    """The looks of a few files, spread over all, by their paths."""
+    spread = [files[len(files) * at // _LOOKED_AT][0] for at in range(_LOOKED_AT)] if len(files) > _LOOKED_AT else [*dict(files)]
+    looks = {}
+    for path in spread:
+        with contextlib.suppress(*BROKEN):  # which is said, or left out, where all are decoded
+            looks[path] = look_at(path)
+    return looks
+
+
+def _are_flat(files: Files) -> bool:
+    """Whether files look like label masks: few numbers in flat areas, or a palette in the colours of Pascal VOC."""
+    looks = [*_looks_of(files).values()] if _hold_numbers(files) else []
+    return len({number for look in looks for number in look.numbers or ()}) > 1 and all(
+        look.is_flat or look.has_voc_colours for look in looks
+    )
 
 
 def mask_decoder(files: Files, form: ImageForm) -> ImageDecoder:

@@ -20,7 +20,7 @@ from ..sources import content_mark, stamp
 from .file_kinds import PassedOver
 from .files import ListedImages
 from .form import ImageForm
-from .masks import are_masks, mask_decoder, require_alike
+from .masks import are_masks, mask_decoder, require_alike, require_no_pairs
 from .picture_files import BROKEN, PictureFiles
 
 _MOST_CATEGORIES = 1 << 16
@@ -72,6 +72,8 @@ class ImageSamples:
         self._choose_pages(pages, listed.labels is not None)
         if "mask" in self._pictures:
             self._pair_masks(self._pictures["mask"], form)
+        if masks is None and listed.classes is not None and os.path.isdir(name):
+            require_no_pairs(name, images.usable())
         self._decide_how(images, form, masks)
         counts = [1 if header is None else len(header.pages) for header in self._headers]
         self._file_of = np.repeat(np.arange(len(counts)), counts)  # of each item
