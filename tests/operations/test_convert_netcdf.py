@@ -107,6 +107,21 @@ def test_variables_are_as_long_as_their_unlimited_dimension(tmp_path):
     assert main(["verify", str(tmp_path / "a.nc"), str(tmp_path / "b.zarr")]) == 0
 
 
+def test_one_array_shorter_than_its_unlimited_dimension_is_said(tmp_path, capsys):
+    path = tmp_path / "a.nc"
+    with netCDF4.Dataset(path, "w") as file:
+        file.createDimension("t", None)
+        file.createDimension("x", 2)
+        for name, length in (("long", 5), ("short", 3)):
+            file.createVariable(name, "f4", ("t", "x"))[:] = np.ones((length, 2))
+        assert file["short"].shape == (5, 2)
+    words = "elements never stored, up to the length of its unlimited dimension ((5, 2) in netCDF, (3, 2) stored)"
+    for name, options, is_said in (("short", [], True), ("short", ["--samples", "1:3"], True), ("long", [], False)):
+        assert main(["convert", f"{path}::/{name}", str(tmp_path / "b.npy"), "--overwrite", *options]) == 0
+        printed = capsys.readouterr().err
+        assert (words in printed) == is_said and "`mmapstore convert --all` copies them too" in printed
+
+
 def test_attributes_of_one_are_numbers_for_netcdf_and_lists_elsewhere(netcdf, tmp_path):
     converted(netcdf, tmp_path / "b.zarr")
     store = zarr.open_group(tmp_path / "b.zarr", mode="r")

@@ -342,7 +342,7 @@ def _remarks(plan: Plan) -> list[str]:
     if plan.packing is None and (words := _packed_words(plan.origin)):
         found.append(words)
     if plan.origin.stored is not None and (
-        left := left_behind(plan.origin.name, plan.new.like is not None or plan.packing is not None)
+        left := left_behind(plan.origin.name, plan.origin.shape, plan.new.like is not None or plan.packing is not None)
     ):
         found.append(left)
     return found
