@@ -199,8 +199,10 @@ class VideoSource:
         height, width = self._size
         decoded = 0
         to_rgb = self._av.video.reformatter.VideoReformatter()
+        turn: Turn | None = None
         for frame in self._decoded(path):
-            turn = Turn.of(frame)
+            # Containers turn a stream as a whole; and a frame that PyAV was asked for its side data lives until a collection.
+            turn = turn or Turn.of(frame)
             sides = turn.sides(frame.height, frame.width)
             same = sides == self._size
             if not same and "scaled to" not in self.notes[ONLY]:
