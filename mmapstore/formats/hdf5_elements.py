@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -285,7 +285,7 @@ def plain_values(reading: Reading, common: Values) -> list[Values]:
         ]
     if reading.is_text:
         return [_text(reading, values)]
-    return _runs(reading, values)
+    return runs(reading, values)
 
 
 def _text(reading: Reading, values: Values) -> Values:
@@ -311,7 +311,18 @@ def _is_utf8(element: bytes) -> bool:
     return True
 
 
-def _runs(reading: Reading, values: Values) -> list[Values]:
+class Runs(Protocol):
+    """Elements of variable length, each a flat array."""
+
+    def blocks(self) -> Iterator[Array]:
+        """All, flat, in C order."""
+        ...
+
+    def stored(self, box: Box) -> Array: ...
+
+
+def runs(reading: Runs, values: Values) -> list[Values]:
+    """All runs one behind the other, and where each begins."""
     count = math.prod(values.shape)
     offsets = np.zeros(count + 1, np.int64)
     at, largest = 0, 0

@@ -5,7 +5,7 @@ The counterpart of `hdf5_elements` for formats whose library gives NumPy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError
 from .contract import Array
+from .hdf5_elements import runs
 from .tree_contract import Values
 
 _MEASURED_AT_ONCE, _MEASURED_NBYTES = 1 << 14, 16 << 20
@@ -80,7 +81,7 @@ def _parts(common: Values, read: _Member, name: str) -> list[Values]:
     if not dtype.itemsize:
         return [replace(common, refused=f"its elements, of {dtype}, have no bytes")]
     if dtype.kind in "OTU":
-        return [_texts(common, read, name)]
+        return _texts(common, read, name)
     plain = replace(common, fill=None, stored=None)
     if dtype.kind in "mM":
         changed, notes = _with(common, f"{dtype} as int64"), (("unit", str(dtype)),)
@@ -114,15 +115,24 @@ def _bytes_of(found: Array, size: int) -> Array:
     return np.ascontiguousarray(found).reshape(-1).view(np.uint8).reshape(*found.shape, size)
 
 
-def _texts(common: Values, read: Callable[[Box], Array], name: str) -> Values:
-    """Text of any kind as UTF-8 in fixed width, which is measured."""
+def _texts(common: Values, read: Callable[[Box], Array], name: str) -> list[Values]:
+    """Text of any kind as UTF-8 in fixed width, which is measured; as values and offsets where one ends in NUL, the padding."""
     width, is_text, holds_bytes = 1, True, False
     at_once = max(1, min(_MEASURED_AT_ONCE, _MEASURED_NBYTES // common.dtype.itemsize))
     for box in c_order_boxes(common.shape, at_once, common.chunks):
         for element in np.asarray(read(box), object).reshape(-1):
             encoded = _encoded(element, name)
             if encoded.endswith(b"\0"):
-                return replace(common, refused="text that ends in NUL has no counterpart: fixed-width text is padded with NUL")
+                return runs(
+                    _Encoded(common, read, name, at_once),
+                    replace(
+                        common,
+                        dtype=np.dtype(np.uint8),
+                        fill=None,
+                        stored=None,
+                        changed=_with(common, "text that ends in NUL as bytes and offsets"),
+                    ),
+                )
             width, holds_bytes = max(width, len(encoded)), holds_bytes or isinstance(element, bytes)
             is_text = is_text and b"\0" not in encoded and _is_utf8(encoded)
     dtype, is_fixed = np.dtype(f"S{width}"), common.dtype.kind == "U"
@@ -132,7 +142,7 @@ def _texts(common: Values, read: Callable[[Box], Array], name: str) -> Values:
         return np.array([_encoded(element, name) for element in found.reshape(-1)], dtype).reshape(found.shape)
 
     words = "fixed-width Unicode" if is_fixed else "bytes of variable length" if holds_bytes else "" if is_text else "text"
-    return replace(
+    texts = replace(
         common,
         dtype=dtype,
         text=is_text,
@@ -142,6 +152,28 @@ def _texts(common: Values, read: Callable[[Box], Array], name: str) -> Values:
         element_nbytes=common.element_nbytes + width + _OBJECT_NBYTES + 4 * is_fixed * width,
         changed=_with(common, f"{words} as {'UTF-8 text' if is_text else 'bytes of fixed width'}") if words else common.changed,
     )
+    return [texts]
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Texts as runs of bytes."""
+
+    common: Values
+    read: Callable[[Box], Array]
+    name: str
+    at_once: int
+
+    def blocks(self) -> Iterator[Array]:
+        for box in c_order_boxes(self.common.shape, self.at_once, self.common.chunks):
+            yield self.stored(box).reshape(-1)
+
+    def stored(self, box: Box) -> Array:
+        found = np.asarray(self.read(box), object)
+        out = np.empty(found.size, object)
+        for at, element in enumerate(found.reshape(-1)):
+            out[at] = np.frombuffer(_encoded(element, self.name), np.uint8)
+        return out.reshape(found.shape)
 
 
 def _encoded(element: Any, name: str) -> bytes:

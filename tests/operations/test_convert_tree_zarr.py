@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import h5py
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
+from mmapstore.cli import main
 from mmapstore.formats import tree_contract, zarr_tree, zarr_tree_writer
 from mmapstore.operations.convert.tree import convert_all
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError
@@ -205,3 +207,26 @@ def test_names_of_scales_are_plain_attributes_of_groups(tmp_path):
     with h5py.File(tmp_path / "b.h5") as file:
         assert file.attrs["DIMENSION_LIST"].tolist() == [["/n"]] and file.attrs["REFERENCE_LIST"] == 3
         assert file.attrs["DIMENSION_LABELS"] == "x"
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("suffix", [".zarr", ".h5", ""])
+def test_text_that_ends_in_nul_is_compared_and_kept(tmp_path, suffix):
+    """Random such stores are in test_convert_tree_zarr_random.py."""
+    expected = [b"a\0", b"", b"\xff\0\0", b"bc"]
+    values = np.empty((2, 2), object)
+    values.reshape(-1)[:] = expected
+    store = zarr.storage.LocalStore(tmp_path / "a.zarr")
+    array = zarr.create_array(store, name="x", shape=(2, 2), chunks=(1, 2), dtype=zarr.dtype.VariableLengthBytes())
+    array[...] = values
+    target = tmp_path / f"out{suffix}"
+    assert converted(tmp_path / "a.zarr", target).exit_code == 0
+    assert main(["verify", str(tmp_path / "a.zarr"), str(target)]) == 0
+    if suffix == ".zarr":
+        assert load(target, "x").reshape(-1).tolist() == expected
+        values[0, 0] = b"a\0\0"
+        array[...] = values
+        assert main(["verify", str(tmp_path / "a.zarr"), str(target)]) == 1
+        return
+    found, offsets = load(target, "x/values").tobytes(), load(target, "x/offsets")
+    assert [found[start:stop] for start, stop in itertools.pairwise(offsets)] == expected
