@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -57,17 +56,10 @@ def _settles(leaked) -> bool:
     return False
 
 
-_frozen_at = 0
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
+def pytest_collection_finish(session):
     """Exempts the objects of imported modules from collections: those of TensorFlow make each collection take 0.3 s."""
-    global _frozen_at
-    if len(sys.modules) > _frozen_at + 100:
-        gc.collect()
-        gc.freeze()
-        _frozen_at = len(sys.modules)
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import mmap
 import os
 import stat
@@ -123,8 +122,8 @@ def _gone(path: str) -> NotFoundError:
 def check_is_file(path: str, status: os.stat_result) -> None:
     """Raise DamagedFileError for a directory, and for pipes and devices, which may block, or never end."""
     if not stat.S_ISREG(status.st_mode):
-        kind = os.strerror(errno.EISDIR) if stat.S_ISDIR(status.st_mode) else "it is a pipe, a device or a socket"
-        raise DamagedFileError(f"{path} cannot be read: {kind}; expected a file. Copy or write the data again.")
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, a device or a socket"
+        raise DamagedFileError(f"{path} is {kind}; expected a file. Check the path, or write the data again.")
 
 
 def read_small_text(path: str, most: int = 64 << 20) -> str:

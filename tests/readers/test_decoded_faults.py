@@ -171,7 +171,7 @@ def test_places_that_cannot_be_opened_are_named(tmp_path, monkeypatch):
     path = Path(place_of(stored, 1).path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(DamagedFileError, match=r"\(8, 0, 0, 0\).*(Is a directory|stored bytes)"):
+    with pytest.raises(DamagedFileError, match=r"\(8, 0, 0, 0\).*(is a directory|stored bytes)"):
         read_all(reader_of(stored))
     stored.encoded.index[1] = place_of(stored, 1)._replace(path=place_of(stored, 2).path + "/below")
     with pytest.raises(DamagedFileError, match=r"\(8, 0, 0, 0\).* cannot be read: a part of its path is a file"):
