@@ -48,7 +48,7 @@ def private(task: Task) -> int:
     image, label = np.zeros((), np.uint8), np.zeros((), np.int64)  # not there yet: arrays of that shape that take no memory
     shapes = {"image": (task.samples, *task.shape), "label": (task.samples,)}
     planned = {"image": np.broadcast_to(image, shapes["image"]), "label": np.broadcast_to(label, shapes["label"])}
-    return mm.open(planned).batches(task.batch, "label", inputs="image").memory.total
+    return mm.open(planned, layout={"image": "NHWC"}).batches(task.batch, "label", inputs="image").memory.total
 
 
 def fit_arguments(task: Task) -> dict[str, Any]:
