@@ -1,4 +1,4 @@
-"""Which stored numbers stand for others: told from the attributes beside them, and said once."""
+"""Packed arrays, recognised by their attributes when they are opened, and the one warning about them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..plain.errors import PackedValuesWarning
 
 
 def packed_of(stored: StoredArray) -> tuple[Packed, ...]:
-    """How the numbers of an array become values, as its attributes say; empty where they are the values."""
+    """Return the packing that the attributes of an array declare, as a tuple of one; an empty tuple where they declare none."""
     attributes = stored.attributes(ATTRIBUTES) if isinstance(stored, HasAttributes) else {}
     if not attributes:
         return ()

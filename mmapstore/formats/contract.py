@@ -115,7 +115,7 @@ class HasAttributes(Protocol):
     """An ability: small named values lie beside the array."""
 
     def attributes(self, names: Iterable[str] | None = None) -> dict[str, Any]:
-        """Those of these names, or all that can be read: NumPy scalars and arrays, text, or what JSON holds."""
+        """Return the attributes of these names, or all that can be read: NumPy scalars and arrays, text, or JSON values."""
         ...
 
 

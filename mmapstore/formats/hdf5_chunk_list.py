@@ -50,7 +50,7 @@ class ChunkList:
         return tuple((_turned_back(np.array([chunk.chunk_offset], np.uint64) // each, turned)[0] * each).tolist())
 
     def _turned_counts(self, most: tuple[int | None, ...], chunk: tuple[int, ...]) -> tuple[int, ...]:
-        """How many chunks there may be along each axis before the unlimited one, where the list is wrong; () where it is right."""
+        """Return the largest number of chunks along each axis before the unlimited one if the list is wrong, () if it is right."""
         axis = most.index(None) if most.count(None) == 1 else 0
         counts = tuple(-(-length // each) for length, each in zip(most[:axis], chunk, strict=False) if length is not None)
         if all(count == 1 for count in counts):

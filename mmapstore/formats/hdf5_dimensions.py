@@ -15,7 +15,7 @@ from .hdf5_library import library
 from .tree_contract import ARRAY, DIMENSION, Node, Values, inside
 
 SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
-"""How HDF5 and netCDF note dimensions on a dataset. All of them are made anew from the names of axes."""
+"""Attributes by which HDF5 and netCDF note the dimensions of a dataset. A writer makes them anew from the names of axes."""
 LABELS = "DIMENSION_LABELS"
 NETCDF_ATTRIBUTES = ("_NCProperties", "_nc3_strict", "_Netcdf4Dimid", "_Netcdf4Coordinates")
 NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"  # the beginning of NAME, by the netCDF-4 specification
@@ -25,7 +25,7 @@ _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 
 class Dimensions:
-    """What the objects of a file say of dimensions: made known to it one by one.
+    """The dimensions that the objects of a file declare. A walk notes the objects one by one.
 
     `is_netcdf`: a netCDF library wrote the file.
     """

@@ -1,4 +1,4 @@
-"""Which of an HDF5 object's names the attributes and soft links of its file use."""
+"""The names of HDF5 objects that the attributes and soft links of a file refer to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an HDF5 region reference selects, in words that are equal for equal selections."""
+"""HDF5 region references as text that is equal for equal selections."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def refusal(kind: Any) -> str:
 
 
 def in_stored_order(values: Array, dtype: np.dtype[Any]) -> Array:
-    """What h5py read as `dtype`, with runs of big-endian numbers in the byte order that they have.
+    """Return values that h5py read as `dtype`, with runs of big-endian numbers in their stored byte order.
 
     h5py to 3.16 returns their bytes as they are stored, under a dtype of the other byte order: 1 becomes 16777216.
     """
@@ -104,7 +104,7 @@ def _mended(values: Array, dtype: np.dtype[Any]) -> Array:
 
 @functools.cache
 def _labels_are_wrong() -> bool:
-    """Whether the h5py that is installed does so, tried on a file in memory."""
+    """True if the installed h5py labels big-endian runs wrongly; a file in memory shows it."""
     h5py = library()
     swapped = np.dtype("u2").newbyteorder("S")
     with h5py.File(f"mmapstore-{uuid.uuid4()}", "w", driver="core", backing_store=False) as file:

@@ -228,7 +228,7 @@ class Hdf5Tree:
         return ""
 
     def path_of_id(self, identifier: Any) -> str:
-        """Where the object of an h5py.ObjectID lies; "" for one without a name."""
+        """Return the path of the object of an h5py.ObjectID; "" for an object without a name."""
         return self._paths.get(_place_of_id(identifier), "")
 
     def forget(self, path: str) -> None:

@@ -139,7 +139,7 @@ class NpyTreeWriter:
 
 
 def changes_in_npy(values: Values) -> tuple[str, ...]:
-    """How values differ in a .npy file, in words."""
+    """Return the differences between values and a .npy file, in words."""
     return ("text as UTF-8 bytes of fixed width",) if values.text else ()
 
 

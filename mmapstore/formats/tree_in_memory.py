@@ -23,7 +23,7 @@ from .zarr_tree_writer import NewZarrArray, ZarrTreeWriter, left_out_of_copy
 
 @dataclass(frozen=True)
 class Entry:
-    """What a target has under one path.
+    """An entry of a target in memory.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Entry:
 
 
 class Entries:
-    """What was added to a target.
+    """The entries that were added to a target in memory.
 
     Attributes
     ----------

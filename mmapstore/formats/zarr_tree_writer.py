@@ -86,7 +86,7 @@ class ZarrTreeWriter:
         return f"Zarr has no links: {target!r} is noted in the attribute {LINKS_ATTRIBUTE} of its group"
 
     def group_attributes(self, path: str) -> dict[str, Any]:
-        """Those that a group has by now."""
+        """Return the attributes that a group has so far."""
         stored = read_node(self._directory(path))
         assert stored is not None, "a group is written before what is in it"
         return dict(stored.metadata.get("attributes", {}))

@@ -36,7 +36,7 @@ _UNWRITTEN = {
 
 @dataclass(frozen=True)
 class Packing:
-    """How stored numbers become values.
+    """The rule by which stored numbers become values.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class Packing:
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any], dtype: np.dtype[Any], unwritten: float | None = None) -> Packing | None:
-        """What the attributes of an array say; None where they say that its numbers are the values.
+        """Return the packing that the attributes of an array declare; None where the stored numbers are the values.
 
         `unwritten` counts only beside attributes that say something else, and where `_FillValue` does not take its place.
         """

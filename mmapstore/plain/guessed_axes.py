@@ -40,7 +40,7 @@ class Doubt:
 
 
 def doubt_about(name: str, shape: tuple[int, ...], layout: str | None = None, is_matlab: bool = False) -> Doubt | None:
-    """What speaks against the usual order of the axes of an array; None for nothing, and where a layout was given."""
+    """Return the reason to doubt the usual order of axes; None without such a reason, and if a layout was given."""
     taken = DEFAULT_LAYOUTS.get(len(shape))
     if layout is not None or taken is None:
         return None

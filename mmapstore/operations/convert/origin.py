@@ -227,7 +227,7 @@ class Joined:
 
 
 def packing_of(origin: Origin) -> Packing | None:
-    """How all numbers become values. Raises InvalidValueError for files that are packed each its own way."""
+    """Return the packing that all files share. Raises InvalidValueError for files that are packed differently."""
     found = {each.packing for each in origin.packed}
     if len(found) > 1 or (found and origin.stored is None and len(origin.packed) != len(origin.paths)):
         raise InvalidValueError(

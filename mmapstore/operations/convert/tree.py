@@ -171,7 +171,7 @@ class _Conversion:
         self._journal.rewrite()
 
     def _begun_anew(self, source: Any) -> None:
-        """What reads back otherwise than it was read is written in another way, from the beginning, and left out in the end."""
+        """Write objects that read back differently by another method, from the beginning; skip objects that still differ."""
         suspects: Suspects = {}
         for _ in range(_MOST_ATTEMPTS):
             self._journal.discard()

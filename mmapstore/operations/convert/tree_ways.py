@@ -69,7 +69,7 @@ class Way(Protocol):
         ...
 
     def differences(self, node: Node, done: Done, written: Any) -> dict[str, str]:
-        """How the target reads back otherwise than was read, in words for the object, "/x", or an attribute of it, "/x@unit"."""
+        """Return the differences between target and source, in words, by object ("/x") or attribute ("/x@unit")."""
         ...
 
 
@@ -142,7 +142,7 @@ class Common:
         return joint_digest(found)
 
     def different_values(self, done: Done, values: Callable[[str], list[Values]]) -> dict[str, str]:
-        """What differs from the digests that were noted, as `differences` has it."""
+        """Return the differences from the noted digests, in the form of `differences`."""
         for place, digest in done.checks:
             found = self.digest(values(place), place)
             if found != digest:
@@ -187,7 +187,7 @@ class Common:
 
 
 def _origin(node: Node) -> str:
-    """Where the source has the values and attributes."""
+    """Return the path of the values and attributes in the source."""
     return node.target if node.kind == ALIAS else node.path
 
 

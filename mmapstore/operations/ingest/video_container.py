@@ -1,4 +1,4 @@
-"""What the container of a video says of its frames, against the packets that are in the file; and how players turn the frames."""
+"""The packets of a video file compared with the header of its container, and the orientation in which players show the frames."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class _Read:
 
 @contextlib.contextmanager
 def _log_of(av: Any, format_name: str) -> Iterator[list[str]]:
-    """What a demultiplexer logs as an error in this thread: parts that it cannot read are passed over without any other sign."""
+    """Collect the errors that a demultiplexer logs in this thread: it skips unreadable parts without any other sign."""
     found: list[str] = []
     with _log_lock:
         level, repeats = av.logging.get_level(), av.logging.get_skip_repeated()
@@ -159,7 +159,7 @@ def broken(path: str, found: str) -> DamagedFileError:
 
 @dataclass(frozen=True)
 class Turn:
-    """How a decoded picture is laid to stand upright: its axes exchanged, then rows and columns reversed."""
+    """The turn that sets a decoded picture upright: axes exchanged, then rows and columns reversed."""
 
     exchanged: bool = False
     rows: bool = False

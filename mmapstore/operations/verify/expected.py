@@ -1,4 +1,4 @@
-"""What the objects of one container are in a container of another format: asked of `convert`, so that both say the same of each."""
+"""The copies that `convert` makes of the objects of a container in another format, which `verify` compares with a target."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _target(like: Archive) -> Any:
 
 
 class _Listing:
-    """What one conversion to a target in memory makes of each object."""
+    """The result of one conversion to a target in memory, by object."""
 
     def __init__(self, found: Objects, archive: Archive, tree: TreeSource, trees: Trees, target: Any, as_stored: bool) -> None:
         self._found, self._archive, self._tree, self._trees, self._target = found, archive, tree, trees, target

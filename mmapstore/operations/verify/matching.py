@@ -9,7 +9,7 @@ from ...formats.tree_contract import Attribute
 from .objects import Object, Objects
 
 Pair = tuple[str, Object, Object]
-"""What both are called, and both."""
+"""The common name of two objects, and both objects."""
 
 
 def matched(a: Objects, b: Objects) -> tuple[list[Pair], list[str], list[str]]:

@@ -78,11 +78,11 @@ class Objects:
         self.by_key[found.key] = found
 
     def has(self, key: str) -> bool:
-        """Whether there is an array, a group, a link ... of this name."""
+        """True if an array, group or link has this name."""
         return key in self.by_key or key in self.empty or key in self.links or key in self.attributes
 
     def is_lost(self, key: str) -> bool:
-        """Whether a conversion says that it leaves this object, or what it is in, behind."""
+        """True if a conversion reports that it does not copy this object, or the group around it."""
         paths = (key[:at] for at in (*(at for at, letter in enumerate(key) if letter == "/"), len(key)))
         return any("" in (rows := self.rows.get(path, {})) and rows[""].is_lost for path in paths)
 
@@ -128,7 +128,7 @@ def _joined(prefix: str, path: str) -> str:
 
 
 def archives_at(path: str, allow_links: bool = False) -> list[Archive]:
-    """What is at a path. Raises what opening raises: NotFoundError, DamagedFileError ..."""
+    """List the archives at a path. Raises the errors of opening: NotFoundError, DamagedFileError and others."""
     outer, within = split_inside(path)
     if os.path.isfile(os.path.join(outer, DIRECTORY_MANIFEST)):
         return [Archive(path, "", "", "fields")]
@@ -176,7 +176,7 @@ class Trees:
         self._archive: Archive | None = None
         self._tree: TreeSource | None = None
         self.prepare: dict[Archive, Callable[[TreeSource], None]] = {}
-        """What is done to a container that is opened again."""
+        """By container, the call that prepares it each time it is opened."""
 
     def open(self, archive: Archive) -> TreeSource:
         if self._tree is None or archive != self._archive:

@@ -63,7 +63,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def reads_heif() -> bool:
-    """Whether pillow-heif is installed, or another plugin for HEIF is registered."""
+    """True if pillow-heif is installed, or another plugin for HEIF is registered."""
     return "HEIF" in _formats()
 
 
@@ -75,7 +75,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def is_heif_start(first: bytes) -> bool:
-    """Whether a file that begins with these 12 bytes is HEIF, which Pillow reads by means of pillow-heif alone."""
+    """True if a file that begins with these 12 bytes is HEIF, which Pillow reads with pillow-heif only."""
     return first[4:8] == b"ftyp" and first[8:12] in _HEIF_BRANDS
 
 

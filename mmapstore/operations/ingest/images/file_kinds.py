@@ -1,4 +1,4 @@
-"""Which files of a folder are images: told by their suffix, or by their content where the suffix promises none."""
+"""The image files of a folder, recognised by their suffix, or by their content if the suffix is not that of an image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_IMAGE = "not an image that Pillow reads"
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is that of a hidden file, or of one that a system keeps for itself.
+    """True for the name of a hidden file, and of a file that an operating system keeps for itself.
 
     >>> [is_hidden(name) for name in (".DS_Store", "._a.jpg", "Thumbs.db", "__MACOSX", "a.jpg")]
     [True, True, True, True, False]
@@ -118,7 +118,7 @@ def files_below(folder: str, passed_over: PassedOver | None = None, inside: str 
 
 
 def images_among(files: Iterable[str], folder: str, passed_over: PassedOver) -> Iterator[str]:
-    """Those of the files, relative to a folder, that are images; `passed_over` is told the others."""
+    """Yield the files, relative to a folder, that are images; `passed_over` is told of the other files."""
     for name in files:
         why = why_no_image(os.path.join(folder, name))
         if why:

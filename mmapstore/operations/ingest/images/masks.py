@@ -33,7 +33,7 @@ _HOW = "For label masks pass masks=True (--masks yes), for pictures masks=False 
 
 
 class Look(NamedTuple):
-    """What a file looks like.
+    """The appearance of an image file.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ def look_at(path: str) -> Look:
 
 
 def _is_flat(found: Array, count: int) -> bool:
-    """Whether the areas of one number make up a picture of `count` numbers.
+    """True if areas of one number make up a picture of `count` numbers.
 
     >>> shade = np.arange(20).repeat(5) * np.ones((5, 1), int)
     >>> _is_flat(shade, 20), _is_flat(7 * shade % 20, 20)
@@ -155,7 +155,7 @@ def require_no_pairs(folder: str, files: Files) -> None:
 
 
 def _hold_numbers(files: Files) -> bool:
-    """Whether the numbers of all files may be classes: no JPEG, and no colours but those of palettes."""
+    """True if the numbers of all files may be classes: no JPEG, and no colours except palettes."""
     return not any(
         header.is_jpeg or not (header.mode in ("1", "L", "P", "I") or header.mode.startswith("I;")) for _, header in files
     )
@@ -172,7 +172,7 @@ def _looks_of(files: Files) -> dict[str, Look]:
 
 
 def _are_flat(files: Files) -> bool:
-    """Whether files look like label masks: few numbers in flat areas, or a palette in the colours of Pascal VOC."""
+    """True if files look like label masks: few numbers in flat areas, or a palette in the colours of Pascal VOC."""
     looks = [*_looks_of(files).values()] if _hold_numbers(files) else []
     return len({number for look in looks for number in look.numbers or ()}) > 1 and all(
         look.is_flat or look.has_voc_colours for look in looks
@@ -180,7 +180,7 @@ def _are_flat(files: Files) -> bool:
 
 
 def mask_decoder(files: Files, form: ImageForm) -> ImageDecoder:
-    """What decodes label masks: numbers as they are stored, palettes as their indices."""
+    """Return the decoder of label masks: numbers as they are stored, palettes as their indices."""
     for name, value in (("dtype", form.dtype), ("scale", form.scale)):
         if value is not None:
             raise InvalidValueError(f"{name}={value!r} is for pictures; label masks keep their numbers. Leave it out.")

@@ -1,4 +1,4 @@
-"""Which pictures of a file with several are samples: pages of a TIFF stack, frames of an animation."""
+"""The pictures of a file that are samples: pages of a TIFF stack, frames of an animation."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _require_tiff_values(image: Any, path: str) -> None:
 
 
 def is_unsigned_of_32_bits(image: Any) -> bool:
-    """Whether a TIFF holds unsigned integers of 32 bits, which Pillow takes for signed ones."""
+    """True if a TIFF holds unsigned integers of 32 bits, which Pillow reads as signed integers."""
     tags = image.tag_v2 if image.format == "TIFF" else {}
     return image.mode == "I" and 32 in tags.get(_BITS, ()) and 2 not in tags.get(_SAMPLE_FORMAT, (1,))
 

@@ -274,7 +274,7 @@ class ImageSamples:
             raise
 
     def _of_pages(self, file: int, first: int) -> Generator[dict[str, Array] | None]:
-        """What is behind a page that is broken may build on it, and is left out with it."""
+        """Yield the samples of a file. A broken page skips the pages behind it too, because they may build on it."""
         given = first
         with contextlib.ExitStack() as stack:
             flows = {
