@@ -308,7 +308,7 @@ def _key_of(stored: StoredArray) -> str:
 def _with_layout(stored: StoredArray, layout: str | None, mapped: bool) -> _Field:
     checked_dtype(stored.dtype, stored.name)
     how = StoredLayout.of(layout, tuple(stored.shape), stored.name)
-    is_matlab = isinstance(stored, HasAttributes) and bool(stored.attributes(("MATLAB_class",)))
+    is_matlab = layout is None and isinstance(stored, HasAttributes) and bool(stored.attributes(("MATLAB_class",)))
     doubt = doubt_about(stored.name, tuple(stored.shape), layout, is_matlab)
     return _Field(reader_for(stored, how, mapped), Episodes.equal(how.samples, how.episode_length), packed_of(stored), doubt)
 
