@@ -20,6 +20,7 @@ from ..plain.windows import Episodes
 from ..readers.contract import Array, OffersViews, Reader
 from .batches import Batches, Transform
 from .caching import Transforms, cached_readers
+from .labels import Labels, read_labels
 from .plan import Target, plan_for
 from .split import split_points
 
@@ -51,6 +52,7 @@ class Dataset:
         self._name = name
         self._packed = dict(packed or {})
         self._doubts = dict(doubts or {})
+        self._labels_read: dict[str, Labels] = {}
 
     @property
     def _first(self) -> Reader:
@@ -208,6 +210,13 @@ class Dataset:
         step = max(1, _STREAMED_BYTES // max(1, spec.sample_nbytes))
         for start in range(0, len(self), step):
             found.update(self._run(self._first, start, min(start + step, len(self))), axis)
+        return found
+
+    def _labels(self, field: str, argument: str) -> Labels:
+        """Return the class of each sample by that field, read once. `argument` is what errors call the argument that named it."""
+        found = self._labels_read.get(field) if isinstance(field, str) else None
+        if found is None:
+            found = self._labels_read[field] = read_labels(self, field, argument)
         return found
 
     # --- parts -------------------------------------------------------------------------------------------------------

@@ -99,3 +99,7 @@ class SourceWarning(UserWarning):
 
 class PackedValuesWarning(SourceWarning):
     """Stored numbers that stand for others, or for none, are taken as they are; the text says how to have their values."""
+
+
+class LabelWarning(UserWarning):
+    """Labels are such that training may go wrong without a word: a class is missing from a part, or labels are floats."""

@@ -1,0 +1,223 @@
+"""The class of each sample as a small number, read once from a field of a dataset."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, LabelWarning
+from ..readers.contract import Array
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+
+MOST_CLASSES = 100_000
+_READ_BYTES, _READ_SAMPLES = 2 * 2**20, 2**18  # labels read at a time; numbering them takes up to 5 MB
+_TABLE = 2**18  # integers that lie within such a range are looked up in a table, in a tenth of the time of sorting
+_EXACT = 2**53  # whole floats beyond are not told apart
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The class of each sample of a dataset.
+
+    Attributes
+    ----------
+    codes : (samples,), the number of each sample's class in `names`; the smallest unsigned dtype that holds all classes
+    values : (classes,), the classes that have samples, rising: integers, or bytes for text. The class of a one-hot row is the
+        place of its 1
+    class_names : of the integers 0, 1, ... where the store has such names
+    """
+
+    codes: Array
+    values: Array
+    class_names: Sequence[str] = ()
+
+    @cached_property
+    def names(self) -> tuple[int | str, ...]:
+        """The classes, as `values`: text for text fields and where there are class names, else integers."""
+        if self.values.dtype.kind == "S":
+            return tuple(value.decode("utf-8", "backslashreplace") for value in self.values.tolist())
+        named = self.class_names
+        return tuple(named[n] if 0 <= n < len(named) else n for n in self.values.tolist())
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """For each class the integer that Keras has for it: the label itself, the place of the 1 in a one-hot row, and for text
+        the place in `names`."""
+        return tuple(range(len(self.values)) if self.values.dtype.kind == "S" else self.values.tolist())
+
+    @property
+    def counts(self) -> Array:
+        """Samples of each class, int64."""
+        return counts_of(self.codes, len(self.values))
+
+
+def counts_of(codes: Array, classes: int) -> Array:
+    """Count how often each of 0 .. classes-1 occurs, in bounded memory (`np.bincount` makes all codes int64).
+
+    >>> counts_of(np.array([0, 2, 2], np.uint8), 4).tolist()
+    [1, 0, 2, 0]
+    """
+    found = np.zeros(classes, np.int64)
+    for start in range(0, len(codes), _READ_SAMPLES):
+        found += np.bincount(codes[start : start + _READ_SAMPLES], minlength=classes)
+    return found
+
+
+def read_labels(
+    dataset: Dataset, field: Any, argument: str, most: int = MOST_CLASSES, class_names: Sequence[str] | None = None
+) -> Labels:
+    """Read the class of each sample of `dataset` from one of its fields, in order, in a few MiB of memory beside the codes.
+
+    A field of labels holds one integer or bool for each sample, fixed-width bytes (UTF-8 text), or a one-hot row. Whole
+    floats are taken as integers, with a LabelWarning.
+
+    Parameters
+    ----------
+    field : name of the field
+    argument : what errors call the argument that named the field, such as "stratify"
+    most : classes; for groups there may be as many as samples
+    class_names : of the integers 0, 1, ..., which then stand in `Labels.names`
+
+    Raises
+    ------
+    KeyNotFoundError : there is no such field
+    InvalidTypeError : `field` is no text, or the field holds something else than labels
+    InvalidValueError : fractions, soft or multiple labels, or more than `most` classes
+    """
+    if not isinstance(field, str):
+        raise InvalidTypeError(
+            f"{argument}={type(field).__name__} is not understood; expected the name of a field. For an array of labels, "
+            "open it as a field: mmapstore.open({'x': ..., 'label': array})."
+        )
+    if field not in dataset.readers:
+        raise KeyNotFoundError(
+            f"{argument} names the field {field!r}, which is not there; the fields are {', '.join(map(repr, dataset.readers))}."
+        )
+    spec = dataset.readers[field].spec
+    is_single = spec.sample_nbytes == spec.dtype.itemsize
+    if spec.dtype.kind == "c" or not (is_single or (len(spec.sample_shape) == 1 and spec.dtype.kind != "S")):
+        raise InvalidTypeError(
+            f"{argument}={field!r}: the field holds samples of {spec.sample_shape} {spec.dtype}; expected one integer or text for "
+            "each sample, or a one-hot row."
+        )
+    one, numbering = dataset[field], _Numbering(len(dataset), most, f"{argument}={field!r}")
+    step = max(1, min(_READ_SAMPLES, _READ_BYTES // spec.sample_nbytes))
+    for start in range(0, len(dataset), step):
+        block = one[start : start + step]
+        if not is_single:
+            block = _places_of_ones(block, start, numbering.where)
+        else:
+            block = block.reshape(-1)
+            if spec.dtype.kind == "f":
+                block = _whole(block, start, numbering.where)
+        numbering.add(start, block)
+    if is_single and spec.dtype.kind == "f":
+        warnings.warn(
+            f"{numbering.where}: the labels are {spec.dtype} numbers that are all whole; they are taken as the integers "
+            f"{_few(numbering.values)}. Store labels as integers; a value to be predicted (regression) has no classes.",
+            LabelWarning,
+            stacklevel=3,
+        )
+    return numbering.labels(class_names or ())
+
+
+def _places_of_ones(rows: Array, start: int, where: str) -> Array:
+    """The class of each one-hot row. Raises InvalidValueError for a row that is not one 1 among zeros."""
+    marked = rows != 0
+    places: Array = marked.argmax(axis=1)
+    wrong = (marked.sum(axis=1) != 1) | (rows[np.arange(len(rows)), places] != 1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InvalidValueError(
+            f"{where}: sample {start + row} is {np.array2string(rows[row], threshold=8, precision=3)}; expected a single 1 and "
+            "zeros (one-hot). Soft or multiple labels are no classes: give a field with one class for each sample."
+        )
+    return places
+
+
+def _whole(values: Array, start: int, where: str) -> Array:
+    with np.errstate(invalid="ignore"):
+        wrong = ~((np.abs(values) < _EXACT) & (values == np.trunc(values)))
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise InvalidValueError(
+            f"{where}: sample {start + at} is {values[at]}, a {values.dtype} that is not whole; expected classes: integers, text "
+            "or one-hot rows. A value to be predicted (regression) has none; make classes of it first, with np.digitize."
+        )
+    return values.astype(np.int64)
+
+
+class _Numbering:
+    """Numbers values as they come in blocks; `labels` puts the numbers into the order of the values."""
+
+    def __init__(self, samples: int, most: int, where: str) -> None:
+        self.where = where
+        self.values: Array = np.empty(0)  # seen so far, rising
+        self._numbers = np.empty(0, np.int64)  # of each of them, in order of appearance
+        self._codes: Array = np.empty(samples, np.uint8)
+        self._most = most
+
+    def add(self, start: int, block: Array) -> None:
+        unique, inverse = _distinct(block)
+        if not len(self.values):
+            self.values = unique[:0]
+        place = np.searchsorted(self.values, unique)
+        seen = np.zeros(len(unique), bool)
+        inside = place < len(self.values)
+        seen[inside] = self.values[place[inside]] == unique[inside]
+        if not seen.all():
+            self._insert(unique[~seen])
+            place = np.searchsorted(self.values, unique)
+        self._codes[start : start + len(block)] = self._numbers[place][inverse]
+
+    def _insert(self, fresh: Array) -> None:
+        count = len(self.values) + len(fresh)
+        if count > self._most:
+            raise InvalidValueError(
+                f"{self.where}: the field holds more than {self._most} different values; expected classes. A value to be predicted "
+                "(regression), or a number of its own for each sample, is no class: name another field, or make fewer of it."
+            )
+        numbers = np.concatenate([self._numbers, np.arange(len(self.values), count)])
+        values = np.concatenate([self.values, fresh])
+        order = np.argsort(values, kind="stable")
+        self.values, self._numbers = values[order], numbers[order]
+        self._codes = self._codes.astype(np.min_scalar_type(count - 1), copy=False)
+
+    def labels(self, class_names: Sequence[str]) -> Labels:
+        rank = np.empty(len(self.values), self._codes.dtype)
+        rank[self._numbers] = np.arange(len(self.values), dtype=rank.dtype)
+        for start in range(0, len(self._codes), _READ_SAMPLES):
+            piece = self._codes[start : start + _READ_SAMPLES]
+            piece[:] = rank[piece]
+        self._codes.flags.writeable = False  # many look at them
+        return Labels(self._codes, self.values, class_names)
+
+
+def _distinct(block: Array) -> tuple[Array, Array]:
+    """The different values of a block, rising, and the place of each entry among them."""
+    if block.dtype.kind == "b":
+        block = block.view(np.uint8)
+    wide = block.dtype if block.dtype.kind == "S" else np.dtype(np.uint64 if block.dtype == np.uint64 else np.int64)
+    if block.dtype.kind != "S":
+        low, high = block.min(), block.max()
+        if int(high) - int(low) < _TABLE:
+            places = np.subtract(block, low, dtype=wide)
+            table = np.zeros(int(high) - int(low) + 1, np.int32)
+            table[places] = 1
+            present = np.flatnonzero(table)
+            table[present] = np.arange(len(present), dtype=np.int32)
+            return present.astype(wide) + low.astype(wide), table[places]
+    unique, inverse = np.unique(block, return_inverse=True)
+    return unique.astype(wide), inverse.reshape(-1)
+
+
+def _few(values: Array) -> str:
+    shown = ", ".join(str(value) for value in values[:5].tolist())
+    return shown + (", ..." if len(values) > 5 else "")
