@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, OutOfRangeError
+from ..plain.nests import leaves, pack
 from .passes import Pass, read_batch
 
 try:
@@ -92,7 +93,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         return self._steps
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Batch `index` of the pass its asker is in, as (x, y) or, without a target, (x,)."""
+        """Batch `index` of the pass its asker is in: (x,), (x, y) or (x, y, w), as Keras unpacks it."""
         try:
             at = operator.index(index)
         except TypeError as error:
@@ -147,11 +148,12 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         if is_queued:
             walk.wait_for_room()
         if asker is None or is_queued or not self.batches.takes_time:
-            x, *y = self._read(place)  # TensorFlow asks ahead by itself
+            made = self._read(place)  # TensorFlow asks ahead by itself
         else:
-            x, *y = walk.ahead(self._read).get(place, place + 1 if walk.in_order == at and at + 1 < self._steps else None)
+            made = walk.ahead(self._read).get(place, place + 1 if walk.in_order == at and at + 1 < self._steps else None)
         if is_queued:
-            x = (walk.lend(x[0]), *x[1:]) if isinstance(x, tuple) else walk.lend(x)
+            first, *others = leaves(made)
+            made = pack(made, [walk.lend(first), *others])
         # Marked after the read: a batch that could not be read was not served.
         with self._lock:
             walk.serve(at)
@@ -162,7 +164,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
                     self._open = [(key, one) for key, one in self._open if one is not walk]
                     if walk.counts:
                         self._finish(walk)
-        return (x, *y)
+        return made
 
     def _pass_of(self, asker: Any, at: int, counts: bool) -> Pass:
         if asker is None:
@@ -183,12 +185,9 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
     def _read(self, place: int) -> tuple[Any, ...]:
         epoch, batch = divmod(place, len(self.batches))
         backend = keras.backend.backend()
-        found = read_batch(self.batches, epoch, batch, aligned=backend in ("tensorflow", "jax"))
-        pair = found if self.batches.has_target else (found,)
-        if backend == "torch":
-            # torch warns of read-only arrays, and writing to a tensor over a read-only map would crash.
-            return tuple(_each(_writable, part) for part in pair)
-        return tuple(pair)
+        made = read_batch(self.batches, epoch, batch, aligned=backend in ("tensorflow", "jax"))
+        # torch warns of read-only arrays, and writing to a tensor over a read-only map would crash.
+        return pack(made, map(_writable, leaves(made))) if backend == "torch" else made
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -359,7 +358,3 @@ def _iterator_of_keras(caller: Any) -> Any:
 
 def _writable(array: Any) -> Any:
     return array if array.flags.writeable else array.copy()
-
-
-def _each(change: Any, part: Any) -> Any:
-    return tuple(change(array) for array in part) if isinstance(part, tuple) else change(part)

@@ -18,7 +18,7 @@ PATIENCE = 1.0  # seconds to wait for a batch to come back
 FORBEARANCE = 20  # waits in vain after which a pass is no longer held up
 
 
-def read_batch(batches: Batches, epoch: int, batch: int, *, aligned: bool) -> Any:
+def read_batch(batches: Batches, epoch: int, batch: int, *, aligned: bool) -> tuple[Any, ...]:
     """`batches.read`, and no StopIteration: frameworks take it for the end of the data, and end the epoch without a word."""
     try:
         return batches.read(epoch, batch, aligned=aligned)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
+from ..plain.nests import leaves, pack
 from .passes import read_batch
 
 try:
@@ -168,7 +169,9 @@ class Source:
         self.first = epoch * self.count + batch
         self._passes = 0
         self._lock = threading.Lock()
-        first = self._flat(batches.read(epoch, batch), note=True)
+        made = batches.read(epoch, batch)
+        first = tuple(leaves(made))
+        self._structure = _with_tuples(made)
         self._length = batches.batch_size if batches.all_full else None
         self._expected = self._kinds(first)
         self.specs = tuple(tf.TensorSpec((self._length, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in first)
@@ -204,7 +207,7 @@ class Source:
 
     def read_place(self, place: int) -> Arrays:
         epoch, batch = divmod(int(place), self.count)
-        arrays = self._flat(read_batch(self.batches, epoch, batch, aligned=True))
+        arrays = tuple(leaves(read_batch(self.batches, epoch, batch, aligned=True)))
         self._check(arrays, f"Batch {batch} of epoch {epoch}")
         return arrays
 
@@ -220,16 +223,17 @@ class Source:
     def _kinds(self, arrays: Arrays) -> tuple[tuple[tuple[int | None, ...], np.dtype[Any]], ...]:
         return tuple(((self._length and len(array), *array.shape[1:]), array.dtype) for array in arrays)
 
-    def _flat(self, found: Any, note: bool = False) -> Arrays:
-        parts = found if self.batches.has_target else (found,)
-        if note:
-            self._widths = tuple(len(part) if isinstance(part, tuple) else None for part in parts)
-        return tuple(array for part in parts for array in (part if isinstance(part, tuple) else (part,)))
-
     def packed(self, flat: Any) -> tuple[Any, ...]:
-        """The flat arrays, tensors or specs in the structure that Keras unpacks: (x, y) or (x,)."""
-        rest = list(flat)
-        return tuple(rest.pop(0) if width is None else tuple(rest.pop(0) for _ in range(width)) for width in self._widths)
+        """The flat arrays, tensors or specs in the structure that Keras unpacks: (x,), (x, y) or (x, y, w)."""
+        parts: tuple[Any, ...] = pack(self._structure, flat)
+        return parts
+
+
+def _with_tuples(nest: Any) -> Any:
+    """The same structure, without lists: tf.data takes a list for values of one tensor."""
+    if isinstance(nest, dict):
+        return {name: _with_tuples(part) for name, part in nest.items()}
+    return tuple(map(_with_tuples, nest)) if isinstance(nest, (tuple, list)) else 0
 
 
 def _in_words(kinds: tuple[tuple[tuple[int | None, ...], np.dtype[Any]], ...]) -> str:

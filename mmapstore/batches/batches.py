@@ -6,10 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..plain.errors import InvalidTypeError, InvalidValueError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
+from ..plain.nests import leaves, pack
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader
@@ -19,13 +18,13 @@ from .assembly import Assembly, Gather, Numbers
 from .look_ahead import LookAhead
 from .plan import Plan
 from .saved_position import loaded_position, saved_position
+from .transforms import Transform, transformed
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
     from ..adapters.keras_sequence import Sequence
 
-Transform = Callable[..., Any]
 _POSITIONS_AT_ONCE = 1024  # working out an order costs the same for 30 positions as for 300
 
 
@@ -117,7 +116,7 @@ class Batches:
 
     @property
     def has_target(self) -> bool:
-        return bool(self._plan.y)
+        return len(self._plan.parts) > 1
 
     @property
     def effective_batch(self) -> float:
@@ -144,8 +143,10 @@ class Batches:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, epoch: int, batch: int, *, aligned: bool = False) -> Any:
-        """Batch `batch` of epoch `epoch`: x, or (x, y). Pure: it changes no position, and any thread may call it.
+    def read(self, epoch: int, batch: int, *, aligned: bool = False) -> tuple[Any, ...]:
+        """Batch `batch` of epoch `epoch`, as (x,) or (x, y). Pure: it changes no position, and any thread may call it.
+
+        x and y are nests: an array, or a tuple, list or dict of nests, as asked for or as `transform` returned them.
 
         With `aligned`, every array is C-contiguous and starts at a multiple of 64 bytes, so that TensorFlow takes it
         without a copy. Raises OutOfRangeError past the last batch.
@@ -156,15 +157,12 @@ class Batches:
         stop = min(start + self.batch_size, len(self._order))
         made = self._packed(self._assembly.read(epoch, start, self._numbers(epoch, start, stop)))
         if self._transform is not None:
-            made = self._transformed(*(made if self.has_target else (made, None)))
-        return _mapped(self._assembly.aligned, made) if aligned else made
+            made = transformed(self._transform, made)
+        return pack(made, map(self._assembly.aligned, leaves(made))) if aligned else made
 
-    def _packed(self, arrays: list[Array]) -> Any:
-        split = len(self._plan.x)
-        x: Any = arrays[0] if self._plan.x_is_single else tuple(arrays[:split])
-        if not self.has_target:
-            return x
-        return x, arrays[split] if self._plan.y_is_single else tuple(arrays[split:])
+    def _packed(self, arrays: list[Array]) -> tuple[Any, ...]:
+        parts: tuple[Any, ...] = pack(self._plan.parts, arrays)
+        return parts
 
     def read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
         """Several batches of an epoch as one, without `transform`: for whoever takes long over each call, and cuts them.
@@ -198,13 +196,6 @@ class Batches:
         stop = min(start + batches * self.batch_size, len(self._order))
         return self._assembly.rows(epoch, start, self._order.anchors_at(epoch, start, stop))
 
-    def _transformed(self, x: Any, y: Any) -> Any:
-        assert self._transform is not None
-        made = self._transform(x, y) if self.has_target else self._transform(x)
-        if self.has_target and not (isinstance(made, tuple) and len(made) == 2):
-            raise InvalidTypeError(f"transform returned {type(made).__name__}; expected the pair (x, y), as it was given.")
-        return _mapped(np.asarray, made)
-
     def _numbers(self, epoch: int, start: int, stop: int) -> Array:
         """The anchors at these positions; a stretch of them is worked out at once and kept."""
         if self._shuffling is None:
@@ -220,7 +211,7 @@ class Batches:
     def __getitem__(self, batch: int) -> Any:
         """Batch `batch` of the current epoch (`position[0]`); negative numbers count from the end."""
         number = whole_number("a batch number", batch)
-        return self.read(self._position[0], number + len(self) if -len(self) <= number < 0 else number)
+        return _given(self.read(self._position[0], number + len(self) if -len(self) <= number < 0 else number))
 
     def __iter__(self) -> Iterator[Any]:
         """One epoch. Each loop claims the next one, also after a loop that was left early; a loaded state is gone on with."""
@@ -238,7 +229,8 @@ class Batches:
                     following = batch + together - batch % together
                     group = ahead.get(batch, following if self.takes_time and following < len(self) else None)
                 self._position = (epoch, batch + 1)
-                yield group.popleft()  # the buffer is lent: holding it here while the next is read would keep one more alive
+                # The buffer is lent: holding it here while the next is read would keep one more alive.
+                yield _given(group.popleft())
         finally:
             ahead.close()
         self._position = (epoch + 1, 0)
@@ -328,7 +320,7 @@ class Batches:
         def listed(arrays: Any) -> str:
             return ", ".join(f"{frames.shape} {frames.dtype}" for frames in arrays)
 
-        arrays = f"x {listed(self._plan.x)}" + (f", y {listed(self._plan.y)}" if self.has_target else "")
+        arrays = ", ".join(f"{name} {listed(leaves(part))}" for name, part in zip("xyw", self._plan.parts, strict=False))
         lost = self._anchors.samples_without
         ends = f" ({lost} of {lost + len(self._anchors)} samples begin no window)" if lost else ""
         order = "in stored order"
@@ -362,5 +354,6 @@ class Batches:
         return 0
 
 
-def _mapped(function: Callable[[Array], Array], made: Any) -> Any:
-    return tuple(_mapped(function, one) for one in made) if isinstance(made, tuple) else function(made)
+def _given(parts: tuple[Any, ...]) -> Any:
+    """A batch as loops have it: x alone without a target."""
+    return parts[0] if len(parts) == 1 else parts

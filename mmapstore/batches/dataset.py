@@ -18,11 +18,12 @@ from ..plain.guessed_axes import Doubt
 from ..plain.memory_budget import format_bytes
 from ..plain.windows import Episodes
 from ..readers.contract import Array, OffersViews, Reader
-from .batches import Batches, Transform
+from .batches import Batches
 from .caching import Transforms, cached_readers
 from .labels import Labels, read_labels
 from .plan import Target, plan_for
 from .split import split_points
+from .transforms import Transform
 
 _STREAMED_BYTES = 4 * 2**20  # read at a time when all samples are passed over
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..plain.array_spec import LETTERS, ArraySpec, checked_dtype
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
+from ..plain.nests import leaves
 from ..plain.windows import Window
 
 Target = Window | str | Sequence[str] | None
@@ -65,17 +67,20 @@ class Frames:
 
 @dataclass(frozen=True)
 class Plan:
-    """The arrays of x and of y, and the window they are cut from."""
+    """The arrays of a batch, and the window they are cut from.
 
-    x: tuple[Frames, ...]
-    y: tuple[Frames, ...]
-    x_is_single: bool
-    y_is_single: bool
+    Attributes
+    ----------
+    parts : the structure of a batch: (x,) or (x, y), each a nest of `Frames`
+    """
+
+    parts: tuple[Any, ...]
     window: Window
 
-    @property
+    @cached_property
     def arrays(self) -> tuple[Frames, ...]:
-        return self.x + self.y
+        """All arrays, x before y."""
+        return tuple(leaves(self.parts))
 
     @property
     def fields(self) -> dict[str, ArraySpec]:
@@ -114,13 +119,10 @@ def plan_for(
         spec = specs[name]
         return Frames(name, offsets, has_time_axis, spec, casts.get(name, spec.dtype), _axes(spec.layout[1:], layout, name))
 
-    return Plan(
-        x=tuple(frames(name, x_offsets, window.history is not None) for name in names),
-        y=tuple(frames(name, y_offsets, window.horizon is not None) for name in y_names),
-        x_is_single=inputs is None or isinstance(inputs, str) or len(names) == 1,
-        y_is_single=y_is_single,
-        window=window,
-    )
+    x = tuple(frames(name, x_offsets, window.history is not None) for name in names)
+    y = tuple(frames(name, y_offsets, window.horizon is not None) for name in y_names)
+    parts = (x[0] if inputs is None or isinstance(inputs, str) or len(names) == 1 else x, y[0] if y_is_single and y else y)
+    return Plan(parts if y else parts[:1], window)
 
 
 def _known(name: Any, specs: Mapping[str, ArraySpec], argument: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from ..files.descriptors import Descriptor, let_go, read_exactly
 from ..files.page_cache import is_cached
 from ..plain.errors import NotFoundError
+from ..plain.nests import leaves
 from ..plain.sample_order import BLOCK_BYTES
 from ..readers.chunk_runs import batch_cost
 from ..readers.contract import Decodes, NamesFiles
@@ -179,20 +180,12 @@ def _loop(batches: Any, first: int, stop: int) -> tuple[int, float]:
     """(batches, seconds) of batches [first, stop), or those that there is time for, every byte of x and y looked at."""
     began, step = time.perf_counter(), first
     while step < stop:
-        for array in _arrays(batches.read(0, step)):
+        for array in leaves(batches.read(0, step)):
             _look_at(array)
         step += 1
         if time.perf_counter() - began > _LOOP_SECONDS:
             break
     return step - first, time.perf_counter() - began
-
-
-def _arrays(made: Any) -> Iterator[Any]:
-    if isinstance(made, tuple):
-        for one in made:
-            yield from _arrays(one)
-    else:
-        yield made
 
 
 def _look_at(array: Any) -> None:

@@ -44,7 +44,7 @@ class FakeBatches:
         x = self._filled(numbers, 0, aligned)
         if self.inputs > 1:
             x = tuple(self._filled(numbers, 0, aligned) for _ in range(self.inputs))
-        return (x, self._filled(numbers, 0.5, aligned)) if self.has_target else x
+        return (x, self._filled(numbers, 0.5, aligned)) if self.has_target else (x,)
 
     def gathers(self):
         return None

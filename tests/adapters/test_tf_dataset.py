@@ -383,7 +383,7 @@ def test_gathers_by_tensorflow_are_those_of_numpy(tmp_path, monkeypatch, argumen
     for epoch in range(2):
         for element, number in zip(data, range(len(b)), strict=True):
             expected = b.read(epoch, number)
-            for tensor, array in zip(element, expected if b.has_target else (expected,), strict=True):
+            for tensor, array in zip(element, expected, strict=True):
                 assert (tensor.dtype, tensor.shape) == (array.dtype, array.shape)
                 np.testing.assert_array_equal(tensor.numpy(), array)
 

@@ -201,12 +201,12 @@ def test_dtype_is_for_inputs_and_targets_taken_from_them(store):
 
 def test_transform(store):
     ds = mm.open(store / "frames.npy")
-    b = ds.batches(5, target=mm.NextFrame(), transform=lambda x, y: (x / 255, [1, 2]))
+    b = ds.batches(5, target=mm.NextFrame(), transform=lambda x, y: (x / 255, [1, 2, 3, 4, 5]))
     x, y = b[2]
     np.testing.assert_array_equal(x, FRAMES[10:15] / np.float32(255), strict=True)
-    np.testing.assert_array_equal(y, np.array([1, 2]))
+    np.testing.assert_array_equal(y, np.array([1, 2, 3, 4, 5]))
     assert ds.batches(5, transform=lambda x: x.sum(axis=(1, 2, 3)))[0].shape == (5,)
-    with pytest.raises(InvalidTypeError, match=r"transform returned ndarray; expected the pair \(x, y\)"):
+    with pytest.raises(InvalidTypeError, match=r"transform returned ndarray; expected the tuple \(x, y\)"):
         ds.batches(5, target=mm.NextFrame(), transform=lambda x, y: x)[0]
 
 

@@ -143,7 +143,7 @@ def test_later_epochs_are_mapped(tmp_path, count):
         b.read(0, batch)
     before = b.memory.total
     assert b.gathers() is not None, "it went over to the map"
-    viewed = b.read(1, 3)
+    (viewed,) = b.read(1, 3)
     assert not viewed.flags.writeable and viewed.tobytes() == FRAMES[24:32].tobytes()
     assert b.memory.total <= before
     assert b.memory.parts["windows of frames"] == 0 and b.memory.parts["decoder"] == 0

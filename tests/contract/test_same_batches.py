@@ -9,6 +9,7 @@ import pytest
 from formats import STORED, Stored
 
 import mmapstore as mm
+from mmapstore.plain.nests import leaves
 
 FRAMES = np.random.default_rng(3).random((61, 3, 4, 5)).astype("f4")
 FRAMES[7, 0, 0, :3] = [np.nan, np.inf, -0.0]
@@ -33,7 +34,7 @@ def digest(ds: mm.Dataset, plan: str, epochs: int = 2) -> list[bytes]:
     """Two epochs of every batch, as bytes."""
     b = ds.batches(9, **PLANS[plan])
     batches = [b.read(epoch, number) for epoch in range(epochs) for number in range(len(b))]
-    return [b"|".join(map(bits, made if isinstance(made, tuple) else (made,))) for made in batches]
+    return [b"|".join(map(bits, leaves(made))) for made in batches]
 
 
 @pytest.fixture(scope="module")
