@@ -21,6 +21,7 @@ from ..readers.contract import Array, OffersViews, Reader
 from .batches import Batches
 from .caching import Transforms, cached_readers
 from .labels import Labels, read_labels
+from .notes import FieldNotes, Notes, class_names_of, mixed_samples
 from .plan import Target, plan_for
 from .split import split_points
 from .transforms import Transform
@@ -45,6 +46,7 @@ class Dataset:
         stop: int | None = None,
         packed: Mapping[str, tuple[Packed, ...]] | None = None,
         doubts: Mapping[str, Doubt] | None = None,
+        notes: Notes | None = None,
     ) -> None:
         self._readers = dict(readers)
         self._start = start
@@ -53,6 +55,7 @@ class Dataset:
         self._name = name
         self._packed = dict(packed or {})
         self._doubts = dict(doubts or {})
+        self._notes = dict(notes or {})
         self._labels_read: dict[str, Labels] = {}
 
     @property
@@ -102,6 +105,7 @@ class Dataset:
                 self._stop,
                 {name: self._packed[name]} if name in self._packed else {},
                 {name: self._doubts[name]} if name in self._doubts else {},
+                {name: self._notes[name]} if name in self._notes else {},
             )
             for name, reader in self._readers.items()
         }
@@ -115,6 +119,28 @@ class Dataset:
     def doubts(self) -> dict[str, Doubt]:
         """By field, why its axes, which were not named where it was opened, are likely others than those of `layout`."""
         return dict(self._doubts)
+
+    @property
+    def notes(self) -> dict[str, FieldNotes]:
+        """By field, the class names that the manifest has for its numbers, and whether `ingest` mixed the samples."""
+        return dict(self._notes)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each class, by the number that stands for it in the field of labels, as in Keras. The parts of a dataset have
+        the names of the whole.
+
+        Of a field "label" of text, the texts that occur in the whole dataset, sorted; the samples are read for that. Where several
+        fields have different class names, ask one of them: `ds["label"].class_names`.
+
+        Raises NoClassNamesError, an AttributeError, where labels have no names.
+        """
+        return class_names_of(self, self._whole)
+
+    @property
+    def mixed(self) -> bool:
+        """True if `ingest` wrote the samples in an order mixed by a seed: neighbours do not follow each other in time."""
+        return any(each.mixed for each in self._notes.values())
 
     @property
     def episodes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -132,7 +158,8 @@ class Dataset:
             for name, reader in self._readers.items()
         )
         episodes = f" in {len(self._episodes)} episodes" if len(self._episodes) > 1 else ""
-        return f"<Dataset {self._name}: {len(self)} samples{episodes}, {format_bytes(self.nbytes)}; {fields}>"
+        mixed = " in mixed order" if self.mixed else ""
+        return f"<Dataset {self._name}: {len(self)} samples{mixed}{episodes}, {format_bytes(self.nbytes)}; {fields}>"
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -217,7 +244,8 @@ class Dataset:
         """Return the class of each sample by that field, read once. `argument` is what errors call the argument that named it."""
         found = self._labels_read.get(field) if isinstance(field, str) else None
         if found is None:
-            found = self._labels_read[field] = read_labels(self, field, argument)
+            names = self._notes[field].classes if field in self._notes else ()
+            found = self._labels_read[field] = read_labels(self, field, argument, class_names=names)
         return found
 
     # --- parts -------------------------------------------------------------------------------------------------------
@@ -246,7 +274,8 @@ class Dataset:
     def _part(self, start: int, stop: int) -> Dataset:
         name = f"{self._name}[{self._start + start}:{self._start + stop}]".replace(f"[{self._start}:{self._stop}][", "[")
         first = self._start + start
-        return Dataset(self._readers, self._episodes.between(start, stop), name, first, self._start + stop, self._packed)
+        episodes, notes = self._episodes.between(start, stop), self._notes
+        return Dataset(self._readers, episodes, name, first, self._start + stop, self._packed, notes=notes)
 
     # --- decoding once -----------------------------------------------------------------------------------------------
 
@@ -304,7 +333,10 @@ class Dataset:
             fingerprint=lambda field: self._whole(field).fingerprint(),
         )
         packed = self._packed if transform is None else {}
-        return Dataset(readers, self._episodes, self._name, self._start, self._stop, packed)
+        # A transform may make other numbers of labels; the order of samples stays.
+        changed = self._readers if callable(transform) else transform or {}
+        notes = {name: FieldNotes((), note.mixed) if name in changed else note for name, note in self._notes.items()}
+        return Dataset(readers, self._episodes, self._name, self._start, self._stop, packed, notes=notes)
 
     def _whole(self, field: str) -> Dataset:
         """All that this field has, also where this is a part."""
@@ -354,6 +386,8 @@ class Dataset:
         [(4, 1.0), (4, 5.0), (1, 9.0)]
         """
         plan = plan_for({name: reader.spec for name, reader in self._readers.items()}, inputs, target, dtype, layout)
+        if self.mixed and plan.reach() != (0, 0):
+            raise mixed_samples(self._name)
         return Batches(
             self._readers,
             self._start,

@@ -26,6 +26,7 @@ from ..readers.choice import reader_for
 from ..readers.contract import Reader
 from ..readers.joined import join
 from .dataset import Dataset
+from .notes import FieldNotes, joined_notes
 from .packed_values import packed_of, warn_of_packed
 
 DEFAULT_FIELD = "data"
@@ -36,6 +37,7 @@ class _Field(NamedTuple):
     episodes: Episodes
     packed: tuple[Packed, ...] = ()
     doubt: Doubt | None = None
+    notes: FieldNotes = FieldNotes()
 
 
 def open_dataset(
@@ -127,7 +129,8 @@ def open_quietly(
         cut = _given_episodes(episodes, samples)
     packed = {field: each.packed for field, each in fields.items() if each.packed}
     doubts = {field: each.doubt for field, each in fields.items() if each.doubt}
-    return Dataset({field: each.reader for field, each in fields.items()}, cut, name, packed=packed, doubts=doubts)
+    notes = {field: each.notes for field, each in fields.items() if each.notes != FieldNotes()}
+    return Dataset({field: each.reader for field, each in fields.items()}, cut, name, packed=packed, doubts=doubts, notes=notes)
 
 
 def _name(source: Any) -> str:
@@ -173,7 +176,8 @@ def _open_fields(sources: Mapping[Any, Any], layout: str | Mapping[str, str] | N
             if len(source.readers) > 1 or len(source) != len(next(iter(source.readers.values())).spec):
                 raise InvalidTypeError(f"the field {field!r} is a part, or has several fields; give the path it was opened from.")
             packed = next(iter(source.packed.values()), ())
-            fields[field] = _Field(next(iter(source.readers.values())), Episodes(source.episodes), packed)
+            notes = next(iter(source.notes.values()), FieldNotes())
+            fields[field] = _Field(next(iter(source.readers.values())), Episodes(source.episodes), packed, notes=notes)
         else:
             fields[field] = _open_field(source, None, _layout_of(layout, field), mapped)
     return fields
@@ -329,7 +333,7 @@ def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None
             StoredLayout.of(entry.layout, entry.shape, stored.name)
         except InvalidValueError as error:
             raise DamagedFileError(f"{where}: {error} The manifest is damaged; delete it, or ingest again.") from error
-    found = _with_layout(stored, layout or entry.layout, mapped)
+    found = _with_layout(stored, layout or entry.layout, mapped)._replace(notes=FieldNotes.of(entry.notes))
     if layout is not None and layout != entry.layout:
         return found
     own = Episodes.of(list(entry.episodes), len(found.reader.spec), f"the episodes in {where}")
@@ -383,4 +387,5 @@ def _open_joined(paths: Sequence[str], key: str | None, layout: str | None, mapp
         offsets.extend((each.episodes.offsets[1:] + at).tolist())
         at = offsets[-1]
     packed = tuple(one for field in fields for one in field.packed)
-    return _Field(join([field.reader for field in fields]), Episodes.of(offsets), packed, fields[0].doubt)
+    notes = joined_notes([field.notes for field in fields], paths)
+    return _Field(join([field.reader for field in fields]), Episodes.of(offsets), packed, fields[0].doubt, notes)

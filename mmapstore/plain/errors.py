@@ -7,6 +7,7 @@ MmapstoreError
 ├── InvalidValueError      ValueError          an argument, or a combination of arguments, that cannot be meant
 ├── InvalidTypeError       TypeError           an object or dtype that no array dataset can hold
 │   └── NotAnArrayError    AttributeError      batches or a dataset were used as an array, which would read everything
+├── NoClassNamesError      AttributeError      a dataset has labels without names, or no labels
 ├── OutOfRangeError        IndexError          a sample or batch number past the end
 ├── DamagedFileError       OSError, ValueError truncated, corrupt, or not what its suffix says
 ├── UnsafeFileError        PermissionError     a file that points outside itself, or declares more than it holds
@@ -51,6 +52,10 @@ class InvalidTypeError(MmapstoreError, TypeError):
 
 class NotAnArrayError(InvalidTypeError, AttributeError):
     """Batches or a dataset were used as an array, which would read everything; the text has the line to write instead."""
+
+
+class NoClassNamesError(MmapstoreError, AttributeError):
+    """A dataset has labels without names, or no labels; the text says where names come from."""
 
 
 class OutOfRangeError(MmapstoreError, IndexError):

@@ -1,0 +1,87 @@
+"""The facts of a field that its manifest keeps and its values do not show: names of classes, and an order that was mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..plain.errors import InvalidValueError, NoClassNamesError
+from .labels import read_labels
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+
+
+@dataclass(frozen=True)
+class FieldNotes:
+    """Facts of one field.
+
+    Attributes
+    ----------
+    classes : names of the classes that its numbers 0, 1, ... stand for; empty if there are none
+    mixed : True if its samples were written in an order mixed by a seed
+    """
+
+    classes: tuple[str, ...] = ()
+    mixed: bool = False
+
+    @classmethod
+    def of(cls, notes: Mapping[str, Any] | None) -> FieldNotes:
+        """Read the notes of a manifest, which anybody may have written: everything of another form is passed over.
+
+        >>> FieldNotes.of({"classes": ["cat", "dog"], "order": [{"samples": 9, "order": "mixed", "seed": 0}]})
+        FieldNotes(classes=('cat', 'dog'), mixed=True)
+        """
+        classes, order = (notes or {}).get("classes"), (notes or {}).get("order")
+        is_named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        mixed = isinstance(order, list) and any(isinstance(each, dict) and each.get("order") == "mixed" for each in order)
+        return cls(tuple(classes) if is_named else (), mixed)  # type: ignore[arg-type]
+
+
+Notes = Mapping[str, FieldNotes]  # by field
+
+
+def joined_notes(notes: Sequence[FieldNotes], paths: Sequence[str]) -> FieldNotes:
+    """Return the notes of files joined to one field. Raises InvalidValueError if they number their classes differently."""
+    for path, each in zip(paths, notes, strict=True):
+        if each.classes != notes[0].classes:
+            raise InvalidValueError(
+                f"{path} has the classes {_few(each.classes)}, but {paths[0]} {_few(notes[0].classes)}: one number would stand for "
+                "different classes. Ingest these files anew with one list of classes, or open each by itself."
+            )
+    return FieldNotes(notes[0].classes, any(each.mixed for each in notes))
+
+
+def class_names_of(dataset: Dataset, whole: Callable[[str], Dataset]) -> list[str]:
+    """Return the names of the classes by number; see `Dataset.class_names`. `whole` makes a dataset of all samples of a field."""
+    found = {field: note.classes for field, note in dataset.notes.items() if note.classes}
+    if len(set(found.values())) == 1:
+        return list(next(iter(found.values())))
+    fields = ", ".join(map(repr, found or dataset.readers))
+    if found:
+        raise NoClassNamesError(
+            f"the fields {fields} of {dataset.name} have different class names. "
+            f"Ask one of them: ds[{next(iter(found))!r}].class_names."
+        )
+    label = next(iter(dataset.readers)) if len(dataset.readers) == 1 else "label"
+    if label in dataset.readers and dataset.readers[label].spec.dtype.kind == "S":
+        return [str(name) for name in read_labels(whole(label), label, "class_names").names]
+    raise NoClassNamesError(
+        f"{dataset.name} has no class names; its fields are {fields}. The manifest of a store has them if mmapstore.ingest wrote "
+        "it from a folder with a sub-folder for each class, a table of path and class name, or annotated images."
+    )
+
+
+def mixed_samples(name: str) -> InvalidValueError:
+    """The error for windows of several samples where neighbours do not follow each other."""
+    return InvalidValueError(
+        f"{name} holds samples in an order that ingest mixed, so neighbours do not follow each other in time; NextFrame() and "
+        "Window() of several samples need some that do. Ingest the images once more, in the order of their names: "
+        "mmapstore.Images(..., order='sorted') (--order sorted), or episodes='folder' (--episodes folder) if each folder is a "
+        "sequence of its own."
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return (", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "")) or "of numbers without names"
