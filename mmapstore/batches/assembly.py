@@ -71,21 +71,19 @@ def _settled(reader: Reader) -> Reader:
 class Assembly:
     """Reads the arrays of a plan. One for each `Batches`; any thread may call it.
 
-    `readers` see samples of the whole store; `first` is the sample of the store at which the dataset begins. Of what has to be
-    decoded, `stretch_bytes` are held at a time in stored order; as many as usual if None.
+    `readers` and `anchors` number samples of the whole store. Of what has to be decoded, `stretch_bytes` are held at a time in
+    stored order; as many as usual if None.
     """
 
     def __init__(
         self,
         readers: Mapping[str, Reader],
-        first: int,
         plan: Plan,
         anchors: Anchors,
         order: SampleOrder,
         batch_size: int,
         stretch_bytes: int | None = None,
     ) -> None:
-        self._first = first
         self._plan = plan
         self._anchors = anchors
         self._order = order
@@ -121,9 +119,7 @@ class Assembly:
         return HeldWindows(readers, self._plan, frames, self._batch_size, self._buffers) if readers else None
 
     def _window_frames(self, specs: Mapping[str, ArraySpec]) -> WindowFrames:
-        return WindowFrames(
-            specs, self._plan, self._anchors, self._order, self._batch_size, self._first, self._together, self._stretch_bytes
-        )
+        return WindowFrames(specs, self._plan, self._anchors, self._order, self._batch_size, self._together, self._stretch_bytes)
 
     def _is_short(self, name: str, reader: Reader) -> bool:
         """Worth holding although it could be gathered: a system call for each window would cost more than its bytes."""
@@ -139,11 +135,11 @@ class Assembly:
         """The arrays of the plan for these anchors, which stand at positions [start, start + len) of the epoch."""
         self._begin(epoch, start)
         ways = self._ways
-        starts = self._anchors.starts(numbers) + self._first
+        starts = self._anchors.starts(numbers)
         if self._order.shuffling is None:
             ways.advice.on_sample(epoch, int(starts[0]))
             first, last = int(numbers[0]), int(numbers[-1]) + 1
-            if self._anchors.is_run(first, last):
+            if last - first == len(numbers) and self._anchors.is_run(first, last):
                 return self._read_run(ways, epoch, start, int(starts[0]), last - first)
         else:
             ways.advice.on_window(epoch, start)
@@ -267,7 +263,8 @@ class Assembly:
         """
         self._settle()
         order, ways = self._order, self._ways
-        is_run = order.shuffling is None and self._anchors.is_run(order.first, order.first + len(order))
+        in_order = order.shuffling is None and order.draws is None
+        is_run = in_order and self._anchors.is_run(order.first, order.first + len(order))
         mapped = [name for name in ways.readers if self._whole(ways, name) is not None]
         if not is_run and sum(ways.readers[name].spec.nbytes for name in mapped) > memory_available():
             return None
@@ -298,7 +295,7 @@ class Assembly:
         """
         self._begin(epoch, start)
         ways = self._ways
-        samples = self._anchors.starts(numbers) + self._first
+        samples = self._anchors.starts(numbers)
         if self._order.shuffling is None:
             ways.advice.on_run(epoch, int(samples[0]), int(samples[-1]) + 1)
         else:
@@ -345,7 +342,7 @@ class Assembly:
                 "frames before conversion": read + slabs,
                 "windows of frames": windows,
                 "decoder": scratch,
-                "episodes": self._anchors.nbytes,
+                "index of samples": self._anchors.nbytes + (order.draws.nbytes if order.draws is not None else 0),
                 "bookkeeping": BOOKKEEPING_BYTES,
             },
             page_cache=cache,

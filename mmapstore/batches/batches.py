@@ -10,6 +10,7 @@ from ..plain.errors import InvalidTypeError, InvalidValueError, NotAnArrayError,
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.nests import leaves, pack
 from ..plain.sample_order import SampleOrder, Shuffling
+from ..plain.selection import Selection
 from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader
 from . import window_frames
@@ -42,7 +43,7 @@ class Batches:
     def __init__(
         self,
         readers: Mapping[str, Reader],
-        first: int,
+        selection: Selection,
         episodes: Episodes,
         plan: Plan,
         batch_size: int,
@@ -67,7 +68,7 @@ class Batches:
         window = plan.window
         self._sample_nbytes = sum(spec.sample_nbytes for spec in plan.fields.values())
         self._anchors = Anchors(
-            episodes, plan.reach(), window.stride, *window_range(window.start_index, window.end_index, episodes)
+            episodes, plan.reach(), window.stride, *window_range(window.start_index, window.end_index, episodes), selection
         )
         self._shuffling = Shuffling.of(shuffle, self._sample_nbytes)
         require_windows(self._anchors, plan, self.shard, name)
@@ -87,7 +88,7 @@ class Batches:
         # In stored order less may be read ahead: slower, and in less memory.
         for share in (1, 2, 4) if self._shuffling is None else (1,):
             stretch_bytes = window_frames.STRETCH_BYTES // share
-            self._assembly = Assembly(readers, first, plan, self._anchors, self._order, self.batch_size, stretch_bytes)
+            self._assembly = Assembly(readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes)
             if allowed is None or self.memory.total <= allowed:
                 break
         else:

@@ -1,252 +1,34 @@
-"""A dataset: named fields, opened lazily, cut into episodes; nothing is read until asked."""
+"""A dataset: samples that can be cut into parts, decoded once, and made into batches."""
 
 from __future__ import annotations
 
 import hashlib
-import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..files.process_memory import new_array
-from ..plain.cf_packing import Packed
-from ..plain.channel_statistics import ChannelStatistics
-from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, NotAnArrayError, OutOfRangeError
-from ..plain.guessed_axes import Doubt
-from ..plain.memory_budget import format_bytes
+from ..plain.errors import InvalidTypeError, InvalidValueError
+from ..plain.selection import Selection
 from ..plain.windows import Episodes
-from ..readers.contract import Array, OffersViews, Reader
 from .batches import Batches
 from .caching import Transforms, cached_readers
+from .gaps import ends_at_gaps
 from .labels import Labels, read_labels
-from .notes import FieldNotes, Notes, class_names_of, mixed_samples
 from .plan import Target, plan_for
+from .samples import Samples
 from .split import split_points
 from .transforms import Transform
 
-_STREAMED_BYTES = 4 * 2**20  # read at a time when all samples are passed over
 
-
-class Dataset:
+class Dataset(Samples):
     """Samples of one or several fields. Made by `mmapstore.open`; `split` gives parts, `batches` feeds training.
 
     Indexing reads: `ds[5]` a sample, `ds[10:20]` samples (a read-only view of the file where the bytes allow, else a
     copy), `ds["label"]` one field as a dataset of its own. With several fields samples come as a dict by name.
     `shape`, `dtype` and `layout` are those of the first field.
     """
-
-    def __init__(
-        self,
-        readers: Mapping[str, Reader],
-        episodes: Episodes,
-        name: str,
-        start: int = 0,
-        stop: int | None = None,
-        packed: Mapping[str, tuple[Packed, ...]] | None = None,
-        doubts: Mapping[str, Doubt] | None = None,
-        notes: Notes | None = None,
-    ) -> None:
-        self._readers = dict(readers)
-        self._start = start
-        self._stop = len(next(iter(self._readers.values())).spec) if stop is None else stop
-        self._episodes = episodes
-        self._name = name
-        self._packed = dict(packed or {})
-        self._doubts = dict(doubts or {})
-        self._notes = dict(notes or {})
-        self._labels_read: dict[str, Labels] = {}
-
-    @property
-    def _first(self) -> Reader:
-        return next(iter(self._readers.values()))
-
-    # --- what it is --------------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        """Samples."""
-        return self._stop - self._start
-
-    @property
-    def name(self) -> str:
-        """What it was opened from, as messages call it: "a.h5::/frames", "frames.npy[0:600]" for a part."""
-        return self._name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(samples, *sample shape) of the first field."""
-        return (len(self), *self._first.spec.sample_shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the first field, in native byte order."""
-        return self._first.spec.dtype
-
-    @property
-    def layout(self) -> str:
-        """One letter per axis of `shape`: "N", then the sample axes in stored order."""
-        return self._first.spec.layout
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all samples of all fields, decoded."""
-        return len(self) * sum(reader.spec.sample_nbytes for reader in self._readers.values())
-
-    @property
-    def fields(self) -> dict[str, Dataset]:
-        """Each field as a dataset of its own, by name."""
-        return {
-            name: Dataset(
-                {name: reader},
-                self._episodes,
-                self._name,
-                self._start,
-                self._stop,
-                {name: self._packed[name]} if name in self._packed else {},
-                {name: self._doubts[name]} if name in self._doubts else {},
-                {name: self._notes[name]} if name in self._notes else {},
-            )
-            for name, reader in self._readers.items()
-        }
-
-    @property
-    def packed(self) -> dict[str, tuple[Packed, ...]]:
-        """By field, its files whose stored numbers stand for other values, or for none; how is in their `packing`."""
-        return dict(self._packed)
-
-    @property
-    def doubts(self) -> dict[str, Doubt]:
-        """By field, why its axes, which were not named where it was opened, are likely others than those of `layout`."""
-        return dict(self._doubts)
-
-    @property
-    def notes(self) -> dict[str, FieldNotes]:
-        """By field, the class names that the manifest has for its numbers, and whether `ingest` mixed the samples."""
-        return dict(self._notes)
-
-    @property
-    def class_names(self) -> list[str]:
-        """The name of each class, by the number that stands for it in the field of labels, as in Keras. The parts of a dataset have
-        the names of the whole.
-
-        Of a field "label" of text, the texts that occur in the whole dataset, sorted; the samples are read for that. Where several
-        fields have different class names, ask one of them: `ds["label"].class_names`.
-
-        Raises NoClassNamesError, an AttributeError, where labels have no names.
-        """
-        return class_names_of(self, self._whole)
-
-    @property
-    def mixed(self) -> bool:
-        """True if `ingest` wrote the samples in an order mixed by a seed: neighbours do not follow each other in time."""
-        return any(each.mixed for each in self._notes.values())
-
-    @property
-    def episodes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Where episodes begin, and the end: int64 offsets, length E + 1."""
-        return self._episodes.offsets
-
-    @property
-    def readers(self) -> dict[str, Reader]:
-        """How each field is read; `reader.why` says it in words."""
-        return dict(self._readers)
-
-    def __repr__(self) -> str:
-        fields = "; ".join(
-            f"{name!r} {reader.spec.sample_shape} {reader.spec.dtype} {reader.spec.layout} {reader.place}"
-            for name, reader in self._readers.items()
-        )
-        episodes = f" in {len(self._episodes)} episodes" if len(self._episodes) > 1 else ""
-        mixed = " in mixed order" if self.mixed else ""
-        return f"<Dataset {self._name}: {len(self)} samples{mixed}{episodes}, {format_bytes(self.nbytes)}; {fields}>"
-
-    # --- reading -----------------------------------------------------------------------------------------------------
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, str):
-            if index not in self._readers:
-                raise KeyNotFoundError(
-                    f"there is no field {index!r} in {self._name}; the fields are {', '.join(map(repr, self._readers))}."
-                )
-            return self.fields[index]
-        found = {name: self._take(reader, index) for name, reader in self._readers.items()}
-        return found if len(found) > 1 else next(iter(found.values()))
-
-    def _take(self, reader: Reader, index: Any) -> Any:
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step == 1:
-                return self._run(reader, start, max(start, stop))
-            return self._pick(reader, np.arange(start, stop, step))
-        if isinstance(index, (list, np.ndarray)):
-            numbers = np.asarray(index)
-            if numbers.dtype == bool and numbers.shape == (len(self),):
-                numbers = np.flatnonzero(numbers)
-            if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-                raise InvalidTypeError("an index must be a sample number, a slice, a list of numbers, or a field name.")
-            return self._pick(reader, np.array([self._checked(n) for n in numbers.tolist()], np.int64))
-        try:
-            number = self._checked(operator.index(index))
-        except TypeError as error:
-            raise InvalidTypeError(
-                f"{index!r} is no index; expected a sample number, a slice, a list of numbers, or a field name."
-            ) from error
-        return self._run(reader, number, number + 1)[0]
-
-    def _checked(self, number: int) -> int:
-        if not -len(self) <= number < len(self):
-            raise OutOfRangeError(f"there is no sample {number} in {self._name}: it has {len(self)}, counted from 0.")
-        return number % len(self)
-
-    def _run(self, reader: Reader, start: int, stop: int) -> Array:
-        view = reader.view(start + self._start, stop + self._start) if isinstance(reader, OffersViews) and stop > start else None
-        if view is not None:
-            return view
-        out = self._new(reader, stop - start)
-        if stop > start:
-            reader.read(start + self._start, stop + self._start, out)
-        return out
-
-    def _new(self, reader: Reader, samples: int) -> Array:
-        return new_array((samples, *reader.spec.sample_shape), reader.spec.dtype, f"{samples} samples of {self._name}")
-
-    def _pick(self, reader: Reader, numbers: Array) -> Array:
-        out = self._new(reader, len(numbers))
-        for row, number in enumerate(numbers.tolist()):
-            reader.read(number + self._start, number + self._start + 1, out[row : row + 1])
-        return out
-
-    def __array__(self, *_: Any, **__: Any) -> Array:
-        # Called by NumPy, and by Keras for fit(ds): both would read everything without a word.
-        raise NotAnArrayError(
-            f"this would read all {format_bytes(self.nbytes)} of {self._name} into memory. To train, write "
-            "model.fit(ds.batches(32, target=mmapstore.NextFrame()).to_keras(), shuffle=False) "
-            "(target: NextFrame(), Window(...), a field name or None). To have the array all the same, write ds[:]."
-        )
-
-    def statistics(self) -> ChannelStatistics:
-        """Count, minimum, maximum, mean and standard deviation per channel (axis C; of everything where there is none).
-
-        Streams over the samples of this dataset alone, so of a training part alone, in a few MiB of memory. Of the
-        first field; `ds["name"].statistics()` for another. `keras.layers.Normalization(axis=1, mean=s.mean,
-        variance=s.std**2)` takes them for NCHW.
-        """
-        spec = self._first.spec
-        axis = spec.layout.index("C") if "C" in spec.layout else None
-        found = ChannelStatistics()
-        step = max(1, _STREAMED_BYTES // max(1, spec.sample_nbytes))
-        for start in range(0, len(self), step):
-            found.update(self._run(self._first, start, min(start + step, len(self))), axis)
-        return found
-
-    def _labels(self, field: str, argument: str) -> Labels:
-        """Return the class of each sample by that field, read once. `argument` is what errors call the argument that named it."""
-        found = self._labels_read.get(field) if isinstance(field, str) else None
-        if found is None:
-            names = self._notes[field].classes if field in self._notes else ()
-            found = self._labels_read[field] = read_labels(self, field, argument, class_names=names)
-        return found
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -272,10 +54,76 @@ class Dataset:
         return tuple(self._part(start, stop) for start, stop in points)
 
     def _part(self, start: int, stop: int) -> Dataset:
-        name = f"{self._name}[{self._start + start}:{self._start + stop}]".replace(f"[{self._start}:{self._stop}][", "[")
-        first = self._start + start
-        episodes, notes = self._episodes.between(start, stop), self._notes
-        return Dataset(self._readers, episodes, name, first, self._start + stop, self._packed, notes=notes)
+        return self._selected(self._selection.between(start, stop), self._episodes.between(start, stop))
+
+    def select(self, samples: Any) -> Dataset:
+        """Return the dataset of these samples, in stored order: a class, all but the bad frames, an index of scikit-learn's.
+
+        No window reaches over samples that were left out. Reading costs the bytes of the samples. Each run of neighbours takes
+        16 bytes of memory, which `repr` states where there is more than one.
+
+        Parameters
+        ----------
+        samples : a mask of booleans of shape (len(self),), or sample numbers in any order, each once; negative numbers count
+            from the end
+
+        Raises
+        ------
+        InvalidValueError : no sample is selected, or one is named twice (to repeat samples see `sampling_weight` of `batches`)
+
+        >>> import mmapstore as mm
+        >>> ds = mm.open({"x": np.arange(6.0), "label": np.array([0, 1, 0, 1, 0, 1])})
+        >>> ones = ds.select(ds["label"][:] == 1)
+        >>> len(ones), ones["x"][:]
+        (3, array([1., 3., 5.]))
+        """
+        numbers = np.asarray(samples)
+        if numbers.dtype == bool:
+            if numbers.shape != (len(self),):
+                raise InvalidValueError(f"the mask has the shape {numbers.shape}; expected ({len(self)},), one for each sample.")
+            numbers = np.flatnonzero(numbers)
+        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+            raise InvalidTypeError(
+                f"select() was given an array of {numbers.dtype} and shape {numbers.shape}; expected a mask, or sample numbers."
+            )
+        if not numbers.size:
+            raise InvalidValueError(f"select() was given no sample of the {len(self)} of {self._name}; expected at least one.")
+        numbers = self._checked_numbers(numbers)
+        if not (np.diff(numbers) > 0).all():
+            numbers = np.sort(numbers)
+            twice = np.flatnonzero(np.diff(numbers) == 0)
+            if twice.size:
+                raise InvalidValueError(
+                    f"select() was given sample {numbers[twice[0]]} more than once; expected each once. To draw samples more often "
+                    "than others give batches(sampling_weight=...) or batches(balance=...)."
+                )
+        return self._selected(self._selection.take(numbers), self._episodes.of_selected(numbers))
+
+    def break_at_gaps(self, field: str, step: float | None = None) -> Dataset:
+        """Return the same samples with an episode's end wherever the time stamps jump, so that no window reaches over a gap.
+
+        Parameters
+        ----------
+        field : time stamps, one number for each sample
+        step : time from one sample to the next, in the unit of the field; None is the median of all. A gap is more than 1.5
+            steps, no step at all, a step back, or a stamp that is not a number
+
+        `repr` of `batches(...)` states how many samples begin no window.
+
+        >>> import mmapstore as mm
+        >>> ds = mm.open({"x": np.arange(6.0), "time": np.array([0, 10, 20, 50, 60, 70])})
+        >>> ds.break_at_gaps("time", step=10).episodes
+        array([0, 3, 6])
+        """
+        offsets = ends_at_gaps(self[field], f"break_at_gaps({field!r})", step)
+        return self._like(episodes=self._episodes.common(Episodes(offsets)))
+
+    def _selected(self, selection: Selection, episodes: Episodes) -> Dataset:
+        opened = self._name.partition("[")[0] if self._name.endswith("]") else self._name
+        samples = len(self._first.spec)
+        start, stop = selection.bounds
+        name = f"{opened}[{start}:{stop}]" if selection.is_one_run else f"{opened}[{len(selection)} of {samples}]"
+        return self._like(selection=selection, episodes=episodes, name=name)
 
     # --- decoding once -----------------------------------------------------------------------------------------------
 
@@ -323,8 +171,7 @@ class Dataset:
         """
         readers = cached_readers(
             self._readers,
-            self._start,
-            self._stop,
+            *self._selection.bounds,
             self._name,
             directory,
             max_disk,
@@ -332,16 +179,20 @@ class Dataset:
             version,
             fingerprint=lambda field: self._whole(field).fingerprint(),
         )
-        packed = self._packed if transform is None else {}
-        # A transform may make other numbers of labels; the order of samples stays.
-        changed = self._readers if callable(transform) else transform or {}
-        notes = {name: FieldNotes((), note.mixed) if name in changed else note for name, note in self._notes.items()}
-        return Dataset(readers, self._episodes, self._name, self._start, self._stop, packed, notes=notes)
+        return self._like(readers=readers, packed=self._packed if transform is None else {})
 
     def _whole(self, field: str) -> Dataset:
         """All that this field has, also where this is a part."""
         reader = self._readers[field]
-        return Dataset({field: reader}, Episodes.equal(len(reader.spec), len(reader.spec)), self._name)
+        everything = Episodes.equal(len(reader.spec), len(reader.spec))
+        return self._like(readers={field: reader}, episodes=everything, selection=None)
+
+    def _labels(self, field: str, argument: str) -> Labels:
+        """Return the class of each sample by that field, read once. `argument` is what errors call the argument that named it."""
+        found = self._labels_read.get(field) if isinstance(field, str) else None
+        if found is None:
+            found = self._labels_read[field] = read_labels(self, field, argument)
+        return found
 
     # --- batches -----------------------------------------------------------------------------------------------------
 
@@ -386,11 +237,9 @@ class Dataset:
         [(4, 1.0), (4, 5.0), (1, 9.0)]
         """
         plan = plan_for({name: reader.spec for name, reader in self._readers.items()}, inputs, target, dtype, layout)
-        if self.mixed and plan.reach() != (0, 0):
-            raise mixed_samples(self._name)
         return Batches(
             self._readers,
-            self._start,
+            self._selection,
             self._episodes,
             plan,
             batch_size,
@@ -408,6 +257,9 @@ class Dataset:
         """A digest of shapes, dtypes, episodes, and the first KiB of up to 9 samples: the same for one content in any format."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(self.episodes.astype("<i8").tobytes())
+        if not self._selection.is_one_run:
+            digest.update((self._selection.starts - self._selection.starts[0]).astype("<i8").tobytes())
+            digest.update(self._selection.before.astype("<i8").tobytes())
         for name, reader in self._readers.items():
             digest.update(repr((name, len(self), reader.spec.sample_shape, reader.spec.dtype.str)).encode())
             for number in sorted({len(self) * k // 8 for k in range(8)} | {len(self) - 1}):

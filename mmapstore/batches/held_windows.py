@@ -198,8 +198,9 @@ class HeldWindows:
         low, high = self._plan.reach(name)
         runs = [(start + low, stop + high) for start, stop in self._frames.runs(held.epoch, held.window)]
         if self._in_stored_order and name in self._decodes:
-            # All of what has to be decoded is kept: the next stretch begins with the rest of the last chunk.
-            runs = [self._decodes[name].whole_chunks(start, stop) for start, stop in runs]
+            # The rest of the last chunk is kept: the next stretch begins with it, or with samples of it.
+            start, stop = runs[-1]
+            runs[-1] = start, self._decodes[name].whole_chunks(start, stop)[1]
         return runs
 
     def _windows_ahead(self, frames: WindowFrames) -> int:
@@ -239,11 +240,12 @@ class HeldWindows:
 
 
 def _shared(before: Runs, runs: Runs) -> int:
-    """How many samples at the beginning of `runs` are in `before`, both merged.
+    """How many samples at the beginning of `runs` are in the last run of `before`, both merged.
 
-    >>> _shared([(0, 8), (20, 30)], [(26, 40), (50, 60)]), _shared([(0, 8)], [(8, 16)])
-    (4, 0)
+    >>> _shared([(0, 8), (20, 30)], [(26, 28), (29, 40)]), _shared([(0, 8)], [(8, 16)])
+    (3, 0)
     """
-    start, stop = runs[0]
-    ends = [min(last, stop) for first, last in before if first <= start < last]
-    return ends[0] - start if ends else 0
+    first, end = before[-1]
+    if not first <= runs[0][0]:
+        return 0
+    return sum(max(0, min(stop, end) - start) for start, stop in runs)

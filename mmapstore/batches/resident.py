@@ -34,7 +34,7 @@ class Resident:
     Parameters
     ----------
     capacity : samples the buffer is made for: buffers of one size can be lent again
-    shared : samples at the beginning of the first run that others have read: they are copied from what `before` gives, which is
+    shared : samples at the beginning of the runs that others have read: they are copied from what `before` gives, which is
         asked last, for it may have to wait; where it gives None they are read
     """
 
@@ -52,17 +52,19 @@ class Resident:
         self._rows = np.concatenate([[0], np.cumsum([stop - start for start, stop in kept])]).astype(np.int64)
         samples = int(self._rows[-1])
         self.samples = buffers.lend((max(samples, capacity), *reader.spec.sample_shape), reader.spec.dtype)[:samples]
-        if not shared:
-            read_runs(reader, kept, self.samples)
+        head, tail = _cut(kept, shared)
+        if tail:
+            read_runs(reader, tail, self.samples[shared:])
+        there = before() if before is not None and head else None
+        if there is None:
+            if head:
+                read_runs(reader, head, self.samples[:shared])
             return
-        start, stop = kept[0]
-        read_runs(reader, [run for run in [(start + shared, stop), *kept[1:]] if run[0] < run[1]], self.samples[shared:])
-        there = before() if before is not None else None
-        head = there.run(start, start + shared) if there is not None else None
-        if head is not None:
-            np.copyto(self.samples[:shared], head)
-        else:
-            reader.read(start, start + shared, self.samples[:shared])
+        at = 0
+        for start, stop in head:
+            first = int(there.rows(np.array([start]))[0])
+            np.copyto(self.samples[at : at + stop - start], there.samples[first : first + stop - start])
+            at += stop - start
 
     def rows(self, wanted: Numbers) -> Numbers:
         """Where in `samples` each of these samples is; all have to be here."""
@@ -83,3 +85,18 @@ class Resident:
         rows = self.rows(starts + lowest) - lowest
         for part in parts:
             part.take(self.samples, part.frames(rows))
+
+
+def _cut(runs: Sequence[tuple[int, int]], samples: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The first `samples` samples of the runs, and the rest.
+
+    >>> _cut([(0, 3), (5, 9)], 4)
+    ([(0, 3), (5, 6)], [(6, 9)])
+    """
+    head, tail = [], []
+    for start, stop in runs:
+        middle = min(start + samples, stop)
+        samples -= middle - start
+        head += [(start, middle)] if start < middle else []
+        tail += [(middle, stop)] if middle < stop else []
+    return head, tail

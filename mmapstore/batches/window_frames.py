@@ -30,8 +30,8 @@ class Stretches:
         number = position // self.size
         return Window(number, number * self.size, min((number + 1) * self.size, len(self.order)), number, number)
 
-    def window_blocks(self, epoch: int, window: Window) -> Runs:
-        return [(self.order.first + window.start, self.order.first + window.stop)]
+    def window_runs(self, epoch: int, window: Window) -> Runs:
+        return self.order.runs_of(epoch, [(self.order.first + window.start, self.order.first + window.stop)])
 
     def largest_window(self) -> tuple[int, int]:
         return min(self.size, len(self.order)), 1
@@ -40,8 +40,8 @@ class Stretches:
 class WindowFrames:
     """The windows of positions of an order, shuffled or stored, and the samples of the store that each draws on.
 
-    `specs` are of the fields that are held by windows; `first` is the sample of the store at which the dataset begins. Of up to
-    `together` batches that are read by one call, all lie in one window of a stored order, which has about `stretch_bytes`.
+    `specs` are of the fields that are held by windows. Of up to `together` batches that are read by one call, all lie in one
+    window of a stored order, which has about `stretch_bytes`.
     """
 
     def __init__(
@@ -51,7 +51,6 @@ class WindowFrames:
         anchors: Anchors,
         order: SampleOrder,
         batch_size: int,
-        first: int,
         together: int = 1,
         stretch_bytes: int | None = None,
     ) -> None:
@@ -59,11 +58,11 @@ class WindowFrames:
         self._plan = plan
         self._anchors = anchors
         self._batch_size = batch_size
-        self._first = first
         self._together = together
         self.stretch_bytes = STRETCH_BYTES if stretch_bytes is None else stretch_bytes
         self.order = order
         self._windows: Any = order
+        self._most: dict[int, int] = {}  # by reach: working it out looks at every episode
         if order.shuffling is None:
             low, high = plan.reach()
             nbytes = sum(spec.sample_nbytes for spec in specs.values()) * min(anchors.stride, high - low + 1)
@@ -73,9 +72,7 @@ class WindowFrames:
 
     def under(self, order: SampleOrder) -> WindowFrames:
         """The same in another order."""
-        return WindowFrames(
-            self._specs, self._plan, self._anchors, order, self._batch_size, self._first, self._together, self.stretch_bytes
-        )
+        return WindowFrames(self._specs, self._plan, self._anchors, order, self._batch_size, self._together, self.stretch_bytes)
 
     def at(self, epoch: int, position: int) -> Window:
         """The window that holds a position."""
@@ -90,18 +87,18 @@ class WindowFrames:
         """The samples of the store at which the anchors of a window lie, [start, stop), without their reach."""
         low, high = self._plan.reach()
         runs: Runs = []
-        for first, last in self._windows.window_blocks(epoch, window):
+        for first, last in self._windows.window_runs(epoch, window):
             if self._anchors.stride > high - low + 1:  # what lies between two anchors is in no window
                 runs += [(start, start + 1) for start in self._anchors.starts(np.arange(first, last)).tolist()]
             else:
                 runs += self._anchors.runs(first, last)
-        return [(start + self._first, stop + self._first) for start, stop in runs]
+        return runs
 
     @property
     def end(self) -> int:
         """The sample of the store behind the last anchor of a stored order."""
-        last = np.array([self.order.first + len(self.order) - 1], np.int64)
-        return int(self._anchors.starts(last)[0]) + self._first + 1
+        last = self.order.anchors_at(0, len(self.order) - 1, len(self.order))
+        return int(self._anchors.starts(last)[0]) + 1
 
     @property
     def samples(self) -> int:
@@ -113,13 +110,23 @@ class WindowFrames:
         """Windows in an epoch, at least."""
         return -(-len(self.order) // self.samples)
 
-    def rows(self, name: str, beside: int = 0) -> int:
-        """The most samples of a field that a window can reach; runs in stored order may be longer by `beside` at both ends."""
-        anchors, blocks = self._windows.largest_window()
+    def rows(self, name: str, ahead: int = 0) -> int:
+        """Return the most samples of a field that a window can reach; in stored order its last run may be longer by `ahead`."""
         low, high = self._plan.reach(name)
-        if self.order.shuffling is None:
-            runs, reach = self._anchors.most_runs(anchors), high - low + 2 * beside
-        else:
-            runs, reach = blocks * (1 + self._anchors.most_cuts(self.order.shuffling.block)), high - low
-        at_most: int = min(anchors * self._anchors.stride + runs * reach, anchors * (1 + reach))
-        return min(len(self._specs[name]), at_most)
+        extra = ahead if self.order.shuffling is None else 0
+        return min(len(self._specs[name]), self._most_samples(high - low) + extra)
+
+    def _most_samples(self, reach: int) -> int:
+        found = self._most.get(reach)
+        if found is None:
+            anchors, blocks = self._windows.largest_window()
+            found = anchors * (1 + reach)
+            if self.order.draws is None:
+                shuffling = self.order.shuffling
+                size = anchors if shuffling is None else shuffling.block
+                cuts = self._anchors.most_runs(size) - 1 if shuffling is None else self._anchors.most_cuts(size)
+                in_runs = anchors * self._anchors.stride + blocks * (1 + cuts) * reach
+                in_spans = blocks * (self._anchors.longest_span(size) + reach)
+                found = min(found, in_runs, in_spans)
+            self._most[reach] = found
+        return found

@@ -1,6 +1,8 @@
 """The order of an epoch as arithmetic: three bijections on anchor numbers, no I/O, no state, no permutation in memory.
 
-Anchors are numbered 0 .. V-1. A position is a place in the epoch; the order says which anchor stands there:
+Anchors are numbered 0 .. V-1. A position is a place in the epoch; the order says which anchor stands there. Where anchors are
+balanced or weighted, the numbers are those of an epoch's draws (`Draws`), each of which stands for an anchor, in stored order:
+all that follows holds for draws as for anchors.
 
 (a) Blocks of `block` consecutive anchors are permuted. One block, the last, may be short; where it went is found by
     the inverse permutation, and the positions after it shift by what it lacks.
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from .draws import Draws
 from .errors import InvalidTypeError, InvalidValueError
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -167,15 +170,24 @@ class SampleOrder:
     shuffling : None for the stored order
     seed : any int
     shard : (index, count); shard `index` of `count` sees V // count anchors in each epoch
+    draws : which anchors an epoch draws; None is each of them once
 
     >>> order = SampleOrder(1000, Shuffling(10, 4), seed=7)
     >>> sorted(order.anchors_at(3, 0, 1000).tolist()) == list(range(1000))
     True
     """
 
-    def __init__(self, anchors: int, shuffling: Shuffling | None, seed: int = 0, shard: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self,
+        anchors: int,
+        shuffling: Shuffling | None,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        draws: Draws | None = None,
+    ) -> None:
         self.anchors = anchors
         self.shuffling = shuffling
+        self.draws = draws
         self.seed = int(seed)
         index, count = shard
         self.length = anchors // count
@@ -192,6 +204,11 @@ class SampleOrder:
 
     def anchors_at(self, epoch: int, start: int, stop: int) -> Numbers:
         """The anchors at positions [start, stop) of this shard, in order. Any range, at the cost of its length."""
+        numbers = self._numbers_at(epoch, start, stop)
+        return numbers if self.draws is None else self.draws.anchors(epoch, numbers)
+
+    def _numbers_at(self, epoch: int, start: int, stop: int) -> Numbers:
+        """The numbers of anchors, or of draws, at these positions."""
         if self.shuffling is None:
             return np.arange(self.first + start, self.first + stop, dtype=np.int64)
         found = np.empty(stop - start, np.int64)
@@ -222,8 +239,8 @@ class SampleOrder:
         stop = min(self._place_start(epoch, end) - self.first, self.length)
         return Window(number, start, stop, first, end - 1)
 
-    def window_blocks(self, epoch: int, window: Window) -> list[tuple[int, int]]:
-        """The runs of anchors [start, stop) that a window holds, one for each block, in the order of their places."""
+    def window_runs(self, epoch: int, window: Window) -> list[tuple[int, int]]:
+        """The runs of anchors [start, stop) that a window holds, in the order of their blocks; without draws one for each."""
         assert self.shuffling is not None
         places = np.arange(window.first_place, window.last_place + 1, dtype=np.int64)
         blocks = self._permuted(epoch)[0](places)
@@ -233,7 +250,13 @@ class SampleOrder:
             skip = max(0, window.start + self.first - self._place_start(epoch, place))
             lack = max(0, self._place_start(epoch, place + 1) - (window.stop + self.first))
             runs.append((block * self.shuffling.block + skip, block * self.shuffling.block + size - lack))
-        return runs
+        return self.runs_of(epoch, runs)
+
+    def runs_of(self, epoch: int, numbers: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The runs of anchors that stand behind runs of numbers [start, stop)."""
+        if self.draws is None:
+            return numbers
+        return [run for start, stop in numbers for run in self.draws.runs(epoch, start, stop)]
 
     def largest_window(self) -> tuple[int, int]:
         """The most anchors, and the most blocks, that any window of any epoch can hold: for predicting memory."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from .errors import InvalidTypeError, InvalidValueError
+from .selection import Selection
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -128,6 +128,11 @@ class Episodes:
         inside = self.offsets[(self.offsets > start) & (self.offsets < stop)]
         return Episodes(np.concatenate([[start], inside, [stop]]).astype(np.int64) - start)
 
+    def of_selected(self, numbers: Numbers) -> Episodes:
+        """The episodes of the samples with these numbers, rising, counted among themselves. Those without any are left out."""
+        offsets = np.searchsorted(numbers, self.offsets)
+        return Episodes(offsets[np.append(True, offsets[1:] != offsets[:-1])].astype(np.int64))
+
     def common(self, other: Episodes) -> Episodes:
         """Cut wherever either is cut."""
         offsets = np.sort(np.concatenate([self.offsets, other.offsets]))  # union1d loads numpy.ma, which takes longer than opening
@@ -135,10 +140,15 @@ class Episodes:
 
 
 class Anchors:
-    """Window starts that fit into one episode each, numbered 0 .. V-1.
+    """Window starts that fit into one episode and one run of the selection each, numbered 0 .. V-1.
 
-    `reach` is (lowest, highest) offset of a frame from the anchor. Windows start at every `stride`-th sample of an
-    episode, counted from its first sample at which one fits.
+    Parameters
+    ----------
+    episodes : in the numbers of the selection
+    reach : (lowest, highest) offset of a frame from the anchor
+    stride : windows start at every `stride`-th sample of an episode, counted from its first sample at which one fits
+    start, stop : only windows inside these numbers of the selection
+    selection : the samples of the store that are numbered; None is all of them
 
     >>> anchors = Anchors(Episodes.of([0, 5, 7, 10]), reach=(0, 2))
     >>> len(anchors), anchors.starts(np.arange(4)).tolist(), anchors.samples_without
@@ -146,17 +156,24 @@ class Anchors:
     """
 
     def __init__(
-        self, episodes: Episodes, reach: tuple[int, int], stride: int = 1, start: int = 0, stop: int | None = None
+        self,
+        episodes: Episodes,
+        reach: tuple[int, int],
+        stride: int = 1,
+        start: int = 0,
+        stop: int | None = None,
+        selection: Selection | None = None,
     ) -> None:
         low, high = reach
-        firsts, ends = episodes.offsets[:-1], episodes.offsets[1:]
+        offsets = _limits(episodes, selection, alone=reach == (0, 0) and stride == 1)
+        firsts, ends = offsets[:-1], offsets[1:]
         firsts = np.maximum(firsts, start)
         ends = ends if stop is None else np.minimum(ends, stop)
         fitting = np.maximum(0, -(-(ends - firsts - (high - low)) // stride))
         kept = fitting > 0
         self.stride = stride
         self.reach = reach
-        self._firsts = (firsts - low)[kept]
+        self._firsts = (firsts if selection is None else selection.places(np.minimum(firsts, offsets[-1] - 1)))[kept] - low
         self._before = np.concatenate([[0], np.cumsum(fitting[kept])]).astype(np.int64)
         self.samples_without = int(np.maximum(ends - firsts, 0).sum()) - len(self)
         self.longest_episode = int((ends - firsts).max(initial=0))
@@ -170,7 +187,7 @@ class Anchors:
         return int(self._before.nbytes + self._firsts.nbytes)
 
     def starts(self, numbers: Numbers) -> Numbers:
-        """The sample at which each of these anchors lies."""
+        """Return the sample of the store at which each of these anchors lies."""
         if len(self._firsts) == 1:
             return int(self._firsts[0]) + numbers * self.stride
         episode = np.searchsorted(self._before, numbers, side="right") - 1
@@ -181,9 +198,9 @@ class Anchors:
         """Where anchors [first, last) lie: samples [start, stop) from the first to the last of them in each episode."""
         a = int(np.searchsorted(self._before, first, side="right")) - 1
         b = int(np.searchsorted(self._before, last - 1, side="right")) - 1
-        cuts = [first, *self._before[a + 1 : b + 1].tolist(), last]
-        ends = self.starts(np.array([[i, j - 1] for i, j in pairwise(cuts)], np.int64))
-        return [(i, j + 1) for i, j in ends.tolist()]
+        cuts = np.concatenate([[first], self._before[a + 1 : b + 1], [last]])
+        starts, ends = self.starts(cuts[:-1]), self.starts(cuts[1:] - 1) + 1
+        return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
     def most_cuts(self, block: int) -> int:
         """The most episode ends inside any block of that many anchors."""
@@ -196,9 +213,25 @@ class Anchors:
         """The most episodes that `count` consecutive anchors can lie in."""
         return min(count, len(self._firsts))
 
+    def longest_span(self, count: int) -> int:
+        """The most samples of the store from the first to the last of `count` consecutive anchors."""
+        count = min(count, len(self))
+        # The span grows where it begins with the last anchor before a jump, or ends with the first one behind it.
+        begins = np.concatenate([self._before[1:] - 1, self._before[:-1] - (count - 1)]).clip(0, len(self) - count)
+        return int((self.starts(begins + count - 1) - self.starts(begins)).max()) + 1
+
     def is_run(self, first: int, last: int) -> bool:
         """True if anchors [first, last) are consecutive samples of one episode."""
         if self.stride != 1:
             return False
         a, b = np.searchsorted(self._before, (first, last - 1), side="right")
         return bool(a == b)
+
+
+def _limits(episodes: Episodes, selection: Selection | None, alone: bool) -> Numbers:
+    """The numbers between which windows lie; those of samples that stand `alone` may lie over several episodes."""
+    if selection is None:
+        return episodes.offsets[[0, -1]] if alone else episodes.offsets
+    if alone:
+        return selection.before
+    return episodes.offsets if selection.is_one_run else episodes.common(Episodes(selection.before)).offsets

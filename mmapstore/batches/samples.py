@@ -1,0 +1,227 @@
+"""The samples of a dataset: what they are, and reading them by number. Nothing is read until asked."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from ..files.process_memory import new_array
+from ..plain.cf_packing import Packed
+from ..plain.channel_statistics import ChannelStatistics
+from ..plain.errors import InvalidTypeError, KeyNotFoundError, NotAnArrayError, OutOfRangeError
+from ..plain.guessed_axes import Doubt
+from ..plain.memory_budget import format_bytes
+from ..plain.selection import Selection
+from ..plain.windows import Episodes
+from ..readers.contract import Array, GathersWindows, OffersViews, Part, Reader, read_runs
+from .labels import Labels
+
+_STREAMED_BYTES = 4 * 2**20  # read at a time when all samples are passed over
+
+
+class Samples:
+    """Samples of one or several fields, cut into episodes. See `Dataset`."""
+
+    def __init__(
+        self,
+        readers: Mapping[str, Reader],
+        episodes: Episodes,
+        name: str,
+        selection: Selection | None = None,
+        packed: Mapping[str, tuple[Packed, ...]] | None = None,
+        doubts: Mapping[str, Doubt] | None = None,
+    ) -> None:
+        self._readers = dict(readers)
+        self._selection = selection or Selection.between_samples(0, len(self._first.spec))
+        self._episodes = episodes
+        self._name = name
+        self._packed = dict(packed or {})
+        self._doubts = dict(doubts or {})
+        self._labels_read: dict[str, Labels] = {}
+
+    def _like(self, **changes: Any) -> Self:
+        """Return a dataset that differs from this one in these arguments of the constructor."""
+        own: dict[str, Any] = {
+            "readers": self._readers,
+            "episodes": self._episodes,
+            "name": self._name,
+            "selection": self._selection,
+            "packed": self._packed,
+            "doubts": self._doubts,
+        }
+        return type(self)(**{**own, **changes})
+
+    @property
+    def _first(self) -> Reader:
+        return next(iter(self._readers.values()))
+
+    # --- what it is --------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self._selection)
+
+    @property
+    def name(self) -> str:
+        """What it was opened from, as messages call it: "a.h5::/frames", "frames.npy[0:600]" for a part of neighbours,
+        "frames.npy[600 of 1000]" for a selection."""
+        return self._name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(samples, *sample shape) of the first field."""
+        return (len(self), *self._first.spec.sample_shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the first field, in native byte order."""
+        return self._first.spec.dtype
+
+    @property
+    def layout(self) -> str:
+        """One letter per axis of `shape`: "N", then the sample axes in stored order."""
+        return self._first.spec.layout
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all samples of all fields, decoded."""
+        return len(self) * sum(reader.spec.sample_nbytes for reader in self._readers.values())
+
+    @property
+    def fields(self) -> dict[str, Self]:
+        """Each field as a dataset of its own, by name."""
+        return {name: self._field(name) for name in self._readers}
+
+    def _field(self, name: str) -> Self:
+        packed, doubts = ({name: notes[name]} if name in notes else {} for notes in (self._packed, self._doubts))
+        return self._like(readers={name: self._readers[name]}, packed=packed, doubts=doubts)
+
+    @property
+    def packed(self) -> dict[str, tuple[Packed, ...]]:
+        """By field, its files whose stored numbers stand for other values, or for none; how is in their `packing`."""
+        return dict(self._packed)
+
+    @property
+    def doubts(self) -> dict[str, Doubt]:
+        """By field, why its axes, which were not named where it was opened, are likely others than those of `layout`."""
+        return dict(self._doubts)
+
+    @property
+    def episodes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Where episodes begin, and the end: int64 offsets, length E + 1."""
+        return self._episodes.offsets
+
+    @property
+    def readers(self) -> dict[str, Reader]:
+        """How each field is read; `reader.why` says it in words."""
+        return dict(self._readers)
+
+    def __repr__(self) -> str:
+        fields = "; ".join(
+            f"{name!r} {reader.spec.sample_shape} {reader.spec.dtype} {reader.spec.layout} {reader.place}"
+            for name, reader in self._readers.items()
+        )
+        episodes = f" in {len(self._episodes)} episodes" if len(self._episodes) > 1 else ""
+        index = "" if self._selection.is_one_run else f" (index {format_bytes(self._selection.nbytes)} in memory)"
+        return f"<Dataset {self._name}: {len(self)} samples{episodes}, {format_bytes(self.nbytes)}{index}; {fields}>"
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            if index not in self._readers:
+                raise KeyNotFoundError(
+                    f"there is no field {index!r} in {self._name}; the fields are {', '.join(map(repr, self._readers))}."
+                )
+            return self._field(index)
+        found = {name: self._take(reader, index) for name, reader in self._readers.items()}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+    def _take(self, reader: Reader, index: Any) -> Any:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step == 1:
+                return self._run(reader, start, max(start, stop))
+            return self._pick(reader, np.arange(start, stop, step))
+        if isinstance(index, (list, np.ndarray)):
+            numbers = np.asarray(index)
+            if numbers.dtype == bool and numbers.shape == (len(self),):
+                numbers = np.flatnonzero(numbers)
+            if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+                raise InvalidTypeError("an index must be a sample number, a slice, a list of numbers, or a field name.")
+            return self._pick(reader, self._checked_numbers(numbers))
+        try:
+            number = self._checked(operator.index(index))
+        except TypeError as error:
+            raise InvalidTypeError(
+                f"{index!r} is no index; expected a sample number, a slice, a list of numbers, or a field name."
+            ) from error
+        return self._run(reader, number, number + 1)[0]
+
+    def _checked(self, number: int) -> int:
+        if not -len(self) <= number < len(self):
+            raise OutOfRangeError(f"there is no sample {number} in {self._name}: it has {len(self)}, counted from 0.")
+        return number % len(self)
+
+    def _checked_numbers(self, numbers: Array) -> Array:
+        found = numbers.astype(np.int64)
+        outside = np.flatnonzero((found < -len(self)) | (found >= len(self)))
+        if outside.size:
+            self._checked(int(found[outside[0]]))
+        return np.where(found < 0, found + len(self), found)
+
+    def _run(self, reader: Reader, start: int, stop: int) -> Array:
+        runs = self._selection.runs(start, stop) if stop > start else []
+        view = reader.view(*runs[0]) if isinstance(reader, OffersViews) and len(runs) == 1 else None
+        if view is not None:
+            return view
+        out = self._new(reader, stop - start)
+        read_runs(reader, runs, out)
+        return out
+
+    def _new(self, reader: Reader, samples: int) -> Array:
+        return new_array((samples, *reader.spec.sample_shape), reader.spec.dtype, f"{samples} samples of {self._name}")
+
+    def _pick(self, reader: Reader, numbers: Array) -> Array:
+        """Samples in any order, each read once. Out of order or repeated they are copied once more."""
+        out = self._new(reader, len(numbers))
+        if not len(numbers):
+            return out
+        wanted = self._selection.places(numbers)
+        rising = bool((np.diff(wanted) > 0).all())
+        samples = wanted if rising else np.unique(wanted)
+        found = out if rising else self._new(reader, len(samples))
+        runs = Selection.of(samples).runs(0, len(samples))
+        if isinstance(reader, GathersWindows) and len(runs) > len(samples) // 2:
+            reader.gather(samples, [Part(0, 1, 1, found[:, None])])
+        else:
+            read_runs(reader, runs, found)
+        if not rising:
+            np.take(found, np.searchsorted(samples, wanted), axis=0, out=out, mode="clip")
+        return out
+
+    def __array__(self, *_: Any, **__: Any) -> Array:
+        # Called by NumPy, and by Keras for fit(ds): both would read everything without a word.
+        raise NotAnArrayError(
+            f"this would read all {format_bytes(self.nbytes)} of {self._name} into memory. To train, write "
+            "model.fit(ds.batches(32, target=mmapstore.NextFrame()).to_keras(), shuffle=False) "
+            "(target: NextFrame(), Window(...), a field name or None). To have the array all the same, write ds[:]."
+        )
+
+    def statistics(self) -> ChannelStatistics:
+        """Count, minimum, maximum, mean and standard deviation per channel (axis C; of everything where there is none).
+
+        Streams over the samples of this dataset alone, so of a training part alone, in a few MiB of memory. Of the
+        first field; `ds["name"].statistics()` for another. `keras.layers.Normalization(axis=1, mean=s.mean,
+        variance=s.std**2)` takes them for NCHW.
+        """
+        spec = self._first.spec
+        axis = spec.layout.index("C") if "C" in spec.layout else None
+        found = ChannelStatistics()
+        step = max(1, _STREAMED_BYTES // max(1, spec.sample_nbytes))
+        for start in range(0, len(self), step):
+            found.update(self._run(self._first, start, min(start + step, len(self))), axis)
+        return found
