@@ -16,6 +16,7 @@ from .batches import Batches
 from .caching import Transforms, cached_readers
 from .gaps import ends_at_gaps
 from .labels import Labels, read_labels
+from .notes import FieldNotes, class_names_of, mixed_samples
 from .plan import Target, plan_for
 from .samples import Samples
 from .split import split_points
@@ -179,7 +180,10 @@ class Dataset(Samples):
             version,
             fingerprint=lambda field: self._whole(field).fingerprint(),
         )
-        return self._like(readers=readers, packed=self._packed if transform is None else {})
+        # A transform may make other numbers of labels; the order of samples stays.
+        changed = self._readers if callable(transform) else transform or {}
+        notes = {name: FieldNotes((), note.mixed) if name in changed else note for name, note in self._notes.items()}
+        return self._like(readers=readers, packed=self._packed if transform is None else {}, notes=notes)
 
     def _whole(self, field: str) -> Dataset:
         """All that this field has, also where this is a part."""
@@ -187,11 +191,26 @@ class Dataset(Samples):
         everything = Episodes.equal(len(reader.spec), len(reader.spec))
         return self._like(readers={field: reader}, episodes=everything, selection=None)
 
+    # --- classes -----------------------------------------------------------------------------------------------------
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each class, by the number that stands for it in the field of labels, as in Keras. The parts of a dataset have
+        the names of the whole.
+
+        Of a field "label" of text, the texts that occur in the whole dataset, sorted; the samples are read for that. Where several
+        fields have different class names, ask one of them: `ds["label"].class_names`.
+
+        Raises NoClassNamesError, an AttributeError, where labels have no names.
+        """
+        return class_names_of(self, self._whole)
+
     def _labels(self, field: str, argument: str) -> Labels:
         """Return the class of each sample by that field, read once. `argument` is what errors call the argument that named it."""
         found = self._labels_read.get(field) if isinstance(field, str) else None
         if found is None:
-            found = self._labels_read[field] = read_labels(self, field, argument)
+            names = self._notes[field].classes if field in self._notes else ()
+            found = self._labels_read[field] = read_labels(self, field, argument, class_names=names)
         return found
 
     # --- batches -----------------------------------------------------------------------------------------------------
@@ -237,6 +256,8 @@ class Dataset(Samples):
         [(4, 1.0), (4, 5.0), (1, 9.0)]
         """
         plan = plan_for({name: reader.spec for name, reader in self._readers.items()}, inputs, target, dtype, layout)
+        if self.mixed and plan.reach() != (0, 0):
+            raise mixed_samples(self._name)
         return Batches(
             self._readers,
             self._selection,

@@ -18,6 +18,7 @@ from ..plain.selection import Selection
 from ..plain.windows import Episodes
 from ..readers.contract import Array, GathersWindows, OffersViews, Part, Reader, read_runs
 from .labels import Labels
+from .notes import FieldNotes, Notes
 
 _STREAMED_BYTES = 4 * 2**20  # read at a time when all samples are passed over
 
@@ -33,6 +34,7 @@ class Samples:
         selection: Selection | None = None,
         packed: Mapping[str, tuple[Packed, ...]] | None = None,
         doubts: Mapping[str, Doubt] | None = None,
+        notes: Notes | None = None,
     ) -> None:
         self._readers = dict(readers)
         self._selection = selection or Selection.between_samples(0, len(self._first.spec))
@@ -40,6 +42,7 @@ class Samples:
         self._name = name
         self._packed = dict(packed or {})
         self._doubts = dict(doubts or {})
+        self._notes = dict(notes or {})
         self._labels_read: dict[str, Labels] = {}
 
     def _like(self, **changes: Any) -> Self:
@@ -51,6 +54,7 @@ class Samples:
             "selection": self._selection,
             "packed": self._packed,
             "doubts": self._doubts,
+            "notes": self._notes,
         }
         return type(self)(**{**own, **changes})
 
@@ -96,8 +100,9 @@ class Samples:
         return {name: self._field(name) for name in self._readers}
 
     def _field(self, name: str) -> Self:
-        packed, doubts = ({name: notes[name]} if name in notes else {} for notes in (self._packed, self._doubts))
-        return self._like(readers={name: self._readers[name]}, packed=packed, doubts=doubts)
+        by_field: dict[str, Mapping[str, Any]] = {"packed": self._packed, "doubts": self._doubts, "notes": self._notes}
+        kept = {key: {name: found[name]} if name in found else {} for key, found in by_field.items()}
+        return self._like(readers={name: self._readers[name]}, **kept)
 
     @property
     def packed(self) -> dict[str, tuple[Packed, ...]]:
@@ -108,6 +113,16 @@ class Samples:
     def doubts(self) -> dict[str, Doubt]:
         """By field, why its axes, which were not named where it was opened, are likely others than those of `layout`."""
         return dict(self._doubts)
+
+    @property
+    def notes(self) -> dict[str, FieldNotes]:
+        """By field, the class names that the manifest has for its numbers, and whether `ingest` mixed the samples."""
+        return dict(self._notes)
+
+    @property
+    def mixed(self) -> bool:
+        """True if `ingest` wrote the samples in an order mixed by a seed: neighbours do not follow each other in time."""
+        return any(each.mixed for each in self._notes.values())
 
     @property
     def episodes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -126,7 +141,8 @@ class Samples:
         )
         episodes = f" in {len(self._episodes)} episodes" if len(self._episodes) > 1 else ""
         index = "" if self._selection.is_one_run else f" (index {format_bytes(self._selection.nbytes)} in memory)"
-        return f"<Dataset {self._name}: {len(self)} samples{episodes}, {format_bytes(self.nbytes)}{index}; {fields}>"
+        mixed = " in mixed order" if self.mixed else ""
+        return f"<Dataset {self._name}: {len(self)} samples{mixed}{episodes}, {format_bytes(self.nbytes)}{index}; {fields}>"
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,10 @@ def bits(array: np.ndarray) -> bytes:
     return f"{array.shape} {array.dtype.str}".encode() + np.ascontiguousarray(array).tobytes()
 
 
+HOLES = np.random.default_rng(4).random(61) < 0.7  # a selection with holes
+HOLES[:20] = True
+
+
 def digest(ds: mm.Dataset, plan: str, epochs: int = 2) -> list[bytes]:
     """Two epochs of every batch, as bytes."""
     b = ds.batches(9, **PLANS[plan])
@@ -43,12 +47,21 @@ def expected():
     return {plan: digest(ds, plan) for plan in PLANS}
 
 
+@pytest.fixture(scope="module")
+def expected_of_selection():
+    ds = mm.open(FRAMES).select(HOLES)
+    return {
+        plan: digest(ds, plan)
+        for plan in ("in order", "shuffled in windows", "windows in order", "x alone, in order, other layout")
+    }
+
+
 def test_the_plans_differ(expected):
     assert len({tuple(found) for found in expected.values()}) == len(PLANS)
 
 
 @pytest.mark.parametrize("stored", STORED, ids=lambda stored: stored.name)
-def test_batches_do_not_depend_on_storage(tmp_path, stored: Stored, expected):
+def test_batches_do_not_depend_on_storage(tmp_path, stored: Stored, expected, expected_of_selection):
     with stored.open(tmp_path, FRAMES) as ds:
         assert (ds.shape, ds.dtype, ds.layout) == (FRAMES.shape, FRAMES.dtype, "NCHW")
         assert stored.place in repr(ds), repr(ds)
@@ -58,6 +71,10 @@ def test_batches_do_not_depend_on_storage(tmp_path, stored: Stored, expected):
         assert bits(ds[:]) == bits(FRAMES)
         assert bits(ds[5:5]) == bits(FRAMES[5:5])
         assert bits(ds[[60, 0, 31, 13]]) == bits(FRAMES[[60, 0, 31, 13]])
+        assert bits(ds[::2]) == bits(FRAMES[::2])
+        held = ds.select(HOLES)
+        for plan, found in expected_of_selection.items():
+            assert digest(held, plan) == found, plan
         val = ds.split(0.5, 0.3, gap=2)[1]
         assert bits(val[:]) == bits(FRAMES[32 : 32 + len(val)])
         if stored.pickles:
