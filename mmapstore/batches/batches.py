@@ -16,6 +16,7 @@ from ..readers.contract import Array, Reader
 from . import window_frames
 from .arguments import checked_shard, require_windows, whole_number, window_range
 from .assembly import Assembly, Gather, Numbers
+from .cursor import Cursor
 from .look_ahead import LookAhead
 from .plan import Plan
 from .saved_position import loaded_position, saved_position
@@ -34,6 +35,11 @@ class Batches:
 
     Made by `Dataset.batches`; see there for the arguments. `len(b)` is the number of batches in an epoch, `b[i]`
     reads batch i of the current epoch, iterating gives one epoch and then moves on to the next.
+
+    Loops, `to_keras` and `to_tf` share one position and one rule. A pass (a loop, an epoch of `fit`, an iteration of a dataset)
+    begins where the position stands; when its last batch was handed out, the next pass begins the next epoch; a pass that is
+    broken off is begun again. `state_dict()` is the position after the last batch handed out, and the pass after
+    `load_state_dict` goes on from there to the end of that epoch.
 
     x and y are NumPy arrays (tuples of arrays for several fields; x alone without a target). Unshuffled, unconverted
     batches from plain bytes are read-only views of a memory map; everything else is a copy in a lent buffer, which is
@@ -94,8 +100,7 @@ class Batches:
         else:
             assert allowed is not None
             self._require(allowed)
-        self._position = (0, 0)
-        self._resumed = False
+        self.cursor = Cursor(len(self))
         self._cached: tuple[tuple[int, int], Array] | None = None
 
     # --- size and shape ----------------------------------------------------------------------------------------------
@@ -212,14 +217,12 @@ class Batches:
     def __getitem__(self, batch: int) -> Any:
         """Batch `batch` of the current epoch (`position[0]`); negative numbers count from the end."""
         number = whole_number("a batch number", batch)
-        return _given(self.read(self._position[0], number + len(self) if -len(self) <= number < 0 else number))
+        return _given(self.read(self.position[0], number + len(self) if -len(self) <= number < 0 else number))
 
     def __iter__(self) -> Iterator[Any]:
-        """One epoch. Each loop claims the next one, also after a loop that was left early; a loaded state is gone on with."""
-        epoch, first = self.position
-        if first and not self._resumed:
-            epoch, first = epoch + 1, 0
-        self._resumed = False
+        """Iterate over the epoch that comes next, from its beginning or from a loaded position on."""
+        walk = self.cursor.begin()
+        epoch, first = walk.first
         together = self.together
         ahead: LookAhead[int, deque[Any]] = LookAhead(lambda batch: self._cut(epoch, batch, together - batch % together))
         group: deque[Any] = deque()
@@ -229,12 +232,13 @@ class Batches:
                     # Whole groups, also after a beginning in the middle of one: others straddle stretches of decoded frames.
                     following = batch + together - batch % together
                     group = ahead.get(batch, following if self.takes_time and following < len(self) else None)
-                self._position = (epoch, batch + 1)
+                walk.hand_out(batch + 1 - first)
+                if batch + 1 == len(self):
+                    walk.complete()
                 # The buffer is lent: holding it here while the next is read would keep one more alive.
                 yield _given(group.popleft())
         finally:
             ahead.close()
-        self._position = (epoch + 1, 0)
 
     def _cut(self, epoch: int, batch: int, batches: int) -> deque[Any]:
         """These batches, as far as there are so many, read by one call."""
@@ -248,22 +252,24 @@ class Batches:
 
     @property
     def position(self) -> tuple[int, int]:
-        """(epoch, batch) that comes next."""
-        epoch, batch = self._position
-        return (epoch + 1, 0) if batch == len(self) else (epoch, batch)
+        """The (epoch, batch) after the last batch handed out."""
+        return self.cursor.position
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where iteration stands, as a small JSON-able dict, bound to the data and to the order."""
-        return self.state_at(*self.position)
+    def state_dict(self, trained: int | None = None) -> dict[str, Any]:
+        """Return the position as a small JSON-able dict, bound to the data and to the order.
+
+        trained : for callbacks of `fit`, how many batches of the running Keras epoch were trained on (`batch + 1` in
+            `on_train_batch_end(batch, logs)`): Keras asks for batches ahead of training, and would have these skipped
+        """
+        return self.state_at(*(self.position if trained is None else self.cursor.after(trained)))
 
     def state_at(self, epoch: int, batch: int) -> dict[str, Any]:
-        """The state of having read everything before that batch: for whoever keeps count himself."""
+        """Return the state of having read everything before that batch, for callers who keep count themselves."""
         return saved_position(epoch, batch, self._order_json(), self._digest())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved position. Raises StateMismatchError if it belongs to other data or another order."""
-        self._position = loaded_position(state, self._order_json(), self._digest, len(self), self._name)
-        self._resumed = True
+        self.cursor.move_to(*loaded_position(state, self._order_json(), self._digest, len(self), self._name))
 
     def _digest(self) -> str:
         if self._fingerprinted is None:
