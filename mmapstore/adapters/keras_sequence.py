@@ -15,14 +15,15 @@ import inspect
 import operator
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, OutOfRangeError
 from ..plain.nests import leaves, pack
-from .passes import Pass, read_batch
+from .batch_shapes import BatchShapes, with_tuples
+from .passes import Pass
 
 try:
     import keras
@@ -81,6 +82,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         self._began_at: int | None = None  # the pass that was next when the epoch began; None between epochs
         self._new_adapter = False
         self._building = False
+        self._shapes: BatchShapes | None = None
 
     # -- what Keras asks -----------------------------------------------------------------------------------------
 
@@ -143,17 +145,18 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         with self._lock:
             walk = self._pass_of(asker, at, counts=mine or not self._building)
             place = self._first + walk.number * self._steps + at
+        workers = self.batches.transform_workers
         # Only there are batches asked for by a thread of its own, as many as it likes.
         is_queued = asker is not None and not mine and keras.backend.backend() == "tensorflow"
         if is_queued:
             walk.wait_for_room()
-        if asker is None or is_queued or not self.batches.takes_time:
-            made = self._read(place)  # TensorFlow asks ahead by itself
+        if asker is None or (is_queued and workers == 1) or not self.batches.takes_time:
+            made = self._begin(place)()  # TensorFlow asks ahead by itself
         else:
-            made = walk.ahead(self._read).get(place, place + 1 if walk.in_order == at and at + 1 < self._steps else None)
-        if is_queued:
-            first, *others = leaves(made)
-            made = pack(made, [walk.lend(first), *others])
+            following = range(place + 1, place - at + self._steps) if walk.in_order == at else ()
+            made = walk.ahead(self._begin, workers).get(place, following)
+        if keras.backend.backend() == "tensorflow":
+            made = self._for_tensorflow(made, place, at if asker is None else None, walk if is_queued else None)
         # Marked after the read: a batch that could not be read was not served.
         with self._lock:
             walk.serve(at)
@@ -182,12 +185,46 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
     def _finish(self, walk: Pass) -> None:
         self._next_pass = max(self._next_pass, walk.number + 1)
 
-    def _read(self, place: int) -> tuple[Any, ...]:
+    def _begin(self, place: int) -> Callable[[], tuple[Any, ...]]:
         epoch, batch = divmod(place, len(self.batches))
         backend = keras.backend.backend()
-        made = read_batch(self.batches, epoch, batch, aligned=backend in ("tensorflow", "jax"))
-        # torch warns of read-only arrays, and writing to a tensor over a read-only map would crash.
-        return pack(made, map(_writable, leaves(made))) if backend == "torch" else made
+        finish = self.batches.begin(epoch, batch, aligned=backend in ("tensorflow", "jax"))
+        if backend == "tensorflow":
+            return finish
+
+        def finished() -> tuple[Any, ...]:
+            made = finish()
+            if any(array.dtype.kind == "S" for array in leaves(made)):
+                raise InvalidTypeError(
+                    f"{self.batches.named(epoch, batch)} holds text, and {backend} has no tensors of text. Make numbers of it in "
+                    "transform=, with a tokeniser; or leave the field out of inputs= and target=."
+                )
+            # torch warns of read-only arrays, and writing to a tensor over a read-only map would crash.
+            return pack(made, map(_writable, leaves(made))) if backend == "torch" else made
+
+        return finished
+
+    def _for_tensorflow(self, made: tuple[Any, ...], place: int, looked_at: int | None, walk: Pass | None) -> tuple[Any, ...]:
+        """Return a batch as Keras on TensorFlow takes it, checked against what Keras has told TensorFlow of.
+
+        `looked_at` is the number in its pass of a batch that no iterator asks for: with 0 and 1 Keras learns the shapes. `walk` is
+        the pass of a batch that is put into a queue.
+        """
+        where = divmod(place, len(self.batches))
+        if looked_at == 0:
+            self._shapes = BatchShapes(self.batches, made)
+        elif looked_at == 1 and self._shapes is not None:
+            self._shapes.widen(made, *where)
+        elif walk is not None and self._shapes is not None:
+            self._shapes.require(made, *where)
+        arrays = leaves(made)
+        if walk is not None:
+            # Text is copied at once, so another array has to stand for the batch.
+            number = next((number for number, array in enumerate(arrays) if array.dtype.kind != "S"), None)
+            if number is not None:
+                arrays[number] = walk.lend(arrays[number])
+        tensors = [keras.ops.convert_to_tensor(array) if array.dtype.kind == "S" else array for array in arrays]
+        return tuple(pack(with_tuples(made), tensors))
 
     # -- state ---------------------------------------------------------------------------------------------------
 

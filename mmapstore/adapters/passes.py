@@ -1,33 +1,17 @@
-"""What a framework does with batches: one pass over them, how many it still holds, and reading for it."""
+"""What a framework does with batches: one pass over them, how many it still holds, and making them ahead for it."""
 
 from __future__ import annotations
 
 import queue
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..batches.assembly import ALIVE
 from ..batches.look_ahead import LookAhead
-from ..plain.errors import MmapstoreError
-
-if TYPE_CHECKING:
-    from ..batches.batches import Batches
 
 PATIENCE = 1.0  # seconds to wait for a batch to come back
 FORBEARANCE = 20  # waits in vain after which a pass is no longer held up
-
-
-def read_batch(batches: Batches, epoch: int, batch: int, *, aligned: bool) -> tuple[Any, ...]:
-    """`batches.read`, and no StopIteration: frameworks take it for the end of the data, and end the epoch without a word."""
-    try:
-        return batches.read(epoch, batch, aligned=aligned)
-    except StopIteration as error:
-        raise MmapstoreError(
-            f"Batch {batch} of epoch {epoch} could not be made: StopIteration was raised while making it, most likely by next() "
-            "on an iterator that is used up, inside transform=. A transform sees batches in any order and number; "
-            "let it compute from x and y alone."
-        ) from error
 
 
 class Pass:
@@ -55,10 +39,10 @@ class Pass:
         # SimpleQueue, for its `put` may be called by a finalizer in the middle of anything, itself included.
         self._returned: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def ahead(self, read: Callable[[int], Any]) -> LookAhead[int, Any]:
-        """Reading for this pass, by place. An iterator that is dropped drops it too; at most one batch is then made in vain."""
+    def ahead(self, begin: Callable[[int], Callable[[], Any]], workers: int) -> LookAhead[int, Any]:
+        """Making batches for this pass, by place. An iterator that is dropped drops it too, with at most `workers` made in vain."""
         if self._ahead is None:
-            self._ahead = LookAhead(read)
+            self._ahead = LookAhead(begin, workers)
         return self._ahead
 
     def served(self, batch: int) -> bool:

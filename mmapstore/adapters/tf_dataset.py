@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..batches.look_ahead import LookAhead
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
 from ..plain.nests import leaves, pack
-from .passes import read_batch
+from .batch_shapes import BatchShapes
 
 try:
     import tensorflow as tf
@@ -20,7 +21,7 @@ except ImportError as error:
         'pip install "mmapstore[tensorflow]"; on the JAX and torch backends of Keras use to_keras(), which needs no TensorFlow.'
     ) from error
 
-from .tf_groups import in_groups
+from .tf_groups import NO_END, in_groups
 
 if TYPE_CHECKING:
     from ..batches.batches import Batches
@@ -89,7 +90,7 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
             raise InvalidValueError(f"epochs={epochs}; expected 1, a larger number of epochs, or None for no end.")
     if len(batches) == 0:
         raise InvalidValueError("There is no batch to train on: 0 batches an epoch. Use a smaller batch_size, or drop_last=False.")
-    source = Source(batches)
+    source = Source(batches, epochs)
     made_by = _generated if method == "generator" else in_groups(source) or _mapped
     dataset = made_by(source, None if epochs is None else int(epochs))
     options = tf.data.Options()
@@ -162,19 +163,21 @@ def _generated(source: Source, epochs: int | None) -> Any:
 class Source:
     """Reads batches by their place in the row of all epochs, as flat tuples of arrays; knows which pass comes next."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Batches, epochs: int | None) -> None:
         self.batches = batches
         self.count = len(batches)
         epoch, batch = batches.position
         self.first = epoch * self.count + batch
+        self.end = None if epochs is None else self.end_of(int(epochs))
         self._passes = 0
         self._lock = threading.Lock()
         made = batches.read(epoch, batch)
-        first = tuple(leaves(made))
-        self._structure = _with_tuples(made)
-        self._length = batches.batch_size if batches.all_full else None
-        self._expected = self._kinds(first)
-        self.specs = tuple(tf.TensorSpec((self._length, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in first)
+        first = leaves(made)
+        length = batches.batch_size if batches.all_full else None
+        self._shapes = BatchShapes(batches, made, length)
+        self.specs = tuple(tf.TensorSpec((length, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in first)
+        self._ahead: LookAhead[int, tuple[Any, ...]] = LookAhead(self._begin, batches.transform_workers)
+        self._one_by_one = threading.Lock()
 
         self.batch_size, self.samples = batches.batch_size, batches.samples
         self.batch_nbytes = sum(array.nbytes for array in first)
@@ -191,7 +194,8 @@ class Source:
             return np.int64(self._passes)
 
     def read_of_pass(self, number: int, at: int) -> Arrays:
-        arrays = self.read_place(self.first + int(number) * self.count + int(at))
+        first = self.first + int(number) * self.count
+        arrays = self._made(first + int(at), first + self.count)
         if at == self.count - 1:
             self.finish_pass(int(number))
         return arrays
@@ -206,35 +210,23 @@ class Source:
         return places, min(stop * self.batch_size, self.samples)
 
     def read_place(self, place: int) -> Arrays:
-        epoch, batch = divmod(int(place), self.count)
-        arrays = tuple(leaves(read_batch(self.batches, epoch, batch, aligned=True)))
-        self._check(arrays, f"Batch {batch} of epoch {epoch}")
-        return arrays
+        return self._made(int(place), NO_END if self.end is None else self.end)
 
-    def _check(self, arrays: Arrays, which: str) -> None:
-        # TensorFlow believes the shapes it was told; a transform whose shapes vary would end in garbage or a crash.
-        if self._kinds(arrays) != self._expected:
-            full = "any number of samples in it" if self._length is None else "every batch full"
-            raise InvalidValueError(
-                f"{which} has arrays of {_in_words(self._kinds(arrays))}; expected, as in the first batch, "
-                f"{_in_words(self._expected)}, {full}. Let transform= return the same shapes and dtypes for each batch."
-            )
+    def _made(self, place: int, end: int) -> Arrays:
+        """The arrays of the batch at a place; with several workers, those behind it are begun with, up to `end`."""
+        if self.batches.transform_workers == 1:
+            made = self._begin(place)()  # the prefetch behind this asks ahead
+        else:
+            with self._one_by_one:  # iterators that take turns drop what was made ahead for one another, no more
+                made = self._ahead.get(place, range(place + 1, end))
+        self._shapes.require(made, *divmod(place, self.count))
+        return tuple(leaves(made))
 
-    def _kinds(self, arrays: Arrays) -> tuple[tuple[tuple[int | None, ...], np.dtype[Any]], ...]:
-        return tuple(((self._length and len(array), *array.shape[1:]), array.dtype) for array in arrays)
+    def _begin(self, place: int) -> Callable[[], tuple[Any, ...]]:
+        epoch, batch = divmod(place, self.count)
+        return self.batches.begin(epoch, batch, aligned=True)
 
     def packed(self, flat: Any) -> tuple[Any, ...]:
         """The flat arrays, tensors or specs in the structure that Keras unpacks: (x,), (x, y) or (x, y, w)."""
-        parts: tuple[Any, ...] = pack(self._structure, flat)
+        parts: tuple[Any, ...] = pack(self._shapes.structure, flat)
         return parts
-
-
-def _with_tuples(nest: Any) -> Any:
-    """The same structure, without lists: tf.data takes a list for values of one tensor."""
-    if isinstance(nest, dict):
-        return {name: _with_tuples(part) for name, part in nest.items()}
-    return tuple(map(_with_tuples, nest)) if isinstance(nest, (tuple, list)) else 0
-
-
-def _in_words(kinds: tuple[tuple[tuple[int | None, ...], np.dtype[Any]], ...]) -> str:
-    return ", ".join(f"{dtype} {shape}" for shape, dtype in kinds)

@@ -72,7 +72,7 @@ class Assembly:
     """Reads the arrays of a plan. One for each `Batches`; any thread may call it.
 
     `readers` and `anchors` number samples of the whole store. Of what has to be decoded, `stretch_bytes` are held at a time in
-    stored order; as many as usual if None.
+    stored order; as many as usual if None. Of batches, `workers` are made ahead.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ class Assembly:
         order: SampleOrder,
         batch_size: int,
         stretch_bytes: int | None = None,
+        workers: int = 1,
     ) -> None:
+        self._workers = workers
         self._plan = plan
         self._anchors = anchors
         self._order = order
@@ -261,6 +263,8 @@ class Assembly:
         Rows are of mapped files, or, in stored order, of windows of frames that are held. Where a mapped file is not gone through
         from one end to the other, all has to fit in memory: the kernel brings single rows in slowly, one after the other.
         """
+        if any(one.dtype.kind == "S" for one in self._plan.arrays):
+            return None  # TensorFlow would make strings of all samples, for each group
         self._settle()
         order, ways = self._order, self._ways
         in_order = order.shuffling is None and order.draws is None
@@ -338,6 +342,7 @@ class Assembly:
         return MemoryPlan(
             {
                 f"{ALIVE} batches alive": ALIVE * delivered,
+                "transforms under way": 2 * (self._workers - 1) * delivered,  # each holds what it is given and what it makes
                 "small batches read together": ALIVE * TOGETHER_BYTES if self._together > 1 else 0,
                 "frames before conversion": read + slabs,
                 "windows of frames": windows,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..plain.errors import InvalidTypeError, InvalidValueError, NotAnArrayError, OutOfRangeError
+from ..plain.errors import InvalidValueError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
-from ..plain.nests import leaves, pack
+from ..plain.nests import leaves
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.selection import Selection
 from ..plain.windows import Anchors, Episodes
@@ -16,11 +17,12 @@ from ..readers.contract import Array, Reader
 from . import window_frames
 from .arguments import checked_shard, require_windows, whole_number, window_range
 from .assembly import Assembly, Gather, Numbers
+from .contents import BatchContents
 from .cursor import Cursor
 from .look_ahead import LookAhead
 from .plan import Plan
 from .saved_position import loaded_position, saved_position
-from .transforms import Transform, transformed
+from .transforms import BatchTransform, Transform
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -59,6 +61,7 @@ class Batches:
         drop_last: bool,
         shard: tuple[int, int],
         transform: Transform | None,
+        transform_workers: int,
         max_memory: int | str | None,
         fingerprint: Callable[[], str],
         name: str,
@@ -67,10 +70,10 @@ class Batches:
         self.seed = whole_number("seed", seed)
         self.drop_last = bool(drop_last)
         self.shard = checked_shard(shard)
-        if transform is not None and not callable(transform):
-            raise InvalidTypeError(
-                f"transform={transform!r} cannot be called; expected a function of (x, y), or of x without a target."
-            )
+        self._transform = None if transform is None else BatchTransform(transform, len(plan.parts), self.seed, self.shard[0])
+        self.transform_workers = whole_number("transform_workers", transform_workers, least=1)
+        if self.transform_workers > 1 and transform is None:
+            raise InvalidValueError(f"transform_workers={transform_workers} without transform=: there is nothing for them to do.")
         window = plan.window
         self._sample_nbytes = sum(spec.sample_nbytes for spec in plan.fields.values())
         self._anchors = Anchors(
@@ -85,7 +88,7 @@ class Batches:
                 "Make the batch smaller, or keep the last one."
             )
         self._plan = plan
-        self._transform = transform
+        self._contents = BatchContents(plan, self._anchors, self.batch_size, self._transform, name)
         self._fingerprint = fingerprint
         self._fingerprinted: str | None = None
         self._name = name
@@ -94,7 +97,9 @@ class Batches:
         # In stored order less may be read ahead: slower, and in less memory.
         for share in (1, 2, 4) if self._shuffling is None else (1,):
             stretch_bytes = window_frames.STRETCH_BYTES // share
-            self._assembly = Assembly(readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes)
+            self._assembly = Assembly(
+                readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes, self.transform_workers
+            )
             if allowed is None or self.memory.total <= allowed:
                 break
         else:
@@ -122,6 +127,7 @@ class Batches:
 
     @property
     def has_target(self) -> bool:
+        """True if batches have a y."""
         return len(self._plan.parts) > 1
 
     @property
@@ -150,25 +156,36 @@ class Batches:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, epoch: int, batch: int, *, aligned: bool = False) -> tuple[Any, ...]:
-        """Batch `batch` of epoch `epoch`, as (x,) or (x, y). Pure: it changes no position, and any thread may call it.
+        """Batch `batch` of epoch `epoch`, as (x,), (x, y) or (x, y, w). Pure: it changes no position, and any thread may call it.
 
-        x and y are nests: an array, or a tuple, list or dict of nests, as asked for or as `transform` returned them.
+        Each is a nest: an array, or a tuple, list or dict of nests, as asked for or as `transform` returned it.
 
         With `aligned`, every array is C-contiguous and starts at a multiple of 64 bytes, so that TensorFlow takes it
         without a copy. Raises OutOfRangeError past the last batch.
+        """
+        return self.begin(epoch, batch, aligned=aligned)()
+
+    def begin(self, epoch: int, batch: int, *, aligned: bool = False) -> Callable[[], tuple[Any, ...]]:
+        """Read what a batch is made of, and return the function that makes it, to be called once, from any thread.
+
+        For `LookAhead`, which reads in order and transforms in several threads. Arguments and errors as for `read`.
         """
         if not 0 <= batch < len(self):
             raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
         start = batch * self.batch_size
         stop = min(start + self.batch_size, len(self._order))
-        made = self._packed(self._assembly.read(epoch, start, self._numbers(epoch, start, stop)))
-        if self._transform is not None:
-            made = transformed(self._transform, made)
-        return pack(made, map(self._assembly.aligned, leaves(made))) if aligned else made
+        numbers = self._numbers(epoch, start, stop)
+        arrays = self._assembly.read(epoch, start, numbers)
+        self._contents.require_weights(arrays, epoch, batch, numbers)
+        made = self._contents.packed(arrays)
+        return partial(self._contents.finished, made, epoch, batch, numbers, self._assembly.aligned if aligned else None)
 
-    def _packed(self, arrays: list[Array]) -> tuple[Any, ...]:
-        parts: tuple[Any, ...] = pack(self._plan.parts, arrays)
-        return parts
+    def named(self, epoch: int, batch: int) -> str:
+        """Return how messages name a batch: by its number, its epoch, its samples and the transform."""
+        start = batch * self.batch_size
+        numbers = self._numbers(epoch, start, min(start + self.batch_size, len(self._order)))
+        transform = "" if self._transform is None else f", of transform={self._transform.name},"
+        return self._contents.named(epoch, batch, numbers) + transform
 
     def read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
         """Several batches of an epoch as one, without `transform`: for whoever takes long over each call, and cuts them.
@@ -177,7 +194,9 @@ class Batches:
         """
         start = batch * self.batch_size
         stop = min(start + batches * self.batch_size, len(self._order))
-        arrays = self._assembly.read(epoch, start, self._order.anchors_at(epoch, start, stop))
+        numbers = self._order.anchors_at(epoch, start, stop)
+        arrays = self._assembly.read(epoch, start, numbers)
+        self._contents.require_weights(arrays, epoch, batch, numbers)
         return [self._assembly.aligned(array) for array in arrays] if aligned else arrays
 
     @property
@@ -200,7 +219,11 @@ class Batches:
         """For `gathers()`, of each field: the row of each sample of these batches, int64, and the frames that are gathered from."""
         start = batch * self.batch_size
         stop = min(start + batches * self.batch_size, len(self._order))
-        return self._assembly.rows(epoch, start, self._order.anchors_at(epoch, start, stop))
+        numbers = self._order.anchors_at(epoch, start, stop)
+        found = self._assembly.rows(epoch, start, numbers)
+        weights = [found[one.field][1][found[one.field][0] + one.offsets[0]] for one in self._plan.weights]
+        self._contents.require_weights(weights, epoch, batch, numbers)
+        return found
 
     def _numbers(self, epoch: int, start: int, stop: int) -> Array:
         """The anchors at these positions; a stretch of them is worked out at once and kept."""
@@ -224,14 +247,16 @@ class Batches:
         walk = self.cursor.begin()
         epoch, first = walk.first
         together = self.together
-        ahead: LookAhead[int, deque[Any]] = LookAhead(lambda batch: self._cut(epoch, batch, together - batch % together))
+        ahead: LookAhead[int, deque[Any]] = LookAhead(
+            lambda batch: self._cut(epoch, batch, together - batch % together), self.transform_workers
+        )
         group: deque[Any] = deque()
         try:
             for batch in range(first, len(self)):
                 if not group:
                     # Whole groups, also after a beginning in the middle of one: others straddle stretches of decoded frames.
                     following = batch + together - batch % together
-                    group = ahead.get(batch, following if self.takes_time and following < len(self) else None)
+                    group = ahead.get(batch, range(following, len(self) if self.takes_time else 0, together))
                 walk.hand_out(batch + 1 - first)
                 if batch + 1 == len(self):
                     walk.complete()
@@ -240,13 +265,16 @@ class Batches:
         finally:
             ahead.close()
 
-    def _cut(self, epoch: int, batch: int, batches: int) -> deque[Any]:
-        """These batches, as far as there are so many, read by one call."""
+    def _cut(self, epoch: int, batch: int, batches: int) -> Callable[[], deque[Any]]:
+        """Read these batches, as far as there are so many, by one call; the function returned makes them."""
         batches = min(batches, len(self) - batch)
         if batches == 1:
-            return deque([self.read(epoch, batch)])
+            finish = self.begin(epoch, batch)
+            return lambda: deque([finish()])
         arrays, step = self.read_together(epoch, batch, batches), self.batch_size
-        return deque(self._packed([array[i : i + step] for array in arrays]) for i in range(0, len(arrays[0]), step))
+        return lambda: deque(
+            self._contents.packed([array[i : i + step] for array in arrays]) for i in range(0, len(arrays[0]), step)
+        )
 
     # --- position ----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from .caching import Transforms, cached_readers
 from .gaps import ends_at_gaps
 from .labels import Labels, read_labels
 from .notes import FieldNotes, class_names_of, mixed_samples
-from .plan import Target, plan_for
+from .plan import Nested, plan_for
 from .samples import Samples
 from .split import split_points
 from .transforms import Transform
@@ -218,9 +217,10 @@ class Dataset(Samples):
     def batches(
         self,
         batch_size: int,
-        target: Target = None,
+        target: Nested = None,
         *,
-        inputs: str | Sequence[str] | None = None,
+        inputs: Nested = None,
+        sample_weight: Nested = None,
         shuffle: bool | int = False,
         seed: int = 0,
         drop_last: bool = False,
@@ -228,16 +228,23 @@ class Dataset(Samples):
         layout: str | None = None,
         dtype: Any = None,
         transform: Transform | None = None,
+        transform_workers: int = 1,
         max_memory: int | str | None = None,
     ) -> Batches:
-        """Batches of (x, y), or of x alone.
+        """Batches of (x, y), of (x, y, w) with weights, or of x alone.
 
         Parameters
         ----------
         batch_size : samples in a batch; the last one may have fewer
-        target : what y is: `NextFrame()`, `Window(...)`, the name of a field (the input's own name reconstructs it),
-            several names, or None for x alone
-        inputs : the fields of x; several give a tuple. None is the first field
+        target : what y is: `NextFrame()`, `Window(...)`, the name of a field (the input's own name reconstructs it), or
+            None for x alone. A tuple, list or dict of them, nested as you like, gives y in that structure: a dict for a model
+            with named outputs, several windows for several horizons. Windows share one x, so their history, stride,
+            sampling_rate, start_index and end_index agree; beside them a field is taken at the last input frame
+        inputs : the field of x; a tuple, list or dict of fields gives x in that structure. None is the first field. Fixed-width
+            text comes as NumPy bytes ("S"), and through `to_tf` and `to_keras` on TensorFlow as tf.string
+        sample_weight : the field of w, for batches of (x, y, w): the weight of each sample's loss, finite and 0 or more, at the
+            last input frame of a window. One field for all of y, or one for each output, in the structure of y. Keras takes
+            either these or `fit(class_weight=)`
         shuffle : False is the stored order. True mixes within windows of 32 blocks of about 2 MiB taken from all over
             the data, in a new order each epoch. A number is the samples in such a window: more mix better and, for
             compressed data, take more memory. The order depends on seed, shuffle and the bytes of a sample alone.
@@ -246,7 +253,13 @@ class Dataset(Samples):
         shard : (index, count): this worker's part of each epoch. Equal lengths; up to count - 1 samples are left out
         layout : axis order of images as delivered, such as "NHWC"; costs a copy
         dtype : of the inputs, and targets taken from them, as delivered; or a dict by field. Costs a copy
-        transform : function of (x, y), or of x without a target, called on each batch as it is read
+        transform : function of x; of x and y; or of x, y and w, as batches have them, called on each batch as it is read. Returns
+            x, or (x, y), or (x, y, w), each with one entry for each sample, in any structure. With a parameter named `rng`
+            it also gets, by keyword, a `numpy.random.Generator` that follows from seed, epoch, batch and shard alone: a batch
+            is the same in every run, through every adapter, however often it is asked for
+        transform_workers : threads that transform batches ahead, in order: 1 makes the next batch while one is in use, n the next
+            n, each of which takes the memory of two more batches. Pays where the function lets go of Python's lock, as most
+            of NumPy and of image libraries do
         max_memory : bytes, or text such as "256MB"; refuse at once if the predicted peak (`.memory`) is over it. Of compressed
             data in stored order less is decoded ahead before that, at some cost of speed.
 
@@ -255,7 +268,8 @@ class Dataset(Samples):
         >>> [(len(x), float(y[0, 0])) for x, y in b]
         [(4, 1.0), (4, 5.0), (1, 9.0)]
         """
-        plan = plan_for({name: reader.spec for name, reader in self._readers.items()}, inputs, target, dtype, layout)
+        specs = {name: reader.spec for name, reader in self._readers.items()}
+        plan = plan_for(specs, inputs, target, dtype, layout, sample_weight)
         if self.mixed and plan.reach() != (0, 0):
             raise mixed_samples(self._name)
         return Batches(
@@ -269,6 +283,7 @@ class Dataset(Samples):
             drop_last=drop_last,
             shard=shard,
             transform=transform,
+            transform_workers=transform_workers,
             max_memory=max_memory,
             fingerprint=self.fingerprint,
             name=self._name,

@@ -2,15 +2,16 @@
 
 A promise is one finite piece of work, a window to read or a batch to make, never a loop: when training stops in
 mid-epoch, an exception is raised or everything is dropped, there is nothing to stop. How much is under way is bounded by
-who makes promises, each of whom holds one at a time.
+who makes promises, each of whom holds one at a time, or as many as were asked for with `transform_workers=`.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Generic, TypeVar
 
 from ..files.worker_threads import WorkerThreads
@@ -18,6 +19,7 @@ from ..files.worker_threads import WorkerThreads
 K = TypeVar("K")
 T = TypeVar("T")
 THREADS = 3  # two windows and a batch at a time; decoding has threads of its own
+MOST_WORKERS = 1024  # threads that finish batches: as many as there are promises, no more are started
 
 
 class Promise(Generic[T]):
@@ -28,14 +30,22 @@ class Promise(Generic[T]):
     42
     """
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, work: Callable[[], T], threads: WorkerThreads | None = None, begin: bool = True) -> None:
         self._work: Callable[[], T] | None = work
+        self._threads: WorkerThreads | None = _threads if threads is None else threads
         self._process = os.getpid()
         self._begun = threading.Lock()  # taken by whoever does the work
         self._ended = threading.Event()
         self._made: T | None = None
         self._error: BaseException | None = None
-        _threads.give(self._run)
+        if begin:
+            self.begin()
+
+    def begin(self) -> None:
+        """Have a thread do the work, unless somebody has begun with it."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.give(self._run)
 
     def _run(self) -> None:
         work = self._work
@@ -76,36 +86,73 @@ class Promise(Generic[T]):
         self._ended.wait()
 
 
-class LookAhead(Generic[K, T]):
-    """Reads what is asked for, and begins with what comes next while that is in use. One for each pass; for one thread.
+class _Ahead(Generic[K, T]):
+    """What is made ahead for a key: it is read first, in the order of keys, and then finished beside others."""
 
-    >>> ahead = LookAhead(lambda number: number * number)
-    >>> [ahead.get(number, number + 1) for number in range(4)]
+    def __init__(self, key: K, begin: Callable[[K], Callable[[], T]], threads: WorkerThreads, first: bool) -> None:
+        self.key = key
+        self._begin = begin
+        self._is_read = False
+        self._next: _Ahead[K, T] | None = None
+        self.promise = Promise(self._make, threads, begin=first)
+
+    def _make(self) -> T:
+        try:
+            finish = self._begin(self.key)
+        finally:
+            self._is_read = True
+            if self._next is not None:
+                self._next.promise.begin()
+        return finish()
+
+    def follow(self, following: _Ahead[K, T]) -> None:
+        """Have `following` begin once this one is read. Where both this and `_make` see to that, it is begun once all the same."""
+        self._next = following
+        if self._is_read:
+            following.promise.begin()
+
+
+class LookAhead(Generic[K, T]):
+    """Makes what is asked for, and up to `workers` of those that come next while that is in use. One for each pass; for one thread.
+
+    `begin` reads what is stored and returns what makes the rest of it. Reading goes on in the order of keys, one at a time; the
+    rest of each is done in a thread of its own.
+
+    >>> ahead = LookAhead(lambda number: lambda: number * number, workers=2)
+    >>> [ahead.get(number, range(number + 1, 4)) for number in range(4)]
     [0, 1, 4, 9]
     """
 
-    def __init__(self, read: Callable[[K], T]) -> None:
-        self._read = read
-        self._promised: tuple[K, Promise[T]] | None = None
+    def __init__(self, begin: Callable[[K], Callable[[], T]], workers: int = 1) -> None:
+        self._begin = begin
+        self._workers = workers
+        self._ahead: deque[_Ahead[K, T]] = deque()
 
-    def get(self, wanted: K, following: K | None) -> T:
-        """The result for `wanted`; that for `following`, unless None, is promised to the next call."""
-        promised, self._promised = self._promised, None
-        if promised is not None and promised[0] == wanted:
-            made = promised[1].result()
+    def get(self, wanted: K, following: Iterable[K] = ()) -> T:
+        """The result for `wanted`; those for the first of `following` are promised to the next calls."""
+        if self._ahead and self._ahead[0].key == wanted:
+            made = self._ahead.popleft().promise.result()
         else:
-            if promised is not None:
-                promised[1].drop()
-            made = self._read(wanted)
-        if following is not None:
-            self._promised = following, Promise(partial(self._read, following))
+            self.close()
+            made = self._begin(wanted)()
+        for place, key in enumerate(islice(following, self._workers)):
+            if place < len(self._ahead):
+                if self._ahead[place].key == key:
+                    continue
+                self.close()
+                break
+            last = self._ahead[-1] if self._ahead else None
+            self._ahead.append(_Ahead(key, self._begin, _threads if self._workers == 1 else _finishing, first=last is None))
+            if last is not None:
+                last.follow(self._ahead[-1])
         return made
 
     def close(self) -> None:
-        """Nothing more will be asked for."""
-        promised, self._promised = self._promised, None
-        if promised is not None:
-            promised[1].drop()
+        """Nothing more will be asked for. Returns when nothing is under way any more."""
+        dropped, self._ahead = self._ahead, deque()
+        for one in reversed(dropped):  # those that nobody has begun first
+            one.promise.drop()
 
 
 _threads = WorkerThreads("mmapstore-ahead", lambda: THREADS)
+_finishing = WorkerThreads("mmapstore-transform", lambda: MOST_WORKERS)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 
 from ..plain.array_spec import LETTERS, ArraySpec, checked_dtype
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
-from ..plain.nests import leaves
+from ..plain.nests import leaves, map_leaves, pack
 from ..plain.windows import Window
 
-Target = Window | str | Sequence[str] | None
+Nested = Any  # a tuple, list or dict of what is said, nested as deep as wanted
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Plan:
 
     Attributes
     ----------
-    parts : the structure of a batch: (x,) or (x, y), each a nest of `Frames`
+    parts : the structure of a batch: (x,), (x, y) or (x, y, w), each a nest of `Frames`
     """
 
     parts: tuple[Any, ...]
@@ -79,8 +80,13 @@ class Plan:
 
     @cached_property
     def arrays(self) -> tuple[Frames, ...]:
-        """All arrays, x before y."""
+        """All arrays, x before y before w."""
         return tuple(leaves(self.parts))
+
+    @cached_property
+    def weights(self) -> tuple[Frames, ...]:
+        """The arrays of w, which come last among `arrays`."""
+        return tuple(leaves(self.parts[2:]))
 
     @property
     def fields(self) -> dict[str, ArraySpec]:
@@ -95,67 +101,122 @@ class Plan:
         """The same for two plans that make the same batches of the same anchors: part of a saved position."""
         arrays = [[f.field, [*f.offsets], f.has_time_axis, f.dtype.str, f.axes] for f in self.arrays]
         window = [self.window.stride, self.window.start_index, self.window.end_index]
-        return hashlib.blake2b(repr((arrays, window)).encode(), digest_size=8).hexdigest()
+        structure = json.dumps(pack(self.parts, range(len(arrays))), sort_keys=True)
+        return hashlib.blake2b(repr((arrays, window, structure)).encode(), digest_size=8).hexdigest()
 
 
 def plan_for(
     specs: Mapping[str, ArraySpec],
-    inputs: str | Sequence[str] | None,
-    target: Target,
+    inputs: Nested = None,
+    target: Nested = None,
     dtype: Any = None,
     layout: str | None = None,
+    sample_weight: Nested = None,
 ) -> Plan:
-    """Work out the arrays of a batch from the arguments of `Dataset.batches`."""
-    names = (next(iter(specs)),) if inputs is None else (inputs,) if isinstance(inputs, str) else tuple(inputs)
-    if not names:
-        raise InvalidValueError(f"inputs={inputs!r} names no field; expected some of {', '.join(specs)}.")
-    for name in names:
-        _known(name, specs, "inputs")
-    window, y_names, y_is_single = _targets(specs, names, target)
-    x_offsets, y_offsets = window.offsets()
+    """Return the arrays of a batch that the arguments of `Dataset.batches` ask for.
+
+    A field named in `target` or `sample_weight` is taken at the last input frame of each window.
+    """
+    inputs = next(iter(specs)) if inputs is None else inputs
+    if target is None and sample_weight is not None:
+        raise InvalidValueError(
+            f"sample_weight={sample_weight!r} weighs the loss of a target, and there is none. Give target= too, or leave "
+            "sample_weight= out; a field that is to be had beside x belongs into inputs=."
+        )
+    names = [_known(name, specs, "inputs") for name in _asked("inputs", inputs, specs)]
+    targets = [] if target is None else _asked("target", target, specs)
+    window = _window_of(targets)
+    x_offsets, _ = window.offsets()
     casts = _casts(specs, names, dtype)
 
     def frames(name: str, offsets: range, has_time_axis: bool) -> Frames:
         spec = specs[name]
         return Frames(name, offsets, has_time_axis, spec, casts.get(name, spec.dtype), _axes(spec.layout[1:], layout, name))
 
-    x = tuple(frames(name, x_offsets, window.history is not None) for name in names)
-    y = tuple(frames(name, y_offsets, window.horizon is not None) for name in y_names)
-    parts = (x[0] if inputs is None or isinstance(inputs, str) or len(names) == 1 else x, y[0] if y_is_single and y else y)
-    return Plan(parts if y else parts[:1], window)
+    def last(argument: str, name: Any) -> Frames:
+        return frames(_known(name, specs, argument), x_offsets[-1:], False)
+
+    def of_target(one: Any) -> Frames:
+        if not isinstance(one, Window):
+            return last("target", one)
+        field = _known(names[0] if one.field is None else one.field, specs, "the target")
+        return frames(field, one.offsets()[1], one.horizon is not None)
+
+    x = map_leaves(lambda name: frames(name, x_offsets, window.history is not None), inputs)
+    if target is None:
+        return Plan((x,), window)
+    y = map_leaves(of_target, target)
+    if sample_weight is None:
+        return Plan((x, y), window)
+    for name in _asked("sample_weight", sample_weight, specs):
+        kind = specs[_known(name, specs, "sample_weight")].dtype
+        if kind.kind not in "biuf":
+            raise InvalidTypeError(f"sample_weight names the field {name!r}, which holds {kind}; expected real numbers, 0 or more.")
+    return Plan((x, y, map_leaves(lambda name: last("sample_weight", name), sample_weight)), window)
 
 
-def _known(name: Any, specs: Mapping[str, ArraySpec], argument: str) -> None:
-    if name not in specs:
+def _asked(argument: str, nest: Nested, specs: Mapping[str, ArraySpec]) -> list[Any]:
+    """Return the leaves of an argument, which has some, under names that Keras takes."""
+
+    def check(part: Any) -> None:
+        if isinstance(part, Mapping):
+            odd = [name for name in part if not isinstance(name, str)]
+            if odd:
+                raise InvalidTypeError(
+                    f"{argument} has the key {odd[0]!r}; expected text, the name of an input or output of a model."
+                )
+            part = list(part.values())
+        if isinstance(part, (tuple, list)):
+            if not part:
+                raise InvalidValueError(f"{argument}={nest!r} names no field; expected some of {', '.join(specs)}.")
+            for inner in part:
+                check(inner)
+
+    check(nest)
+    return leaves(nest)
+
+
+def _known(name: Any, specs: Mapping[str, ArraySpec], argument: str) -> str:
+    """Return the name of a field that is there."""
+    if isinstance(name, str):
+        if name in specs:
+            return name
         raise KeyNotFoundError(
             f"{argument} names the field {name!r}, which is not there; the fields are {', '.join(map(repr, specs))}."
         )
+    if isinstance(name, type) or callable(name):
+        raise InvalidTypeError(f"{argument}={name!r} is not called yet; write NextFrame() or Window(...).")
+    expected = "NextFrame(), Window(...), a field name" if argument == "target" else "a field name"
+    raise InvalidTypeError(f"{argument}={name!r} is not understood; expected {expected}, or a tuple, list or dict of them.")
 
 
-def _targets(specs: Mapping[str, ArraySpec], inputs: tuple[str, ...], target: Target) -> tuple[Window, tuple[str, ...], bool]:
-    same = Window(history=None, horizon=None, lead=0)
-    if target is None:
-        return same, (), True
-    if isinstance(target, Window):
-        field = target.field if target.field is not None else inputs[0]
-        _known(field, specs, "the target")
-        return target, (field,), True
-    if isinstance(target, type) or callable(target):
-        raise InvalidTypeError(f"target={target!r} is not called yet; write NextFrame() or Window(...).")
-    if isinstance(target, str):
-        _known(target, specs, "target")
-        return same, (target,), True
-    if isinstance(target, (list, tuple)) and target:
-        for name in target:
-            _known(name, specs, "target")
-        return same, tuple(target), False
-    raise InvalidTypeError(f"target={target!r} is not understood; expected NextFrame(), Window(...), a field name, or None.")
+def _window_of(targets: list[Any]) -> Window:
+    """Return the window that all targets share: one x belongs to all of them."""
+    windows = [one for one in targets if isinstance(one, Window)]
+    if not windows:
+        return Window(history=None, horizon=None, lead=0)
+    first = windows[0]
+    for other in windows[1:]:
+        differing = [
+            name for name in ("history", "stride", "start_index", "end_index") if getattr(first, name) != getattr(other, name)
+        ]
+        if first.offsets()[0] != other.offsets()[0] and not differing:
+            differing = ["sampling_rate"]
+        if differing:
+            said = "; ".join(f"{name} {getattr(first, name)} and {getattr(other, name)}" for name in differing)
+            raise InvalidValueError(
+                f"target has windows that share no x: they differ in {said}. Expected one history, sampling_rate, stride, "
+                "start_index and end_index in all; horizon, lead and field may differ. The next frame after a history of 4, say, "
+                "is Window(history=4, horizon=None)."
+            )
+    return first
 
 
-def _casts(specs: Mapping[str, ArraySpec], inputs: tuple[str, ...], dtype: Any) -> dict[str, np.dtype[Any]]:
+def _casts(specs: Mapping[str, ArraySpec], inputs: list[str], dtype: Any) -> dict[str, np.dtype[Any]]:
     if dtype is None:
         return {}
-    wanted = dtype if isinstance(dtype, Mapping) else dict.fromkeys(inputs, dtype)
+    # One dtype for all is meant for numbers: text beside them stays text.
+    wanted = dtype if isinstance(dtype, Mapping) else {name: dtype for name in inputs if specs[name].dtype.kind != "S"}
     found = {}
     for name, one in wanted.items():
         _known(name, specs, "dtype")
@@ -163,6 +224,11 @@ def _casts(specs: Mapping[str, ArraySpec], inputs: tuple[str, ...], dtype: Any) 
             found[name] = checked_dtype(one, "dtype=").newbyteorder("=")
         except TypeError as error:
             raise InvalidTypeError(f"dtype={one!r} is not a NumPy dtype of numbers; expected something like 'float32'.") from error
+        if "S" in (found[name].kind, specs[name].dtype.kind):
+            raise InvalidTypeError(
+                f"dtype={one!r} for the field {name!r}, which holds {specs[name].dtype}: text and numbers are not cast to each "
+                "other. Leave it out; a transform= makes numbers of text."
+            )
     return found
 
 

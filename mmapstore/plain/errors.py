@@ -16,7 +16,8 @@ MmapstoreError
 ├── WriteError             OSError             the target cannot be written: permission, full disk, I/O error
 ├── MemoryBudgetError      MemoryError         the prediction is over `max_memory`; nothing was started
 ├── MissingPackageError    ImportError         an optional package is needed; the text names the extra
-└── StateMismatchError     ValueError          a saved position belongs to other data or another order
+├── StateMismatchError     ValueError          a saved position belongs to other data or another order
+└── TransformError         RuntimeError        the function given as `transform` raised; the cause says what
 
 Every text says what was found, what was expected, where, and what to do next.
 """
@@ -92,6 +93,10 @@ class MissingPackageError(MmapstoreError, ImportError):
 
 class StateMismatchError(MmapstoreError, ValueError):
     """A saved position belongs to other data or to another order."""
+
+
+class TransformError(MmapstoreError, RuntimeError):
+    """The function given as `transform` raised for a batch, which the text names; `__cause__` is what it raised."""
 
 
 class SlowAccessWarning(UserWarning):

@@ -19,7 +19,7 @@ class FakeBatches:
     ):
         self.samples, self.batch_size, self.shape, self.has_target = samples, batch_size, shape, target
         self.inputs, self.dtype, self.shard, self.fail, self.position = inputs, np.dtype(dtype), shard, fail, position
-        self.takes_time, self.together = True, 1
+        self.takes_time, self.together, self.transform_workers = True, 1, 1
         self.reads: list[tuple[int, int]] = []
         self.addresses: set[int] = set()
         self.alive = self.most_alive = 0  # arrays
@@ -45,6 +45,13 @@ class FakeBatches:
         if self.inputs > 1:
             x = tuple(self._filled(numbers, 0, aligned) for _ in range(self.inputs))
         return (x, self._filled(numbers, 0.5, aligned)) if self.has_target else (x,)
+
+    def begin(self, epoch, batch, *, aligned=False):
+        made = [self.read(epoch, batch, aligned=aligned)]
+        return made.pop
+
+    def named(self, epoch, batch):
+        return f"batch {batch} of epoch {epoch}"
 
     def gathers(self):
         return None

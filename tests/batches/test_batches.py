@@ -167,7 +167,7 @@ def test_targets(store):
     x, y = ds.batches(5, target="image")[1]
     np.testing.assert_array_equal(y, x)
     x, y = ds.batches(5, target=["label", "image"])[1]
-    assert isinstance(y, tuple) and np.array_equal(y[0], LABELS[5:10]) and np.array_equal(y[1], FRAMES[5:10])
+    assert isinstance(y, list) and np.array_equal(y[0], LABELS[5:10]) and np.array_equal(y[1], FRAMES[5:10])
     (one, two), y = ds.batches(5, target="label", inputs=("label", "image"))[1]
     assert np.array_equal(one, y) and np.array_equal(two, FRAMES[5:10])
     x, y = ds.batches(5, target=mm.NextFrame(lead=2, field="label"))[1]
@@ -206,7 +206,7 @@ def test_transform(store):
     np.testing.assert_array_equal(x, FRAMES[10:15] / np.float32(255), strict=True)
     np.testing.assert_array_equal(y, np.array([1, 2, 3, 4, 5]))
     assert ds.batches(5, transform=lambda x: x.sum(axis=(1, 2, 3)))[0].shape == (5,)
-    with pytest.raises(InvalidTypeError, match=r"transform returned ndarray; expected the tuple \(x, y\)"):
+    with pytest.raises(InvalidTypeError, match=r"transform=.*<lambda> returned ndarray for batch 0.*; expected the tuple \(x, y\)"):
         ds.batches(5, target=mm.NextFrame(), transform=lambda x, y: x)[0]
 
 

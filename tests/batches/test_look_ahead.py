@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 import mmapstore as mm
 from mmapstore.batches.look_ahead import THREADS, LookAhead, Promise
 from mmapstore.files.worker_threads import _IDLE_SECONDS
+from mmapstore.plain.errors import TransformError
 
 
 def ahead_threads():
@@ -90,10 +92,10 @@ def test_a_forked_child_keeps_the_promises_of_its_parent():
 
 def test_look_ahead_reads_each_once_in_order_and_what_is_asked_for_out_of_order():
     read = []
-    ahead = LookAhead(lambda number: read.append(number) or number * number)
-    assert [ahead.get(n, n + 1 if n < 9 else None) for n in range(10)] == [n * n for n in range(10)]
-    assert sorted(read) == list(range(10))
-    assert ahead.get(3, 4) == 9 and ahead.get(7, None) == 49
+    ahead = LookAhead(lambda number: read.append(number) or partial(pow, number, 2))
+    assert [ahead.get(n, range(n + 1, 10)) for n in range(10)] == [n * n for n in range(10)]
+    assert read == list(range(10))
+    assert ahead.get(3, [4]) == 9 and ahead.get(7) == 49
     ahead.close()
 
 
@@ -121,6 +123,7 @@ def test_transforms_are_called_once_for_each_batch_and_their_errors_come_out():
         return x
 
     b = mm.open(data).batches(10, transform=transform)
-    with pytest.raises(LookupError, match="sixth"):
+    with pytest.raises(TransformError, match="transform raised LookupError: sixth, for batch 5 of epoch 0") as raised:
         list(b)
+    assert isinstance(raised.value.__cause__, LookupError)
     assert calls == [0, 10, 20, 30, 40, 50]
