@@ -11,8 +11,8 @@ import mmapstore
 
 ROOT = Path(mmapstore.__file__).parent
 LAYERS = ["plain", "files", "codecs", "formats", "readers", "batches", "operations", "adapters", "entry"]
-# What `Batches` offers by itself, `to_keras` and `to_tf`, is made by adapters, which are loaded when it is called.
-UPWARD = {("batches/batches.py", "adapters")}
+# What `Batches` and `Dataset` offer by themselves, `to_keras`, `to_tf` and `augmented`, is loaded when it is called.
+UPWARD = {("batches/batches.py", "adapters"), ("batches/dataset.py", "operations")}
 OWNERS = {
     "h5py": {"formats/hdf5_", "bench/"},
     "zarr": {"formats/zarr_", "bench/"},

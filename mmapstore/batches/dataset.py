@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.selection import Selection
 from ..plain.windows import Episodes
+from ..readers.contract import Array
 from .batches import Batches
 from .caching import Transforms, cached_readers
 from .gaps import ends_at_gaps
@@ -20,6 +22,9 @@ from .plan import Nested, plan_for
 from .samples import Samples
 from .split import split_points
 from .transforms import Transform
+
+if TYPE_CHECKING:
+    from ..operations.rounds.rounds import AugmentedRounds
 
 
 class Dataset(Samples):
@@ -287,6 +292,67 @@ class Dataset(Samples):
             max_memory=max_memory,
             fingerprint=self.fingerprint,
             name=self._name,
+        )
+
+    def augmented(
+        self,
+        fn: Callable[[Array, np.random.Generator], Any],
+        directory: str | os.PathLike[str],
+        *,
+        balance: str,
+        samples_per_class: int | None = None,
+        epochs_per_round: int = 10,
+        seed: int = 0,
+        field: str | None = None,
+        validation: bool = False,
+        workers: int = 1,
+        max_memory: int | str | None = None,
+        max_disk: int | str | None = None,
+    ) -> AugmentedRounds:
+        """Return rounds of augmented, balanced samples: each is written once and trained on for some epochs.
+
+        A round is an ordinary store in `directory`, with the fields of this dataset, `original` (the sample each was made of)
+        and `duplicate`. While training reads one, a process at low priority prepares the next; older ones are deleted. A round
+        follows from (seed, round) alone, whatever the number of workers: killed at any moment, the same call goes on. One run
+        at a time may use a directory. See `AugmentedRounds` for `batches`, `preview`, `memory` and `close`.
+
+        Parameters
+        ----------
+        fn : function of (x, rng): one sample as it is stored, a copy that may be changed, and a `numpy.random.Generator`. It
+            returns an array of one shape and dtype for all samples. It has to pickle, so it is defined in a module; one that is
+            defined in the training script needs `if __name__ == "__main__":` there. It runs without a GPU
+        directory : made if it is not there; on a disk with room for two rounds
+        balance : a field of classes: integers, text or one-hot rows
+        samples_per_class : in each round. A class with as many samples has each at most once in a round; of a scarcer one all are
+            used equally often, give or take one, with different augmentations. None is the number of the largest class
+        epochs_per_round : epoch e of the batches reads round `e // epochs_per_round`
+        field : what is augmented; the first field but `balance` by default. Other fields are copied
+        validation : one round for all epochs, of each sample once as it is, and scarce classes filled up by augmented ones
+        workers : processes that call `fn`
+        max_memory : bytes, or text such as "1GB"; raises if the processes would need more (see `memory`)
+        max_disk : bytes, or text; raises if two rounds take more
+
+        Raises
+        ------
+        InvalidValueError, InvalidTypeError (`fn` does not pickle, or returns no array), KeyNotFoundError, MemoryBudgetError,
+        WriteError (the disk has too little room), LockedFileError (another run uses the directory), StateMismatchError (the
+        directory has rounds of another dataset, function or seed), TransformError (`fn` raises)
+        """
+        from ..operations.rounds.rounds import AugmentedRounds
+
+        return AugmentedRounds(
+            self,
+            fn,
+            directory,
+            balance=balance,
+            samples_per_class=samples_per_class,
+            epochs_per_round=epochs_per_round,
+            seed=seed,
+            field=field,
+            validation=validation,
+            workers=workers,
+            max_memory=max_memory,
+            max_disk=max_disk,
         )
 
     def fingerprint(self) -> str:

@@ -113,3 +113,7 @@ class PackedValuesWarning(SourceWarning):
 
 class LabelWarning(UserWarning):
     """Labels are such that training may go wrong without a word: a class is missing from a part, or labels are floats."""
+
+
+class AugmentationWarning(UserWarning):
+    """Training waits for augmented rounds, or their samples repeat; the text says what to change."""

@@ -1,0 +1,1 @@
+"""`augmented`: rounds of augmented, balanced samples, prepared by processes beside the training step."""

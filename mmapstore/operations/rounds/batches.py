@@ -1,0 +1,78 @@
+"""Batches of augmented rounds: those of the round that an epoch belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...batches.batches import Batches
+from ...batches.opening import open_dataset
+from ...plain.errors import InvalidValueError, OutOfRangeError
+from ...readers.contract import Array
+
+if TYPE_CHECKING:
+    from .rounds import AugmentedRounds
+
+
+class RoundBatches(Batches):
+    """Batches whose epoch e reads the store of a round. Made by `AugmentedRounds.batches`.
+
+    Lengths, shapes, the order and the position are those of `Batches` over any one round: all rounds have equal counts.
+    """
+
+    def __init__(self, rounds: AugmentedRounds, batch_size: int, options: dict[str, Any]) -> None:
+        for name in ("balance", "sampling_weight"):
+            if options.get(name) is not None:
+                raise InvalidValueError(f"{name}={options[name]!r}: rounds are balanced when they are made; leave it out.")
+        specs = rounds.sample_specs
+        # Arrays of the shapes of a round that take no memory: so all arguments are checked now, before a round is there.
+        empty = {name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape) for name, spec in specs.items()}
+        shapes = open_dataset(empty, layout={name: spec.layout for name, spec in specs.items()})
+        self.__dict__.update(shapes.batches(batch_size, **options).__dict__)
+        if self._plan.reach() != (0, 0):
+            raise InvalidValueError(
+                "the samples of a round stand in a mixed order, so that NextFrame() and Window() of several samples would join "
+                "some that have nothing to do with each other. Expected names of fields, or no target."
+            )
+        self._name = f"rounds of {rounds.source_name}"
+        self._rounds = rounds
+        self._made_of = batch_size, options
+        self._latest: tuple[int, Batches] | None = None
+
+    def _of_epoch(self, epoch: int) -> Batches:
+        number = self._rounds.round_of(epoch)
+        stored = self._rounds.dataset(number)  # also tells the process that prepares the next round that training goes on
+        latest = self._latest  # read once: another thread may replace it
+        if latest is None or latest[0] != number:
+            batch_size, options = self._made_of
+            latest = self._latest = number, stored.batches(batch_size, **options)
+        return latest[1]
+
+    def begin(self, epoch: int, batch: int, *, aligned: bool = False) -> Callable[[], tuple[Any, ...]]:
+        """Read as `Batches.begin`; waits for the round of the epoch where it is not ready."""
+        if not 0 <= batch < len(self):
+            raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
+        return self._of_epoch(epoch).begin(epoch, batch, aligned=aligned)
+
+    def named(self, epoch: int, batch: int) -> str:
+        """Return how messages name a batch: by its round, too."""
+        return self._of_epoch(epoch).named(epoch, batch)
+
+    def read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
+        """Read as `Batches.read_together`; batches of one epoch are those of one round."""
+        return self._of_epoch(epoch).read_together(epoch, batch, batches, aligned=aligned)
+
+    def gathers(self) -> None:
+        """None: no file is mapped for longer than a round."""
+
+    def _digest(self) -> str:
+        return self._rounds.fingerprint
+
+    def _order_json(self) -> dict[str, Any]:
+        rounds = None if self._rounds.validation else self._rounds.epochs_per_round
+        return {**super()._order_json(), "epochs_per_round": rounds}
+
+    def __reduce__(self) -> Any:
+        return self._rounds.__reduce__()

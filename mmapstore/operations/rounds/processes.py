@@ -1,0 +1,275 @@
+"""Python processes that prepare rounds: at low priority, and never left behind.
+
+They are started as programs of their own, not as copies of this one: copies of a process in which TensorFlow runs hang. The
+training script is not imported in them, unless the augmenting function is defined in it.
+
+A process ends when the one that started it has ended, however it did; on Ctrl-C; and when it has not heard for a minute that
+training goes on. An ingest that ends in the middle is resumed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing import spawn
+from typing import Any
+
+from ...plain import errors
+from ...plain.errors import InvalidValueError, MmapstoreError
+from ..ingest.ordered_work import in_order
+
+HELD_NBYTES = 32_000_000  # private memory of such a process before it does anything
+IDLE_SECONDS = 60.0  # after which a process ends that nobody waits for
+_NICE = 10  # a tenth of a processor that training wants as well; at 19 a round would make no progress beside it
+_POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 1.0
+TASKS_AHEAD = 2  # of each helper: begun, or made and not yet written
+_INTERRUPTED = 130
+_LONGEST_MESSAGE = 20_000  # characters: what fits into a pipe that nobody reads
+# Started with -P: the current directory may hold a json.py of others.
+_PROGRAM = (
+    f"import os; getattr(os, 'nice', int)({_NICE}); import json, sys; given = json.loads(sys.stdin.buffer.readline()); "
+    f"sys.path[:] = given['search']; from {__name__} import serve; serve(given)"
+)
+# Rounds are made beside the training step: not on its GPU, and not by all processors at once.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+is_child = False  # True in such a process
+_started: weakref.WeakSet[Process] = weakref.WeakSet()
+
+
+def script_of(pickled: bytes) -> dict[str, str]:
+    """Return how a process imports the training script, if what was pickled is defined in it; else an empty dict.
+
+    Raises InvalidValueError for definitions of a notebook or an interactive session, which no other process can import.
+    """
+    if b"__main__" not in pickled:
+        return {}
+    main = sys.modules["__main__"]
+    name, path = getattr(main.__spec__, "name", None), getattr(main, "__file__", None)
+    if name is not None:
+        return {"init_main_from_name": name}
+    if path is None or not os.path.isfile(path):
+        raise InvalidValueError(
+            "fn, or what it refers to, is defined in a notebook or at the prompt, where the processes that prepare rounds cannot "
+            "import it. Write it to a file, such as augment.py (in a notebook, by a cell that begins with %%writefile augment.py), "
+            "and import it from there."
+        )
+    return {"init_main_from_path": os.path.abspath(path)}
+
+
+class Process:
+    """A process of `kind` "round" or "helper" that runs `work`, a callable that pickles. `given` is plain JSON for it."""
+
+    def __init__(self, kind: str, work: Callable[..., Any], script: dict[str, str], **given: Any) -> None:
+        if not sys.executable or getattr(sys, "frozen", False):
+            raise MmapstoreError(
+                "Rounds are prepared by Python processes of their own, and this program is not Python's executable."
+            )
+        self._owner = os.getpid()
+        self._heard = 0.0
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**dict.fromkeys(_THREADS, "1"), **os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self.stdin, self.stdout = self._process.stdin, self._process.stdout
+        search = [entry if entry else os.getcwd() for entry in sys.path if isinstance(entry, str)]
+        head = {"kind": kind, "search": search, "script": script, "parent": os.getpid(), "idle": IDLE_SECONDS, **given}
+        _started.add(self)
+        with contextlib.suppress(OSError):  # it has ended already; `result` tells why
+            self.stdin.write(json.dumps(head).encode() + b"\n")
+            pickle.dump(work, self.stdin, pickle.HIGHEST_PROTOCOL)
+            self.stdin.flush()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """True if it ended in the middle, and nothing was wrong."""
+        return self._process.poll() in (_INTERRUPTED, -signal.SIGINT)
+
+    def is_wanted(self) -> None:
+        """Tell the process that somebody still waits for what it does. To be called at least every `IDLE_SECONDS`."""
+        now = time.monotonic()
+        if now - self._heard > IDLE_SECONDS / 30:
+            self._heard = now
+            with contextlib.suppress(OSError, ValueError):  # it has ended
+                self.stdin.write(b".")
+                self.stdin.flush()
+
+    def result(self) -> None:
+        """Wait for the end of the process. Raises what went wrong in it."""
+        while True:
+            self.is_wanted()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(0.1)
+                break
+        answer: dict[str, Any] = {}
+        with contextlib.suppress(ValueError):
+            answer = json.loads(self.stdout.read())
+        self.end()
+        if code == 0:
+            return
+        if "error" in answer:
+            error = getattr(errors, answer["error"], MmapstoreError)(answer["message"])
+            if answer["note"]:
+                error.add_note(answer["note"])
+            raise error
+        if code in (_INTERRUPTED, -signal.SIGINT):
+            raise MmapstoreError("The preparation of a round was interrupted. Run again: it goes on where it stopped.")
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        memory = ", as the system does where memory runs out" if code == -9 else ""
+        raise MmapstoreError(f"{how} ended the process that prepared a round{memory}. Run again: it goes on where it stopped.")
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            self._process.kill()
+
+    def end(self) -> None:
+        """End the process at once, whatever it does."""
+        if os.getpid() != self._owner:
+            return  # a forked copy of the training process has this object, but not the process
+        with contextlib.suppress(OSError):
+            self.stdin.close()  # it ends when it sees that, and its helpers first
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE_SECONDS)
+        self.kill()
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self.stdout.close()
+
+
+class Helpers:
+    """Processes that compute tasks for one that prepares a round."""
+
+    def __init__(self, count: int, work: Callable[..., Any], script: dict[str, str]) -> None:
+        self._all = [Process("helper", work, script) for _ in range(count)]
+        self._idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
+        for process in self._all:
+            self._idle.put(process)
+
+    def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        """Yield the results of all tasks, in their order."""
+        return in_order(tasks, self._call, workers=len(self._all), ahead=TASKS_AHEAD * len(self._all))
+
+    def _call(self, task: Any) -> Any:
+        process = self._idle.get()
+        try:
+            pickle.dump(task, process.stdin, pickle.HIGHEST_PROTOCOL)
+            process.stdin.flush()
+            answer = pickle.load(process.stdout)
+        except (OSError, EOFError) as error:
+            process.result()
+            raise MmapstoreError("A process that augments samples ended. Run again: it goes on where it stopped.") from error
+        finally:
+            self._idle.put(process)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        for process in self._all:
+            process.end()
+
+
+# --- in the process ------------------------------------------------------------------------------------------------------
+
+
+def serve(given: dict[str, Any]) -> None:
+    """Do what the process was started for, and end without Python's shutdown. What `fn` prints goes to stderr."""
+    global is_child
+    is_child = True
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    heard = [time.monotonic()]
+    threading.Thread(target=_end_when_not_needed, args=(given, heard), daemon=True).start()
+    code = 0
+    try:
+        work = _loaded(given)
+        if given["kind"] == "helper":
+            _help(work, answers)
+        else:
+            threading.Thread(target=_listen, args=(heard,), daemon=True).start()
+            work(given)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except BaseException as error:
+        code = 1
+        name = type(error).__name__ if isinstance(error, MmapstoreError) else "MmapstoreError"
+        message = str(error) if isinstance(error, MmapstoreError) else f"preparing a round: {type(error).__name__}: {error}"
+        notes = getattr(error, "__notes__", []) if isinstance(error, MmapstoreError) else traceback.format_exception(error)
+        answer = {"error": name, "message": message[:_LONGEST_MESSAGE], "note": "".join(notes)[-_LONGEST_MESSAGE:]}
+        with contextlib.suppress(OSError):
+            answers.write(json.dumps(answer).encode())
+    with contextlib.suppress(OSError):
+        answers.flush()
+    sys.stderr.flush()
+    _exit(code)
+
+
+def _loaded(given: dict[str, Any]) -> Callable[..., Any]:
+    try:
+        if given["script"]:
+            spawn.prepare(given["script"])  # as multiprocessing does, under the name __mp_main__
+        work: Callable[..., Any] = pickle.load(sys.stdin.buffer)
+        return work
+    except MmapstoreError:
+        raise
+    except Exception as error:
+        raise MmapstoreError(
+            f"fn and the dataset cannot be loaded in a process of its own: {type(error).__name__}: {error}. Define fn in a module "
+            "that can be imported from everywhere, and leave the files of the dataset where they are."
+        ) from error
+
+
+def _help(work: Callable[[Any], Any], answers: Any) -> None:
+    while True:
+        try:
+            task = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = work(task)
+        except MmapstoreError as error:
+            answer = error
+        except Exception as error:
+            answer = MmapstoreError(f"A process that augments samples: {type(error).__name__}: {error}")
+        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def _listen(heard: list[float]) -> None:
+    while os.read(0, 1 << 12):
+        heard[0] = time.monotonic()
+    _exit(1)  # the process that started this one has ended, or wants no more
+
+
+def _end_when_not_needed(given: Mapping[str, Any], heard: list[float]) -> None:
+    # A pipe alone does not tell: a forked copy of the parent may hold it open.
+    while sys.platform == "win32" or os.getppid() == given["parent"]:
+        time.sleep(_POLL_SECONDS)
+        if given["kind"] == "round" and time.monotonic() - heard[0] > given["idle"]:
+            _exit(_INTERRUPTED)
+    _exit(1)
+
+
+def _exit(code: int) -> None:
+    for process in list(_started):
+        process.kill()
+    os._exit(code)
