@@ -9,126 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plain.errors import InvalidTypeError, InvalidValueError
-from ..plain.selection import Selection
-from ..plain.windows import Episodes
 from ..readers.contract import Array
 from .batches import Batches
 from .caching import Transforms, cached_readers
-from .gaps import ends_at_gaps
-from .labels import Labels, read_labels
-from .notes import FieldNotes, class_names_of, mixed_samples
+from .notes import FieldNotes, mixed_samples
+from .parts import Parts
 from .plan import Nested, plan_for
-from .samples import Samples
-from .split import split_points
+from .split import windows_of_dealt
 from .transforms import Transform
 
 if TYPE_CHECKING:
     from ..operations.rounds.rounds import AugmentedRounds
 
 
-class Dataset(Samples):
+class Dataset(Parts):
     """Samples of one or several fields. Made by `mmapstore.open`; `split` gives parts, `batches` feeds training.
 
     Indexing reads: `ds[5]` a sample, `ds[10:20]` samples (a read-only view of the file where the bytes allow, else a
     copy), `ds["label"]` one field as a dataset of its own. With several fields samples come as a dict by name.
     `shape`, `dtype` and `layout` are those of the first field.
     """
-
-    # --- parts -------------------------------------------------------------------------------------------------------
-
-    def split(self, *parts: float, by: str = "sample", gap: int = 0) -> tuple[Dataset, ...]:
-        """Contiguous parts, in stored order, that share no sample; windows never reach from one into another.
-
-        Parameters
-        ----------
-        parts : floats are fractions, ints are counts; what they leave over at the end is in no part
-        by : "sample", or "episode": then fractions and counts are of episodes, and none is cut
-        gap : samples (or episodes) left out between parts, where neighbouring frames are alike
-
-        >>> import mmapstore as mm
-        >>> [len(part) for part in mm.open(np.zeros((10, 3))).split(0.6, 0.2, 0.2)]
-        [6, 2, 2]
-        """
-        if by not in ("sample", "episode"):
-            raise InvalidValueError(f"by={by!r} is not understood; expected 'sample' or 'episode'.")
-        total = len(self) if by == "sample" else len(self._episodes)
-        points = split_points(total, parts, gap, f"{by}s")
-        if by == "episode":
-            points = [(int(self.episodes[start]), int(self.episodes[stop])) for start, stop in points]
-        return tuple(self._part(start, stop) for start, stop in points)
-
-    def _part(self, start: int, stop: int) -> Dataset:
-        return self._selected(self._selection.between(start, stop), self._episodes.between(start, stop))
-
-    def select(self, samples: Any) -> Dataset:
-        """Return the dataset of these samples, in stored order: a class, all but the bad frames, an index of scikit-learn's.
-
-        No window reaches over samples that were left out. Reading costs the bytes of the samples. Each run of neighbours takes
-        16 bytes of memory, which `repr` states where there is more than one.
-
-        Parameters
-        ----------
-        samples : a mask of booleans of shape (len(self),), or sample numbers in any order, each once; negative numbers count
-            from the end
-
-        Raises
-        ------
-        InvalidValueError : no sample is selected, or one is named twice (to repeat samples see `sampling_weight` of `batches`)
-
-        >>> import mmapstore as mm
-        >>> ds = mm.open({"x": np.arange(6.0), "label": np.array([0, 1, 0, 1, 0, 1])})
-        >>> ones = ds.select(ds["label"][:] == 1)
-        >>> len(ones), ones["x"][:]
-        (3, array([1., 3., 5.]))
-        """
-        numbers = np.asarray(samples)
-        if numbers.dtype == bool:
-            if numbers.shape != (len(self),):
-                raise InvalidValueError(f"the mask has the shape {numbers.shape}; expected ({len(self)},), one for each sample.")
-            numbers = np.flatnonzero(numbers)
-        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-            raise InvalidTypeError(
-                f"select() was given an array of {numbers.dtype} and shape {numbers.shape}; expected a mask, or sample numbers."
-            )
-        if not numbers.size:
-            raise InvalidValueError(f"select() was given no sample of the {len(self)} of {self._name}; expected at least one.")
-        numbers = self._checked_numbers(numbers)
-        if not (np.diff(numbers) > 0).all():
-            numbers = np.sort(numbers)
-            twice = np.flatnonzero(np.diff(numbers) == 0)
-            if twice.size:
-                raise InvalidValueError(
-                    f"select() was given sample {numbers[twice[0]]} more than once; expected each once. To draw samples more often "
-                    "than others give batches(sampling_weight=...) or batches(balance=...)."
-                )
-        return self._selected(self._selection.take(numbers), self._episodes.of_selected(numbers))
-
-    def break_at_gaps(self, field: str, step: float | None = None) -> Dataset:
-        """Return the same samples with an episode's end wherever the time stamps jump, so that no window reaches over a gap.
-
-        Parameters
-        ----------
-        field : time stamps, one number for each sample
-        step : time from one sample to the next, in the unit of the field; None is the median of all. A gap is more than 1.5
-            steps, no step at all, a step back, or a stamp that is not a number
-
-        `repr` of `batches(...)` states how many samples begin no window.
-
-        >>> import mmapstore as mm
-        >>> ds = mm.open({"x": np.arange(6.0), "time": np.array([0, 10, 20, 50, 60, 70])})
-        >>> ds.break_at_gaps("time", step=10).episodes
-        array([0, 3, 6])
-        """
-        offsets = ends_at_gaps(self[field], f"break_at_gaps({field!r})", step)
-        return self._like(episodes=self._episodes.common(Episodes(offsets)))
-
-    def _selected(self, selection: Selection, episodes: Episodes) -> Dataset:
-        opened = self._name.partition("[")[0] if self._name.endswith("]") else self._name
-        samples = len(self._first.spec)
-        start, stop = selection.bounds
-        name = f"{opened}[{start}:{stop}]" if selection.is_one_run else f"{opened}[{len(selection)} of {samples}]"
-        return self._like(selection=selection, episodes=episodes, name=name)
 
     # --- decoding once -----------------------------------------------------------------------------------------------
 
@@ -188,34 +88,6 @@ class Dataset(Samples):
         changed = self._readers if callable(transform) else transform or {}
         notes = {name: FieldNotes((), note.mixed) if name in changed else note for name, note in self._notes.items()}
         return self._like(readers=readers, packed=self._packed if transform is None else {}, notes=notes)
-
-    def _whole(self, field: str) -> Dataset:
-        """All that this field has, also where this is a part."""
-        reader = self._readers[field]
-        everything = Episodes.equal(len(reader.spec), len(reader.spec))
-        return self._like(readers={field: reader}, episodes=everything, selection=None)
-
-    # --- classes -----------------------------------------------------------------------------------------------------
-
-    @property
-    def class_names(self) -> list[str]:
-        """The name of each class, by the number that stands for it in the field of labels, as in Keras. The parts of a dataset have
-        the names of the whole.
-
-        Of a field "label" of text, the texts that occur in the whole dataset, sorted; the samples are read for that. Where several
-        fields have different class names, ask one of them: `ds["label"].class_names`.
-
-        Raises NoClassNamesError, an AttributeError, where labels have no names.
-        """
-        return class_names_of(self, self._whole)
-
-    def _labels(self, field: str, argument: str) -> Labels:
-        """Return the class of each sample by that field, read once. `argument` is what errors call the argument that named it."""
-        found = self._labels_read.get(field) if isinstance(field, str) else None
-        if found is None:
-            names = self._notes[field].classes if field in self._notes else ()
-            found = self._labels_read[field] = read_labels(self, field, argument, class_names=names)
-        return found
 
     # --- batches -----------------------------------------------------------------------------------------------------
 
@@ -277,6 +149,8 @@ class Dataset(Samples):
         plan = plan_for(specs, inputs, target, dtype, layout, sample_weight)
         if self.mixed and plan.reach() != (0, 0):
             raise mixed_samples(self._name)
+        if self._dealt and plan.reach() != (0, 0):
+            raise windows_of_dealt(self._name)
         return Batches(
             self._readers,
             self._selection,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
 from ..readers.contract import Array
 
 if TYPE_CHECKING:
-    from .dataset import Dataset
+    from .parts import Parts
 
 MOST_CLASSES = 100_000
 _READ_BYTES, _READ_SAMPLES = 2 * 2**20, 2**18  # labels read at a time; numbering them takes up to 5 MB
 _TABLE = 2**18  # integers that lie within such a range are looked up in a table, in a tenth of the time of sorting
 _EXACT = 2**53  # whole floats beyond are not told apart
+_PATTERN = r"(^|.*[^a-z])({names})(_?ids?)?\d*$"
+_SURELY_LABEL = re.compile(_PATTERN.format(names="(label|class)(s|es)?|category|categories"), re.IGNORECASE)
+_LABEL = re.compile(_PATTERN.format(names="(label|class)(s|es)?|category|categories|targets?|ys?"), re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,18 @@ def counts_of(codes: Array, classes: int) -> Array:
     return found
 
 
+def is_label(field: str, surely: bool = False) -> bool:
+    """True if a field so called holds classes; `surely` leaves out names that numbers to be predicted have as well.
+
+    >>> names = ("label", "fine_labels", "Class", "category_id", "y", "target", "texts", "subclass_text", "identity")
+    >>> [name for name in names if is_label(name)], [name for name in names if is_label(name, surely=True)]
+    (['label', 'fine_labels', 'Class', 'category_id', 'y', 'target'], ['label', 'fine_labels', 'Class', 'category_id'])
+    """
+    return (_SURELY_LABEL if surely else _LABEL).match(field) is not None
+
+
 def read_labels(
-    dataset: Dataset, field: Any, argument: str, most: int = MOST_CLASSES, class_names: Sequence[str] | None = None
+    dataset: Parts, field: Any, argument: str, most: int = MOST_CLASSES, class_names: Sequence[str] | None = None
 ) -> Labels:
     """Read the class of each sample of `dataset` from one of its fields, in order, in a few MiB of memory beside the codes.
 
@@ -121,11 +135,31 @@ def read_labels(
     if is_single and spec.dtype.kind == "f":
         warnings.warn(
             f"{numbering.where}: the labels are {spec.dtype} numbers that are all whole; they are taken as the integers "
-            f"{_few(numbering.values)}. Store labels as integers; a value to be predicted (regression) has no classes.",
+            f"{_few(numbering.values.tolist())}. Store labels as integers; a value to be predicted (regression) has no classes.",
             LabelWarning,
             stacklevel=3,
         )
     return numbering.labels(class_names or ())
+
+
+def class_weights_of(dataset: Parts, labels: Labels, field: str) -> dict[int, float]:
+    """Work out `Dataset.class_weights`."""
+    spec, indices, names = dataset.readers[field].spec, labels.indices, labels.class_names
+    known = len(names) or (spec.sample_shape[0] if spec.sample_shape else 0)
+    if spec.dtype.kind == "S":  # numbered among the texts of the whole dataset, of which a part may lack some
+        names = dataset[field].class_names
+        known, place = len(names), {name: number for number, name in enumerate(names)}
+        indices = tuple(place[str(name)] for name in labels.names)
+    absent = [names[number] if names else number for number in range(known) if number not in set(indices)]
+    if absent and known > 1:
+        warnings.warn(
+            f"class_weights({field!r}): no sample of {dataset.name} has the class {_few(absent)}; it gets no weight, and Keras "
+            "takes 1 for it. Split with stratify= to have every class in each part.",
+            LabelWarning,
+            stacklevel=3,
+        )
+    weights = len(labels.codes) / (len(labels.values) * labels.counts)
+    return dict(zip(indices, weights.tolist(), strict=True))
 
 
 def _places_of_ones(rows: Array, start: int, where: str) -> Array:
@@ -218,6 +252,6 @@ def _distinct(block: Array) -> tuple[Array, Array]:
     return unique.astype(wide), inverse.reshape(-1)
 
 
-def _few(values: Array) -> str:
-    shown = ", ".join(str(value) for value in values[:5].tolist())
+def _few(values: Sequence[Any]) -> str:
+    shown = ", ".join(repr(value) for value in values[:5])
     return shown + (", ..." if len(values) > 5 else "")

@@ -10,7 +10,7 @@ from ..plain.errors import InvalidValueError, NoClassNamesError
 from .labels import read_labels
 
 if TYPE_CHECKING:
-    from .dataset import Dataset
+    from .parts import Parts
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def joined_notes(notes: Sequence[FieldNotes], paths: Sequence[str]) -> FieldNote
     return FieldNotes(notes[0].classes, any(each.mixed for each in notes))
 
 
-def class_names_of(dataset: Dataset, whole: Callable[[str], Dataset]) -> list[str]:
+def class_names_of(dataset: Parts, whole: Callable[[str], Parts]) -> list[str]:
     """Return the names of the classes by number; see `Dataset.class_names`. `whole` makes a dataset of all samples of a field."""
     found = {field: note.classes for field, note in dataset.notes.items() if note.classes}
     if len(set(found.values())) == 1:

@@ -35,6 +35,7 @@ class Samples:
         packed: Mapping[str, tuple[Packed, ...]] | None = None,
         doubts: Mapping[str, Doubt] | None = None,
         notes: Notes | None = None,
+        dealt: bool = False,
     ) -> None:
         self._readers = dict(readers)
         self._selection = selection or Selection.between_samples(0, len(self._first.spec))
@@ -43,6 +44,7 @@ class Samples:
         self._packed = dict(packed or {})
         self._doubts = dict(doubts or {})
         self._notes = dict(notes or {})
+        self._dealt = dealt  # its samples were taken from among others, one by one
         self._labels_read: dict[str, Labels] = {}
 
     def _like(self, **changes: Any) -> Self:
@@ -55,6 +57,7 @@ class Samples:
             "packed": self._packed,
             "doubts": self._doubts,
             "notes": self._notes,
+            "dealt": self._dealt,
         }
         return type(self)(**{**own, **changes})
 

@@ -112,7 +112,8 @@ class PackedValuesWarning(SourceWarning):
 
 
 class LabelWarning(UserWarning):
-    """Labels are such that training may go wrong without a word: a class is missing from a part, or labels are floats."""
+    """Labels or groups with which training may go wrong without a word: a class is missing from a part, labels are floats, whole
+    groups do not fit the parts asked for."""
 
 
 class AugmentationWarning(UserWarning):

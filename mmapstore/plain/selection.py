@@ -76,6 +76,11 @@ class Selection:
         before = np.clip(self.before[a : b + 1], start, stop)
         return Selection(self.starts[a:b] + (before[:-1] - self.before[a:b]), before - start)
 
+    def then(self, other: Selection) -> Selection:
+        """Return the selection of these samples and, after them, those of another, which lie behind them in the store."""
+        starts = np.concatenate([self.starts, other.starts])
+        return Selection(starts, np.concatenate([self.before, other.before[1:] + len(self)]))
+
     def take(self, numbers: Numbers) -> Selection:
         """Return the selection of these selected numbers, rising and at least one."""
         return Selection.of(self.places(numbers))

@@ -128,6 +128,10 @@ class Episodes:
         inside = self.offsets[(self.offsets > start) & (self.offsets < stop)]
         return Episodes(np.concatenate([[start], inside, [stop]]).astype(np.int64) - start)
 
+    def then(self, other: Episodes) -> Episodes:
+        """These episodes and, after them, those of another."""
+        return Episodes(np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]))
+
     def of_selected(self, numbers: Numbers) -> Episodes:
         """The episodes of the samples with these numbers, rising, counted among themselves. Those without any are left out."""
         offsets = np.searchsorted(numbers, self.offsets)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ....batches.labels import is_label
 from ....plain.array_spec import ArraySpec, StoredLayout
 from ....plain.errors import InvalidTypeError, InvalidValueError
 from ....plain.guessed_axes import doubt_about
@@ -17,16 +17,6 @@ from ..contract import Array
 
 Tokenize = Callable[[str], Sequence[int]]
 MOST_CLASSES = 100_000
-_LABEL = re.compile(r"(^|.*[^a-z])(label|target|class|category|y)(s|es)?\d*$|(^|.*[^a-z])categories$", re.IGNORECASE)
-
-
-def is_label(field: str) -> bool:
-    """True if the texts of a field so called are names of classes.
-
-    >>> [field for field in ("label", "fine_labels", "Class", "categories", "texts", "subclass_text") if is_label(field)]
-    ['label', 'fine_labels', 'Class', 'categories']
-    """
-    return _LABEL.match(field) is not None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""The silent trap of labelled data: parts of which some lack a class. Finds the field of labels, counts, and warns."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..plain.errors import LabelWarning, MmapstoreError
+from ..readers.contract import Array
+from .labels import Labels, is_label
+
+if TYPE_CHECKING:
+    from .parts import Parts
+
+_MOST_SAMPLES, _MOST_BYTES = 10**6, 16 * 10**6  # labels that are read without being asked for
+_MOST_CLASSES, _MOST_VALUES = 1000, 20  # of a field of labels; of one that may as well hold numbers to be predicted
+_LEAST_SAMPLES = 10  # of a class on average, where nothing but the name of the field says that it holds classes
+_FEW, _SHOWN = 4, 3  # parts or classes that are all named; missing classes named for each part where there are more
+
+
+def label_field(dataset: Parts) -> tuple[str, Labels] | None:
+    """Find the field that holds the classes of samples, and read it; None where no field surely does, or it is too large.
+
+    The first field that has class names, or is called like labels ("label", "fine_labels", "class", "category", "target", "y" ...),
+    and holds an integer, bool or text for each sample, or one-hot rows; at most 10**6 samples and 16 MB. Numbers that nothing but
+    the field's name calls classes are passed over where they may be something else: more than 1000 of them (20 in a field "y" or
+    "target"), fewer than 10 samples of each, or a number of its own for each episode.
+    """
+    for field, reader in dataset.readers.items():
+        spec, names = reader.spec, dataset.notes[field].classes if field in dataset.notes else ()
+        is_row = len(spec.sample_shape) == 1 and spec.sample_shape[0] > 1
+        if not (names or is_label(field)) or spec.dtype.kind not in ("biuf" if is_row else "biuS"):
+            continue
+        if len(dataset) > _MOST_SAMPLES or len(dataset) * spec.sample_nbytes > _MOST_BYTES:
+            continue
+        try:
+            labels = dataset._labels(field, "label", most=_MOST_CLASSES)
+        except MmapstoreError:  # no labels; or damage, which reading batches will tell
+            continue
+        classes = len(labels.values)
+        is_named = bool(names) or spec.dtype.kind in "bS" or is_row
+        if not is_named and classes > (_MOST_CLASSES if is_label(field, surely=True) else _MOST_VALUES):
+            continue
+        if not names and (classes * _LEAST_SAMPLES > len(dataset) or _numbers_episodes(dataset, labels)):
+            continue
+        if classes > 1:
+            return field, labels
+    return None
+
+
+def _numbers_episodes(dataset: Parts, labels: Labels) -> bool:
+    """True if each episode has a value of its own."""
+    begins = dataset.episodes[:-1]
+    return len(begins) == len(labels.values) > 1 and class_changes(labels).tolist() == begins[1:].tolist()
+
+
+def class_changes(labels: Labels) -> Array:
+    """Return the samples whose class differs from that of the sample before; one fewer than classes if they lie sorted."""
+    return np.flatnonzero(labels.codes[1:] != labels.codes[:-1]) + 1
+
+
+def are_sorted(labels: Labels) -> bool:
+    return len(class_changes(labels)) == len(labels.values) - 1
+
+
+def warn_of_missing_classes(
+    field: str, labels: Labels, parts: Iterable[tuple[str, Array]], call: str, remedy: str, asked: bool
+) -> None:
+    """Warn, once for all parts, if one lacks a class of which it should have samples.
+
+    Parameters
+    ----------
+    parts : the name of each, and its samples of each class, (classes,)
+    call, remedy : the line that made the parts, and the sentence that says what to write instead
+    asked : classes were to be divided among the parts, so that all must be in each. Else a part should have a class if its share
+        is a whole sample, and the largest part should have every class
+    """
+    named, total, few = list(parts), int(labels.counts.sum()), len(labels.values) <= _FEW
+    largest = max(int(counts.sum()) for _, counts in named)
+    lacking, words = [], []
+    classes = [repr(name) if isinstance(name, str) else f"class {name}" for name in labels.names]
+    for name, counts in named:
+        size = int(counts.sum())
+        missing = np.flatnonzero((counts == 0) & (asked | (size == largest) | (labels.counts * size >= total)))
+        lacking.append(len(missing) > 0)
+        if few:
+            words.append(f"{name} has " + ", ".join(f"{n} of {each}" for n, each in zip(counts.tolist(), classes, strict=True)))
+        else:
+            shown = ", ".join(f"{classes[each]} ({labels.counts[each]} in all)" for each in missing[:_SHOWN])
+            more = f" and {len(missing) - _SHOWN} other classes" if len(missing) > _SHOWN else ""
+            words.append(f"{name} ({size} samples) has no {shown}{more}")
+    if not any(lacking):
+        return
+    told = words if few and len(words) <= _FEW else [each for each, bad in zip(words, lacking, strict=True) if bad]
+    more = f"; and {len(told) - _FEW} more parts" if len(told) > _FEW else ""
+    lie = " The samples lie sorted by class." if are_sorted(labels) and not asked else ""
+    warnings.warn(
+        f"{call} makes parts without some classes of the field {field!r}: {'; '.join(told[:_FEW])}{more}.{lie} {remedy}",
+        LabelWarning,
+        stacklevel=4,  # of whoever called split or kfold
+    )
