@@ -10,6 +10,7 @@ import itertools
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def private_bytes() -> int:
     return found
 
 
+def doubled(x: Any, y: Any) -> Any:
+    time.sleep(0.005)  # long enough that several threads have a batch each
+    return x * 2, y * 2
+
+
 def target_of(name: str | None) -> Any:
     return {"next": mm.NextFrame(), "window": mm.Window(2, 1, lead=20, stride=30)}.get(name or "")
 
@@ -40,6 +46,8 @@ def main() -> None:
         ds = ds.cache(asked["cache"])
     options = asked["batches"]
     options["target"] = target_of(options.get("target"))
+    if "transform_workers" in options:
+        options["transform"] = doubled
     b = ds.batches(**options)
     predicted = b.memory.total
     before = private_bytes()
