@@ -8,6 +8,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from fake_batches import FakeBatches  # noqa: E402
 
+import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.keras_sequence import to_keras  # noqa: E402
 
 backend = keras.backend.backend()
@@ -71,4 +72,31 @@ if backend == "torch":
 
     assert all(part.flags.writeable for part in pair)
     assert torch.as_tensor(x).data_ptr() == x.ctypes.data
+# Nests, weights and text, from real files; several transforms at a time.
+data = mm.open({"x": np.random.default_rng(0).random((22, 3), "f4"), "t": np.array([b"a cat", b"dog"] * 11), "w": np.ones(22)})
+
+
+def augmented(x, y, w, *, rng):
+    lengths = np.char.str_len(x["text"]).astype("f4")[:, None]
+    return {"text": lengths, "image": x["image"] + rng.random(x["image"].shape, "f4")}, [y, y], [w, w]
+
+
+asked = {"inputs": {"image": "x", "text": "t"}, "target": "x", "sample_weight": "w"}
+made = data.batches(5, **asked, transform=augmented, transform_workers=3)
+ins = {"image": keras.Input((3,), name="image"), "text": keras.Input((1,), name="text")}
+joined = keras.layers.Concatenate()(list(ins.values()))
+model = keras.Model(ins, [keras.layers.Dense(3)(joined), keras.layers.Dense(3)(joined)])
+model.compile(optimizer="sgd", loss=["mse", "mse"], run_eagerly=backend != "jax")
+model.fit(made.to_keras(), epochs=2, verbose=0, shuffle=False)
+for number, batch in enumerate(data.batches(5, **asked, transform=augmented).to_keras()):
+    expected = data.batches(5, **asked, transform=augmented)[number]
+    for found, wanted in zip(keras.tree.flatten(batch), keras.tree.flatten(expected), strict=True):
+        np.testing.assert_array_equal(found, wanted, strict=True)
+try:
+    data.batches(5, inputs=["x", "t"]).to_keras()[2]
+except mm.MmapstoreError as error:
+    assert f"holds text, and {backend} has no tensors of text. Make numbers of it in transform=" in str(error), error
+    assert "batch 2 of epoch 0" in str(error)
+else:
+    assert backend == "tensorflow"
 print(f"{backend}: all right")
