@@ -9,9 +9,9 @@ from ..files.process_memory import memory_available
 from ..plain.sample_order import Window
 from ..readers.contract import Reader, TakesAdvice
 from .plan import Plan
-from .resident import merged
-from .window_frames import Runs, WindowFrames
+from .window_frames import WindowFrames
 
+_GAP_BYTES = 64 * 2**10  # samples left out between others are asked for as well: less than another call costs
 AHEAD_BYTES = 8 * 2**20  # how far ahead of a pass in stored order the kernel is told what comes
 
 
@@ -49,10 +49,10 @@ class Advice:
         coming.append(self._frames.after(epoch, window))
         for one in coming:
             if one is not None:
-                self._tell(self._frames.runs(epoch, one), "will_need")
+                self._tell_of_window(epoch, one, "will_need")
         done, self._window = self._window, (epoch, window)
         if self._exceeds and done is not None and done != self._window:
-            self._tell(self._frames.runs(*done), "let_go")
+            self._tell_of_window(*done, "let_go")
 
     def on_sample(self, epoch: int, sample: int) -> None:
         """A batch in stored order begins at this sample of the store."""
@@ -62,7 +62,7 @@ class Advice:
         self._begin(epoch)
         follows = low <= sample <= high
         self._told = (sample, min(sample + 2 * self._ahead, self._end))
-        self._tell([(high if follows else sample, self._told[1])], "will_need")
+        self._tell(high if follows else sample, self._told[1], "will_need")
         # What views of the last batches look at stays: a batch or two behind, far less than a step of advice.
         self._pass_by(sample - self._ahead if follows else sample, follows)
 
@@ -75,7 +75,7 @@ class Advice:
         low, high = self._told
         follows = low <= first <= high
         self._told = (first, min(2 * last - first, self._end))
-        self._tell([(high if follows else first, self._told[1])], "will_need")
+        self._tell(high if follows else first, self._told[1], "will_need")
         # While one run is asked for, the one before it waits, and batches of the one before that may still be in use.
         self._pass_by(self._before if follows else first, follows)
         self._before = low if follows else first
@@ -83,7 +83,7 @@ class Advice:
     def _pass_by(self, sample: int, follows: bool) -> None:
         """Nothing before this sample is needed any more, if this `follows` what was told before."""
         if self._exceeds and follows and sample > self._behind:
-            self._tell([(self._behind, sample)], "let_go")
+            self._tell(self._behind, sample, "let_go")
         self._behind = max(self._behind, sample) if follows else sample
 
     def _begin(self, epoch: int) -> None:
@@ -91,10 +91,17 @@ class Advice:
             self._epoch = epoch
             self._exceeds = self._nbytes > memory_available()
 
-    def _tell(self, runs: Runs, what: str) -> None:
+    def _tell_of_window(self, epoch: int, window: Window, what: str) -> None:
+        for name, reader in self._readers.items():
+            tell: Any = getattr(reader, what)
+            gap = _GAP_BYTES // max(1, reader.spec.sample_nbytes)
+            for start, stop in self._frames.runs(epoch, window, name, gap).tolist():
+                tell(start, stop)
+
+    def _tell(self, start: int, stop: int, what: str) -> None:
+        """`what` of the samples whose windows begin at [start, stop)."""
         for name, reader in self._readers.items():
             low, high = self._plan.reach(name)
             tell: Any = getattr(reader, what)
-            for start, stop in merged(runs):
-                if start < stop:
-                    tell(max(0, start + low), stop + high)
+            if start < stop:
+                tell(max(0, start + low), stop + high)

@@ -141,7 +141,7 @@ class Assembly:
         if self._order.shuffling is None:
             ways.advice.on_sample(epoch, int(starts[0]))
             first, last = int(numbers[0]), int(numbers[-1]) + 1
-            if last - first == len(numbers) and self._anchors.is_run(first, last):
+            if self._order.draws is None and self._anchors.is_run(first, last):
                 return self._read_run(ways, epoch, start, int(starts[0]), last - first)
         else:
             ways.advice.on_window(epoch, start)
@@ -328,7 +328,9 @@ class Assembly:
         delivered = sum(frames.nbytes for frames in self._plan.arrays) * batch
         at_once = batch * min(self._together, -(-len(order) // batch))
         read = sum(frames.read_nbytes for frames in self._plan.arrays if frames.converts) * at_once
-        windows = sum(held.nbytes(order) for held in (ways.decoded, ways.short) if held is not None)
+        held = [one for one in (ways.decoded, ways.short) if one is not None]
+        windows = sum(one.nbytes(order) for one in held)
+        index = self._anchors.nbytes + sum(one.index_nbytes(order) for one in held)
         slabs, cache = 0, 0
         frames = self._window_frames(self._plan.fields).under(order)
         for name in ways.gathering:
@@ -347,7 +349,7 @@ class Assembly:
                 "frames before conversion": read + slabs,
                 "windows of frames": windows,
                 "decoder": scratch,
-                "index of samples": self._anchors.nbytes + (order.draws.nbytes if order.draws is not None else 0),
+                "index of samples": index + (order.draws.nbytes if order.draws is not None else 0),
                 "bookkeeping": BOOKKEEPING_BYTES,
             },
             page_cache=cache,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -21,6 +22,7 @@ from .contents import BatchContents
 from .cursor import Cursor
 from .look_ahead import LookAhead
 from .plan import Plan
+from .sampling import Sampling
 from .saved_position import loaded_position, saved_position
 from .transforms import BatchTransform, Transform
 
@@ -63,6 +65,7 @@ class Batches:
         transform: Transform | None,
         transform_workers: int,
         max_memory: int | str | None,
+        sampling: Callable[[Anchors, int], Sampling | None],
         fingerprint: Callable[[], str],
         name: str,
     ) -> None:
@@ -76,12 +79,14 @@ class Batches:
             raise InvalidValueError(f"transform_workers={transform_workers} without transform=: there is nothing for them to do.")
         window = plan.window
         self._sample_nbytes = sum(spec.sample_nbytes for spec in plan.fields.values())
-        self._anchors = Anchors(
-            episodes, plan.reach(), window.stride, *window_range(window.start_index, window.end_index, episodes), selection
-        )
+        windows = plan.reach(), window.stride, *window_range(window.start_index, window.end_index, episodes)
+        self._anchors = Anchors(episodes, *windows, selection)
         self._shuffling = Shuffling.of(shuffle, self._sample_nbytes)
         require_windows(self._anchors, plan, self.shard, name)
-        self._order = SampleOrder(len(self._anchors), self._shuffling, self.seed, self.shard)
+        numbered = Anchors(episodes, *windows, Selection.between_samples(0, len(selection)))
+        self._sampling = sampling(numbered, window.offsets()[0][-1])
+        draws = None if self._sampling is None else self._sampling.draws
+        self._order = SampleOrder(len(self._anchors), self._shuffling, self.seed, self.shard, draws)
         if len(self) == 0:
             raise InvalidValueError(
                 f"drop_last=True leaves no batch: there are {len(self._order)} samples and batch_size is {self.batch_size}. "
@@ -92,19 +97,17 @@ class Batches:
         self._fingerprint = fingerprint
         self._fingerprinted: str | None = None
         self._name = name
-        self._shuffle = shuffle
-        allowed = None if max_memory is None else parse_bytes(max_memory)
+        allowed = math.inf if max_memory is None else parse_bytes(max_memory)
         # In stored order less may be read ahead: slower, and in less memory.
         for share in (1, 2, 4) if self._shuffling is None else (1,):
             stretch_bytes = window_frames.STRETCH_BYTES // share
             self._assembly = Assembly(
                 readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes, self.transform_workers
             )
-            if allowed is None or self.memory.total <= allowed:
+            if self.memory.total <= allowed:
                 break
         else:
-            assert allowed is not None
-            self._require(allowed)
+            self._require(int(allowed))
         self.cursor = Cursor(len(self))
         self._cached: tuple[tuple[int, int], Array] | None = None
 
@@ -314,6 +317,7 @@ class Batches:
             "seed": self.seed,
             "shuffle": block,
             "arrays": self._plan.digest(),
+            "sampling": None if self._sampling is None else self._sampling.digest,
         }
 
     # --- frameworks --------------------------------------------------------------------------------------------------
@@ -366,6 +370,8 @@ class Batches:
                 if anchors >= len(self._order)
                 else f"shuffled in windows of {anchors} from {blocks} places (effective batch at least {self.effective_batch:.3g})"
             )
+        if self._sampling is not None:
+            order += f", {self._sampling.words}"
         peak = format_bytes(self.memory.total)
         return f"<Batches of {self._name}: {len(self)} x {self.batch_size}, {arrays}; {order}{ends}; peak {peak}>"
 
@@ -382,7 +388,8 @@ class Batches:
         """The samples of a shuffling window within `limit` bytes, about the most there can be; 0 if not even 2 fit."""
         samples = self._order.largest_window()[0]
         while samples >= 2:
-            smaller = SampleOrder(len(self._anchors), Shuffling.of(samples, self._sample_nbytes), self.seed, self.shard)
+            shuffling = Shuffling.of(samples, self._sample_nbytes)
+            smaller = SampleOrder(len(self._anchors), shuffling, self.seed, self.shard, self._order.draws)
             if self._assembly.memory(smaller).total <= limit:
                 return samples
             samples = samples * 7 // 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from .caching import Transforms, cached_readers
 from .notes import FieldNotes, mixed_samples
 from .parts import Parts
 from .plan import Nested, plan_for
+from .sampling import Balanced, sampling_of
 from .split import windows_of_dealt
 from .transforms import Transform
 
@@ -106,6 +108,8 @@ class Dataset(Parts):
         dtype: Any = None,
         transform: Transform | None = None,
         transform_workers: int = 1,
+        balance: Balanced | None = None,
+        sampling_weight: str | None = None,
         max_memory: int | str | None = None,
     ) -> Batches:
         """Batches of (x, y), of (x, y, w) with weights, or of x alone.
@@ -137,6 +141,14 @@ class Dataset(Parts):
         transform_workers : threads that transform batches ahead, in order: 1 makes the next batch while one is in use, n the next
             n, each of which takes the memory of two more batches. Pays where the function lets go of Python's lock, as most
             of NumPy and of image libraries do
+        balance : a field of classes (integers, one-hot rows or text): each class is drawn equally often, and each sample of a
+            class equally often, give or take one, in an epoch and over all epochs. {"label": {"cat": 1, "dog": 3}} draws
+            dogs three times as often as cats. An epoch has as many samples as without. A sample's repeats fall into one
+            shuffling window, so that it is read once; a larger `shuffle` spreads them. The class of a window is that of its
+            last input frame. Costs an index in memory, about 4 bytes a sample (see `.memory`), and 30 ns a sample at each
+            epoch's beginning
+        sampling_weight : a field of numbers that samples are drawn in proportion to, instead of `balance`. Each sample is drawn
+            the expected number of times, rounded down or up
         max_memory : bytes, or text such as "256MB"; refuse at once if the predicted peak (`.memory`) is over it. Of compressed
             data in stored order less is decoded ahead before that, at some cost of speed.
 
@@ -164,6 +176,7 @@ class Dataset(Parts):
             transform=transform,
             transform_workers=transform_workers,
             max_memory=max_memory,
+            sampling=partial(sampling_of, self, balance, sampling_weight, seed),
             fingerprint=self.fingerprint,
             name=self._name,
         )

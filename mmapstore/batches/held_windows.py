@@ -15,12 +15,13 @@ import numpy as np
 
 from ..files.lent_buffers import LentBuffers
 from ..plain.errors import SlowAccessWarning
+from ..plain.runs import Runs
 from ..plain.sample_order import SampleOrder, Window
 from ..readers.contract import Array, Decodes, Part, Reader
 from .look_ahead import Promise
 from .plan import Plan
-from .resident import Resident, merged
-from .window_frames import Runs, WindowFrames
+from .resident import Resident
+from .window_frames import WindowFrames
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _JUMPS = 3  # out of order so many times in an epoch, it is a habit: validation, a resumed state, a look at b[0] jump once
@@ -189,18 +190,16 @@ class HeldWindows:
             runs, shared = self._runs(name, wanted), 0
             there: Callable[[], Resident | None] | None = None
             if before is not None:
-                shared, there = _shared(merged(self._runs(name, before)), merged(runs)), partial(before.frames_of, name)
+                shared, there = _shared(self._runs(name, before), runs), partial(before.frames_of, name)
             found[name] = Resident(reader, runs, self._buffers, self._rows(name, self._frames), shared, there)
         wanted.frames = found
 
     def _runs(self, name: str, held: _Held) -> Runs:
-        """The samples of a field that a window draws on."""
-        low, high = self._plan.reach(name)
-        runs = [(start + low, stop + high) for start, stop in self._frames.runs(held.epoch, held.window)]
+        """The samples of a field that a window draws on, in rising order."""
+        runs = self._frames.runs(held.epoch, held.window, name)
         if self._in_stored_order and name in self._decodes:
             # The rest of the last chunk is kept: the next stretch begins with it, or with samples of it.
-            start, stop = runs[-1]
-            runs[-1] = start, self._decodes[name].whole_chunks(start, stop)[1]
+            runs[-1, 1] = self._decodes[name].whole_chunks(*runs[-1].tolist())[1]
         return runs
 
     def _windows_ahead(self, frames: WindowFrames) -> int:
@@ -232,20 +231,26 @@ class HeldWindows:
         return frames.rows(name, self._decodes[name].decoded_together - 1 if name in self._decodes else 0)
 
     def nbytes(self, order: SampleOrder) -> int:
-        """Bytes of private memory held at most in this order."""
+        """Bytes of private memory that frames take at most in this order."""
         frames = self._frames.under(order)
-        # The one in use and those ahead; in stored order batches are views, which keep alive the one before as well.
-        alive = min(1 + self._windows_ahead(frames) + (order.shuffling is None), frames.count)
-        return alive * sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self._readers.items())
+        rows = sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self._readers.items())
+        return self._alive(frames) * rows
+
+    def index_nbytes(self, order: SampleOrder) -> int:
+        """Bytes of private memory that it takes to know where the frames are."""
+        frames = self._frames.under(order)
+        return self._alive(frames) * len(self._readers) * frames.index_nbytes
+
+    def _alive(self, frames: WindowFrames) -> int:
+        """Windows held: the one in use and those ahead; in stored order views of its batches keep the one before alive."""
+        return min(1 + self._windows_ahead(frames) + (frames.order.shuffling is None), frames.count)
 
 
 def _shared(before: Runs, runs: Runs) -> int:
     """How many samples at the beginning of `runs` are in the last run of `before`, both merged.
 
-    >>> _shared([(0, 8), (20, 30)], [(26, 28), (29, 40)]), _shared([(0, 8)], [(8, 16)])
+    >>> _shared(np.array([[0, 8], [20, 30]]), np.array([[26, 28], [29, 40]])), _shared(np.array([[0, 8]]), np.array([[8, 16]]))
     (3, 0)
     """
     first, end = before[-1]
-    if not first <= runs[0][0]:
-        return 0
-    return sum(max(0, min(stop, end) - start) for start, stop in runs)
+    return int(np.maximum(0, np.minimum(runs[:, 1], end) - runs[:, 0]).sum()) if first <= runs[0, 0] else 0

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from ..files.lent_buffers import LentBuffers
+from ..plain.runs import Numbers, Runs, merged
 from ..readers.contract import Array, Part, Reader, read_runs
-
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
-
-
-def merged(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same samples in as few runs [start, stop) as possible, in rising order.
-
-    >>> merged([(10, 14), (0, 3), (13, 20), (3, 5)])
-    [(0, 5), (10, 20)]
-    """
-    found: list[tuple[int, int]] = []
-    for start, stop in sorted(runs):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(stop, found[-1][1]))
-        else:
-            found.append((start, stop))
-    return found
 
 
 class Resident:
@@ -41,28 +24,27 @@ class Resident:
     def __init__(
         self,
         reader: Reader,
-        runs: Sequence[tuple[int, int]],
+        runs: Runs,
         buffers: LentBuffers,
         capacity: int = 0,
         shared: int = 0,
         before: Callable[[], Resident | None] | None = None,
     ) -> None:
         kept = merged(runs)
-        self._starts = np.array([start for start, _ in kept], np.int64)
-        self._rows = np.concatenate([[0], np.cumsum([stop - start for start, stop in kept])]).astype(np.int64)
+        self._starts = kept[:, 0]
+        self._rows = np.concatenate([[0], np.cumsum(kept[:, 1] - kept[:, 0])])
         samples = int(self._rows[-1])
         self.samples = buffers.lend((max(samples, capacity), *reader.spec.sample_shape), reader.spec.dtype)[:samples]
-        head, tail = _cut(kept, shared)
-        if tail:
+        head, tail = _cut(kept, self._rows, shared)
+        if len(tail):
             read_runs(reader, tail, self.samples[shared:])
-        there = before() if before is not None and head else None
+        there = before() if before is not None and len(head) else None
         if there is None:
-            if head:
+            if len(head):
                 read_runs(reader, head, self.samples[:shared])
             return
         at = 0
-        for start, stop in head:
-            first = int(there.rows(np.array([start]))[0])
+        for (start, stop), first in zip(head.tolist(), there.rows(head[:, 0]).tolist(), strict=True):
             np.copyto(self.samples[at : at + stop - start], there.samples[first : first + stop - start])
             at += stop - start
 
@@ -87,16 +69,16 @@ class Resident:
             part.take(self.samples, part.frames(rows))
 
 
-def _cut(runs: Sequence[tuple[int, int]], samples: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """The first `samples` samples of the runs, and the rest.
+def _cut(runs: Runs, rows: Numbers, samples: int) -> tuple[Runs, Runs]:
+    """The first `samples` samples of the runs, and the rest. `rows` counts the samples before each run.
 
-    >>> _cut([(0, 3), (5, 9)], 4)
-    ([(0, 3), (5, 6)], [(6, 9)])
+    >>> [part.tolist() for part in _cut(np.array([[0, 3], [5, 9]]), np.array([0, 3, 7]), 4)]
+    [[[0, 3], [5, 6]], [[6, 9]]]
     """
-    head, tail = [], []
-    for start, stop in runs:
-        middle = min(start + samples, stop)
-        samples -= middle - start
-        head += [(start, middle)] if start < middle else []
-        tail += [(middle, stop)] if middle < stop else []
+    begun = int(np.searchsorted(rows, samples))  # runs that begin before
+    head, tail = runs[:begun].copy(), runs[begun:]
+    if begun and rows[begun] > samples:
+        middle = head[-1, 1] - (rows[begun] - samples)
+        tail = np.concatenate([[[middle, head[-1, 1]]], tail])
+        head[-1, 1] = middle
     return head, tail

@@ -14,9 +14,10 @@ from ..plain.channel_statistics import ChannelStatistics
 from ..plain.errors import InvalidTypeError, KeyNotFoundError, NotAnArrayError, OutOfRangeError
 from ..plain.guessed_axes import Doubt
 from ..plain.memory_budget import format_bytes
+from ..plain.runs import runs_of
 from ..plain.selection import Selection
 from ..plain.windows import Episodes
-from ..readers.contract import Array, GathersWindows, OffersViews, Part, Reader, read_runs
+from ..readers.contract import Array, OffersViews, Reader, read_runs
 from .labels import Labels
 from .notes import FieldNotes, Notes
 
@@ -193,8 +194,10 @@ class Samples:
         return np.where(found < 0, found + len(self), found)
 
     def _run(self, reader: Reader, start: int, stop: int) -> Array:
-        runs = self._selection.runs(start, stop) if stop > start else []
-        view = reader.view(*runs[0]) if isinstance(reader, OffersViews) and len(runs) == 1 else None
+        if stop == start:
+            return self._new(reader, 0)
+        runs = self._selection.runs(start, stop)
+        view = reader.view(*runs[0].tolist()) if isinstance(reader, OffersViews) and len(runs) == 1 else None
         if view is not None:
             return view
         out = self._new(reader, stop - start)
@@ -213,11 +216,7 @@ class Samples:
         rising = bool((np.diff(wanted) > 0).all())
         samples = wanted if rising else np.unique(wanted)
         found = out if rising else self._new(reader, len(samples))
-        runs = Selection.of(samples).runs(0, len(samples))
-        if isinstance(reader, GathersWindows) and len(runs) > len(samples) // 2:
-            reader.gather(samples, [Part(0, 1, 1, found[:, None])])
-        else:
-            read_runs(reader, runs, found)
+        read_runs(reader, runs_of(samples), found)
         if not rising:
             np.take(found, np.searchsorted(samples, wanted), axis=0, out=out, mode="clip")
         return out

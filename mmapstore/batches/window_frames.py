@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..plain.array_spec import ArraySpec
+from ..plain.runs import Runs, merged, samples_of
 from ..plain.sample_order import SampleOrder, Window
 from ..plain.windows import Anchors
 from .plan import Plan
@@ -16,7 +18,8 @@ from .plan import Plan
 STRETCH_BYTES = (
     16 * 2**20
 )  # held at a time in stored order: several chunks, so that all processors decode; half cost a fifth of speed
-Runs = list[tuple[int, int]]
+
+RUN_BYTES = 64  # two numbers, sorted and merged, and where the run lies among the frames that are held
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Stretches:
         number = position // self.size
         return Window(number, number * self.size, min((number + 1) * self.size, len(self.order)), number, number)
 
-    def window_runs(self, epoch: int, window: Window) -> Runs:
-        return self.order.runs_of(epoch, [(self.order.first + window.start, self.order.first + window.stop)])
+    def window_runs(self, epoch: int, window: Window) -> Iterator[Runs]:
+        return self.order.runs_of(epoch, self.order.first + window.start, self.order.first + window.stop)
 
     def largest_window(self) -> tuple[int, int]:
         return min(self.size, len(self.order)), 1
@@ -83,16 +86,21 @@ class WindowFrames:
         """The next window of the same epoch."""
         return self.at(epoch, window.stop) if window.stop < len(self.order) else None
 
-    def runs(self, epoch: int, window: Window) -> Runs:
-        """The samples of the store at which the anchors of a window lie, [start, stop), without their reach."""
+    def runs(self, epoch: int, window: Window, name: str | None = None, gap: int = 0) -> Runs:
+        """The samples of a field, or of all, that the anchors of a window reach, in rising order.
+
+        Gaps of up to `gap` samples are filled.
+        """
         low, high = self._plan.reach()
-        runs: Runs = []
-        for first, last in self._windows.window_runs(epoch, window):
+        reach, found = np.array(self._plan.reach(name)), []
+        for numbers in self._windows.window_runs(epoch, window):
             if self._anchors.stride > high - low + 1:  # what lies between two anchors is in no window
-                runs += [(start, start + 1) for start in self._anchors.starts(np.arange(first, last)).tolist()]
+                starts = self._anchors.starts(samples_of(numbers))
+                runs = np.stack([starts, starts + 1], axis=1)
             else:
-                runs += self._anchors.runs(first, last)
-        return runs
+                runs = self._anchors.runs(numbers)
+            found.append(merged(runs + reach, gap))
+        return merged(np.concatenate(found), gap)
 
     @property
     def end(self) -> int:
@@ -122,11 +130,26 @@ class WindowFrames:
             anchors, blocks = self._windows.largest_window()
             found = anchors * (1 + reach)
             if self.order.draws is None:
-                shuffling = self.order.shuffling
-                size = anchors if shuffling is None else shuffling.block
-                cuts = self._anchors.most_runs(size) - 1 if shuffling is None else self._anchors.most_cuts(size)
-                in_runs = anchors * self._anchors.stride + blocks * (1 + cuts) * reach
-                in_spans = blocks * (self._anchors.longest_span(size) + reach)
+                in_runs = anchors * self._anchors.stride + self._most_runs * reach
+                in_spans = blocks * (self._anchors.longest_span(self._block) + reach)
                 found = min(found, in_runs, in_spans)
             self._most[reach] = found
         return found
+
+    @property
+    def index_nbytes(self) -> int:
+        """Bytes that the runs of a window take, while they are worked out and after."""
+        return RUN_BYTES * self._most_runs
+
+    @property
+    def _block(self) -> int:
+        """Consecutive anchors of which a window has as many as it has blocks; in stored order it is one block."""
+        return int(self._windows.largest_window()[0]) if self.order.shuffling is None else self.order.shuffling.block
+
+    @cached_property
+    def _most_runs(self) -> int:
+        anchors, blocks = self._windows.largest_window()
+        if self.order.draws is not None:
+            return int(anchors)
+        cuts = self._anchors.most_runs(self._block) - 1 if self.order.shuffling is None else self._anchors.most_cuts(self._block)
+        return int(min(anchors, blocks * (1 + cuts)))

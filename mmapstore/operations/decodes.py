@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..batches.plan import plan_for
-from ..batches.resident import merged
 from ..batches.window_frames import WindowFrames
+from ..plain.runs import merged
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes, NextFrame
 from ..readers.contract import Decodes, Reader, ReadsRuns
@@ -25,13 +25,12 @@ def decodes_per_chunk(reader: Reader, episodes: Episodes) -> float | None:
     if len(anchors) == 0:
         return None
     order = SampleOrder(len(anchors), Shuffling.of(True, reader.spec.sample_nbytes))
-    frames = WindowFrames(plan.fields, plan, anchors, order, 1, 0)
-    low, high = plan.reach()
+    frames = WindowFrames(plan.fields, plan, anchors, order, 1)
     decoded = position = 0
     for _ in range(_MOST_WINDOWS):
         window = frames.at(0, position)
-        reached = merged([(start + low, stop + high) for start, stop in frames.runs(0, window)])
-        decoded += sum(stop - start for start, stop in merged([reader.whole_chunks(*run) for run in reached]))
+        chunks = merged([reader.whole_chunks(*run) for run in frames.runs(0, window).tolist()])
+        decoded += int((chunks[:, 1] - chunks[:, 0]).sum())
         position = window.stop
         if position >= len(order):
             break

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import InvalidValueError
+from .runs import Numbers, Runs, runs_of
 
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _SPAN = 64  # anchors between two sums that are kept: a position is found in one of them by counting
 _PIECE = 2**16  # anchors worked on at a time; a multiple of _SPAN
 _EPOCHS_KEPT = 2  # the one that is read, and the next, which is begun while the last batches of the first are in use
@@ -52,7 +52,7 @@ class Draws:
 
     >>> draws = Draws(Balance(np.array([0, 0, 0, 0, 1, 0], np.uint8), [3, 3], seed=0))
     >>> np.bincount(draws.anchors(0, np.arange(6)), minlength=6).tolist()
-    [1, 0, 1, 0, 3, 1]
+    [0, 1, 0, 1, 3, 1]
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -67,7 +67,7 @@ class Draws:
     def nbytes(self) -> int:
         """Bytes of memory: the rule, and the uses of each anchor with their sums for two epochs."""
         sums = 8 * (-(-len(self) // _SPAN) + 1)
-        return self.rule.nbytes + _EPOCHS_KEPT * (len(self) * self._dtype.itemsize + sums) + 64 * _PIECE
+        return self.rule.nbytes + _EPOCHS_KEPT * (len(self) * self._dtype.itemsize + sums) + 64 * min(len(self), _PIECE)
 
     def anchors(self, epoch: int, numbers: Numbers) -> Numbers:
         """Return the anchor of each of these draws of an epoch. The first call in an epoch takes time linear in V."""
@@ -81,12 +81,9 @@ class Draws:
             found[i : i + step] = part * _SPAN + (within <= (numbers[i : i + step] - sums[part])[:, None]).sum(axis=1)
         return found
 
-    def runs(self, epoch: int, start: int, stop: int) -> list[tuple[int, int]]:
+    def runs(self, epoch: int, start: int, stop: int) -> Runs:
         """Return the runs of neighbouring anchors that the draws [start, stop) stand for."""
-        anchors = self.anchors(epoch, np.arange(start, stop, dtype=np.int64))
-        breaks = np.flatnonzero(np.diff(anchors) > 1) + 1
-        firsts, lasts = np.append(0, breaks), np.append(breaks, len(anchors)) - 1
-        return list(zip(anchors[firsts].tolist(), (anchors[lasts] + 1).tolist(), strict=True))
+        return runs_of(self.anchors(epoch, np.arange(start, stop, dtype=np.int64)))
 
     def _uses(self, epoch: int) -> tuple[Any, Numbers]:
         """The uses of each anchor, in rows of `_SPAN`, and the draws before each row."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +27,13 @@ import numpy as np
 
 from .draws import Draws
 from .errors import InvalidTypeError, InvalidValueError
-
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
+from .runs import Numbers, Runs, as_runs
 
 BLOCK_BYTES = 2 * 2**20  # long enough that a disk or decoder works at full speed, short enough that many fit in a window
 BLOCKS_PER_WINDOW = 32  # a batch of 32 then mixes about 16 places of the data: see effective_batch
 _ROUNDS, _ROUNDS_WHEN_SMALL = 8, 16  # measured: pairs of positions are evenly spread from here on; tiny grids mix slower
 _SHIFT = np.uint64(32)
+_AT_ONCE = 2**15  # draws looked up at a time, in some MB
 
 
 class Permutation:
@@ -239,24 +240,25 @@ class SampleOrder:
         stop = min(self._place_start(epoch, end) - self.first, self.length)
         return Window(number, start, stop, first, end - 1)
 
-    def window_runs(self, epoch: int, window: Window) -> list[tuple[int, int]]:
-        """The runs of anchors [start, stop) that a window holds, in the order of their blocks; without draws one for each."""
+    def window_runs(self, epoch: int, window: Window) -> Iterator[Runs]:
+        """Yield the runs of anchors that each block of a window holds; without draws it is one run."""
         assert self.shuffling is not None
         places = np.arange(window.first_place, window.last_place + 1, dtype=np.int64)
         blocks = self._permuted(epoch)[0](places)
-        runs = []
         for place, block in zip(places.tolist(), blocks.tolist(), strict=True):
             size = self._place_start(epoch, place + 1) - self._place_start(epoch, place)
             skip = max(0, window.start + self.first - self._place_start(epoch, place))
             lack = max(0, self._place_start(epoch, place + 1) - (window.stop + self.first))
-            runs.append((block * self.shuffling.block + skip, block * self.shuffling.block + size - lack))
-        return self.runs_of(epoch, runs)
+            first = block * self.shuffling.block
+            yield from self.runs_of(epoch, first + skip, first + size - lack)
 
-    def runs_of(self, epoch: int, numbers: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The runs of anchors that stand behind runs of numbers [start, stop)."""
+    def runs_of(self, epoch: int, start: int, stop: int) -> Iterator[Runs]:
+        """Yield the runs of anchors that stand behind the numbers [start, stop), a bounded part of them at a time."""
         if self.draws is None:
-            return numbers
-        return [run for start, stop in numbers for run in self.draws.runs(epoch, start, stop)]
+            yield as_runs([(start, stop)])
+        else:
+            for first in range(start, stop, _AT_ONCE):
+                yield self.draws.runs(epoch, first, min(first + _AT_ONCE, stop))
 
     def largest_window(self) -> tuple[int, int]:
         """The most anchors, and the most blocks, that any window of any epoch can hold: for predicting memory."""

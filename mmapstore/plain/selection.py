@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
+from .runs import Numbers, Runs, runs_of
 
 
 class Selection:
@@ -18,8 +16,8 @@ class Selection:
     before : how many selected samples lie before each run; one more at the end, the number of all
 
     >>> chosen = Selection.of(np.array([2, 3, 4, 8, 9]))
-    >>> len(chosen), chosen.runs(1, 4), chosen.places(np.array([0, 3])).tolist()
-    (5, [(3, 5), (8, 9)], [2, 8])
+    >>> len(chosen), chosen.runs(1, 4).tolist(), chosen.places(np.array([0, 3])).tolist()
+    (5, [[3, 5], [8, 9]], [2, 8])
     """
 
     def __init__(self, starts: Numbers, before: Numbers) -> None:
@@ -34,8 +32,8 @@ class Selection:
     @classmethod
     def of(cls, samples: Numbers) -> Selection:
         """Select samples of the store given by their numbers, rising and at least one."""
-        begins = np.flatnonzero(np.append(True, np.diff(samples) != 1))
-        return cls(samples[begins].astype(np.int64), np.append(begins, len(samples)).astype(np.int64))
+        runs = runs_of(samples.astype(np.int64))
+        return cls(runs[:, 0].copy(), np.append(0, np.cumsum(runs[:, 1] - runs[:, 0])))
 
     def __len__(self) -> int:
         return int(self.before[-1])
@@ -62,10 +60,10 @@ class Selection:
         found: Numbers = self.starts[run] + (numbers - self.before[run])
         return found
 
-    def runs(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Return the runs [first, last) in the store of the selected numbers [start, stop)."""
+    def runs(self, start: int, stop: int) -> Runs:
+        """Return the runs in the store of the selected numbers [start, stop)."""
         part = self.between(start, stop)
-        return list(zip(part.starts.tolist(), (part.starts + np.diff(part.before)).tolist(), strict=True))
+        return np.stack([part.starts, part.starts + np.diff(part.before)], axis=1)
 
     def between(self, start: int, stop: int) -> Selection:
         """Return the selection of the selected numbers [start, stop)."""

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from .errors import InvalidTypeError, InvalidValueError
+from .runs import Numbers, Runs, cut
 from .selection import Selection
-
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def _count(name: str, value: Any, least: int) -> int:
@@ -198,13 +197,10 @@ class Anchors:
         found: Numbers = self._firsts[episode] + (numbers - self._before[episode]) * self.stride
         return found
 
-    def runs(self, first: int, last: int) -> list[tuple[int, int]]:
-        """Where anchors [first, last) lie: samples [start, stop) from the first to the last of them in each episode."""
-        a = int(np.searchsorted(self._before, first, side="right")) - 1
-        b = int(np.searchsorted(self._before, last - 1, side="right")) - 1
-        cuts = np.concatenate([[first], self._before[a + 1 : b + 1], [last]])
-        starts, ends = self.starts(cuts[:-1]), self.starts(cuts[1:] - 1) + 1
-        return list(zip(starts.tolist(), ends.tolist(), strict=True))
+    def runs(self, numbers: Runs) -> Runs:
+        """Return where runs of anchors lie: samples [start, stop) from the first to the last of them in each episode."""
+        pieces, _ = cut(numbers, self._before)
+        return np.stack([self.starts(pieces[:, 0]), self.starts(pieces[:, 1] - 1) + 1], axis=1)
 
     def most_cuts(self, block: int) -> int:
         """The most episode ends inside any block of that many anchors."""

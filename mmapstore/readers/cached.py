@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
+from ..plain.runs import Runs, as_runs
 from .cache_file import Numbers, cache_file, check_same, npy_header
 from .contract import Array, Checks, Decodes, NeedsScratch, Reader, TakesAdvice, read_runs
 from .stored_raw import StoredRaw
@@ -108,9 +109,9 @@ class Cached:
         return needed + index + self._capacity + self._transform_nbytes
 
     def read(self, start: int, stop: int, out: Array) -> None:
-        self.read_runs([(start, stop)], out)
+        self.read_runs(as_runs([(start, stop)]), out)
 
-    def read_runs(self, runs: Sequence[tuple[int, int]], out: Array) -> None:
+    def read_runs(self, runs: Runs, out: Array) -> None:
         pieces = self._pieces(runs)
         if not pieces:
             return
@@ -144,9 +145,9 @@ class Cached:
 
     # --- which blocks ------------------------------------------------------------------------------------------------------
 
-    def _pieces(self, runs: Sequence[tuple[int, int]]) -> list[_Piece]:
+    def _pieces(self, runs: Runs) -> list[_Piece]:
         pieces, at = [], 0
-        for start, stop in runs:
+        for start, stop in runs.tolist():
             if stop <= start:
                 continue
             first, last = self._touched(start, stop)
@@ -220,7 +221,7 @@ class Cached:
             else:
                 runs.append((start, stop))
         samples = self._scratch_for(sum(stop - start for start, stop in runs))
-        read_runs(self._source, runs, samples)
+        read_runs(self._source, as_runs(runs), samples)
         at = 0
         for number in numbers:
             start, stop = self._ends(number)
@@ -242,7 +243,7 @@ class Cached:
         runs: list[tuple[int, int]] = []
         for piece in pieces:
             if piece.at != end and runs:
-                read_runs(self._source, runs, out[begin:end])
+                read_runs(self._source, as_runs(runs), out[begin:end])
                 runs = []
             if not runs:
                 begin = piece.at
@@ -252,7 +253,7 @@ class Cached:
             else:
                 runs.append((piece.start, piece.stop))
         if runs:
-            read_runs(self._source, runs, out[begin:end])
+            read_runs(self._source, as_runs(runs), out[begin:end])
 
     def _made(self, samples: Array) -> Array:
         return samples if self._transform is None else transformed(self._transform, samples, self.spec)
@@ -302,7 +303,7 @@ class Cached:
         start, stop = max(0, start), min(stop, len(self.spec))
         if start >= stop:
             return
-        pieces = self._pieces([(start, stop)])
+        pieces = self._pieces(as_runs([(start, stop)]))
         filled = self._file.filled(pieces[0].block, pieces[-1].block + 1).tolist()
         begin = 0
         for number in range(1, len(pieces) + 1):

@@ -21,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..plain.array_spec import ArraySpec
+from ..plain.runs import Runs, samples_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -84,8 +85,8 @@ class GathersWindows(Protocol):
 
 @runtime_checkable
 class ReadsRuns(Protocol):
-    def read_runs(self, runs: Sequence[tuple[int, int]], out: Array) -> None:
-        """Fill `out` with the samples of all runs [start, stop), one run after the other.
+    def read_runs(self, runs: Runs, out: Array) -> None:
+        """Fill `out` with the samples of all runs [start, stop), one run after the other. `runs` has the shape (runs, 2).
 
         Each chunk is decoded once, however many runs it holds samples of, and all of them at once in threads. Offered by
         readers that decode.
@@ -93,15 +94,17 @@ class ReadsRuns(Protocol):
         ...
 
 
-def read_runs(reader: Reader, runs: Sequence[tuple[int, int]], out: Array) -> None:
-    """`ReadsRuns.read_runs` of any reader."""
+def read_runs(reader: Reader, runs: Runs, out: Array) -> None:
+    """`ReadsRuns.read_runs` of any reader: short runs by one call where it gathers, else with a call for each."""
     if isinstance(reader, ReadsRuns):
         reader.read_runs(runs, out)
-        return
-    at = 0
-    for start, stop in runs:
-        reader.read(start, stop, out[at : at + stop - start])
-        at += stop - start
+    elif isinstance(reader, GathersWindows) and len(runs) > len(out) // 8:
+        reader.gather(samples_of(runs), [Part(0, 1, 1, out[:, None])])
+    else:
+        at = 0
+        for start, stop in runs.tolist():
+            reader.read(start, stop, out[at : at + stop - start])
+            at += stop - start
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..formats.contract import ChunkPlace, EncodedChunks, HasChunks
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
+from ..plain.runs import Numbers, Runs, samples_of
 from .chunk_files import ChunkFiles
 from .chunk_runs import sample_axis, whole_chunks
 from .contract import Array
@@ -48,12 +49,16 @@ def decoder_of(chunks: EncodedChunks) -> tuple[ChunkDecoder | None, str]:
     return made, why
 
 
+# (part of the caller's array in stored axis order, part of the chunk: for each axis a slice of step 1, or rising places).
+Target = tuple[Array, tuple[Any, ...]]
+
+
 class _Chunk(NamedTuple):
-    """A chunk to decode, and where parts of it go: (part of the caller's array in stored axis order, part of the chunk)."""
+    """A chunk to decode, and where parts of it go."""
 
     number: int
     place: ChunkPlace | None
-    targets: list[tuple[Array, Box]]
+    targets: list[Target]
 
 
 class Decoded:
@@ -113,25 +118,54 @@ class Decoded:
         return whole_chunks(self._layout, self._chunks.grid.chunk[self._axis], start, stop)
 
     def read(self, start: int, stop: int, out: Array) -> None:
-        self.read_runs([(start, stop)], out)
-
-    def read_runs(self, runs: Sequence[tuple[int, int]], out: Array) -> None:
-        wanted: dict[int, list[tuple[Array, Box]]] = {}
-        at = 0
-        for start, stop in runs:
-            for selection, first, last in self._layout.boxes(start, stop):
-                samples = out[at + first : at + last]
-                box = (samples[None] if self._has_episodes else samples).transpose(self._stored_order)
-                for number, inside, within in self._chunks.grid.touching(selection):
-                    wanted.setdefault(number, []).append((box[within], inside))
-            at += stop - start
+        wanted: dict[int, list[Target]] = {}
+        self._want(wanted, start, stop, out)
         self._fill_all(wanted)
+
+    def read_runs(self, runs: Runs, out: Array) -> None:
+        runs = runs[runs[:, 0] < runs[:, 1]]
+        wanted: dict[int, list[Target]] = {}
+        at = 0
+        for first, last in self._in_one_chunk(runs):
+            end = at + int((runs[first:last, 1] - runs[first:last, 0]).sum())
+            if last - first == 1:
+                self._want(wanted, int(runs[first, 0]), int(runs[first, 1]), out[at:end])
+            else:
+                self._want_scattered(wanted, samples_of(runs[first:last]), out[at:end])
+            at = end
+        self._fill_all(wanted)
+
+    def _in_one_chunk(self, runs: Runs) -> list[tuple[int, int]]:
+        """Neighbours among runs, [first, last), that one chunk along the axis of samples holds all of; others alone."""
+        each, length = self._chunks.grid.chunk[self._axis], self._layout.episode_length
+        episode, within = np.divmod(runs[:, 0], length)
+        chunk = episode * -(-length // each) + within // each
+        alone = within % each + runs[:, 1] - runs[:, 0] > each
+        begins = np.flatnonzero(np.append(True, (np.diff(chunk) != 0) | alone[1:] | alone[:-1] | (runs[1:, 0] < runs[:-1, 1])))
+        return list(zip(begins.tolist(), [*begins[1:].tolist(), len(runs)], strict=True)) if len(runs) else []
+
+    def _want(self, wanted: dict[int, list[Target]], start: int, stop: int, out: Array) -> None:
+        for selection, first, last in self._layout.boxes(start, stop):
+            samples = out[first:last]
+            box = (samples[None] if self._has_episodes else samples).transpose(self._stored_order)
+            for number, inside, within in self._chunks.grid.touching(selection):
+                wanted.setdefault(number, []).append((box[within], inside))
+
+    def _want_scattered(self, wanted: dict[int, list[Target]], samples: Numbers, out: Array) -> None:
+        """Single samples that one chunk along their axis holds: taken from it by one call."""
+        box = (out[None] if self._has_episodes else out).transpose(self._stored_order)
+        ((selection, _, _),) = self._layout.boxes(int(samples[0]), int(samples[0]) + 1)
+        for number, inside, within in self._chunks.grid.touching(selection):
+            places = samples - samples[0] + inside[self._axis].start
+            inside = (*inside[: self._axis], places, *inside[self._axis + 1 :])
+            within = (*within[: self._axis], slice(None), *within[self._axis + 1 :])
+            wanted.setdefault(number, []).append((box[within], inside))
 
     def read_box(self, box: Box, out: Array) -> None:
         """Fill `out` with a region of the stored array, in stored axis order; `box` has a slice for each axis."""
         self._fill_all({number: [(out[within], inside)] for number, inside, within in self._chunks.grid.touching(box)})
 
-    def _fill_all(self, wanted: dict[int, list[tuple[Array, Box]]]) -> None:
+    def _fill_all(self, wanted: dict[int, list[Target]]) -> None:
         numbers = sorted(wanted)
         places = self._chunks.places(numbers)
         chunks = [_Chunk(number, place, wanted[number]) for number, place in zip(numbers, places, strict=True)]
@@ -285,8 +319,9 @@ class Decoded:
         """The stretch [start, stop) of the decoded chunk that holds all that is wanted of it."""
         start, stop = self._chunk_nbytes, 0
         for _, inside in chunk.targets:
-            start = min(start, sum(part.start * stride for part, stride in zip(inside, self._strides, strict=True)))
-            last = sum((part.stop - 1) * stride for part, stride in zip(inside, self._strides, strict=True))
+            ends = [(part.start, part.stop - 1) if isinstance(part, slice) else (part[0], part[-1]) for part in inside]
+            start = min(start, sum(int(low) * stride for (low, _), stride in zip(ends, self._strides, strict=True)))
+            last = sum(int(high) * stride for (_, high), stride in zip(ends, self._strides, strict=True))
             stop = max(stop, last + self._chunks.dtype.itemsize)
         return start, stop
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ..plain.array_spec import ArraySpec
+from ..plain.runs import Runs, cut
 from .contract import (
     Array,
     Checks,
@@ -140,19 +142,16 @@ class _ChunkedJoined(Joined):
 
 
 class _DecodingJoined(_ChunkedJoined):
-    def read_runs(self, runs: Sequence[tuple[int, int]], out: Array) -> None:
-        # Neighbours in `out` that one reader fills go to it together: it decodes a chunk once for all of them.
-        reader = self._readers[0]
-        own: list[tuple[int, int]] = []
-        at = begin = 0
-        for start, stop in runs:
-            for other, first, last, _ in self._pieces(start, stop):
-                if other is not reader:
-                    read_runs(reader, own, out[begin:at])
-                    reader, own, begin = other, [], at
-                own.append((first, last))
-                at += last - first
-        read_runs(reader, own, out[begin:at])
+    def read_runs(self, runs: Runs, out: Array) -> None:
+        # Runs that one reader fills go to it together: it decodes a chunk once for all of them.
+        pieces, files = cut(runs[runs[:, 0] < runs[:, 1]], self._offsets)
+        ends = np.cumsum(pieces[:, 1] - pieces[:, 0])
+        cuts = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(pieces)]
+        for first, last in pairwise(cuts):
+            if first < last:
+                number, begin = int(files[first]), int(ends[first - 1]) if first else 0
+                own = pieces[first:last] - self._offsets[number]
+                read_runs(self._readers[number], own, out[begin : int(ends[last - 1])])
 
 
 def _kept(reader: Reader) -> int:

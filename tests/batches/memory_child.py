@@ -48,9 +48,9 @@ def main() -> None:
     options["target"] = target_of(options.get("target"))
     if "transform_workers" in options:
         options["transform"] = doubled
+    before = private_bytes()
     b = ds.batches(**options)
     predicted = b.memory.total
-    before = private_bytes()
     peak, stop = before, threading.Event()
 
     def watch() -> None:

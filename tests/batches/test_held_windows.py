@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import mmapstore as mm
 from mmapstore.batches import window_frames
 from mmapstore.batches.held_windows import _shared
-from mmapstore.batches.resident import merged
 from mmapstore.plain.errors import DamagedFileError, MemoryBudgetError
+from mmapstore.plain.runs import merged, samples_of
 from mmapstore.readers.decoded import Decoded
 
 FRAMES = np.random.default_rng(0).random((400, 2, 3), "f4")
@@ -37,7 +37,7 @@ def reads(monkeypatch):
     found, whole = [], Decoded.read_runs
 
     def noting(self, runs, out):
-        found.extend(runs)
+        found.extend(map(tuple, runs.tolist()))
         return whole(self, runs, out)
 
     monkeypatch.setattr(Decoded, "read_runs", noting)
@@ -64,7 +64,7 @@ def test_in_stored_order_every_chunk_is_decoded_once(batches, reads):
     for _ in range(3):
         reads.clear()
         assert all(right(number, x, y) for number, (x, y) in enumerate(batches))
-        assert merged(reads) == [(0, 400)] and sum(stop - start for start, stop in reads) == 400
+        assert merged(reads).tolist() == [[0, 400]] and sum(stop - start for start, stop in reads) == 400
 
 
 def test_two_windows_are_decoded_at_the_same_time(batches, monkeypatch):
@@ -84,7 +84,7 @@ def test_an_error_comes_out_in_its_own_window_and_reading_goes_on(batches, monke
     whole, failed = Decoded.read_runs, []
 
     def failing(self, runs, out):
-        if runs and runs[0][0] == fails and not failed:
+        if runs[0][0] == fails and not failed:
             failed.append(runs)
             raise DamagedFileError("once")
         return whole(self, runs, out)
@@ -108,8 +108,7 @@ RUNS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)).map(lambda run
 @given(RUNS, RUNS)
 def test_what_two_windows_share_at_the_beginning(before, runs):
     before, runs = merged(before), merged(runs)
-    last = range(*before[-1])
-    wanted = [sample for run in runs for sample in range(*run)]
+    last, wanted = range(*before[-1]), samples_of(runs).tolist()
     if wanted[0] < last.start:
         assert _shared(before, runs) == 0
     else:

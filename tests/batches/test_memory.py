@@ -110,6 +110,19 @@ def test_many_episodes_of_unequal_length_do_not_pile_up_buffers(tmp_path):
 
 @linux
 @pytest.mark.slow
+@pytest.mark.parametrize("shuffle", [True, 100_000])
+def test_a_balanced_epoch_of_ten_million_labels(tmp_path, shuffle):
+    x, labels = tmp_path / "x.npy", np.random.default_rng(0).choice(5, 10**7, p=[0.9, 0.06, 0.02, 0.015, 0.005]).astype("u1")
+    np.save(tmp_path / "label.npy", labels)
+    with x.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (10**7, 4)})
+        file.truncate(file.tell() + 16 * 10**7)
+    fields = {"x": str(x), "label": str(tmp_path / "label.npy")}
+    found = measured(fields, {"balance": "label", "shuffle": shuffle, "batch_size": 512}, batches_read=3000)
+    assert 0.6 * found["predicted"] <= found["measured"] <= found["predicted"], found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["raw, in order", "raw, shuffled", "gzip HDF5, shuffled"])
 def test_ten_times_the_data_takes_no_more(tmp_path, name):
     make, batches = CASES[name]

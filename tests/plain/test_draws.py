@@ -110,7 +110,7 @@ def test_a_shuffled_sharded_epoch_holds_the_draws(case, seed, block, blocks, cou
         at = 0
         while at < len(order):
             window = order.window_at(epoch, at)
-            held = itertools.chain.from_iterable(range(*run) for run in order.window_runs(epoch, window))
+            held = itertools.chain.from_iterable(range(*run) for runs in order.window_runs(epoch, window) for run in runs)
             assert set(held) == set(whole[window.start : window.stop].tolist())
             at = window.stop
     every = uses(draws, epoch)

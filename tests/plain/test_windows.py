@@ -85,7 +85,7 @@ def test_runs_cuts_and_run_checks(case, block):
         episode[:] = 0  # samples that stand alone reach over no episode's end
     for first, last in itertools.combinations(range(len(anchors) + 1), 2):
         groups = [samples[first:last][episode[first:last] == e] for e in np.unique(episode[first:last])]
-        assert anchors.runs(first, last) == [(int(g[0]), int(g[-1]) + 1) for g in groups]
+        assert anchors.runs(np.array([[first, last]])).tolist() == [[int(g[0]), int(g[-1]) + 1] for g in groups]
         assert anchors.is_run(first, last) == (window.stride == 1 and len(groups) == 1)
         assert len(groups) <= anchors.most_runs(last - first)
     blocks = [episode[at : at + block] for at in range(0, len(anchors), block)]

@@ -16,6 +16,7 @@ import pytest
 
 from mmapstore.plain.array_spec import ArraySpec
 from mmapstore.plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, SlowAccessWarning, WriteError
+from mmapstore.plain.runs import as_runs
 from mmapstore.readers import cache_file as cache_file_module
 from mmapstore.readers import cached
 from mmapstore.readers.cache_file import CacheFile, cache_file, flags_of
@@ -76,7 +77,7 @@ def read(made, start: int, stop: int) -> np.ndarray:
 
 def read_runs(made, runs) -> np.ndarray:
     out = np.full((sum(b - a for a, b in runs), *made.spec.sample_shape), -1, made.spec.dtype)
-    made.read_runs(runs, out)
+    made.read_runs(as_runs(runs), out)
     return out
 
 

@@ -11,6 +11,7 @@ from mmapstore.formats.npy_file import open_array
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.codecs import Codec
 from mmapstore.plain.extents import Extents
+from mmapstore.plain.runs import as_runs
 from mmapstore.readers import choice
 from mmapstore.readers.by_library import ByLibrary
 from mmapstore.readers.choice import reader_for
@@ -153,7 +154,7 @@ def test_joined_files_decode_each_chunk_once(tmp_path, monkeypatch):
     counts = [count_decodes(monkeypatch, reader) for reader in readers]
     runs = [(0, 3), (4, 8), (18, 24), (25, 30), (36, 37)]
     out = np.empty((19, 3, 4, 5), "f4")
-    joined.read_runs(runs, out)
+    joined.read_runs(as_runs(runs), out)
     np.testing.assert_array_equal(out, np.concatenate([FRAMES[a:b] for a, b in runs]))
     assert [len(count.outs) for count in counts] == [2, 3]
     assert joined.decoded_together == 8
@@ -175,7 +176,7 @@ def test_compressed_and_plain_files_are_joined(tmp_path):
     other = reader_for(open_array(tmp_path / "b.npy"), StoredLayout.of(None, FRAMES[20:].shape, "b"))
     joined = join([one, other])
     out = np.empty((15, 3, 4, 5), "f4")
-    joined.read_runs([(15, 22), (24, 32)], out)
+    joined.read_runs(as_runs([(15, 22), (24, 32)]), out)
     np.testing.assert_array_equal(out, np.concatenate([FRAMES[15:22], FRAMES[24:32]]))
     assert joined.whole_chunks(18, 25) == (16, 25)
     assert not isinstance(join([other, other]), Decodes)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from mmapstore.files import descriptors
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.codecs import Codec
+from mmapstore.plain.runs import as_runs
 from mmapstore.readers import chunk_files
 from mmapstore.readers import decoded as decoded_module
 from mmapstore.readers.chunk_runs import whole_chunks
@@ -101,7 +102,7 @@ def test_runs_are_the_samples_of_the_array(tmp_path_factory, case, seed):
     expected = samples_of(array, layout)
     assert reader.spec == layout.spec(dtype) and reader.spec.dtype.isnative
     out = np.zeros((sum(stop - start for start, stop in runs), *expected.shape[1:]), reader.spec.dtype)
-    reader.read_runs(runs, out)
+    reader.read_runs(as_runs(runs), out)
     np.testing.assert_array_equal(out, np.concatenate([expected[start:stop] for start, stop in runs]))
     one = np.zeros_like(expected[: runs[0][1] - runs[0][0]], reader.spec.dtype)
     reader.read(*runs[0], one)
@@ -139,7 +140,7 @@ def test_each_chunk_is_decoded_once(tmp_path, monkeypatch, threads, own_files):
     counting = count_decodes(monkeypatch, reader)
     runs = [(0, 3), (3, 9), (1, 5), (20, 21), (22, 23), (36, 37)]  # samples of chunks 0, 1, 2, 5 and 9, of two pieces each
     out = np.empty((sum(b - a for a, b in runs), *SHAPE[1:]), "f4")
-    reader.read_runs(runs, out)
+    reader.read_runs(as_runs(runs), out)
     np.testing.assert_array_equal(out, np.concatenate([FRAMES[a:b] for a, b in runs]))
     assert len(counting.outs) == 2 * 5
 
@@ -191,7 +192,7 @@ def test_of_plain_chunks_only_what_is_wanted_is_read(tmp_path, monkeypatch, axes
     read, sizes = descriptors.read_exactly, []
     monkeypatch.setattr(chunk_files, "read_exactly", lambda d, at, outs: (sizes.append(outs[0].nbytes), read(d, at, outs))[1])
     out = np.empty((3, 3, 4, 5), "f4")
-    reader.read_runs([(10, 11), (12, 14)], out)
+    reader.read_runs(as_runs([(10, 11), (12, 14)]), out)
     np.testing.assert_array_equal(out, FRAMES[[10, 12, 13]])
     assert sizes == [4 * 240 if axes is None else 1920 - 4 * 20 * (2 + 2)]
 

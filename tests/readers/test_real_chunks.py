@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mmapstore.formats.registry import open_stored
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.errors import DamagedFileError
+from mmapstore.plain.runs import as_runs
 from mmapstore.readers.choice import reader_for
 
 LAYOUTS = ["N", "NC", "NCHW", "NTHW", "TNHW", "CHWN", "CNH", "WTNC", "T"]
@@ -44,7 +45,7 @@ def check(path, letters, whole, runs):
     wanted = np.concatenate([expected[start:stop] for start, stop in runs])
     out = np.zeros(wanted.shape, reader.spec.dtype)
     if reader.place == "decoded in threads":
-        reader.read_runs(runs, out)
+        reader.read_runs(as_runs(runs), out)
     else:
         at = 0
         for start, stop in runs:

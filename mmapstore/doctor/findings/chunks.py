@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ...operations.decodes import decodes_per_chunk
 from ...plain.array_spec import DEFAULT_LAYOUTS, ArraySpec
 from ...plain.memory_budget import format_bytes
+from ...plain.runs import Runs
 from ...plain.sample_order import BLOCK_BYTES
 from ...plain.windows import Episodes
 from ...readers.chunk_runs import batch_cost, whole_chunks
@@ -110,7 +111,7 @@ class _Chunked:
     def read(self, start: int, stop: int, out: Any) -> None:
         raise NotImplementedError
 
-    def read_runs(self, runs: Sequence[tuple[int, int]], out: Any) -> None:
+    def read_runs(self, runs: Runs, out: Any) -> None:
         raise NotImplementedError
 
     def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
