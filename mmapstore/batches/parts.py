@@ -208,11 +208,12 @@ class Parts(Samples):
 
     def _labels(self, field: str, argument: str, most: int = MOST_CLASSES) -> Labels:
         """Return the class of each sample by that field, read once. `argument` is what errors call the argument that named it."""
-        found = self._labels_read.get(field) if isinstance(field, str) else None
-        if found is None:
-            names = self._notes[field].classes if field in self._notes else ()
-            found = self._labels_read[field] = read_labels(self, field, argument, most, names)
-        return found
+        if not isinstance(field, str) or field not in self._labels_read:
+            # Anything but the name of a field raises where it is read; it may have no hash.
+            names = {name: note.classes for name, note in self._notes.items()}
+            read = read_labels(self, field, argument, most, names)
+            self._labels_read[field] = read
+        return self._labels_read[field]
 
     def class_weights(self, field: str) -> dict[int, float]:
         """Return the weight of each class for `fit(class_weight=)`: samples / (classes * samples of the class).
