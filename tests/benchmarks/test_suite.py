@@ -284,3 +284,16 @@ def test_conversions_run_beside_their_peers(tmp_path):
         assert set(row["arms"]) == {row["peer"], "mmapstore", "mmapstore, no verify"}
         assert all(run["equal"] and run["seconds"] > 0 for runs in row["arms"].values() for run in runs)
         assert all(len(ratios) == 1 for ratios in row["ratios"].values()) and len(row["ratios"]) == 2
+
+
+@pytest.mark.slow
+def test_augmented_rounds_run_beside_their_peers(tmp_path):
+    written = tmp_path / "rounds.json"
+    run_module(
+        "benchmarks.augmented_rounds", "--samples", "128", "--epochs", "4", "--epochs-per-round", "2", "--step-ms", "1", "--rounds", "1",
+        "--only", "in_rounds", "on_the_fly", "image_data_generator", "--data", str(tmp_path), "--json", str(written),
+    )  # fmt: skip
+    ways = json.loads(written.read_text())["ways"]
+    assert set(ways) == {"in_rounds", "on_the_fly", "image_data_generator"}
+    assert all(len(run["timeline"]) == 4 for runs in ways.values() for run in runs)
+    assert "0" in ways["in_rounds"][0]["ready"] and "0" in ways["in_rounds"][0]["waits"]

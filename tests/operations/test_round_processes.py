@@ -171,7 +171,7 @@ def test_a_process_that_nobody_listens_to_ends_and_begins_again_when_training_go
     while time.monotonic() < end:
         b.read(0, 0)
         time.sleep(0.01)
-    assert children()  # as long as training goes on
+        assert children()  # as long as training goes on
 
 
 @pytest.mark.slow
@@ -211,7 +211,7 @@ def test_preparing_takes_at_most_the_memory_that_was_predicted(tmp_path):
     rounds._preparation.begin(0)
     most = 0
     while not is_ready(rounds.path(0)):
-        rounds._preparation.go_on(0)
+        rounds._preparation.go_on(0, 10)
         most = max(most, sum(map(private, children())))
         time.sleep(0.005)
     assert 0.5 * rounds.memory.total <= most <= rounds.memory.total

@@ -68,7 +68,7 @@ class Here:
     def is_running(self):
         return not self.done
 
-    def is_wanted(self):
+    def is_wanted(self, seconds):
         pass
 
     def end(self):
@@ -358,6 +358,12 @@ def test_one_run_at_a_time_and_in_one_process_the_last_one(here, ds, tmp_path):
     with one:
         one.dataset(3)
     assert not os.path.exists(tmp_path / "rounds" / "rounds.lock")
+
+
+def test_a_dataset_that_no_other_process_can_open_is_told_at_once(here, ds, tmp_path):
+    ds.function = lambda: 0
+    with pytest.raises(InvalidTypeError, match="cannot be opened in other processes"):
+        ds.augmented(augmenting.noisy, tmp_path / "rounds", balance="label")
 
 
 def test_too_little_room_on_the_disk_is_told_before_anything_is_written(here, ds, tmp_path, monkeypatch):

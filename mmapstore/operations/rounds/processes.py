@@ -3,8 +3,8 @@
 They are started as programs of their own, not as copies of this one: copies of a process in which TensorFlow runs hang. The
 training script is not imported in them, unless the augmenting function is defined in it.
 
-A process ends when the one that started it has ended, however it did; on Ctrl-C; and when it has not heard for a minute that
-training goes on. An ingest that ends in the middle is resumed by the next one.
+A process ends when the one that started it has ended, however it did; on Ctrl-C; and when it has not heard for some seconds that
+training goes on: no one tells that `fit` has returned. An ingest that ends in the middle is resumed by the next one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from multiprocessing import spawn
 from typing import Any
 
@@ -30,7 +31,7 @@ from ...plain.errors import InvalidValueError, MmapstoreError
 from ..ingest.ordered_work import in_order
 
 HELD_NBYTES = 32_000_000  # private memory of such a process before it does anything
-IDLE_SECONDS = 60.0  # after which a process ends that nobody waits for
+IDLE_SECONDS = 10.0  # at least, after which a process ends that has heard nothing
 _NICE = 10  # a tenth of a processor that training wants as well; at 19 a round would make no progress beside it
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 1.0
@@ -78,7 +79,6 @@ class Process:
                 "Rounds are prepared by Python processes of their own, and this program is not Python's executable."
             )
         self._owner = os.getpid()
-        self._heard = 0.0
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _PROGRAM],
             stdin=subprocess.PIPE,
@@ -90,10 +90,15 @@ class Process:
         search = [entry if entry else os.getcwd() for entry in sys.path if isinstance(entry, str)]
         head = {"kind": kind, "search": search, "script": script, "parent": os.getpid(), "idle": IDLE_SECONDS, **given}
         _started.add(self)
-        with contextlib.suppress(OSError):  # it has ended already; `result` tells why
+        try:
             self.stdin.write(json.dumps(head).encode() + b"\n")
             pickle.dump(work, self.stdin, pickle.HIGHEST_PROTOCOL)
             self.stdin.flush()
+        except OSError:
+            pass  # it has ended already; `result` tells why
+        except BaseException:
+            self.end()
+            raise
 
     @property
     def is_running(self) -> bool:
@@ -104,21 +109,18 @@ class Process:
         """True if it ended in the middle, and nothing was wrong."""
         return self._process.poll() in (_INTERRUPTED, -signal.SIGINT)
 
-    def is_wanted(self) -> None:
-        """Tell the process that somebody still waits for what it does. To be called at least every `IDLE_SECONDS`."""
-        now = time.monotonic()
-        if now - self._heard > IDLE_SECONDS / 30:
-            self._heard = now
-            with contextlib.suppress(OSError, ValueError):  # it has ended
-                self.stdin.write(b".")
-                self.stdin.flush()
+    def is_wanted(self, seconds: float) -> None:
+        """Tell the process that what it does is wanted, and to end if it does not hear that again in so many seconds."""
+        with contextlib.suppress(OSError, ValueError):  # it has ended
+            self.stdin.write(f"{seconds:.1f}\n".encode())
+            self.stdin.flush()
 
     def result(self) -> None:
         """Wait for the end of the process. Raises what went wrong in it."""
         while True:
-            self.is_wanted()
+            self.is_wanted(IDLE_SECONDS)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(0.1)
+                code = self._process.wait(_POLL_SECONDS)
                 break
         answer: dict[str, Any] = {}
         with contextlib.suppress(ValueError):
@@ -191,13 +193,18 @@ class Helpers:
 # --- in the process ------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Heard:
+    ends_at: float  # unless somebody says before that training goes on
+
+
 def serve(given: dict[str, Any]) -> None:
     """Do what the process was started for, and end without Python's shutdown. What `fn` prints goes to stderr."""
     global is_child
     is_child = True
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    heard = [time.monotonic()]
+    heard = _Heard(time.monotonic() + given["idle"])
     threading.Thread(target=_end_when_not_needed, args=(given, heard), daemon=True).start()
     code = 0
     try:
@@ -254,17 +261,18 @@ def _help(work: Callable[[Any], Any], answers: Any) -> None:
         answers.flush()
 
 
-def _listen(heard: list[float]) -> None:
-    while os.read(0, 1 << 12):
-        heard[0] = time.monotonic()
+def _listen(heard: _Heard) -> None:
+    while found := os.read(0, 1 << 12):
+        with contextlib.suppress(ValueError):  # a part of a line
+            heard.ends_at = time.monotonic() + float(found.split()[-1])
     _exit(1)  # the process that started this one has ended, or wants no more
 
 
-def _end_when_not_needed(given: Mapping[str, Any], heard: list[float]) -> None:
+def _end_when_not_needed(given: Mapping[str, Any], heard: _Heard) -> None:
     # A pipe alone does not tell: a forked copy of the parent may hold it open.
     while sys.platform == "win32" or os.getppid() == given["parent"]:
         time.sleep(_POLL_SECONDS)
-        if given["kind"] == "round" and time.monotonic() - heard[0] > given["idle"]:
+        if given["kind"] == "round" and time.monotonic() > heard.ends_at:
             _exit(_INTERRUPTED)
     _exit(1)
 

@@ -40,6 +40,7 @@ _FORMAT = 1  # of rounds: another number, other bytes
 _INGEST_MEMORY = 256_000_000  # the most that writing a round takes, where samples are small enough
 _BESIDE = 1 << 16  # bytes on disk of a round beside its samples: headers, manifest, journal
 _BEAT_SECONDS = 1.0
+_PAUSES = 3  # longest pauses between two batches after which training is taken to be over
 
 
 class AugmentedRounds:
@@ -108,6 +109,7 @@ class AugmentedRounds:
         named = {name: {"classes": [*note.classes]} for name, note in dataset.notes.items() if note.classes}
         notes: dict[str, Any] = {self._field: mixed, **{name: {**mixed, **classes} for name, classes in named.items()}}
         source = RoundSource(dataset, self._field, augmentation, order, 0, described, notes, tasks_ahead=ahead)
+        _require_pickles(source, dataset.name)
         self.sample_specs = source.specs
         self.directory = os.path.abspath(os.fspath(directory))
         with explaining_write_errors(self.directory):
@@ -129,7 +131,7 @@ class AugmentedRounds:
         self._require_disk(None if max_disk is None else parse_bytes(max_disk, "max_disk"))
         self._guard = threading.RLock()
         self._current: tuple[int, Dataset] | None = None
-        self._beat = 0.0
+        self._beat = self._read = self._longest_pause = 0.0
         self._warned_of_wait = self._warned_of_duplicates = False
         self.waits: dict[int, float] = {}
 
@@ -183,12 +185,14 @@ class AugmentedRounds:
         Raises what `fn` raised, with the sample; WriteError for a full disk.
         """
         now = time.monotonic()
+        pause, self._read = now - self._read, now
         current = self._current  # read once: another thread may replace it
         if current is not None and current[0] == number:
             if now - self._beat > _BEAT_SECONDS and self._guard.acquire(blocking=False):
                 try:
                     self._beat = now
-                    self._preparation.go_on(number + 1)
+                    self._longest_pause = max(self._longest_pause, pause)  # for validation, say
+                    self._preparation.go_on(number + 1, max(processes.IDLE_SECONDS, _PAUSES * self._longest_pause))
                 finally:
                     self._guard.release()
             return current[1]
@@ -211,7 +215,7 @@ class AugmentedRounds:
         self._report_duplicates(number, found)
         if not self.validation:
             preparation.begin(number + 1)
-        self._beat = time.monotonic()
+        self._beat = self._read = time.monotonic()
         return found
 
     def _say_waiting(self, number: int) -> None:
@@ -309,6 +313,21 @@ def _script_of(fn: Any) -> dict[str, str]:
             "in a module, not inside a function and not as a lambda; give it fixed arguments with functools.partial."
         ) from error
     return processes.script_of(pickled)
+
+
+class _Nowhere:
+    def write(self, data: Any) -> None:
+        """Forget what is written."""
+
+
+def _require_pickles(source: RoundSource, name: str) -> None:
+    try:
+        pickle.Pickler(_Nowhere(), pickle.HIGHEST_PROTOCOL).dump(source)
+    except Exception as error:
+        raise InvalidTypeError(
+            f"{name} cannot be opened in other processes ({type(error).__name__}: {error}). Functions that its samples pass "
+            "through, as in cache(transform=...), have to be defined in a module."
+        ) from error
 
 
 def _augmented_field(dataset: Dataset, field: Any, balance: Any) -> str:
