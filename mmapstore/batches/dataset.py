@@ -145,7 +145,7 @@ class Dataset(Parts):
             class equally often, give or take one, in an epoch and over all epochs. {"label": {"cat": 1, "dog": 3}} draws
             dogs three times as often as cats. An epoch has as many samples as without. A sample's repeats fall into one
             shuffling window, so that it is read once; a larger `shuffle` spreads them. The class of a window is that of its
-            last input frame. Costs an index in memory, about 4 bytes a sample (see `.memory`), and 30 ns a sample at each
+            last input frame. Costs an index in memory, 4 to 5 bytes a sample (see `.memory`), and 30 ns a sample at each
             epoch's beginning
         sampling_weight : a field of numbers that samples are drawn in proportion to, instead of `balance`. Each sample is drawn
             the expected number of times, rounded down or up

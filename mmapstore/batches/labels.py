@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ def is_label(field: str, surely: bool = False) -> bool:
 
 
 def read_labels(
-    dataset: Parts, field: Any, argument: str, most: int = MOST_CLASSES, class_names: Sequence[str] | None = None
+    dataset: Parts, field: Any, argument: str, most: int = MOST_CLASSES, class_names: Mapping[str, Sequence[str]] | None = None
 ) -> Labels:
     """Read the class of each sample of `dataset` from one of its fields, in order, in a few MiB of memory beside the codes.
 
@@ -97,7 +97,7 @@ def read_labels(
     field : name of the field
     argument : what errors call the argument that named the field, such as "stratify"
     most : classes; for groups there may be as many as samples
-    class_names : of the integers 0, 1, ..., which then stand in `Labels.names`
+    class_names : by field, the names of the integers 0, 1, ..., which then stand in `Labels.names`
 
     Raises
     ------
@@ -139,7 +139,7 @@ def read_labels(
             LabelWarning,
             stacklevel=3,
         )
-    return numbering.labels(class_names or ())
+    return numbering.labels((class_names or {}).get(field, ()))
 
 
 def class_weights_of(dataset: Parts, labels: Labels, field: str) -> dict[int, float]:

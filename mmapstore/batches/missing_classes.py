@@ -66,6 +66,21 @@ def are_sorted(labels: Labels) -> bool:
     return len(class_changes(labels)) == len(labels.values) - 1
 
 
+def sorted_classes(dataset: Parts) -> tuple[str, str] | None:
+    """Return the field whose classes lie one after the other in the store, and what lies where in words; None if none do."""
+    found = label_field(dataset)
+    if found is None or not are_sorted(found[1]):
+        return None
+    field, labels = found
+    first = labels.codes[np.append(0, class_changes(labels))].tolist()
+    words = [f"{labels.counts[code]} of {_called(labels.names[code])}" for code in first[:_FEW]]
+    return field, ", then ".join([*words, *(["others"] if len(first) > _FEW else [])])
+
+
+def _called(name: int | str) -> str:
+    return repr(name) if isinstance(name, str) else f"class {name}"
+
+
 def warn_of_missing_classes(
     field: str, labels: Labels, parts: Iterable[tuple[str, Array]], call: str, remedy: str, asked: bool
 ) -> None:
@@ -81,7 +96,7 @@ def warn_of_missing_classes(
     named, total, few = list(parts), int(labels.counts.sum()), len(labels.values) <= _FEW
     largest = max(int(counts.sum()) for _, counts in named)
     lacking, words = [], []
-    classes = [repr(name) if isinstance(name, str) else f"class {name}" for name in labels.names]
+    classes = [_called(name) for name in labels.names]
     for name, counts in named:
         size = int(counts.sum())
         missing = np.flatnonzero((counts == 0) & (asked | (size == largest) | (labels.counts * size >= total)))

@@ -10,6 +10,7 @@ import numpy as np
 from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.selection import Selection
 from ..plain.windows import Episodes
+from ..readers.contract import Array
 from .gaps import ends_at_gaps
 from .labels import MOST_CLASSES, Labels, class_weights_of, read_labels
 from .notes import class_names_of
@@ -32,11 +33,15 @@ class Parts(Samples):
         groups: str | None = None,
         seed: int = 0,
     ) -> tuple[Self, ...]:
-        """Parts that share no sample: contiguous ones, or random ones, with classes in proportion or groups in one piece.
+        """Return parts that share no sample: contiguous, or random with classes in proportion or groups in one piece.
 
         Samples stay in stored order in each part, and no window reaches from one into another. A part of a random split takes 16
         bytes of memory for each run of neighbours in it; reading costs the bytes of the runs. Equal arguments give equal parts on
-        every machine. A LabelWarning tells of parts that lack a class, also where contiguous parts of labels that lie sorted do.
+        every machine.
+
+        A LabelWarning reports parts that lack a class. The classes are those of `stratify`, else of the first field that has class
+        names or is called like labels ("label", "class", "category", "target", "y"); it is read if it has at most 10**6 samples and
+        16 MB. Other splits read nothing.
 
         Parameters
         ----------
@@ -136,17 +141,20 @@ class Parts(Samples):
         >>> len(ones), ones["x"][:]
         (3, array([1., 3., 5.]))
         """
-        numbers = np.asarray(samples)
-        if numbers.dtype == bool:
-            if numbers.shape != (len(self),):
-                raise InvalidValueError(f"the mask has the shape {numbers.shape}; expected ({len(self)},), one for each sample.")
-            numbers = np.flatnonzero(numbers)
-        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        given = np.asarray(samples)
+        if given.dtype == bool and given.shape != (len(self),):
+            raise InvalidValueError(f"the mask has the shape {given.shape}; expected ({len(self)},), one for each sample.")
+        if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
             raise InvalidTypeError(
-                f"select() was given an array of {numbers.dtype} and shape {numbers.shape}; expected a mask, or sample numbers."
+                f"select() was given an array of {given.dtype} and shape {given.shape}; expected a mask, or sample numbers."
             )
-        if not numbers.size:
+        if not (given.any() if given.dtype == bool else given.size):
             raise InvalidValueError(f"select() was given no sample of the {len(self)} of {self._name}; expected at least one.")
+        chosen = Selection.of_mask(given) if given.dtype == bool else Selection.of(self._each_once(given))
+        return self._selected(self._selection.take(chosen), self._episodes.of_selected(chosen))
+
+    def _each_once(self, numbers: Array) -> Array:
+        """Sample numbers, rising. Raises OutOfRangeError, and InvalidValueError for one that is named twice."""
         numbers = self._checked_numbers(numbers)
         if not (np.diff(numbers) > 0).all():
             numbers = np.sort(numbers)
@@ -156,7 +164,7 @@ class Parts(Samples):
                     f"select() was given sample {numbers[twice[0]]} more than once; expected each once. To draw samples more often "
                     "than others give batches(sampling_weight=...) or batches(balance=...)."
                 )
-        return self._selected(self._selection.take(numbers), self._episodes.of_selected(numbers))
+        return numbers
 
     def break_at_gaps(self, field: str, step: float | None = None) -> Self:
         """Return the same samples with an episode's end wherever the time stamps jump, so that no window reaches over a gap.
@@ -200,11 +208,12 @@ class Parts(Samples):
 
     def _labels(self, field: str, argument: str, most: int = MOST_CLASSES) -> Labels:
         """Return the class of each sample by that field, read once. `argument` is what errors call the argument that named it."""
-        found = self._labels_read.get(field) if isinstance(field, str) else None
-        if found is None:
-            names = self._notes[field].classes if field in self._notes else ()
-            found = self._labels_read[field] = read_labels(self, field, argument, most, names)
-        return found
+        if not isinstance(field, str) or field not in self._labels_read:
+            # Anything but the name of a field raises where it is read; it may have no hash.
+            names = {name: note.classes for name, note in self._notes.items()}
+            read = read_labels(self, field, argument, most, names)
+            self._labels_read[field] = read
+        return self._labels_read[field]
 
     def class_weights(self, field: str) -> dict[int, float]:
         """Return the weight of each class for `fit(class_weight=)`: samples / (classes * samples of the class).

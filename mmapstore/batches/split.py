@@ -191,7 +191,7 @@ class Dealing:
         return found
 
     def _check_sizes(self, wanted: Array, found: Array, labels: Labels, groups: Array) -> None:
-        largest = int(np.bincount(groups).max())
+        largest = int(counts_of(groups, int(groups.max()) + 1).max())
         sizes = (
             f"{', '.join(map(str, found))} {self.unit} instead of {', '.join(map(str, wanted))}; the largest group has {largest}"
         )

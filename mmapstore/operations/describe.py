@@ -1,4 +1,4 @@
-"""`mmapstore info`: what is there, how it will be read, and why. Opens headers only."""
+"""`mmapstore info`: what is there, how it will be read, and why. Reads headers, and fields of labels up to 16 MB."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..batches.dataset import Dataset
+from ..batches.labels import is_label
+from ..batches.missing_classes import sorted_classes
 from ..batches.opening import open_dataset, open_quietly
 from ..files.lent_buffers import ALIGNMENT, is_aligned
 from ..files.stored_files import nbytes_on_disk
@@ -139,8 +141,11 @@ def describe(
 
 def _described_entry(outer: str, key: str, layout: str | None, storage: str) -> ArrayDescription:
     name = f"{outer}::/{key.strip('/')}" if key.strip("/") else outer
+    field = key.strip("/").rpartition("/")[2]
     try:
-        return _described_field(name, name, open_quietly(name, layout=layout), storage, layout)
+        # By its own name a field of labels is known as one.
+        source: Any = {field: name} if is_label(field) else name
+        return _described_field(name, name, open_quietly(source, layout=layout), storage, layout)
     except MmapstoreError as error:
         return ArrayDescription(name, refused=str(error))
 
@@ -175,6 +180,11 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
         sizes = f", where the batch size is a multiple of {batch}" if batch > 1 else ""
         notes.append(f"to_keras() hands x of unshuffled batches to TensorFlow without a copy{sizes}")
     notes += [doubt.words("layout") for doubt in dataset.doubts.values()]
+    if (classes := sorted_classes(dataset)) is not None:
+        notes.append(
+            f"its classes lie one after the other ({classes[1]}), so contiguous parts lack some; this divides each class: "
+            f"ds.split(0.8, 0.2, stratify={classes[0]!r})"
+        )
     return ArrayDescription(
         name=name,
         shape=spec.shape,

@@ -170,8 +170,8 @@ class _Members(NamedTuple):
 def _members(groups: Codes, codes: Codes | None) -> _Members:
     classes = 1 if codes is None else int(codes.max()) + 1
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
-    for start in range(0, len(groups), _AT_ONCE):
-        at = slice(start, start + _AT_ONCE)
+    for start in range(0, len(groups), 8 * _AT_ONCE):
+        at = slice(start, start + 8 * _AT_ONCE)
         fresh = groups[at].astype(np.int64) * classes + (0 if codes is None else codes[at])
         keys, place = np.unique(np.concatenate([keys, fresh]), return_inverse=True)
         counts = np.bincount(place.reshape(-1), np.concatenate([counts, np.ones(len(fresh), np.int64)])).astype(np.int64)

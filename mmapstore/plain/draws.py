@@ -20,7 +20,7 @@ import numpy as np
 from .errors import InvalidValueError
 from .runs import Numbers, Runs, runs_of
 
-_SPAN = 64  # anchors between two sums that are kept: a position is found in one of them by counting
+_SPAN = 16  # anchors between two sums that are kept: a position is found in one of them by counting
 _PIECE = 2**16  # anchors worked on at a time; a multiple of _SPAN
 _EPOCHS_KEPT = 2  # the one that is read, and the next, which is begun while the last batches of the first are in use
 
@@ -77,13 +77,18 @@ class Draws:
         step = _PIECE // _SPAN
         for i in range(0, len(numbers), step):
             part = span[i : i + step]
-            within = np.cumsum(uses[part], axis=1, dtype=np.int64)
-            found[i : i + step] = part * _SPAN + (within <= (numbers[i : i + step] - sums[part])[:, None]).sum(axis=1)
+            before = (numbers[i : i + step] - sums[part]).astype(np.int32)[:, None]
+            found[i : i + step] = part * _SPAN + (np.cumsum(uses[part], axis=1, dtype=np.int32) <= before).sum(axis=1)
         return found
 
     def runs(self, epoch: int, start: int, stop: int) -> Runs:
         """Return the runs of neighbouring anchors that the draws [start, stop) stand for."""
-        return runs_of(self.anchors(epoch, np.arange(start, stop, dtype=np.int64)))
+        uses, sums = self._uses(epoch)
+        first, last = (np.searchsorted(sums, [start, stop - 1], side="right") - 1).tolist()
+        used = np.cumsum(uses[first : last + 1], dtype=np.int64) + int(sums[first])
+        a, b = np.searchsorted(used, [start, stop - 1], side="right").tolist()
+        anchors = a + np.flatnonzero(uses[first : last + 1].reshape(-1)[a : b + 1])
+        return runs_of(first * _SPAN + anchors)
 
     def _uses(self, epoch: int) -> tuple[Any, Numbers]:
         """The uses of each anchor, in rows of `_SPAN`, and the draws before each row."""

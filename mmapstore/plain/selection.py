@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .runs import Numbers, Runs, runs_of
@@ -35,6 +37,12 @@ class Selection:
         runs = runs_of(samples.astype(np.int64))
         return cls(runs[:, 0].copy(), np.append(0, np.cumsum(runs[:, 1] - runs[:, 0])))
 
+    @classmethod
+    def of_mask(cls, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Selection:
+        """Select the samples of the store, at least one, whose entry in `mask` is True: in three bytes for each entry."""
+        ends = np.flatnonzero(np.diff(mask.view(np.int8), prepend=np.int8(0), append=np.int8(0)))
+        return cls(ends[::2], np.append(0, np.cumsum(ends[1::2] - ends[::2])))
+
     def __len__(self) -> int:
         return int(self.before[-1])
 
@@ -51,6 +59,14 @@ class Selection:
     def bounds(self) -> tuple[int, int]:
         """The first sample in the store, and one past the last."""
         return int(self.starts[0]), int(self.starts[-1] + self.before[-1] - self.before[-2])
+
+    def count_before(self, samples: Numbers) -> Numbers:
+        """Return how many selected samples lie before each of these samples of the store."""
+        run = np.searchsorted(self.starts, samples, side="left")
+        length = np.diff(self.before, prepend=0)[run]  # of the run before, which may reach beyond
+        last = np.where(run > 0, self.starts[run - 1], 0)
+        found: Numbers = self.before[run] - np.maximum(0, last + length - samples)
+        return found
 
     def places(self, numbers: Numbers) -> Numbers:
         """Return the sample in the store of each selected number."""
@@ -79,6 +95,8 @@ class Selection:
         starts = np.concatenate([self.starts, other.starts])
         return Selection(starts, np.concatenate([self.before, other.before[1:] + len(self)]))
 
-    def take(self, numbers: Numbers) -> Selection:
-        """Return the selection of these selected numbers, rising and at least one."""
-        return Selection.of(self.places(numbers))
+    def take(self, chosen: Selection) -> Selection:
+        """Return the selection of the selected numbers that `chosen` selects."""
+        if self.is_one_run:
+            return Selection(chosen.starts + self.starts[0], chosen.before)
+        return Selection.of(self.places(chosen.places(np.arange(len(chosen)))))

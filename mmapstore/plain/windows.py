@@ -131,9 +131,9 @@ class Episodes:
         """These episodes and, after them, those of another."""
         return Episodes(np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]))
 
-    def of_selected(self, numbers: Numbers) -> Episodes:
-        """The episodes of the samples with these numbers, rising, counted among themselves. Those without any are left out."""
-        offsets = np.searchsorted(numbers, self.offsets)
+    def of_selected(self, chosen: Selection) -> Episodes:
+        """The episodes of the samples chosen among these, counted among themselves. Those without any are left out."""
+        offsets = chosen.count_before(self.offsets)
         return Episodes(offsets[np.append(True, offsets[1:] != offsets[:-1])].astype(np.int64))
 
     def common(self, other: Episodes) -> Episodes:

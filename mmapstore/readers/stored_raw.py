@@ -20,6 +20,7 @@ from ..files.process_memory import memory_available
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.errors import DamagedFileError, NotFoundError
 from ..plain.extents import Extents
+from ..plain.runs import Runs, runs_of
 from .contract import Array, Part
 
 
@@ -74,6 +75,11 @@ class StoredRaw:
             self._gather_from_map(starts, parts)
         elif not self._layout.is_consecutive:
             self._gather_frames(starts, parts)
+        elif (runs := _few_runs(starts, parts)) is not None:
+            at, first = 0, parts[0].first
+            for start, stop in runs.tolist():
+                self._read_rows(start + first, [parts[0].out[at : at + stop - start, 0]])
+                at += stop - start
         else:
             for first, pieces in _adjacent(parts):
                 if self._extents.is_one_run:
@@ -199,6 +205,14 @@ def _existing_folder(path: str) -> str:
 def _samples_in_row(layout: StoredLayout) -> int:
     """Samples in each row along the first stored axis: more than one where N and T both are stored."""
     return layout.samples // layout.shape[0]
+
+
+def _few_runs(starts: Array, parts: Sequence[Part]) -> Runs | None:
+    """The runs of single samples in stored order, if they are fewer than half of the samples; None for windows and other orders."""
+    if len(parts) > 1 or parts[0].count > 1 or not (np.diff(starts) > 0).all():
+        return None
+    runs = runs_of(starts)
+    return runs if len(runs) <= len(starts) // 2 else None
 
 
 def _adjacent(parts: Sequence[Part]) -> list[tuple[int, list[tuple[Array, int, int]]]]:

@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,6 +19,7 @@ from fake_batches import FakeBatches  # noqa: E402
 from keras_recorder import fit, orders  # noqa: E402
 from real_batches import real_batches  # noqa: E402
 
+import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.keras_sequence import Sequence, to_keras  # noqa: E402
 
 
@@ -270,3 +272,16 @@ def test_pickle_and_deepcopy_go_on_at_the_same_place(make):
         assert isinstance(other, keras.utils.PyDataset)
         assert other.state_dict() == seq.state_dict()
         assert fit(other).trained == orders(seq.batches, range(2))[8:]
+
+
+@pytest.mark.parametrize(("adapter", "is_one_hot"), [("to_keras", False), ("to_tf", False), ("to_keras", True)])
+def test_class_weights_make_classes_count_alike(adapter, is_one_hot):
+    numbers = np.repeat([0, 1], [30, 10])
+    label = np.eye(2, dtype="f4")[numbers] if is_one_hot else numbers
+    ds = mm.open({"x": np.ones((40, 1), "f4"), "label": label})
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, use_bias=False, kernel_initializer="zeros")])
+    loss = keras.losses.CategoricalCrossentropy if is_one_hot else keras.losses.SparseCategoricalCrossentropy
+    model.compile(keras.optimizers.SGD(1.0), loss(from_logits=True))
+    batches = ds.batches(40, target="label")
+    assert model.fit(getattr(batches, adapter)(), shuffle=False, verbose=0, class_weight=ds.class_weights("label")).epoch == [0]
+    assert abs(model.get_weights()[0]).max() < 1e-6  # unweighted, the frequent class wins: 0.25 and -0.25

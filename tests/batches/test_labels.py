@@ -47,7 +47,7 @@ def test_one_hot_rows_and_columns_of_one(dtype):
     numbers = np.array([2, 0, 2, 3, 3, 3])
     found = read_labels(opened(np.eye(5, dtype=dtype)[numbers]), "label", "stratify")
     assert found.names == (0, 2, 3) and found.codes.tolist() == [1, 0, 1, 2, 2, 2]
-    column = read_labels(opened(numbers[:, None]), "label", "stratify", class_names=["ant", "bee", "cat"])
+    column = read_labels(opened(numbers[:, None]), "label", "stratify", class_names={"label": ["ant", "bee", "cat"]})
     assert column.names == ("ant", "cat", 3) and column.indices == (0, 2, 3) and column.codes.tolist() == found.codes.tolist()
 
 

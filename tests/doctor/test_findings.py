@@ -326,3 +326,18 @@ def test_memory_for_one_batch_alone_is_named(compressed: str) -> None:
     limit = whole.batches(shuffle=False, batch=256).memory.total
     (found,) = [each for each in examine(compressed, batch=1024, max_memory=limit).findings if each.code == "memory"]
     assert eval(found.mend, {"mm": mm}).memory.total <= limit
+
+
+# --- classes ------------------------------------------------------------------------------------------------------------
+
+
+def test_classes_that_lie_sorted_are_found(tmp_path: Path) -> None:
+    fields = {"image": RANDOM, "label": np.repeat([b"cat", b"dog"], [SAMPLES - SAMPLES // 4, SAMPLES // 4])}
+    mm.ingest(fields, str(tmp_path / "pets"))
+    path = str(tmp_path / "pets")
+    (found,) = (each for each in examine(path).findings if each.code == "sorted-classes")
+    assert f"({SAMPLES - SAMPLES // 4} of 'cat', then {SAMPLES // 4} of 'dog')" in found.found
+    assert found.mend == f"train, val = mm.open({path!r}).split(0.8, 0.2, stratify='label')"
+    assert "sorted-classes" not in codes(path, quick=True)
+    mm.ingest({**fields, "label": fields["label"][np.random.default_rng(0).permutation(SAMPLES)]}, path, overwrite=True)
+    assert "sorted-classes" not in codes(path)

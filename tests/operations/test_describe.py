@@ -98,3 +98,21 @@ def test_a_link_to_nothing_is_listed_as_refused(tmp_path: Path) -> None:
     found = describe(tmp_path)
     assert [(each.name, each.bytes_on_disk, len(each.refused)) for each in found.archives] == [("a.npy", 224, 0), ("b.npy", 0, 1)]
     assert found.bytes_on_disk == 224
+
+
+def test_classes_that_lie_sorted_are_told_of(tmp_path):
+    label = np.repeat([0, 1], [300, 60])
+    for number, (values, told) in enumerate([(label, True), (np.tile([0, 1], 180), False)]):
+        ingest({"image": np.zeros((360, 4)), "label": values}, str(tmp_path / f"{number}.h5"))
+        ingest({"image": np.zeros((360, 4)), "labels": values}, str(tmp_path / f"{number}"))
+        for path in (tmp_path / f"{number}.h5", tmp_path / f"{number}"):
+            image, found = describe(path).arrays
+            assert not any("classes" in note for note in image.notes)
+            notes = [
+                note for note in found.notes if "its classes lie one after the other (300 of class 0, then 60 of class 1)" in note
+            ]
+            assert bool(notes) == told
+            if told:
+                line = notes[0].rpartition(": ")[2]
+                parts = eval(line, {"ds": open_dataset(str(path))})
+                assert [len(part) for part in parts] == [288, 72]

@@ -30,7 +30,19 @@ def test_a_selection_agrees_with_the_list_of_its_samples(samples, data):
     part = selection.between(start, stop)
     assert part.places(np.arange(len(part))).tolist() == samples[start:stop].tolist()
     chosen = np.array(sorted(data.draw(st.sets(st.integers(0, len(samples) - 1), min_size=1))), np.int64)
-    assert selection.take(chosen).places(np.arange(len(chosen))).tolist() == samples[chosen].tolist()
+    assert selection.take(Selection.of(chosen)).places(np.arange(len(chosen))).tolist() == samples[chosen].tolist()
+
+
+@given(samples_of_store, samples_of_store)
+def test_selections_of_masks_and_one_after_the_other(samples, others):
+    mask = np.zeros(70, bool)
+    mask[samples] = True
+    selection, of_mask = Selection.of(samples), Selection.of_mask(mask)
+    assert (of_mask.starts.tolist(), of_mask.before.tolist()) == (selection.starts.tolist(), selection.before.tolist())
+    points = np.arange(71)
+    assert selection.count_before(points).tolist() == [sum(sample < point for sample in samples) for point in points]
+    both = selection.then(Selection.of(others + 70))
+    assert both.places(np.arange(len(both))).tolist() == [*samples, *(others + 70)]
 
 
 @given(samples_of_store, st.data(), st.integers(0, 2), st.integers(0, 2), st.integers(1, 3))
@@ -57,5 +69,5 @@ def test_episodes_of_selected_samples(samples, data):
     total = 61
     ends = sorted(data.draw(st.sets(st.integers(1, total - 1), max_size=5)) | {0, total})
     of_sample = np.searchsorted(ends, samples, side="right")
-    found = Episodes.of(ends).of_selected(samples).offsets.tolist()
+    found = Episodes.of(ends).of_selected(Selection.of(samples)).offsets.tolist()
     assert found == [0, *(i for i in range(1, len(samples)) if of_sample[i] != of_sample[i - 1]), len(samples)]

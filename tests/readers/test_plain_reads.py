@@ -17,7 +17,7 @@ from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.errors import DamagedFileError, NotFoundError
 from mmapstore.plain.extents import Extents
 from mmapstore.readers.choice import reader_for
-from mmapstore.readers.contract import Checks, OffersViews, TakesAdvice
+from mmapstore.readers.contract import Checks, OffersViews, Part, TakesAdvice
 from mmapstore.readers.joined import join
 from mmapstore.readers.stored_raw import StoredRaw
 
@@ -160,3 +160,25 @@ def test_the_kernel_is_told(tmp_path, monkeypatch):
         (os.POSIX_FADV_DONTNEED, 20 * row, 4 * row),
         (os.POSIX_FADV_DONTNEED, 0, 6 * row),
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="counts calls of preadv")
+def test_samples_in_stored_order_are_read_by_runs(tmp_path, monkeypatch):
+    """A part with holes costs a call for each run, not for each sample."""
+    array = np.random.default_rng(0).random((200, 3)).astype(">f4")
+    np.save(tmp_path / "a.npy", array)
+    reader = reader_for(open_array(tmp_path / "a.npy"), StoredLayout.of("NC", array.shape, "a.npy"), mapped=False)
+    calls, whole = [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda number, buffers, offset: calls.append(offset) or whole(number, buffers, offset))
+    in_runs = np.flatnonzero(np.arange(200) % 5 != 0)
+    for samples, expected in (
+        (in_runs, 40),
+        (in_runs[::-1].copy(), 160),
+        (np.arange(0, 200, 2), 100),
+        (np.repeat(in_runs, 2), 320),
+    ):
+        calls.clear()
+        out = np.zeros((len(samples), 1, 3), "f4")
+        reader.gather(samples, [Part(0, 1, 1, out)])
+        np.testing.assert_array_equal(out[:, 0], array[samples])
+        assert len(calls) == expected

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..case import Case
 from ..speeds import Speeds
-from . import alignment, arrangement, chunks, codec, elements, shuffling
+from . import alignment, arrangement, chunks, classes, codec, elements, shuffling
 from .contract import Finding
 
-_KINDS = (elements, arrangement, chunks, codec, alignment, shuffling)
+_KINDS = (elements, arrangement, chunks, codec, alignment, shuffling, classes)
 
 
 def all_findings(case: Case, speeds: Speeds | None) -> list[Finding]:

@@ -1,7 +1,8 @@
 """What a finding is, and what the modules beside this one offer: `findings(case, speeds)`, which yields those of its kind.
 
 `speeds` is None where nothing was measured; a finding then has no seconds, and those that only a measurement can tell are not
-made. Nothing is read here: what there is to know lies in the case, in the speeds and in the few values that were looked at.
+made. Nothing is read here but labels: what there is to know lies in the case, in the speeds and in the few values that were
+looked at.
 """
 
 from __future__ import annotations
