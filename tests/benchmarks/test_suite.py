@@ -291,7 +291,8 @@ def test_augmented_rounds_run_beside_their_peers(tmp_path):
     written = tmp_path / "rounds.json"
     run_module(
         "benchmarks.augmented_rounds", "--samples", "128", "--epochs", "4", "--epochs-per-round", "2", "--step-ms", "1",
-        "--rounds", "1", "--only", "in_rounds", "on_the_fly", "image_data_generator", "--data", str(tmp_path), "--json", str(written),
+        "--rounds", "1", "--only", "in_rounds", "on_the_fly", "image_data_generator",
+        "--data", str(tmp_path), "--json", str(written),
     )  # fmt: skip
     ways = json.loads(written.read_text())["ways"]
     assert set(ways) == {"in_rounds", "on_the_fly", "image_data_generator"}
