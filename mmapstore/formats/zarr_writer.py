@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
             raise TargetExistsError(f"{parent.directory} is a Zarr array, which cannot hold {key!r}. Write to another store.")
     if os.path.lexists(directory) and (key or not os.path.isdir(directory) or os.listdir(directory)):
         raise TargetExistsError(f"{where} exists. Choose another name, or delete it first.")
-    with explaining_write_errors(where), _explaining_refusal(where):
+    with explaining_write_errors(where), _explaining_refusal(where), _ignoring_text():
         array = zarr.create_array(
             store=zarr.storage.LocalStore(name),
             name=key or None,
@@ -58,8 +59,8 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
             chunks=_new_chunks(new),
             compressors=_compressor(new.compression, dtype) if new.like is None else _compressors_like(where, new.like),
             filters=None,
-            serializer=zarr.codecs.BytesCodec(endian=("big" if _is_big(dtype) else "little") if dtype.itemsize > 1 else None),
-            fill_value=0 if new.like is None else new.like.encoded.fill,  # type: ignore[attr-defined]
+            serializer=zarr.codecs.BytesCodec(endian=_endian(dtype)),
+            fill_value=dtype.type() if new.like is None else new.like.encoded.fill,  # type: ignore[attr-defined]
             zarr_format=3,
             attributes=dict(new.attributes),
             chunk_key_encoding={"name": "default", "configuration": {"separator": "."}},
@@ -90,7 +91,7 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
         )
     directory = directory_inside(name, key)
     _remove_unfinished(directory)
-    with explaining_damage(where):
+    with explaining_damage(where), _ignoring_text():
         array = zarr.open_array(store=zarr.storage.LocalStore(directory), mode="r+", zarr_format=3)
     return ZarrWriter(where, name, directory, array, dtype, new.resizable)
 
@@ -212,7 +213,7 @@ class ZarrWriter:
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        with explaining_write_errors(self._name):
+        with explaining_write_errors(self._name), _ignoring_text():
             try:
                 yield
             except (MmapstoreError, OSError, MemoryError):
@@ -231,7 +232,7 @@ def _checked_new(where: str, new: NewArray) -> np.dtype[Any]:
     if new.compression is not None and new.compression not in COMPRESSIONS:
         raise InvalidValueError(f"compression={new.compression!r} is not known for Zarr; expected None or one of {known}.")
     dtype = checked_dtype(new.dtype, where)
-    if dtype.kind == "S" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
+    if dtype.kind != "S" and dtype.itemsize > (16 if dtype.kind == "c" else 8):
         raise InvalidTypeError(f"{where} cannot hold {dtype}: Zarr 3 has no such type. Cast it, or write to .npy.")
     return dtype
 
@@ -246,14 +247,15 @@ def _new_chunks(new: NewArray) -> tuple[int, ...]:
 
 def _compressor(compression: str | None, dtype: np.dtype[Any]) -> Any:
     codecs = library().codecs
-    shuffle = "shuffle" if dtype.itemsize > 1 else "noshuffle"
+    element_nbytes = dtype.itemsize if dtype.kind != "S" else 1
+    shuffle = "shuffle" if element_nbytes > 1 else "noshuffle"
     if compression == "zstd":
         return codecs.ZstdCodec(level=3)
     if compression == "gzip":
         return codecs.GzipCodec(level=5)
     if compression in ("blosc", "lz4"):
         cname = "zstd" if compression == "blosc" else "lz4"
-        return codecs.BloscCodec(cname=cname, clevel=5, shuffle=shuffle, typesize=dtype.itemsize)
+        return codecs.BloscCodec(cname=cname, clevel=5, shuffle=shuffle, typesize=element_nbytes)
     return None
 
 
@@ -278,8 +280,20 @@ def _compressors_like(where: str, like: StoredArray) -> Any:
     return [getattr(codecs, _AS_ZARR[codec.name])() for codec in like.encoded.chain] or None  # type: ignore[attr-defined]
 
 
+def _endian(dtype: np.dtype[Any]) -> str | None:
+    return None if dtype.itemsize == 1 or dtype.kind == "S" else "big" if _is_big(dtype) else "little"
+
+
 def _is_big(dtype: np.dtype[Any]) -> bool:
     return dtype.byteorder == ">" or (dtype.byteorder == "=" and sys.byteorder == "big")
+
+
+@contextlib.contextmanager
+def _ignoring_text() -> Iterator[None]:
+    """Ignore the warning that fixed-width bytes are a data type that zarr-python has and the specification lacks (zarr 3.1)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
+        yield
 
 
 @contextlib.contextmanager

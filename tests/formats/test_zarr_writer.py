@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import numpy as np
 import pytest
 from stored_bytes import raw_rows, sample_values
 
+import mmapstore as mm
 from mmapstore.formats import zarr_store
 from mmapstore.formats.contract import NewArray
 from mmapstore.plain.errors import (
@@ -144,8 +146,9 @@ def test_what_cannot_be_created_is_refused_and_leaves_nothing(tmp_path):
             create(**options)
     with pytest.raises(InvalidTypeError, match="object dtype"):
         create(dtype="O")
-    with pytest.raises(InvalidTypeError, match="Zarr 3 has no such type"):
-        create(dtype="S3")
+    if np.dtype("g").itemsize > 8:  # on Windows it is a float64
+        with pytest.raises(InvalidTypeError, match="Zarr 3 has no such type"):
+            create(dtype="g")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "a.zarr").write_bytes(b"precious")
     with pytest.raises(TargetExistsError, match="delete it first"):
@@ -153,6 +156,23 @@ def test_what_cannot_be_created_is_refused_and_leaves_nothing(tmp_path):
     assert (tmp_path / "a.zarr").read_bytes() == b"precious"
     with pytest.raises(WriteError, match="cannot be written"):
         create(name="a.zarr/below")
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "blosc", "lz4"])
+def test_text_of_a_fixed_width(tmp_path, compression):
+    """Bytes come back as they were through zarr, and through our own reading of chunks."""
+    values = np.array(["cat/1.jpg", "", "\u00fc\u6c7d.png", "d" * 300] * 3, object)
+    values = np.array([text.encode() for text in values], "S300")
+    new = NewArray((5,), np.dtype("S300"), compression, 4, resizable=True)
+    zarr_store.create(tmp_path / "a.zarr", None, new).write(0, values[:5])
+    writer = zarr_store.reopen(tmp_path / "a.zarr", None, new)
+    writer.write(5, values[5:])
+    writer.flush()
+    np.testing.assert_array_equal(writer.read(2, 12), values[2:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.testing.assert_array_equal(zarr.open_array(tmp_path / "a.zarr", mode="r")[:], values)
+    np.testing.assert_array_equal(mm.open(tmp_path / "a.zarr")[:], values)
 
 
 def test_what_a_kill_left_of_a_chunk_goes_when_it_is_reopened(tmp_path):

@@ -198,9 +198,8 @@ def test_shapes_and_dtypes(tmp_path: Path, shape: tuple[int, ...], dtype: str) -
 def test_bytes_keep_their_width(tmp_path: Path) -> None:
     values = np.array([b"ab", b"c", b"", b"de\0f"], "S4")
     np.save(tmp_path / "a.npy", values)
-    np.testing.assert_array_equal(read(convert(tmp_path / "a.npy", tmp_path / "b.h5").path), values)
-    with pytest.raises(InvalidTypeError, match=r"cannot hold \|S4: Zarr 3 has no such type"):
-        convert(tmp_path / "a.npy", tmp_path / "b.zarr")
+    for out in ("b.h5", "b.zarr"):
+        np.testing.assert_array_equal(mmapstore.open(convert(tmp_path / "a.npy", tmp_path / out).path)[:], values)
 
 
 def test_attributes_go_along_where_there_is_a_place(tmp_path: Path) -> None:
