@@ -348,8 +348,10 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def natural(path: str) -> list[tuple[int, int, str]]:
-    """Sort key that counts: "run2" comes before "run10"."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path)]
+    """Sort key that counts: "run2" comes before "run10"; of "1" and "01", which count alike, one order on every machine."""
+    name = path.replace(os.sep, "/")
+    parts = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    return [*parts, (-1, 0, name)]
 
 
 def _several_paths(source: Any) -> list[str] | None:

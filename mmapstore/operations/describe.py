@@ -29,6 +29,7 @@ from .decodes import decodes_per_chunk
 from .verify.objects import archive_files
 
 _MANY_DECODES = 2
+_MOST_CLASSES = 20  # named
 _FEWER = ": chunks of fewer samples would have fewer decoded again, and ds.cache(directory) each once for all epochs"
 
 
@@ -185,6 +186,12 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
             f"its classes lie one after the other ({classes[1]}), so contiguous parts lack some; this divides each class: "
             f"ds.split(0.8, 0.2, stratify={classes[0]!r})"
         )
+    for note in dataset.notes.values():
+        if note.classes:
+            more = f" ... ({len(note.classes)} in all)" if len(note.classes) > _MOST_CLASSES else ""
+            notes.append(f"class names: {', '.join(note.classes[:_MOST_CLASSES])}{more}")
+        if note.mixed:
+            notes.append("ingest mixed the order of samples: contiguous parts are random parts, and windows of frames an error")
     return ArrayDescription(
         name=name,
         shape=spec.shape,

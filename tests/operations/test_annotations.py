@@ -213,7 +213,7 @@ def tree(tmp_path):
 
 
 def source_of(tree, **options):
-    return mm.AnnotatedImages(tree / "Data", tree / "Annotations", **{"size": 30, **options})
+    return mm.AnnotatedImages(tree / "Data", tree / "Annotations", **{"size": 30, "order": "sorted", **options})
 
 
 def test_the_largest_object_is_the_label(tree):
@@ -224,6 +224,7 @@ def test_the_largest_object_is_the_label(tree):
         "image": ((4, 30, 30, 3), "uint8", "NHWC"),
         "label": ((4,), "int64", "N"),
         "box": ((4, 4), "float32", "NC"),
+        "source": ((4,), "bytes256", "N"),
     }
     fields, skipped = read_all(source)
     assert skipped == []

@@ -70,7 +70,7 @@ def test_every_file_is_a_sample_or_named(tmp_path, monkeypatch):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).write_bytes(content)
     with without_heif(monkeypatch), pytest.warns(SourceWarning) as warned:
-        source = mm.Images(tmp_path / "photos")
+        source = mm.Images(tmp_path / "photos", order="sorted")
     assert source.notes["label"] == {"classes": ["cat", "dog"]}
     assert read_all(source)[0]["label"].tolist() == [0, 0, 0, 1]
     (words,) = {str(each.message) for each in warned}
@@ -120,7 +120,7 @@ def test_links_and_pipes(tmp_path):
     os.symlink(tmp_path / "else", tmp_path / "photos" / "cat" / "more")
     os.mkfifo(tmp_path / "photos" / "cat" / "pipe")  # to open it would wait for ever
     with pytest.warns(SourceWarning, match=r"cat/more \(a link to a folder, which is not followed"):
-        source = mm.Images(tmp_path / "photos")
+        source = mm.Images(tmp_path / "photos", order="sorted")
     assert read_all(source)[0]["label"].tolist() == [0, 1]
     assert any("pipe" in each for each in source.notes["image"]["not taken"])
     os.mkfifo(tmp_path / "photos" / "cat" / "pipe.jpg")
@@ -128,7 +128,7 @@ def test_links_and_pipes(tmp_path):
     with pytest.raises(DamagedFileError, match=r"pipe\.jpg is a pipe"):
         mm.Images(tmp_path / "photos" / "cat" / "pipe.jpg")
     with pytest.warns(SourceWarning):
-        source = mm.Images(tmp_path / "photos", skip_broken=True)
+        source = mm.Images(tmp_path / "photos", skip_broken=True, order="sorted")
     assert read_all(source)[0]["label"].tolist() == [0, 1]
 
 

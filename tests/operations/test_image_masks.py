@@ -233,12 +233,12 @@ def test_classes_that_number_their_files_alike(tmp_path, kind):
 
 @pytest.mark.parametrize(("size", "fit"), [(None, "crop"), ((20, 20), "crop"), ((50, 30), "pad"), ((13, 31), "stretch")])
 def test_images_and_masks_are_two_fields(pairs, size, fit):
-    source = mm.Images(pairs / "images", masks=pairs / "masks", size=size, fit=fit)
+    source = mm.Images(pairs / "images", masks=pairs / "masks", size=size, fit=fit, order="sorted")
     fields, skipped = read_all(source)
     assert skipped == []
     assert fields["label"].tolist() == [0, 0, 1]
-    assert np.array_equal(fields["mask"], pictures(mm.Images(pairs / "masks", masks=True, size=size, fit=fit)))
-    assert np.array_equal(fields["image"], pictures(mm.Images(pairs / "images", size=size, fit=fit)))
+    assert np.array_equal(fields["mask"], pictures(mm.Images(pairs / "masks", masks=True, size=size, fit=fit, order="sorted")))
+    assert np.array_equal(fields["image"], pictures(mm.Images(pairs / "images", size=size, fit=fit, order="sorted")))
     red = (fields["image"] == (255, 0, 0)).all(axis=-1)
     assert (fields["mask"][..., 0][red] == 3).all()
     assert (fields["mask"] == 3).sum() >= red.sum() > 0
@@ -260,7 +260,7 @@ def test_what_has_no_partner(pairs):
     (pairs / "masks" / "cat" / "2.png").rename(pairs / "masks" / "cat" / "9.png")
 
     def source(**options):
-        return mm.Images(pairs / "images", masks=pairs / "masks", **options)
+        return mm.Images(pairs / "images", masks=pairs / "masks", order="sorted", **options)
 
     with pytest.raises(NotFoundError, match=r"1 of 3 images have no mask of their name.*2\.bmp.*unmatched='skip-images'"):
         source()
@@ -283,7 +283,7 @@ def test_masks_of_other_sizes(pairs):
     small.save(path)
 
     def source(**options):
-        return mm.Images(pairs / "images", masks=pairs / "masks", **options)
+        return mm.Images(pairs / "images", masks=pairs / "masks", order="sorted", **options)
 
     with pytest.raises(DamagedFileError, match=r"1\.png has 20 x 30 pixels; its image .*1\.bmp has 40 x 60"):
         source()
@@ -298,7 +298,7 @@ def test_broken_masks_leave_their_image_out(pairs):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DamagedFileError, match=r"masks/cat/1\.png"):
         read_all(mm.Images(pairs / "images", masks=pairs / "masks"))
-    fields, skipped = read_all(mm.Images(pairs / "images", masks=pairs / "masks", skip_broken=True))
+    fields, skipped = read_all(mm.Images(pairs / "images", masks=pairs / "masks", skip_broken=True, order="sorted"))
     assert fields["label"].tolist() == [0, 1]
     assert skipped == [(0, str(pairs / "images" / "cat" / "1.bmp"))]
 

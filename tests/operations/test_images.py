@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_classes(folder):
-    source = mm.Images(folder, size=(24, 36))  # not so small that JPEG is decoded smaller
+    source = mm.Images(folder, size=(24, 36), order="sorted")  # not so small that JPEG is decoded smaller
     assert source.notes["label"] == {"classes": ["ant", "cat", "dog"]}
     assert (source.samples, source.guess) == (16, 16)
     assert source.specs["image"].shape == (16, 24, 36, 3)
@@ -87,7 +87,7 @@ def test_files_are_counted_as_people_count(tmp_path):
 
 
 def test_one_hot(folder):
-    source = mm.Images(folder, labels="one-hot")
+    source = mm.Images(folder, labels="one-hot", order="sorted")
     assert (source.specs["label"].shape, source.specs["label"].dtype, source.specs["label"].layout) == (
         (16, 3),
         np.dtype(np.uint8),
@@ -257,11 +257,11 @@ def test_a_broken_file_is_named(folder, how):
 
 @pytest.mark.parametrize("how", ["cut off", "empty"])
 def test_broken_files_are_left_out_and_listed(folder, how):
-    whole = read_all(mm.Images(folder, size=16))[0]
+    whole = read_all(mm.Images(folder, size=16, order="sorted"))[0]
     broken = ["ant/1.jpg", "cat/2.jpg", "cat/3.jpg", "dog/2.jpg"]
     for name in broken:
         break_file(folder / name, how)
-    source = mm.Images(folder, size=16, skip_broken=True)
+    source = mm.Images(folder, size=16, skip_broken=True, order="sorted")
     assert source.samples is None
     assert source.guess in (12, 16)
     kept = [number for number in range(16) if number not in (0, 4, 5, 15)]
@@ -299,7 +299,7 @@ def test_bombs_are_left_out_too(folder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 120 * 90)
     with pytest.raises(UnsafeFileError, match=r"0\.png.*--max-pixels"):
         mm.Images(folder, size=16)
-    _, skipped = read_all(mm.Images(folder, size=16, skip_broken=True))
+    _, skipped = read_all(mm.Images(folder, size=16, skip_broken=True, order="sorted"))
     assert skipped == [(3, str(folder / "cat" / "0.png"))]
 
 
@@ -340,13 +340,15 @@ def table(folder, text, name="train.csv"):
 
 def test_csv_of_names(folder):
     source = mm.Images(
-        table(folder, '\ufeffpath,label,rest\ndog/1.jpg,zebra,1\n\ncat/1.jpg,"a, b",2\n./dog/2.jpg, zebra ,3\n'), size=8
+        table(folder, '\ufeffpath,label,rest\ndog/1.jpg,zebra,1\n\ncat/1.jpg,"a, b",2\n./dog/2.jpg, zebra ,3\n'),
+        size=8,
+        order="sorted",
     )
     assert source.notes["label"] == {"classes": ["a, b", "zebra"]}
     fields, _ = read_all(source)
     assert fields["label"].tolist() == [1, 0, 1]
     (folder / "train.csv").unlink()
-    whole = read_all(mm.Images(folder, size=8))[0]["image"]
+    whole = read_all(mm.Images(folder, size=8, order="sorted"))[0]["image"]
     assert np.array_equal(fields["image"], whole[[14, 3, 15]])
     assert source.paths == [str(folder / "cat"), str(folder / "dog"), str(folder / "train.csv")]
 

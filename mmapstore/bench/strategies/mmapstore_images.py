@@ -30,7 +30,9 @@ def prepare(task: Task) -> None:
 
     if not os.path.exists(stored_at(task)):
         os.makedirs(os.path.dirname(os.path.abspath(stored_at(task))), exist_ok=True)
-        images = mm.Images(task.path, size=task.shape[:2], channels=task.shape[2], dtype="uint8")
+        images = mm.Images(
+            task.path, size=task.shape[:2], channels=task.shape[2], dtype="uint8", order="sorted", source_field=False
+        )
         mm.ingest(images, stored_at(task), layout="NHWC", progress=False)
 
 

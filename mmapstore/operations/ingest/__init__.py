@@ -19,7 +19,7 @@ from .estimate import Estimate, estimate_of, require_can_be_measured, require_ep
 from .field_write import write_fields
 from .journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish
 from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
-from .recognition import fields_of, is_source, source_of
+from .recognition import fields_of, images_of, is_source, source_of
 from .side_by_side import SideBySide, UnequalFieldsError
 from .target import Target, name_fields, require_field_names
 
@@ -45,6 +45,8 @@ def ingest(
     overwrite: bool = False,
     append: bool = False,
     resume: bool = True,
+    order: str | None = None,
+    seed: int | None = None,
     progress: Callable[[int, int | None], Any] | bool | None = None,
     dry_run: Literal[False] = False,
 ) -> str: ...
@@ -65,6 +67,8 @@ def ingest(
     overwrite: bool = False,
     append: bool = False,
     resume: bool = True,
+    order: str | None = None,
+    seed: int | None = None,
     progress: Callable[[int, int | None], Any] | bool | None = None,
     dry_run: Literal[True],
     epochs: int | None = None,
@@ -86,6 +90,8 @@ def ingest(
     overwrite: bool = False,
     append: bool = False,
     resume: bool = True,
+    order: str | None = None,
+    seed: int | None = None,
     progress: Callable[[int, int | None], Any] | bool | None = None,
     dry_run: bool = False,
     epochs: int | None = None,
@@ -122,6 +128,9 @@ def ingest(
     append : add the samples, as new episodes, to what an earlier `ingest` left at `out`, in its layout, dtype, chunks and
         compression. All that is there is read once, and compared with its checksums. `.npy` files grow in place, Zarr arrays get
         new chunks, HDF5 files are copied first (an interruption would ruin them); whatever happens, the old data stays whole
+    order, seed : of a folder, list or table of images, as `mmapstore.Images` has them: labelled images are written in an order
+        mixed by a seed, so that contiguous parts are random parts; order="sorted" keeps that of names. What comes from anywhere
+        else stays in its order
     resume : False forgets an interrupted write and starts again
     progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples in all or None)
     dry_run : write nothing, and return an `Estimate` (it prints well): samples, bytes, memory, and the time, judged by what about
@@ -147,6 +156,7 @@ def ingest(
     if append and overwrite:
         raise InvalidValueError("append=True adds to what is there, overwrite=True replaces it; choose one.")
     options = Options(layout, source_layout, dtype, compression, chunk_samples, samples)
+    source = images_of(source, source_layout, order, seed)
     if isinstance(source, LooksFirst):
         source.look(budget)
     several = fields_of(source)

@@ -31,7 +31,7 @@ from .plan import Before, FieldPlan, Options, WritePlan
 from .target import Place, Target
 
 _NOTHING: Mapping[str, Any] = {}
-_OF_EPISODES = ("skipped", "time")  # notes that tell of single episodes, and grow with them
+_GROWING = ("skipped", "time", "order")  # notes of single episodes or samples, which grow with them
 
 
 def before_of(target: Target, source: Source, options: Options) -> Before:
@@ -46,7 +46,7 @@ def before_of(target: Target, source: Source, options: Options) -> Before:
     if set(entries) != set(fields):
         raise InvalidValueError(
             f"{target.path} holds the fields {', '.join(sorted(entries))}, and the source gives {', '.join(sorted(fields))}. "
-            "What is appended needs the same fields."
+            "What is appended needs the same fields (of images, 'source' can be left out: source_field=False, --no-source)."
         )
     samples = {entry.shape[0] for entry in entries.values()}
     blocks = {entry.block_samples for entry in entries.values()}
@@ -84,14 +84,14 @@ def _entries(target: Target) -> dict[str, ArrayManifest]:
 
 
 def _require_fits(target: Target, source: Source, options: Options, field: str, entry: ArrayManifest) -> None:
-    spec, dtype = source.specs[field], options.of("dtype", field)
+    spec, dtype = source.specs[field], options.dtype_of(field, source.specs[field])
     where = f"{target.path} holds {target.name_of(field)} as"
     for name in ("compression", "chunk_samples"):
         if options.of(name, field) is not None:
             raise InvalidValueError(f"{name}={options.of(name, field)!r} cannot be chosen anew for samples appended. Leave it out.")
     if set(spec.layout) != set(entry.layout):
         raise InvalidValueError(f"{where} {entry.layout}, and the source gives {spec.layout}; expected the same axes.")
-    found = Conversion.of(spec, entry.layout, dtype).target
+    found = Conversion.of(_as_wide(spec, entry), entry.layout, dtype).target
     if found.dtype != np.dtype(entry.dtype):
         remedy = f"Say dtype={np.dtype(entry.dtype).name!r} to convert." if dtype is None else "Leave dtype= out, or say that."
         raise InvalidTypeError(f"{where} {np.dtype(entry.dtype)}, and this would append {found.dtype}. {remedy}")
@@ -103,13 +103,22 @@ def _require_fits(target: Target, source: Source, options: Options, field: str, 
         raise InvalidValueError(
             f"{where} samples of shape {entry.shape[1:]} ({entry.layout}), and the source gives {found.sample_shape}. {remedy}."
         )
-    kept = {name: note for name, note in (entry.notes or _NOTHING).items() if name not in _OF_EPISODES}
-    given = dict(source.notes.get(field, _NOTHING))
+    kept, given = (
+        {name: note for name, note in (notes or _NOTHING).items() if name not in _GROWING}
+        for notes in (entry.notes, source.notes.get(field))
+    )
     if kept != given:
         raise InvalidValueError(
             f"{where} noted {kept}, and the source notes {given}: the same numbers would mean something else. "
             "Append what agrees in that, or ingest all of it anew."
         )
+
+
+def _as_wide(spec: ArraySpec, entry: ArrayManifest) -> ArraySpec:
+    """Text that is narrower than the field has room for, as wide as the field."""
+    stored = np.dtype(entry.dtype)
+    is_narrower = spec.dtype.kind == stored.kind == "S" and spec.dtype.itemsize < stored.itemsize
+    return ArraySpec(spec.shape, stored, spec.layout) if is_narrower else spec
 
 
 class Appended:
@@ -122,7 +131,8 @@ class Appended:
         total = None if source.samples is None else before.samples + source.samples
         self.name = source.name
         self.specs = {
-            field: ArraySpec((total or 0, *spec.sample_shape), spec.dtype, spec.layout) for field, spec in source.specs.items()
+            field: ArraySpec((total or 0, *spec.sample_shape), _as_wide(spec, before.entries[field]).dtype, spec.layout)
+            for field, spec in source.specs.items()
         }
         self.samples = total
         self.guess = before.samples + source.guess if source.guess else 0

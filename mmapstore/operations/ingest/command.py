@@ -16,6 +16,7 @@ from ...plain.memory_budget import format_bytes
 from . import archive_options, ingest
 from .estimate import require_epochs
 from .images import options as image_options
+from .images.order import order_words
 
 _MOST_NAMED = 10
 INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
@@ -88,8 +89,10 @@ def _summary(path: str, seconds: float) -> dict[str, Any]:
     manifest = Manifest.from_json(where.read_text(encoding="utf-8"), str(where))
     fields = {}
     skipped: list[str] = []
+    order: dict[str, Any] = {}
     for name, entry in manifest.fields.items():
         skipped = skipped or list((entry.notes or {}).get("skipped", ()))
+        order = order or next(iter((entry.notes or {}).get("order", ())[-1:]), {})  # of what this call wrote
         fields[name] = {
             "samples": entry.shape[0],
             "shape": list(entry.shape[1:]),
@@ -101,6 +104,8 @@ def _summary(path: str, seconds: float) -> dict[str, Any]:
         }
     total = sum(nbytes_on_disk(where.parent / name) for name in {entry.file for entry in manifest.fields.values()})
     found = {"path": path, "fields": fields, "bytes": total, "seconds": round(seconds, 3)}
+    if order_words(order):
+        found["order"] = {**order, "words": order_words(order)}
     return {**found, "skipped": skipped} if skipped else found
 
 
@@ -120,8 +125,9 @@ def _line(found: dict[str, Any]) -> str:
     named = ", ".join(skipped[:_MOST_NAMED])
     more = " ... (the manifest names all)" if len(skipped) > _MOST_NAMED else ""
     left_out = f"\nskipped {len(skipped)}, broken or unmatched: {named}{more}" if skipped else ""
+    order = f"\n{found['order']['words']}" if "order" in found else ""
     return (
         f"{found['path']}: {'; '.join(parts)}, {format_bytes(held)} in {found['seconds']:.1f} s ({rate}/s), "
-        f"{format_bytes(found['bytes'])} on disk\n"
+        f"{format_bytes(found['bytes'])} on disk{order}\n"
         f"open it with: ds = mmapstore.open({found['path']!r}){left_out}"
     )

@@ -31,6 +31,9 @@ def written_manifest(plan: WritePlan, target: Target, record: Record, summaries:
         notes = dict(plan.source.notes.get(name, {}))
         if record.skipped:
             notes["skipped"] = [item for _, item in record.skipped]
+        orders = _orders(plan, record, name, notes.pop("order", None))
+        if orders:
+            notes["order"] = orders
         times = _times(plan, record, name)
         if any(times):
             notes["time"] = times
@@ -56,6 +59,20 @@ def written_manifest(plan: WritePlan, target: Target, record: Record, summaries:
             notes=notes or None,
         )
     return Manifest(fields, written_by())
+
+
+def _orders(plan: WritePlan, record: Record, field: str, given: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The order of the samples of each call that wrote some, if a source tells of any: "as they came" is that of all others."""
+    known: list[Mapping[str, Any]] = []
+    if plan.before is not None:
+        old = plan.before.entries[field]
+        known = list((old.notes or {}).get("order", ()))
+        if given and not known:
+            known = [{"samples": plan.before.samples, "order": "as they came"}]
+    if not known and not given:
+        return []
+    samples = record.samples - (plan.before.samples if plan.before is not None else 0)
+    return [*known, {"samples": samples, **(given or {"order": "as they came"})}]
 
 
 def _times(plan: WritePlan, record: Record, field: str) -> list[Mapping[str, Any] | None]:

@@ -20,6 +20,7 @@ from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.memory_budget import MemoryPlan, format_bytes
 from .contract import Position
 from .field_write import blocks_of, summaries_of
+from .images.order import order_words
 from .journal import Record
 from .plan import WritePlan
 from .summary import Beside, Blocks
@@ -46,6 +47,7 @@ class Estimate:
     seconds : of the whole ingest
     cost : seconds of one epoch from the source, of the ingest, of reading one epoch from the store, and of training as given
     epochs : as asked, or None
+    order : the order of the samples in words, where the source decides on one
     """
 
     path: str
@@ -59,6 +61,7 @@ class Estimate:
     seconds: float | None
     cost: IngestCost | None
     epochs: int | None
+    order: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, durations in seconds, sizes in bytes."""
@@ -77,6 +80,8 @@ class Estimate:
             "measured_samples": self.measured_samples,
             "seconds": self.seconds,
         }
+        if self.order:
+            found["order"] = self.order
         if self.epochs is not None:
             found["epochs"] = self.epochs
             if self.cost is not None:
@@ -100,6 +105,7 @@ class Estimate:
                 f", {format_bytes(self.stored_nbytes)} on disk" if abs(self.stored_nbytes - self.nbytes) > self.nbytes / 50 else ""
             )
             lines.append(f"{size}{stored} ({free}), in about {duration(self.seconds)}, judged by {self.measured_samples} samples")
+        lines += [self.order] if self.order else []
         lines.append(f"memory: {self.memory}")
         if self.epochs is not None and self.cost is not None:
             cost, training = self.cost, "" if self.cost.train else ", without the training itself"
@@ -187,6 +193,7 @@ def estimate_of(plan: WritePlan, target: Target, memory: MemoryPlan, epochs: int
         seconds=None if cost is None else cost.ingest,
         cost=cost,
         epochs=epochs,
+        order=next(filter(None, (order_words(notes.get("order")) for notes in plan.source.notes.values())), ""),
     )
 
 

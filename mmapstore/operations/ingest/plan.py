@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...formats.contract import NewArray
+from ...plain.array_spec import ArraySpec
 from ...plain.channel_statistics import SCRATCH_NBYTES
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.manifest import ArrayManifest
 from ...plain.memory_budget import MemoryPlan
-from .contract import Source
+from .contract import ONLY, Source
 from .conversion import Conversion
 from .journal import Record
 from .target import Place, Target
@@ -40,6 +41,11 @@ class Options:
         """The option `name` for one field."""
         option = getattr(self, name)
         return option.get(field) if isinstance(option, Mapping) else option
+
+    def dtype_of(self, field: str, spec: ArraySpec) -> Any:
+        """The dtype asked for; one for all fields is that of numbers, and texts beside them stay as they are."""
+        is_beside = spec.dtype.kind == "S" and field != ONLY and not isinstance(self.dtype, Mapping)
+        return None if is_beside else self.of("dtype", field)
 
     def check(self, fields: Mapping[str, Any], named: bool) -> None:
         """Raise if an option cannot be meant, whatever is written. `named`: the fields have names that a user knows."""
@@ -154,7 +160,8 @@ class WritePlan:
 def write_plan(source: Source, target: Target, options: Options, max_memory: int) -> WritePlan:
     """Blocks as large as is good, and as fits into `max_memory` bytes; if none does, the smallest ones."""
     conversions = {
-        field: Conversion.of(spec, options.of("layout", field), options.of("dtype", field)) for field, spec in source.specs.items()
+        field: Conversion.of(spec, options.of("layout", field), options.dtype_of(field, spec))
+        for field, spec in source.specs.items()
     }
     nbytes = min(BLOCK_NBYTES, max_memory // 4)
     while True:
@@ -168,7 +175,7 @@ def recorded_plan(source: Source, target: Target, options: Options, record: Reco
     """The plan of an interrupted call: its checksums are of its blocks, whatever would fit now."""
     fields = {}
     for field, spec in source.specs.items():
-        conversion = Conversion.of(spec, options.of("layout", field), options.of("dtype", field))
+        conversion = Conversion.of(spec, options.of("layout", field), options.dtype_of(field, spec))
         fields[field] = FieldPlan(conversion, target.place(field), options.of("compression", field), record.chunk_samples[field])
     return WritePlan(source, fields, record.block_samples, options.samples)
 

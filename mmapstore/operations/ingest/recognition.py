@@ -68,6 +68,25 @@ def is_source(source: Any) -> bool:
     return all(hasattr(source, name) for name in _CONTRACT) and callable(source.pieces)
 
 
+def images_of(source: Any, source_layout: Any, order: str | None, seed: int | None) -> Any:
+    """Return a path, or a list of paths, of images as `Images` in this order, and anything else as it is.
+
+    Raises InvalidValueError for an order of something else, which comes in an order of its own.
+    """
+    paths = [source] if isinstance(source, (str, os.PathLike)) else source
+    if isinstance(paths, (list, tuple)) and paths and all(isinstance(path, (str, os.PathLike)) for path in paths):
+        named = [os.fspath(path) for path in paths]
+        if looks_like_images(named if len(named) > 1 else named[0]):
+            return _of_images(named if len(named) > 1 else named[0], source_layout, order, seed or 0)
+    if order is not None or seed is not None:
+        what = repr(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else f"a {type(source).__name__}"
+        raise InvalidValueError(
+            f"order={order!r}, seed={seed!r} are for paths of images, and the source is {what}. Of mmapstore.Images and "
+            "mmapstore.AnnotatedImages say them there; anything else stays in its order: leave them out."
+        )
+    return source
+
+
 def source_of(source: Any, source_layout: str | None, layout: str | None, any_dtype: bool) -> Source:
     """Open a source, reading no more of it than tells what it holds. Warn where its axes are likely others than the usual ones.
 
@@ -175,10 +194,10 @@ def _of_files(paths: list[str], source_layout: str | None) -> Source:
     return _of_opened(paths if len(paths) > 1 else paths[0], paths, source_layout)
 
 
-def _of_images(source: str | list[str], source_layout: str | None) -> Source:
+def _of_images(source: str | list[str], source_layout: Any, order: str | None = None, seed: int = 0) -> Source:
     if source_layout is not None:
         raise InvalidValueError(f"source_layout={source_layout!r} is for arrays; images come as 'NHWC'. Leave it out.")
-    return Images(source)
+    return Images(source, order=order, seed=seed)
 
 
 def _open_part(path: str, source_layout: str | None) -> Source:

@@ -15,6 +15,7 @@ from .decoding import ImageHeader
 from .files import ListedImages
 from .form import ImageForm
 from .images import LABELS
+from .order import WantedOrder
 from .pairs import UNMATCHED, PairedFolders
 from .picture_files import BROKEN
 from .placement import Box, upright_box
@@ -22,7 +23,7 @@ from .samples import ImageSamples
 
 
 class AnnotatedImages(ImageSamples):
-    """Images with Pascal VOC or ImageNet DET annotations as a source of `mmapstore.ingest`: fields "image", "label", "box".
+    """Images with Pascal VOC or ImageNet DET annotations for `mmapstore.ingest`: fields "image", "label", "box", "source".
 
     The annotations folder is walked, also what lies deeper, and the image of `n01/a.xml` is `n01/a.*` in the images folder; where
     there is none, the one that the annotation calls <filename>. The object with the largest bounding box is the label. Its box is
@@ -45,6 +46,8 @@ class AnnotatedImages(ImageSamples):
         the last (Pascal VOC)
     clip_boxes : how many pixels a box may reach out of its image, to be clipped to it, which a `SourceWarning` and the manifest
         count. 1 is a rounding; math.inf clips all but boxes that lie outside as a whole
+    order, seed, episodes, source_field : as for `Images`; images are mixed unless `order` or `episodes` says otherwise, and
+        order="sorted" keeps the order of `subset`
     size, fit, channels, dtype, scale, labels, skip_broken, workers : as for `Images`; `skip_broken` leaves out broken
         annotations too. Boxes are of the picture as one looks at it; where the size that the annotation gives fits only the
         picture as it is stored, before EXIF turns it, they are turned with it
@@ -68,7 +71,7 @@ class AnnotatedImages(ImageSamples):
     ...     source = mm.AnnotatedImages(photos, boxes, size=(20, 20))
     (None, None)
     >>> source.notes["label"], {name: spec.shape for name, spec in source.specs.items()}
-    ({'classes': ['cat', 'background']}, {'image': (1, 20, 20, 3), 'label': (1,), 'box': (1, 4)})
+    ({'classes': ['cat', 'background']}, {'image': (1, 20, 20, 3), 'label': (1,), 'box': (1, 4), 'source': (1,)})
     """
 
     def __init__(
@@ -90,8 +93,13 @@ class AnnotatedImages(ImageSamples):
         labels: str | None = "index",
         skip_broken: bool = False,
         workers: int | None = None,
+        order: str | None = None,
+        seed: int = 0,
+        episodes: str | None = None,
+        source_field: bool | None = None,
     ) -> None:
         form = ImageForm.of(size, fit, channels, dtype, scale)
+        wanted = WantedOrder.of(order, seed, episodes)
         for name, value, understood in (
             ("labels", labels, (*LABELS, None)),
             ("unmatched", unmatched, UNMATCHED),
@@ -131,6 +139,7 @@ class AnnotatedImages(ImageSamples):
             listed, f"{folders.images_folder} with {folders.annotations_folder}", form, labels, skip_broken, workers, None
         )
         self._add_boxes(found, [folders.annotation_path(pair.name) if pair.annotation else "" for pair in pairs], clip_boxes)
+        self._arrange(wanted, False, True, folders.images_folder, source_field)
 
     def _add_boxes(self, found: Sequence[Annotation | None], paths: Sequence[str], clip: float) -> None:
         clipped: list[str] = []

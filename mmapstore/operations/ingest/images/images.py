@@ -12,6 +12,7 @@ from ..files import matching
 from .files import TABLE_SUFFIXES, ListedImages, images_in_folder, images_of_list
 from .form import ImageForm
 from .masks import require_unmatched, with_masks
+from .order import WantedOrder
 from .samples import PAGES, ImageSamples
 from .tables import images_of_table
 
@@ -19,7 +20,7 @@ LABELS = ("index", "one-hot")
 
 
 class Images(ImageSamples):
-    """Image files as a source of `mmapstore.ingest`: fields "image" and, where there are classes, "label".
+    """Image files as a source of `mmapstore.ingest`: fields "image" and, where there are classes, "label" and "source".
 
     Any format that Pillow reads (but EPS and WMF, which other programs would have to draw), upright as EXIF tells; HEIF (.heic)
     with pillow-heif. Every file's header is looked at before anything is written, so one that does not fit is named at once; a
@@ -56,6 +57,16 @@ class Images(ImageSamples):
     unmatched : with a folder of masks, what to do about images and masks without each other: "error"; "skip", or "skip-images" or
         "skip-masks" alone, leaves them out and lists them in the manifest
     path_column, label_column : names in a table
+    order : "mixed" writes the files in an order mixed by `seed`, so that contiguous parts (`split(0.8, 0.2)`) are random parts, and
+        training reads contiguously all the same; "sorted" keeps the order of names, and that of a table or a list. None mixes
+        images with labels or masks, but for folders of numbered frames: if the names of all files are numbers, padded with zeros
+        and without a gap in each folder (`walk/0001.png`; or "frame" and a number), and the images of a folder have one size, they
+        stay in order and each folder is an episode, which a `SourceWarning` says. Pages of a file stay together. The manifest
+        notes the order; `mmapstore.NextFrame` and `Window` of several samples are errors on mixed samples
+    seed : a whole number, from which with the list of files alone the mixed order is made, the same on every machine
+    episodes : "folder" makes the files of each folder a sequence, in the order of names, and an episode; they are never mixed
+    source_field : whether there is a field "source", the path of each sample's file below the folder or table, as text of a fixed
+        width (UTF-8; 32 bytes a sample, or as many times 32 as the longest path needs). None if there are fields beside "image"
 
     Raises
     ------
@@ -91,8 +102,13 @@ class Images(ImageSamples):
         unmatched: str = "error",
         path_column: str = "path",
         label_column: str = "label",
+        order: str | None = None,
+        seed: int = 0,
+        episodes: str | None = None,
+        source_field: bool | None = None,
     ) -> None:
         form = ImageForm.of(size, fit, channels, dtype, scale)
+        wanted = WantedOrder.of(order, seed, episodes)
         if labels is not None and labels not in LABELS:
             raise InvalidValueError(f"labels={labels!r} is not understood; expected 'index', 'one-hot' or None.")
         if pages not in PAGES:
@@ -109,8 +125,11 @@ class Images(ImageSamples):
                 raise InvalidValueError(f"masks={os.fspath(masks)!r} is to be a folder, beside a folder of images.")
             listed, paths = with_masks(listed, name, os.fspath(masks), unmatched)
             super().__init__(listed, f"{name} with {os.fspath(masks)}", form, labels, skip_broken, workers, pages, paths)
-            return
-        super().__init__(listed, name, form, labels, skip_broken, workers, pages, masks)
+        else:
+            super().__init__(listed, name, form, labels, skip_broken, workers, pages, masks)
+        is_folder = os.path.isdir(name)
+        root = name if is_folder else os.path.dirname(name) if listed.read_too else ""
+        self._arrange(wanted, is_folder, len(self.specs) > 1, root, source_field)
 
 
 def _listed(source: Any, path_column: str, label_column: str) -> tuple[ListedImages, str]:

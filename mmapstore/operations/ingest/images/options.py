@@ -9,6 +9,7 @@ from typing import Any
 from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
 from ..contract import Source
 from .files import looks_like_images
+from .order import ORDERS
 from .pairs import UNMATCHED
 from .placement import FITS
 from .samples import PAGES
@@ -24,6 +25,10 @@ _ONLY_IMAGES = {
     "max_pixels": "--max-pixels",
     "pages": "--pages",
     "masks": "--masks",
+    "order": "--order",
+    "seed": "--seed",
+    "episodes": "--episodes",
+    "no_source": "--no-source",
 }
 _ONLY_ANNOTATED = {
     "subset": "--subset",
@@ -56,6 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder of label masks, each with the name of its image, for a field mask; or yes where SOURCE itself holds "
         "label masks, no where it holds pictures (default: by their look)",
     )
+    images.add_argument(
+        "--order",
+        choices=ORDERS,
+        help="mixed by a seed, so that contiguous parts are random parts (default for images with labels or masks, except numbered "
+        "frames), or sorted, in the order of names",
+    )
+    images.add_argument("--seed", type=int, help="of the mixed order (default: 0)")
+    images.add_argument("--episodes", choices=("folder",), help="each folder is a sequence of frames, in the order of names")
+    images.add_argument("--no-source", action="store_true", default=None, help="write no field of the samples' file names")
     images.add_argument("--path-column", help="name of the column of paths in a table (default: path)")
     images.add_argument("--label-column", help="name of the column of labels in a table (default: label)")
     images.add_argument("--max-pixels", type=int, help="decode images of more pixels than Pillow's limit, up to this many")
@@ -103,6 +117,10 @@ def source_from(options: argparse.Namespace) -> Source | None:
         "scale": None if options.scale is None else _scale(options.scale),
         "labels": None if options.labels == "none" else options.labels or "index",
         "skip_broken": options.skip_broken,
+        "order": options.order,
+        "seed": options.seed or 0,
+        "episodes": options.episodes,
+        "source_field": False if options.no_source else None,
     }
     options.dtype = None
     if options.annotations is None:

@@ -32,6 +32,11 @@ class PictureFiles:
         self.paths = paths
         self.headers = _headers(paths, left_out, skip_broken)
 
+    def reorder(self, places: Sequence[int]) -> None:
+        """Put file `places[i]` at place i."""
+        self.paths = [self.paths[number] for number in places]
+        self.headers = [self.headers[number] for number in places]
+
     def usable(self) -> list[tuple[str, ImageHeader]]:
         return [(path, header) for path, header in zip(self.paths, self.headers, strict=True) if header is not None]
 

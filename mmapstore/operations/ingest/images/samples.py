@@ -21,7 +21,9 @@ from .file_kinds import PassedOver
 from .files import ListedImages
 from .form import ImageForm
 from .masks import are_masks, mask_decoder, require_alike, require_no_pairs
+from .order import WantedOrder, order_words
 from .picture_files import BROKEN, PictureFiles
+from .source_names import SourceNames
 
 _MOST_CATEGORIES = 1 << 16
 _PIECE_NBYTES = 1 << 20
@@ -57,7 +59,8 @@ class ImageSamples:
         files = listed.paths if len(listed.read_too) <= 1 else [*listed.paths, *listed.read_too]
         folders = {os.path.dirname(path) for path in files}  # in place of their files, of which there may be millions
         self.paths = [os.path.abspath(path) for path in (*sorted(folders), *(listed.read_too if len(listed.read_too) == 1 else ()))]
-        self._files, self._skip_broken = listed.paths, bool(skip_broken)
+        self._files: Sequence[str] = listed.paths
+        self._skip_broken = bool(skip_broken)
         self._workers = workers or usable_cpus()
         images = PictureFiles(listed.paths, listed.left_out, self._skip_broken)
         self._pictures = {"image": images}
@@ -75,10 +78,10 @@ class ImageSamples:
         if masks is None and listed.classes is not None and os.path.isdir(name):
             require_no_pairs(name, images.usable())
         self._decide_how(images, form, masks)
-        counts = [1 if header is None else len(header.pages) for header in self._headers]
-        self._file_of = np.repeat(np.arange(len(counts)), counts)  # of each item
-        self._first_item = np.cumsum([0, *counts])  # of each file
-        usable = sum(count for count, header in zip(counts, self._headers, strict=True) if header is not None)
+        self._number_items()
+        self._by_folder = False  # each folder is an episode
+        self._names: SourceNames | None = None  # of the field "source", if there is that field
+        usable = sum(len(header.pages) for header in self._headers if header is not None)
         self.samples: int | None = None if skip_broken else usable
         self.guess = usable
         self._fields: dict[str, Array] = {}  # those without pixels, for every file
@@ -94,11 +97,45 @@ class ImageSamples:
             "skip_broken": self._skip_broken,
             "masks": [name for name, pictures in self._pictures.items() if pictures.decoder.is_mask],
         }
-        if len(self._file_of) > len(counts):
+        if len(self._file_of) > len(self._files):
             self.fingerprint["pictures"] = len(self._file_of)
         self._one_hot = 0
         if labels is not None and listed.labels is not None:
             self._add_labels(listed.labels, listed.classes, labels)
+
+    def _number_items(self) -> None:
+        counts = [1 if header is None else len(header.pages) for header in self._headers]
+        self._file_of = np.repeat(np.arange(len(counts)), counts)  # of each item
+        self._first_item = np.cumsum([0, *counts])  # of each file
+
+    def _arrange(self, wanted: WantedOrder, in_folders: bool, is_labelled: bool, root: str, source_field: bool | None) -> None:
+        """Put the files into the order in which they are written, when all else is known of them; see `WantedOrder.note`.
+
+        `root` is the folder to which the paths in the field "source" are relative. `source_field` says whether there is that field,
+        None if there are others beside "image".
+        """
+        if source_field or (source_field is None and len(self.specs) > 1):
+            usable = [path for path, _ in self._pictures["image"].usable()]
+            self._names = SourceNames(usable, root, self.samples or 0)
+            self.specs["source"], self.notes["source"] = self._names.spec, self._names.notes
+        note = wanted.note(self.name, self._files, self._headers, in_folders, is_labelled)
+        self._by_folder = wanted.by_folder or "why" in note
+        if "seed" in note:
+            places = wanted.places(len(self._files)).tolist()
+            for pictures in self._pictures.values():
+                pictures.reorder(places)
+            images = self._pictures["image"]
+            self._files, self._headers = images.paths, images.headers
+            self._fields = {name: values[places] for name, values in self._fields.items()}
+            self._number_items()
+        for name in self._pictures if note else ():
+            self.notes[name] = {**self.notes[name], "order": note}
+        self.fingerprint["order"] = [note, self._by_folder]
+
+    def __repr__(self) -> str:
+        fields = "; ".join(f"{name!r} {spec.sample_shape} {spec.dtype}" for name, spec in self.specs.items())
+        order = order_words(self.notes["image"].get("order"))
+        return f"<{type(self).__name__} {self.name}: {self.guess} samples{order and f', {order}'}; {fields}>"
 
     def _pair_masks(self, masks: PictureFiles, form: ImageForm) -> None:
         for number, (header, mask) in enumerate(zip(self._headers, masks.headers, strict=True)):
@@ -179,7 +216,7 @@ class ImageSamples:
         self.specs[name] = ArraySpec((self.samples or 0, *spec.sample_shape), spec.dtype, spec.layout)
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
-        """Samples in the order of the list: "image" (n, H, W, C), and "label", "box" where there are any. All arrays are new."""
+        """Samples in their order: "image" (n, H, W, C), and "label", "box", "source" where there are any. All arrays are new."""
         first = after.samples + len(after.skipped)  # every item is the one or the other
         rows = max(1, min(at_most, _PIECE_NBYTES // max(1, self.specs["image"].sample_nbytes)))
         skipped: list[str] = []
@@ -208,8 +245,13 @@ class ImageSamples:
             yield self._piece(room, items, starts, skipped)
 
     def _begins_an_episode(self, file: int, before: int | None) -> bool:
-        """Whether a sample of a file does, behind one of the file `before`: files of several pictures are episodes."""
-        return before != file and any(self._count(each) > 1 for each in (file, before) if each is not None)
+        """Whether a sample of a file does, behind one of the file `before`. Files of several pictures are episodes."""
+        if before == file:
+            return False
+        is_of_another_folder = (
+            self._by_folder and before is not None and os.path.dirname(self._files[file]) != os.path.dirname(self._files[before])
+        )
+        return is_of_another_folder or any(self._count(each) > 1 for each in (file, before) if each is not None)
 
     def _count(self, file: int) -> int:
         return int(self._first_item[file + 1] - self._first_item[file])
@@ -236,6 +278,8 @@ class ImageSamples:
             if name == "label" and self._one_hot:
                 found = (found[:, None] == np.arange(self._one_hot)).astype(np.uint8)
             fields[name] = found
+        if self._names is not None:
+            fields["source"] = self._names.of(self._files[file] for file in self._file_of[items].tolist())
         return Piece(fields, starts, skipped)
 
     def _decoded(self, first: int, is_behind_broken: bool) -> Generator[dict[str, Array] | None]:
