@@ -9,7 +9,7 @@ from ..plain.errors import InvalidValueError
 from ..plain.nests import leaves, pack
 
 if TYPE_CHECKING:
-    from ..batches.batches import Batches
+    from ..batches.batch_source import BatchSource
 
 Kind = tuple[Any, tuple["int | None", ...]]  # dtype and shape of an array; None for any length
 
@@ -24,7 +24,7 @@ class BatchShapes:
     length : of the first axis of all arrays, where every batch is full; None for any
     """
 
-    def __init__(self, batches: Batches, made: tuple[Any, ...], length: int | None = None) -> None:
+    def __init__(self, batches: BatchSource, made: tuple[Any, ...], length: int | None = None) -> None:
         self._batches = batches
         self.structure = with_tuples(made)
         self._kinds = [(array.dtype, (length, *array.shape[1:])) for array in leaves(made)]

@@ -1,12 +1,16 @@
 """`Batches` as a keras.utils.PyDataset, for `fit`, `evaluate` and `predict` on every Keras backend.
 
-Keras 3 asks for batches in ways its documentation does not tell (read in 3.15, py_dataset_adapter.py and
+Keras 3 asks for batches in ways its documentation does not tell (read in 3.15 and 3.16, py_dataset_adapter.py and
 epoch_iterator.py): batches 0 and 1 before the first epoch, to learn shapes; `on_epoch_end` once before the first
-`on_epoch_begin`; one batch inside an epoch of its own, to build a model, on JAX and torch; batches ahead of the
-hooks, from another thread; with `fit(steps_per_epoch=k)` one iterator runs on through several epochs; an iterator
-is dropped without notice when training stops in mid-epoch; the same object may be walked by two iterators at
-once, for training and for validation. So a pass belongs to the iterator that asks, not to the hooks: each
-iterator keeps the order it began with until it has asked for every batch, and only then comes the next order.
+`on_epoch_begin` of `fit` and `evaluate`; before that, on JAX and torch, one batch in an epoch of its own, to build a model; batches
+ahead of the hooks, from another thread; with `fit(steps_per_epoch=k)` one iterator runs on through several epochs; an iterator
+is dropped without notice when training stops in mid-epoch; the same object may be walked by two iterators at once.
+
+The hooks and the numbers alone do not tell these apart. All batches asked for and then `on_epoch_end` is what an epoch is that
+ended; one that was stopped before its last batches, which TensorFlow had asked for ahead, with the next `fit` behind it; and, where
+an epoch has one batch, the building of a model. So the caller is looked at: Keras has one adapter for each `fit`, `evaluate` and
+`predict`, and each of its iterators a list of its own. An epoch is over when the adapter whose iterator has asked for all of it
+ends an epoch, or begins the next iterator.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import inspect
 import operator
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +28,7 @@ import numpy as np
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, OutOfRangeError
 from ..plain.nests import leaves, pack
 from .batch_shapes import BatchShapes, with_tuples
-from .passes import Pass
+from .passes import ShortEpoch, Walk, shard_by_keras
 
 try:
     import keras
@@ -35,10 +40,11 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from ..batches.batches import Batches
+    from ..batches.batch_source import BatchSource
 
 # Iterators that may walk one Sequence at a time: training, validation, and some that were dropped half way.
-_OPEN_PASSES = 8
+_MOST_WALKS = 8
+_UNDER_WAY = ("_lock", "_walks", "_adapters", "_short")  # what belongs to iterators, and to this process
 
 
 class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
@@ -46,7 +52,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __init__(
         self,
-        batches: Batches,
+        batches: BatchSource,
         steps: int | None = None,
         *,
         workers: int = 1,
@@ -69,30 +75,29 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
                 "There is no batch to train on: 0 batches an epoch. Use a smaller batch_size, or drop_last=False."
             )
         self.batches = batches
-        self._steps = len(batches) if steps is None else int(steps)
-        self._lock = threading.Lock()
-        self._start_at(*batches.position)
+        self._steps = None if steps is None else int(steps)
+        self._forget()
 
-    def _start_at(self, epoch: int, batch: int) -> None:
-        self._first = epoch * len(self.batches) + batch
-        self._next_pass = 0
-        self._latest: Pass | None = None
-        self._open: list[tuple[Any, Pass]] = []  # (what identifies the iterator, its pass), the latest used last
-        self._loose: Pass | None = None  # batches asked for by no iterator of Keras: spec inference, seq[i], loops
-        self._began_at: int | None = None  # the pass that was next when the epoch began; None between epochs
-        self._new_adapter = False
-        self._building = False
+    def _forget(self) -> None:
+        """Begin without iterators that are under way."""
+        self._lock = threading.Lock()
+        self._walks: list[Walk] = []  # those that may go on, the newest last
+        self._adapters: weakref.WeakSet[Any] = weakref.WeakSet()  # those of Keras that train or test, and do not predict or build
+        self._is_open = False  # an epoch: between the hooks
+        self._announced: int | None = None  # batches of an epoch that is short, from its beginning to its first batch
+        self._short: ShortEpoch | None = None
         self._shapes: BatchShapes | None = None
 
     # -- what Keras asks -----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Batches in one Keras epoch."""
-        return self._steps
+        """Batches in one Keras epoch; the first after `load_state_dict` in mid-epoch has fewer."""
+        return len(self.batches) if self._steps is None else self._steps
 
     @property
     def num_batches(self) -> int:
-        return self._steps
+        """The batches of an epoch that has just begun, for the iterator to come; otherwise `len(seq)`, to which `fit` counts."""
+        return len(self) if self._announced is None else self._announced
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Batch `index` of the pass its asker is in: (x,), (x, y) or (x, y, w), as Keras unpacks it."""
@@ -101,89 +106,124 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         except TypeError as error:
             raise InvalidTypeError(f"seq[{index!r}]: a Sequence gives one batch at a time; expected its number, an int.") from error
         if at < 0:
-            at += self._steps
-        if not 0 <= at < self._steps:
+            at += len(self)
+        if not 0 <= at < len(self):
             raise OutOfRangeError(
-                f"Batch {index} was asked for, but a Keras epoch of this Sequence has {self._steps} (0 to {self._steps - 1})."
+                f"Batch {index} was asked for, but a Keras epoch of this Sequence has {len(self)} (0 to {len(self) - 1})."
             )
-        return self._serve(at, _iterator_of_keras(sys._getframe(1)))
+        adapter, iterator = _keras_caller(sys._getframe(1), "indices")
+        walk = self._walk_of(adapter, iterator, at)
+        if walk is None:
+            return self._looked_at(at)
+        return self._serve(walk, at, is_queued=iterator is not None and keras.backend.backend() == "tensorflow")
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """One pass, in order. A loop that runs to its end is followed by the next order, as an epoch of `fit` is."""
-        me = object()
-        for at in range(self._steps):
-            yield self._serve(at, me, mine=True)
+        """One pass, in order, as a loop over the batches is."""
+        walk = Walk(self.batches.cursor.begin(self._steps), None, None, counts=False, shard=(0, 1))
+        for at in range(len(walk.walk)):
+            made = [self._serve(walk, at)]
+            walk.walk.hand_out(at + 1)
+            if walk.is_whole:
+                walk.walk.complete()
+            yield made.pop()
 
     def on_epoch_begin(self) -> None:
         """Called by Keras, or by a training loop of your own, when an epoch begins."""
+        adapter, _ = _keras_caller(sys._getframe(1))
+        cursor = self.batches.cursor
         with self._lock:
-            self._began_at = self._next_pass
-            # Keras ends an epoch before it begins the first one of `fit` and `evaluate`. Where it does not, it either
-            # builds a model from one batch, which may be all there are, or predicts.
-            self._building = self._new_adapter
-            if self._building:
-                self._loose = None
+            self._end_epoch()
+            self._is_open = True
+            first = cursor.next[1]
+            if first and self._steps is None:
+                self._announced, self._short = len(self) - first, ShortEpoch()
+            if adapter is None and not any(walk.is_by(None) for walk in self._walks):
+                self._walks.append(Walk(cursor.begin(self._steps), None, None, counts=True, shard=(0, 1)))
 
     def on_epoch_end(self) -> None:
         """Called by Keras when an epoch ends, and once before the first begins; or by a training loop of your own.
 
         A loop over `seq[i]` that calls both hooks and asks for every batch in between goes on to the next order.
         """
+        adapter, _ = _keras_caller(sys._getframe(1))
         with self._lock:
-            loose = self._loose
-            if loose is not None and (loose.complete or self._began_at is None):
-                # An iterator that went on to the next order meanwhile has the say, and this was a look at batches beside it.
-                if loose.number == self._began_at:
-                    self._finish(loose)
-                self._loose = None
-            self._began_at = None
-            self._new_adapter = self._building = False
+            self._end_epoch()
+            if adapter is not None:
+                self._adapters.add(adapter)
+            self._complete(adapter)
+            dropped = [walk for walk in self._walks if walk.is_by(adapter) and not walk.counts]
+            self._walks = [walk for walk in self._walks if walk not in dropped]
+        for walk in dropped:
+            walk.close()
 
     # -- passes --------------------------------------------------------------------------------------------------
 
-    def _serve(self, at: int, asker: Any, mine: bool = False) -> tuple[Any, ...]:
+    def _end_epoch(self) -> None:
+        self._is_open, self._announced = False, None
+        if self._short is not None:
+            self._short.over()
+            self._short = None
+
+    def _complete(self, adapter: Any) -> None:
+        """Go on behind the passes of an adapter of which all was asked for."""
+        for walk in self._walks:
+            if walk.is_by(adapter) and walk.is_whole and walk.counts:
+                walk.walk.complete()
+        self._walks = [walk for walk in self._walks if not (walk.is_by(adapter) and walk.is_whole)]
+
+    def _walk_of(self, adapter: Any, iterator: Any, at: int) -> Walk | None:
+        """The pass of who asks for batch `at`; None for a look that belongs to none."""
         with self._lock:
-            walk = self._pass_of(asker, at, counts=mine or not self._building)
-            place = self._first + walk.number * self._steps + at
-        workers = self.batches.transform_workers
-        # Only there are batches asked for by a thread of its own, as many as it likes.
-        is_queued = asker is not None and not mine and keras.backend.backend() == "tensorflow"
+            if iterator is None:
+                walk = next((walk for walk in self._walks if walk.is_by(None)), None) if self._is_open else None
+                if walk is None or at >= walk.asked:
+                    return walk
+                self._walks.remove(walk)  # begun again
+                adapter = None
+            else:
+                for walk in self._walks:
+                    if walk.iterator is iterator:
+                        return walk
+                self._complete(adapter)
+                self._announced = None
+            self._walks = [walk for walk in self._walks if not walk.is_abandoned][1 - _MOST_WALKS :]
+            counts = adapter is None or adapter in self._adapters
+            shard = shard_by_keras(self.batches)
+            walk = Walk(self.batches.cursor.begin(self._steps), iterator, adapter, counts, shard)
+            self._walks.append(walk)
+            return walk
+
+    def _serve(self, walk: Walk, at: int, is_queued: bool = False) -> tuple[Any, ...]:
+        """Return batch `at` of a pass. `is_queued`: asked for by a thread of TensorFlow's, as many as it likes."""
+        workers, place = self.batches.transform_workers, walk.walk.place + at
         if is_queued:
-            walk.wait_for_room()
-        if asker is None or (is_queued and workers == 1) or not self.batches.takes_time:
+            walk.room.wait()
+        if (is_queued and workers == 1) or not self.batches.takes_time:
             made = self._begin(place)()  # TensorFlow asks ahead by itself
         else:
-            following = range(place + 1, place - at + self._steps) if walk.in_order == at else ()
-            made = walk.ahead(self._begin, workers).get(place, following)
+            made = walk.make(self._begin, at, workers)
+        if is_queued and self._shapes is not None:
+            self._shapes.require(made, *walk.walk.at(at))
         if keras.backend.backend() == "tensorflow":
-            made = self._for_tensorflow(made, place, at if asker is None else None, walk if is_queued else None)
-        # Marked after the read: a batch that could not be read was not served.
+            made = _for_tensorflow(made, walk if is_queued else None)
+        # Noted after the read: a batch that could not be read was not served.
         with self._lock:
-            walk.serve(at)
-            if asker is not None:
-                if walk.counts:
-                    self._latest = walk
-                if walk.complete:
-                    self._open = [(key, one) for key, one in self._open if one is not walk]
-                    if walk.counts:
-                        self._finish(walk)
+            walk.serve(at, self._is_open)
         return made
 
-    def _pass_of(self, asker: Any, at: int, counts: bool) -> Pass:
-        if asker is None:
-            if self._loose is None or self._loose.served(at) or self._loose.number != self._next_pass:
-                self._loose = Pass(self._next_pass, self._steps)
-            return self._loose
-        for place, (key, walk) in enumerate(self._open):
-            if key is asker:
-                self._open.append(self._open.pop(place))
-                return walk
-        walk = Pass(self._next_pass, self._steps, counts)
-        self._open = [*self._open[1 - _OPEN_PASSES :], (asker, walk)]
-        return walk
-
-    def _finish(self, walk: Pass) -> None:
-        self._next_pass = max(self._next_pass, walk.number + 1)
+    def _looked_at(self, at: int) -> tuple[Any, ...]:
+        """Return batch `at` of the pass to come. With 0 and 1 Keras learns the shapes, and tells TensorFlow of them."""
+        shard_by_keras(self.batches)
+        epoch, batch = self.batches.cursor.next
+        place = epoch * len(self.batches) + batch + at
+        made = self._begin(place)()
+        if keras.backend.backend() != "tensorflow":
+            return made
+        if at == 0:
+            self._shapes = BatchShapes(self.batches, made)
+        elif at == 1 and self._shapes is not None:
+            self._shapes.widen(made, *divmod(place, len(self.batches)))
+        return _for_tensorflow(made, None)
 
     def _begin(self, place: int) -> Callable[[], tuple[Any, ...]]:
         epoch, batch = divmod(place, len(self.batches))
@@ -204,74 +244,18 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
 
         return finished
 
-    def _for_tensorflow(self, made: tuple[Any, ...], place: int, looked_at: int | None, walk: Pass | None) -> tuple[Any, ...]:
-        """Return a batch as Keras on TensorFlow takes it, checked against what Keras has told TensorFlow of.
-
-        `looked_at` is the number in its pass of a batch that no iterator asks for: with 0 and 1 Keras learns the shapes. `walk` is
-        the pass of a batch that is put into a queue.
-        """
-        where = divmod(place, len(self.batches))
-        if looked_at == 0:
-            self._shapes = BatchShapes(self.batches, made)
-        elif looked_at == 1 and self._shapes is not None:
-            self._shapes.widen(made, *where)
-        elif walk is not None and self._shapes is not None:
-            self._shapes.require(made, *where)
-        arrays = leaves(made)
-        if walk is not None:
-            # Text is copied at once, so another array has to stand for the batch.
-            number = next((number for number, array in enumerate(arrays) if array.dtype.kind != "S"), None)
-            if number is not None:
-                arrays[number] = walk.lend(arrays[number])
-        tensors = [keras.ops.convert_to_tensor(array) if array.dtype.kind == "S" else array for array in arrays]
-        return tuple(pack(with_tuples(made), tensors))
-
-    # -- state ---------------------------------------------------------------------------------------------------
-
-    def state_dict(self, batch: int | None = None) -> dict[str, Any]:
-        """Where a later run goes on: the next batch nobody has had, as small JSON.
-
-        Exact after a whole epoch (in `on_epoch_end` of a callback, after `fit`). In mid-epoch Keras has asked for
-        batches ahead of those trained on; pass `batch`, how many batches of this Keras epoch were trained on
-        (`batch + 1` in `on_train_batch_end(batch, logs)`), and it is exact too. Both want `fit(shuffle=False)`:
-        otherwise Keras permutes the batches of an epoch, and only the ends of epochs are exact. With
-        `fit(steps_per_epoch=)` Keras's epochs are not those of this Sequence; use `to_keras(steps=)`.
-        """
-        with self._lock:
-            walk = self._latest
-            if batch is None:
-                passes, batch = self._next_pass, 0
-                if walk is not None and walk.number >= passes:
-                    batch = walk.in_order
-            else:
-                passes = self._next_pass if walk is None else walk.number
-                if not 0 <= batch <= self._steps:
-                    raise OutOfRangeError(
-                        f"batch={batch} is not in a Keras epoch of this Sequence; expected 0 to {self._steps} batches trained on."
-                    )
-            place = self._first + passes * self._steps + int(batch)
-        return self.batches.state_at(*divmod(place, len(self.batches)))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken: batch 0 of the next Keras epoch is the first batch not had before.
-
-        Taken in mid-epoch, later Keras epochs begin at that place in the order too, so that each still has `len(self)`
-        batches; no batch is lost or repeated. Raises StateMismatchError if `state` belongs to other data or another order.
-        """
-        self.batches.load_state_dict(state)
-        with self._lock:
-            self._start_at(*self.batches.position)
+    # -- position ------------------------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            return {**self.__dict__, "_lock": None, "_open": [], "_loose": None, "_latest": None}
+        return {name: value for name, value in self.__dict__.items() if name not in _UNDER_WAY}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state)
+        self._forget()
 
     def __repr__(self) -> str:
-        epoch, batch = divmod(self._first + self._next_pass * self._steps, len(self.batches))
-        return f"Sequence({self._steps} batches a Keras epoch, next from epoch {epoch}, batch {batch}, of {self.batches!r})"
+        epoch, batch = self.batches.cursor.next
+        return f"Sequence({len(self)} batches a Keras epoch, next from epoch {epoch}, batch {batch}, of {self.batches!r})"
 
     # -- worker arguments ----------------------------------------------------------------------------------------
 
@@ -288,12 +272,6 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
     @property
     def use_multiprocessing(self) -> bool:
         """Always False."""
-        # Keras looks here once for each fit, evaluate or predict that begins, before it asks for anything else;
-        # what the last one left half done has then nothing to do with the hooks that follow.
-        with self._lock:
-            self._new_adapter = True
-            self._began_at = None
-            self._loose = None
         return bool(self._use_multiprocessing)
 
     @use_multiprocessing.setter
@@ -303,7 +281,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 def to_keras(
-    batches: Batches,
+    batches: BatchSource,
     steps: int | None = None,
     *,
     workers: int = 1,
@@ -377,20 +355,35 @@ def _check_workers(workers: int, use_multiprocessing: bool) -> None:
         )
 
 
-def _iterator_of_keras(caller: Any) -> Any:
-    """What tells the generator of Keras that asks from every other one; None for any other asker.
+def _keras_caller(caller: Any, name: str = "") -> tuple[Any, Any]:
+    """The adapter of Keras that calls, and a local variable of the method in which it does; None for others.
 
-    Keras makes one generator for each pass and says so nowhere else. The list (or range) of batch numbers that it walks
-    is its own, and keeping hold of it, unlike of the frame, keeps nothing else alive. Should a later Keras name it
-    differently, its requests count by the hooks alone (`on_epoch_end`), which is right wherever passes do not overlap.
+    An adapter is the only thing that is one for each `fit`, and the list (or range) of batch numbers that a generator walks the
+    only thing that is one for each iterator; keeping hold of the list, unlike of the frame, keeps nothing else alive. Should a
+    later Keras name them differently, the hooks alone tell the passes, which is right wherever they do not overlap.
     """
     for _ in range(3):  # a subclass may stand in between
         if caller is None:
             break
-        if caller.f_code.co_flags & inspect.CO_GENERATOR and str(caller.f_globals.get("__name__", "")).startswith("keras."):
-            return caller.f_locals.get("indices")
+        if str(caller.f_globals.get("__name__", "")).startswith("keras."):
+            found, adapter = caller.f_locals, caller.f_locals.get("self")
+            if name and not (caller.f_code.co_flags & inspect.CO_GENERATOR and found.get(name) is not None):
+                break
+            return adapter, found.get(name)
         caller = caller.f_back
-    return None
+    return None, None
+
+
+def _for_tensorflow(made: tuple[Any, ...], walk: Walk | None) -> tuple[Any, ...]:
+    """Return a batch as Keras on TensorFlow takes it. `walk`: the pass of a batch that is put into a queue."""
+    arrays = leaves(made)
+    if walk is not None:
+        # Text is copied at once, so another array has to stand for the batch.
+        number = next((number for number, array in enumerate(arrays) if array.dtype.kind != "S"), None)
+        if number is not None:
+            arrays[number] = walk.room.lend(arrays[number])
+    tensors = [keras.ops.convert_to_tensor(array) if array.dtype.kind == "S" else array for array in arrays]
+    return tuple(pack(with_tuples(made), tensors))
 
 
 def _writable(array: Any) -> Any:

@@ -1,88 +1,153 @@
-"""What a framework does with batches: one pass over them, how many it still holds, and making them ahead for it."""
+"""What frameworks do with batches: iterators over them, batches that they hold, and epochs that are shorter than announced."""
 
 from __future__ import annotations
 
 import queue
+import sys
+import warnings
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, MutableSequence
+from typing import Any, cast
 
 from ..batches.assembly import ALIVE
+from ..batches.batch_source import BatchSource
+from ..batches.cursor import Pass
 from ..batches.look_ahead import LookAhead
+from ..plain.errors import InvalidValueError
 
-PATIENCE = 1.0  # seconds to wait for a batch to come back
-FORBEARANCE = 20  # waits in vain after which a pass is no longer held up
+PATIENCE = 0.1  # seconds to wait for a batch to come back
 
 
-class Pass:
-    """Which batches of a pass were served, one bit each, and how many of those are alive.
+class Room:
+    """Holds up reading while too many batches are alive.
 
-    number : of the pass, counted from 0
-    counts : False for a pass that others do not go on after: building a model, predicting
-
-    >>> walk = Pass(0, batches=3)
-    >>> for batch in (0, 2):
-    ...     walk.serve(batch)
-    >>> walk.in_order, walk.complete
-    (1, False)
+    Keras on TensorFlow puts prefetch(AUTOTUNE) behind a PyDataset, whose queue was seen to grow to 255 batches where training is
+    fast. Waiting keeps what is alive to what the prediction of memory says. Callers who keep batches (steps_per_execution in
+    predict, a train_step that collects them) would wait for ever: where no batch comes back in time, twice as many may be alive.
     """
 
-    def __init__(self, number: int, batches: int, counts: bool = True) -> None:
-        self.number = number
-        self.counts = counts
-        self.in_order = 0  # batches 0 .. in_order - 1 were all served
-        self._left = batches
-        self._served = bytearray(batches // 8 + 1)
+    def __init__(self) -> None:
         self._alive = 0
-        self._in_vain = 0
-        self._ahead: LookAhead[int, Any] | None = None
+        self._most = ALIVE - 1
         # SimpleQueue, for its `put` may be called by a finalizer in the middle of anything, itself included.
         self._returned: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def ahead(self, begin: Callable[[int], Callable[[], Any]], workers: int) -> LookAhead[int, Any]:
-        """Making batches for this pass, by place. An iterator that is dropped drops it too, with at most `workers` made in vain."""
-        if self._ahead is None:
-            self._ahead = LookAhead(begin, workers)
-        return self._ahead
-
-    def served(self, batch: int) -> bool:
-        return bool(self._served[batch >> 3] >> (batch & 7) & 1)
-
-    def serve(self, batch: int) -> None:
-        if not self.served(batch):
-            self._served[batch >> 3] |= 1 << (batch & 7)
-            self._left -= 1
-        # The bit past the last batch is never set, so this ends.
-        while self.served(self.in_order):
-            self.in_order += 1
-
-    @property
-    def complete(self) -> bool:
-        return self._left == 0
-
-    def wait_for_room(self) -> None:
-        """Return when fewer than `ALIVE` - 1 batches given out by `lend` are alive, or after `PATIENCE` seconds.
-
-        Keras on TensorFlow puts prefetch(AUTOTUNE) behind a PyDataset, whose queue was seen to grow to 255 batches where
-        training is fast. Waiting here keeps what is alive to what the prediction of memory says. Who keeps batches on purpose
-        (steps_per_execution in predict, a train_step that collects them) is served all the same, and soon without waiting.
-        """
+    def wait(self) -> None:
+        """Return when there is room for another batch, which takes `PATIENCE` seconds at most."""
+        while not self._returned.empty():
+            self._returned.get()
+            self._alive -= 1
+        if self._alive < self._most:
+            return
         try:
-            while True:
-                self._returned.get_nowait()
-                self._alive -= 1
+            self._returned.get(timeout=PATIENCE)
+            self._alive -= 1
+            self._most = max(self._most - 1, ALIVE - 1)
         except queue.Empty:
-            pass
-        try:
-            while self._alive >= ALIVE - 1 and self._in_vain < FORBEARANCE:
-                self._returned.get(timeout=PATIENCE)
-                self._alive -= 1
-        except queue.Empty:
-            self._in_vain += 1
+            self._most *= 2
 
     def lend(self, array: Any) -> Any:
-        """A view of `array` that stands for its batch being alive: TensorFlow keeps the very object it was given."""
+        """Return a view of `array` that stands for its batch being alive: TensorFlow keeps the very object it was given."""
         view = array[...]
         weakref.finalize(view, self._returned.put, None).atexit = False
         self._alive += 1
         return view
+
+
+class Walk:
+    """A pass by one iterator of Keras.
+
+    Parameters
+    ----------
+    walk : the pass
+    iterator, adapter : what identifies the iterator, and the adapter of Keras (one for each `fit`, `evaluate` or `predict`) that
+        made it; None for who is not Keras
+    counts : False where the next pass is not to go on behind this one: building a model, predicting
+    shard : (index, number) of the parts among which Keras deals out the batches; this iterator asks for those of one part
+    """
+
+    def __init__(self, walk: Pass, iterator: Any, adapter: Any, counts: bool, shard: tuple[int, int]) -> None:
+        self.walk = walk
+        self.iterator = iterator
+        self.counts = counts
+        self.room = Room()
+        self.asked = 0
+        self.following, self._step = shard  # the batch that comes next in order
+        self._batches = len(range(self.following, len(walk), self._step))
+        self._adapter = None if adapter is None else weakref.ref(adapter)
+        self._ahead: LookAhead[int, Any] | None = None
+
+    def is_by(self, adapter: Any) -> bool:
+        return (None if self._adapter is None else self._adapter()) is adapter
+
+    @property
+    def is_abandoned(self) -> bool:
+        return self._adapter is not None and self._adapter() is None
+
+    @property
+    def is_whole(self) -> bool:
+        """True if all batches were asked for."""
+        return self.asked >= self._batches
+
+    def make(self, begin: Callable[[int], Callable[[], Any]], at: int, workers: int) -> Any:
+        """Make batch `at`, and up to `workers` of those that follow in order, by place. An iterator that is dropped drops them."""
+        if self._ahead is None:
+            self._ahead = LookAhead(begin, workers)
+        place, end = self.walk.place + at, self.walk.place + len(self.walk)
+        return self._ahead.get(place, range(place + self._step, end, self._step) if at == self.following else ())
+
+    def close(self) -> None:
+        """Drop what was to be made ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def serve(self, at: int, is_open: bool) -> None:
+        """Note that batch `at` was made. Where an epoch `is_open`, and batches come in order, the position follows."""
+        self.asked += 1
+        if at == self.following:
+            self.following += self._step
+            if self.counts and is_open:
+                self.walk.hand_out(min((at // self._step + 1) * self._step, len(self.walk)))
+
+
+class ShortEpoch:
+    """Catches one warning of Keras, that the data ran out before its epoch: this one is meant to be short.
+
+    A filter of `warnings`, which asks its `match` as if it were a regular expression. It goes when it has matched.
+    """
+
+    def __init__(self) -> None:
+        self._filter: Any = ("ignore", self, UserWarning, None, 0)
+        cast(MutableSequence[Any], warnings.filters).insert(0, self._filter)
+
+    def match(self, text: str) -> bool:
+        """Return True for the warning, once."""
+        found = text.startswith("Your input ran out of data")
+        if found:
+            self.over()
+        return found
+
+    def over(self) -> None:
+        """Catch it no more."""
+        filters = cast(MutableSequence[Any], warnings.filters)
+        if self._filter in filters:
+            filters.remove(self._filter)
+
+
+def shard_by_keras(batches: BatchSource) -> tuple[int, int]:
+    """Return the (index, number) of the parts among which Keras deals out batches under `keras.distribution`, (0, 1) for none.
+
+    Keras deals out tf.data datasets among processes, and from 3.16 on, whose distributions have `num_data_shards`, each
+    PyDataset. Raises InvalidValueError for batches that are a part already: most of the data would be lost.
+    """
+    keras = sys.modules.get("keras")
+    distribution = None if keras is None else keras.distribution.distribution()
+    if distribution is None or not getattr(distribution, "auto_shard_dataset", False):
+        return 0, 1
+    parts = int(getattr(distribution, "num_data_shards", 1))
+    if batches.shard[1] > 1 and (parts > 1 or getattr(distribution, "_is_multi_process", False)):
+        raise InvalidValueError(
+            f"batches of shard={batches.shard} under a Keras distribution that deals out batches as well: each worker would get a "
+            "part of its part. Set distribution.auto_shard_dataset = False, or leave out shard=."
+        )
+    return (int(distribution.data_shard_id), parts) if parts > 1 else (0, 1)

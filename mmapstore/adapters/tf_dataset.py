@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..batches.cursor import Pass
 from ..batches.look_ahead import LookAhead
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
 from ..plain.nests import leaves, pack
 from .batch_shapes import BatchShapes
+from .passes import ShortEpoch, shard_by_keras
 
 try:
     import tensorflow as tf
@@ -21,16 +24,17 @@ except ImportError as error:
         'pip install "mmapstore[tensorflow]"; on the JAX and torch backends of Keras use to_keras(), which needs no TensorFlow.'
     ) from error
 
-from .tf_groups import NO_END, in_groups
+from .tf_groups import GATHERED_BYTES, NO_END, in_groups
 
 if TYPE_CHECKING:
-    from ..batches.batches import Batches
+    from ..batches.batch_source import BatchSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = tuple[np.ndarray[Any, np.dtype[Any]], ...]
+BLOCK = 32  # small batches taken by one call into Python
 
 
-def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> Any:
+def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) -> Any:
     """`batches` as a tf.data.Dataset, for Keras on TensorFlow and for training loops in TensorFlow.
 
     Elements are (x, y), or (x,) without a target; x and y are tensors of shape (batch, *sample) or tuples of them, in the
@@ -41,18 +45,21 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
 
     Parameters
     ----------
-    batches : what to serve, from `batches.position` on.
+    batches : what to serve.
     method : "map", a range of batch numbers mapped to batches; or "generator", the same elements in the same order
         through tf.data.Dataset.from_generator, which TensorFlow cannot save in a checkpoint. Prefer "map".
     epochs : 1, n or None.
 
-        1: one epoch each time the dataset is iterated; when its last batch was made, the next iteration gets the next order, so
-        `fit(batches.to_tf(), epochs=5)` sees five orders. An iteration broken off is repeated from its start.
-        Iterators cannot be saved: TensorFlow would restore the place but not the order.
+        1: one epoch each time the dataset is iterated, as in a loop over `batches`, whose position it follows and moves: when the
+        last batch was taken, the next iteration gets the next order, so `fit(batches.to_tf(), epochs=5)` sees five orders. An
+        iteration broken off is begun again by the next one. The first iteration after `load_state_dict` ends with the epoch, and
+        has fewer batches than the cardinality says. In mid-epoch `batches.state_dict()` counts batches of up to 128 KiB, which
+        Python does not see, 32 at a time. Iterators cannot be saved: TensorFlow would restore the place but not the order.
 
-        n (2 or more): n epochs one after the other in each iteration, the one that `batches.position` lies in counted as the
-        first. Iterating again repeats the same n. For training loops with their own checkpoints: tf.train.Checkpoint saves an
-        iterator in a few hundred bytes (the place alone, no data), and a restored one goes on with the very next batch.
+        n (2 or more): n epochs one after the other in each iteration, the one that `batches.position` lies in, when the dataset is
+        made, counted as the first. Iterating again repeats the same n. For training loops with their own checkpoints:
+        tf.train.Checkpoint saves an iterator in a few hundred bytes (the place alone, no data), and a restored one goes on with
+        the very next batch. The position of `batches` stays where it is.
 
         None: the same without an end, for `fit(..., epochs=n, steps_per_epoch=k)`: Keras epochs of k batches, no batch lost.
 
@@ -62,13 +69,14 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
 
     Under MultiWorkerMirroredStrategy give each worker its own part with `shard=(index, count)`; tf.data is then told to leave
     elements alone (auto-sharding OFF). Without `shard=` it deals out whole batches among workers (DATA): right, but each reads all.
+    Under `keras.distribution` with several processes leave out `shard=`, or set `distribution.auto_shard_dataset = False`.
 
     TensorFlow keeps the functions behind a dataset, and with them open files and buffers, after the dataset has gone; many in
     one process (one for each fold, say) are let go by `keras.utils.clear_session()`.
 
     Raises
     ------
-    InvalidValueError : an unknown method; epochs < 1; no batches.
+    InvalidValueError : an unknown method; epochs < 1; no batches; `shard=` where Keras deals out datasets, too.
     MissingPackageError : TensorFlow is not installed.
     While iterating, TensorFlow turns errors into its own (tf.errors.InvalidArgumentError, UnknownError ...); the text stays.
 
@@ -90,9 +98,17 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
             raise InvalidValueError(f"epochs={epochs}; expected 1, a larger number of epochs, or None for no end.")
     if len(batches) == 0:
         raise InvalidValueError("There is no batch to train on: 0 batches an epoch. Use a smaller batch_size, or drop_last=False.")
-    source = Source(batches, epochs)
+    shard_by_keras(batches)
+    source = Source(batches)
     made_by = _generated if method == "generator" else in_groups(source) or _mapped
-    dataset = made_by(source, None if epochs is None else int(epochs))
+    if epochs == 1:
+        dataset = _pass_by_pass(source, partial(made_by, source))
+    else:
+        # Nothing moves the position here: a call into Python for it could not be saved.
+        stop = NO_END if epochs is None else source.end_of(int(epochs))
+        cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else stop - source.first
+        made = made_by(source, tf.constant(source.first, tf.int64), tf.constant(stop, tf.int64))
+        dataset = made.apply(tf.data.experimental.assert_cardinality(cardinality))
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_optimization.map_parallelization = False  # where it is asked for, it is said
@@ -101,124 +117,118 @@ def to_tf(batches: Batches, method: str = "map", *, epochs: int | None = 1) -> A
     options.autotune.enabled = False
     # Sharding of tf.data stands behind the reading: on top of shard= it would drop data of this worker's own part.
     policy = tf.data.experimental.AutoShardPolicy
-    options.experimental_distribute.auto_shard_policy = policy.OFF if source.is_sharded else policy.DATA
+    options.experimental_distribute.auto_shard_policy = policy.OFF if batches.shard[1] > 1 else policy.DATA
     # A checkpoint then holds the place, from which batches made ahead are made again, and not the batches.
     options.experimental_symbolic_checkpoint = method == "map" and epochs != 1
     return dataset.with_options(options)
 
 
-def _mapped(source: Source, epochs: int | None) -> Any:
+def _pass_by_pass(source: Source, made: Callable[[Any, Any], Any]) -> Any:
+    """The pass that comes next, for each iterator the one that comes when it asks for its first batch.
+
+    Behind all that is made ahead stands a selector, of the only dataset there is: Python is called for the first element of each
+    block of its zeros, that is when the batch at that place is taken.
+    """
+    block = 1 if source.batch_nbytes > GATHERED_BYTES else BLOCK
+    zeros = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64))
+
     # There is nothing to convert in these functions, and converting them warns on Python 3.13.
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def batch_at(*place: Any) -> Any:
-        read = source.read_place if len(place) == 1 else source.read_of_pass
+    def one_pass(_: Any) -> Any:
+        numbers = tf.ensure_shape(tf.numpy_function(source.begin_pass, [], tf.int64), [3])
+
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+        def taken(number: Any) -> Any:
+            in_block = tf.numpy_function(source.hand_out, [numbers, number * block, block], tf.int64)
+            return zeros.repeat(tf.ensure_shape(in_block, []))
+
+        place, batches = numbers[0], numbers[1]
+        blocks = tf.data.Dataset.range((batches + block - 2) // block + 1)  # the last batch is a block of its own
+        return tf.data.Dataset.choose_from_datasets(
+            [made(place, place + batches)], blocks.flat_map(taken), stop_on_empty_dataset=True
+        )
+
+    passes = tf.data.Dataset.range(1).flat_map(one_pass)
+    # `assert_cardinality` raises where an iteration has fewer batches; so does not `take`, from a choice of which one has no end.
+    endless = tf.data.Dataset.choose_from_datasets([passes, passes.repeat()], zeros.repeat(), stop_on_empty_dataset=True)
+    return endless.take(source.count)
+
+
+def _mapped(source: Source, first: Any, stop: Any) -> Any:
+    """The batches at the places [first, stop), each by a call."""
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def batch_at(place: Any) -> Any:
         # stateful=False: the batch depends on its place alone. Without it an iterator over it cannot be saved.
-        arrays = tf.numpy_function(read, place, [spec.dtype for spec in source.specs], stateful=False)
+        arrays = tf.numpy_function(source.made, [place, stop], [spec.dtype for spec in source.specs], stateful=False)
         for array, spec in zip(arrays, source.specs, strict=True):
             array.set_shape(spec.shape)
         return source.packed(arrays)
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def one_epoch(_: Any) -> Any:
-        claimed = tf.numpy_function(source.next_pass, [], tf.int64)
-        claimed.set_shape([])
-        numbers = tf.data.Dataset.from_tensors(claimed).repeat()
-        return tf.data.Dataset.zip(numbers, tf.data.Dataset.range(source.count))
-
-    if epochs == 1:
-        # flat_map runs its function when an iterator asks for the first batch, once for each iterator.
-        places = tf.data.Dataset.range(1).flat_map(one_epoch).apply(tf.data.experimental.assert_cardinality(source.count))
-    elif epochs is None:
-        places = tf.data.Dataset.counter(start=source.first, step=1, dtype=tf.int64)
-    else:
-        places = tf.data.Dataset.range(source.first, source.end_of(epochs))
     # One call at a time: a parallel map would make as many batches as there are processors, and hold them. Reading goes on
     # in the thread of the prefetch while a batch is in use; another one between them would only cost its waking up.
-    return places.map(batch_at).prefetch(1)
+    return tf.data.Dataset.range(first, stop).map(batch_at).prefetch(1)
 
 
-def _generated(source: Source, epochs: int | None) -> Any:
-    def places() -> Iterator[tuple[Callable[..., Arrays], tuple[int, ...]]]:
-        if epochs == 1:
-            number = int(source.next_pass())
-            for at in range(source.count):
-                yield source.read_of_pass, (number, at)
-            return
-        place = source.first
-        while epochs is None or place < source.end_of(epochs):
-            yield source.read_place, (place,)
-            place += 1
+def _generated(source: Source, first: Any, stop: Any) -> Any:
+    """As `_mapped`, through a generator."""
 
-    def elements() -> Iterator[Any]:
-        for read, place in places():
-            yield source.packed(read(*place))
+    def elements(first: Any, stop: Any) -> Iterator[Any]:
+        for place in range(int(first), int(stop)):
+            yield source.packed(source.made(place, stop))
 
-    last = source.first + source.count if epochs == 1 else source.end_of(epochs or 1)
-    cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else last - source.first
-    # Nothing goes through args=: it would be copied into a tensor, and again into the graph.
-    dataset = tf.data.Dataset.from_generator(elements, output_signature=source.packed(source.specs))
-    return dataset.apply(tf.data.experimental.assert_cardinality(cardinality)).prefetch(1)
+    # Nothing but numbers goes through args=: it would be copied into a tensor, and again into the graph.
+    signature = source.packed(source.specs)
+    return tf.data.Dataset.from_generator(elements, args=(first, stop), output_signature=signature).prefetch(1)
 
 
 class Source:
-    """Reads batches by their place in the row of all epochs, as flat tuples of arrays; knows which pass comes next."""
+    """Reads batches by their place in the row of all epochs, as flat tuples of arrays."""
 
-    def __init__(self, batches: Batches, epochs: int | None) -> None:
+    def __init__(self, batches: BatchSource) -> None:
         self.batches = batches
         self.count = len(batches)
-        epoch, batch = batches.position
+        epoch, batch = batches.cursor.next
         self.first = epoch * self.count + batch
-        self.end = None if epochs is None else self.end_of(int(epochs))
-        self._passes = 0
-        self._lock = threading.Lock()
-        made = batches.read(epoch, batch)
+        self._short: ShortEpoch | None = None
+        made = batches.begin(epoch, batch)()
         first = leaves(made)
         length = batches.batch_size if batches.all_full else None
         self._shapes = BatchShapes(batches, made, length)
         self.specs = tuple(tf.TensorSpec((length, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in first)
         self._ahead: LookAhead[int, tuple[Any, ...]] = LookAhead(self._begin, batches.transform_workers)
         self._one_by_one = threading.Lock()
-
-        self.batch_size, self.samples = batches.batch_size, batches.samples
         self.batch_nbytes = sum(array.nbytes for array in first)
-
-    @property
-    def is_sharded(self) -> bool:
-        return self.batches.shard[1] > 1
 
     def end_of(self, epochs: int) -> int:
         return (self.first // self.count + epochs) * self.count
 
-    def next_pass(self) -> np.int64:
-        with self._lock:
-            return np.int64(self._passes)
+    def begin_pass(self) -> Array:
+        shard_by_keras(self.batches)
+        walk = self.batches.cursor.begin()
+        if self._short is not None:
+            self._short.over()
+        self._short = ShortEpoch() if len(walk) < self.count else None
+        return np.array(walk.numbers, np.int64)
 
-    def read_of_pass(self, number: int, at: int) -> Arrays:
-        first = self.first + int(number) * self.count
-        arrays = self._made(first + int(at), first + self.count)
-        if at == self.count - 1:
-            self.finish_pass(int(number))
-        return arrays
+    def hand_out(self, numbers: Array, begin: Any, block: Any) -> np.int64:
+        """Note that the batch of a pass with which a block begins is taken; return how many the block has."""
+        walk = Pass(self.batches.cursor, *map(int, numbers))
+        last = len(walk) - 1
+        number = min(int(begin), last)
+        walk.hand_out(number + 1)
+        if number == last:
+            walk.complete()
+        return np.int64(max(1, min(int(block), last - number)))
 
-    def finish_pass(self, number: int) -> None:
-        with self._lock:
-            self._passes = max(self._passes, number + 1)
-
-    def samples_of(self, batch: int, stop: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], int]:
-        """Where in an epoch each of the batches [batch, stop) begins, and the last of them ends."""
-        places = np.arange(batch, stop, dtype=np.int64) * self.batch_size
-        return places, min(stop * self.batch_size, self.samples)
-
-    def read_place(self, place: int) -> Arrays:
-        return self._made(int(place), NO_END if self.end is None else self.end)
-
-    def _made(self, place: int, end: int) -> Arrays:
-        """The arrays of the batch at a place; with several workers, those behind it are begun with, up to `end`."""
+    def made(self, place: Any, stop: Any) -> Arrays:
+        """The arrays of the batch at a place; with several workers, those behind it are begun with, up to `stop`."""
+        place = int(place)
         if self.batches.transform_workers == 1:
             made = self._begin(place)()  # the prefetch behind this asks ahead
         else:
             with self._one_by_one:  # iterators that take turns drop what was made ahead for one another, no more
-                made = self._ahead.get(place, range(place + 1, end))
+                made = self._ahead.get(place, range(place + 1, int(stop)))
         self._shapes.require(made, *divmod(place, self.count))
         return tuple(leaves(made))
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..plain.errors import InvalidValueError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.nests import leaves
@@ -18,6 +20,7 @@ from ..readers.contract import Array, Reader
 from . import window_frames
 from .arguments import checked_shard, require_windows, whole_number, window_range
 from .assembly import Assembly, Gather, Numbers
+from .batch_source import GroupedReads
 from .contents import BatchContents
 from .cursor import Cursor
 from .look_ahead import LookAhead
@@ -40,10 +43,9 @@ class Batches:
     Made by `Dataset.batches`; see there for the arguments. `len(b)` is the number of batches in an epoch, `b[i]`
     reads batch i of the current epoch, iterating gives one epoch and then moves on to the next.
 
-    Loops, `to_keras` and `to_tf` share one position and one rule. A pass (a loop, an epoch of `fit`, an iteration of a dataset)
-    begins where the position stands; when its last batch was handed out, the next pass begins the next epoch; a pass that is
-    broken off is begun again. `state_dict()` is the position after the last batch handed out, and the pass after
-    `load_state_dict` goes on from there to the end of that epoch.
+    Loops, `to_keras` and `to_tf` share one position. When the last batch of a pass (a loop, an epoch of `fit`, an iteration of a
+    dataset) was handed out, the next pass begins the next epoch; a pass that is broken off is begun again. `state_dict()` says what
+    comes after the last batch handed out; the pass after `load_state_dict` goes on there, to the end of that epoch.
 
     x and y are NumPy arrays (tuples of arrays for several fields; x alone without a target). Unshuffled, unconverted
     batches from plain bytes are read-only views of a memory map; everything else is a copy in a lent buffer, which is
@@ -175,70 +177,67 @@ class Batches:
         """
         if not 0 <= batch < len(self):
             raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
-        start = batch * self.batch_size
-        stop = min(start + self.batch_size, len(self._order))
-        numbers = self._numbers(epoch, start, stop)
-        arrays = self._assembly.read(epoch, start, numbers)
+        numbers = self._numbers(epoch, batch)
+        arrays = self._assembly.read(epoch, batch * self.batch_size, numbers)
         self._contents.require_weights(arrays, epoch, batch, numbers)
         made = self._contents.packed(arrays)
         return partial(self._contents.finished, made, epoch, batch, numbers, self._assembly.aligned if aligned else None)
 
     def named(self, epoch: int, batch: int) -> str:
         """Return how messages name a batch: by its number, its epoch, its samples and the transform."""
-        start = batch * self.batch_size
-        numbers = self._numbers(epoch, start, min(start + self.batch_size, len(self._order)))
+        numbers = self._numbers(epoch, batch)
         transform = "" if self._transform is None else f", of transform={self._transform.name},"
         return self._contents.named(epoch, batch, numbers) + transform
 
-    def read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
-        """Several batches of an epoch as one, without `transform`: for whoever takes long over each call, and cuts them.
+    def grouped(self, casts: Callable[[np.dtype[Any], np.dtype[Any]], bool]) -> GroupedReads | None:
+        """Return how small batches are read many at a time, for adapters; see `BatchSource.grouped`."""
+        gathers = self._assembly.gathers() if self._transform is None else None
+        if gathers is not None and all(casts(one.stored, one.dtype) for one in gathers):
+            held = self._assembly.held_together
+            return GroupedReads(gathers, partial(self._rows, gathers), held and max(1, held // self.batch_size), held is not None)
+        if self._together == 1:
+            return None
+        as_read = [Gather("", one.shape, one.dtype, range(1), False, one.dtype, None) for one in self._plan.arrays]
+        return GroupedReads(as_read, self._rows_as_read, self._together, False)
 
-        All arrays, x before y; `aligned` as in `read`.
-        """
-        start = batch * self.batch_size
-        stop = min(start + batches * self.batch_size, len(self._order))
-        numbers = self._order.anchors_at(epoch, start, stop)
-        arrays = self._assembly.read(epoch, start, numbers)
+    @property
+    def _together(self) -> int:
+        """Batches to read together: more than 1 where each is so small that a call costs more than its bytes, and is only read."""
+        return 1 if self._transform is not None else min(self._assembly.together, len(self))
+
+    def _read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
+        """Several batches of an epoch as one, without `transform`: all arrays, x before y."""
+        numbers = self._anchors_of(epoch, batch, batches)
+        arrays = self._assembly.read(epoch, batch * self.batch_size, numbers)
         self._contents.require_weights(arrays, epoch, batch, numbers)
         return [self._assembly.aligned(array) for array in arrays] if aligned else arrays
 
-    @property
-    def together(self) -> int:
-        """How many batches to read together: more than 1 where they are small, so that a call costs more than its bytes, and
-        nothing is done to each."""
-        return 1 if self._transform is not None else min(self._assembly.together, len(self))
+    def _rows_as_read(self, epoch: int, batch: int, batches: int) -> list[tuple[Array, Array]]:
+        return [(np.arange(len(array)), array) for array in self._read_together(epoch, batch, batches, aligned=True)]
 
-    def gathers(self) -> list[Gather] | None:
-        """For adapters that gather batches themselves: what each array is made of, x before y; None where they are read."""
-        return self._assembly.gathers() if self._transform is None else None
-
-    @property
-    def held_together(self) -> int | None:
-        """How many batches of a stored order at most are gathered from what one call of `rows` gives; None for no bound."""
-        held = self._assembly.held_together
-        return None if held is None else max(1, held // self.batch_size)
-
-    def rows(self, epoch: int, batch: int, batches: int) -> dict[str, tuple[Numbers, Array]]:
-        """For `gathers()`, of each field: the row of each sample of these batches, int64, and the frames that are gathered from."""
-        start = batch * self.batch_size
-        stop = min(start + batches * self.batch_size, len(self._order))
-        numbers = self._order.anchors_at(epoch, start, stop)
-        found = self._assembly.rows(epoch, start, numbers)
+    def _rows(self, gathers: list[Gather], epoch: int, batch: int, batches: int) -> list[tuple[Array, Array]]:
+        numbers = self._anchors_of(epoch, batch, batches)
+        found = self._assembly.rows(epoch, batch * self.batch_size, numbers)
         weights = [found[one.field][1][found[one.field][0] + one.offsets[0]] for one in self._plan.weights]
         self._contents.require_weights(weights, epoch, batch, numbers)
-        return found
+        # The rows of each array are an array of their own: TensorFlow may compute in them.
+        return [(found[one.field][0] + one.offsets.start, found[one.field][1]) for one in gathers]
 
-    def _numbers(self, epoch: int, start: int, stop: int) -> Array:
-        """The anchors at these positions; a stretch of them is worked out at once and kept."""
+    def _anchors_of(self, epoch: int, batch: int, batches: int) -> Numbers:
+        start = batch * self.batch_size
+        return self._order.anchors_at(epoch, start, min(start + batches * self.batch_size, len(self._order)))
+
+    def _numbers(self, epoch: int, batch: int) -> Numbers:
+        """The anchors of a batch; a stretch of them is worked out at once and kept."""
         if self._shuffling is None:
-            return self._order.anchors_at(epoch, start, stop)
-        stretch = max(1, _POSITIONS_AT_ONCE // self.batch_size) * self.batch_size
-        base = start // stretch * stretch
+            return self._anchors_of(epoch, batch, 1)
+        stretch = max(1, _POSITIONS_AT_ONCE // self.batch_size)
+        first = batch // stretch * stretch
         cached = self._cached
-        if cached is None or cached[0] != (epoch, base):
-            cached = ((epoch, base), self._order.anchors_at(epoch, base, min(base + stretch, len(self._order))))
-            self._cached = cached
-        return cached[1][start - base : stop - base]
+        if cached is None or cached[0] != (epoch, first):
+            cached = self._cached = (epoch, first), self._anchors_of(epoch, first, stretch)
+        start = (batch - first) * self.batch_size
+        return cached[1][start : start + self.batch_size]
 
     def __getitem__(self, batch: int) -> Any:
         """Batch `batch` of the current epoch (`position[0]`); negative numbers count from the end."""
@@ -249,7 +248,7 @@ class Batches:
         """Iterate over the epoch that comes next, from its beginning or from a loaded position on."""
         walk = self.cursor.begin()
         epoch, first = walk.first
-        together = self.together
+        together = self._together
         ahead: LookAhead[int, deque[Any]] = LookAhead(
             lambda batch: self._cut(epoch, batch, together - batch % together), self.transform_workers
         )
@@ -274,7 +273,7 @@ class Batches:
         if batches == 1:
             finish = self.begin(epoch, batch)
             return lambda: deque([finish()])
-        arrays, step = self.read_together(epoch, batch, batches), self.batch_size
+        arrays, step = self._read_together(epoch, batch, batches), self.batch_size
         return lambda: deque(
             self._contents.packed([array[i : i + step] for array in arrays]) for i in range(0, len(arrays[0]), step)
         )

@@ -58,7 +58,8 @@ class Cursor:
         """Begin a pass of so many batches, over the ends of epochs; None for those up to the end of the epoch."""
         with _lock:
             self._latest = self._next
-            return Pass(self, self._next, self._batches - self._next % self._batches if batches is None else batches)
+            length = self._batches - self._next % self._batches if batches is None else batches
+            return Pass(self, self._next, length, self._moves)
 
     def move_to(self, epoch: int, batch: int) -> None:
         """Let the next pass begin with this batch. Passes that are under way move the cursor no more."""
@@ -68,14 +69,18 @@ class Cursor:
 
 
 class Pass:
-    """One pass over batches, `len(walk)` of them. Made by `Cursor.begin`."""
+    """One pass over batches, `len(walk)` of them from `place` on. Made by `Cursor.begin`, or again from its numbers."""
 
-    def __init__(self, cursor: Cursor, place: int, batches: int) -> None:
-        self._cursor, self._place, self._length = cursor, place, batches
-        self._moves = cursor._moves
+    def __init__(self, cursor: Cursor, place: int, batches: int, moves: int) -> None:
+        self._cursor, self.place, self._length, self._moves = cursor, place, batches, moves
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """The arguments of `Pass` but the cursor, for who can hold on to numbers alone."""
+        return self.place, self._length, self._moves
 
     @property
     def first(self) -> tuple[int, int]:
@@ -84,18 +89,18 @@ class Pass:
 
     def at(self, number: int) -> tuple[int, int]:
         """Return the (epoch, batch) of batch `number` of the pass."""
-        return divmod(self._place + number, self._cursor._batches)
+        return divmod(self.place + number, self._cursor._batches)
 
     def hand_out(self, batches: int) -> None:
         """Note that so many batches of the pass were handed out, from its first on."""
         with _lock:
             if self._moves == self._cursor._moves:
-                self._cursor._reached = self._place + batches
+                self._cursor._reached = self.place + batches
 
     def complete(self) -> None:
         """Let the next pass begin behind this one, unless another pass from the same place was complete before."""
         with _lock:
             if self._moves == self._cursor._moves:
-                self._cursor._reached = self._place + self._length
-                if self._cursor._next == self._place:
+                self._cursor._reached = self.place + self._length
+                if self._cursor._next == self.place:
                     self._cursor._next = self._cursor._reached

@@ -7,6 +7,8 @@ import weakref
 
 import numpy as np
 
+from mmapstore.batches.cursor import Cursor
+
 
 class FakeBatches:
     """`samples` samples of shape `shape`, each filled with its own number; y is x + 0.5 (or None).
@@ -18,8 +20,10 @@ class FakeBatches:
         self, samples, batch_size=4, *, shape=(3,), target=True, inputs=1, dtype="float32", shard=(0, 1), fail=None, position=(0, 0)
     ):
         self.samples, self.batch_size, self.shape, self.has_target = samples, batch_size, shape, target
-        self.inputs, self.dtype, self.shard, self.fail, self.position = inputs, np.dtype(dtype), shard, fail, position
-        self.takes_time, self.together, self.transform_workers = True, 1, 1
+        self.inputs, self.dtype, self.shard, self.fail = inputs, np.dtype(dtype), shard, fail
+        self.takes_time, self.transform_workers = True, 1
+        self.cursor = Cursor(len(self))
+        self.cursor.move_to(*position)
         self.reads: list[tuple[int, int]] = []
         self.addresses: set[int] = set()
         self.alive = self.most_alive = 0  # arrays
@@ -53,7 +57,7 @@ class FakeBatches:
     def named(self, epoch, batch):
         return f"batch {batch} of epoch {epoch}"
 
-    def gathers(self):
+    def grouped(self, casts):
         return None
 
     def _filled(self, numbers, plus, aligned):
@@ -75,11 +79,11 @@ class FakeBatches:
     def state_at(self, epoch, batch):
         return {"epoch": epoch, "batch": batch, "fingerprint": "fake"}
 
-    def state_dict(self):
-        return self.state_at(*self.position)
+    def state_dict(self, trained=None):
+        return self.state_at(*(self.cursor.position if trained is None else self.cursor.after(trained)))
 
     def load_state_dict(self, state):
-        self.position = (state["epoch"], state["batch"])
+        self.cursor.move_to(state["epoch"], state["batch"])
 
     def __getstate__(self):
         return {**self.__dict__, "_lock": None}

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from real_batches import real_batches  # noqa: E402
 
 import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.keras_sequence import Sequence, to_keras  # noqa: E402
-from mmapstore.adapters.passes import Pass  # noqa: E402
+from mmapstore.adapters.passes import Room  # noqa: E402
 from mmapstore.batches.assembly import ALIVE  # noqa: E402
 from mmapstore.plain.errors import (  # noqa: E402
     InvalidTypeError,
@@ -170,11 +172,9 @@ def test_a_batch_that_could_not_be_read_was_not_served():
     assert fit(seq).trained == orders(seq.batches, (0,))
 
 
-def test_repr_and_state():
-    seq = to_keras(FakeBatches(21), steps=4)
-    assert repr(seq) == "Sequence(4 batches a Keras epoch, next from epoch 0, batch 0, of FakeBatches(21 samples))"
-    with pytest.raises(OutOfRangeError, match=r"batch=5 is not in a Keras epoch.*expected 0 to 4"):
-        seq.state_dict(5)
+def test_repr():
+    seq = to_keras(FakeBatches(21, position=(2, 3)), steps=4)
+    assert repr(seq) == "Sequence(4 batches a Keras epoch, next from epoch 2, batch 3, of FakeBatches(21 samples))"
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -217,17 +217,34 @@ def test_no_more_batches_are_alive_than_predicted():
 
 def test_reading_waits_until_a_batch_is_let_go(monkeypatch):
     monkeypatch.setattr("mmapstore.adapters.passes.PATIENCE", 60.0)
-    walk, gone_on = Pass(0, 100), threading.Event()
+    room, gone_on = Room(), threading.Event()
     lent = []
     for _ in range(ALIVE - 1):
-        walk.wait_for_room()
-        lent.append(walk.lend(np.zeros(3)))
-    asker = threading.Thread(target=lambda: (walk.wait_for_room(), gone_on.set()))
+        room.wait()
+        lent.append(room.lend(np.zeros(3)))
+    asker = threading.Thread(target=lambda: (room.wait(), gone_on.set()))
     asker.start()
     assert not gone_on.wait(0.2)
     del lent[0]
     assert gone_on.wait(30)
     asker.join()
+
+
+@pytest.mark.parametrize("kept", [10, 1000])
+def test_who_keeps_batches_waits_a_few_times_in_all(monkeypatch, kept):
+    waits = []
+    monkeypatch.setattr("mmapstore.adapters.passes.PATIENCE", 0.0)
+    room = Room()
+    returned = room._returned
+    room._returned = SimpleNamespace(
+        empty=returned.empty, put=returned.put, get=lambda **more: (waits.append(more), returned.get(**more))[1]
+    )
+    held = deque(maxlen=kept)
+    for _ in range(5000):
+        room.wait()
+        held.append(room.lend(np.zeros(3)))
+    in_vain = sum("timeout" in more for more in waits)
+    assert in_vain <= 12 and room._alive in (kept, kept + 1)
 
 
 @pytest.mark.parametrize("keeps", ["train_step", "predict"])

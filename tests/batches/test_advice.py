@@ -35,7 +35,7 @@ def test_a_pass_over_a_part_asks_for_all_of_it_and_nothing_else(tmp_path, monkey
         b = part.batches(8, target=mm.NextFrame())
         told.clear()
         for batch in range(0, len(b), step):
-            b.read(0, batch) if ours else b.rows(0, batch, step)
+            b.read(0, batch) if ours else b.grouped(lambda have, want: True).fetch(0, batch, step)
         needed = [number for what, start, stop in told if what == "will_need" for number in range(start, stop)]
         assert set(needed) == set(range(first, first + len(part)))
         assert len(needed) <= len(part) + len(b), "a frame is told of again only where it is the y of one run and the x of the next"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...batches.batch_source import GroupedReads
 from ...batches.batches import Batches
 from ...batches.opening import open_dataset
 from ...plain.errors import InvalidValueError, OutOfRangeError
@@ -60,12 +61,12 @@ class RoundBatches(Batches):
         """Return how messages name a batch: by its round, too."""
         return self._of_epoch(epoch).named(epoch, batch)
 
-    def read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
-        """Read as `Batches.read_together`; batches of one epoch are those of one round."""
-        return self._of_epoch(epoch).read_together(epoch, batch, batches, aligned=aligned)
+    def _read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
+        return self._of_epoch(epoch)._read_together(epoch, batch, batches, aligned=aligned)
 
-    def gathers(self) -> None:
-        """None: no file is mapped for longer than a round."""
+    def grouped(self, casts: Any) -> GroupedReads | None:
+        """Read as `Batches.grouped`, but from no file that is mapped for longer than a round."""
+        return super().grouped(lambda have, want: False)
 
     def _digest(self) -> str:
         return self._rounds.fingerprint
