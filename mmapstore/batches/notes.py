@@ -38,6 +38,15 @@ class FieldNotes:
         mixed = isinstance(order, list) and any(isinstance(each, dict) and each.get("order") == "mixed" for each in order)
         return cls(tuple(classes) if is_named else (), mixed)  # type: ignore[arg-type]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return them in the form of a manifest, for a copy of the same samples.
+
+        >>> FieldNotes(("cat", "dog"), True).to_json()
+        {'classes': ['cat', 'dog'], 'order': [{'order': 'mixed'}]}
+        """
+        classes = {"classes": list(self.classes)} if self.classes else {}
+        return {**classes, **({"order": [{"order": "mixed"}]} if self.mixed else {})}
+
 
 Notes = Mapping[str, FieldNotes]  # by field
 

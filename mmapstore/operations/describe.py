@@ -213,6 +213,8 @@ def _begins_aligned(reader: Reader) -> bool:
     """True if samples are looked at one after the other in a mapped file, and the first lies where TensorFlow can look at it."""
     if reader.place != "memory-mapped" or not isinstance(reader, OffersViews) or reader.spec.nbytes == 0:
         return False
+    if reader.spec.dtype.kind == "S":  # a tensor holds strings of its own
+        return False
     first = reader.view(0, min(2, len(reader.spec)))
     return first is not None and is_aligned(first)
 

@@ -325,6 +325,22 @@ def test_append_to_what_lies_in_order(pets, tmp_path):
     assert [each["order"] for each in manifest_of(path, "image").notes["order"]] == ["sorted", "mixed"]
 
 
+def test_copies_of_a_store_know_its_classes_and_that_it_is_mixed(pets, tmp_path, capsys):
+    store = mm.ingest(pets, tmp_path / "x.h5", progress=False)
+    assert main(["ingest", store, str(tmp_path / "y.zarr")]) == 0
+    assert "samples in the mixed order of their source" in capsys.readouterr().out
+    part = mm.open(store).split(0.8, 0.2)[0]
+    for path in (tmp_path / "y.zarr", mm.ingest(part, tmp_path / "z", progress=False)):
+        assert mm.open(path).class_names == list(COUNTS)
+        assert mm.open(path).mixed
+    for name in ("image", "label"):
+        mm.convert(f"{store}::/{name}", tmp_path / f"{name}.npy", progress=False)
+    assert mm.open(tmp_path / "label.npy").class_names == list(COUNTS)
+    assert mm.open(tmp_path / "image.npy").mixed
+    more = mm.ingest(mm.open(store)["label"], tmp_path / "label.npy", append=True, progress=False)
+    assert mm.open(more).class_names == list(COUNTS)
+
+
 # --- what is said ----------------------------------------------------------------------------------------------------------
 
 

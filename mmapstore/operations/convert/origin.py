@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...batches.dataset import Dataset
+from ...batches.notes import FieldNotes
 from ...batches.opening import open_quietly
 from ...batches.packed_values import packed_of
 from ...files.descriptors import Descriptors, read_exactly
@@ -43,6 +44,7 @@ class Origin(Protocol):
     shape, dtype : as stored; values come in native byte order
     layout : one letter per axis, where they are known; "" where there are no usual ones
     episodes : offsets in samples, length E + 1, where a manifest says them
+    noted : class names and order, where a manifest says them
     chunks : shape of what is decoded as a whole; None where any region costs its bytes alone
     storage, how : in words: as it lies, and how it is reached
     paths : files that are read, none of which may be the target
@@ -57,6 +59,7 @@ class Origin(Protocol):
     dtype: np.dtype[Any]
     layout: str
     episodes: tuple[int, ...]
+    noted: FieldNotes
     chunks: tuple[int, ...] | None
     storage: str
     how: str
@@ -119,6 +122,7 @@ class Stored:
         self.layout = layout.upper()
         same = entry is not None and tuple(entry.shape) == self.shape and entry.layout == self.layout
         self.episodes: tuple[int, ...] = entry.episodes if entry is not None and same else ()
+        self.noted = FieldNotes.of(entry.notes if entry is not None else None)
         self.chunks: tuple[int, ...] | None = None
         self.storage = stored.storage
         path = self.name.partition("::")[0]
@@ -208,6 +212,7 @@ class Joined:
         self.name = dataset.name
         self.shape, self.dtype, self.layout = reader.spec.shape, reader.spec.dtype, reader.spec.layout
         self.episodes = tuple(int(at) for at in dataset.episodes)
+        self.noted = next(iter(dataset.notes.values()), FieldNotes())
         together = int(getattr(reader, "decoded_together", 1))
         self.chunks = (together, *self.shape[1:]) if together > 1 else None
         self.storage, self.how = reader.place, reader.why

@@ -89,10 +89,10 @@ def _summary(path: str, seconds: float) -> dict[str, Any]:
     manifest = Manifest.from_json(where.read_text(encoding="utf-8"), str(where))
     fields = {}
     skipped: list[str] = []
-    order: dict[str, Any] = {}
+    order: list[dict[str, Any]] = []
     for name, entry in manifest.fields.items():
         skipped = skipped or list((entry.notes or {}).get("skipped", ()))
-        order = order or next(iter((entry.notes or {}).get("order", ())[-1:]), {})  # of what this call wrote
+        order = order or (entry.notes or {}).get("order", [])[-1:]  # of what this call wrote
         fields[name] = {
             "samples": entry.shape[0],
             "shape": list(entry.shape[1:]),
@@ -105,7 +105,7 @@ def _summary(path: str, seconds: float) -> dict[str, Any]:
     total = sum(nbytes_on_disk(where.parent / name) for name in {entry.file for entry in manifest.fields.values()})
     found = {"path": path, "fields": fields, "bytes": total, "seconds": round(seconds, 3)}
     if order_words(order):
-        found["order"] = {**order, "words": order_words(order)}
+        found["order"] = {**order[0], "words": order_words(order)}
     return {**found, "skipped": skipped} if skipped else found
 
 

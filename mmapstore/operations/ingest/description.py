@@ -61,8 +61,12 @@ def written_manifest(plan: WritePlan, target: Target, record: Record, summaries:
     return Manifest(fields, written_by())
 
 
-def _orders(plan: WritePlan, record: Record, field: str, given: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The order of the samples of each call that wrote some, if a source tells of any: "as they came" is that of all others."""
+def _orders(plan: WritePlan, record: Record, field: str, given: Any) -> list[Mapping[str, Any]]:
+    """The order of the samples of each call that wrote some, if a source tells of any: "as they came" is that of all others.
+
+    `given` is that of the source: of one call, or the list of a dataset.
+    """
+    given = given[-1] if isinstance(given, list) else given
     known: list[Mapping[str, Any]] = []
     if plan.before is not None:
         old = plan.before.entries[field]

@@ -118,7 +118,6 @@ class DatasetSource:
     """One field of what `mmapstore.open` returns."""
 
     gives_from_any_sample = True
-    notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, dataset: Any, name: str, paths: list[str], doubts: Sequence[Doubt] = ()) -> None:
         self._dataset, self.doubts = dataset, doubts
@@ -129,6 +128,9 @@ class DatasetSource:
         self.specs = {ONLY: self._spec}
         self.samples: int | None = len(dataset)
         self.guess = len(dataset)
+        # Other objects with fields, episodes and a layout are taken for datasets too, and have no notes.
+        note = next(iter(getattr(dataset, "notes", {}).values()), None)
+        self.notes: Mapping[str, Mapping[str, Any]] = {} if note is None else {ONLY: note.to_json()}
         self._starts = np.asarray(dataset.episodes, np.int64)[:-1]
         samples = len(dataset)
         marks = [np.array(dataset[at : at + 1]) for at in sorted({0, samples // 2, samples - 1})]

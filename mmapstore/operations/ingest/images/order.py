@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,18 +113,23 @@ def _count_up(names: Sequence[tuple[str, str]], is_padded: bool) -> bool:
     return is_named and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def order_words(note: Mapping[str, Any] | None) -> str:
-    """The order of samples in words, from what the manifest notes of it, with how to change it; "" if nothing is noted.
+def order_words(note: Any) -> str:
+    """The order of samples in words, from what a source or a manifest notes of it, with how to change it; "" if nothing is noted.
+
+    Of several calls that wrote samples, the last is told.
 
     >>> order_words({"samples": 9, "order": "mixed", "seed": 0})
     "samples in an order mixed by seed 0; order='sorted' (--order sorted) keeps the order of names"
     """
-    kind = (note or {}).get("order")
-    if note is None or kind not in (*ORDERS, "mixed episodes"):
+    note = next(iter(note[-1:]), {}) if isinstance(note, list) else note or {}
+    kind = note.get("order")
+    if kind not in (*ORDERS, "mixed episodes"):
         return ""
     if kind == "sorted":
         if "numbered frames" in note.get("why", ""):
             return f"samples in the order of names, each folder an episode, for files are numbered as frames; {_MIXES}"
         return f"samples in the order of names; {_MIXES}"
+    if "seed" not in note:
+        return "samples in the mixed order of their source"
     what = "files, each an episode," if kind == "mixed episodes" else "samples"
-    return f"{what} in an order mixed by seed {note.get('seed')}; {_KEEPS}"
+    return f"{what} in an order mixed by seed {note['seed']}; {_KEEPS}"
