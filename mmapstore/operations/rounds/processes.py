@@ -58,7 +58,7 @@ def script_of(pickled: bytes) -> dict[str, str]:
     if b"__main__" not in pickled:
         return {}
     main = sys.modules["__main__"]
-    name, path = getattr(main.__spec__, "name", None), getattr(main, "__file__", None)
+    name, path = getattr(getattr(main, "__spec__", None), "name", None), getattr(main, "__file__", None)
     if name is not None:
         return {"init_main_from_name": name}
     if path is None or not os.path.isfile(path):
