@@ -103,7 +103,7 @@ class AugmentedRounds:
             "validation": self.validation,
             "sample": [list(augmentation.spec.sample_shape), augmentation.spec.dtype.str],
         }
-        mixed = {"order": [{"samples": len(order), "order": "mixed", "seed": self.seed}]}
+        mixed = {"order": {"order": "mixed", "seed": self.seed}}
         helpers = workers if workers > 1 else 0
         ahead = processes.TASKS_AHEAD * helpers
         named = {name: {"classes": [*note.classes]} for name, note in dataset.notes.items() if note.classes}
