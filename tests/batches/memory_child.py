@@ -45,6 +45,9 @@ def main() -> None:
     if "cache" in asked:
         ds = ds.cache(asked["cache"])
     options = asked["batches"]
+    kept = options.pop("kept", 1)  # the part of samples that are selected
+    if kept < 1:
+        ds = ds.select(np.random.default_rng(0).random(len(ds)) < kept)
     options["target"] = target_of(options.get("target"))
     if "transform_workers" in options:
         options["transform"] = doubled

@@ -85,6 +85,9 @@ CASES = {
     "gzip HDF5, shuffled throughout": (hdf5, {"target": "next", "shuffle": 10_000}),
     "zstd Zarr, shuffled throughout": (zarr, {"target": "next", "shuffle": 10_000}),
     "zstd Zarr, in order": (zarr, {"target": "next"}),
+    "gzip HDF5, most of it, in order": (hdf5, {"kept": 0.8}),
+    "gzip HDF5, some of it, shuffled": (hdf5, {"kept": 0.1, "shuffle": True}),
+    "zstd Zarr, some of it, in order": (zarr, {"kept": 0.1}),
     "zstd Zarr, shuffled": (zarr, {"target": "next", "shuffle": 500}),
 }
 

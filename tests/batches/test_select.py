@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import mmapstore as mm
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, OutOfRangeError
+from mmapstore.readers.decoded import Decoded
 
 FRAMES = np.arange(60.0).reshape(60, 1)
 
@@ -103,3 +105,18 @@ def test_time_stamps_that_are_none():
 def test_stamps_that_are_no_number_are_gaps():
     ds = mm.open({"x": np.arange(4.0), "time": np.array([0, 1, np.nan, 3])}).break_at_gaps("time", step=1)
     assert ds.episodes.tolist() == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("index", [slice(None, None, 2), [45, 3, 3, -1, 17], np.arange(60) % 3 == 0], ids=["steps", "list", "mask"])
+def test_indexing_decodes_each_chunk_once(tmp_path, monkeypatch, index):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=FRAMES, chunks=(16, 1), compression="gzip")
+    ds, decoded = mm.open(tmp_path / "x.h5"), []
+    whole = Decoded._decode
+    monkeypatch.setattr(Decoded, "_decode", lambda self, chunk, *rest: decoded.append(chunk.number) or whole(self, chunk, *rest))
+    np.testing.assert_array_equal(ds[index], FRAMES[index])
+    assert sorted(decoded) == sorted(set(decoded)) and decoded
+    decoded.clear()
+    for _ in ds.select(np.arange(60) % 3 > 0).batches(7):
+        pass
+    assert sorted(decoded) == [0, 1, 2, 3]
