@@ -200,10 +200,11 @@ def case_of(
 
 
 def _target_of(dataset: Dataset, target: str | None) -> str:
-    """As asked; else the second field, where there is one, or the next frame."""
+    """As asked; else the second field of numbers, where there is one, or the next frame, if samples follow each other."""
     names = list(dataset.readers)
     if target is None:
-        return names[1] if len(names) > 1 else NEXT if len(dataset) > 1 else NONE
+        others = [name for name in names[1:] if dataset.readers[name].spec.dtype.kind != "S"]
+        return others[0] if others else NEXT if len(dataset) > 1 and not dataset.mixed else NONE
     if target not in (NEXT, NONE, *names):
         fields = f", or a field ({', '.join(names)})" if len(names) > 1 else ""
         raise InvalidValueError(f"--target {target} is not understood; expected next, none{fields}.")

@@ -260,12 +260,14 @@ def test_orders_that_cannot_be_meant(pets, options, error, match):
         mm.Images(pets, **options)
 
 
-def test_an_order_for_what_has_none(pets, tmp_path):
+def test_an_order_for_what_has_none(pets, tmp_path, capsys):
     for source in (np.zeros((2, 3)), [np.zeros(3)], mm.Images(pets)):
         with pytest.raises(InvalidValueError, match=r"are for paths of images, and the source is a .*leave them out"):
             mm.ingest(source, tmp_path / "out", order="sorted")
     np.save(tmp_path / "a.npy", np.zeros((2, 3)))
-    assert main(["ingest", str(tmp_path / "a.npy"), str(tmp_path / "b.npy"), "--order", "mixed"]) == 2
+    for name, options in (("a.npy", []), ("a.mp4", ["--stride", "2"]), ("a.pkl", []), ("a.raw", ["--raw-dtype", "u1"])):
+        assert main(["ingest", str(tmp_path / name), str(tmp_path / "b.npy"), "--order", "mixed", *options]) == 2
+        assert "--order is" in capsys.readouterr().err
     path = mm.ingest(pets, tmp_path / "out", order="sorted", progress=False)
     assert mm.open(path)["label"][:].tolist() == sorted(mm.open(path)["label"][:].tolist())
 
@@ -369,4 +371,13 @@ def test_info_and_preview_name_classes_and_the_order(pets, tmp_path, capsys):
     assert "note: class names: ant, cat, dog" in text
     assert "note: ingest mixed the order of samples: contiguous parts are random parts" in text
     assert "samples in mixed order" in repr(mm.open(tmp_path / "x.h5"))
-    assert main(["preview", str(tmp_path / "x.h5"), str(tmp_path / "sheet.png")]) == 0
+    preview = ["preview", str(tmp_path / "x.h5"), str(tmp_path / "sheet.png")]
+    assert main(preview) == 0
+    assert main([*preview, "--next-frame"]) == 2
+    assert "in an order that ingest mixed" in capsys.readouterr().err
+
+
+def test_doctor_asks_for_no_next_frame_of_mixed_samples(pets, tmp_path, capsys):
+    path = mm.ingest(mm.Images(pets / "cat", order="mixed", source_field=True), tmp_path / "x.h5", progress=False)
+    assert main(["doctor", path, "--quick"]) == 0
+    assert "x in batches of 32" in capsys.readouterr().out

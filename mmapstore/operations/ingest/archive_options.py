@@ -17,6 +17,7 @@ from .video import VIDEO_SUFFIXES, Videos
 
 # By the name that it has in `options`, where it is None or False if nobody gave it.
 _RAW = {"raw_dtype": "--raw-dtype", "raw_shape": "--raw-shape", "raw_offset": "--raw-offset"}
+_ORDER = {"order": "--order", "seed": "--seed", "episodes": "--episodes", "no_source": "--no-source"}  # of images alone
 _MEGABATCHES = {"allow_pickle": "--allow-pickle", "fields": "--fields", "text_width": "--text-width"}
 
 
@@ -55,11 +56,11 @@ def source_from(options: argparse.Namespace) -> Any:
     sources = options.source[0] if len(options.source) == 1 else list(options.source)
     form = raw_form(options)
     if form:
-        _refuse(options, {**_MEGABATCHES, "stride": "--stride"}, "is not for files without a header.")
+        _refuse(options, {**_MEGABATCHES, **_ORDER, "stride": "--stride"}, "is not for files without a header.")
         layout, options.source_layout = options.source_layout, None
         return open_dataset(sources, layout=layout, **form)
     if _are(sources, PICKLE_SUFFIXES, (".npy",)) or any(getattr(options, name) for name in _MEGABATCHES):
-        _refuse(options, {"size": "--size", "stride": "--stride"}, "is not for megabatches.")
+        _refuse(options, {**_ORDER, "size": "--size", "stride": "--stride"}, "is not for megabatches.")
         layout, options.source_layout = options.source_layout, None
         return Megabatches(
             sources,
@@ -72,6 +73,7 @@ def source_from(options: argparse.Namespace) -> Any:
     if _are(sources, VIDEO_SUFFIXES, ARRAY_SUFFIXES) and not looks_like_images(sources):
         if options.stride is None and options.size is None and not options.skip_broken:
             return None
+        _refuse(options, _ORDER, f"is for images, which {options.source[0]} is not.")
         size = None if options.size is None else size_of(options.size)
         stride = 1 if options.stride is None else options.stride
         return Videos(sources, stride=stride, size=size, skip_broken=options.skip_broken)

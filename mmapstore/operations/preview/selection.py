@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...batches.dataset import Dataset
+from ...batches.notes import mixed_samples
 from ...plain.array_spec import ArraySpec
 from ...plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, OutOfRangeError
 from .arrangement import Scale, longest_side
@@ -33,7 +34,12 @@ class Choice:
 
     @classmethod
     def of(cls, dataset: Dataset, next_frame: bool) -> Choice:
-        """All samples; with `next_frame`, those that another of their episode follows."""
+        """All samples; with `next_frame`, those that another of their episode follows.
+
+        Raises InvalidValueError if there is none, or if the samples do not follow each other in time.
+        """
+        if next_frame and dataset.mixed:
+            raise mixed_samples(dataset.name)
         found = cls(len(dataset), dataset.episodes[1:] - 1 if next_frame else np.zeros(0, np.int64))
         if not len(found):
             raise InvalidValueError(
