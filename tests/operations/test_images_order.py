@@ -272,6 +272,15 @@ def test_an_order_for_what_has_none(pets, tmp_path, capsys):
     assert mm.open(path)["label"][:].tolist() == sorted(mm.open(path)["label"][:].tolist())
 
 
+def test_images_beside_other_sources(pets, tmp_path):
+    """In a dict each source has one field, and images without labels stay in their order."""
+    path = mm.ingest({"x": pets / "cat", "t": np.arange(30)}, tmp_path / "out", progress=False)
+    found = all_fields(path)
+    assert np.array_equal(found["x"].transpose(0, 2, 3, 1), read_all(mm.Images(pets / "cat"))[0]["image"])
+    with pytest.raises(InvalidValueError, match=r"field 'x', .*pets, gives the fields image, label, source; .*labels=None"):
+        mm.ingest({"x": pets, "t": np.arange(51)}, tmp_path / "other")
+
+
 # --- resumed and appended --------------------------------------------------------------------------------------------------
 
 

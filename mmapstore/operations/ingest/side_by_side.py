@@ -25,12 +25,13 @@ class SideBySide:
 
     def __init__(self, parts: Mapping[str, Source], limit: int | None) -> None:
         self._parts = dict(parts)
+        only = {name: _only_field(name, part) for name, part in parts.items()}
         lengths = {name: part.samples for name, part in parts.items()}
         known = {name: min(length, limit or length) for name, length in lengths.items() if length is not None}
         if len(set(known.values())) > 1:
             raise _unequal({name: str(length) for name, length in known.items()})
         self.name = "{" + ", ".join(f"{name}: {part.name}" for name, part in parts.items()) + "}"
-        self.specs = {name: part.specs[ONLY] for name, part in parts.items()}
+        self.specs = {name: part.specs[only[name]] for name, part in parts.items()}
         self.samples = next(iter(known.values())) if len(known) == len(lengths) else None
         # One that has no end may stand beside one that has.
         self.guess = next(iter(known.values()), max(part.guess for part in parts.values()))
@@ -38,7 +39,7 @@ class SideBySide:
         self.fingerprint: dict[str, Any] = {name: part.fingerprint for name, part in parts.items()}
         # Where the end shows last, the way back to a sample leads over the episodes of that one source, and these are those of all.
         self.gives_from_any_sample = all(part.gives_from_any_sample and part.samples is not None for part in parts.values())
-        self.notes = {name: part.notes[ONLY] for name, part in parts.items() if part.notes.get(ONLY)}
+        self.notes = {name: part.notes[only[name]] for name, part in parts.items() if part.notes.get(only[name])}
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
         flows = {name: _Flow(name, part.pieces(after, at_most)) for name, part in self._parts.items()}
@@ -87,7 +88,7 @@ class _Flow:
                     f"The source of field {self._field!r} leaves out {piece.skipped[0]}, and the other fields know nothing "
                     "of that: they would belong to other samples. Mend or remove that item, or give all fields by one source."
                 )
-            self.samples, self._starts = piece.fields[ONLY], list(piece.starts)
+            (self.samples,), self._starts = piece.fields.values(), list(piece.starts)
             self._held = len(self.samples)
         return True
 
@@ -102,6 +103,15 @@ class _Flow:
         close = getattr(self._pieces, "close", None)
         if close is not None:
             close()
+
+
+def _only_field(name: str, part: Source) -> str:
+    if len(part.specs) > 1:
+        raise InvalidValueError(
+            f"The source of field {name!r}, {part.name}, gives the fields {', '.join(part.specs)}; in a dict of sources each gives "
+            "one. Ingest it by itself, or leave out its others (mmapstore.Images(..., labels=None) has none)."
+        )
+    return next(iter(part.specs))
 
 
 def _unequal(lengths: Mapping[str, str]) -> UnequalFieldsError:
