@@ -1,4 +1,4 @@
-"""Which samples an augmented round holds, how often and in which order: a pure function of (seed, round). Arithmetic only."""
+"""The samples of an augmented round, their repeats and their order: a pure function of (seed, round). Arithmetic only."""
 
 from __future__ import annotations
 

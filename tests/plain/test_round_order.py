@@ -1,4 +1,4 @@
-"""Which samples a round holds: against counting, over many rounds of random classes."""
+"""The samples of a round: against counting, over many rounds of random classes."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Job(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a job made: arrays of (stop - first, *sample shape), which of them equal an earlier one, and digests of all repeats."""
+    """The result of a job: samples of (stop - first, *sample shape), True for each that equals an earlier one, digests of all."""
 
     samples: Array
     duplicates: list[bool]
