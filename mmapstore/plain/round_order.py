@@ -63,7 +63,7 @@ class RoundOrder:
 
     @property
     def most_repeats(self) -> float:
-        """How often a round holds an original of the rarest class, on average."""
+        """The samples of a round that are made of one original of the rarest class, on average."""
         return max(self._rule.repeats)
 
     @property

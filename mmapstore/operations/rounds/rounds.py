@@ -161,7 +161,7 @@ class AugmentedRounds:
         return 0 if self.validation else epoch // self.epochs_per_round
 
     def path(self, number: int = 0) -> str:
-        """Where a round is, or will be: a directory that `mmapstore.open` and `mmapstore preview` take."""
+        """Return the directory of a round, there or not yet: `mmapstore.open` and `mmapstore preview` take it."""
         return self._preparation.path(number)
 
     def __repr__(self) -> str:
@@ -359,7 +359,7 @@ def _warn_of_missing(dataset: Dataset, balance: str, labels: Labels) -> None:
 
 
 def _name_of(fn: Any) -> list[Any]:
-    """What tells one function from another over runs: its name and source text, and fixed arguments; of objects, their bytes."""
+    """Return the name of a function, a digest of its source text (of objects, of their bytes, too), and its fixed arguments."""
     if isinstance(fn, partial):
         return [*_name_of(fn.func), repr(fn.args), repr(sorted(fn.keywords.items()))]
     kind = fn if inspect.isroutine(fn) or inspect.isclass(fn) else type(fn)
