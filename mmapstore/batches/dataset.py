@@ -206,8 +206,9 @@ class Dataset(Parts):
         Parameters
         ----------
         fn : function of (x, rng): one sample as it is stored, a copy that may be changed, and a `numpy.random.Generator`. It
-            returns an array of one shape and dtype for all samples, and draws from `rng` alone. It has to pickle, so it is defined in a module; one that is
-            defined in the training script needs `if __name__ == "__main__":` there. It runs without a GPU
+            returns an array of one shape and dtype for all samples, and draws from `rng` alone. It has to pickle, so it is
+            defined in a module; one that is defined in the training script needs `if __name__ == "__main__":` there. It runs
+            without a GPU
         directory : made if it is not there; on a disk with room for two rounds
         balance : a field of classes: integers, text or one-hot rows
         samples_per_class : in each round. A class with as many samples has each at most once in a round; of a scarcer one all are
