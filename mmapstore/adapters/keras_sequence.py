@@ -307,9 +307,10 @@ def to_keras(
 
     Returns
     -------
-    A `Sequence`: `seq[i]` and iteration give (x, y), or (x,) without a target; x and y are ndarrays of shape
-    (batch, *sample) or tuples of them, in the dtype of `batches`. On the TensorFlow and JAX backends they are aligned to
-    64 bytes, so that they are taken without a copy, and may be read-only; on torch they are writable, copied if need be.
+    A `Sequence`: `seq[i]` and iteration give (x,), (x, y) or (x, y, w); each is an ndarray of shape (batch, *sample), or a tuple,
+    list or dict of them, in the dtype of `batches`. On the TensorFlow and JAX backends they are aligned to 64 bytes, so that they
+    are taken without a copy, and may be read-only; on torch they are writable, copied if need be. On TensorFlow lists are tuples
+    and text is a tf.string tensor; JAX and torch have no text, and a batch of it is an error.
 
     Each pass over the batches (an epoch of `fit`, an `evaluate`, a `predict`, a `for` loop) has one order and sees each
     batch once, whatever else walks the same Sequence meanwhile. When its last batch has been asked for, the next pass
@@ -329,6 +330,8 @@ def to_keras(
     ------
     InvalidValueError : workers > 1 or use_multiprocessing, here or when set later; steps < 1; no batches.
     MissingPackageError : Keras, or the backend it is set to, is not installed.
+    While training: InvalidTypeError for text on JAX and torch, InvalidValueError for a batch whose structure, dtypes or shapes
+    are not those that Keras told TensorFlow of after the first two.
 
     Examples
     --------

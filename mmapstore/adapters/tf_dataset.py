@@ -37,8 +37,9 @@ BLOCK = 32  # small batches taken by one call into Python
 def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) -> Any:
     """`batches` as a tf.data.Dataset, for Keras on TensorFlow and for training loops in TensorFlow.
 
-    Elements are (x, y), or (x,) without a target; x and y are tensors of shape (batch, *sample) or tuples of them, in the
-    dtype of `batches`. The first dimension is static when every batch is full (`drop_last=True`, or an exact fit), else None.
+    Elements are (x,), (x, y) or (x, y, w); each is a tensor of shape (batch, *sample), or a tuple or dict of them (a tuple
+    where `batches` have a list), in the dtype of `batches`, text as tf.string. The first dimension is static when every batch
+    is full (`drop_last=True`, or an exact fit), else None.
     A tensor looks at the array that was read, without a copy; batches of up to 128 KiB are fetched many at a time, and TensorFlow
     makes a copy of each. At most two batches are made ahead of the one in use.
     One batch is read when the dataset is made, to learn shapes.

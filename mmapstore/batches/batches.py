@@ -47,9 +47,10 @@ class Batches:
     dataset) was handed out, the next pass begins the next epoch; a pass that is broken off is begun again. `state_dict()` says what
     comes after the last batch handed out; the pass after `load_state_dict` goes on there, to the end of that epoch.
 
-    x and y are NumPy arrays (tuples of arrays for several fields; x alone without a target). Unshuffled, unconverted
-    batches from plain bytes are read-only views of a memory map; everything else is a copy in a lent buffer, which is
-    reused after the last reference to it has gone. Arrays that share frames (x and y of `NextFrame`) are read-only.
+    A batch is (x, y), (x, y, w) with weights, or x alone without a target: NumPy arrays, or tuples, lists and dicts of
+    them, as asked for or as the transform returned them. Unshuffled, unconverted batches from plain bytes are read-only
+    views of a memory map; everything else is a copy in a lent buffer, which is reused after the last reference to it has
+    gone. Arrays that share frames (x and y of `NextFrame`) are read-only.
     """
 
     def __init__(

@@ -131,6 +131,7 @@ class LookAhead(Generic[K, T]):
     def get(self, wanted: K, following: Iterable[K] = ()) -> T:
         """The result for `wanted`; those for the first of `following` are promised to the next calls."""
         if self._ahead and self._ahead[0].key == wanted:
+            self._ahead[0].promise.wait()  # Ctrl-C here leaves it where `close` finds it
             made = self._ahead.popleft().promise.result()
         else:
             self.close()

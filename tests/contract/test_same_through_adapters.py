@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import mmapstore as mm
+from mmapstore.adapters.batch_shapes import with_tuples
+from mmapstore.plain.nests import leaves
 
 tf = pytest.importorskip("tensorflow")
 FRAMES = np.random.default_rng(3).random((70, 3, 8, 8), dtype=np.float32)
@@ -30,12 +32,45 @@ def stores(folder):
 
 
 def digest(batches):
-    """Of every byte of x and y, in order."""
+    """Of the structure and every byte of all parts of a batch, in order. Lists count as tuples, as TensorFlow has them."""
     seen = hashlib.sha256()
-    for x, y in batches:
-        seen.update(np.ascontiguousarray(x))
-        seen.update(np.ascontiguousarray(y))
+    for batch in batches:
+        seen.update(str(with_tuples(batch)).encode())
+        for array in leaves(batch):
+            seen.update(np.ascontiguousarray(array))
     return seen.hexdigest()
+
+
+def augmented(x, y, w, *, rng):
+    return {"x": x["a"] + rng.random(x["a"].shape, "f4")}, [y["next"], y["later"]], w
+
+
+NEST = {
+    "inputs": {"a": "x", "b": ("x", ["x"])},
+    "target": {"next": mm.NextFrame(), "later": mm.Window(None, 2, lead=3, sampling_rate=2), "same": ["x"]},
+    "sample_weight": "x",
+}
+CONTENTS = {
+    "nests and weights": NEST,
+    "nests and weights, transformed": {**NEST, "transform": augmented, "transform_workers": 2},
+}
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("contents", CONTENTS)
+def test_the_same_nests_from_every_store_through_every_adapter(tmp_path, shuffle, contents):
+    found = {}
+    for name in stores(tmp_path)[::2]:  # one of each format, two of them compressed
+
+        def made(name=name):
+            return mm.open({"x": f"{tmp_path}/{name}"}).batches(8, shuffle=shuffle, seed=11, **CONTENTS[contents])
+
+        found[name, "loop"] = digest(made())
+        found[name, "to_keras"] = digest(made().to_keras())
+        found[name, "to_tf"] = digest(made().to_tf().as_numpy_iterator())
+        found[name, "to_tf generator"] = digest(made().to_tf(method="generator").as_numpy_iterator())
+    tf.compat.v1.reset_default_graph()
+    assert len(found) == 3 * 4 and len(set(found.values())) == 1, found
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
