@@ -43,11 +43,11 @@ class BatchShapes:
         arrays = leaves(made)
         if with_tuples(made) == self.structure and all(map(_fits, arrays, self._kinds)):
             return
-        name = self._batches.named(epoch, batch)
+        name, transform = self._batches.named(epoch, batch), self._batches.transform_name
         found, expected = _in_words(made, [(array.dtype, array.shape) for array in arrays]), _in_words(self.structure, self._kinds)
         raise InvalidValueError(
             f"{name[0].upper()}{name[1:]} has arrays of {found}; expected, as in the first batch, {expected}. "
-            "Let transform= return the same structure, shapes and dtypes for each batch."
+            f"Let transform={transform or ''} return the same structure, shapes and dtypes for each batch."
         )
 
 

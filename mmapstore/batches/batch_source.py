@@ -40,6 +40,7 @@ class BatchSource(Protocol):
     batch_size: int
     shard: tuple[int, int]  # (index, number) of the parts that workers share
     transform_workers: int  # threads that make batches beside each other
+    transform_name: str | None  # of the function that batches went through, for messages
 
     def __len__(self) -> int: ...
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..plain.errors import InvalidValueError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
-from ..plain.nests import leaves
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.selection import Selection
 from ..plain.windows import Anchors, Episodes
@@ -24,6 +23,7 @@ from .batch_source import GroupedReads
 from .contents import BatchContents
 from .cursor import Cursor
 from .look_ahead import LookAhead
+from .loop_reads import LoopReads
 from .plan import Plan
 from .sampling import Sampling
 from .saved_position import loaded_position, saved_position
@@ -77,6 +77,7 @@ class Batches:
         self.drop_last = bool(drop_last)
         self.shard = checked_shard(shard)
         self._transform = None if transform is None else BatchTransform(transform, len(plan.parts), self.seed, self.shard[0])
+        self.transform_name = None if self._transform is None else self._transform.name
         self.transform_workers = whole_number("transform_workers", transform_workers, least=1)
         if self.transform_workers > 1 and transform is None:
             raise InvalidValueError(f"transform_workers={transform_workers} without transform=: there is nothing for them to do.")
@@ -178,17 +179,20 @@ class Batches:
         """
         if not 0 <= batch < len(self):
             raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
+        return self._finish(self._parts(epoch, batch), epoch, batch, self._assembly.aligned if aligned else None)
+
+    def _parts(self, epoch: int, batch: int) -> tuple[Any, ...]:
         numbers = self._numbers(epoch, batch)
         arrays = self._assembly.read(epoch, batch * self.batch_size, numbers)
         self._contents.require_weights(arrays, epoch, batch, numbers)
-        made = self._contents.packed(arrays)
-        return partial(self._contents.finished, made, epoch, batch, numbers, self._assembly.aligned if aligned else None)
+        return self._contents.packed(arrays)
+
+    def _finish(self, parts: tuple[Any, ...], epoch: int, batch: int, aligned: Any = None) -> Callable[[], tuple[Any, ...]]:
+        return partial(self._contents.finished, parts, epoch, batch, partial(self.named, epoch, batch), aligned)
 
     def named(self, epoch: int, batch: int) -> str:
-        """Return how messages name a batch: by its number, its epoch, its samples and the transform."""
-        numbers = self._numbers(epoch, batch)
-        transform = "" if self._transform is None else f", of transform={self._transform.name},"
-        return self._contents.named(epoch, batch, numbers) + transform
+        """Return how messages name a batch: by its number, its epoch and its samples."""
+        return self._contents.named(epoch, batch, self._numbers(epoch, batch))
 
     def grouped(self, casts: Callable[[np.dtype[Any], np.dtype[Any]], bool]) -> GroupedReads | None:
         """Return how small batches are read many at a time, for adapters; see `BatchSource.grouped`."""
@@ -249,35 +253,30 @@ class Batches:
         """Iterate over the epoch that comes next, from its beginning or from a loaded position on."""
         walk = self.cursor.begin()
         epoch, first = walk.first
-        together = self._together
-        ahead: LookAhead[int, deque[Any]] = LookAhead(
-            lambda batch: self._cut(epoch, batch, together - batch % together), self.transform_workers
+        # Before a transform nothing is read ahead: batches are made ahead as a whole.
+        is_ahead = self._transform is None and self.takes_time
+        reads = LoopReads(partial(self._group, epoch), len(self), min(self._assembly.together, len(self)), is_ahead)
+        made: LookAhead[int, tuple[Any, ...]] = LookAhead(
+            lambda batch: self._finish(reads.take(batch), epoch, batch), self.transform_workers
         )
-        group: deque[Any] = deque()
+        ready = deque[tuple[Any, ...]]()
         try:
             for batch in range(first, len(self)):
-                if not group:
-                    # Whole groups, also after a beginning in the middle of one: others straddle stretches of decoded frames.
-                    following = batch + together - batch % together
-                    group = ahead.get(batch, range(following, len(self) if self.takes_time else 0, together))
+                ready.append(made.get(batch, () if self._transform is None else range(batch + 1, len(self))))
                 walk.hand_out(batch + 1 - first)
                 if batch + 1 == len(self):
                     walk.complete()
-                # The buffer is lent: holding it here while the next is read would keep one more alive.
-                yield _given(group.popleft())
+                yield _given(ready.popleft())  # the buffer is lent: held here while the next is read, one more would be alive
         finally:
-            ahead.close()
+            made.close()
+            reads.close()
 
-    def _cut(self, epoch: int, batch: int, batches: int) -> Callable[[], deque[Any]]:
-        """Read these batches, as far as there are so many, by one call; the function returned makes them."""
-        batches = min(batches, len(self) - batch)
+    def _group(self, epoch: int, batch: int, batches: int) -> list[tuple[Any, ...]]:
+        """Read these batches by one call, without `transform`."""
         if batches == 1:
-            finish = self.begin(epoch, batch)
-            return lambda: deque([finish()])
+            return [self._parts(epoch, batch)]
         arrays, step = self._read_together(epoch, batch, batches), self.batch_size
-        return lambda: deque(
-            self._contents.packed([array[i : i + step] for array in arrays]) for i in range(0, len(arrays[0]), step)
-        )
+        return [self._contents.packed([array[i : i + step] for array in arrays]) for i in range(0, len(arrays[0]), step)]
 
     # --- position ----------------------------------------------------------------------------------------------------
 
@@ -356,10 +355,6 @@ class Batches:
         )
 
     def __repr__(self) -> str:
-        def listed(arrays: Any) -> str:
-            return ", ".join(f"{frames.shape} {frames.dtype}" for frames in arrays)
-
-        arrays = ", ".join(f"{name} {listed(leaves(part))}" for name, part in zip("xyw", self._plan.parts, strict=False))
         lost = self._anchors.samples_without
         ends = f" ({lost} of {lost + len(self._anchors)} samples begin no window)" if lost else ""
         order = "in stored order"
@@ -373,7 +368,7 @@ class Batches:
         if self._sampling is not None:
             order += f", {self._sampling.words}"
         peak = format_bytes(self.memory.total)
-        return f"<Batches of {self._name}: {len(self)} x {self.batch_size}, {arrays}; {order}{ends}; peak {peak}>"
+        return f"<Batches of {self._name}: {len(self)} x {self.batch_size}, {self._plan.words}; {order}{ends}; peak {peak}>"
 
     def _require(self, limit: int) -> None:
         remedy = f"Make batch_size={self.batch_size} smaller."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,11 +37,14 @@ class BatchContents:
         return parts
 
     def finished(
-        self, parts: tuple[Any, ...], epoch: int, batch: int, numbers: Numbers, aligned: Callable[[Array], Array] | None
+        self, parts: tuple[Any, ...], epoch: int, batch: int, which: Callable[[], str], aligned: Callable[[Array], Array] | None
     ) -> tuple[Any, ...]:
-        """Return the parts of a batch as they are handed out: transformed, and each array as `aligned` makes it."""
+        """Return the parts of a batch as they are handed out: transformed, and each array as `aligned` makes it.
+
+        `which` names the batch, for errors.
+        """
         if self._transform is not None:
-            parts = self._transform(parts, epoch, batch, partial(self.named, epoch, batch, numbers))
+            parts = self._transform(parts, epoch, batch, which)
         return parts if aligned is None else pack(parts, map(aligned, leaves(parts)))
 
     def named(self, epoch: int, batch: int, numbers: Numbers) -> str:

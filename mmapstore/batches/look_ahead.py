@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -19,6 +20,7 @@ from ..files.worker_threads import WorkerThreads
 K = TypeVar("K")
 T = TypeVar("T")
 THREADS = 3  # two windows and a batch at a time; decoding has threads of its own
+HANDOVER_SECONDS = 1e-4  # about what it takes a thread to be woken, and its result to be waited for
 MOST_WORKERS = 1024  # threads that finish batches: as many as there are promises, no more are started
 
 
@@ -92,18 +94,22 @@ class _Ahead(Generic[K, T]):
     def __init__(self, key: K, begin: Callable[[K], Callable[[], T]], threads: WorkerThreads, first: bool) -> None:
         self.key = key
         self._begin = begin
+        self.seconds = 0.0
         self._is_read = False
         self._next: _Ahead[K, T] | None = None
         self.promise = Promise(self._make, threads, begin=first)
 
     def _make(self) -> T:
+        began = time.perf_counter()
         try:
             finish = self._begin(self.key)
         finally:
             self._is_read = True
             if self._next is not None:
                 self._next.promise.begin()
-        return finish()
+        made = finish()
+        self.seconds = time.perf_counter() - began
+        return made
 
     def follow(self, following: _Ahead[K, T]) -> None:
         """Have `following` begin once this one is read. Where both this and `_make` see to that, it is begun once all the same."""
@@ -116,7 +122,8 @@ class LookAhead(Generic[K, T]):
     """Makes what is asked for, and up to `workers` of those that come next while that is in use. One for each pass; for one thread.
 
     `begin` reads what is stored and returns what makes the rest of it. Reading goes on in the order of keys, one at a time; the
-    rest of each is done in a thread of its own.
+    rest of each is done in a thread of its own. With one worker, results that take less time than handing them over are made
+    when they are asked for.
 
     >>> ahead = LookAhead(lambda number: lambda: number * number, workers=2)
     >>> [ahead.get(number, range(number + 1, 4)) for number in range(4)]
@@ -127,32 +134,52 @@ class LookAhead(Generic[K, T]):
         self._begin = begin
         self._workers = workers
         self._ahead: deque[_Ahead[K, T]] = deque()
+        self._seconds = 0.0  # that the latest result took
 
     def get(self, wanted: K, following: Iterable[K] = ()) -> T:
         """The result for `wanted`; those for the first of `following` are promised to the next calls."""
-        if self._ahead and self._ahead[0].key == wanted:
-            self._ahead[0].promise.wait()  # Ctrl-C here leaves it where `close` finds it
-            made = self._ahead.popleft().promise.result()
-        else:
-            self.close()
-            made = self._begin(wanted)()
-        for place, key in enumerate(islice(following, self._workers)):
-            if place < len(self._ahead):
-                if self._ahead[place].key == key:
-                    continue
-                self.close()
-                break
-            last = self._ahead[-1] if self._ahead else None
-            self._ahead.append(_Ahead(key, self._begin, _threads if self._workers == 1 else _finishing, first=last is None))
-            if last is not None:
-                last.follow(self._ahead[-1])
+        # Frameworks may ask from several threads all the same: whoever takes these has them to himself.
+        ahead, self._ahead = self._ahead, deque()
+        try:
+            made = self._next_of(ahead, wanted)
+            if self._workers > 1 or self._seconds >= HANDOVER_SECONDS:
+                self._promise(ahead, following)
+        finally:
+            self._ahead = ahead  # also on Ctrl-C, for `close`
         return made
+
+    def _next_of(self, ahead: deque[_Ahead[K, T]], wanted: K) -> T:
+        if ahead and ahead[0].key == wanted:
+            ahead[0].promise.wait()
+            self._seconds = ahead[0].seconds
+            return ahead.popleft().promise.result()
+        _drop(ahead)
+        began = time.perf_counter()
+        made = self._begin(wanted)()
+        self._seconds = time.perf_counter() - began
+        return made
+
+    def _promise(self, ahead: deque[_Ahead[K, T]], following: Iterable[K]) -> None:
+        for place, key in enumerate(islice(following, self._workers)):
+            if place < len(ahead):
+                if ahead[place].key == key:
+                    continue
+                _drop(ahead)
+                return
+            last = ahead[-1] if ahead else None
+            ahead.append(_Ahead(key, self._begin, _threads if self._workers == 1 else _finishing, first=last is None))
+            if last is not None:
+                last.follow(ahead[-1])
 
     def close(self) -> None:
         """Nothing more will be asked for. Returns when nothing is under way any more."""
-        dropped, self._ahead = self._ahead, deque()
-        for one in reversed(dropped):  # those that nobody has begun first
-            one.promise.drop()
+        ahead, self._ahead = self._ahead, deque()
+        _drop(ahead)
+
+
+def _drop(ahead: deque[_Ahead[K, T]]) -> None:
+    while ahead:
+        ahead.pop().promise.drop()  # the last ones first, which nobody has begun with
 
 
 _threads = WorkerThreads("mmapstore-ahead", lambda: THREADS)

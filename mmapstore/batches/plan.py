@@ -97,6 +97,12 @@ class Plan:
         offsets = [frames.offsets for frames in self.arrays if field in (None, frames.field)]
         return min(0, *(r[0] for r in offsets)), max(0, *(r[-1] for r in offsets))
 
+    @property
+    def words(self) -> str:
+        """The shapes and dtypes of all arrays, as `repr` of batches says them."""
+        listed = [", ".join(f"{frames.shape} {frames.dtype}" for frames in leaves(part)) for part in self.parts]
+        return ", ".join(f"{name} {said}" for name, said in zip("xyw", listed, strict=False))
+
     def digest(self) -> str:
         """The same for two plans that make the same batches of the same anchors: part of a saved position."""
         arrays = [[f.field, [*f.offsets], f.has_time_axis, f.dtype.str, f.axes] for f in self.arrays]

@@ -21,7 +21,7 @@ class FakeBatches:
     ):
         self.samples, self.batch_size, self.shape, self.has_target = samples, batch_size, shape, target
         self.inputs, self.dtype, self.shard, self.fail = inputs, np.dtype(dtype), shard, fail
-        self.takes_time, self.transform_workers = True, 1
+        self.takes_time, self.transform_workers, self.transform_name = True, 1, None
         self.cursor = Cursor(len(self))
         self.cursor.move_to(*position)
         self.reads: list[tuple[int, int]] = []

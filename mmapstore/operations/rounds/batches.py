@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from ...batches.batch_source import GroupedReads
 from ...batches.batches import Batches
 from ...batches.opening import open_dataset
-from ...plain.errors import InvalidValueError, OutOfRangeError
+from ...plain.errors import InvalidValueError
 from ...readers.contract import Array
 
 if TYPE_CHECKING:
@@ -51,11 +50,8 @@ class RoundBatches(Batches):
             latest = self._latest = number, stored.batches(batch_size, **options)
         return latest[1]
 
-    def begin(self, epoch: int, batch: int, *, aligned: bool = False) -> Callable[[], tuple[Any, ...]]:
-        """Read as `Batches.begin`; waits for the round of the epoch where it is not ready."""
-        if not 0 <= batch < len(self):
-            raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
-        return self._of_epoch(epoch).begin(epoch, batch, aligned=aligned)
+    def _parts(self, epoch: int, batch: int) -> tuple[Any, ...]:
+        return self._of_epoch(epoch)._parts(epoch, batch)  # waits for the round of the epoch where it is not ready
 
     def named(self, epoch: int, batch: int) -> str:
         """Return how messages name a batch: by its round, too."""
