@@ -296,7 +296,7 @@ def to_keras(
 
     Parameters
     ----------
-    batches : what to serve. The first Keras epoch starts at `batches.position`.
+    batches : what to serve.
     steps : batches in a Keras epoch; None for all. With `steps=k`, batch i of Keras epoch e is number e * k + i of the
         batches of all epochs, one after the other: validation and checkpoints come more often (or, with k larger than
         len(batches), less often) and no sample is lost. Prefer it to `fit(steps_per_epoch=)`, which is served right too, but
@@ -312,13 +312,16 @@ def to_keras(
     are taken without a copy, and may be read-only; on torch they are writable, copied if need be. On TensorFlow lists are tuples
     and text is a tf.string tensor; JAX and torch have no text, and a batch of it is an error.
 
-    Each pass over the batches (an epoch of `fit`, an `evaluate`, a `predict`, a `for` loop) has one order and sees each
-    batch once, whatever else walks the same Sequence meanwhile. When its last batch has been asked for, the next pass
-    to begin has the next order; a pass broken off before is repeated from its start. `predict` and `seq[i]` use the
-    order that comes next, and leave it to come next.
+    Each pass (an epoch of `fit`, an `evaluate`, a `for` loop) follows and moves the position of `batches`, whatever else takes
+    them meanwhile: it begins where the position stands, and after a whole epoch the next pass has the next order; a pass broken off
+    is begun again. `predict` and `seq[i]` leave the position where it is. After `batches.load_state_dict(state)` in mid-epoch the
+    first Keras epoch ends with that of the data: it has fewer than `len(seq)` batches, and later ones are whole (not with `steps`,
+    whose epochs all have as many). In callbacks `batches.state_dict(batch + 1)` is exact in `on_train_batch_end(batch, logs)`, with
+    `fit(shuffle=False)`. With several replicas of a `tf.distribute` strategy Keras takes one more step, without samples, at the end
+    of the short epoch: save at the ends of epochs there.
 
-    At most four batches are alive, the one in training and the one being read included: where TensorFlow would queue
-    more, reading waits for one to be let go. A caller that keeps batches is served after a second, and in the end without waiting.
+    At most four batches are alive, the one in training and the one being read included: where TensorFlow would queue more, reading
+    waits for one to be let go. A caller that keeps n batches waits a tenth of a second each time that their number doubles.
 
     On TensorFlow Keras leaves tf.data's autotuning on behind every Sequence, and the end of an epoch was seen to wait for its
     thread, at worst for as long as the epoch had taken: 44 s became 82. `to_tf()` turns it off.

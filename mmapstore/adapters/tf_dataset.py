@@ -55,7 +55,9 @@ def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) 
         last batch was taken, the next iteration gets the next order, so `fit(batches.to_tf(), epochs=5)` sees five orders. An
         iteration broken off is begun again by the next one. The first iteration after `load_state_dict` ends with the epoch, and
         has fewer batches than the cardinality says. In mid-epoch `batches.state_dict()` counts batches of up to 128 KiB, which
-        Python does not see, 32 at a time. Iterators cannot be saved: TensorFlow would restore the place but not the order.
+        Python does not see, 32 at a time, and what is asked for ahead by others (a prefetch of your own, tf.distribute) counts as
+        taken; under tf.distribute begin with whole epochs. Iterators cannot be saved: TensorFlow would restore the place but not
+        the order.
 
         n (2 or more): n epochs one after the other in each iteration, the one that `batches.position` lies in, when the dataset is
         made, counted as the first. Iterating again repeats the same n. For training loops with their own checkpoints:

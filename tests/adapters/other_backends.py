@@ -44,6 +44,13 @@ for samples in (3, 7, 21):
         end_with(seq.batches.reads, (4,), n)
         assert seq.batches.state_dict() == seq.batches.state_at(5, 0), (samples, built, seq.batches.state_dict())
 
+for built in (False, True):
+    seq = to_keras(FakeBatches(24, position=(2, 2)))
+    model_of(built).fit(seq, epochs=3, verbose=0, shuffle=False)
+    rest, whole = [(2, i) for i in range(2, 6)], [(e, i) for e in (3, 4) for i in range(6)]
+    assert seq.batches.reads[-16:] == [*rest, *whole], "the first epoch is short"
+    assert seq.batches.cursor.next == (5, 0)
+
 seq = to_keras(FakeBatches(24))
 model_of(True).fit(seq, epochs=6, steps_per_epoch=2, verbose=0, shuffle=False)
 end_with(seq.batches.reads, (0, 1), 6)
