@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -206,3 +209,23 @@ def test_keras_takes_what_differs_in_the_first_two_batches(ds):
     model = keras.Sequential([keras.Input((None, 1)), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
     model.compile(optimizer="sgd", loss="mse", run_eagerly=True)
     model.fit(ds.batches(5, "y", inputs="x", transform=padded).to_keras(), epochs=2, verbose=0, shuffle=False)
+
+
+@ADAPTERS
+def test_no_thread_outlives_a_fit_that_ctrl_c_ends(ds, adapter):
+    def slow(x, y):
+        time.sleep(0.005)
+        return x, y
+
+    class CtrlC(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                raise KeyboardInterrupt
+
+    made = getattr(ds.batches(1, "y", inputs="x", transform=slow, transform_workers=4), adapter)()
+    with pytest.raises(KeyboardInterrupt):
+        small_model().fit(made, verbose=0, shuffle=False, callbacks=[CtrlC()])
+    deadline = time.monotonic() + 10
+    while (alive := [one for one in threading.enumerate() if one.name == "mmapstore-transform"]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive
