@@ -133,11 +133,6 @@ class Batches:
         return self.drop_last or len(self._order) % self.batch_size == 0
 
     @property
-    def has_target(self) -> bool:
-        """True if batches have a y."""
-        return len(self._plan.parts) > 1
-
-    @property
     def effective_batch(self) -> float:
         """The size of a batch of independent samples that mixes as well, at worst: B / (1 + (B - 1) / K) for K blocks in a window.
 
