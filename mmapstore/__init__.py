@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adapters.control_file import ControlFile
     from .batches.batches import Batches
     from .batches.dataset import Dataset
     from .batches.opening import open_dataset as open
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AnnotatedImages",
     "Batches",
+    "ControlFile",
     "Dataset",
     "Images",
     "Megabatches",
@@ -50,6 +52,7 @@ __all__ = [
 _PLACES = {
     "AnnotatedImages": (".operations.ingest.images.annotated", "AnnotatedImages"),
     "Batches": (".batches.batches", "Batches"),
+    "ControlFile": (".adapters.control_file", "ControlFile"),
     "Dataset": (".batches.dataset", "Dataset"),
     "Images": (".operations.ingest.images.images", "Images"),
     "Megabatches": (".operations.ingest.megabatches.megabatches", "Megabatches"),

@@ -118,3 +118,7 @@ class LabelWarning(UserWarning):
 
 class AugmentationWarning(UserWarning):
     """Training waits for augmented rounds, or their samples repeat; the text says what to change."""
+
+
+class TrainingWarning(UserWarning):
+    """A checkpoint could not be written or read, or a control file was not followed; training goes on, and the text says how."""
