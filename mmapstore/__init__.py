@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adapters.backup import BackupAndRestore
     from .adapters.control_file import ControlFile
     from .batches.batches import Batches
     from .batches.dataset import Dataset
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AnnotatedImages",
+    "BackupAndRestore",
     "Batches",
     "ControlFile",
     "Dataset",
@@ -51,6 +53,7 @@ __all__ = [
 # Public name: (module that has it, its name there).
 _PLACES = {
     "AnnotatedImages": (".operations.ingest.images.annotated", "AnnotatedImages"),
+    "BackupAndRestore": (".adapters.backup", "BackupAndRestore"),
     "Batches": (".batches.batches", "Batches"),
     "ControlFile": (".adapters.control_file", "ControlFile"),
     "Dataset": (".batches.dataset", "Dataset"),

@@ -32,8 +32,11 @@ def loaded_position(
         raise StateMismatchError(
             f"the saved position belongs to another order ({'; '.join(differing)}). Make the batches as they were."
         )
-    if saved_fingerprint != fingerprint():
-        raise StateMismatchError(f"the saved position belongs to other data than {name}: lengths agree, contents do not.")
+    if saved_fingerprint != (now := fingerprint()):
+        raise StateMismatchError(
+            f"the saved position belongs to other data than {name}: lengths agree, contents do not "
+            f"(fingerprint saved {saved_fingerprint}, now {now}). Open the data as they were, or begin anew."
+        )
     if epoch < 0 or not 0 <= batch <= batches:
         raise StateMismatchError(f"the saved position is epoch {epoch}, batch {batch}, but an epoch has {batches} batches.")
     return epoch, batch

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import convert, floor, index, profile, suite
+from benchmarks import convert, floor, index, kills, profile, suite
 from benchmarks.arm import Consumer, expected_checksum
 from benchmarks.peers import PEERS, Job
 from benchmarks.peers.contract import block_windows, in_order, mixed, slabs
@@ -231,6 +231,10 @@ def test_the_other_benchmarks_run(tmp_path):
     index.main(["--chunks", "50", "--rounds", "1", "--imports", "1", "--data", str(tmp_path), "--json", str(tmp_path / "i")])
     found = json.loads((tmp_path / "i").read_text())
     assert found["import"]["loaded"] == [] and set(found["index"]) <= {"HDF5, gzip", "Zarr, sharded"}
+    assert (
+        kills.main(["--only", "no backend", "--json", str(tmp_path / "k")]) == 0
+    )  # a run of them is tests/adapters/test_backup.py
+    assert all(0 < cost["bytes"] < 1000 for cost in json.loads((tmp_path / "k").read_text())["positions"])
 
 
 @pytest.mark.slow

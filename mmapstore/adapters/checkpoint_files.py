@@ -1,0 +1,142 @@
+"""Checkpoints of a training run: files of one directory, each written whole or not at all, the last ones kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files.durable_writes import replace
+from ..plain.errors import DamagedFileError, InvalidTypeError, TrainingWarning
+
+_NAME = re.compile(r"checkpoint-(\d{8,})\.npz")
+_STATE = "state.json"
+_ARRAY = "<array>"
+
+
+class CheckpointFiles:
+    """The files `checkpoint-00000001.npz`, `checkpoint-00000002.npz` ... of a directory.
+
+    Each is an ordinary archive of NumPy: `state.json`, as bytes, and the arrays that it names. The archive has a CRC-32 of each
+    part, and its table of contents is at its end: damage and half a file are seen when it is read.
+    """
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self._directory, self._keep = directory, keep
+        self._good: list[Path] = []  # those that were read or written whole, the newest last
+
+    def numbered(self) -> dict[int, Path]:
+        """The checkpoints that are there, the oldest first."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = {
+                int(match[1]): self._directory / match[0] for match in map(_NAME.fullmatch, os.listdir(self._directory)) if match
+            }
+            return dict(sorted(found.items()))
+        return {}
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that can be read and its state; None if there is none. Warns of each that is damaged.
+
+        Raises DamagedFileError if all are damaged: to begin anew is not for a program to decide.
+        """
+        there, damage = list(self.numbered().values())[::-1], []
+        for path in there:
+            try:
+                state = _read(path)
+            except Exception as error:  # damaged bytes raise whatever the part of zipfile, NumPy or json that met them raises
+                damage.append(f"{path} is damaged or half written ({type(error).__name__}: {error})")
+                continue
+            for text in damage:
+                warnings.warn(f"{text}; the checkpoint before it is used, {path.name}.", TrainingWarning, stacklevel=2)
+            self._good = [path]
+            return path, state
+        if damage:
+            raise DamagedFileError(
+                f"{'; '.join(damage)}. There is no other checkpoint. "
+                f"Delete the directory {self._directory} to train from the beginning."
+            )
+        return None
+
+    def write(self, state: dict[str, Any]) -> Path:
+        """Write a checkpoint: nested dicts and lists of numbers, strings and arrays. Older ones than the last are deleted then.
+
+        Raises OSError, and leaves no part of the file, when it cannot be written.
+        """
+        there = self.numbered()
+        path = self._directory / f"checkpoint-{max(there, default=0) + 1:08d}.npz"
+        temporary = path.with_suffix(".tmp")
+        arrays: dict[str, Any] = {}
+        text = json.dumps(_packed(state, arrays))
+        arrays[_STATE] = np.frombuffer(text.encode(), np.uint8)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._good = [*self._good, path][-self._keep :]
+        for old in there.values():
+            if old not in self._good:
+                with contextlib.suppress(OSError):
+                    old.unlink()
+        return path
+
+    def delete(self) -> None:
+        """Delete all checkpoints, and the directory if there is nothing else in it."""
+        for path in [*self.numbered().values(), *self._directory.glob("checkpoint-*.tmp")]:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._directory.rmdir()
+        self._good = []
+
+
+def _packed(value: Any, arrays: dict[str, Any]) -> Any:
+    """`value` as JSON, whose arrays are put into `arrays` and named."""
+    if isinstance(value, dict):
+        return {str(key): _packed(part, arrays) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_packed(part, arrays) for part in value]
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+        raise InvalidTypeError(
+            f"a state to save holds {value!r}, a {type(value).__name__}; expected dicts and lists of numbers, strings and arrays. "
+            "Return these from state_dict() of the callback."
+        )
+    name = f"array{len(arrays)}"
+    # Types that NumPy does not have itself, such as bfloat16, are stored as their bytes.
+    own = value.dtype.kind != "V"
+    arrays[name] = value if own else np.asarray(value, order="C").view(np.dtype((np.void, value.dtype.itemsize)))
+    return {_ARRAY: name} if own else {_ARRAY: name, "dtype": value.dtype.name}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        damaged = archive.zip.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} does not match")
+
+        def unpacked(value: Any) -> Any:
+            if isinstance(value, list):
+                return [unpacked(part) for part in value]
+            if not isinstance(value, dict):
+                return value
+            if _ARRAY in value:
+                array = archive[value[_ARRAY]]
+                return array.view(np.dtype(value["dtype"])) if "dtype" in value else array
+            return {key: unpacked(part) for key, part in value.items()}
+
+        state: dict[str, Any] = unpacked(json.loads(archive[_STATE].tobytes()))
+        return state
