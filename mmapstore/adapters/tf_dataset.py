@@ -24,14 +24,14 @@ except ImportError as error:
         'pip install "mmapstore[tensorflow]"; on the JAX and torch backends of Keras use to_keras(), which needs no TensorFlow.'
     ) from error
 
-from .tf_groups import GATHERED_BYTES, NO_END, in_groups
+from .tf_groups import NO_END, in_groups
 
 if TYPE_CHECKING:
     from ..batches.batch_source import BatchSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = tuple[np.ndarray[Any, np.dtype[Any]], ...]
-BLOCK = 32  # small batches taken by one call into Python
+BLOCK = 32  # batches from one call into Python that notes what is taken to the next
 
 
 def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) -> Any:
@@ -54,8 +54,8 @@ def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) 
         1: one epoch each time the dataset is iterated, as in a loop over `batches`, whose position it follows and moves: when the
         last batch was taken, the next iteration gets the next order, so `fit(batches.to_tf(), epochs=5)` sees five orders. An
         iteration broken off is begun again by the next one. The first iteration after `load_state_dict` ends with the epoch, and
-        has fewer batches than the cardinality says. In mid-epoch `batches.state_dict()` counts batches of up to 128 KiB, which
-        Python does not see, 32 at a time, and what is asked for ahead by others (a prefetch of your own, tf.distribute) counts as
+        has fewer batches than the cardinality says. In mid-epoch `batches.state_dict()` counts 32 batches at a time, and never too
+        many; `batches.state_dict(trained)` is exact. What others ask for ahead (a prefetch of your own, tf.distribute) counts as
         taken; under tf.distribute begin with whole epochs. Iterators cannot be saved: TensorFlow would restore the place but not
         the order.
 
@@ -130,9 +130,9 @@ def _pass_by_pass(source: Source, made: Callable[[Any, Any], Any]) -> Any:
     """The pass that comes next, for each iterator the one that comes when it asks for its first batch.
 
     Behind all that is made ahead stands a selector, of the only dataset there is: Python is called for the first element of each
-    block of its zeros, that is when the batch at that place is taken.
+    block of its zeros, that is when the batch at that place is taken. The last batch is a block of its own. A call for each batch
+    would take a third of the time that making large ones takes, and more than small ones take.
     """
-    block = 1 if source.batch_nbytes > GATHERED_BYTES else BLOCK
     zeros = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64))
 
     # There is nothing to convert in these functions, and converting them warns on Python 3.13.
@@ -141,15 +141,12 @@ def _pass_by_pass(source: Source, made: Callable[[Any, Any], Any]) -> Any:
         numbers = tf.ensure_shape(tf.numpy_function(source.begin_pass, [], tf.int64), [3])
 
         @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def taken(number: Any) -> Any:
-            in_block = tf.numpy_function(source.hand_out, [numbers, number * block, block], tf.int64)
-            return zeros.repeat(tf.ensure_shape(in_block, []))
+        def taken(block: Any) -> Any:
+            return zeros.repeat(tf.ensure_shape(tf.numpy_function(source.hand_out, [numbers, block], tf.int64), []))
 
         place, batches = numbers[0], numbers[1]
-        blocks = tf.data.Dataset.range((batches + block - 2) // block + 1)  # the last batch is a block of its own
-        return tf.data.Dataset.choose_from_datasets(
-            [made(place, place + batches)], blocks.flat_map(taken), stop_on_empty_dataset=True
-        )
+        selector = tf.data.Dataset.range((batches + BLOCK - 2) // BLOCK + 1).flat_map(taken)
+        return tf.data.Dataset.choose_from_datasets([made(place, place + batches)], selector, stop_on_empty_dataset=True)
 
     passes = tf.data.Dataset.range(1).flat_map(one_pass)
     # `assert_cardinality` raises where an iteration has fewer batches; so does not `take`, from a choice of which one has no end.
@@ -214,15 +211,15 @@ class Source:
         self._short = ShortEpoch() if len(walk) < self.count else None
         return np.array(walk.numbers, np.int64)
 
-    def hand_out(self, numbers: Array, begin: Any, block: Any) -> np.int64:
-        """Note that the batch of a pass with which a block begins is taken; return how many the block has."""
+    def hand_out(self, numbers: Array, block: Any) -> np.int64:
+        """Note that the first batch of a block is taken, and all before it; return how many the block has."""
         walk = Pass(self.batches.cursor, *map(int, numbers))
         last = len(walk) - 1
-        number = min(int(begin), last)
+        number = min(int(block) * BLOCK, last)
         walk.hand_out(number + 1)
         if number == last:
             walk.complete()
-        return np.int64(max(1, min(int(block), last - number)))
+        return np.int64(max(1, min(BLOCK, last - number)))
 
     def made(self, place: Any, stop: Any) -> Arrays:
         """The arrays of the batch at a place; with several workers, those behind it are begun with, up to `stop`."""

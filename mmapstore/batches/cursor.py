@@ -93,9 +93,9 @@ class Pass:
 
     def hand_out(self, batches: int) -> None:
         """Note that so many batches of the pass were handed out, from its first on."""
-        with _lock:
-            if self._moves == self._cursor._moves:
-                self._cursor._reached = self.place + batches
+        cursor = self._cursor
+        if self._moves == cursor._moves:
+            cursor._reached = self.place + batches
 
     def complete(self) -> None:
         """Let the next pass begin behind this one, unless another pass from the same place was complete before."""

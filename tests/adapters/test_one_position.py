@@ -104,7 +104,7 @@ def test_the_rule(tmp_path, way, shape):
             assert take(what) == expected
             assert b.cursor.latest == (epoch, first)
             assert b.state_dict(stop - first) == b.state_at(*divmod(epoch * COUNT + stop, COUNT))
-            if stop == COUNT or way.startswith("a loop") or (shape is LARGE and way.startswith("to_tf")):
+            if stop == COUNT or way.startswith("a loop"):
                 assert b.position == divmod(epoch * COUNT + stop, COUNT)
         assert b.cursor.next == following
 
@@ -131,6 +131,14 @@ def test_iterators_side_by_side_have_one_epoch_and_the_first_that_ends_moves_on(
     assert b.cursor.next == b.position == (1, 0)
     b.load_state_dict(b.state_at(3, 1))
     assert numbers(next(iter(feed))[0]) == numbers(b.read(3, 1)[0])
+
+
+@pytest.mark.parametrize("batches", [1, 2, 31, 32, 33, 34, 64, 65, 66, 97])
+def test_tf_data_notes_blocks_and_the_last_batch(tmp_path, batches):
+    b = real_batches(tmp_path, batches, 1, shuffle=False)
+    for taken, _ in enumerate(b.to_tf(), start=1):
+        assert b.position == ((1, 0) if taken == batches else (0, (taken - 1) // 32 * 32 + 1))
+    assert taken == batches and b.cursor.next == (1, 0)
 
 
 def test_the_first_batch_of_a_dataset_twice(tmp_path):
