@@ -28,7 +28,7 @@ from .checkpoint_files import CheckpointFiles
 from .stop_signals import StopSignals
 
 if TYPE_CHECKING:
-    from ..batches.batches import Batches
+    from ..batches.batch_source import BatchSource
 
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
@@ -50,7 +50,10 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     Checkpoints are files `checkpoint-00000001.npz` and so on, written beside, synced and renamed; the last two are kept. A damaged
     one is reported, and the one before it used. One that cannot be written (full disk) is reported, and training goes on.
 
-    Pass `shuffle=False` to `fit` with `to_keras()`, so that Keras trains in the order of the batches.
+    Pass `shuffle=False` to `fit` with `to_keras()`, so that Keras trains in the order of the batches, and validation data in a
+    fixed order. Randomness that no generator above holds (`tf.random` in a layer, a generator of your own) is not restored; a
+    transform's `rng` follows from the position. All callbacks are told the numbers of batches in the epoch, in a resumed epoch
+    too: Keras's progress bar and `tqdm.keras.TqdmCallback` go on where they were.
 
     Parameters
     ----------
@@ -81,14 +84,14 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         double_checkpoint: bool = True,
         delete_checkpoint: bool = True,
         *,
-        batches: Batches,
+        batches: BatchSource,
     ) -> None:
         super().__init__()
         if not backup_dir:
             raise InvalidValueError(
                 f"Empty `backup_dir` argument passed: {backup_dir!r}. Expected a directory for the checkpoints."
             )
-        if not all(hasattr(batches, name) for name in ("state_at", "load_state_dict", "read")):
+        if not all(hasattr(batches, name) for name in ("cursor", "begin", "state_at", "load_state_dict")):
             raise InvalidTypeError(
                 f"batches={type(batches).__name__} has no position to save; expected the Batches that Dataset.batches() returned, "
                 "and fit() fed from their to_keras() or to_tf()."
@@ -275,7 +278,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _restore_state(self, saved: dict[str, Any]) -> None:
         place = (saved["data"]["epoch"], saved["data"]["batch"])
-        training_state.restore(self.model, saved["training"], lambda: self._batches.read(*place))
+        training_state.restore(self.model, saved["training"], self._batches.begin(*place))
         self._others.restore(saved["callbacks"])
 
     def _stop(self) -> None:

@@ -326,6 +326,10 @@ def to_keras(
     On TensorFlow Keras leaves tf.data's autotuning on behind every Sequence, and the end of an epoch was seen to wait for its
     thread, at worst for as long as the epoch had taken: 44 s became 82. `to_tf()` turns it off.
 
+    Keras's progress bar and `tqdm.keras.TqdmCallback` count to `len(seq)`, also in the short epoch after `load_state_dict`: from
+    where they were if `mmapstore.BackupAndRestore` loads the state, and from 1 otherwise. With `steps_per_execution` tqdm counts
+    executions.
+
     TensorFlow keeps what it was once given, a Sequence with its open files and buffers included, after `fit` has ended; many
     in one process (one for each fold, say) are let go by `keras.utils.clear_session()`.
 

@@ -12,6 +12,8 @@ from keras.src.backend.common import global_state
 from keras.src.random.seed_generator import global_seed_generator
 
 from ..plain.errors import StateMismatchError
+from ..plain.nests import leaves, pack
+from .batch_shapes import with_tuples
 
 _GENERATOR = "global_seed_generator"  # under which Keras keeps the one that layers without a seed share
 
@@ -37,7 +39,9 @@ def restore(model: Any, state: dict[str, Any], batch: Callable[[], tuple[Any, ..
     """
     wants_metrics = state["metrics"] is not None and len(model.metrics_variables) != len(state["metrics"])
     if wants_metrics or not model.built:
-        model._symbolic_build(data_batch=batch())
+        made = batch()
+        tensors = [keras.ops.convert_to_tensor(one) if one.dtype.kind == "S" else one for one in leaves(made)]
+        model._symbolic_build(data_batch=pack(with_tuples(made), tensors))
     pairs = _paired("the model", model.variables, state["model"])
     optimizers = _optimizers(model)
     for name, values in state["optimizers"].items():

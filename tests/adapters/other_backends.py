@@ -1,6 +1,8 @@
 """Run as a program, with KERAS_BACKEND set: real `fit`, `evaluate` and `predict`; says "all right" or fails."""
 
+import tempfile
 import warnings
+from pathlib import Path
 
 warnings.filterwarnings("error", message=".*(not writ|read-only|ran out of data|super).*")
 
@@ -106,4 +108,31 @@ except mm.MmapstoreError as error:
     assert "batch 2 of epoch 0" in str(error)
 else:
     assert backend == "tensorflow"
+
+
+class Noisy(keras.layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.noise = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        return x + self.noise
+
+
+class Losses(keras.callbacks.Callback):
+    found = ()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.found = (*self.found, float(logs["loss"]))
+
+
+# A control file sets variables of a step that is compiled by default; the loss is a mean over the batches so far.
+with tempfile.TemporaryDirectory() as folder:
+    (Path(folder) / "control.json").write_text('{"learning_rate": 0, "noise": 2}')
+    layer, losses = Noisy(), Losses()
+    model = keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+    model.compile(optimizer="sgd", loss="mae")
+    control = mm.ControlFile(f"{folder}/control.json", attributes={"noise": layer})
+    model.fit(np.zeros((3, 3)), np.zeros(3), batch_size=1, verbose=0, callbacks=[control, losses])
+    assert losses.found == (0, 3, 4), losses.found
 print(f"{backend}: all right")

@@ -199,6 +199,38 @@ def test_several_steps_in_one_execution(tmp_path, adapter):
 
 
 @slow
+@pytest.mark.parametrize("kind", ["text", "not built yet", "float16", "moving averages"])
+def test_other_models(tmp_path, kind):
+    """Their variables are made by the first step of a process, or are of other types."""
+    words = np.array([b"a b", b"c d e", b"b b a", b"e"] * 6)
+    numbers = np.arange(24 * 3, dtype="f4").reshape(-1, 3) / 72
+    ds = mm.open({"x": words if kind == "text" else numbers, "y": numbers[:, :1]})
+    layers = keras.layers
+
+    def make():
+        keras.utils.set_random_seed(7)
+        first = [] if kind == "not built yet" else [keras.Input((3,))]
+        if kind == "text":
+            vectorised = layers.TextVectorization(vocabulary=["a", "b", "c", "d"], output_sequence_length=3)
+            first = [keras.Input((), dtype="string"), vectorised, layers.Embedding(9, 2), layers.GlobalAveragePooling1D()]
+        dtype = "mixed_float16" if kind == "float16" else "float32"
+        m = keras.Sequential([*first, layers.Dense(2, dtype=dtype), layers.Dropout(0.3), layers.Dense(1)])
+        optimizer = keras.optimizers.Adam()
+        if kind == "moving averages":
+            optimizer = keras.optimizers.Adam(use_ema=True, gradient_accumulation_steps=3)
+        elif kind == "float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        m.compile(optimizer, "mse", metrics=["mae", keras.metrics.RootMeanSquaredError()])
+        b = ds.batches(4, inputs="x", target="y", shuffle=True)
+        return {"m": m, "b": b}
+
+    history, m, *_ = fit(tmp_path / "a", **make())
+    interrupted(tmp_path / "b", 9, **make())
+    resumed, n, *_ = fit(tmp_path / "b", **make())
+    assert bits(n) == bits(m) and resumed.history == history.history
+
+
+@slow
 def test_initial_epoch_and_a_second_fit(tmp_path):
     _, m, _, at = fit(tmp_path, initial_epoch=1)
     assert at.batches[0] == (1, 0)
