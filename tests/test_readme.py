@@ -20,6 +20,21 @@ import keras
 model = keras.Sequential([keras.Input((3, 50, 50)), {layer}])
 model.compile("sgd", "mse")
 """
+PHOTOS = """
+import keras
+import numpy as np
+from pathlib import Path
+from PIL import Image
+import mmapstore as mm
+for name, count in {"cat": 40, "dog": 10}.items():
+    Path("photos", name).mkdir(parents=True)
+    for n in range(count):
+        noise = np.random.default_rng(n).integers(0, 256, (8, 8, 3)).astype("uint8")
+        Image.fromarray(noise).save(f"photos/{name}/{name}-{n}-{n * n}.png")
+mm.ingest("photos/", "photos.h5")
+model = keras.Sequential([keras.Input((3, 8, 8)), keras.layers.Flatten(), keras.layers.Dense(2)])
+model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+"""
 # Each block in a scope of its own, and what it prints under its number. One process, for most of it is TensorFlow's import.
 EXAMPLES = [
     # On most processors convolutions want the channels last.
@@ -28,8 +43,9 @@ EXAMPLES = [
     [
         MODEL.format(layer="keras.layers.Rescaling(0.5)"),
         "import mmapstore as mm\ntest = mm.open('frames.npy').split(0.6, 0.2, 0.2)[2]",
-        BLOCKS[3],
+        BLOCKS[4],
     ],
+    [PHOTOS, BLOCKS[3], "print('samples:', np.bincount(train['label'][:]), np.bincount(val['label'][:]))"],
 ]
 RUN = """
 import json, sys
@@ -56,7 +72,7 @@ def ran(frames, tmp_path_factory):
 
 
 def test_every_block_is_run_here():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_the_eight_lines(ran):
@@ -84,3 +100,7 @@ def test_ten_lines_for_a_memmap_of_frames(ran):
 
 def test_predictions_larger_than_memory_in_two_lines(frames, ran):
     np.testing.assert_allclose(np.load(ran[0] / "predictions.npy"), 0.5 * frames[200:], rtol=1e-6)
+
+
+def test_training_on_labelled_pictures(ran):
+    assert ran[1][3].splitlines()[-1] == "samples: [32  8] [8 2]"

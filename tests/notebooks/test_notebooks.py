@@ -35,9 +35,9 @@ def text_of(output):
     return "".join([*output.get("text", []), *output.get("traceback", []), *data.get("text/plain", [])])
 
 
-def test_there_are_three_and_they_lead_to_each_other():
+def test_there_are_four_and_they_lead_to_each_other():
     names = [path.name for path in NOTEBOOKS]
-    assert [name[:2] for name in names] == ["1_", "2_", "3_"]
+    assert [name[:2] for name in names] == ["1_", "2_", "3_", "4_"]
     for path, following in zip(NOTEBOOKS, names[1:], strict=False):
         assert f"]({following})" in "".join(cells(path, "markdown")[-1]["source"])
 
