@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,16 +102,13 @@ def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) 
     if len(batches) == 0:
         raise InvalidValueError("There is no batch to train on: 0 batches an epoch. Use a smaller batch_size, or drop_last=False.")
     shard_by_keras(batches)
-    source = Source(batches)
-    made_by = _generated if method == "generator" else in_groups(source) or _mapped
-    if epochs == 1:
-        dataset = _pass_by_pass(source, partial(made_by, source))
-    else:
-        # Nothing moves the position here: a call into Python for it could not be saved.
-        stop = NO_END if epochs is None else source.end_of(int(epochs))
-        cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else stop - source.first
-        made = made_by(source, tf.constant(source.first, tf.int64), tf.constant(stop, tf.int64))
-        dataset = made.apply(tf.data.experimental.assert_cardinality(cardinality))
+    source = Source(batches, epochs)
+    made = (_generated if method == "generator" else in_groups(source) or _mapped)(source)
+    dataset = (
+        _taken_pass_by_pass(source, made)
+        if epochs == 1
+        else made.apply(tf.data.experimental.assert_cardinality(source.cardinality))
+    )
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_optimization.map_parallelization = False  # where it is asked for, it is said
@@ -126,12 +123,12 @@ def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) 
     return dataset.with_options(options)
 
 
-def _pass_by_pass(source: Source, made: Callable[[Any, Any], Any]) -> Any:
-    """The pass that comes next, for each iterator the one that comes when it asks for its first batch.
+def _taken_pass_by_pass(source: Source, made: Any) -> Any:
+    """The batches of the pass that comes next, which is noted while they are taken.
 
-    Behind all that is made ahead stands a selector, of the only dataset there is: Python is called for the first element of each
-    block of its zeros, that is when the batch at that place is taken. The last batch is a block of its own. A call for each batch
-    would take a third of the time that making large ones takes, and more than small ones take.
+    Behind all that is made ahead stands a selector, always of the first dataset of two: Python is called for the first element of
+    each block of its zeros, that is when the batch at that place is taken. The last batch is a block of its own. A call for each
+    batch would take a third of the time that making large ones takes, and more than small ones take.
     """
     zeros = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64))
 
@@ -144,71 +141,75 @@ def _pass_by_pass(source: Source, made: Callable[[Any, Any], Any]) -> Any:
         def taken(block: Any) -> Any:
             return zeros.repeat(tf.ensure_shape(tf.numpy_function(source.hand_out, [numbers, block], tf.int64), []))
 
-        place, batches = numbers[0], numbers[1]
-        selector = tf.data.Dataset.range((batches + BLOCK - 2) // BLOCK + 1).flat_map(taken)
-        return tf.data.Dataset.choose_from_datasets([made(place, place + batches)], selector, stop_on_empty_dataset=True)
+        return tf.data.Dataset.range((numbers[1] + BLOCK - 2) // BLOCK + 1).flat_map(taken)
 
-    passes = tf.data.Dataset.range(1).flat_map(one_pass)
-    # `assert_cardinality` raises where an iteration has fewer batches; so does not `take`, from a choice of which one has no end.
-    endless = tf.data.Dataset.choose_from_datasets([passes, passes.repeat()], zeros.repeat(), stop_on_empty_dataset=True)
-    return endless.take(source.count)
+    # `flat_map` runs its function when an iterator asks for the first batch, once for each iterator.
+    selector = tf.data.Dataset.range(1).flat_map(one_pass)
+    # `assert_cardinality` raises where an iteration has fewer batches. So does not `take`, of a choice where one has no end.
+    return tf.data.Dataset.choose_from_datasets([made, made.repeat()], selector, stop_on_empty_dataset=True).take(source.count)
 
 
-def _mapped(source: Source, first: Any, stop: Any) -> Any:
-    """The batches at the places [first, stop), each by a call."""
+def _mapped(source: Source) -> Any:
+    """The batches, each by a call."""
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def places(span: Any) -> Any:
+        return tf.data.Dataset.range(span[0], span[1])
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def batch_at(place: Any) -> Any:
         # stateful=False: the batch depends on its place alone. Without it an iterator over it cannot be saved.
-        arrays = tf.numpy_function(source.made, [place, stop], [spec.dtype for spec in source.specs], stateful=False)
+        arrays = tf.numpy_function(source.made, [place], [spec.dtype for spec in source.specs], stateful=False)
         for array, spec in zip(arrays, source.specs, strict=True):
             array.set_shape(spec.shape)
         return source.packed(arrays)
 
     # One call at a time: a parallel map would make as many batches as there are processors, and hold them. Reading goes on
     # in the thread of the prefetch while a batch is in use; another one between them would only cost its waking up.
-    return tf.data.Dataset.range(first, stop).map(batch_at).prefetch(1)
+    return source.spans().flat_map(places).map(batch_at).prefetch(1)
 
 
-def _generated(source: Source, first: Any, stop: Any) -> Any:
+def _generated(source: Source) -> Any:
     """As `_mapped`, through a generator."""
 
-    def elements(first: Any, stop: Any) -> Iterator[Any]:
-        for place in range(int(first), int(stop)):
-            yield source.packed(source.made(place, stop))
+    def elements() -> Iterator[Any]:
+        for place in range(*map(int, source.span())):
+            yield source.packed(source.made(place))
 
-    # Nothing but numbers goes through args=: it would be copied into a tensor, and again into the graph.
-    signature = source.packed(source.specs)
-    return tf.data.Dataset.from_generator(elements, args=(first, stop), output_signature=signature).prefetch(1)
+    # Nothing goes through args=: it would be copied into a tensor, and again into the graph.
+    return tf.data.Dataset.from_generator(elements, output_signature=source.packed(source.specs)).prefetch(1)
 
 
 class Source:
     """Reads batches by their place in the row of all epochs, as flat tuples of arrays."""
 
-    def __init__(self, batches: BatchSource) -> None:
+    def __init__(self, batches: BatchSource, epochs: int | None) -> None:
         self.batches = batches
         self.count = len(batches)
         epoch, batch = batches.cursor.next
-        self.first = epoch * self.count + batch
+        first = epoch * self.count + batch
+        stop = NO_END if epochs is None else (epoch + int(epochs)) * self.count
+        self.cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else stop - first
+        self._all = None if epochs == 1 else np.array([first, stop], np.int64)
+        self._begun: deque[Pass] = deque(maxlen=8)
         self._short: ShortEpoch | None = None
         made = batches.begin(epoch, batch)()
-        first = leaves(made)
+        arrays = leaves(made)
         length = batches.batch_size if batches.all_full else None
         self._shapes = BatchShapes(batches, made, length)
-        self.specs = tuple(tf.TensorSpec((length, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in first)
+        self.specs = tuple(tf.TensorSpec((length, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in arrays)
         self._ahead: LookAhead[int, tuple[Any, ...]] = LookAhead(self._begin, batches.transform_workers)
         self._one_by_one = threading.Lock()
-        self.batch_nbytes = sum(array.nbytes for array in first)
-
-    def end_of(self, epochs: int) -> int:
-        return (self.first // self.count + epochs) * self.count
+        self.batch_nbytes = sum(array.nbytes for array in arrays)
 
     def begin_pass(self) -> Array:
+        """Begin a pass for an iterator; its batches are asked for next."""
         shard_by_keras(self.batches)
         walk = self.batches.cursor.begin()
         if self._short is not None:
             self._short.over()
         self._short = ShortEpoch() if len(walk) < self.count else None
+        self._begun.append(walk)
         return np.array(walk.numbers, np.int64)
 
     def hand_out(self, numbers: Array, block: Any) -> np.int64:
@@ -221,14 +222,33 @@ class Source:
             walk.complete()
         return np.int64(max(1, min(BLOCK, last - number)))
 
-    def made(self, place: Any, stop: Any) -> Arrays:
-        """The arrays of the batch at a place; with several workers, those behind it are begun with, up to `stop`."""
+    def span(self) -> Array:
+        """The first place and the one behind the last: of the pass begun last, or of all epochs, which move no position."""
+        if self._all is not None:
+            return self._all
+        walk = self._begun.pop()
+        return np.array([walk.place, walk.place + len(walk)], np.int64)
+
+    def spans(self) -> Any:
+        """A dataset of the span alone. A call into Python for it could not be saved in a checkpoint."""
+        if self._all is not None:
+            return tf.data.Dataset.from_tensors(tf.constant(self._all))
+
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+        def span(_: Any) -> Any:
+            return tf.ensure_shape(tf.numpy_function(self.span, [], tf.int64), [2])
+
+        return tf.data.Dataset.range(1).map(span)
+
+    def made(self, place: Any) -> Arrays:
+        """The arrays of the batch at a place; with several workers, those behind it are begun with."""
         place = int(place)
         if self.batches.transform_workers == 1:
             made = self._begin(place)()  # the prefetch behind this asks ahead
         else:
+            stop = (place // self.count + 1) * self.count if self._all is None else int(self._all[1])
             with self._one_by_one:  # iterators that take turns drop what was made ahead for one another, no more
-                made = self._ahead.get(place, range(place + 1, int(stop)))
+                made = self._ahead.get(place, range(place + 1, stop))
         self._shapes.require(made, *divmod(place, self.count))
         return tuple(leaves(made))
 

@@ -29,7 +29,7 @@ GROUP_SAMPLES = 2**16  # at most, for where each lies is held: 8 bytes for every
 NO_END = 2**48  # batches: at a million a second, nine years
 
 
-def in_groups(source: Source) -> Callable[[Source, Any, Any], Any] | None:
+def in_groups(source: Source) -> Callable[[Source], Any] | None:
     """The cheapest way that TensorFlow can make these batches in; None where each is to be asked for."""
     reads = source.batches.grouped(_casts_alike) if source.batch_nbytes <= GATHERED_BYTES else None
     return None if reads is None else partial(_grouped, reads)
@@ -58,8 +58,8 @@ def _gathered(rows: Any, frames: Any, one: Gather) -> Any:
     return tf.cast(array, one.dtype)
 
 
-def _grouped(reads: GroupedReads, source: Source, first: Any, stop: Any) -> Any:
-    """The batches at the places [first, stop), gathered from what is fetched for groups, none of which reaches into the next epoch.
+def _grouped(reads: GroupedReads, source: Source) -> Any:
+    """The batches gathered from what is fetched for groups, none of which reaches into the next epoch.
 
     No tensor of what is fetched enters the graph, where tf.data would copy it.
     """
@@ -79,10 +79,17 @@ def _grouped(reads: GroupedReads, source: Source, first: Any, stop: Any) -> Any:
         return place // count * groups + place % count // group
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def ends(number: Any) -> Any:
-        epoch, part = number // groups, number % groups
-        begin = tf.maximum(epoch * count + part * group, first)
-        return begin, tf.minimum(epoch * count + tf.minimum((part + 1) * group, count), stop)
+    def groups_of(span: Any) -> Any:
+        """The groups of a span, as (first place, last place + 1)."""
+        first, stop = span[0], span[1]
+
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+        def ends(number: Any) -> Any:
+            epoch, part = number // groups, number % groups
+            begin = tf.maximum(epoch * count + part * group, first)
+            return begin, tf.minimum(epoch * count + tf.minimum((part + 1) * group, count), stop)
+
+        return tf.data.Dataset.range(group_of(first), group_of(stop - 1) + 1).map(ends)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def fetched(*place: Any) -> Any:
@@ -107,7 +114,7 @@ def _grouped(reads: GroupedReads, source: Source, first: Any, stop: Any) -> Any:
 
         return tf.data.Dataset.from_tensor_slices(cuts).map(batch_of)
 
-    numbers = tf.data.Dataset.range(group_of(first), group_of(stop - 1) + 1).map(ends)
+    numbers = source.spans().flat_map(groups_of)
     if reads.is_read_ahead:  # one that is fetched ahead, too, would be held twice
         return numbers.map(fetched).flat_map(batches_of).prefetch(2)
     return numbers.map(fetched, num_parallel_calls=1, deterministic=True).prefetch(1).flat_map(batches_of).prefetch(2)
