@@ -57,13 +57,14 @@ def sampling_of(
         weights = _of_windows(_weights(dataset, sampling_weight), anchors, last)
         weighted = Weighted(weights, seed)
         words = f"sampled by {sampling_weight!r} (one sample at most {weighted.most - 1} times an epoch)"
-        return Sampling(Draws(weighted), words, f"sampling_weight {sampling_weight}")
+        return Sampling(Draws(weighted), words, f"sampling_weight {sampling_weight} {_digest(weights)}")
     if balance is None:
         return None
     field, by_class = _asked(balance)
     labels = dataset._labels(field, "balance")
     asked = [1.0] * len(labels.names) if by_class is None else _class_weights(labels, by_class, field)
-    rule = Balance(_of_windows(labels.codes, anchors, last), shares(len(anchors), asked), seed)
+    codes = _of_windows(labels.codes, anchors, last)
+    rule = Balance(codes, shares(len(anchors), asked), seed)
     for name, members, count in zip(labels.names, rule.members, rule.counts, strict=True):
         if count and not members:
             raise InvalidValueError(
@@ -72,8 +73,14 @@ def sampling_of(
             )
     most = max(range(len(rule.repeats)), key=rule.repeats.__getitem__)
     words = f"balanced by {field!r} (a sample of class {labels.names[most]!r} {rule.repeats[most]:.3g} times an epoch)"
-    digest = hashlib.blake2b(repr(rule.counts).encode(), digest_size=8).hexdigest()
-    return Sampling(Draws(rule), words, f"balance {field} {digest}")
+    return Sampling(Draws(rule), words, f"balance {field} {_digest(codes, rule.counts)}")
+
+
+def _digest(of_anchors: Array, counts: Sequence[int] = ()) -> str:
+    """A digest of all classes or weights: the order follows from each, and the fingerprint of the data sees a few samples."""
+    digest = hashlib.blake2b(repr(counts).encode(), digest_size=8)
+    digest.update(of_anchors.view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _asked(balance: Any) -> tuple[str, Mapping[Any, float] | None]:

@@ -66,6 +66,37 @@ def test_a_window_has_the_class_of_its_last_input_frame(codes, history, seed):
     assert len(ends) == len(last) and np.ptp(np.bincount(codes[ends])) <= 1
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_of_a_part_with_holes(stride, seed):
+    rng = np.random.default_rng(seed)
+    codes, mask = rng.choice(3, 120, p=[0.6, 0.3, 0.1]), rng.random(120) < 0.85
+    kept = np.flatnonzero(mask)
+    runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
+    ends = np.array([start + 1 for run in runs for start in run[:-2:stride]])  # by hand: two frames, and one to predict
+    ds = mm.open({"x": np.arange(120), "label": codes, "p": codes + 1.0}, episodes=[0, 120]).select(mask)
+    for sampling in ({"balance": "label"}, {"sampling_weight": "p"}):
+        b = ds.batches(5, target=mm.Window(history=2, horizon=None, stride=stride), shuffle=True, **sampling)
+        found = np.concatenate([b.read(0, number)[0][:, -1] for number in range(len(b))])
+        assert len(found) == len(ends) and set(found) <= set(ends)
+        uses, weights = np.bincount(found, minlength=120)[ends], codes[ends] + 1.0
+        if "balance" in sampling:
+            assert np.ptp(np.bincount(codes[found])) <= 1
+            assert all(np.ptp(uses[codes[ends] == code]) <= 1 for code in range(3))
+        else:
+            assert (np.abs(uses - weights / weights.sum() * len(ends)) < 1 + 1e-6).all()
+
+
+def test_states_of_other_labels_or_weights_are_refused():
+    # The samples of which the fingerprint takes a digest are the same; the order is not.
+    label, p = np.arange(1000) % 3, np.arange(1000.0)
+    other = {"label": np.where(np.arange(1000) == 7, 0, label), "p": np.where(np.arange(1000) == 7, 5, p)}
+    for sampling in ({"balance": "label"}, {"sampling_weight": "p"}):
+        state = mm.open({"x": np.arange(1000), "label": label, "p": p}).batches(8, **sampling).state_at(0, 3)
+        with pytest.raises(StateMismatchError, match=r"belongs to another order \(sampling: saved"):
+            mm.open({"x": np.arange(1000), **other}).batches(8, **sampling).load_state_dict(state)
+
+
 def test_classes_by_weight_and_selections():
     codes = np.repeat([0, 1, 2], [70, 20, 10])
     ds = mm.open({"x": np.arange(100), "label": KINDS["text"](codes)})
