@@ -7,6 +7,8 @@ import functools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from typing import ClassVar
 
@@ -17,7 +19,7 @@ import pytest
 import mmapstore as mm
 from mmapstore.files.exclusive_lock import exclusive_lock
 from mmapstore.formats import npy_file
-from mmapstore.operations.rounds import preparation
+from mmapstore.operations.rounds import preparation, processes
 from mmapstore.operations.rounds.augmentation import Augmentation, _generator
 from mmapstore.plain import round_order
 from mmapstore.plain.errors import (
@@ -297,7 +299,7 @@ def test_a_round_that_fails_in_the_background_raises_when_it_is_needed(here, ds,
         (lambda x, rng: x, {}, InvalidTypeError, "does not pickle .* not as a lambda"),
         ("noisy", {}, InvalidTypeError, "cannot be called"),
         (augmenting.raising, {}, TransformError, "fn raised ZeroDivisionError for sample 0: as it happens"),
-        (augmenting.nothing, {}, InvalidTypeError, "returned an object that is no array"),
+        (augmenting.nothing, {}, InvalidTypeError, "returned None .is a return missing"),
         (augmenting.ragged, {}, TransformError, "fn raised ValueError for sample 0: setting an array element"),
         (augmenting.scaled, {"validation": True}, InvalidValueError, "validation=True stores originals"),
     ],
@@ -389,3 +391,8 @@ def test_a_contact_sheet_and_a_repr(here, ds, tmp_path):
     assert made.samples == tuple(range(6)) and (tmp_path / "sheet.png").exists()
     assert "2 classes, 20 samples a round (an original of the rarest class 2.5 times), 10 epochs each" in repr(rounds)
     assert sum(entry.stat().st_size for entry in os.scandir(rounds.path(1))) <= rounds.round_nbytes
+
+
+def test_a_process_whose_owner_ended_before_it_began_ends_without_a_word():
+    ended = subprocess.run([sys.executable, "-P", "-c", processes._PROGRAM], stdin=subprocess.DEVNULL, capture_output=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (processes._INTERRUPTED, b"", b"")

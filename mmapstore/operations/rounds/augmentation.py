@@ -70,7 +70,8 @@ class Augmentation:
         where = f"fn({source.sample_shape} {source.dtype}, rng)"
         made = _called(function, first, _generator(seed, 0, 0, 0, 0), "sample 0")
         if made.dtype.kind == "O":
-            raise InvalidTypeError(f"{where} returned an object that is no array of numbers; expected the augmented sample.")
+            what = "None (is a return missing?)" if made.shape == () and made[()] is None else "no array of numbers"
+            raise InvalidTypeError(f"{where} returned {what}; expected the augmented sample, an array of numbers.")
         dtype = checked_dtype(made.dtype, f"what {where} returned").newbyteorder("=")
         if keeps_originals and (made.shape != source.sample_shape or dtype != source.dtype):
             raise InvalidValueError(

@@ -38,9 +38,10 @@ _PATIENCE_SECONDS = 1.0
 TASKS_AHEAD = 2  # of each helper: begun, or made and not yet written
 _INTERRUPTED = 130
 _LONGEST_MESSAGE = 20_000  # characters: what fits into a pipe that nobody reads
-# Started with -P: the current directory may hold a json.py of others.
+# Started with -P: the current directory may hold a json.py of others. No line comes if training ended meanwhile.
 _PROGRAM = (
-    f"import os; getattr(os, 'nice', int)({_NICE}); import json, sys; given = json.loads(sys.stdin.buffer.readline()); "
+    f"import os; getattr(os, 'nice', int)({_NICE}); import json, sys; "
+    f"given = json.loads(sys.stdin.buffer.readline() or sys.exit({_INTERRUPTED})); "
     f"sys.path[:] = given['search']; from {__name__} import serve; serve(given)"
 )
 # Rounds are made beside the training step: not on its GPU, and not by all processors at once.

@@ -162,7 +162,7 @@ class AugmentedRounds:
 
     def path(self, number: int = 0) -> str:
         """Return the directory of a round, there or not yet: `mmapstore.open` and `mmapstore preview` take it."""
-        return self._preparation.path(number)
+        return self._preparation.path(whole_number("number", number))
 
     def __repr__(self) -> str:
         classes = f"{len(self.counts)} classes, {self.samples} samples a round"
