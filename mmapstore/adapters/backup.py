@@ -257,8 +257,8 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             self._files.write(state)
         except OSError as error:
             warnings.warn(
-                f"The checkpoint after batch {self._step} of epoch {self._epoch} cannot be written: {error}. Training goes on, "
-                "and the checkpoint before it is kept. Free space, or check the disk, before the next one.",
+                f"The checkpoint after {self._step} of {self._steps} batches of epoch {self._epoch + 1} cannot be written: "
+                f"{error}. Training goes on, and the checkpoint before it is kept. Free space, or check the disk, before the next.",
                 TrainingWarning,
                 stacklevel=2,
             )
@@ -286,7 +286,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         self.stopped_by = signal.Signals(self._signals.received).name
         self._model.stop_training = True
         warnings.warn(
-            f"Training was stopped by {self.stopped_by} after batch {self._step} of epoch {self._epoch}. "
+            f"Training was stopped by {self.stopped_by} after {self._step} of {self._steps} batches of epoch {self._epoch + 1}. "
             "The same call of fit() in a new process goes on from there.",
             TrainingWarning,
             stacklevel=2,
