@@ -321,6 +321,8 @@ class Batches:
     def to_keras(self, steps: int | None = None, **workers: Any) -> Sequence:
         """A `keras.utils.PyDataset` of these batches, for `fit`, `evaluate` and `predict` on any Keras backend.
 
+        Pass `shuffle=False` to `fit`: Keras permutes whole batches by default, and trains in another order than theirs.
+
         steps : batches in a Keras epoch, instead of all; the next epoch goes on where the last one ended
         """
         from ..adapters.keras_sequence import Sequence

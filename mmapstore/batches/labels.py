@@ -107,12 +107,13 @@ def read_labels(
     """
     if not isinstance(field, str):
         raise InvalidTypeError(
-            f"{argument}={type(field).__name__} is not understood; expected the name of a field. For an array of labels, "
-            "open it as a field: mmapstore.open({'x': ..., 'label': array})."
+            f"{argument}={field if isinstance(field, bool) else type(field).__name__} is not understood; expected the name of a "
+            "field. Add an array of labels as a field: mmapstore.open({**ds.fields, 'label': array})."
         )
     if field not in dataset.readers:
         raise KeyNotFoundError(
-            f"{argument} names the field {field!r}, which is not there; the fields are {', '.join(map(repr, dataset.readers))}."
+            f"{argument} names the field {field!r}, which is not there; the fields are {', '.join(map(repr, dataset.readers))}. "
+            f"Add an array as a field: mmapstore.open({{**ds.fields, {field!r}: array}})."
         )
     spec = dataset.readers[field].spec
     is_single = spec.sample_nbytes == spec.dtype.itemsize

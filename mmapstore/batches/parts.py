@@ -146,7 +146,8 @@ class Parts(Samples):
             raise InvalidValueError(f"the mask has the shape {given.shape}; expected ({len(self)},), one for each sample.")
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iub"):
             raise InvalidTypeError(
-                f"select() was given an array of {given.dtype} and shape {given.shape}; expected a mask, or sample numbers."
+                f"select() was given an array of {given.dtype} and shape {given.shape}; expected a mask of "
+                "booleans, or whole sample numbers, along one axis."
             )
         if not (given.any() if given.dtype == bool else given.size):
             raise InvalidValueError(f"select() was given no sample of the {len(self)} of {self._name}; expected at least one.")

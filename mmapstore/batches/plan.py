@@ -193,6 +193,11 @@ def _known(name: Any, specs: Mapping[str, ArraySpec], argument: str) -> str:
     if isinstance(name, type) or callable(name):
         raise InvalidTypeError(f"{argument}={name!r} is not called yet; write NextFrame() or Window(...).")
     expected = "NextFrame(), Window(...), a field name" if argument == "target" else "a field name"
+    if hasattr(name, "__array__"):
+        raise InvalidTypeError(
+            f"{argument}={type(name).__name__} is not understood; expected the name of a field. Add an array as a field: "
+            "mmapstore.open({**ds.fields, 'name': array})."
+        )
     raise InvalidTypeError(f"{argument}={name!r} is not understood; expected {expected}, or a tuple, list or dict of them.")
 
 

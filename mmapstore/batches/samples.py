@@ -100,7 +100,7 @@ class Samples:
 
     @property
     def fields(self) -> dict[str, Self]:
-        """Each field as a dataset of its own, by name."""
+        """Each field as a dataset of its own, by name. `mmapstore.open({**ds.fields, "patient": array})` adds one."""
         return {name: self._field(name) for name in self._readers}
 
     def _field(self, name: str) -> Self:
@@ -225,9 +225,14 @@ class Samples:
         # Called by NumPy, and by Keras for fit(ds): both would read everything without a word.
         raise NotAnArrayError(
             f"this would read all {format_bytes(self.nbytes)} of {self._name} into memory. To train, write "
-            "model.fit(ds.batches(32, target=mmapstore.NextFrame()).to_keras(), shuffle=False) "
-            "(target: NextFrame(), Window(...), a field name or None). To have the array all the same, write ds[:]."
+            f"model.fit(ds.batches(32, target={self._likely_target()}).to_keras(), shuffle=False) "
+            "(target: a field name, NextFrame(), Window(...) or None). To have the array all the same, write ds[:]."
         )
+
+    def _likely_target(self) -> str:
+        from .labels import is_label
+
+        return next((repr(field) for field in self._readers if is_label(field)), "mmapstore.NextFrame()")
 
     def statistics(self) -> ChannelStatistics:
         """Count, minimum, maximum, mean and standard deviation per channel (axis C; of everything where there is none).

@@ -126,8 +126,8 @@ def _listed(names: Sequence[Any]) -> str:
 def _weights(dataset: Dataset, field: Any) -> Array:
     if not isinstance(field, str):
         raise InvalidTypeError(
-            f"sampling_weight={type(field).__name__} is not understood; expected the name of a field. For an array of weights, "
-            "open it as a field: mmapstore.open({'x': ..., 'p': array})."
+            f"sampling_weight={type(field).__name__} is not understood; expected the name of a field. Add an array of "
+            "weights as a field: mmapstore.open({**ds.fields, 'p': array})."
         )
     one = dataset[field]
     if one.shape != (len(one),) or one.dtype.kind not in "biuf":

@@ -191,6 +191,7 @@ def test_a_position_belongs_to_what_batches_contain(ds):
         ({"target": {}}, InvalidValueError, r"target=\{\} names no field; expected some of x, t"),
         ({"target": {"a": ["label", []]}}, InvalidValueError, r"names no field"),
         ({"inputs": {1: "x"}}, InvalidTypeError, r"inputs has the key 1; expected text"),
+        ({"target": np.zeros(3)}, InvalidTypeError, "target=ndarray is not understood; .* Add an array as a field: mmapstore.open"),
         ({"inputs": ["x", mm.NextFrame()]}, InvalidTypeError, r"inputs=Window\(.*\) is not understood; expected a field name"),
         ({"inputs": {"a": "x", "b": "nothing"}}, KeyNotFoundError, r"inputs names the field 'nothing', which is not there"),
         (

@@ -90,7 +90,7 @@ def test_other_arguments_that_cannot_be_meant():
     ds = opened(np.arange(10))
     with pytest.raises(KeyNotFoundError, match=r"groups names the field 'patient', .*; the fields are 'x', 'label'"):
         read_labels(ds, "patient", "groups")
-    with pytest.raises(InvalidTypeError, match=r"stratify=ndarray is not understood; .* For an array"):
+    with pytest.raises(InvalidTypeError, match=r"stratify=ndarray is not understood; .* Add an array"):
         read_labels(ds, np.arange(10), "stratify")
     with pytest.raises(InvalidValueError, match=r"stratify='label': the field holds more than 9 different values"):
         read_labels(ds, "label", "stratify", most=9)

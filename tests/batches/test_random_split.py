@@ -154,7 +154,7 @@ def test_groups_that_do_not_fit():
     [
         ((0.5, 0.5), {"stratify": "breed"}, KeyNotFoundError, r"stratify names the field 'breed', which is not there"),
         ((0.5, 0.5), {"groups": "owner"}, KeyNotFoundError, r"groups names the field 'owner', which is not there"),
-        ((0.5, 0.5), {"stratify": ACTION}, InvalidTypeError, r"stratify=ndarray is not understood; .* open it as a field"),
+        ((0.5, 0.5), {"stratify": ACTION}, InvalidTypeError, r"stratify=ndarray is not understood; .* as a field"),
         ((0.5, 0.5), {"groups": ["subject"]}, InvalidTypeError, r"groups=list is not understood; expected the name of a field"),
         ((0.5, 0.5), {"shuffle": 100}, InvalidTypeError, r"shuffle=100 is not understood; expected True or False"),
         ((0.5, 0.5), {"shuffle": True, "seed": 0.5}, InvalidTypeError, r"seed=0.5 is not a whole number"),
