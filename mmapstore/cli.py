@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command("demo", "train a small next-frame model on real video from a memory-mapped file, and show what it took", demo)
     command("info", "tell what a file, a place inside one, or a directory holds, and how it will be read", _Info)
-    command("ingest", "write arrays or videos to one .npy, HDF5 or Zarr store that trains fast", ingest)
+    command("ingest", "write arrays, images or videos to one .npy, HDF5 or Zarr store that trains fast", ingest)
     command("convert", "copy an array into another format, check what was written, and say what is not as it was", convert)
     command("verify", "check data against its manifest, or against other data, block by block and value by value", verify)
     command("stats", "tell what the values of each channel are like, and how they change from sample to sample", statistics)

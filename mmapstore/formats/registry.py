@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from .raw_file import RawForm, open_raw
 
 # module name -> what people call the format; a format's library is imported by its module, and only when used
 FORMATS = {"npy_file": ".npy", "hdf5_file": "HDF5", "zarr_store": "Zarr", "npz_member": ".npz"}
+_INGESTED = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|avif|heic|mp4|avi|mov|mkv|webm|m4v|csv|tsv|jsonl)")
 _PICKLES = (".pkl", ".pickle", ".joblib")
 PARTIAL = ".partial"  # what an ingest writes under, until it is whole
 
@@ -60,20 +62,27 @@ def identify(path: str) -> tuple[str, Any]:
     if found is None and (foreign := foreign_format(path)) is not None:
         raise DamagedFileError(f"{path} is {foreign[0]}; expected .npy, HDF5, Zarr or .npz. {foreign[1]}")
     if found is None:
-        what = (
-            "a directory without zarr metadata or a manifest"
-            if Path(path).is_dir()
-            else f"a file of {Path(path).stat().st_size} bytes"
-        )
+        if Path(path).is_dir():
+            raise DamagedFileError(
+                f"{path} is a directory without the metadata of a Zarr store and without a manifest of mmapstore. Ingest images or "
+                f"videos first: mmapstore ingest {shlex.quote(path)} OUT. Name several arrays by a pattern, such as '*.npy' in it. "
+                "Check how a store was written, or copied."
+            )
+        if _INGESTED.fullmatch(suffix):
+            raise DamagedFileError(
+                f"{path} is no array but an image, a video or a table by its name. Ingest it first: "
+                f"mmapstore ingest {shlex.quote(path)} OUT."
+            )
         if suffix in _PICKLES:
             raise DamagedFileError(
                 f"{path} is a pickle by its name, which is not opened but ingested, if you trust it: "
                 f"mmapstore ingest {shlex.quote(path)} OUT --allow-pickle, or mmapstore.Megabatches in Python."
             )
         looks = f"; its suffix says {expected}, its first bytes do not" if expected else ""
-        raw = "" if expected or Path(path).is_dir() else ", or open plain numbers without a header with dtype= and shape="
+        raw = "" if expected else ", or open plain numbers without a header with dtype= and shape="
         raise DamagedFileError(
-            f"{path} is {what} that is not .npy, HDF5, Zarr or .npz{looks}. Check how it was written, or copied{raw}."
+            f"{path} is a file of {Path(path).stat().st_size} bytes that is not .npy, HDF5, Zarr or .npz{looks}. Check how it was "
+            f"written, or copied{raw}."
         )
     if expected is not None and expected != found[0]:
         raise DamagedFileError(f"{path} is not {expected}, as its suffix says, but {found[0]} by its first bytes. Rename it.")

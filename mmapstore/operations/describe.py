@@ -191,7 +191,7 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
             more = f" ... ({len(note.classes)} in all)" if len(note.classes) > _MOST_CLASSES else ""
             notes.append(f"class names: {', '.join(note.classes[:_MOST_CLASSES])}{more}")
         if note.mixed:
-            notes.append("ingest mixed the order of samples: contiguous parts are random parts, and windows of frames an error")
+            notes.append("ingest mixed the order of samples: contiguous parts are random parts, and NextFrame() raises an error")
     return ArrayDescription(
         name=name,
         shape=spec.shape,
@@ -253,7 +253,10 @@ def _described_folder(path: str) -> Description:
         archives.append(Archive(name, len(opened), sum(array.bytes for array in opened), nbytes_on_disk(file), ways, refused))
         arrays += found
     if not archives:
-        raise NotFoundError(f"{path} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory.")
+        raise NotFoundError(
+            f"{path} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory, or ingest its images, "
+            f"videos or pickles first: mmapstore ingest {shlex.quote(path)} OUT."
+        )
     return Description(
         path=path,
         kind=f"a directory, {len(arrays)} array{'s' * (len(arrays) != 1)} in {len(archives)} archive{'s' * (len(archives) != 1)}",

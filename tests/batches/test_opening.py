@@ -275,8 +275,15 @@ def test_an_unfinished_ingest(tmp_path):
 
 
 def test_a_directory_that_is_nothing(tmp_path):
-    with pytest.raises(DamagedFileError, match=r"is a directory without zarr metadata or a manifest"):
+    with pytest.raises(DamagedFileError, match=r"is a directory without the metadata of a Zarr store .*mmapstore ingest \S+ OUT"):
         mm.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.PNG", "a.mp4", "a.csv"])
+def test_files_that_are_ingested_first(tmp_path, name):
+    (tmp_path / name).write_bytes(b"anything")
+    with pytest.raises(DamagedFileError, match=rf"{name} is no array but an image, .*Ingest it first: mmapstore ingest \S+ OUT"):
+        mm.open(tmp_path / name)
 
 
 def test_pickled_objects_are_never_loaded(tmp_path):

@@ -23,6 +23,7 @@ from mmapstore.plain.errors import (
     InvalidTypeError,
     InvalidValueError,
     MemoryBudgetError,
+    NotFoundError,
     TargetExistsError,
     WriteError,
 )
@@ -309,3 +310,8 @@ def test_the_manifest_is_json_that_any_reader_takes(tmp_path: Path) -> None:
 
     found = json.loads(Path(path + SUFFIX).read_text(), parse_constant=refuse)
     assert found["fields"]["data"]["statistics"]["max"] == ["inf", "nan"]
+
+
+def test_a_source_that_is_not_there_is_named_before_the_output(tmp_path):
+    with pytest.raises(NotFoundError, match="nowhere does not exist"):
+        ingest(str(tmp_path / "nowhere"), tmp_path / "out")

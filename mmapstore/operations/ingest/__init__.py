@@ -19,7 +19,7 @@ from .estimate import Estimate, estimate_of, require_can_be_measured, require_ep
 from .field_write import write_fields
 from .journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish
 from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
-from .recognition import fields_of, images_of, is_source, source_of
+from .recognition import fields_of, images_of, is_source, require_source_exists, source_of
 from .side_by_side import SideBySide, UnequalFieldsError
 from .target import Target, name_fields, require_field_names
 
@@ -160,6 +160,7 @@ def ingest(
     if isinstance(source, LooksFirst):
         source.look(budget)
     several = fields_of(source)
+    require_source_exists(source)
     if several is not None:
         require_field_names(list(several))
     target = Target.of(out, several is not None or _names_its_fields(source, out))

@@ -109,9 +109,14 @@ def _require_fits(target: Target, source: Source, options: Options, field: str, 
     )
     if kept != given:
         raise InvalidValueError(
-            f"{where} noted {kept}, and the source notes {given}: the same numbers would mean something else. "
-            "Append what agrees in that, or ingest all of it anew."
+            f"{where} noted {_differing(kept, given)}, and the source notes {_differing(given, kept)}: the same numbers would mean "
+            "something else. Append with the same options and classes, or ingest all of it anew."
         )
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return in words the notes of `one` that `other` has not, or has otherwise."""
+    return ", ".join(f"{name}={note!r}" for name, note in one.items() if name not in other or other[name] != note) or "none of that"
 
 
 def _as_wide(spec: ArraySpec, entry: ArrayManifest) -> ArraySpec:

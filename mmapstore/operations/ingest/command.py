@@ -24,6 +24,7 @@ INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments of `mmapstore ingest` to a parser made for it."""
+    parser.usage = "%(prog)s [OPTION ...] SOURCE [SOURCE ...] OUT"  # with all options named, errors would stand below 24 lines
     parser.add_argument("source", nargs="+", metavar="SOURCE", help="an array, a directory, a quoted glob, or several files")
     parser.add_argument(
         "out", metavar="OUT", help="frames.npy, frames.h5, frames.h5::/name or frames.zarr; for several fields also a directory"

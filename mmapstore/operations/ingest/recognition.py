@@ -149,6 +149,15 @@ def _of_path(path: str, source_layout: str | None) -> Source:
     return _of_files([path], source_layout)
 
 
+def require_source_exists(source: Any) -> None:
+    """Raise NotFoundError for a path that is not there, before anything is said about where the data goes."""
+    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
+        return
+    file, _ = split_inside(os.fspath(source))
+    if not glob.has_magic(file) and not os.path.exists(os.fspath(source)):
+        require_exists(file)
+
+
 def _of_directory(path: str, source_layout: str | None) -> Source:
     if looks_like_images(path):
         return _of_images(path, source_layout)

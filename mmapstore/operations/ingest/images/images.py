@@ -56,7 +56,7 @@ class Images(ImageSamples):
         and are resized by taking the nearest pixel
     unmatched : with a folder of masks, what to do about images and masks without each other: "error"; "skip", or "skip-images" or
         "skip-masks" alone, leaves them out and lists them in the manifest
-    path_column, label_column : names in a table
+    path_column, label_column : names in a table. A table without the column of labels gives no labels; other columns are not read
     order : "mixed" writes the files in an order mixed by `seed`, so that contiguous parts (`split(0.8, 0.2)`) are random parts, and
         training reads contiguously all the same; "sorted" keeps the order of names, and that of a table or a list. None mixes
         images with labels or masks, but for folders of numbered frames: if the names of all files are numbers, padded with zeros
