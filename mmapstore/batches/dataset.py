@@ -15,7 +15,7 @@ from .batches import Batches
 from .caching import Transforms, cached_readers
 from .notes import FieldNotes, mixed_samples
 from .parts import Parts
-from .plan import Nested, plan_for
+from .plan import Nested, plan_for, require_weights_like
 from .sampling import Balanced, sampling_of
 from .split import windows_of_dealt
 from .transforms import Transform
@@ -159,6 +159,8 @@ class Dataset(Parts):
         """
         specs = {name: reader.spec for name, reader in self._readers.items()}
         plan = plan_for(specs, inputs, target, dtype, layout, sample_weight)
+        if transform is None:  # which may make any structure of them
+            require_weights_like(target, sample_weight)
         if self.mixed and plan.reach() != (0, 0):
             raise mixed_samples(self._name)
         if self._dealt and plan.reach() != (0, 0):

@@ -178,7 +178,7 @@ def _places_of_ones(rows: Array, start: int, where: str) -> Array:
 
 
 def _whole(values: Array, start: int, where: str) -> Array:
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):  # float16 has no such limit
         wrong = ~((np.abs(values) < _EXACT) & (values == np.trunc(values)))
     if wrong.any():
         at = int(wrong.argmax())

@@ -161,6 +161,25 @@ def plan_for(
     return Plan((x, y, map_leaves(lambda name: last("sample_weight", name), sample_weight)), window)
 
 
+def require_weights_like(target: Nested, sample_weight: Nested) -> None:
+    """Raise InvalidValueError for weights that are neither one field nor a field for each output, in the structure of y.
+
+    Keras would raise a KeyError in the first training step, or give the first weights to all metrics.
+    """
+    if isinstance(sample_weight, (Mapping, tuple, list)) and _structure(sample_weight) != _structure(target):
+        raise InvalidValueError(
+            f"sample_weight={sample_weight!r} has another structure than target={target!r}. Expected the name of one field, for "
+            "all outputs, or a field for each of them under the same names; a field of ones weighs an output's samples alike."
+        )
+
+
+def _structure(nest: Nested) -> Any:
+    """The nest without its leaves."""
+    if isinstance(nest, Mapping):
+        return {name: _structure(part) for name, part in nest.items()}
+    return [_structure(part) for part in nest] if isinstance(nest, (tuple, list)) else None
+
+
 def _asked(argument: str, nest: Nested, specs: Mapping[str, ArraySpec]) -> list[Any]:
     """Return the leaves of an argument, which has some, under names that Keras takes."""
 

@@ -187,6 +187,13 @@ def test_a_position_belongs_to_what_batches_contain(ds):
             KeyNotFoundError,
             r"names the field 'v', which is not there; the fields",
         ),
+        (
+            {"target": {"a": "label", "b": "x"}, "sample_weight": {"a": "w"}},
+            InvalidValueError,
+            r"sample_weight=\{'a': 'w'\} has another structure than target=.*'b': 'x'\}. Expected the name of one field",
+        ),
+        ({"target": ["label", "x"], "sample_weight": {"a": "w", "b": "w"}}, InvalidValueError, r"has another structure than"),
+        ({"target": "label", "sample_weight": ["w"]}, InvalidValueError, r"has another structure than"),
         ({"target": {"a": "label", "b": None}}, InvalidTypeError, r"target=None is not understood; expected NextFrame\(\), Window"),
         ({"target": {}}, InvalidValueError, r"target=\{\} names no field; expected some of x, t"),
         ({"target": {"a": ["label", []]}}, InvalidValueError, r"names no field"),

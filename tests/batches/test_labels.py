@@ -58,9 +58,11 @@ def test_labels_of_a_part_are_those_of_its_samples():
     assert part._labels("label", "balance") is part._labels("label", "stratify")
 
 
-def test_whole_floats_are_integers_with_a_warning():
-    with pytest.warns(LabelWarning, match=r"the labels are float32 numbers that are all whole; .* integers -1, 2"):
-        found = read_labels(opened(np.array([2, -1, 2], np.float32)), "label", "stratify")
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_whole_floats_are_integers_with_a_warning(dtype):
+    with pytest.warns(LabelWarning, match=rf"the labels are {dtype} numbers that are all whole; .* integers -1, 2") as told:
+        found = read_labels(opened(np.array([2, -1, 2], dtype)), "label", "stratify")
+    assert len(told) == 1
     assert found.names == (-1, 2)
 
 
