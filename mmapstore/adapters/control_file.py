@@ -40,6 +40,7 @@ class ControlFile(keras.callbacks.Callback):  # type: ignore[misc]
     Parameters
     ----------
     path : the JSON file; it need not exist yet. Write another file and rename it over this one, so that no half of it is read
+        A file that stays there steers the next run as well: delete it after `"stop": true`
     attributes : objects by the name of the attribute that the file may set: `{"noise": layer}` is for `layer.noise`. Numbers,
         booleans and strings are set as they are; for a variable a number, or nested lists of its shape
 

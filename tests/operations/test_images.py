@@ -339,11 +339,9 @@ def table(folder, text, name="train.csv"):
 
 
 def test_csv_of_names(folder):
-    source = mm.Images(
-        table(folder, '\ufeffpath,label,rest\ndog/1.jpg,zebra,1\n\ncat/1.jpg,"a, b",2\n./dog/2.jpg, zebra ,3\n'),
-        size=8,
-        order="sorted",
-    )
+    path = table(folder, '\ufeffpath,label,rest\ndog/1.jpg,zebra,1\n\ncat/1.jpg,"a, b",2\n./dog/2.jpg, zebra ,3\n')
+    with pytest.warns(SourceWarning, match=r"not read are the columns 'rest'; labels are those of 'label'"):
+        source = mm.Images(path, size=8, order="sorted")
     assert source.notes["label"] == {"classes": ["a, b", "zebra"]}
     fields, _ = read_all(source)
     assert fields["label"].tolist() == [1, 0, 1]
@@ -374,7 +372,10 @@ def test_fractions_are_numbers_and_not_classes(folder):
 def test_json_lines_tabs_and_other_columns(folder):
     lines = [{"file": "cat/1.jpg", "kind": "x"}, {"kind": "w", "file": "dog/1.jpg", "more": [1]}]
     path = table(folder, "\n".join(map(json.dumps, lines)) + "\n\n", "train.jsonl")
-    source = mm.Images(path, size=8, path_column="file", label_column="kind")
+    with pytest.warns(SourceWarning, match=r"not read are the columns 'more'; labels are those of 'kind'"):
+        source = mm.Images(path, size=8, path_column="file", label_column="kind")
+    with pytest.raises(KeyNotFoundError, match=r"line 1: there is no column 'klass' of labels, only 'file', 'kind'"):
+        mm.Images(path, size=8, path_column="file", label_column="klass")
     assert source.notes["label"] == {"classes": ["w", "x"]}
     assert read_all(source)[0]["label"].tolist() == [1, 0]
     tabs = table(folder, "path\tlabel\ncat/1.jpg\ta,b\n", "train.tsv")

@@ -56,7 +56,8 @@ class Images(ImageSamples):
         and are resized by taking the nearest pixel
     unmatched : with a folder of masks, what to do about images and masks without each other: "error"; "skip", or "skip-images" or
         "skip-masks" alone, leaves them out and lists them in the manifest
-    path_column, label_column : names in a table. A table without the column of labels gives no labels; other columns are not read
+    path_column, label_column : names in a table. None is "label", without which there are no labels; a `SourceWarning` names the
+        columns that are not read
     order : "mixed" writes the files in an order mixed by `seed`, so that contiguous parts (`split(0.8, 0.2)`) are random parts, and
         training reads contiguously all the same; "sorted" keeps the order of names, and that of a table or a list. None mixes
         images with labels or masks, but for folders of numbered frames: if the names of all files are numbers, padded with zeros
@@ -101,7 +102,7 @@ class Images(ImageSamples):
         masks: bool | str | os.PathLike[str] | None = None,
         unmatched: str = "error",
         path_column: str = "path",
-        label_column: str = "label",
+        label_column: str | None = None,
         order: str | None = None,
         seed: int = 0,
         episodes: str | None = None,
@@ -132,7 +133,7 @@ class Images(ImageSamples):
         self._arrange(wanted, is_folder, len(self.specs) > 1, root, source_field)
 
 
-def _listed(source: Any, path_column: str, label_column: str) -> tuple[ListedImages, str]:
+def _listed(source: Any, path_column: str, label_column: str | None) -> tuple[ListedImages, str]:
     if isinstance(source, (list, tuple)) and all(isinstance(path, (str, os.PathLike)) for path in source):
         paths = [os.fspath(path) for path in source]
         return images_of_list(paths), f"{len(paths)} images" if len(paths) != 1 else paths[0]

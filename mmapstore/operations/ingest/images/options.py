@@ -132,7 +132,7 @@ def source_from(options: argparse.Namespace) -> Source | None:
             masks={"yes": True, "no": False}.get(options.masks, options.masks),
             unmatched=options.unmatched or "error",
             path_column=options.path_column or "path",
-            label_column=options.label_column or "label",
+            label_column=options.label_column,
             **shared,
         )
     if len(sources) > 1:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,20 +15,23 @@ from typing import Any, TextIO
 import numpy as np
 
 from ....formats.raw_file import explaining_read_errors
-from ....plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, UnsafeFileError
+from ....plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, SourceWarning, UnsafeFileError
 from .files import ListedImages, path_inside
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _Row = tuple[int, dict[str, Any]]  # line, counted from 1, and the values by column
 
 
-def images_of_table(table: str, path_column: str, label_column: str) -> ListedImages:
-    """The images that a table names, in its order, and their labels if it has a column of that name.
+def images_of_table(table: str, path_column: str, label_column: str | None) -> ListedImages:
+    """List the images that a table names, in its order, with the labels of a column, "label" unless it is named.
 
-    Paths are relative to the table and stay in its directory; an absolute path is taken as it is.
+    Paths are relative to the table and stay in its directory; an absolute path is taken as it is. Columns that are not read are
+    named in a SourceWarning. Raises KeyNotFoundError if a column that was named is not there.
     """
+    named, label_column = label_column is not None, label_column or "label"
     paths: list[str] = []
     labels: list[Any] = []
+    unread: dict[str, None] = {}
     folder = os.path.dirname(table)
     for line, row in _rows(table):
         if path_column not in row:
@@ -35,6 +39,12 @@ def images_of_table(table: str, path_column: str, label_column: str) -> ListedIm
                 f"{table}, line {line}: there is no {path_column!r}, only {', '.join(map(repr, row)) or 'nothing'}. "
                 "Name the column of paths with path_column= (--path-column), and that of labels with label_column=."
             )
+        if named and label_column not in row:
+            raise KeyNotFoundError(
+                f"{table}, line {line}: there is no column {label_column!r} of labels, only {', '.join(map(repr, row))}. "
+                "Name one of these with label_column= (--label-column)."
+            )
+        unread |= dict.fromkeys(column for column in row if column not in (path_column, label_column))
         paths.append(_path(table, line, folder, row[path_column]))
         if paths[1:] and (label_column in row) != bool(labels):
             raise InvalidValueError(
@@ -45,6 +55,14 @@ def images_of_table(table: str, path_column: str, label_column: str) -> ListedIm
             labels.append(_label(table, line, label_column, row[label_column]))
     if not paths:
         raise InvalidValueError(f"{table} names no images; expected a line for each, with {path_column!r} and {label_column!r}.")
+    if unread:
+        labelled = f"labels are those of {label_column!r}" if labels else "labels are those of label_column= (--label-column)"
+        warnings.warn(
+            f"{table}: not read are the columns {', '.join(map(repr, unread))}; {labelled}. To have another column as a field, "
+            "open its array beside the store: mmapstore.open({**ds.fields, 'patient': array}), an entry for each of ds['source'].",
+            SourceWarning,
+            stacklevel=5,
+        )
     if not labels:
         return ListedImages(paths, read_too=(table,))
     numbers, classes = _numbered(table, labels)
