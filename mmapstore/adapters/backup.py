@@ -50,10 +50,11 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     Checkpoints are files `checkpoint-00000001.npz` and so on, written beside, synced and renamed; the last two are kept. A damaged
     one is reported, and the one before it used. One that cannot be written (full disk) is reported, and training goes on.
 
-    Pass `shuffle=False` to `fit` with `to_keras()`, so that Keras trains in the order of the batches, and validation data in a
-    fixed order. Randomness that no generator above holds (`tf.random` in a layer, a generator of your own) is not restored; a
-    transform's `rng` follows from the position. All callbacks are told the numbers of batches in the epoch, in a resumed epoch
-    too: Keras's progress bar and `tqdm.keras.TqdmCallback` go on where they were.
+    Pass `shuffle=False` to `fit` with `to_keras()`, so that Keras trains in the order of the batches, and validation data that are
+    the same in each epoch: batches without `shuffle`, `balance` and `sampling_weight`. Randomness that no generator above holds
+    (`tf.random` in a layer, a generator of your own) is not restored; a transform's `rng` follows from the position. All callbacks
+    are told the numbers of batches in the epoch, in a resumed epoch too: Keras's progress bar and `tqdm.keras.TqdmCallback` go on
+    where they were.
 
     Parameters
     ----------

@@ -174,7 +174,9 @@ class Weighted:
     def __init__(self, weights: np.ndarray[Any, Any], seed: int) -> None:
         self._weights = weights
         self._seed = seed
-        self._total = sum(float(np.cumsum(piece, dtype=np.float64)[-1]) for piece in self._pieces())
+        self._total = 0.0
+        for piece in self._pieces():  # as `uses` adds them; `sum` would round otherwise from Python 3.12 on
+            self._total += float(np.cumsum(piece, dtype=np.float64)[-1])
         if not (math.isfinite(self._total) and self._total > 0):
             raise InvalidValueError(f"the sampling weights add up to {self._total}; expected a finite number above 0.")
 
