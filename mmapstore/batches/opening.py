@@ -174,7 +174,10 @@ def _open_fields(sources: Mapping[Any, Any], layout: str | Mapping[str, str] | N
             raise InvalidTypeError(f"field names are text; found {field!r}.")
         if isinstance(source, Dataset):
             if len(source.readers) > 1 or len(source) != len(next(iter(source.readers.values())).spec):
-                raise InvalidTypeError(f"the field {field!r} is a part, or has several fields; give the path it was opened from.")
+                raise InvalidTypeError(
+                    f"the field {field!r} is a part, or has several fields; give the path it was opened from. Fields are added to a "
+                    "whole dataset, with an entry for each of its samples, and split or selected after that."
+                )
             packed = next(iter(source.packed.values()), ())
             notes = next(iter(source.notes.values()), FieldNotes())
             fields[field] = _Field(next(iter(source.readers.values())), Episodes(source.episodes), packed, notes=notes)
