@@ -175,8 +175,8 @@ def _open_fields(sources: Mapping[Any, Any], layout: str | Mapping[str, str] | N
         if isinstance(source, Dataset):
             if len(source.readers) > 1 or len(source) != len(next(iter(source.readers.values())).spec):
                 raise InvalidTypeError(
-                    f"the field {field!r} is a part, or has several fields; give the path it was opened from. Fields are added to a "
-                    "whole dataset, with an entry for each of its samples, and split or selected after that."
+                    f"the field {field!r} is a part, or has several fields; give the path it was opened from. Fields are added to "
+                    "a whole dataset, with an entry for each of its samples, and split or selected after that."
                 )
             packed = next(iter(source.packed.values()), ())
             notes = next(iter(source.notes.values()), FieldNotes())
