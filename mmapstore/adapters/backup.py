@@ -67,7 +67,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     Raises
     ------
     StateMismatchError : `fit` is fed from other batches, or the checkpoint is of other data, another order or another model
-    DamagedFileError : no checkpoint that is there can be read
+    DamagedFileError : none of the checkpoints can be read
 
     Example
     -------

@@ -13,7 +13,7 @@ import keras
 
 from ..plain.errors import TrainingWarning
 
-# What Keras's callbacks know beyond their arguments, by class.
+# The attributes that hold the state of Keras's callbacks, by class.
 _KEPT = {
     "EarlyStopping": ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
     "ReduceLROnPlateau": ("best", "cooldown_counter", "wait"),

@@ -1,4 +1,4 @@
-"""What frameworks do with batches: iterators over them, batches that they hold, and epochs that are shorter than announced."""
+"""Iterators that frameworks walk over batches, the batches that they hold, and epochs that are shorter than announced."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Gather(NamedTuple):
 
 @dataclass(frozen=True)
 class _Ways:
-    """How each field is read. Replaced as a whole, so that a batch that is being read sees one or the other.
+    """The readers of each field, by ability. Replaced as a whole, so that a batch that is being read sees one or the other.
 
     Attributes
     ----------

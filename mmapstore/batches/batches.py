@@ -87,10 +87,7 @@ class Batches:
         self._anchors = Anchors(episodes, *windows, selection)
         self._shuffling = Shuffling.of(shuffle, self._sample_nbytes)
         require_windows(self._anchors, plan, self.shard, name)
-        # The same windows in the numbers of the dataset, which has no holes: they end where the runs of the store do.
-        ended = episodes if selection.is_one_run else episodes.common(Episodes(selection.before))
-        numbered = Anchors(ended, *windows, Selection.between_samples(0, len(selection)))
-        self._sampling = sampling(numbered, window.offsets()[0][-1])
+        self._sampling = sampling(Anchors(episodes, *windows, selection, numbered=True), window.offsets()[0][-1])
         draws = None if self._sampling is None else self._sampling.draws
         self._order = SampleOrder(len(self._anchors), self._shuffling, self.seed, self.shard, draws)
         if len(self) == 0:

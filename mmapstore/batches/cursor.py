@@ -13,7 +13,7 @@ _lock = threading.Lock()  # of all cursors: held for a few assignments, and a cu
 
 
 class Cursor:
-    """Where the next pass over batches begins, and how far the latest one came. For any thread.
+    """A position in the epochs of batches: the beginning of the next pass, and the end of the latest so far. For any thread.
 
     A place is the number of a batch in the row of all epochs: `epoch * batches + batch`.
 

@@ -1,4 +1,4 @@
-"""Where time stamps jump."""
+"""Gaps in time stamps, as the ends of episodes."""
 
 from __future__ import annotations
 

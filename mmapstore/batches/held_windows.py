@@ -247,7 +247,7 @@ class HeldWindows:
 
 
 def _shared(before: Runs, runs: Runs) -> int:
-    """How many samples at the beginning of `runs` are in the last run of `before`, both merged.
+    """Count the samples at the beginning of `runs` that are in the last run of `before`, both merged.
 
     >>> _shared(np.array([[0, 8], [20, 30]]), np.array([[26, 28], [29, 40]])), _shared(np.array([[0, 8]]), np.array([[8, 16]]))
     (3, 0)

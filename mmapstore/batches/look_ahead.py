@@ -89,7 +89,7 @@ class Promise(Generic[T]):
 
 
 class _Ahead(Generic[K, T]):
-    """What is made ahead for a key: it is read first, in the order of keys, and then finished beside others."""
+    """A result that is made ahead for a key: read first, in the order of keys, and then finished beside others."""
 
     def __init__(self, key: K, begin: Callable[[K], Callable[[], T]], threads: WorkerThreads, first: bool) -> None:
         self.key = key

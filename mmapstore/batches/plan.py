@@ -202,7 +202,7 @@ def _asked(argument: str, nest: Nested, specs: Mapping[str, ArraySpec]) -> list[
 
 
 def _known(name: Any, specs: Mapping[str, ArraySpec], argument: str) -> str:
-    """Return the name of a field that is there."""
+    """Return the name of an existing field."""
     if isinstance(name, str):
         if name in specs:
             return name

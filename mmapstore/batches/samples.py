@@ -74,7 +74,7 @@ class Samples:
 
     @property
     def name(self) -> str:
-        """What it was opened from, as messages call it: "a.h5::/frames", "frames.npy[0:600]" for a part of neighbours,
+        """The source of the dataset, as messages call it: "a.h5::/frames", "frames.npy[0:600]" for a part of neighbours,
         "frames.npy[600 of 1000]" for a selection."""
         return self._name
 
@@ -130,12 +130,12 @@ class Samples:
 
     @property
     def episodes(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Where episodes begin, and the end: int64 offsets, length E + 1."""
+        """The first sample of each episode, and the end of the last: int64 offsets, length E + 1."""
         return self._episodes.offsets
 
     @property
     def readers(self) -> dict[str, Reader]:
-        """How each field is read; `reader.why` says it in words."""
+        """The reader of each field, by name; `reader.why` says in words how it reads."""
         return dict(self._readers)
 
     def __repr__(self) -> str:

@@ -27,7 +27,7 @@ Balanced = str | Mapping[str, Mapping[Any, float]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How often an epoch draws each anchor.
+    """The number of times that an epoch draws each anchor.
 
     Attributes
     ----------

@@ -102,7 +102,7 @@ Place = slice | Dealt  # of a part among the samples of a dataset
 
 @dataclass(frozen=True)
 class Dealing:
-    """How the samples of a dataset go to parts: the arguments of `Dataset.split` and `Dataset.kfold`, checked.
+    """A rule that gives samples to parts: the arguments of `Dataset.split` and `Dataset.kfold`, checked.
 
     Raises InvalidValueError, InvalidTypeError for what cannot be meant.
     """

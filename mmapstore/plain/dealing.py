@@ -1,4 +1,4 @@
-"""Which sample goes to which part of a random, stratified or grouped split. Arithmetic only.
+"""The part that each sample goes to in a random, stratified or grouped split. Arithmetic only.
 
 One seed gives one split on every machine, for ever: there are integers, a keyed permutation, and floats that are added one
 after the other, since sums whose order is left to a library differ in the last bit.
@@ -159,7 +159,7 @@ def majorities(groups: Codes, codes: Codes) -> tuple[Numbers, Codes]:
 
 
 class _Members(NamedTuple):
-    """How many samples of which class each group has: entries first[g] .. first[g + 1] - 1 are those of group g."""
+    """Count the samples of each class in each group: entries first[g] .. first[g + 1] - 1 are those of group g."""
 
     group: Numbers
     code: Numbers

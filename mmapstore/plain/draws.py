@@ -1,4 +1,4 @@
-"""Which anchors an epoch draws, and how often: a multiset of V of V anchors, a pure function of (seed, epoch). Arithmetic only.
+"""The anchors that an epoch draws: a multiset of V of V anchors, a pure function of (seed, epoch). Arithmetic only.
 
 Draws are numbered 0 .. V-1 by the anchors they stand for, so that blocks of draws are blocks of the store: the order of an
 epoch shuffles draws as it shuffles anchors, each anchor is read once, and its repeats fall into one shuffling window.
@@ -26,7 +26,7 @@ _EPOCHS_KEPT = 2  # the one that is read, and the next, which is begun while the
 
 
 class Rule(Protocol):
-    """How often an epoch draws each anchor."""
+    """The number of times that an epoch draws each anchor."""
 
     def __len__(self) -> int:
         """Anchors, and draws in an epoch."""
@@ -132,7 +132,7 @@ class Balance:
 
     @property
     def repeats(self) -> list[float]:
-        """How often an epoch draws an anchor of each class, on average."""
+        """The mean number of times that an epoch draws an anchor of each class."""
         return [count / max(1, members) for count, members in zip(self.counts, self.members, strict=True)]
 
     @property

@@ -152,6 +152,7 @@ class Anchors:
     stride : windows start at every `stride`-th sample of an episode, counted from its first sample at which one fits
     start, stop : only windows inside these numbers of the selection
     selection : the samples of the store that are numbered; None is all of them
+    numbered : `starts` are numbers of the selection, not samples of the store; the windows are the same
 
     >>> anchors = Anchors(Episodes.of([0, 5, 7, 10]), reach=(0, 2))
     >>> len(anchors), anchors.starts(np.arange(4)).tolist(), anchors.samples_without
@@ -166,6 +167,7 @@ class Anchors:
         start: int = 0,
         stop: int | None = None,
         selection: Selection | None = None,
+        numbered: bool = False,
     ) -> None:
         low, high = reach
         offsets = _limits(episodes, selection, alone=reach == (0, 0) and stride == 1)
@@ -176,7 +178,9 @@ class Anchors:
         kept = fitting > 0
         self.stride = stride
         self.reach = reach
-        self._firsts = (firsts if selection is None else selection.places(np.minimum(firsts, offsets[-1] - 1)))[kept] - low
+        self._firsts = (firsts if selection is None or numbered else selection.places(np.minimum(firsts, offsets[-1] - 1)))[
+            kept
+        ] - low
         self._before = np.concatenate([[0], np.cumsum(fitting[kept])]).astype(np.int64)
         self.samples_without = int(np.maximum(ends - firsts, 0).sum()) - len(self)
         self.longest_episode = int((ends - firsts).max(initial=0))

@@ -276,7 +276,7 @@ def _episodes(plan: Plan) -> tuple[int, ...]:
 
 
 def _notes(plan: Plan) -> dict[str, object]:
-    """What the manifest keeps of the source's manifest, and of its attributes where the target has no place for them."""
+    """Return the notes of the manifest: those of the source, and its attributes where the target has no place for them."""
     lost = attributes.lost_in(plan.target.format, plan.origin.attributes, plan.packing is not None)
     found = {name: attributes.as_json(plan.origin.attributes[name]) for name in lost}
     kept = {name: value for name, value in found.items() if value is not None}

@@ -245,7 +245,7 @@ class ImageSamples:
             yield self._piece(room, items, starts, skipped)
 
     def _begins_an_episode(self, file: int, before: int | None) -> bool:
-        """Whether a sample of a file does, behind one of the file `before`. Files of several pictures are episodes."""
+        """Return True if a sample of `file` behind one of `before` begins an episode. Files of several pictures are episodes."""
         if before == file:
             return False
         is_of_another_folder = (
