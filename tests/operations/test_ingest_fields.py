@@ -402,11 +402,15 @@ def test_the_manifest_of_a_directory_names_its_fields(tmp_path: Path) -> None:
 
 KILLED = """
 def slowly(array):
-    for sample in array:
+    for number, sample in enumerate(array):
         time.sleep(0.0003)
+        if number == int(sys.argv[3]):
+            print("here", flush=True)
+        if number == 239:
+            time.sleep(60)
         yield sample
 source = {"image": slowly(data()), "label": iter(range(240))}
-ingest(source, sys.argv[1], compression=sys.argv[2] or None, progress=lambda done, total: print(done, flush=True))
+ingest(source, sys.argv[1], compression=sys.argv[2] or None)
 """
 
 
@@ -416,21 +420,18 @@ ingest(source, sys.argv[1], compression=sys.argv[2] or None, progress=lambda don
 def test_killed_again_and_again_ends_bit_identical(tmp_path: Path, out: str, compression: str, stepwise: None) -> None:
     rng = random.Random(out + compression)
     target, kept = tmp_path / out, []
-    for kill in range(6):
-        process = child(KILLED, target, compression)
-        assert process.stdout is not None
-        if kill < 5:
-            for _ in range(rng.randint(2, 5)):
-                process.stdout.readline()
-            time.sleep(rng.uniform(0.0, 0.02))
-            process.kill()
+    for _ in range(5):
+        process = child(KILLED, target, compression, rng.randrange(20, 230))  # waits before the last sample: the kill comes first
+        assert process.stdout is not None and process.stdout.readline() == "here\n"
+        time.sleep(rng.uniform(0.0, 0.02))
+        process.kill()
         _, errors = process.communicate()
-        if process.returncode == 0:
-            break
         assert process.returncode == -signal.SIGKILL, errors
         assert not target.exists()
         record = json.loads(Path(f"{target}.partial.json").read_text())["record"] or {"samples": 0}
         kept.append(record["samples"])
+    source = {"image": iter(data()), "label": iter(range(240))}
+    ingest(source, target, compression=compression or None)
     (tmp_path / "straight").mkdir()
     source = {"image": iter(data()), "label": iter(range(240))}
     straight = ingest(source, tmp_path / "straight" / out, compression=compression or None)
