@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..plain.array_spec import ArraySpec
-from ..plain.runs import Runs, merged, samples_of
+from ..plain.runs import Runs, as_runs, merged, samples_of
 from ..plain.sample_order import SampleOrder, Window
 from ..plain.windows import Anchors
 from .plan import Plan
@@ -34,7 +34,7 @@ class Stretches:
         return Window(number, number * self.size, min((number + 1) * self.size, len(self.order)), number, number)
 
     def window_runs(self, epoch: int, window: Window) -> Iterator[Runs]:
-        return self.order.runs_of(epoch, self.order.first + window.start, self.order.first + window.stop)
+        return self.order.runs_of(epoch, as_runs([(self.order.first + window.start, self.order.first + window.stop)]))
 
     def largest_window(self) -> tuple[int, int]:
         return min(self.size, len(self.order)), 1

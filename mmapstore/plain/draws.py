@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from .errors import InvalidValueError
-from .runs import Numbers, Runs, runs_of
+from .runs import Numbers, Runs, merged, pieces_of, runs_of
 
 _SPAN = 16  # anchors between two sums that are kept: a position is found in one of them by counting
 _PIECE = 2**16  # anchors worked on at a time; a multiple of _SPAN
+_AT_ONCE = 2**15  # anchors looked up at a time, in some MB
 _EPOCHS_KEPT = 2  # the one that is read, and the next, which is begun while the last batches of the first are in use
 
 
@@ -81,14 +82,15 @@ class Draws:
             found[i : i + step] = part * _SPAN + (np.cumsum(uses[part], axis=1, dtype=np.int32) <= before).sum(axis=1)
         return found
 
-    def runs(self, epoch: int, start: int, stop: int) -> Runs:
-        """Return the runs of neighbouring anchors that the draws [start, stop) stand for."""
-        uses, sums = self._uses(epoch)
-        first, last = (np.searchsorted(sums, [start, stop - 1], side="right") - 1).tolist()
-        used = np.cumsum(uses[first : last + 1], dtype=np.int64) + int(sums[first])
-        a, b = np.searchsorted(used, [start, stop - 1], side="right").tolist()
-        anchors = a + np.flatnonzero(uses[first : last + 1].reshape(-1)[a : b + 1])
-        return runs_of(first * _SPAN + anchors)
+    def runs(self, epoch: int, numbers: Runs) -> Iterator[Runs]:
+        """Yield the runs of anchors that these runs of draws stand for, in rising order, from `_AT_ONCE` anchors at a time."""
+        uses = self._uses(epoch)[0].reshape(-1)
+        last = np.array([0, 1])  # numbers of draws, and of anchors, that runs hold, less than their ends
+        found = self.anchors(epoch, (numbers - last).reshape(-1)).reshape(-1, 2) + last
+        for anchors in pieces_of(merged(found), _AT_ONCE):
+            drawn = anchors[uses[anchors] > 0]
+            if len(drawn):
+                yield runs_of(drawn)
 
     def _uses(self, epoch: int) -> tuple[Any, Numbers]:
         """The uses of each anchor, in rows of `_SPAN`, and the draws before each row."""

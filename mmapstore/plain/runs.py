@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,20 @@ def samples_of(runs: Runs) -> Numbers:
     ends = np.cumsum(lengths)
     found: Numbers = np.arange(int(ends[-1]) if len(ends) else 0, dtype=np.int64) + np.repeat(runs[:, 0] - ends + lengths, lengths)
     return found
+
+
+def pieces_of(runs: Runs, size: int) -> Iterator[Numbers]:
+    """Yield the samples of runs, none of them empty, one run after the other, `size` at a time.
+
+    >>> [piece.tolist() for piece in pieces_of(np.array([[3, 5], [7, 10]]), 3)]
+    [[3, 4, 7], [8, 9]]
+    """
+    lengths = runs[:, 1] - runs[:, 0]
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    for first in range(0, total, size):
+        places = np.arange(first, min(first + size, total), dtype=np.int64)
+        yield places + (runs[:, 0] - ends + lengths)[np.searchsorted(ends, places, side="right")]
 
 
 def merged(runs: Runs | Sequence[tuple[int, int]], gap: int = 0) -> Runs:

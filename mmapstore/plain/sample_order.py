@@ -27,13 +27,13 @@ import numpy as np
 
 from .draws import Draws
 from .errors import InvalidTypeError, InvalidValueError
-from .runs import Numbers, Runs, as_runs
+from .runs import Numbers, Runs
 
 BLOCK_BYTES = 2 * 2**20  # long enough that a disk or decoder works at full speed, short enough that many fit in a window
 BLOCKS_PER_WINDOW = 32  # a batch of 32 then mixes about 16 places of the data: see effective_batch
 _ROUNDS, _ROUNDS_WHEN_SMALL = 8, 16  # measured: pairs of positions are evenly spread from here on; tiny grids mix slower
 _SHIFT = np.uint64(32)
-_AT_ONCE = 2**15  # draws looked up at a time, in some MB
+_AT_HAND = 1024  # positions whose anchors are looked up together, and kept: 8 kB
 
 
 class Permutation:
@@ -198,13 +198,29 @@ class SampleOrder:
             self._missing = self._blocks * shuffling.block - anchors
         self._epoch: tuple[int, Permutation, int] | None = None
         self._inside: tuple[tuple[int, int], Permutation] | None = None
+        self._at_hand: tuple[tuple[int, int], Numbers] | None = None
 
     def __len__(self) -> int:
         """Positions in an epoch of this shard."""
         return self.length
 
     def anchors_at(self, epoch: int, start: int, stop: int) -> Numbers:
-        """The anchors at positions [start, stop) of this shard, in order. Any range, at the cost of its length."""
+        """Return the anchors at positions [start, stop) of this shard, in order, read-only. Any range, at the cost of its length.
+
+        A shuffled or drawn range is looked up with its neighbours, which are kept for the batches that follow: one batch alone
+        would cost more in calls of NumPy than in arithmetic.
+        """
+        if (self.shuffling is None and self.draws is None) or start // _AT_HAND != (stop - 1) // _AT_HAND:
+            return self._looked_up(epoch, start, stop)
+        first = start // _AT_HAND * _AT_HAND
+        cached = self._at_hand  # read once: another thread may replace it
+        if cached is None or cached[0] != (epoch, first):
+            cached = ((epoch, first), self._looked_up(epoch, first, min(first + _AT_HAND, self.length)))
+            cached[1].flags.writeable = False
+            self._at_hand = cached
+        return cached[1][start - first : stop - first]
+
+    def _looked_up(self, epoch: int, start: int, stop: int) -> Numbers:
         numbers = self._numbers_at(epoch, start, stop)
         return numbers if self.draws is None else self.draws.anchors(epoch, numbers)
 
@@ -241,24 +257,22 @@ class SampleOrder:
         return Window(number, start, stop, first, end - 1)
 
     def window_runs(self, epoch: int, window: Window) -> Iterator[Runs]:
-        """Yield the runs of anchors that each block of a window holds; without draws it is one run."""
+        """Yield the runs of anchors that the blocks of a window hold; without draws, one run for each block in turn."""
         assert self.shuffling is not None
+        block, missing, (blocks, short) = self.shuffling.block, self._missing, self._permuted(epoch)
         places = np.arange(window.first_place, window.last_place + 1, dtype=np.int64)
-        blocks = self._permuted(epoch)[0](places)
-        for place, block in zip(places.tolist(), blocks.tolist(), strict=True):
-            size = self._place_start(epoch, place + 1) - self._place_start(epoch, place)
-            skip = max(0, window.start + self.first - self._place_start(epoch, place))
-            lack = max(0, self._place_start(epoch, place + 1) - (window.stop + self.first))
-            first = block * self.shuffling.block
-            yield from self.runs_of(epoch, first + skip, first + size - lack)
+        begins = places * block - np.where(places > short, missing, 0)  # positions
+        ends = (places + 1) * block - np.where(places >= short, missing, 0)
+        held = np.clip(np.stack([begins, ends], axis=1), window.start + self.first, window.stop + self.first)
+        runs = (held - begins[:, None]) + blocks(places)[:, None] * block
+        yield from self.runs_of(epoch, runs)
 
-    def runs_of(self, epoch: int, start: int, stop: int) -> Iterator[Runs]:
-        """Yield the runs of anchors that stand behind the numbers [start, stop), a bounded part of them at a time."""
+    def runs_of(self, epoch: int, runs: Runs) -> Iterator[Runs]:
+        """Yield the runs of anchors behind these runs of numbers; of draws a bounded part of them at a time."""
         if self.draws is None:
-            yield as_runs([(start, stop)])
+            yield runs
         else:
-            for first in range(start, stop, _AT_ONCE):
-                yield self.draws.runs(epoch, first, min(first + _AT_ONCE, stop))
+            yield from self.draws.runs(epoch, runs)
 
     def largest_window(self) -> tuple[int, int]:
         """The most anchors, and the most blocks, that any window of any epoch can hold: for predicting memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from mmapstore.plain import draws as module
 from mmapstore.plain.draws import Balance, Draws, Weighted, shares
 from mmapstore.plain.errors import InvalidValueError
+from mmapstore.plain.runs import runs_of
 from mmapstore.plain.sample_order import SampleOrder, Shuffling
 
 seeds = st.integers(-(2**70), 2**70)
@@ -81,10 +83,10 @@ def test_random_access_runs_and_pieces_agree_with_counting(case, seed, data):
     numbers = data.draw(st.lists(st.integers(0, len(codes) - 1), min_size=1, max_size=30))
     draws.anchors(epoch + 1, np.array([0]))
     assert draws.anchors(epoch, np.array(numbers)).tolist() == [whole[number] for number in numbers]
-    start = data.draw(st.integers(0, len(codes) - 1))
-    stop = data.draw(st.integers(start + 1, len(codes)))
-    runs = draws.runs(epoch, start, stop)
-    assert list(itertools.chain.from_iterable(range(*run) for run in runs)) == sorted(set(whole[start:stop]))
+    asked = runs_of(np.unique(numbers))
+    with mock.patch.object(module, "_AT_ONCE", data.draw(st.integers(1, 40))):
+        found = [run for runs in draws.runs(epoch, asked) for run in runs.tolist()]
+    assert list(itertools.chain.from_iterable(range(*run) for run in found)) == sorted({whole[number] for number in numbers})
 
 
 def test_pieces_do_not_show(monkeypatch):
