@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import queue
 import sys
 import warnings
@@ -16,6 +18,19 @@ from ..batches.look_ahead import LookAhead
 from ..plain.errors import InvalidValueError
 
 PATIENCE = 0.1  # seconds to wait for a batch to come back
+
+
+@atexit.register
+def _end_iterators() -> None:
+    """Free the iterators that an error kept alive, while Python still runs.
+
+    The end of a TensorFlow iterator waits for its thread, which may be fetching a batch. The traceback of an error that left `fit`,
+    Ctrl-C too, keeps the iterator until Python is gone; the thread then never gets on, and the process hangs (TensorFlow 2.21).
+    """
+    if getattr(sys, "last_traceback", None) is not None:
+        for name in ("last_traceback", "last_value", "last_exc"):
+            setattr(sys, name, None)
+        gc.collect()
 
 
 class Room:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -229,3 +232,33 @@ def test_no_thread_outlives_a_fit_that_ctrl_c_ends(ds, adapter):
     while (alive := [one for one in threading.enumerate() if one.name == "mmapstore-transform"]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive
+
+
+UNCAUGHT = """
+import sys, time
+import keras, numpy as np
+import mmapstore as mm
+
+def slow(x, y):
+    time.sleep(0.02)  # at the error, and at the exit, a batch is being made
+    return x, y
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 3:
+            raise {"error": RuntimeError, "ctrl-c": KeyboardInterrupt}[sys.argv[2]]("stopped")
+
+b = mm.open({"x": np.zeros((1600, 8), "f4"), "y": np.zeros(1600)}).batches(32, "y", transform=slow)
+model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+model.fit(getattr(b, sys.argv[1])(), epochs=9, verbose=0, callbacks=[Stop()], shuffle=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["error", "ctrl-c"])
+@pytest.mark.parametrize("adapter", ["to_keras", "to_tf"])
+def test_an_error_that_leaves_fit_ends_the_process(adapter: str, error: str) -> None:
+    """TensorFlow alone hangs here: its iterator waits at the exit for a thread that waits for Python."""
+    child = subprocess.run([sys.executable, "-c", UNCAUGHT, adapter, error], capture_output=True, text=True, timeout=60)
+    assert child.returncode in (1, -signal.SIGINT, 130) and "stopped" in child.stderr, child.stderr
