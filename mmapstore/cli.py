@@ -15,8 +15,8 @@ from .supervised import can_be_supervised, run_supervised
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 EXIT_CODES = (
-    "exit codes: 0 done; 1 it failed, and the reason was printed; "
-    "2 invalid arguments, or arguments that do not fit the data; 130 interrupted"
+    "exit codes: 0 success; 1 failure, with its reason printed; 2 invalid arguments, or arguments that do not fit the data; "
+    "130 interrupted"
 )
 
 
@@ -62,7 +62,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except MmapstoreError as error:
         return _refused(error, options, FAILED)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(getattr(options, "interrupted", "interrupted"), file=sys.stderr)
         return INTERRUPTED
 
 
@@ -72,7 +72,7 @@ def _flush() -> None:
 
 
 def _drop_output() -> None:
-    """What is still buffered must go somewhere when Python ends."""
+    """Send what is still buffered to nowhere, so that Python can end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -109,33 +109,31 @@ def _parser() -> argparse.ArgumentParser:
         module.add_arguments(sub)
         sub.set_defaults(run=module.run, is_supervised=getattr(module, "is_supervised", lambda args: False))
 
-    command("demo", "train a small next-frame model on real video from a memory-mapped file, and show what it took", demo)
-    command("info", "tell what a file, a place inside one, or a directory holds, and how it will be read", _Info)
+    command("demo", "train a small next-frame model on real video from a memory-mapped file, and report its memory", demo)
+    command("info", "list the arrays in a file or directory, and how each is read", _Info)
     command("ingest", "write arrays, images or videos to one .npy, HDF5 or Zarr store that trains fast", ingest)
-    command("convert", "copy an array into another format, check what was written, and say what is not as it was", convert)
-    command("verify", "check data against its manifest, or against other data, block by block and value by value", verify)
-    command("stats", "tell what the values of each channel are like, and how they change from sample to sample", statistics)
-    command("preview", "draw samples as a PNG contact sheet, or frames, the next ones and the change between them", preview)
-    command("bench", "measure what each way of feeding Keras takes in memory and time, each in a process of its own", bench)
-    command("doctor", "tell what is wrong with how data is stored, what training takes, and the command that mends it", doctor)
+    command("convert", "copy an array or a whole archive into another format, and verify the copy", convert)
+    command("verify", "check data against its manifest, or compare it with other data, value by value", verify)
+    command("stats", "print minimum, maximum, mean and deviation of each channel, and of its change to the next sample", statistics)
+    command("preview", "draw samples as a PNG contact sheet; with --next-frame also the next ones and the difference", preview)
+    command("bench", "measure memory and time of each strategy to feed Keras, each in a process of its own", bench)
+    command("doctor", "find what slows down training in how data is stored, and print the commands that fix it", doctor)
     return parser
 
 
 class _Info:
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("path", help="a file, file::/inside, a glob or a directory")
-        from .operations.ingest.archive_options import add_raw_arguments
+        from .operations.command_options import add_options, add_raw_options
 
-        parser.add_argument("--layout", help="how the array is stored, such as TNHW, if not by the usual axes")
-        parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-        add_raw_arguments(parser.add_argument_group("files without a header", "numbers as they lie in memory"))
+        add_options(parser, "path", "--layout", "--json")
+        add_raw_options(parser)
 
     @staticmethod
     def run(options: argparse.Namespace) -> int:
+        from .operations.command_options import print_result, raw_form
         from .operations.describe import describe
-        from .operations.ingest.archive_options import raw_form
 
         found = describe(options.path, options.layout, **raw_form(options))
-        print(json.dumps(found.to_json(), indent=1) if options.json else found.to_text())
+        print_result(found, options)
         return FAILED if found.arrays and all(array.refused for array in found.arrays) else OK

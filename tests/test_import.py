@@ -9,7 +9,7 @@ import pytest
 
 import mmapstore
 
-HEAVY = ["tensorflow", "keras", "torch", "jax", "h5py", "zarr", "numcodecs", "av", "PIL", "skvideo", "scipy", "pandas"]
+HEAVY = ["tensorflow", "keras", "torch", "jax", "h5py", "zarr", "numcodecs", "av", "PIL", "skvideo", "scipy", "pandas", "tqdm"]
 
 
 def loaded(code: str) -> list[str]:

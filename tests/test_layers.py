@@ -28,6 +28,7 @@ OWNERS = {
     "joblib": {"operations/ingest/megabatches/unpickling"},
     "PIL": {"operations/", "demo", "bench/"},
     "matplotlib": {"bench/"},
+    "tqdm": {"operations/progress", "bench/"},
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 

@@ -56,6 +56,10 @@ class Labels:
         the place in `names`."""
         return tuple(range(len(self.values)) if self.values.dtype.kind == "S" else self.values.tolist())
 
+    def part(self, start: int, stop: int) -> Labels:
+        """Return the labels of samples [start, stop), with all classes of the whole."""
+        return Labels(self.codes[start:stop], self.values, self.class_names)
+
     @property
     def counts(self) -> Array:
         """Samples of each class, int64."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _MOST_SAMPLES, _MOST_BYTES = 10**6, 16 * 10**6  # labels that are read without being asked for
 _MOST_CLASSES, _MOST_VALUES = 1000, 20  # of a field of labels; of one that may as well hold numbers to be predicted
 _LEAST_SAMPLES = 10  # of a class on average, where nothing but the name of the field says that it holds classes
+_MOST_NAMED = 20  # classes, with the number of samples of each
 _FEW, _SHOWN = 4, 3  # parts or classes that are all named; missing classes named for each part where there are more
 
 
@@ -66,15 +67,34 @@ def are_sorted(labels: Labels) -> bool:
     return len(class_changes(labels)) == len(labels.values) - 1
 
 
+def class_counts(labels: Labels) -> dict[str, int]:
+    """Return the number of samples of each class, by its name."""
+    return dict(zip(map(str, labels.names), labels.counts.tolist(), strict=True))
+
+
+def class_words(field: str, labels: Labels) -> str:
+    """Return one line with the number of samples of each class.
+
+    >>> class_words("label", Labels(np.array([1, 0, 1], np.uint8), np.array([0, 1]), ("cat", "dog")))
+    'label: 2 classes, cat 1, dog 2'
+    """
+    names = [name if isinstance(name, str) else f"class {name}" for name in labels.names]
+    named = [f"{name} {count}" for name, count in zip(names, labels.counts, strict=True)]
+    more = [f"and {len(named) - _MOST_NAMED} more of {labels.counts.min()} to {labels.counts.max()} samples"]
+    return f"{field}: {len(named)} classes, {', '.join(named[:_MOST_NAMED] + more * (len(named) > _MOST_NAMED))}"
+
+
 def sorted_classes(dataset: Parts) -> tuple[str, str] | None:
     """Return the field whose classes lie one after the other in the store, and what lies where in words; None if none do."""
     found = label_field(dataset)
-    if found is None or not are_sorted(found[1]):
-        return None
-    field, labels = found
+    return (found[0], sorted_words(found[1])) if found is not None and are_sorted(found[1]) else None
+
+
+def sorted_words(labels: Labels) -> str:
+    """Say how many samples of which class lie where, for classes that lie one after the other."""
     first = labels.codes[np.append(0, class_changes(labels))].tolist()
     words = [f"{labels.counts[code]} of {_called(labels.names[code])}" for code in first[:_FEW]]
-    return field, ", then ".join([*words, *(["others"] if len(first) > _FEW else [])])
+    return ", then ".join([*words, *(["others"] if len(first) > _FEW else [])])
 
 
 def _called(name: int | str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..operations.ingest.estimate import duration
+from ..plain.display import format_duration
 from ..plain.memory_budget import format_bytes
 from .case import Case, least_step
 from .speeds import Speeds
@@ -60,4 +60,4 @@ def bottleneck_of(case: Case, speeds: Speeds) -> Bottleneck | None:
 
 
 def _seconds(seconds: float) -> str:
-    return duration(seconds) if seconds >= 0.001 else f"{seconds * 1e6:.3g} µs"
+    return format_duration(seconds) if seconds >= 0.001 else f"{seconds * 1e6:.3g} µs"

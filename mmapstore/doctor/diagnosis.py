@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..operations.ingest.estimate import duration
+from ..plain.display import format_duration
 from ..plain.memory_budget import MemoryPlan, format_bytes
 from .bottleneck import Bottleneck
 from .findings.contract import Finding
@@ -89,5 +89,5 @@ def _words(route: Route) -> str:
 
 
 def _finding_lines(found: Finding) -> list[str]:
-    seconds = "" if found.seconds is None or found.seconds < 0.0005 else f"; about {duration(found.seconds)} less an epoch"
+    seconds = "" if found.seconds is None or found.seconds < 0.0005 else f"; about {format_duration(found.seconds)} less an epoch"
     return [f"{found.level}: {found.found} [{found.code}]", f"    mend: {found.mend}", f"    gain: {found.gain}{seconds}"]

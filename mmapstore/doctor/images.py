@@ -14,11 +14,11 @@ from ..bench import strategies
 from ..bench.contract import Task
 from ..files.process_memory import memory_available
 from ..operations.ingest.contract import Position
-from ..operations.ingest.estimate import duration
 from ..operations.ingest.images.decoding import ImageHeader, read_header
 from ..operations.ingest.images.files import ListedImages, images_in_folder
 from ..operations.ingest.images.images import Images
 from ..operations.ingest.images.values import FULL_SCALE
+from ..plain.display import format_duration
 from ..plain.memory_budget import format_bytes
 from .diagnosis import Diagnosis
 from .findings.contract import SLOW, Finding
@@ -72,7 +72,7 @@ def _ingest(
 ) -> Finding:
     stored = sum(os.path.getsize(each) for each in _spread(listed.paths, _LOOKED_AT)) * len(listed.paths)
     stored //= min(len(listed.paths), _LOOKED_AT)
-    told = "" if seconds is None else f", which takes {duration(seconds)} in all threads of this machine"
+    told = "" if seconds is None else f", which takes {format_duration(seconds)} in all threads of this machine"
     words = [
         "mmapstore",
         "ingest",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..plain.display import text_table
 from ..plain.errors import KeyNotFoundError, UnsafeFileError
 from .contract import Listing
 from .hdf5_layout import storage_words
@@ -187,8 +188,7 @@ def no_such_key(file: Any, path: str, key: str) -> KeyNotFoundError:
 
 def _table(path: str, found: list[Listing]) -> str:
     shown = found[:_MOST_SHOWN]
-    width = max(len(listing.key) for listing in shown)
-    lines = [f"  /{listing.key:<{width}}  {listing.shape}  {listing.dtype}" for listing in shown]
+    lines = text_table([(f"/{listing.key}", f"{listing.shape}", f"{listing.dtype}") for listing in shown], "<<<")
     if len(found) > len(shown):
         lines.append(f"  ... and {len(found) - len(shown)} more; `mmapstore info {path}` shows all")
     return "\n".join(lines)

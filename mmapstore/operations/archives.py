@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..plain.display import text_table
 from ..plain.memory_budget import format_bytes
 
 _SUFFIXES = {".npy", ".h5", ".hdf5", ".he5", ".hdf", ".nc", ".mat", ".zarr"}
@@ -50,10 +51,9 @@ def archive_table(archives: Sequence[Archive]) -> Iterator[str]:
         (each.name, str(each.arrays), format_bytes(each.bytes), format_bytes(each.bytes_on_disk), ", ".join(each.read) or "-")
         for each in archives
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for number, row in enumerate(rows):
-        cells = [row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in (1, 2, 3)), row[4]]
-        yield "  ".join(cells)
-        if number:
-            for reason in archives[number - 1].refused:
-                yield f"{' ' * (widths[0] + 4)}refused: {reason}"
+    heading, *lines = text_table(rows, "<>>><", indent="")
+    yield heading
+    for each, line in zip(archives, lines, strict=True):
+        yield line
+        for reason in each.refused:
+            yield f"{' ' * (max(len(row[0]) for row in rows) + 4)}refused: {reason}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..batches.dataset import Dataset
 from ..batches.labels import is_label
-from ..batches.missing_classes import sorted_classes
+from ..batches.missing_classes import are_sorted, class_words, label_field, sorted_words
 from ..batches.opening import open_dataset, open_quietly
 from ..files.lent_buffers import ALIGNMENT, is_aligned
 from ..files.stored_files import nbytes_on_disk
@@ -181,13 +181,16 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
         sizes = f", where the batch size is a multiple of {batch}" if batch > 1 else ""
         notes.append(f"to_keras() hands x of unshuffled batches to TensorFlow without a copy{sizes}")
     notes += [doubt.words("layout") for doubt in dataset.doubts.values()]
-    if (classes := sorted_classes(dataset)) is not None:
-        notes.append(
-            f"its classes lie one after the other ({classes[1]}), so contiguous parts lack some; this divides each class: "
-            f"ds.split(0.8, 0.2, stratify={classes[0]!r})"
-        )
+    labelled = label_field(dataset)
+    if labelled is not None:
+        notes.append(class_words(*labelled))
+        if are_sorted(labelled[1]):
+            notes.append(
+                f"its classes lie one after the other ({sorted_words(labelled[1])}), so contiguous parts lack some; this divides "
+                f"each class: ds.split(0.8, 0.2, stratify={labelled[0]!r})"
+            )
     for note in dataset.notes.values():
-        if note.classes:
+        if note.classes and labelled is None:
             more = f" ... ({len(note.classes)} in all)" if len(note.classes) > _MOST_CLASSES else ""
             notes.append(f"class names: {', '.join(note.classes[:_MOST_CLASSES])}{more}")
         if note.mixed:

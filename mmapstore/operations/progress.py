@@ -1,70 +1,78 @@
-"""How far a write has come: a bar on a terminal, a call of the user's function, or nothing."""
+"""Progress of an operation: a tqdm bar on a terminal or in a notebook, a call of the user's function, or nothing."""
 
 from __future__ import annotations
 
 import sys
-import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from ..plain.errors import InvalidTypeError
-from ..plain.memory_budget import format_bytes
 
-_WIDTH = 24
-_SECONDS = 0.1  # between two paintings of the bar
+
+def progress_bar(unit: str, total: int | None = None, initial: int = 0) -> Any:
+    """Return a `tqdm` bar on standard error that is wiped when it is closed.
+
+    `unit` is "B" for bytes, which are shown as kB, MB ..., or a noun such as "objects". Close the bar, or use it in `with`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm asks for ipywidgets in a notebook that lacks it, and then shows text
+        from tqdm.auto import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        monitor_interval = 0  # no thread that wakes slow bars: it would outlive the operation
+
+    is_bytes = unit == "B"
+    return Bar(
+        total=total, initial=initial, unit=unit if is_bytes else f" {unit}", unit_scale=is_bytes, leave=False, dynamic_ncols=True
+    )
+
+
+def shows_bar(wanted: Any, call: str = "(done, total)") -> bool:
+    """True if `progress=wanted` asks for a bar: `True`, or `None` on a terminal or in a notebook.
+
+    `call` names the arguments of the user's function. Raises InvalidTypeError for anything but None, a bool or a function.
+    """
+    if wanted is not None and not isinstance(wanted, bool) and not callable(wanted):
+        raise InvalidTypeError(
+            f"progress={wanted!r} is not understood; expected None (a bar on a terminal), False, or a function of {call}."
+        )
+    return wanted is True or (wanted is None and (_is_notebook() or (sys.stderr is not None and sys.stderr.isatty())))
+
+
+def _is_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 class Progress:
-    """Counts samples; `total` is None where it is not known, and may turn out wrong."""
+    """Progress in samples.
+
+    Parameters
+    ----------
+    wanted : the `progress=` argument of the operation: None, a bool, or a function of (samples done, samples in all or None)
+    total : samples in all; None where nobody knows. More may come than that
+    sample_nbytes : bytes of a sample, for the rate
+    done : samples that an earlier run has finished
+    """
 
     def __init__(self, wanted: Any, total: int | None, sample_nbytes: int, done: int) -> None:
-        if wanted is not None and wanted is not False and wanted is not True and not callable(wanted):
-            raise InvalidTypeError(
-                f"progress={wanted!r} is not understood; expected None (a bar on a terminal), False, or a function (done, total)."
-            )
+        shown = shows_bar(wanted)
         self._call: Callable[[int, int | None], Any] | None = wanted if callable(wanted) else None
-        self._bar = wanted is True or (wanted is None and sys.stderr is not None and sys.stderr.isatty())
-        self._total = total
-        self._sample_nbytes = sample_nbytes
-        self._first = done
-        self._began = time.monotonic()
-        self._painted = 0.0
-        self._length = 0
+        self._total, self._nbytes, self._done = total, max(1, sample_nbytes), done
+        self._bar = progress_bar("B", total and total * self._nbytes, done * self._nbytes) if shown else None
 
     def __call__(self, done: int) -> None:
         if self._call is not None:
             self._call(done, self._total)
-        now = time.monotonic()
-        if self._bar and now - self._painted >= _SECONDS:
-            self._painted = now
-            self._paint(bar_text(done, self._total, done - self._first, self._sample_nbytes, now - self._began))
+        if self._bar is not None:
+            of = f" of {self._total}" if self._total and done <= self._total else ""
+            self._bar.set_postfix_str(f"{done}{of} samples", refresh=False)
+            self._bar.update((done - self._done) * self._nbytes)
+            self._done = done
 
     def close(self) -> None:
-        """Wipe the bar, so that what is printed next begins on a clean line."""
-        if self._bar and self._length:
-            self._paint("")
-            sys.stderr.write("\r")
-            sys.stderr.flush()
-
-    def _paint(self, text: str) -> None:
-        sys.stderr.write("\r" + text.ljust(self._length))
-        sys.stderr.flush()
-        self._length = len(text)
-
-
-def bar_text(done: int, total: int | None, written: int, sample_nbytes: int, seconds: float) -> str:
-    """
-    >>> bar_text(50, 200, 50, 1_000_000, 2.0)
-    '[######                  ]  25%  50 of 200 samples  25.0 MB/s  0:06 left'
-    >>> bar_text(50, None, 50, 1_000_000, 2.0)
-    '50 samples  25.0 MB/s'
-    """
-    rate = written / seconds if seconds > 0 else 0.0
-    speed = f"{format_bytes(rate * sample_nbytes)}/s"
-    if not total or done > total:
-        return f"{done} samples  {speed}"
-    share = done / total
-    left = round((total - done) / rate) if rate else 0
-    bar = "#" * int(share * _WIDTH)
-    clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}" if left >= 3600 else f"{left // 60}:{left % 60:02d}"
-    return f"[{bar:<{_WIDTH}}] {share:4.0%}  {done} of {total} samples  {speed}  {clock} left"
+        """Wipe the bar, so that the next print begins on a clean line."""
+        if self._bar is not None:
+            self._bar.close()

@@ -22,6 +22,7 @@ from mmapstore.operations.ingest.images.picture_files import PictureFiles
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, SourceWarning, StateMismatchError
 
 COUNTS = {"ant": 9, "cat": 30, "dog": 12}
+CLASSES = "label: 3 classes, ant 9, cat 30, dog 12"
 
 
 def folders(path: Path, counts: dict[str, int], name: str = "{}.png", first: int = 1) -> Path:
@@ -363,9 +364,11 @@ def test_the_summary_says_the_order_and_how_to_change_it(pets, tmp_path, capsys)
     assert main([*arguments, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["order"] == words
     assert main(arguments) == 0
-    assert words in capsys.readouterr().out.splitlines()
+    assert {words, CLASSES} <= set(capsys.readouterr().out.splitlines())
     assert main([*arguments, "--overwrite", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["order"] == {"samples": 51, "order": "mixed", "seed": 5, "words": words}
+    found = json.loads(capsys.readouterr().out)
+    assert found["order"] == {"samples": 51, "order": "mixed", "seed": 5, "words": words}
+    assert found["classes"] == {"field": "label", "counts": COUNTS, "words": CLASSES}
     assert main([*arguments, "--overwrite", "--order", "sorted"]) == 0
     assert "samples in the order of names; order='mixed' (--order mixed) mixes them" in capsys.readouterr().out
     assert words in repr(mm.Images(pets, seed=5))
@@ -377,7 +380,7 @@ def test_info_and_preview_name_classes_and_the_order(pets, tmp_path, capsys):
     mm.ingest(pets, tmp_path / "x.h5", progress=False)
     assert main(["info", str(tmp_path / "x.h5")]) == 0
     text = capsys.readouterr().out
-    assert "note: class names: ant, cat, dog" in text
+    assert f"note: {CLASSES}" in text
     assert "note: ingest mixed the order of samples: contiguous parts are random parts" in text
     assert "samples in mixed order" in repr(mm.open(tmp_path / "x.h5"))
     preview = ["preview", str(tmp_path / "x.h5"), str(tmp_path / "sheet.png")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -293,11 +295,15 @@ def test_a_bar_on_a_terminal_alone(tmp_path: Path, capsys: pytest.CaptureFixture
     ingest(frames(4), tmp_path / "x.npy")
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bar = Progress(None, 200, 10, 0)
-    bar(50)
-    bar.close()
-    shown = capsys.readouterr().err
-    assert "50 of 200 samples" in shown and shown.endswith("\r")
+    for total, expected in ((200, "1.90k/2.00k"), (None, "1.90kB [")):
+        bar = Progress(None, total, 10, 40)
+        for done in (50, 190):
+            time.sleep(0.11)  # tqdm paints ten times a second
+            bar(done)
+        bar.close()
+        shown = capsys.readouterr().err
+        assert expected in shown and f"190{f' of {total}' * bool(total)} samples" in shown and shown.endswith("\r")
+        assert not any("tqdm" in type(thread).__module__ for thread in threading.enumerate())
     Progress(False, 200, 10, 0)(50)
     assert capsys.readouterr() == ("", "")
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmapstore.cli import main
+from mmapstore.operations.ingest import ingest
 from mmapstore.operations.statistics import statistics_at
 from mmapstore.plain.channel_statistics import ChannelStatistics
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError
@@ -73,10 +74,14 @@ def test_parts_know_nothing_of_each_other(tmp_path: Path) -> None:
         checked(part.differences, by_channel(np.diff(own.astype(np.float64), axis=0)))
 
 
-def described(path: Path, array: np.ndarray[Any, Any], statistics: dict[str, Any] | None) -> Path:
+def described(
+    path: Path, array: np.ndarray[Any, Any], statistics: dict[str, Any] | None, notes: dict[str, Any] | None = None
+) -> Path:
     np.save(path, array)
     shape, letters = array.shape, "NCHW"[: array.ndim]
-    entry = ArrayManifest(path.name, "", shape, array.dtype.str, letters, (0, len(array)), len(array), ("0",), statistics)
+    entry = ArrayManifest(
+        path.name, "", shape, array.dtype.str, letters, (0, len(array)), len(array), ("0",), statistics, notes=notes
+    )
     Path(f"{path}{SUFFIX}").write_text(Manifest({"data": entry}).to_json())
     return path
 
@@ -129,6 +134,31 @@ def test_keras_lines(tmp_path: Path) -> None:
         assert normal.mean() == pytest.approx(0, abs=1e-4) and normal.std() == pytest.approx(1, abs=1e-4)
     np.save(tmp_path / "z.npy", np.full((3, 2, 2), np.inf, np.float32))
     assert statistics_at(tmp_path / "z.npy")[0].keras_line() == ""
+
+
+@pytest.mark.parametrize("kind", ["text", "numbers"])
+def test_labels_are_counted_and_have_no_change(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    label = np.repeat([b"cat", b"dog"] if kind == "text" else [0, 1], [30, 10])
+    ingest({"image": frames(40), "label": label}, tmp_path / "pets")
+    path = str(tmp_path / "pets")
+    image, labels = statistics_at(path)
+    assert image.differences.channels and not image.classes
+    words = "label: 2 classes, cat 30, dog 10" if kind == "text" else "label: 2 classes, class 0 30, class 1 10"
+    assert (labels.classes, labels.keras_line(), labels.differences.channels) == (words, "", 0)
+    assert [part.classes for part in statistics_at(path, split=(0.75, 0.25)) if part.field == "label"] == [
+        words.replace("10", "0"), words.replace("30", "0")
+    ]  # fmt: skip
+    assert main(["stats", path, "--recompute"]) == 0
+    text = capsys.readouterr().out
+    assert words in text and text.count("change to the next sample") == text.count("keras.layers") == 1
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_samples_in_mixed_order_have_no_change(tmp_path: Path, recompute: bool) -> None:
+    path = described(tmp_path / "x.npy", frames(), kept(), {"order": [{"samples": 20, "order": "mixed", "seed": 0}]})
+    (found,) = statistics_at(path, recompute=recompute)
+    assert not found.differences.channels and found.change is None and found.to_json()["difference"] is None
+    assert found.values.channels == 3
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...operations.ingest.estimate import duration
 from ...plain.array_spec import DEFAULT_LAYOUTS
+from ...plain.display import format_duration
 from ...plain.guessed_axes import Doubt
 from ...plain.memory_budget import format_bytes
 from ..case import Case
@@ -72,7 +72,7 @@ def _channels_first(case: Case, speeds: Speeds | None) -> Iterator[Finding]:
         return
     last = "N" + letters[1:] + "C"
     nbytes = case.delivered_nbytes
-    cost = "" if speeds is None else f", {duration(nbytes / speeds.copy)}"
+    cost = "" if speeds is None else f", {format_duration(nbytes / speeds.copy)}"
     if frameworks.has_onednn:
         found = "TensorFlow computes channels_first convolutions on a processor, but in 2 to 3 times the time of channels_last"
         level = NOTE

@@ -1,93 +1,65 @@
-"""`mmapstore convert SRC DST`: the command line's side of `convert`."""
+"""The command `mmapstore convert SRC DST`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from typing import Any
 
 from ...plain.errors import InvalidValueError, PackedValuesWarning
+from ..command_options import RESUMABLE, add_options, keywords, print_result
 from . import convert, tree_command
 from .casts import CASTINGS
 
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the arguments of `mmapstore convert` to a parser made for it."""
+    """Describe the arguments of `mmapstore convert`."""
     parser.add_argument("source", metavar="SRC", help="a.npy, a.h5::/frames, a.nc::/t2m, a.mat::/x, a.zarr or a quoted glob")
     parser.add_argument("out", metavar="DST", help="b.npy, b.h5, b.h5::/name, b.zarr or b.zarr::/name")
-    parser.add_argument("--key", help="the array inside SRC, instead of ::")
-    parser.add_argument("--layout", help="axes as written, one letter each, such as NCHW (default: as they are stored)")
-    parser.add_argument("--source-layout", help="axes as they are stored (default: the usual ones for that many)")
-    parser.add_argument("--dtype", help="of the target, such as uint8 or float32 (default: that of the source)")
+    add_options(
+        parser, "--key", "--layout", "--source-layout", "--dtype", layout="axes of the output, such as NCHW (default: as stored)"
+    )
     parser.add_argument(
         "--casting",
         choices=CASTINGS,
         default="exact",
-        help="for values that the dtype does not hold: exact refuses them, round takes the nearest and refuses what is out of "
-        "range, clip takes the end of the range for that; both are counted (default: exact)",
+        help="values that the dtype cannot hold: exact is an error, round takes the nearest value and is an error out of range, "
+        "clip also clips to the range; changed values are counted (default: exact)",
     )
-    parser.add_argument("--samples", metavar="START:STOP", help="convert these samples alone, such as 0:1000 or -100:")
-    parser.add_argument("--compression", help="gzip, zstd, blosc ... or none (default: that of the source, where DST has it)")
-    parser.add_argument("--chunks", metavar="N,N,...", help="the shape of a chunk of DST (default: that of the source)")
-    parser.add_argument("--chunk-samples", type=int, metavar="N", help="whole samples in a chunk of DST")
+    parser.add_argument("--samples", metavar="START:STOP", help="copy only these samples, such as 0:1000 or -100:")
+    add_options(parser, "--compression", compression="gzip, zstd, blosc ... or none (default: that of the source, if possible)")
+    parser.add_argument("--chunks", metavar="N,N,...", help="chunk shape of the output (default: that of the source)")
+    parser.add_argument("--chunk-samples", type=int, metavar="N", help="number of whole samples in a chunk of the output")
     parser.add_argument(
         "--unpack",
         action="store_true",
-        help="write the values that packed numbers stand for (scale_factor, add_offset, _Unsigned), and NaN where there is none "
-        "(_FillValue, missing_value, valid_range ...)",
+        help="write unpacked values (scale_factor, add_offset, _Unsigned), and NaN for missing ones (_FillValue, missing_value, "
+        "valid_range ...)",
     )
-    parser.add_argument("--max-memory", default="256MB", help="bound for private memory (default: 256MB)")
-    parser.add_argument("--overwrite", action="store_true", help="replace DST when the new data is whole")
-    parser.add_argument("--no-resume", action="store_true", help="forget an interrupted run and start again")
+    add_options(parser, "--max-memory", "--overwrite", "--no-resume")
     parser.add_argument(
-        "--no-verify", action="store_true", help="do not read the target back: saves some 10%% of the time for .npy, up to half "
-        "where it has to be decoded",
+        "--no-verify", dest="verify", action="store_false", help="skip reading the output back: saves some 10%% of the "
+        "time for .npy, up to half for compressed output",
     )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="write nothing: sizes, chunks, memory and time")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_options(parser, "--dry-run", "--json")
     tree_command.add_arguments(parser)
+    parser.set_defaults(interrupted=RESUMABLE)
 
 
 is_supervised = tree_command.is_tree
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, and say what was done. Returns 0 or, stopped by Ctrl-C, 130; raises what `convert` raises."""
+    """Convert, and print what was done. Returns 0; raises what `convert` raises."""
     if tree_command.is_tree(args):
         return tree_command.run(args)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PackedValuesWarning)  # among the notes, which are printed below
-            done = convert(
-                args.source,
-                args.out,
-                key=args.key,
-                layout=args.layout,
-                source_layout=args.source_layout,
-                dtype=args.dtype,
-                casting=args.casting,
-                samples=_samples(args.samples),
-                compression=args.compression,
-                chunks=_chunks(args.chunks),
-                chunk_samples=args.chunk_samples,
-                max_memory=args.max_memory,
-                overwrite=args.overwrite,
-                resume=not args.no_resume,
-                dry_run=args.dry_run,
-                unpack=args.unpack,
-                verify=not args.no_verify,
-                progress=False if args.json else None,
-            )
-    except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to go on from here.", file=sys.stderr)
-        return INTERRUPTED
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PackedValuesWarning)  # the notes below repeat it
+        done = convert(**keywords(convert, args, samples=_samples(args.samples), chunks=_chunks(args.chunks)))
     for note in done.notes:
         print(f"mmapstore: {note}", file=sys.stderr)
-    print(json.dumps(done.to_json()) if args.json else done.to_text())
+    print_result(done, args, indent=None)
     return 0
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from ...plain.errors import (
     WriteError,
 )
 from ...plain.manifest import SUFFIX
-from ...plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
+from ...plain.memory_budget import MemoryPlan, parse_bytes
+from ..progress import progress_bar, shows_bar
 from .tree_copies import way
 from .tree_journal import TreeJournal
 from .tree_report import TreeReport, TreeRow
@@ -113,8 +114,8 @@ def convert_all(
             journal.publish(overwrite)
             return _report(source, target, journal, began)
         _require_free(target, kind, overwrite)
-        conversion = _Conversion(path, inside or "", kind, journal, limit, allow_links, _reporter(progress))
-        conversion.run()
+        with _reporting(progress) as report:
+            _Conversion(path, inside or "", kind, journal, limit, allow_links, report).run()
         manifest = Path(f"{target}{SUFFIX}")
         if manifest.exists():
             manifest.unlink()  # it describes the data that is replaced
@@ -299,32 +300,20 @@ def _require_free(target: str, kind: str, overwrite: bool) -> None:
         )
 
 
-def _reporter(progress: ProgressCall | bool | None) -> ProgressCall:
-    if callable(progress):
-        return progress
-    if progress is not None and not isinstance(progress, bool):
-        raise InvalidTypeError(f"progress={progress!r} is not understood; expected None, False, or a function of a row.")
-    if progress or (progress is None and sys.stderr is not None and sys.stderr.isatty()):
-        return _Line()
-    return lambda row: None
+@contextlib.contextmanager
+def _reporting(progress: ProgressCall | bool | None) -> Iterator[ProgressCall]:
+    """Yield the function that is called with each row: the user's, one that moves a bar, or one that does nothing."""
+    if not shows_bar(progress, "a row"):
+        yield progress if callable(progress) else lambda row: None
+        return
+    with progress_bar("B") as bar:
+        rows = itertools.count(1)
 
+        def show(row: TreeRow) -> None:
+            bar.set_postfix_str(f"{next(rows)} objects, {row.path[-60:]}", refresh=False)
+            bar.update(row.nbytes)
 
-class _Line:
-    """One line on the terminal, painted over."""
-
-    def __init__(self) -> None:
-        self._count, self._nbytes, self._length = 0, 0, 0
-        self._painted = 0.0
-
-    def __call__(self, row: TreeRow) -> None:
-        self._count, self._nbytes = self._count + 1, self._nbytes + row.nbytes
-        if time.monotonic() - self._painted < 0.1:
-            return
-        self._painted = time.monotonic()
-        text = f"{self._count} objects, {format_bytes(self._nbytes)}: {row.path}"[:100]
-        sys.stderr.write("\r" + text.ljust(self._length))
-        sys.stderr.flush()
-        self._length = len(text)
+        yield show
 
 
 def _report(source: str | os.PathLike[str], target: str, journal: TreeJournal, began: float) -> TreeReport:

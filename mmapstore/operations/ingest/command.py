@@ -1,84 +1,74 @@
-"""`mmapstore ingest SOURCE... OUT`: the command line's side of `ingest`."""
+"""The command `mmapstore ingest SOURCE... OUT`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ...batches.missing_classes import class_counts, class_words, label_field
+from ...batches.opening import open_quietly
 from ...files.stored_files import nbytes_on_disk
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ...plain.memory_budget import format_bytes
+from ..command_options import RESUMABLE, add_options, keywords
 from . import archive_options, ingest
-from .estimate import require_epochs
+from .estimate import Estimate, require_epochs
 from .images import options as image_options
 from .images.order import order_words
+from .video import Videos
 
 _MOST_NAMED = 10
-INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the arguments of `mmapstore ingest` to a parser made for it."""
+    """Describe the arguments of `mmapstore ingest`."""
     parser.usage = "%(prog)s [OPTION ...] SOURCE [SOURCE ...] OUT"  # with all options named, errors would stand below 24 lines
     parser.add_argument("source", nargs="+", metavar="SOURCE", help="an array, a directory, a quoted glob, or several files")
     parser.add_argument(
         "out", metavar="OUT", help="frames.npy, frames.h5, frames.h5::/name or frames.zarr; for several fields also a directory"
     )
+    add_options(
+        parser, "--layout", "--source-layout", "--dtype", "--compression", "--max-memory", "--overwrite",
+        layout="axes of the output, one letter each; 'keep' for those of the source (default: NCHW)",
+        dtype="dtype of the output, such as uint8 or float32; a value that does not fit is an error (default: that of the source)",
+    )  # fmt: skip
+    parser.set_defaults(layout="NCHW", interrupted=RESUMABLE)
+    parser.add_argument("--append", action="store_true", help="add the samples to existing output, as new episodes")
+    add_options(parser, "--no-resume", "--dry-run", dry_run="write nothing; print samples, size, memory, and time, from 2 seconds")
+    parser.add_argument("--epochs", type=int, metavar="N", help="with --dry-run: tell if ingesting is faster over N epochs")
     parser.add_argument(
-        "--layout", default="NCHW", help="axes as written, one letter each; 'keep' for those of the source (default: NCHW)"
+        "--train-seconds", type=float, default=0.0, metavar="S", help="with --epochs: seconds of training in an epoch (default: 0)"
     )
-    parser.add_argument(
-        "--source-layout", help="axes as they come, such as NHWC or NTHWC (default: the usual ones for that many axes)"
-    )
-    parser.add_argument("--dtype", help="convert to this, such as uint8 or float32; a value that does not fit is an error")
-    parser.add_argument("--compression", help="for HDF5 and Zarr: gzip, zstd, blosc ...")
-    parser.add_argument("--max-memory", default="256MB", help="bound for private memory (default: 256MB)")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT when the new data is whole")
-    parser.add_argument("--append", action="store_true", help="add the samples to what is at OUT, as new episodes")
-    parser.add_argument("--no-resume", action="store_true", help="forget an interrupted run and start again")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="write nothing; tell samples, bytes, memory, and the time, measured for 2 seconds"
-    )
-    parser.add_argument("--epochs", type=int, help="with --dry-run: tell whether ingesting pays for that many epochs")
-    parser.add_argument(
-        "--train-seconds", type=float, default=0.0, help="with --epochs: what an epoch of the training itself takes (default: 0)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_options(parser, "--json")
     image_options.add_arguments(parser)
     archive_options.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ingest, and say where the data is and how to open it. Returns 0 or, stopped by Ctrl-C, 130; raises what `ingest` raises."""
+    """Ingest, and print where the data is and how to open it. Returns 0; raises what `ingest` raises."""
     began = time.monotonic()
-    try:
-        source = archive_options.source_from(args) or image_options.source_from(args)
-        if source is None:
-            source = args.source[0] if len(args.source) == 1 else list(args.source)
-        options: dict[str, Any] = {
-            "layout": None if args.layout.lower() == "keep" else args.layout,
-            "source_layout": args.source_layout,
-            "dtype": args.dtype,
-            "compression": args.compression,
-            "max_memory": args.max_memory,
-            "overwrite": args.overwrite,
-            "append": args.append,
-        }
-        if args.dry_run or args.epochs is not None:
-            require_epochs(args.epochs, args.train_seconds, args.dry_run)
-            estimated = ingest(source, args.out, **options, dry_run=True, epochs=args.epochs, train_seconds=args.train_seconds)
-            print(json.dumps(estimated.to_json()) if args.json else estimated)
-            return 0
-        path = ingest(source, args.out, **options, resume=not args.no_resume, progress=False if args.json else None)
-    except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to go on from here.", file=sys.stderr)
-        return INTERRUPTED
-    found = _summary(path, time.monotonic() - began)
+    options = keywords(ingest, args, layout=None if args.layout.lower() == "keep" else args.layout)
+    for name in ("order", "seed"):  # of Images, which has them from `args`
+        options.pop(name, None)
+    if (source := archive_options.source_from(args)) is not None:
+        options.update(source=source, source_layout=args.source_layout if isinstance(source, Videos) else None)
+    elif (images := image_options.source_from(args)) is not None:
+        options.update(source=images, dtype=None)
+    elif len(args.source) == 1:
+        options["source"] = args.source[0]
+    options["dry_run"] = args.dry_run or args.epochs is not None
+    require_epochs(args.epochs, args.train_seconds, args.dry_run)
+    done: Estimate | str = ingest(**options)
+    if isinstance(done, Estimate):
+        print(json.dumps(done.to_json()) if args.json else done)
+        return 0
+    found = _summary(done, time.monotonic() - began)
     print(json.dumps(found) if args.json else _line(found))
     return 0
 
@@ -107,12 +97,12 @@ def _summary(path: str, seconds: float) -> dict[str, Any]:
     found = {"path": path, "fields": fields, "bytes": total, "seconds": round(seconds, 3)}
     if order_words(order):
         found["order"] = {**order[0], "words": order_words(order)}
+    if (labels := label_field(open_quietly(path))) is not None:
+        found["classes"] = {"field": labels[0], "counts": class_counts(labels[1]), "words": class_words(*labels)}
     return {**found, "skipped": skipped} if skipped else found
 
 
 def _line(found: dict[str, Any]) -> str:
-    import numpy as np
-
     parts = [
         (f"{name} " if len(found["fields"]) > 1 else "")
         + f"{field['samples']} x ({', '.join(map(str, field['shape']))}) {np.dtype(field['dtype'])}"
@@ -121,14 +111,16 @@ def _line(found: dict[str, Any]) -> str:
     held = sum(
         field["samples"] * math.prod(field["shape"]) * np.dtype(field["dtype"]).itemsize for field in found["fields"].values()
     )
-    rate = format_bytes(held / max(found["seconds"], 1e-3))
-    skipped = found.get("skipped", ())
-    named = ", ".join(skipped[:_MOST_NAMED])
-    more = " ... (the manifest names all)" if len(skipped) > _MOST_NAMED else ""
-    left_out = f"\nskipped {len(skipped)}, broken or unmatched: {named}{more}" if skipped else ""
-    order = f"\n{found['order']['words']}" if "order" in found else ""
-    return (
-        f"{found['path']}: {'; '.join(parts)}, {format_bytes(held)} in {found['seconds']:.1f} s ({rate}/s), "
-        f"{format_bytes(found['bytes'])} on disk{order}\n"
-        f"open it with: ds = mmapstore.open({found['path']!r}){left_out}"
-    )
+    lines = [
+        f"{found['path']}: {'; '.join(parts)}, {format_bytes(held)} in {found['seconds']:.1f} s "
+        f"({format_bytes(held / max(found['seconds'], 1e-3))}/s), {format_bytes(found['bytes'])} on disk"
+    ]
+    if "classes" in found:
+        lines.append(found["classes"]["words"])
+    if "order" in found:
+        lines.append(found["order"]["words"])
+    lines.append(f"open it with: ds = mmapstore.open({found['path']!r})")
+    if skipped := found.get("skipped"):
+        more = " ... (the manifest names all)" if len(skipped) > _MOST_NAMED else ""
+        lines.append(f"skipped {len(skipped)}, broken or unmatched: {', '.join(skipped[:_MOST_NAMED])}{more}")
+    return "\n".join(lines)

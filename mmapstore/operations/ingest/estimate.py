@@ -16,6 +16,7 @@ from ...files import descriptors, durable_writes
 from ...formats.contract import Writer
 from ...formats.registry import PARTIAL
 from ...plain.cost_model import IngestCost
+from ...plain.display import format_duration
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.memory_budget import MemoryPlan, format_bytes
 from .contract import Position
@@ -104,15 +105,17 @@ class Estimate:
             stored = (
                 f", {format_bytes(self.stored_nbytes)} on disk" if abs(self.stored_nbytes - self.nbytes) > self.nbytes / 50 else ""
             )
-            lines.append(f"{size}{stored} ({free}), in about {duration(self.seconds)}, judged by {self.measured_samples} samples")
+            lines.append(
+                f"{size}{stored} ({free}), in about {format_duration(self.seconds)}, judged by {self.measured_samples} samples"
+            )
         lines += [self.order] if self.order else []
         lines.append(f"memory: {self.memory}")
         if self.epochs is not None and self.cost is not None:
             cost, training = self.cost, "" if self.cost.train else ", without the training itself"
             lines.append(
-                f"{self.epochs} epochs{training}: {duration(cost.from_source(self.epochs))} from the source each time, "
-                f"{duration(cost.from_store(self.epochs))} with ingesting once "
-                f"(each epoch reads {duration(cost.prepare)} from the source, {duration(cost.read)} from the store)"
+                f"{self.epochs} epochs{training}: {format_duration(cost.from_source(self.epochs))} from the source each time, "
+                f"{format_duration(cost.from_store(self.epochs))} with ingesting once "
+                f"(each epoch reads {format_duration(cost.prepare)} from the source, {format_duration(cost.read)} from the store)"
             )
             if cost.pays_from is None:
                 lines.append("ingesting saves no time here: the store is read no faster than the source")
@@ -120,19 +123,6 @@ class Estimate:
                 verdict = "it pays" if self.epochs >= cost.pays_from else "it does not pay"
                 lines.append(f"{verdict}: ingesting takes less time in all from epoch {cost.pays_from} on")
         return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> [duration(seconds) for seconds in (0.004, 0.25, 12.34, 90, 5400, 86400 * 3)]
-    ['4 ms', '250 ms', '12.3 s', '1.5 min', '1.5 h', '72 h']
-    """
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms"
-    for unit, size in (("s", 1), ("min", 60)):
-        if seconds < 60 * size * 0.9995:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 3600:.4g} h"
 
 
 def require_can_be_measured(source: Any, parts: Mapping[str, Any] | None) -> None:

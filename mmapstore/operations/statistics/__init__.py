@@ -1,4 +1,4 @@
-"""`mmapstore stats`: what the values of each channel are like, and how they change from one sample to the next."""
+"""Statistics of the values of each channel, and of their change from one sample to the next."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ...batches.dataset import Dataset
+from ...batches.labels import is_label
+from ...batches.missing_classes import class_words, label_field
 from ...batches.opening import open_dataset
 from ...batches.split import split_points
 from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, DifferenceStatistics
@@ -34,9 +37,10 @@ class FieldStatistics:
     part : "train", "val" ... of a split; "" for all samples
     samples : [first, last + 1)
     sample_shape, dtype, layout : of the field; `layout` begins with "N"
-    values : of each channel
-    differences : of x[t+1] - x[t], within episodes
-    origin : where these figures come from, in words
+    values : statistics of each channel; without channels for labels that are text
+    differences : statistics of x[t+1] - x[t] within episodes; without channels for labels, and for samples in mixed order
+    origin : source of these figures, in words
+    classes : the number of samples of each class, in words; "" for fields that hold no labels
     """
 
     field: str
@@ -48,6 +52,7 @@ class FieldStatistics:
     values: ChannelStatistics
     differences: ChannelStatistics
     origin: str
+    classes: str = ""
 
     @property
     def change(self) -> float | None:
@@ -57,7 +62,7 @@ class FieldStatistics:
     def keras_line(self) -> str:
         """The layer that brings these values to mean 0 and variance 1; "" where they have no finite mean."""
         mean, variance = self.values.mean, self.values.std**2
-        if not len(mean) or not np.isfinite(mean).all() or not np.isfinite(variance).all():
+        if self.classes or not len(mean) or not np.isfinite(mean).all() or not np.isfinite(variance).all():
             return ""
         if "C" not in self.layout:
             return f"keras.layers.Normalization(axis=None, mean={mean[0]:.6g}, variance={variance[0]:.6g})"
@@ -76,6 +81,7 @@ class FieldStatistics:
             "difference": self.differences.to_json() if self.differences.channels else None,
             "origin": self.origin,
             "keras": self.keras_line(),
+            **({"classes": self.classes} if self.classes else {}),
         }
 
 
@@ -88,18 +94,19 @@ def statistics_at(
     max_memory: int | str = "256MB",
     progress: Callable[[int, int | None], Any] | bool | None = None,
 ) -> list[FieldStatistics]:
-    """Count, NaNs, minimum, maximum, mean and standard deviation of each channel, and of the change to the next sample.
+    """Return count, NaNs, minimum, maximum, mean and standard deviation of each channel, and of the change to the next sample.
 
-    They come from the manifest where it has them for all samples and the data was not changed since, else from one pass over the
-    data. Fields of bytes are left out.
+    The figures come from the manifest where it has them for all samples and the data was not changed since, else from one pass
+    over the data. A field of labels has the number of samples of each class, and no change to the next sample; nor has any field
+    of samples that ingest mixed. Fields of bytes are skipped, unless they hold labels.
 
     Parameters
     ----------
     path : what `mmapstore.open` takes
-    split : fractions or counts as `Dataset.split` takes them: statistics of each part by itself
-    layout : how the array is stored, where neither its manifest nor the number of axes says so
-    recompute : read the data, whatever the manifest has
-    max_memory : bound for private memory
+    split : fractions or counts as `Dataset.split` takes them, for statistics of each part by itself
+    layout : axes of the stored array, where neither its manifest nor the number of axes says so
+    recompute : read the data, even if the manifest has its statistics
+    max_memory : upper bound of private memory
     progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples)
 
     Raises what `mmapstore.open` raises; InvalidTypeError if no field holds numbers; MemoryBudgetError.
@@ -119,34 +126,36 @@ def statistics_at(
     names = _PART_NAMES.get(len(points)) or tuple(f"part {number + 1}" for number in range(len(points)))
     episodes = dataset.episodes
     described = {} if split or layout or recompute else _described(os.fspath(path))
+    label, labels = label_field(dataset) or ("", None)
     found = []
     for field, reader in dataset.readers.items():
-        if reader.spec.dtype.kind not in "biuf":
+        spec = reader.spec
+        if spec.dtype.kind not in "biuf" and field != label:
             continue
-        kept, why_not = _from_manifest(described.get(field) or described.get(""), len(reader.spec))
+        is_ordered = not dataset.mixed and not _holds_labels(dataset, field, label)
+        kept, why_not = _from_manifest(described.get(field) or described.get(""), len(spec), is_ordered)
         for (start, stop), name in zip(points, names, strict=True):
+            classes = class_words(field, labels.part(start, stop)) if labels is not None and field == label else ""
             if kept is not None:
                 values, differences, origin = kept
+            elif spec.dtype.kind == "S":
+                values, differences, origin = ChannelStatistics(), ChannelStatistics(), "counted"
             else:
-                values, differences = _computed(str(path), reader, episodes, start, stop, budget, progress)
+                values, differences = _computed(str(path), reader, episodes, start, stop, budget, progress, is_ordered)
                 origin = f"computed from the data{why_not}"
-            spec = reader.spec
-            found.append(
-                FieldStatistics(
-                    field,
-                    name if split else "",
-                    (start, stop),
-                    spec.sample_shape,
-                    str(spec.dtype),
-                    spec.layout,
-                    values,
-                    differences,
-                    origin,
-                )
-            )
+            figures = values, differences, origin, classes
+            part = name if split else ""
+            found.append(FieldStatistics(field, part, (start, stop), spec.sample_shape, str(spec.dtype), spec.layout, *figures))
     if not found:
         raise InvalidTypeError(f"{os.fspath(path)} holds no numbers, so it has no statistics; expected bool, integers or floats.")
     return found
+
+
+def _holds_labels(dataset: Dataset, field: str, label: str) -> bool:
+    """True for the field `label`, fields with class names, and fields of whole numbers that are surely called like labels."""
+    is_named = field in dataset.notes and bool(dataset.notes[field].classes)
+    is_whole = dataset.readers[field].spec.dtype.kind in "biu" and not dataset.readers[field].spec.sample_shape
+    return field == label or is_named or (is_whole and is_label(field, surely=True))
 
 
 def _described(path: str) -> dict[str, Described]:
@@ -159,8 +168,10 @@ def _described(path: str) -> dict[str, Described]:
     return {each.name.partition("::/")[2]: each for each in found}
 
 
-def _from_manifest(each: Described | None, samples: int) -> tuple[tuple[ChannelStatistics, ChannelStatistics, str] | None, str]:
-    """Values, differences and where they stand; or None, and why they cannot be had."""
+def _from_manifest(
+    each: Described | None, samples: int, is_ordered: bool
+) -> tuple[tuple[ChannelStatistics, ChannelStatistics, str] | None, str]:
+    """Return values, differences (of ordered samples) and their origin; or None, and the reason why the manifest has none."""
     if each is None or each.entry.statistics is None:
         return None, ""
     if each.entry.shape[0] != samples:
@@ -170,23 +181,23 @@ def _from_manifest(each: Described | None, samples: int) -> tuple[tuple[ChannelS
     try:
         kept = dict(each.entry.statistics)
         change = kept.pop("difference", None)
-        if change is None and samples > 1:
+        if change is None and samples > 1 and is_ordered:
             return None, ": its manifest says nothing of how samples change"
-        differences = ChannelStatistics.from_json(change) if change is not None else ChannelStatistics()
+        differences = ChannelStatistics.from_json(change) if change is not None and is_ordered else ChannelStatistics()
         return (ChannelStatistics.from_json(kept), differences, f"from {each.where}, written with the data"), ""
     except (InvalidValueError, TypeError, ValueError):
         return None, ": what its manifest has is damaged"
 
 
 def _changed_at(path: str) -> int:
-    """Nanoseconds; of a store, the latest change of a file of it."""
+    """Return when the file, or a file of the store, was last changed, in nanoseconds."""
     found = Path(path)
     files = [file for file in found.rglob("*") if file.is_file()] if found.is_dir() else [found]
     return max((file.stat().st_mtime_ns for file in files), default=0)
 
 
 def _computed(
-    path: str, reader: Reader, episodes: Array, start: int, stop: int, budget: int, progress: Any
+    path: str, reader: Reader, episodes: Array, start: int, stop: int, budget: int, progress: Any, is_ordered: bool
 ) -> tuple[ChannelStatistics, ChannelStatistics]:
     spec = reader.spec
     axis = spec.layout.index("C") if "C" in spec.layout else None
@@ -201,17 +212,17 @@ def _computed(
             for first, last, block in read_ahead(rows, steps, together, threads):
                 if isinstance(block, MmapstoreError):
                     raise block
-                begin, end = np.searchsorted(episodes, [max(first, start + 1), last])
-                starts = (episodes[begin:end] - first).tolist()
                 counted: Future[None] = threads.submit(values.update, block, axis)
-                differences.update(block, starts, axis)
+                if is_ordered:
+                    begin, end = np.searchsorted(episodes, [max(first, start + 1), last])
+                    differences.update(block, (episodes[begin:end] - first).tolist(), axis)
                 counted.result()
                 bar = bar or Progress(progress, stop - start, spec.sample_nbytes, 0)
                 bar(last - start)
     finally:
         if bar is not None:
             bar.close()
-    return values, differences.statistics
+    return values, differences.statistics if is_ordered else ChannelStatistics()
 
 
 def _plan(rows: Rows, together: int) -> MemoryPlan:

@@ -1,4 +1,4 @@
-"""`mmapstore stats PATH`: a table for each field, or for each part of a split."""
+"""The command `mmapstore stats PATH`: a table for each field, or for each part of a split."""
 
 from __future__ import annotations
 
@@ -8,33 +8,27 @@ import math
 from collections.abc import Sequence
 
 from ...plain.channel_statistics import ChannelStatistics
+from ...plain.display import text_table
 from ...plain.errors import InvalidValueError
+from ..command_options import add_options, keywords
 from . import FieldStatistics, statistics_at
 
 _ROWS = 16  # channels printed; --json has all
-_HEADINGS = ("channel", "count", "min", "max", "mean", "std", "NaN")
+_HEADINGS: tuple[str, ...] = ("channel", "count", "min", "max", "mean", "std", "NaN")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the arguments of `mmapstore stats` to a parser made for it."""
-    parser.add_argument("path", help="a file, file::/inside, a glob or a directory")
+    """Describe the arguments of `mmapstore stats`."""
+    add_options(parser, "path")
     parser.add_argument("--split", metavar="PARTS", help="statistics of each part: fractions or counts, such as 0.6,0.2,0.2")
-    parser.add_argument("--layout", help="how the array is stored, such as TNHW, if not by the usual axes")
-    parser.add_argument("--recompute", action="store_true", help="read the data, also where the manifest has the figures")
-    parser.add_argument("--max-memory", default="256MB", help="bound for private memory (default: 256MB)")
-    parser.add_argument("--json", action="store_true", help="print JSON, with every channel, instead of text")
+    add_options(parser, "--layout")
+    parser.add_argument("--recompute", action="store_true", help="read the data, even if the manifest has its statistics")
+    add_options(parser, "--max-memory", "--json", json="print JSON, with every channel, instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the figures. Returns 0; raises what `statistics_at` raises."""
-    found = statistics_at(
-        args.path,
-        split=_parts(args.split),
-        layout=args.layout,
-        recompute=args.recompute,
-        max_memory=args.max_memory,
-        progress=False if args.json else None,
-    )
+    """Print the statistics. Returns 0; raises what `statistics_at` raises."""
+    found = statistics_at(**keywords(statistics_at, args, split=_parts(args.split)))
     print(json.dumps([each.to_json() for each in found], indent=1) if args.json else to_text(args.path, found))
     return 0
 
@@ -51,14 +45,16 @@ def to_text(path: str, found: Sequence[FieldStatistics]) -> str:
     several = len({each.field for each in found}) > 1
     for each in found:
         first, last = each.samples
-        what = f"{path}{f', field {each.field}' if several else ''}"
         part = f"{each.part}, samples [{first}, {last}) of " if each.part else ""
         shape = f" of {each.sample_shape}" if each.sample_shape else ""
-        lines += [f"{part}{what}: {last - first:,} samples{shape} {each.dtype}, {each.layout}; {each.origin}", ""]
-        lines += _table(each.values, "C" in each.layout)
+        named = f"{part}{path}{f', field {each.field}' if several else ''}"
+        lines.append(f"{named}: {last - first:,} samples{shape} {each.dtype}, {each.layout}; {each.origin}")
+        if each.classes:
+            lines += ["", f"  {each.classes}", ""]
+            continue
+        lines += ["", *_table(each.values, "C" in each.layout)]
         if each.differences.channels and each.differences.count.any():
-            lines += ["", "  change to the next sample, x[t+1] - x[t]", ""]
-            lines += _table(each.differences, "C" in each.layout)
+            lines += ["", "  change to the next sample, x[t+1] - x[t]", "", *_table(each.differences, "C" in each.layout)]
             if each.change is not None:
                 lines += ["", f"  a model that predicts no change has a mean squared error of {each.change:.6g}"]
         if each.keras_line():
@@ -68,29 +64,14 @@ def to_text(path: str, found: Sequence[FieldStatistics]) -> str:
 
 
 def _table(found: ChannelStatistics, has_channels: bool) -> list[str]:
-    rows = [
-        (
-            str(number) if has_channels else "all",
-            f"{count:,}",
-            _number(low),
-            _number(high),
-            _number(mean),
-            _number(std),
-            f"{nans:,}",
-        )
-        for number, (count, low, high, mean, std, nans) in enumerate(
-            zip(
-                *(values.tolist() for values in (found.count, found.minimum, found.maximum, found.mean, found.std, found.nans)),
-                strict=True,
-            )
-        )
-    ]
-    shown = [_HEADINGS, *rows[:_ROWS]]
-    widths = [max(len(row[column]) for row in shown) for column in range(len(_HEADINGS))]
-    lines = ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in shown]
-    if len(rows) > _ROWS:
-        lines.append(f"  and {len(rows) - _ROWS:,} more channels; --json prints all")
-    return lines
+    columns = (found.count, found.minimum, found.maximum, found.mean, found.std, found.nans)
+    rows = [_HEADINGS]
+    for number, figures in enumerate(zip(*(values[:_ROWS].tolist() for values in columns), strict=True)):
+        count, *values, nans = figures
+        rows.append((str(number) if has_channels else "all", f"{count:,}", *map(_number, values), f"{nans:,}"))
+    lines = text_table(rows, ">" * len(_HEADINGS))
+    more = len(found.count) - _ROWS
+    return [*lines, f"  and {more:,} more channels; --json prints all"] if more > 0 else lines
 
 
 def _number(value: float) -> str:

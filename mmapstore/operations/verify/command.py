@@ -1,53 +1,40 @@
-"""`mmapstore verify A [B]`: the command line's side of `verify`."""
+"""The command `mmapstore verify A [B]`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 
 from ...files.crashes import step
+from ..command_options import add_options, keywords, print_result
 from . import verify
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the arguments of `mmapstore verify` to a parser made for it."""
+    """Describe the arguments of `mmapstore verify`."""
     parser.add_argument("path", metavar="A", help="a file, file::/inside, a store or a directory")
+    parser.add_argument("other", metavar="B", nargs="?", help="data to compare A with (default: check A against its manifest)")
+    add_options(parser, "--layout", layout="axes of A, such as NCHW, to compare arrays whose axes are in another order")
+    parser.add_argument("--other-layout", metavar="AXES", help="axes of B, such as NHWC")
     parser.add_argument(
-        "other", metavar="B", nargs="?", help="what A is to be equal to; left out, A is checked against its manifest"
-    )
-    parser.add_argument("--layout", help="the axes of A, such as NCHW, to compare arrays whose axes are in another order")
-    parser.add_argument("--other-layout", help="the axes of B, such as NHWC")
-    parser.add_argument(
-        "--cast", action="store_true", help="compare other dtypes as well: A's values as B's dtype, floats rounded to the nearest"
+        "--cast", action="store_true", help="compare different dtypes: values of A are cast to the dtype of B, floats rounded"
     )
     parser.add_argument(
-        "--independent", action="store_true", help="read through h5py, zarr and NumPy themselves: slower, and a second opinion"
+        "--independent", action="store_true", help="read with h5py, zarr and NumPy instead of mmapstore: slower, a second opinion"
     )
     parser.add_argument(
-        "--allow-links", action="store_true", help="follow links to other files, as `convert --allow-links` did; for trusted files"
+        "--allow-links", action="store_true", help="follow links to other files, as `convert --allow-links`; for trusted files only"
     )
-    parser.add_argument("--max-memory", default="256MB", help="bound for private memory (default: 256MB)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_options(parser, "--max-memory", "--json")
 
 
 def is_supervised(args: argparse.Namespace) -> bool:
-    """True for a comparison: what `convert` survived, the `verify` after it survives as well."""
+    """True for a comparison, so that `verify` survives every file that `convert` survived."""
     return args.other is not None
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the verdict. Returns 0 where all is right, else 1; raises what `verify` raises."""
+    """Print the verdict. Returns 0 if the data is as expected, else 1; raises what `verify` raises."""
     with step(f"verifying {args.path}"):
-        found = verify(
-            args.path,
-            args.other,
-            layout=args.layout,
-            other_layout=args.other_layout,
-            cast=args.cast,
-            independent=args.independent,
-            allow_links=args.allow_links,
-            max_memory=args.max_memory,
-            progress=False if args.json else None,
-        )
-    print(json.dumps(found.to_json(), indent=1) if args.json else found.to_text())
+        found = verify(**keywords(verify, args))
+    print_result(found, args)
     return 0 if found else 1

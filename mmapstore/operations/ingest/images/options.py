@@ -1,4 +1,4 @@
-"""The options of `mmapstore ingest` that are about images, and the source that they describe."""
+"""Options of `mmapstore ingest` for images, and the source that they describe."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
+from ...command_options import refuse_options
 from ..contract import Source
 from .files import looks_like_images
 from .order import ORDERS
@@ -14,98 +15,82 @@ from .pairs import UNMATCHED
 from .placement import FITS
 from .samples import PAGES
 
-# By the name that it has in `options`, where it is None if nobody gave it.
-_ONLY_IMAGES = {
-    "fit": "--fit",
-    "channels": "--channels",
-    "scale": "--scale",
-    "labels": "--labels",
-    "path_column": "--path-column",
-    "label_column": "--label-column",
-    "max_pixels": "--max-pixels",
-    "pages": "--pages",
-    "masks": "--masks",
-    "order": "--order",
-    "seed": "--seed",
-    "episodes": "--episodes",
-    "no_source": "--no-source",
-}
-_ONLY_ANNOTATED = {
-    "subset": "--subset",
-    "categories": "--categories",
-    "background": "--background",
-    "first_pixel": "--first-pixel",
-    "clip_boxes": "--clip-boxes",
-}
+# Options by their name in the parsed arguments, where they are None if nobody gave them.
+_ONLY_IMAGES = (
+    "fit", "channels", "scale", "labels", "path_column", "label_column", "max_pixels", "pages", "masks", "order", "seed",
+    "episodes", "no_source",
+)  # fmt: skip
+_ONLY_ANNOTATED = ("subset", "categories", "background", "first_pixel", "clip_boxes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options to the parser of `mmapstore ingest`."""
-    images = parser.add_argument_group("images", "for a folder (a class per sub-folder), files, or a table of path and label")
-    images.add_argument("--size", help="of every image: HEIGHTxWIDTH in pixels, such as 64x64, or one number for both")
+    """Add the options for images to the parser of `mmapstore ingest`."""
+    images = parser.add_argument_group("images", "for a folder (one sub-folder per class), files, or a table of path and label")
+    images.add_argument("--size", help="size of every image: HEIGHTxWIDTH in pixels, such as 64x64, or one number for both")
     images.add_argument("--fit", choices=FITS, help="crop (default), pad with black, or stretch to SIZE")
-    images.add_argument("--channels", type=int, choices=(1, 2, 3, 4), help="1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha")
     images.add_argument(
-        "--scale", metavar="SCALE", help="unit (0 to 1), each (by its own mean and deviation), or MEAN/DEVIATION, such as 0.5/0.25"
-    )
-    images.add_argument("--labels", choices=("index", "one-hot", "none"), help="how classes are written (default: index)")
-    images.add_argument(
-        "--skip-broken", action="store_true", help="skip files that cannot be decoded, and list them in the manifest"
+        "--channels", type=int, choices=(1, 2, 3, 4), help="number of channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha"
     )
     images.add_argument(
-        "--pages", choices=PAGES, help="of TIFF stacks and animations: all, each page a sample (default), or the first"
+        "--scale",
+        help="scaling of values: unit (0 to 1), each (by the image's mean and deviation), or MEAN/DEVIATION, as in 0.5/0.25",
+    )
+    images.add_argument("--labels", choices=("index", "one-hot", "none"), help="encoding of classes (default: index)")
+    images.add_argument("--skip-broken", action="store_true", help="skip files that cannot be decoded; the manifest lists them")
+    images.add_argument(
+        "--pages", choices=PAGES, help="pages of TIFF stacks and animations to read: all, one sample each (default), or the first"
     )
     images.add_argument(
         "--masks",
         metavar="DIR",
-        help="the folder of label masks, each with the name of its image, for a field mask; or yes where SOURCE itself holds "
-        "label masks, no where it holds pictures (default: by their look)",
+        help="folder of label masks, each with the name of its image, for a field mask; or yes if SOURCE itself holds label masks, "
+        "no if it holds pictures (default: detected)",
     )
     images.add_argument(
         "--order",
         choices=ORDERS,
-        help="mixed by a seed, so that contiguous parts are random parts (default for images with labels or masks, except numbered "
-        "frames), or sorted, in the order of names",
+        help="order of samples: mixed (random, so that contiguous parts are random parts; default for images with labels or "
+        "masks, except numbered frames) or sorted (by name)",
     )
-    images.add_argument("--seed", type=int, help="of the mixed order (default: 0)")
-    images.add_argument("--episodes", choices=("folder",), help="each folder is a sequence of frames, in the order of names")
-    images.add_argument("--no-source", action="store_true", default=None, help="write no field of the samples' file names")
-    images.add_argument("--path-column", help="name of the column of paths in a table (default: path)")
-    images.add_argument("--label-column", help="name of the column of labels in a table (default: label)")
-    images.add_argument("--max-pixels", type=int, help="decode images of more pixels than Pillow's limit, up to this many")
+    images.add_argument("--seed", type=int, metavar="N", help="random seed of the mixed order (default: 0)")
+    images.add_argument("--episodes", choices=("folder",), help="each folder is one sequence of frames, sorted by name")
+    images.add_argument("--no-source", action="store_true", default=None, help="write no field of file names")
+    images.add_argument("--path-column", metavar="NAME", help="column of paths in a table (default: path)")
+    images.add_argument("--label-column", metavar="NAME", help="column of labels in a table (default: label)")
+    images.add_argument(
+        "--max-pixels", type=int, metavar="N", help="decode images above Pillow's limit, up to this number of pixels"
+    )
     annotated = parser.add_argument_group("annotated images", "Pascal VOC and ImageNet DET: the largest object is the label")
-    annotated.add_argument("--annotations", metavar="DIR", help="the folder of XML annotations; SOURCE is that of the images")
-    annotated.add_argument("--subset", metavar="FILE", help="a text file with the names of the images to take, one per line")
-    annotated.add_argument("--categories", metavar="FILE", help="a text file with the names of the categories, in order")
+    annotated.add_argument("--annotations", metavar="DIR", help="folder of XML annotations; SOURCE is the folder of images")
+    annotated.add_argument("--subset", metavar="FILE", help="text file of image names to read, one per line")
+    annotated.add_argument("--categories", metavar="FILE", help="text file of category names, in order")
     annotated.add_argument("--background", metavar="NAME", help="category of images without an object (default: background)")
     annotated.add_argument(
         "--unmatched",
         choices=(*UNMATCHED, "skip-masks"),
-        help="an image without annotation or mask, or the reverse, is an error (default) or skipped",
+        help="images without annotation or mask, and the reverse: an error (default) or skipped",
     )
+    annotated.add_argument("--first-pixel", type=int, choices=(0, 1), help="coordinate of the first pixel in boxes (default: 0)")
     annotated.add_argument(
-        "--first-pixel", type=int, choices=(0, 1), help="the coordinate of the first pixel in boxes (default: 0)"
-    )
-    annotated.add_argument(
-        "--clip-boxes",
-        type=float,
-        metavar="PIXELS",
-        help="clip boxes that reach out of their image by up to PIXELS; a larger excess is an error (default: 1)",
+        "--clip-boxes", type=float, metavar="PIXELS", help="clip boxes that exceed their image by up to PIXELS (default: 1)"
     )
 
 
 def source_from(options: argparse.Namespace) -> Source | None:
-    """The images that the command line describes; None if its source is no images, and no option says that it were.
+    """Return the images that the command line describes; None if its source holds no images.
 
-    `--dtype` is then told to the images, and taken out of `options`: their labels and boxes have dtypes of their own.
+    `--dtype` is part of that description, as labels and boxes have dtypes of their own. Raises InvalidValueError for options of
+    images where there are none.
     """
     sources = options.source
     if options.annotations is None:
         if options.masks in (None, "yes", "no"):
-            _refuse(options, {"unmatched": "--unmatched"}, "is for --annotations and --masks.")
-        _refuse(options, _ONLY_ANNOTATED, "is for annotated images. Name the folder of their annotations with --annotations.")
+            refuse_options(options, ("unmatched",), "is for --annotations and --masks.")
+        refuse_options(
+            options, _ONLY_ANNOTATED, "is for annotated images. Name the folder of their annotations with --annotations."
+        )
         if not looks_like_images(sources[0] if len(sources) == 1 else sources):
-            _refuse(options, _ONLY_IMAGES, f"is for images, which {sources[0]} is not.")
+            refuse_options(options, _ONLY_IMAGES, f"is for images, which {sources[0]} is not.")
             return None
     if options.max_pixels is not None:
         _allow_pixels(options.max_pixels)
@@ -122,7 +107,6 @@ def source_from(options: argparse.Namespace) -> Source | None:
         "episodes": options.episodes,
         "source_field": False if options.no_source else None,
     }
-    options.dtype = None
     if options.annotations is None:
         from .images import Images
 
@@ -162,12 +146,6 @@ def size_of(text: str) -> tuple[int, int]:
     if len(sides) not in (1, 2) or not all(side.strip().isdecimal() for side in sides):
         raise InvalidValueError(f"--size {text} is not understood; expected HEIGHTxWIDTH in pixels, such as 64x64.")
     return int(sides[0]), int(sides[-1])
-
-
-def _refuse(options: argparse.Namespace, flags: dict[str, str], why: str) -> None:
-    given = next((flag for name, flag in flags.items() if getattr(options, name) is not None), None)
-    if given is not None:
-        raise InvalidValueError(f"{given} {why}")
 
 
 def _scale(text: str) -> Any:
