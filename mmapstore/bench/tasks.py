@@ -75,7 +75,7 @@ def of_user(
 def _of_array(path: str, labels: Any, batch: int, seed: int, directory: Any) -> Task:
     samples = _one_array(path)
     outer, inside = split_inside(path)
-    title, _ = identify(outer)
+    title = identify(outer).title
     if title not in _FORMS:
         raise InvalidTypeError(
             f"{path} is {title}, which most ways of feeding Keras do not read; expected {', '.join(_FORMS)}. "

@@ -41,7 +41,7 @@ class Place:
     @property
     def format(self) -> str:
         """ ".npy", "HDF5", "Zarr" or ".npz"."""
-        return identify(self.outer)[0]
+        return identify(self.outer).title
 
     def nbytes(self) -> int:
         """On disk; of a file that holds several arrays, all of it."""

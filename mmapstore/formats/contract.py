@@ -6,7 +6,7 @@ nothing of samples beyond the axes: `readers/` turn a stored array into samples,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -18,6 +18,70 @@ from ..plain.extents import Extents
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Selection = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format as it declares itself. Nothing outside `formats/` compares formats by name.
+
+    Attributes
+    ----------
+    title : the name that people use
+    suffixes : of files and directories that claim to be of the format
+    matches : True if a path holds the format, by its first bytes or its metadata; False for a path that cannot be read
+    open_array : (path, key or None) -> one array, opened and not read
+    list_arrays : (path, key or "") -> every array at or below the key
+    is_live, from_live : an open array of the format's own library; both work without importing the library
+    writing : None for a format that is read only
+    """
+
+    title: str
+    suffixes: tuple[str, ...]
+    matches: Callable[[str], bool]
+    open_array: Callable[[str, str | None], StoredArray]
+    list_arrays: Callable[[str, str], list[Listing]]
+    is_live: Callable[[Any], bool] | None = None
+    from_live: Callable[[Any], StoredArray] | None = None
+    writing: Writing | None = None
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A format's way to write new arrays.
+
+    Attributes
+    ----------
+    create : (path, key or None, new) -> a writer of a new array
+    reopen : the same for an array that `create` made and that was interrupted
+    suffixes : that name a new file or directory of the format
+    holds_many : several arrays by name lie in one file or directory
+    default_key : the name of an array that was given none
+    is_directory : the target is a directory; else it is a file
+    compressions : names that `create` takes here, the usual one first; empty for a format without chunks
+    maps_uncompressed : an uncompressed array needs no chunks, and is mapped
+    kept_attribute : the form in which an attribute's value is kept; None for a value that the format does not hold
+    takes_chunks_of : True for an array whose encoded chunks `write_encoded` takes; None where there is no `write_encoded`
+    takes_skipped : `write_encoded` takes chunks to which some codecs were not applied
+    ingest_memory, convert_memory : memory of the library, in blocks that are written and in bytes
+    encoding_nbytes : bytes of memory of our own encoders, by the bytes of a chunk
+    tail : writes behind the end of an array that others may be reading; None where appending works on a copy
+    """
+
+    create: Callable[[str, str | None, NewArray], Writer]
+    reopen: Callable[[str, str | None, NewArray], Writer]
+    suffixes: tuple[str, ...]
+    holds_many: bool = True
+    default_key: str = ""
+    is_directory: bool = False
+    compressions: tuple[str, ...] = ()
+    maps_uncompressed: bool = True
+    kept_attribute: Callable[[Any], Any] = lambda value: None
+    takes_chunks_of: Callable[[StoredArray], bool] | None = None
+    takes_skipped: bool = False
+    ingest_memory: tuple[int, int] = (0, 0)
+    convert_memory: tuple[int, int] = (1, 0)
+    encoding_nbytes: Callable[[int], int] = lambda chunk_nbytes: 0
+    tail: Writing | None = None
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,7 @@ from .hdf5_opening import (
 )
 from .hdf5_paths import find, listings, name_of, no_such_key
 from .hdf5_virtual import SOURCES_CACHE_NBYTES, read_nbytes, sources_of
-from .hdf5_writer import create, reopen
 
-__all__ = ["SUFFIXES", "Hdf5Array", "create", "from_live", "is_live", "list_arrays", "matches", "open_array", "reopen"]
-
-SUFFIXES = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".mat")
 # HDF5 by the names that fields give it. Not ".mat", which MATLAB reads with a header of its own alone, nor ".keras", a zip archive.
 TREE_SUFFIXES = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".nc4", ".h5ad", ".h5mu", ".loom", ".nwb", ".nxs", ".nx5", ".emd", ".cxi")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"

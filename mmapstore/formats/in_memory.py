@@ -13,30 +13,7 @@ from ..plain.array_likes import exact_array, is_array_like, lies_in_memory
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError
 from ..plain.extents import Extents
-from .contract import Array, Listing, NewArray, Selection, StoredArray, Writer
-
-SUFFIXES: tuple[str, ...] = ()
-
-
-def matches(path: str | os.PathLike[str]) -> bool:
-    """False: no file is an array in memory."""
-    return False
-
-
-def list_arrays(path: str | os.PathLike[str], inside: str = "") -> list[Listing]:
-    raise _no_path(path)
-
-
-def open_array(path: str | os.PathLike[str], key: str | None = None) -> StoredArray:
-    raise _no_path(path)
-
-
-def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Writer:
-    raise _no_path(path)
-
-
-def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Writer:
-    raise _no_path(path)
+from .contract import Array, Selection
 
 
 def is_live(obj: Any) -> bool:
@@ -199,7 +176,3 @@ def _read_only(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-def _no_path(path: str | os.PathLike[str]) -> InvalidTypeError:
-    return InvalidTypeError(f"{os.fspath(path)}: an array in memory has no path; give the array itself.")

@@ -24,10 +24,9 @@ from ..plain.errors import (
     StateMismatchError,
     TargetExistsError,
 )
-from .contract import Array, Listing, NewArray, Selection, StoredArray
+from .contract import Array, Listing, NewArray, Selection
 from .raw_file import PlainBytes, explaining_read_errors
 
-SUFFIXES = (".npy",)
 _MAGIC = b"\x93NUMPY"
 _MOST_HEADER_BYTES = 10_000  # what numpy.load accepts: longer headers make ast.literal_eval slow or crash
 _DIRECT_NBYTES = 64 << 20  # files that are smaller stay in the page cache, for whoever trains from them next
@@ -86,15 +85,6 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> NpyArray
     _refuse_key(path, key)
     name = os.fspath(path)
     return NpyArray(name, header_of(name))
-
-
-def is_live(obj: Any) -> bool:
-    """False: what `numpy.load` returns is an array, see `in_memory`."""
-    return False
-
-
-def from_live(obj: Any) -> StoredArray:
-    raise InvalidTypeError(f"a {type(obj).__name__} is not an open .npy file; give its path.")
 
 
 def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyWriter:

@@ -20,11 +20,6 @@ from .contract import Array, NewArray
 from .npy_file import NpyHeader, header_bytes, header_of
 
 
-def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyTail:
-    """Begin behind a file that exists; `new.shape[0]` counts the samples in it as well."""
-    return reopen(path, key, new)
-
-
 def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyTail:
     """Go on behind a file that exists. Unless `new` is resizable, disk space for all samples is taken at once.
 

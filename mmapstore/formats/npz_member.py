@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..plain.errors import DamagedFileError, InvalidTypeError, KeyNotFoundError, MmapstoreError, UnsafeFileError
-from .contract import Listing, NewArray, StoredArray, Writer
+from .contract import Listing
 from .foreign_files import is_zipped_zarr
 from .npy_file import MOST_BYTES, NpyHeader, checked_header, parsed_header
 from .raw_file import PlainBytes, explaining_read_errors
 
-SUFFIXES = (".npz",)
 _MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and without
 _ARRAY = ".npy"
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # before the name of each member: see 4.3.7 of PKWARE's APPNOTE
@@ -108,27 +107,6 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> NpzMembe
         file.seek(start)
         header = parsed_header(file.read(min(MOST_BYTES, info.file_size)), full)
         return NpzMember(name, wanted, checked_header(header, full, info.file_size), start)
-
-
-def is_live(obj: Any) -> bool:
-    """False: what `numpy.load` gives of an archive is read into memory array by array."""
-    return False
-
-
-def from_live(obj: Any) -> StoredArray:
-    raise InvalidTypeError(f"a {type(obj).__name__} is not an open array of a .npz archive; give its path.")
-
-
-def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Writer:
-    raise _not_written(path)
-
-
-def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Writer:
-    raise _not_written(path)
-
-
-def _not_written(path: str | os.PathLike[str]) -> InvalidTypeError:
-    return InvalidTypeError(f"{os.fspath(path)}: .npz archives are read, not written. Write .npy, .h5 or .zarr.")
 
 
 class NpzMember(PlainBytes):

@@ -12,20 +12,35 @@ from typing import Any
 
 from ..files.descriptors import check_is_file
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError, NotReadableError
-from .contract import Listing, StoredArray
+from . import in_memory
+from .contract import Format, Listing, StoredArray
 from .foreign_files import foreign_format
 from .raw_file import RawForm, open_raw
 
-# module name -> what people call the format; a format's library is imported by its module, and only when used
-FORMATS = {"npy_file": ".npy", "hdf5_file": "HDF5", "zarr_store": "Zarr", "npz_member": ".npz"}
+_FORMATS = ("npy", "hdf5", "zarr", "npz")  # each imported when it is asked for: a .npy file opens without the modules of HDF5
 _INGESTED = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|avif|heic|mp4|avi|mov|mkv|webm|m4v|csv|tsv|jsonl)")
 _PICKLES = (".pkl", ".pickle", ".joblib")
 PARTIAL = ".partial"  # what an ingest writes under, until it is whole
 
 
-def _modules() -> Iterator[tuple[str, Any]]:
-    for name, title in FORMATS.items():
-        yield title, importlib.import_module(f".{name}", __package__)
+def _formats() -> Iterator[Format]:
+    for name in _FORMATS:
+        yield importlib.import_module(f".{name}_format", __package__).FORMAT
+
+
+def format_written(suffix: str) -> Format | None:
+    """Return the format of a new file or directory whose name has this suffix; None for a suffix of no format."""
+    return next((format for format in _formats() if format.writing is not None and suffix in format.writing.suffixes), None)
+
+
+def suffixes() -> set[str]:
+    """Return the suffixes by which files and directories claim to be of some format."""
+    return {suffix for format in _formats() for suffix in format.suffixes}
+
+
+def written_suffixes() -> list[str]:
+    """Return the suffixes of new files and directories."""
+    return [suffix for format in _formats() if format.writing is not None for suffix in format.writing.suffixes]
 
 
 def split_inside(path: str | os.PathLike[str]) -> tuple[str, str | None]:
@@ -47,8 +62,8 @@ def split_inside(path: str | os.PathLike[str]) -> tuple[str, str | None]:
     return text, None
 
 
-def identify(path: str) -> tuple[str, Any]:
-    """(what people call the format, its module). Raises if it is missing, unknown, or not what its suffix says."""
+def identify(path: str) -> Format:
+    """Return the format of a file or directory. Raises if there is none, or another than its suffix says."""
     require_exists(path)
     if not os.access(path, os.R_OK):
         raise NotReadableError(f"{path} may not be read by this user. Change its permissions, or ask its owner to.")
@@ -57,8 +72,8 @@ def identify(path: str) -> tuple[str, Any]:
     if Path(path).name.rstrip("/").endswith(PARTIAL):
         raise DamagedFileError(f"{path} was left by an ingest that did not finish. Run the same ingest again: it resumes.")
     suffix = Path(path).suffix.lower()
-    expected = next((title for title, module in _modules() if suffix in module.SUFFIXES), None)
-    found = next(((title, module) for title, module in _modules() if module.matches(path)), None)
+    expected = next((format.title for format in _formats() if suffix in format.suffixes), None)
+    found = next((format for format in _formats() if format.matches(path)), None)
     if found is None and (foreign := foreign_format(path)) is not None:
         raise DamagedFileError(f"{path} is {foreign[0]}; expected .npy, HDF5, Zarr or .npz. {foreign[1]}")
     if found is None:
@@ -84,8 +99,8 @@ def identify(path: str) -> tuple[str, Any]:
             f"{path} is a file of {Path(path).stat().st_size} bytes that is not .npy, HDF5, Zarr or .npz{looks}. Check how it was "
             f"written, or copied{raw}."
         )
-    if expected is not None and expected != found[0]:
-        raise DamagedFileError(f"{path} is not {expected}, as its suffix says, but {found[0]} by its first bytes. Rename it.")
+    if expected is not None and expected != found.title:
+        raise DamagedFileError(f"{path} is not {expected}, as its suffix says, but {found.title} by its first bytes. Rename it.")
     return found
 
 
@@ -109,8 +124,7 @@ def _alternatives(path: str) -> str:
 
 def open_stored(path: str, inside: str | None) -> StoredArray:
     """The array at that place, opened and not read."""
-    stored: StoredArray = identify(path)[1].open_array(path, inside)
-    return stored
+    return identify(path).open_array(path, inside)
 
 
 def open_headerless(path: str, inside: str | None, form: RawForm) -> StoredArray:
@@ -120,7 +134,7 @@ def open_headerless(path: str, inside: str | None, form: RawForm) -> StoredArray
             f"{path}::{inside} is inside a file; dtype=, shape= and offset= are for files of plain numbers without a header."
         )
     require_exists(path)
-    known = "a directory" if Path(path).is_dir() else next((title for title, module in _modules() if module.matches(path)), None)
+    known = "a directory" if Path(path).is_dir() else next((each.title for each in _formats() if each.matches(path)), None)
     if known is not None:
         raise InvalidValueError(
             f"{path} is {known}, which says itself what it holds; dtype=, shape= and offset= are for files of plain numbers "
@@ -131,17 +145,16 @@ def open_headerless(path: str, inside: str | None, form: RawForm) -> StoredArray
 
 def list_stored(path: str, inside: str | None) -> list[Listing]:
     """Every array in a file or store, or below a place inside it."""
-    found: list[Listing] = identify(path)[1].list_arrays(path, inside or "")
-    return found
+    return identify(path).list_arrays(path, inside or "")
 
 
 def open_live(source: Any) -> StoredArray:
     """A live np.ndarray, np.memmap, h5py.Dataset or zarr.Array, or what NumPy reads as one array in memory."""
-    for name in (*FORMATS, "in_memory"):
-        module = importlib.import_module(f".{name}", __package__)
-        if module.is_live(source):
-            stored: StoredArray = module.from_live(source)
-            return stored
+    for format in _formats():
+        if format.is_live is not None and format.from_live is not None and format.is_live(source):
+            return format.from_live(source)
+    if in_memory.is_live(source):
+        return in_memory.from_live(source)
     raise InvalidTypeError(
         f"a {type(source).__module__}.{type(source).__qualname__} cannot be opened; expected a path, a list or glob of paths, "
         "a dict of fields, or a live np.ndarray, np.memmap, h5py.Dataset or zarr.Array."

@@ -17,22 +17,6 @@ from .contract import Array, Listing, Selection
 from .zarr_layout import Layout
 from .zarr_library import chunks_of, explaining_damage, fill_of, library, named, opened, stored_dtype
 from .zarr_metadata import METADATA_FILES, Node, arrays_below, directory_inside, listed, node_at, read_node
-from .zarr_writer import COMPRESSIONS, create, reopen, takes_chunks_of
-
-SUFFIXES = (".zarr",)
-__all__ = [
-    "COMPRESSIONS",
-    "SUFFIXES",
-    "ZarrArray",
-    "create",
-    "from_live",
-    "is_live",
-    "list_arrays",
-    "matches",
-    "open_array",
-    "reopen",
-    "takes_chunks_of",
-]
 
 
 def matches(path: str | os.PathLike[str]) -> bool:
@@ -78,6 +62,7 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> ZarrArra
 
     >>> import os, tempfile
     >>> from mmapstore.formats.contract import NewArray
+    >>> from mmapstore.formats.zarr_writer import create
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     writer = create(os.path.join(folder, "a.zarr"), "frames", NewArray((4, 2), np.dtype("f4"), chunk_samples=2))
     ...     writer.write(0, np.arange(8, dtype="f4").reshape(4, 2))

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..formats.registry import suffixes
 from ..plain.display import text_table
 from ..plain.memory_budget import format_bytes
 
-_SUFFIXES = {".npy", ".h5", ".hdf5", ".he5", ".hdf", ".nc", ".mat", ".zarr"}
 _HEADINGS = ("archive", "arrays", "values", "on disk", "read")
 
 
@@ -36,7 +36,7 @@ class Archive:
 
 def claims_to_be_an_archive(path: Path) -> bool:
     """By its suffix: then a reason is given if it is none."""
-    return path.suffix.lower() in _SUFFIXES
+    return path.suffix.lower() in suffixes()
 
 
 def archive_table(archives: Sequence[Archive]) -> Iterator[str]:

@@ -118,7 +118,7 @@ def describe(
     if not Path(outer).exists() and any(c in outer for c in "*?["):
         return _described_dataset(text, open_quietly(text, layout=layout), "several files, joined", layout)
     try:
-        title, _ = identify(outer)
+        title = identify(outer).title
     except DamagedFileError:
         if Path(outer).is_dir():
             return _described_folder(outer)

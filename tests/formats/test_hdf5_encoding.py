@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mmapstore.codecs.encoding import FilterEncoder
-from mmapstore.formats import hdf5_file
+from mmapstore.formats import hdf5_writer
 from mmapstore.formats.contract import NewArray
 
 SHAPE = (23, 3, 10, 7)
@@ -24,7 +24,7 @@ def test_what_is_encoded_here_h5py_reads(tmp_path, dtype, chunks, monkeypatch):
     monkeypatch.setattr(FilterEncoder, "encode", lambda self, chunk: encoded.append(1) or encode(self, chunk))
     data = values(dtype)
     new = NewArray(SHAPE, data.dtype, "gzip", chunks=chunks)
-    writer = hdf5_file.create(tmp_path / "a.h5", "x", new)
+    writer = hdf5_writer.create(tmp_path / "a.h5", "x", new)
     step = 3 * chunks[0]
     for start in range(0, SHAPE[0], step):
         stop = min(start + step, SHAPE[0])
@@ -65,7 +65,7 @@ def test_each_filter_alone_and_together(tmp_path, options):
 
 def test_what_gets_no_smaller_is_stored_as_it_is_and_says_so(tmp_path):
     data = np.random.default_rng(0).integers(0, 256, (2, 500), np.uint8)
-    writer = hdf5_file.create(tmp_path / "a.h5", "x", NewArray(data.shape, data.dtype, "gzip", chunk_samples=1))
+    writer = hdf5_writer.create(tmp_path / "a.h5", "x", NewArray(data.shape, data.dtype, "gzip", chunk_samples=1))
     writer.write(0, data)
     writer.close()
     with h5py.File(tmp_path / "a.h5") as file:
@@ -76,7 +76,7 @@ def test_what_gets_no_smaller_is_stored_as_it_is_and_says_so(tmp_path):
 def test_filters_that_hdf5_alone_applies_are_left_to_it(tmp_path):
     assert FilterEncoder.of([(32000, ())]) is None and FilterEncoder.of([(2, (4,)), (4, ())]) is None
     data = values("f4")
-    writer = hdf5_file.create(tmp_path / "a.h5", "x", NewArray(SHAPE, data.dtype, "lzf", chunk_samples=5))
+    writer = hdf5_writer.create(tmp_path / "a.h5", "x", NewArray(SHAPE, data.dtype, "lzf", chunk_samples=5))
     writer.write(0, data)
     writer.close()
     with h5py.File(tmp_path / "a.h5") as file:
@@ -85,7 +85,7 @@ def test_filters_that_hdf5_alone_applies_are_left_to_it(tmp_path):
 
 def test_blocks_that_cut_chunks_in_two(tmp_path):
     data = values("f4")
-    writer = hdf5_file.create(tmp_path / "a.h5", "x", NewArray(SHAPE, data.dtype, "gzip", chunk_samples=5))
+    writer = hdf5_writer.create(tmp_path / "a.h5", "x", NewArray(SHAPE, data.dtype, "gzip", chunk_samples=5))
     for start, stop in ((0, 10), (10, 13), (13, 20), (20, 23)):
         writer.write(start, data[start:stop])
     writer.close()

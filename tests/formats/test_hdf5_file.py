@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmapstore.formats import hdf5_file
+from mmapstore.formats import hdf5_file, hdf5_writer
 from mmapstore.formats.contract import Listing, NewArray
 from mmapstore.formats.hdf5_library import explaining_read_errors
 from mmapstore.plain.errors import (
@@ -514,7 +514,7 @@ def test_file_that_another_process_writes_is_refused_with_the_cause(tmp_path):
         for attempt in (
             lambda: hdf5_file.open_array(path),
             lambda: hdf5_file.list_arrays(path),
-            lambda: hdf5_file.create(path, "x", NewArray((1,), np.dtype("f4"))),
+            lambda: hdf5_writer.create(path, "x", NewArray((1,), np.dtype("f4"))),
         ):
             with pytest.raises(LockedFileError, match=r"held by another program.*Close it there.*swmr_mode.*HDF5_USE_FILE_LOCKING"):
                 attempt()
@@ -556,9 +556,9 @@ def test_file_this_process_reads_is_not_written(tmp_path):
     path = written(tmp_path / "a.h5")
     array = hdf5_file.open_array(path)
     with pytest.raises(LockedFileError, match="this process has it open for reading"):
-        hdf5_file.create(path, "x", NewArray((1,), np.dtype("f4")))
+        hdf5_writer.create(path, "x", NewArray((1,), np.dtype("f4")))
     del array
-    hdf5_file.create(path, "x", NewArray((1,), np.dtype("f4"))).close()
+    hdf5_writer.create(path, "x", NewArray((1,), np.dtype("f4"))).close()
 
 
 # --- live objects, processes, descriptors ------------------------------------------------------------------------------
@@ -717,7 +717,7 @@ def test_h5py_reads_what_was_written(tmp_path, dtype, compression, resizable):
     path = str(tmp_path / "a.h5")
     data = (FRAMES % 2).astype(dtype)
     new = NewArray(data.shape, np.dtype(dtype), compression, 4, {"layout": "NCHW"}, resizable)
-    writer = hdf5_file.create(path, None, new)
+    writer = hdf5_writer.create(path, None, new)
     for start in range(0, 10, 3):
         writer.write(start, data[start : start + 3])
     writer.flush()
@@ -741,10 +741,10 @@ def test_h5py_reads_what_was_written(tmp_path, dtype, compression, resizable):
 def test_plugin_compressions(tmp_path, compression):
     pytest.importorskip("hdf5plugin")
     path = str(tmp_path / "a.h5")
-    writer = hdf5_file.create(path, "frames", NewArray(FRAMES.shape, FRAMES.dtype, compression, 4))
+    writer = hdf5_writer.create(path, "frames", NewArray(FRAMES.shape, FRAMES.dtype, compression, 4))
     writer.write(0, FRAMES)
     writer.close()
-    hdf5_file.reopen(path, "frames", NewArray(FRAMES.shape, FRAMES.dtype, compression, 4)).close()
+    hdf5_writer.reopen(path, "frames", NewArray(FRAMES.shape, FRAMES.dtype, compression, 4)).close()
     array = hdf5_file.open_array(path)
     assert compression in array.storage
     np.testing.assert_array_equal(read_all(array), FRAMES)
@@ -754,10 +754,10 @@ def test_compressions_that_cannot_be_had(tmp_path, monkeypatch):
     with pytest.raises(
         InvalidValueError, match="compression='zip' is not known for HDF5 files; expected None or one of 'gzip', 'lzf', 'blosc'"
     ):
-        hdf5_file.create(str(tmp_path / "a.h5"), None, NewArray((3,), np.dtype("f4"), "zip"))
+        hdf5_writer.create(str(tmp_path / "a.h5"), None, NewArray((3,), np.dtype("f4"), "zip"))
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
     with pytest.raises(MissingPackageError, match=r"needs the package hdf5plugin.*pip install hdf5plugin; or choose 'gzip'"):
-        hdf5_file.create(str(tmp_path / "a.h5"), None, NewArray((3,), np.dtype("f4"), "zstd"))
+        hdf5_writer.create(str(tmp_path / "a.h5"), None, NewArray((3,), np.dtype("f4"), "zstd"))
     assert not (tmp_path / "a.h5").exists()
 
 
@@ -769,7 +769,7 @@ def test_truncate_keeps_the_first_samples_and_all_else(tmp_path, compression, re
         file["group/labels"] = np.arange(5)
         file["group"].attrs["note"] = "kept"
     new = NewArray(FRAMES.shape, FRAMES.dtype, compression, 4, {"a": 1}, resizable)
-    writer = hdf5_file.create(path, "group/frames", new)
+    writer = hdf5_writer.create(path, "group/frames", new)
     writer.write(0, FRAMES)
     writer.truncate(samples)
     writer.flush()
@@ -793,7 +793,7 @@ def test_truncate_keeps_links_as_links(tmp_path):
         file["dangling"] = h5py.SoftLink("/nowhere")
         file["elsewhere"] = h5py.ExternalLink("other.h5", "/x")
         file["other/deep/values"] = np.arange(3)
-    writer = hdf5_file.create(path, "group/frames", NewArray(FRAMES.shape, FRAMES.dtype))
+    writer = hdf5_writer.create(path, "group/frames", NewArray(FRAMES.shape, FRAMES.dtype))
     writer.write(0, FRAMES)
     writer.truncate(4)
     writer.close()
@@ -810,8 +810,8 @@ def test_truncate_keeps_links_as_links(tmp_path):
 
 def test_contiguous_array_is_not_truncated_under_another_writer(tmp_path):
     path = str(tmp_path / "a.h5")
-    first = hdf5_file.create(path, "a", NewArray((4,), np.dtype("f4")))
-    second = hdf5_file.create(path, "b", NewArray((4,), np.dtype("f4")))
+    first = hdf5_writer.create(path, "a", NewArray((4,), np.dtype("f4")))
+    second = hdf5_writer.create(path, "b", NewArray((4,), np.dtype("f4")))
     with pytest.raises(InvalidValueError, match="has the file open a second time"):
         first.truncate(2)
     second.close()
@@ -822,7 +822,7 @@ def test_contiguous_array_is_not_truncated_under_another_writer(tmp_path):
 
 def test_array_of_unknown_length_grows(tmp_path):
     path = str(tmp_path / "a.h5")
-    writer = hdf5_file.create(path, None, NewArray((0, 3, 4, 5), FRAMES.dtype, None, 4, resizable=True))
+    writer = hdf5_writer.create(path, None, NewArray((0, 3, 4, 5), FRAMES.dtype, None, 4, resizable=True))
     writer.write(0, FRAMES[:6])
     writer.write(6, FRAMES[6:])
     writer.close()
@@ -831,7 +831,7 @@ def test_array_of_unknown_length_grows(tmp_path):
 
 def test_writer_refuses_what_does_not_fit(tmp_path):
     path = str(tmp_path / "a.h5")
-    writer = hdf5_file.create(path, "a/b", NewArray(FRAMES.shape, FRAMES.dtype))
+    writer = hdf5_writer.create(path, "a/b", NewArray(FRAMES.shape, FRAMES.dtype))
     with pytest.raises(InvalidValueError, match=r"takes samples of shape \(3, 4, 5\); got a block of shape \(2, 2, 4, 5\)"):
         writer.write(0, FRAMES[:2, :2])
     with pytest.raises(InvalidValueError, match=r"has 10 samples; got samples \[8, 18\)"):
@@ -843,24 +843,24 @@ def test_writer_refuses_what_does_not_fit(tmp_path):
     writer.close()
     for key in ("a/b", "a", "a/b/c"):
         with pytest.raises(TargetExistsError, match=r"::/a.* exists"):
-            hdf5_file.create(path, key, NewArray((3,), np.dtype("f4")))
+            hdf5_writer.create(path, key, NewArray((3,), np.dtype("f4")))
     for shape, dtype, match in (((), "f4", "cannot have shape"), ((3,), "O", "object dtype")):
         with pytest.raises(MmapstoreError, match=match):
-            hdf5_file.create(str(tmp_path / "b.h5"), None, NewArray(shape, np.dtype(dtype)))
+            hdf5_writer.create(str(tmp_path / "b.h5"), None, NewArray(shape, np.dtype(dtype)))
     with pytest.raises(InvalidValueError, match="HDF5 allows at most 4294967295"):
-        hdf5_file.create(str(tmp_path / "b.h5"), None, NewArray((8, 2**30), np.dtype("f4"), "gzip"))
+        hdf5_writer.create(str(tmp_path / "b.h5"), None, NewArray((8, 2**30), np.dtype("f4"), "gzip"))
     (tmp_path / "c.h5").write_bytes(b"precious")
     with pytest.raises(DamagedFileError, match="is not an HDF5 file"):
-        hdf5_file.create(str(tmp_path / "c.h5"), None, NewArray((3,), np.dtype("f4")))
+        hdf5_writer.create(str(tmp_path / "c.h5"), None, NewArray((3,), np.dtype("f4")))
     assert (tmp_path / "c.h5").read_bytes() == b"precious"
     assert sorted(os.listdir(tmp_path)) == ["a.h5", "c.h5"]
 
 
 def test_target_that_cannot_be_written(tmp_path):
     with pytest.raises(WriteError, match=r"The directory does not exist. Create it first"):
-        hdf5_file.create(str(tmp_path / "no" / "a.h5"), None, NewArray((3,), np.dtype("f4")))
+        hdf5_writer.create(str(tmp_path / "no" / "a.h5"), None, NewArray((3,), np.dtype("f4")))
     with pytest.raises(TargetExistsError, match="is a directory; expected a file"):
-        hdf5_file.create(str(tmp_path), None, NewArray((3,), np.dtype("f4")))
+        hdf5_writer.create(str(tmp_path), None, NewArray((3,), np.dtype("f4")))
 
 
 def test_nothing_is_written_through_a_link(tmp_path):
@@ -868,7 +868,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["out"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/group")
     with pytest.raises(UnsafeFileError, match="'out' is a link; a new dataset is not written through links"):
-        hdf5_file.create(str(tmp_path / "a.h5"), "out/x", NewArray((3,), np.dtype("f4")))
+        hdf5_writer.create(str(tmp_path / "a.h5"), "out/x", NewArray((3,), np.dtype("f4")))
     assert [listing.key for listing in hdf5_file.list_arrays(str(tmp_path / "other.h5"))] == ["group/frames"]
 
 
@@ -878,7 +878,7 @@ def test_disk_that_fills_up_is_a_write_error_and_what_was_written_stays(tmp_path
     code = """
         import resource, sys
         import numpy as np
-        from mmapstore.formats import hdf5_file
+        from mmapstore.formats import hdf5_file, hdf5_writer
         from mmapstore.formats.contract import NewArray
         from mmapstore.plain.errors import WriteError
         compression, resizable = sys.argv[2] or None, bool(sys.argv[3])
@@ -887,7 +887,7 @@ def test_disk_that_fills_up_is_a_write_error_and_what_was_written_stays(tmp_path
         writer, written = None, 0
         try:
             new = NewArray((10 if resizable else 1000, 1000), np.dtype("f8"), compression, 10, resizable=resizable)
-            writer = hdf5_file.create(sys.argv[1], None, new)
+            writer = hdf5_writer.create(sys.argv[1], None, new)
             for start in range(0, 1000, 20):
                 writer.write(start, values[start : start + 20])
                 written = start + 20
@@ -911,10 +911,10 @@ def test_disk_that_fills_up_is_a_write_error_and_what_was_written_stays(tmp_path
 KILLED = """
     import os, signal, sys
     import numpy as np
-    from mmapstore.formats import hdf5_file
+    from mmapstore.formats import hdf5_file, hdf5_writer
     from mmapstore.formats.contract import NewArray
     new = NewArray((4000, 50, 10), np.dtype("i4"), sys.argv[2] or None, 3, resizable=bool(sys.argv[3]))
-    writer = hdf5_file.create(sys.argv[1], "frames", new)
+    writer = hdf5_writer.create(sys.argv[1], "frames", new)
     values = np.arange(4000 * 500, dtype=np.int32).reshape(4000, 50, 10)
     for start in range(0, 1500, 100):
         writer.write(start, values[start : start + 100])
@@ -935,7 +935,7 @@ def test_blocks_before_the_last_flush_survive_a_kill(tmp_path, compression, resi
     values = np.arange(4000 * 500, dtype=np.int32).reshape(4000, 50, 10)
     np.testing.assert_array_equal(read_all(hdf5_file.open_array(path))[:1500], values[:1500])
     new = NewArray((4000, 50, 10), np.dtype("i4"), compression or None, 3, resizable=bool(resizable))
-    writer = hdf5_file.reopen(path, "frames", new)
+    writer = hdf5_writer.reopen(path, "frames", new)
     np.testing.assert_array_equal(writer.read(0, 1500), values[:1500])
     writer.write(1500, values[1500:])
     writer.close()
@@ -946,7 +946,7 @@ def test_blocks_before_the_last_flush_survive_a_kill(tmp_path, compression, resi
 def test_reopen_refuses_another_array(tmp_path):
     path = str(tmp_path / "a.h5")
     new = NewArray((10, 3), np.dtype("f4"), "gzip", 4)
-    hdf5_file.create(path, None, new).close()
+    hdf5_writer.create(path, None, new).close()
     for other in (
         NewArray((10, 4), np.dtype("f4"), "gzip", 4),
         NewArray((10, 3), np.dtype("f8"), "gzip", 4),
@@ -955,17 +955,17 @@ def test_reopen_refuses_another_array(tmp_path):
         NewArray((10, 3), np.dtype("f4"), "gzip", 5),
     ):
         with pytest.raises(StateMismatchError, match=r"holds \(10, 3\) float32.*is to be written. Delete it to start again"):
-            hdf5_file.reopen(path, None, other)
+            hdf5_writer.reopen(path, None, other)
     with pytest.raises(KeyNotFoundError, match="no dataset or group 'x'"):
-        hdf5_file.reopen(path, "x", new)
+        hdf5_writer.reopen(path, "x", new)
     with pytest.raises(NotFoundError, match="does not exist"):
-        hdf5_file.reopen(str(tmp_path / "missing.h5"), None, new)
-    hdf5_file.reopen(path, None, new).close()
+        hdf5_writer.reopen(str(tmp_path / "missing.h5"), None, new)
+    hdf5_writer.reopen(path, None, new).close()
 
 
 def test_index_of_a_long_array_does_not_pile_up_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("mmapstore.formats.hdf5_writer._MOST_METADATA_NBYTES", 20_000)
-    writer = hdf5_file.create(str(tmp_path / "a.h5"), None, NewArray((3000, 2), np.dtype("i4"), "lzf", 1))
+    writer = hdf5_writer.create(str(tmp_path / "a.h5"), None, NewArray((3000, 2), np.dtype("i4"), "lzf", 1))
     for start in range(0, 3000, 1000):
         writer.write(start, np.full((1000, 2), start, np.int32))
         writer.flush()

@@ -167,9 +167,5 @@ def test_what_is_no_array_of_numbers_is_refused(given, found):
         in_memory.from_live(given)
 
 
-def test_only_arrays_are_live_and_no_path_is(tmp_path):
+def test_only_arrays_are_live():
     assert in_memory.is_live(np.zeros(2)) and not in_memory.is_live([1, 2]) and not in_memory.is_live("x.npy")
-    assert not in_memory.matches(tmp_path)
-    for call in (in_memory.open_array, in_memory.list_arrays):
-        with pytest.raises(InvalidTypeError, match="give the array itself"):
-            call("x.npy")

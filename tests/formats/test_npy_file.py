@@ -175,12 +175,6 @@ def test_a_file_that_shrinks_before_it_is_mapped_is_an_error(tmp_path):
         stored.as_array()
 
 
-def test_nothing_is_live():
-    assert not npy_file.is_live(np.zeros(3))
-    with pytest.raises(InvalidTypeError, match="give its path"):
-        npy_file.from_live(np.zeros(3))
-
-
 # --- writing -----------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,6 @@ from stored_bytes import raw_rows, sample_values
 
 import mmapstore as mm
 from mmapstore.formats import npz_member
-from mmapstore.formats.contract import NewArray
 from mmapstore.operations.describe import describe
 from mmapstore.plain.errors import (
     DamagedFileError,
@@ -252,5 +251,3 @@ def test_what_is_no_archive_of_arrays(tmp_path):
         mm.open(tmp_path / "d.npz")
     with pytest.raises(NotFoundError):
         npz_member.open_array(tmp_path / "e.npz")
-    with pytest.raises(InvalidTypeError, match="are read, not written"):
-        npz_member.create(tmp_path / "e.npz", None, NewArray((1,), np.dtype("u1")))

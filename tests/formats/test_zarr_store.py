@@ -14,7 +14,7 @@ import pytest
 from sent_objects import sent
 from stored_bytes import raw_rows, sample_values
 
-from mmapstore.formats import zarr_store
+from mmapstore.formats import zarr_store, zarr_writer
 from mmapstore.formats.contract import NewArray
 from mmapstore.plain.errors import (
     DamagedFileError,
@@ -268,7 +268,7 @@ def test_keys_that_leave_the_store_are_refused(tmp_path, key):
         with pytest.raises(UnsafeFileError, match="not a path inside the store"):
             call(tmp_path / "a.zarr", key)
     with pytest.raises(UnsafeFileError, match="not a path inside the store"):
-        zarr_store.create(tmp_path / "a.zarr", key, NewArray((2,), np.dtype("f4")))
+        zarr_writer.create(tmp_path / "a.zarr", key, NewArray((2,), np.dtype("f4")))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
@@ -366,7 +366,7 @@ def test_without_zarr_the_extra_is_named(tmp_path, monkeypatch):
         with pytest.raises(MissingPackageError, match=r"pip install 'mmapstore\[zarr\]'"):
             call(tmp_path / "a.zarr")
     with pytest.raises(MissingPackageError, match="zarr"):
-        zarr_store.create(tmp_path / "b.zarr", None, NewArray((2,), np.dtype("f4")))
+        zarr_writer.create(tmp_path / "b.zarr", None, NewArray((2,), np.dtype("f4")))
 
 
 def test_importing_the_module_loads_no_zarr(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from stored_bytes import raw_rows, sample_values
 
 import mmapstore as mm
-from mmapstore.formats import zarr_store
+from mmapstore.formats import zarr_store, zarr_writer
 from mmapstore.formats.contract import NewArray
 from mmapstore.plain.errors import (
     InvalidTypeError,
@@ -25,12 +25,12 @@ zarr = pytest.importorskip("zarr")
 from zarr.storage import LocalStore  # noqa: E402
 
 
-@pytest.mark.parametrize("compression", [None, *zarr_store.COMPRESSIONS])
+@pytest.mark.parametrize("compression", [None, *zarr_writer.COMPRESSIONS])
 @pytest.mark.parametrize("dtype", ["?", "<f2", ">f4"])
 def test_zarr_reads_what_was_written_in_blocks(tmp_path, compression, dtype):
     values = sample_values((11, 2, 3), dtype)
     new = NewArray(values.shape, values.dtype, compression, 4, {"layout": "NHW"})
-    writer = zarr_store.create(tmp_path / "a.zarr", None, new)
+    writer = zarr_writer.create(tmp_path / "a.zarr", None, new)
     for start in (0, 3, 6, 9):  # not aligned to chunks
         writer.write(start, values[start : start + 3])
     writer.flush()
@@ -51,7 +51,7 @@ def test_zarr_reads_what_was_written_in_blocks(tmp_path, compression, dtype):
 
 def test_several_arrays_share_a_store(tmp_path):
     for key, count in [("image", 4), ("extra/label", 6)]:
-        writer = zarr_store.create(tmp_path / "a.zarr", key, NewArray((count,), np.dtype("i8"), chunk_samples=5))
+        writer = zarr_writer.create(tmp_path / "a.zarr", key, NewArray((count,), np.dtype("i8"), chunk_samples=5))
         writer.write(0, np.arange(1, count + 1))
         writer.flush()
     group = zarr.open_group(LocalStore(tmp_path / "a.zarr"), mode="r")
@@ -59,14 +59,14 @@ def test_several_arrays_share_a_store(tmp_path):
     np.testing.assert_array_equal(group["image"][:], np.arange(1, 5))
     for key in ("image", "extra", None):
         with pytest.raises(TargetExistsError, match=r"exists\. Choose another name"):
-            zarr_store.create(tmp_path / "a.zarr", key, NewArray((2,), np.dtype("f4")))
+            zarr_writer.create(tmp_path / "a.zarr", key, NewArray((2,), np.dtype("f4")))
     with pytest.raises(TargetExistsError, match="is a Zarr array, which cannot hold 'image/x'"):
-        zarr_store.create(tmp_path / "a.zarr", "image/x", NewArray((2,), np.dtype("f4")))
+        zarr_writer.create(tmp_path / "a.zarr", "image/x", NewArray((2,), np.dtype("f4")))
     np.testing.assert_array_equal(group["image"][:], np.arange(1, 5))
 
 
 def test_truncating_and_growing(tmp_path):
-    writer = zarr_store.create(tmp_path / "a.zarr", None, NewArray((2, 3), np.dtype("f4"), chunk_samples=4, resizable=True))
+    writer = zarr_writer.create(tmp_path / "a.zarr", None, NewArray((2, 3), np.dtype("f4"), chunk_samples=4, resizable=True))
     for start in range(0, 20, 5):
         writer.write(start, np.full((5, 3), start + 1, "f4"))
     writer.truncate(17)
@@ -79,7 +79,7 @@ def test_truncating_and_growing(tmp_path):
 
 
 def test_a_store_of_fixed_length_refuses_what_does_not_fit(tmp_path):
-    writer = zarr_store.create(tmp_path / "a.zarr", None, NewArray((2, 2), np.dtype("u1")))
+    writer = zarr_writer.create(tmp_path / "a.zarr", None, NewArray((2, 2), np.dtype("u1")))
     with pytest.raises(InvalidValueError, match=r"announced with 2 samples; got samples \[1, 3\)"):
         writer.write(1, np.zeros((2, 2), "u1"))
     with pytest.raises(InvalidValueError, match="takes samples of shape"):
@@ -94,11 +94,11 @@ def test_a_store_of_fixed_length_refuses_what_does_not_fit(tmp_path):
 
 def test_reopening_goes_on_where_it_stopped_and_refuses_another_array(tmp_path):
     new = NewArray((6, 2), np.dtype(">i2"), "zstd", 4)
-    writer = zarr_store.create(tmp_path / "a.zarr", "x", new)
+    writer = zarr_writer.create(tmp_path / "a.zarr", "x", new)
     writer.write(0, np.ones((3, 2), "i2"))
     writer.flush()
     writer.close()
-    writer = zarr_store.reopen(tmp_path / "a.zarr", "x", new)
+    writer = zarr_writer.reopen(tmp_path / "a.zarr", "x", new)
     np.testing.assert_array_equal(writer.read(0, 6)[:, 0], [1, 1, 1, 0, 0, 0])
     writer.write(3, np.full((3, 2), 2, "i2"))
     writer.flush()
@@ -106,15 +106,15 @@ def test_reopening_goes_on_where_it_stopped_and_refuses_another_array(tmp_path):
     others = [((7, 2), ">i2", 4), ((6, 3), ">i2", 4), ((6, 2), "<i2", 4), ((6, 2), ">i2", 3)]
     for shape, dtype, chunk in others:
         with pytest.raises(StateMismatchError, match=r"is to be written\. Delete it"):
-            zarr_store.reopen(tmp_path / "a.zarr", "x", NewArray(shape, np.dtype(dtype), "zstd", chunk))
+            zarr_writer.reopen(tmp_path / "a.zarr", "x", NewArray(shape, np.dtype(dtype), "zstd", chunk))
     with pytest.raises(StateMismatchError, match="is a group"):
-        zarr_store.reopen(tmp_path / "a.zarr", None, new)
+        zarr_writer.reopen(tmp_path / "a.zarr", None, new)
     with pytest.raises(NotFoundError, match="does not exist"):
-        zarr_store.reopen(tmp_path / "b.zarr", None, new)
+        zarr_writer.reopen(tmp_path / "b.zarr", None, new)
 
 
 def test_flush_syncs_the_chunks_written_and_their_directory(tmp_path, monkeypatch):
-    writer = zarr_store.create(tmp_path / "a.zarr", None, NewArray((8, 2), np.dtype("f4"), chunk_samples=2))
+    writer = zarr_writer.create(tmp_path / "a.zarr", None, NewArray((8, 2), np.dtype("f4"), chunk_samples=2))
     synced = []
     real = os.fsync
 
@@ -135,7 +135,7 @@ def test_flush_syncs_the_chunks_written_and_their_directory(tmp_path, monkeypatc
 
 def test_what_cannot_be_created_is_refused_and_leaves_nothing(tmp_path):
     def create(shape=(2, 2), dtype="f4", name="a.zarr", **more):
-        zarr_store.create(tmp_path / name, None, NewArray(shape, np.dtype(dtype), **more))
+        zarr_writer.create(tmp_path / name, None, NewArray(shape, np.dtype(dtype), **more))
 
     with pytest.raises(
         InvalidValueError, match="'lzf' is not known for Zarr; expected None or one of 'zstd', 'gzip', 'blosc', 'lz4'"
@@ -164,8 +164,8 @@ def test_text_of_a_fixed_width(tmp_path, compression):
     values = np.array(["cat/1.jpg", "", "\u00fc\u6c7d.png", "d" * 300] * 3, object)
     values = np.array([text.encode() for text in values], "S300")
     new = NewArray((5,), np.dtype("S300"), compression, 4, resizable=True)
-    zarr_store.create(tmp_path / "a.zarr", None, new).write(0, values[:5])
-    writer = zarr_store.reopen(tmp_path / "a.zarr", None, new)
+    zarr_writer.create(tmp_path / "a.zarr", None, new).write(0, values[:5])
+    writer = zarr_writer.reopen(tmp_path / "a.zarr", None, new)
     writer.write(5, values[5:])
     writer.flush()
     np.testing.assert_array_equal(writer.read(2, 12), values[2:])
@@ -177,11 +177,11 @@ def test_text_of_a_fixed_width(tmp_path, compression):
 
 def test_what_a_kill_left_of_a_chunk_goes_when_it_is_reopened(tmp_path):
     new = NewArray((4, 2), np.dtype("f4"), chunk_samples=2)
-    writer = zarr_store.create(tmp_path / "a.zarr", None, new)
+    writer = zarr_writer.create(tmp_path / "a.zarr", None, new)
     writer.write(0, np.ones((2, 2), "f4"))
     left = [tmp_path / "a.zarr" / name for name in ("c.1.0.0123abcd.partial", "c.1.0.tmp")]
     for path in left:
         path.write_bytes(b"half")
-    again = zarr_store.reopen(tmp_path / "a.zarr", None, new)
+    again = zarr_writer.reopen(tmp_path / "a.zarr", None, new)
     assert not any(path.exists() for path in left)
     np.testing.assert_array_equal(again.read(0, 2), np.ones((2, 2)))

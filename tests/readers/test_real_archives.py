@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mmapstore as mm
-from mmapstore.formats import hdf5_file
+from mmapstore.formats.hdf5_format import FORMAT
 from mmapstore.plain.errors import MmapstoreError
 
 h5py = pytest.importorskip("h5py")
@@ -32,7 +32,7 @@ PACKAGES = (
     "xarray",
     "skvideo",
 )
-SUFFIXES = (*hdf5_file.SUFFIXES, ".hdf", ".h5py", ".cdf", ".keras", "")
+SUFFIXES = (*FORMAT.suffixes, ".hdf", ".h5py", ".cdf", ".keras", "")
 MOST_BYTES = 64 << 20
 
 
@@ -40,7 +40,7 @@ def archives(package: str) -> Iterator[Path]:
     spec = importlib.util.find_spec(package)
     for place in (spec.submodule_search_locations or []) if spec is not None else []:
         for path in sorted(Path(place).rglob("*")):
-            if path.suffix in SUFFIXES and path.is_file() and hdf5_file.matches(path):
+            if path.suffix in SUFFIXES and path.is_file() and FORMAT.matches(str(path)):
                 yield path
 
 

@@ -16,6 +16,7 @@ from ...files.stored_files import nbytes_on_disk
 from ...formats.contract import NewArray
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, PackedValuesWarning
 from ...plain.guessed_axes import warn_of_doubts
+from ...plain.json_values import as_json
 from ...plain.manifest import ArrayManifest, Manifest
 from ...plain.memory_budget import parse_bytes
 from ..ingest.description import written_by
@@ -173,7 +174,7 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
             journal.record = new_record(plan)
             journal.write()
             durable_writes.remove(place.path)
-            writer = place.module.create(place.path, place.key or None, plan.new)
+            writer = place.writing.create(place.path, place.key or None, plan.new)
         try:
             carry(plan, writer, journal, tally, bar, verify)
         except BaseException:
@@ -185,7 +186,7 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
         writer.close()
         assert journal.record is not None
         if verify and not beside:
-            verify_all(plan, journal.record.checksums[FIELD], place.module.open_array(place.path, place.key or None))
+            verify_all(plan, journal.record.checksums[FIELD], plan.target.format.open_array(place.path, place.key or None))
     finally:
         bar.close()
     episodes = _episodes(plan)
@@ -211,7 +212,7 @@ def _reopened(plan: Plan, record: Record) -> tuple[Any, Tally]:
     if not os.path.lexists(place.path):
         return None, tally
     try:
-        writer: Any = place.module.reopen(place.path, place.key or None, plan.new)
+        writer: Any = place.writing.reopen(place.path, place.key or None, plan.new)
     except (MmapstoreError, OSError):
         return None, tally  # killed while the library had its own bookkeeping half written: nothing can be trusted
     recorded = len(record.checksums[FIELD])
@@ -277,8 +278,8 @@ def _episodes(plan: Plan) -> tuple[int, ...]:
 
 def _notes(plan: Plan) -> dict[str, object]:
     """Return the notes of the manifest: those of the source, and its attributes where the target has no place for them."""
-    lost = attributes.lost_in(plan.target.format, plan.origin.attributes, plan.packing is not None)
-    found = {name: attributes.as_json(plan.origin.attributes[name]) for name in lost}
+    lost = attributes.lost_in(plan.target.writing, plan.origin.attributes, plan.packing is not None)
+    found = {name: as_json(plan.origin.attributes[name]) for name in lost}
     kept = {name: value for name, value in found.items() if value is not None}
     return {**plan.origin.noted.to_json(), **({"attributes": kept} if kept else {})}
 
@@ -324,7 +325,7 @@ def _changes(plan: Plan, changed: Changes) -> list[str]:
     chunks = tuple(plan.origin.chunks[axis] for axis in plan.axes) if plan.origin.chunks else None
     if plan.new.chunks is not None and chunks is not None and not _is_same_cut(plan.new, chunks):
         found.append(f"chunks of {chunks} to {plan.new.chunks}")
-    lost = attributes.lost_in(plan.target.format, plan.origin.attributes, plan.packing is not None)
+    lost = attributes.lost_in(plan.target.writing, plan.origin.attributes, plan.packing is not None)
     if lost:
         found.append(f"attributes that {plan.target.path} has no place for, kept in its manifest: {', '.join(lost[:20])}")
     return found

@@ -13,9 +13,11 @@ from typing import Any
 from ...files import durable_writes
 from ...files.durable_writes import explaining_write_errors, is_of_this_machine
 from ...files.exclusive_lock import exclusive_lock
-from ...formats import hdf5_file, npy_file, zarr_store
+from ...formats.hdf5_format import FORMAT as HDF5
+from ...formats.npy_format import FORMAT as NPY
 from ...formats.npy_tree import NPY_TREE_SUFFIX, is_npy_tree
 from ...formats.registry import PARTIAL
+from ...formats.zarr_format import FORMAT as ZARR
 from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...plain.memory_budget import parse_bytes
@@ -70,7 +72,7 @@ def archives_below(directory: str | os.PathLike[str], leave_out: str | None = No
         elif os.path.isdir(path):
             if avoided is not None and os.path.realpath(path) == avoided:
                 continue
-            found = "Zarr" if zarr_store.matches(path) else "directory of .npy" if is_npy_tree(path) else ""
+            found = ZARR.title if ZARR.matches(path) else "directory of .npy" if is_npy_tree(path) else ""
             if found:
                 yield Archive(relative, path, found)
                 continue
@@ -91,12 +93,11 @@ def _file(relative: str, path: str) -> Archive:
         return Archive(relative, path, "", "a file that mmapstore keeps beside data")
     if path.endswith(PARTIAL):
         return Archive(relative, path, "", "left by a run that did not finish")
-    if hdf5_file.matches(path):
-        return Archive(relative, path, "HDF5")
-    if npy_file.matches(path):
-        return Archive(relative, path, ".npy")
-    if Path(path).suffix.lower() in (*hdf5_file.SUFFIXES, *npy_file.SUFFIXES):
-        return Archive(relative, path, "HDF5")  # by its name it should be one: opening it says what is wrong
+    found = next((format for format in (HDF5, NPY) if format.matches(path)), None)
+    if found is not None:
+        return Archive(relative, path, found.title)
+    if Path(path).suffix.lower() in (*HDF5.suffixes, *NPY.suffixes):
+        return Archive(relative, path, HDF5.title)  # by its name it should be one: opening it says what is wrong
     return Archive(relative, path, "", "not an archive: neither HDF5 nor Zarr nor .npy by its first bytes")
 
 
@@ -104,7 +105,7 @@ def is_directory_of_archives(path: str | os.PathLike[str]) -> bool:
     """True for a directory that is itself no store, nor one that mmapstore wrote."""
     return (
         os.path.isdir(path)
-        and not zarr_store.matches(path)
+        and not ZARR.matches(os.fspath(path))
         and not is_npy_tree(path)
         and not os.path.exists(os.path.join(path, DIRECTORY_MANIFEST))
     )

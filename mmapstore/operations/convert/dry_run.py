@@ -29,7 +29,7 @@ def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
         sample = replace(sample, target=replace(plan.target, path=name))
         place = sample.target.place("data")
         began = time.perf_counter()
-        writer: Any = place.module.create(place.path, place.key or None, sample.new)
+        writer: Any = place.writing.create(place.path, place.key or None, sample.new)
         empty = nbytes_on_disk(place.path)
         journal = Journal(sample.target, {})
         journal.record = new_record(sample)
@@ -37,13 +37,13 @@ def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
         beside = writer.flushes_beside
         writer.close()
         if verify and not beside:
-            verify_all(sample, journal.record.checksums["data"], place.module.open_array(place.path, place.key or None))
+            verify_all(sample, journal.record.checksums["data"], plan.target.format.open_array(place.path, place.key or None))
         seconds = time.perf_counter() - began
         stored = nbytes_on_disk(place.path)
     share = plan.nbytes / max(1, sample.nbytes)
     if plan.new.chunks is None:
         return seconds * share, stored - sample.nbytes + plan.nbytes
-    grown = stored - (empty if plan.target.format == "zarr_store" else 0)
+    grown = stored - (empty if plan.target.writing.is_directory else 0)
     return seconds * share, int(grown * share)
 
 

@@ -203,7 +203,7 @@ def _write(plan: Plan, writer: Any, box: Box, block: Array) -> None:
         source.grid.number(tuple(at + more for at, more in zip(target.place(number), shift, strict=True)))
         for number, _, _ in touched
     ]
-    takes_masks = plan.target.format == "hdf5_file"
+    takes_masks = plan.target.writing.takes_skipped
     for (number, inside, within), place in zip(touched, source.places(numbers), strict=True):
         encoded = _encoded(source, place)
         if encoded is None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ...codecs.encoding import FilterEncoder
 from ...files.worker_threads import usable_cpus
 from ...formats.contract import NewArray
 from ...plain.cf_packing import Packing
@@ -25,8 +24,6 @@ from .wishes import Wishes, axes_of, chunks_and_codec, copies_chunks, region_of,
 
 BUFFERS = 3  # slabs on the way: one is read, one digested and written, one waits between
 _SMALL_THINGS = 12 << 20  # manifest, journal, what libraries load when they are first used, what malloc rounds up
-# What the format's library holds while it writes and reads back, in slabs and in bytes.
-_LIBRARY = {"npy_file": (1, 0), "hdf5_file": (2, 10_000_000), "zarr_store": (6, 16_000_000)}
 
 
 @dataclass(frozen=True)
@@ -115,10 +112,8 @@ class Plan:
         """Predicted peak of private memory."""
         values, chunk = self.slabs.most_values, math.prod(self.new.chunks or (0,)) * self.new.dtype.itemsize
         slab = values * self.new.dtype.itemsize
-        slabs, fixed = _LIBRARY[self.target.format]
-        encoding = (
-            usable_cpus() * FilterEncoder.scratch_nbytes(chunk) + (8 << 20) if chunk and self.target.format == "hdf5_file" else 0
-        )
+        slabs, fixed = self.target.writing.convert_memory
+        encoding = self.target.writing.encoding_nbytes(chunk) if chunk else 0
         parts = {
             "pieces on the way": BUFFERS * slab,
             "piece as it is stored": 0 if self.is_as_it_comes else values * self.source_dtype.itemsize,
@@ -149,7 +144,7 @@ def plan_of(origin: Origin, target: Target, wishes: Wishes, max_memory: int) -> 
         copies = keeps_chunks and copies_chunks(origin, target, wishes, axes, cast, packing, first, shape)
         kept = source_chunks if keeps_chunks else None
         chunks, compression = chunks_and_codec(origin, target, wishes, new_shape, layout, cast.target, kept, copies)
-        attributes = {**held_by(target.format, origin.attributes, packing is not None), **({"layout": layout} if layout else {})}
+        attributes = {**held_by(target.writing, origin.attributes, packing is not None), **({"layout": layout} if layout else {})}
         like = origin.stored if copies else None
         new = NewArray(new_shape, cast.target, compression, attributes=attributes, chunks=chunks, like=like)
         plan = Plan(origin, target, axes, first, shape, layout, cast, packing, new, copies, Slabs(new_shape, len(new_shape) - 1, 1))
@@ -192,7 +187,7 @@ def _most_nbytes(plan: Plan, max_memory: int) -> int:
             "on the way": BUFFERS * plan.new.dtype.itemsize,
             "stored": 0 if plan.is_as_it_comes else plan.source_dtype.itemsize,
             "unpacked": plan.packing.dtype.itemsize if plan.packing and not plan.cast.is_copy else 0,
-            "library": _LIBRARY[plan.target.format][0] * plan.new.dtype.itemsize,
+            "library": plan.target.writing.convert_memory[0] * plan.new.dtype.itemsize,
         }.values()
     )
     # The record of slabs grows where they are small: what it takes for pieces of one value says nothing.

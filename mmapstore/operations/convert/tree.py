@@ -131,7 +131,7 @@ def open_tree(path: str, inside: str = "", allow_links: bool = False) -> Any:
                 f"{path} is converted as a whole; leave '::/{inside.strip('/')}' out, or name the .npy file in it."
             )
         return NpyTree(path)
-    title, _ = identify(path)
+    title = identify(path).title
     if title == HDF5:
         return Hdf5Tree(path, inside, allow_links)
     if title == ZARR:
@@ -291,7 +291,7 @@ def _require_free(target: str, kind: str, overwrite: bool) -> None:
         ours = is_npy_tree(target)
     else:
         try:
-            ours = identify(target)[0] == kind
+            ours = identify(target).title == kind
         except MmapstoreError:
             ours = os.path.isfile(target)
     if not ours:

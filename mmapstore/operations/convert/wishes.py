@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +18,6 @@ from .origin import Origin, encoded_of
 
 CHUNK_NBYTES = 512 << 10
 _SAME_CODEC = {"zlib": "gzip", "hdf5-lz4": "lz4", "numcodecs-lz4": "lz4", "hdf5-bitshuffle": "bitshuffle"}
-_KNOWN = {
-    "hdf5_file": ("gzip", "lzf", "zstd", "blosc", "blosc2", "bitshuffle", "bzip2", "lz4"),
-    "zarr_store": ("zstd", "gzip", "blosc", "lz4"),
-}
-_ALWAYS = ("gzip", "lzf")
-_INSTEAD = {"hdf5_file": "gzip", "zarr_store": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +114,7 @@ def copies_chunks(
     shape: tuple[int, ...],
 ) -> bool:
     """True where the chunks of the source can be those of the target as they are."""
-    takes = getattr(target.module, "takes_chunks_of", None)
+    takes = target.writing.takes_chunks_of
     if takes is None or origin.stored is None or origin.chunks is None or wishes.compression is not None:
         return False
     changed = packing is not None or not cast.is_copy or axes != tuple(range(len(axes))) or not origin.dtype.isnative
@@ -146,7 +139,7 @@ def chunks_and_codec(
 ) -> tuple[tuple[int, ...] | None, str | None]:
     """The chunks and the compression of the target; None for neither."""
     given = [name for name in ("compression", "chunks", "chunk_samples") if getattr(wishes, name) not in (None, "none")]
-    if target.format == "npy_file":
+    if not target.writing.compressions:
         if given:
             raise InvalidValueError(
                 f"{given[0]}={getattr(wishes, given[0])!r} has no place in .npy, which is plain bytes ({target.path}). "
@@ -160,7 +153,7 @@ def chunks_and_codec(
         return tuple(min(each, length) for each, length in zip(source_chunks, shape, strict=True)), None
     compression = wishes.compression if wishes.compression != "none" else None
     if wishes.compression is None:
-        compression = _kept_codec(origin, target.format)
+        compression = _kept_codec(origin, target.writing.compressions)
     whole = [1 if letter in "NT" else length for letter, length in zip(layout or "N" + "?" * (len(shape) - 1), shape, strict=True)]
     axis = layout.index("T" if "T" in layout else "N") if layout else 0
     if wishes.chunks is not None:
@@ -168,8 +161,8 @@ def chunks_and_codec(
     elif wishes.chunk_samples is not None:
         whole[axis] = _positive("chunk_samples", wishes.chunk_samples)
         chunks = tuple(whole)
-    elif compression is None and target.format == "hdf5_file":
-        return None, None  # contiguous: it maps
+    elif compression is None and target.writing.maps_uncompressed:
+        return None, None
     elif source_chunks is not None:
         chunks = source_chunks
     else:
@@ -178,8 +171,8 @@ def chunks_and_codec(
     return tuple(min(each, length) for each, length in zip(chunks, shape, strict=True)), compression
 
 
-def _kept_codec(origin: Origin, format: str) -> str | None:
-    """The compression of the source, or the one that stands for it in the target's format; None where there was none."""
+def _kept_codec(origin: Origin, known: Sequence[str]) -> str | None:
+    """Return the compression of the source, or the usual one of those `known` in its place; None where there was none."""
     encoded = encoded_of(origin.stored)
     if origin.chunks is None or (encoded is None and "uncompressed" in origin.storage):
         return None
@@ -187,9 +180,7 @@ def _kept_codec(origin: Origin, format: str) -> str | None:
     names = [name for name in names if name not in ("shuffle", "numcodecs-shuffle", "fletcher32", "crc32c", "crc32", "adler32")]
     if not names:
         return None
-    found = next((name for name in names if name in _KNOWN[format]), None)
-    needs_plugin = format == "hdf5_file" and found not in _ALWAYS and importlib.util.find_spec("hdf5plugin") is None
-    return _INSTEAD[format] if found is None or needs_plugin else found
+    return next((name for name in names if name in known), known[0])
 
 
 def _checked_chunks(chunks: Any, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -166,7 +166,7 @@ def ingest(
     target = Target.of(out, several is not None or _names_its_fields(source, out))
     if several is not None or not is_source(source):
         options.check(several or {ONLY: source}, several is not None)
-    if target.format == "npy_file":
+    if not target.writing.compressions:
         _refuse_chunk_options(target, options)
     target.require_directory()
     if dry_run:

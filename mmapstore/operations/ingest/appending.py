@@ -51,7 +51,7 @@ def before_of(target: Target, source: Source, options: Options) -> Before:
     samples = {entry.shape[0] for entry in entries.values()}
     blocks = {entry.block_samples for entry in entries.values()}
     # Plain bytes are the same whoever wrote them; how else samples are chunked and encoded, only an ingest has noted.
-    is_known = target.format == "npy_file" or all("compression" in (entry.provenance or _NOTHING) for entry in entries.values())
+    is_known = not target.writing.compressions or all("compression" in (entry.provenance or _NOTHING) for entry in entries.values())
     if len(samples) > 1 or len(blocks) > 1 or not is_known:
         raise InvalidValueError(
             f"{target.path} was not written by `ingest`, whose manifest says in which chunks and with which compression to go on. "
@@ -64,7 +64,7 @@ def before_of(target: Target, source: Source, options: Options) -> Before:
     complete = whole // block
     while any(complete * block % _chunk_samples(target, found[field]) for field in found):
         complete -= 1
-    return Before(whole, block, found, target.format == "npy_file", complete * block)
+    return Before(whole, block, found, target.writing.tail is not None, complete * block)
 
 
 def _entries(target: Target) -> dict[str, ArrayManifest]:
@@ -193,9 +193,9 @@ def append_plan(source: Source, target: Target, options: Options, before: Before
     for field, spec in source.specs.items():
         entry = before.entries[field]
         place = target.place(field)
-        if before.in_place:
+        if target.writing.tail is not None:
             path = os.path.join(target.path, entry.file) if target.is_directory_of_fields else target.path
-            place = Place("npy_tail", path, entry.file, "")
+            place = Place(target.writing.tail, path, entry.file, "")
         conversion = Conversion.of(spec, entry.layout, np.dtype(entry.dtype) if spec.dtype.kind != "S" else None)
         compression = (entry.provenance or _NOTHING).get("compression")
         fields[field] = FieldPlan(conversion, place, compression, _chunk_samples(target, entry))
@@ -204,7 +204,7 @@ def append_plan(source: Source, target: Target, options: Options, before: Before
 
 
 def _chunk_samples(target: Target, entry: ArrayManifest) -> int:
-    if target.format == "npy_file":
+    if not target.writing.compressions:
         return 1
     chunks = open_stored(target.path, entry.key or None).chunks
     return chunks[0] if chunks else int((entry.provenance or _NOTHING)["chunk_samples"])
@@ -235,6 +235,6 @@ def copy_to_work_on(plan: WritePlan, target: Target, record: Record) -> None:
         for field in plan.fields.values():
             # Chunk files behind these are shared with the old store: they are taken away here, so that they are never written to.
             new = field.new_array(record.samples, resizable=True)
-            writer = field.place.module.reopen(field.place.path, field.place.key or None, new)
+            writer = field.place.writing.reopen(field.place.path, field.place.key or None, new)
             writer.truncate(record.samples)
             writer.close()

@@ -209,7 +209,7 @@ class _Measurement:
             writers: dict[str, Writer] = {}
             for name, field in plan.fields.items():
                 new = field.new_array(plan.block_samples, resizable=True)
-                writers[name] = field.place.module.create(field.place.path, field.place.key or None, new)
+                writers[name] = field.place.writing.create(field.place.path, field.place.key or None, new)
                 stack.callback(writers[name].close)
             blocks = blocks_of(plan, Position(), Record(plan.block_samples, {}))
             with contextlib.closing(self._timed(blocks)) as timed, Beside(summaries_of(plan)) as beside:

@@ -75,7 +75,7 @@ def _created(plan: WritePlan) -> dict[str, Writer]:
     try:
         for name, field in plan.fields.items():
             new = field.new_array(samples, resizable=plan.samples is None)
-            writers[name] = field.place.module.create(field.place.path, field.place.key or None, new)
+            writers[name] = field.place.writing.create(field.place.path, field.place.key or None, new)
     except BaseException:
         _close(writers, quietly=True)
         raise
@@ -125,7 +125,7 @@ def _reopen(field: FieldPlan, plan: WritePlan, record: Record) -> Writer:
 
 
 def _reopen_as(field: FieldPlan, samples: int, resizable: bool) -> Writer:
-    return field.place.module.reopen(field.place.path, field.place.key or None, field.new_array(samples, resizable))
+    return field.place.writing.reopen(field.place.path, field.place.key or None, field.new_array(samples, resizable))
 
 
 def _require_old(before: Before, right: int) -> None:

@@ -21,8 +21,6 @@ from .target import Place, Target
 BLOCK_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in cache between reading, checking and writing
 CHUNK_NBYTES = 512 << 10
 MOST_CHANNELS = 4096  # with more, what is known of each would take more room in the manifest and in memory than it is worth
-# What the format's library holds while it writes a block, in blocks (copies, compressed chunks) and in bytes (caches).
-_LIBRARY = {"npy_file": (0, 0), "npy_tail": (0, 0), "hdf5_file": (1, 10_000_000), "zarr_store": (3, 6_000_000)}
 _SMALL_THINGS = 4 * 2**20  # manifest, journal, Python objects, and what malloc rounds up
 
 
@@ -143,8 +141,8 @@ class WritePlan:
         library = 0
         for field in self.fields.values():
             sample_nbytes = field.conversion.target.sample_nbytes
-            library += _LIBRARY[field.place.format][0] * max(self.block_samples, field.chunk_samples) * sample_nbytes
-        library += max(_LIBRARY[field.place.format][1] for field in self.fields.values())
+            library += field.place.writing.ingest_memory[0] * max(self.block_samples, field.chunk_samples) * sample_nbytes
+        library += max(field.place.writing.ingest_memory[1] for field in self.fields.values())
         return MemoryPlan(
             {
                 "block being written": self.block_samples * self.sample_nbytes,
@@ -190,7 +188,7 @@ def _in_blocks_of(
     places = {field: target.place(field) for field in conversions}
     chunks = {}
     for field in conversions:
-        if places[field].format == "npy_file":
+        if not places[field].writing.compressions:
             chunks[field] = 1
         elif options.of("chunk_samples", field) is not None:
             chunks[field] = options.of("chunk_samples", field)

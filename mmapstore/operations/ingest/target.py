@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from ...formats.contract import Listing, NewArray, StoredArray, Writer
-from ...formats.registry import PARTIAL
+from ...formats.contract import Format, Writing
+from ...formats.registry import PARTIAL, format_written, written_suffixes
 from ...plain.errors import (
     InvalidTypeError,
     InvalidValueError,
@@ -22,35 +21,16 @@ from ...plain.errors import (
 )
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
 
-_FORMATS = {".npy": "npy_file", ".h5": "hdf5_file", ".hdf5": "hdf5_file", ".zarr": "zarr_store"}
-_DEFAULT_KEYS = {"hdf5_file": "data"}
-_ZARR_ROOTS = ("zarr.json", ".zarray", ".zgroup")
 _ELSEWHERE = "Write to another name."
-
-
-class FormatModule(Protocol):
-    """What a module of `formats/` gives to those who write."""
-
-    def create(self, path: str, key: str | None, new: NewArray) -> Writer: ...
-
-    def reopen(self, path: str, key: str | None, new: NewArray) -> Writer: ...
-
-    def open_array(self, path: str, key: str | None = None) -> StoredArray: ...
-
-    def list_arrays(self, path: str, inside: str = "") -> list[Listing]: ...
 
 
 class Place(NamedTuple):
     """Where one field is written: `path` until all is whole, then `file`, beside the manifest; `key` inside it, "" for none."""
 
-    format: str
+    writing: Writing
     path: str
     file: str
     key: str
-
-    @property
-    def module(self) -> FormatModule:
-        return _module(self.format)
 
 
 @dataclass(frozen=True)
@@ -62,14 +42,14 @@ class Target:
     path : what appears when all is written
     key : path inside it, "" for none: of the array, or of the group that holds the fields
     key_given : tells a key from the usual one
-    format : the module of `formats/` that writes it
+    format : of the file, the store, or the files in the directory
     named : fields are written under names of their own: arrays of one HDF5 file or Zarr group, or `.npy` files in a directory
     """
 
     path: str
     key: str
     key_given: bool
-    format: str
+    format: Format
     named: bool = False
 
     @classmethod
@@ -82,33 +62,38 @@ class Target:
         path, separator, key = os.fspath(out).partition("::")
         path, key = path.rstrip("/" + os.sep) or path, key.strip("/")
         suffix = os.path.splitext(path)[1].lower()
-        if named and suffix == ".npy":
+        format = format_written(suffix)
+        writing = format.writing if format is not None else None
+        if named and writing is not None and not writing.holds_many:
             raise InvalidValueError(
                 f"Several fields are written into a directory, one .npy file each, or into one .h5 or .zarr; {os.fspath(out)} "
                 f"names a single array. Give a directory such as {os.path.splitext(path)[0]!r}, or ingest each field of its own."
             )
-        if named and suffix not in _FORMATS:
+        if named and writing is None:
             if separator:
                 raise InvalidValueError(f"{os.fspath(out)} has a place inside; a directory of .npy files has none. Leave '::' out.")
             if not path:
                 raise InvalidValueError("out is empty; expected the name of a new directory.")
-            return cls(path, "", False, "npy_file", named)
-        if suffix not in _FORMATS:
-            container = next((part for part in Path(path).parents if part.suffix.lower() in _FORMATS), None)
+            format = format_written(".npy")
+            assert format is not None
+            return cls(path, "", False, format, named)
+        if format is None or writing is None:
+            container = next((part for part in Path(path).parents if format_written(part.suffix.lower()) is not None), None)
             hint = f" Did you mean '{container}::/{Path(path).relative_to(container)}'?" if container else ""
             raise InvalidValueError(
-                f"{path!r} has no suffix that says how to write it; expected one of {', '.join(_FORMATS)}.{hint}"
+                f"{path!r} has no suffix that says how to write it; expected one of {', '.join(written_suffixes())}.{hint}"
             )
-        if suffix == ".npy" and key:
+        if not writing.holds_many and key:
             raise InvalidValueError(f"A .npy file holds one array without a name; leave '::/{key}' out, or write to .h5 or .zarr.")
-        module = _FORMATS[suffix]
-        return cls(path, key or ("" if named else _DEFAULT_KEYS.get(module, "")), bool(key), module, named)
+        return cls(path, key or ("" if named else writing.default_key), bool(key), format, named)
 
     def place(self, field: str) -> Place:
         """Where a field of the source goes."""
         if self.is_directory_of_fields:
-            return Place(self.format, os.path.join(self.partial, f"{field}.npy{PARTIAL}"), f"{field}.npy", "")
-        return Place(self.format, self.partial, os.path.basename(self.path), "/".join(filter(None, (self.key, field * self.named))))
+            return Place(self.writing, os.path.join(self.partial, f"{field}.npy{PARTIAL}"), f"{field}.npy", "")
+        return Place(
+            self.writing, self.partial, os.path.basename(self.path), "/".join(filter(None, (self.key, field * self.named)))
+        )
 
     def name_of(self, field: str) -> str:
         """What the manifest calls a field of the source."""
@@ -120,8 +105,9 @@ class Target:
         return f"{self.path}::/{self.key}" if self.key_given else self.path
 
     @property
-    def module(self) -> FormatModule:
-        return _module(self.format)
+    def writing(self) -> Writing:
+        assert self.format.writing is not None
+        return self.format.writing
 
     @property
     def partial(self) -> str:
@@ -146,7 +132,7 @@ class Target:
 
     @property
     def is_directory_of_fields(self) -> bool:
-        return self.named and self.format == "npy_file"
+        return self.named and not self.writing.holds_many
 
     def require_directory(self) -> None:
         """Raise WriteError unless the directory that is to hold the target is there."""
@@ -159,7 +145,7 @@ class Target:
 
         `is_growing`: what was written there is appended to, so that only what would get lost counts: a copy takes its place.
         """
-        if not os.path.lexists(self.path) or (is_growing and self.format == "npy_file"):
+        if not os.path.lexists(self.path) or (is_growing and self.writing.tail is not None):
             return
         if self.is_directory_of_fields and os.path.isdir(self.path) and not os.listdir(self.path):
             return
@@ -179,17 +165,14 @@ class Target:
             entries = self.written()
             files = {DIRECTORY_MANIFEST, *(entry.file for entry in entries)} if entries else set()
             return sorted(set(os.listdir(self.path)) - files)
-        if self.format == "zarr_store":
-            if not os.path.isdir(self.path):
-                return ["a file"]
-            if not any(os.path.exists(os.path.join(self.path, name)) for name in _ZARR_ROOTS):
-                return os.listdir(self.path)
-        elif os.path.isdir(self.path):
-            return ["a directory"]
-        if self.format == "npy_file":
+        if os.path.isdir(self.path) is not self.writing.is_directory:
+            return ["a file" if self.writing.is_directory else "a directory"]
+        if self.writing.is_directory and not self.format.matches(self.path):
+            return os.listdir(self.path)
+        if not self.writing.holds_many:
             return []
         try:
-            keys = [listing.key for listing in self.module.list_arrays(self.path)]
+            keys = [listing.key for listing in self.format.list_arrays(self.path, "")]
         except (LockedFileError, UnsafeFileError):
             raise
         except MmapstoreError:
@@ -216,10 +199,6 @@ class Target:
                 raise InvalidValueError(f"{self.path} is the target, and the same file as {path}, which is read. {_ELSEWHERE}")
             if any(_is_same(str(around), self.path) for around in Path(path).resolve().parents):
                 raise InvalidValueError(f"{self.path} is the target, and {path}, which is read, lies in it. {_ELSEWHERE}")
-
-
-def _module(name: str) -> FormatModule:
-    return importlib.import_module(f"...formats.{name}", __package__)
 
 
 def name_fields(paths: Iterable[str], finished: bool) -> None:

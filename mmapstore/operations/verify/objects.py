@@ -162,7 +162,7 @@ def _is_container(path: str) -> bool:
 def _format(path: str, within: str) -> str:
     if is_npy_tree(path):
         return NPY_TREE
-    title, _ = identify(path)
+    title = identify(path).title
     if title not in CONTAINERS:
         return NPY if title == NPY else "array"
     is_array = within and any(listing.key.strip("/") == within for listing in list_stored(path, within))

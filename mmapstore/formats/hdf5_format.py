@@ -1,0 +1,54 @@
+"""HDF5 files: arrays by name, in one piece or in chunks."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+from ..codecs.encoding import FilterEncoder
+from ..files.worker_threads import usable_cpus
+from . import hdf5_file, hdf5_writer
+from .contract import Format, Writing
+
+_BUILT_IN = ("gzip", "lzf")
+_OF_PLUGIN = ("zstd", "blosc", "blosc2", "bitshuffle", "bzip2", "lz4")
+_ENCODERS_NBYTES = 8 << 20  # what their threads and libraries take beside chunks
+
+
+def _kept_attribute(value: Any) -> Any:
+    """Numbers, text and lists of one of these, which h5py writes; None for others."""
+    try:
+        return value if np.asarray(value).dtype.kind in "biufcSU" else None
+    except ValueError:
+        return None
+
+
+def _encoding_nbytes(chunk_nbytes: int) -> int:
+    scratch: int = FilterEncoder.scratch_nbytes(chunk_nbytes)
+    return usable_cpus() * scratch + _ENCODERS_NBYTES
+
+
+FORMAT = Format(
+    title="HDF5",
+    suffixes=(".h5", ".hdf5", ".he5", ".hdf", ".nc", ".mat"),
+    matches=hdf5_file.matches,
+    open_array=hdf5_file.open_array,
+    list_arrays=hdf5_file.list_arrays,
+    is_live=hdf5_file.is_live,
+    from_live=hdf5_file.from_live,
+    writing=Writing(
+        create=hdf5_writer.create,
+        reopen=hdf5_writer.reopen,
+        suffixes=(".h5", ".hdf5"),
+        default_key=hdf5_writer.DEFAULT_KEY,
+        compressions=_BUILT_IN if importlib.util.find_spec("hdf5plugin") is None else (*_BUILT_IN, *_OF_PLUGIN),
+        kept_attribute=_kept_attribute,
+        takes_chunks_of=hdf5_file.takes_chunks_of,
+        takes_skipped=True,
+        ingest_memory=(1, 10_000_000),
+        convert_memory=(2, 10_000_000),
+        encoding_nbytes=_encoding_nbytes,
+    ),
+)
