@@ -202,7 +202,7 @@ def _written_together(
     if (Path(outer) / DIRECTORY_MANIFEST).is_file():
         return _written_directory(outer, layout, mapped) if key is None and inside is None else None
     group = (key if key is not None else inside or "").strip("/")
-    entries = _entries_beside(outer)
+    entries = entries_beside(outer)
     if group:  # the array of that name, or all that are named below it
         is_array = group in (entry.key for entry in entries.values())
         entries = {field: entry for field, entry in entries.items() if entry.key.startswith(f"{group}/") and not is_array}
@@ -231,11 +231,11 @@ def _beside(path: str) -> str:
     return path.rstrip("/") + SUFFIX
 
 
-def _entries_beside(path: str) -> dict[str, ArrayManifest]:
+def entries_beside(path: str) -> dict[str, ArrayManifest]:
     """What the manifest of a file or store says of the arrays in it, by field; nothing where there is none."""
     if not Path(_beside(path)).is_file():
         return {}
-    fields = _read_manifest(Path(_beside(path))).fields
+    fields = read_manifest(Path(_beside(path))).fields
     return {field: entry for field, entry in fields.items() if entry.file == Path(path).name}
 
 
@@ -244,7 +244,7 @@ def _written_directory(directory: str, layout: str | Mapping[str, str] | None, m
     manifest_path = Path(directory) / DIRECTORY_MANIFEST
     if Path(directory).name.endswith(PARTIAL):  # whole, maybe, but without its name yet
         raise DamagedFileError(f"{directory} was left by an ingest that did not finish. Run the same ingest again: it resumes.")
-    manifest = _read_manifest(manifest_path)
+    manifest = read_manifest(manifest_path)
     if isinstance(layout, str) and len(manifest.fields) > 1:
         raise _layout_for_one(layout)
     fields = {}
@@ -268,7 +268,7 @@ def _written_directory(directory: str, layout: str | Mapping[str, str] | None, m
 
 
 def _open_field(source: Any, key: str | None, layout: str | None, mapped: bool, form: RawForm | None = None) -> _Field:
-    paths = _several_paths(source)
+    paths = several_paths(source)
     if paths is not None:
         return _open_joined(paths, key, layout, mapped, form)
     if isinstance(source, (str, os.PathLike)):
@@ -291,7 +291,7 @@ def _open_path(path: str, key: str | None, layout: str | None, mapped: bool, for
         if name not in fields:
             raise KeyNotFoundError(f"{outer} has no field {name!r}; it has {', '.join(fields)}.")
         return fields[name]
-    entries = list(_entries_beside(outer).values())
+    entries = list(entries_beside(outer).values())
     stored = _the_one_named(outer, entries) if not inside and len(entries) == 1 else None
     stored = stored or open_stored(outer, inside)
     for entry in entries:
@@ -343,7 +343,7 @@ def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None
     return found._replace(episodes=own)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
     return Manifest.from_json(read_small_text(str(path)), str(path))
 
 
@@ -357,7 +357,7 @@ def natural(path: str) -> list[tuple[int, int, str]]:
     return [*parts, (-1, 0, name)]
 
 
-def _several_paths(source: Any) -> list[str] | None:
+def several_paths(source: Any) -> list[str] | None:
     """The files of a list or a glob, in natural order; None if `source` is one thing."""
     if isinstance(source, (list, tuple)):
         if not source:

@@ -1,5 +1,5 @@
-"""The doctor: what training on some data would take, what is wrong with how it is stored, and the command that mends it.
+"""The doctor: predict what training on an array takes, find what is wrong with its storage, and print the command that fixes it.
 
-Nothing is trained, nothing is written, and no framework is imported: what Keras and TensorFlow would do is predicted by the rules
-of the versions that are installed. What there is to measure is measured on a few places of the data, for a second or two.
+The doctor trains nothing, writes nothing and imports no framework: it predicts Keras and TensorFlow by the rules of the installed
+versions, and measures a few places of the data for a second or two.
 """

@@ -1,4 +1,4 @@
-"""An array, or a folder of images, is looked at from all sides: one call for all there is to say of it."""
+"""`examine`: the diagnosis of an array, or of a folder of images."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from ..plain.array_spec import DEFAULT_LAYOUTS
 from ..plain.errors import DamagedFileError, InvalidValueError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from .bottleneck import bottleneck_of
-from .case import NEXT, NONE, Case, case_of
 from .diagnosis import Diagnosis
-from .findings import alignment, all_findings, elements
+from .findings import all_findings, elements
+from .findings.arrangement import alignment_words
 from .findings.contract import Finding
 from .findings.shuffling import fitting_shuffle
 from .frameworks import installed
-from .mending import all_at_once
+from .remedies import all_at_once
 from .routes import routes_of
 from .speeds import measured
+from .subject import NEXT, NONE, Subject, subject_of
 
 
 def examine(
@@ -34,20 +35,20 @@ def examine(
     max_memory: int | str | None = None,
     quick: bool = False,
 ) -> Diagnosis:
-    """Judge an array, as it is stored, for training on it.
+    """Judge how an array is stored for training.
 
     Parameters
     ----------
-    path, key, layout : as `mmapstore.open` takes them; or a folder of images. Of a file with several arrays, the one that is
-        larger than all others by far is judged, if none is named
+    path, key, layout : arguments of `mmapstore.open`; or a folder of images. In a file with several arrays, the array that is
+        more than twice as large as all others is judged, if none is named
     batch : samples in a batch
     target : "next" for the next frame, "none", or the name of a field; None for the second field where there is one, else "next"
-    max_memory : bytes, or text such as "64MB", that an epoch may take; None for no limit
-    quick : measure nothing, and read headers alone: findings then have no seconds, and some are not made
+    max_memory : upper bound of the memory of an epoch, in bytes or text such as "64MB"; None for no bound
+    quick : measure nothing and read headers only: findings then have no seconds, and some are not made
 
     Raises
     ------
-    What `mmapstore.open` raises; DamagedFileError also for data that turns out damaged where it is measured.
+    What `mmapstore.open` raises; DamagedFileError also for damage found while measuring.
 
     >>> import os, tempfile, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -63,79 +64,74 @@ def examine(
 
         return examine_images(text, frameworks, batch, quick)
     try:
-        case = case_of(text, frameworks, key=key, layout=layout, batch=batch, target=target, max_memory=limit)
+        subject = subject_of(text, frameworks, key=key, layout=layout, batch=batch, target=target, max_memory=limit)
     except DamagedFileError as error:
         raise _explained(text, error) from error
-    speeds = None if quick else measured(case)
-    findings = all_findings(case, speeds)
-    memory, how = _ours(case)
+    speeds = None if quick else measured(subject)
+    findings = all_findings(subject, speeds)
+    memory, how = _ours(subject)
     return Diagnosis(
-        path=case.name,
-        what=_what(case),
-        read="; ".join(words for words in (case.reader.why.partition("; this writes it once")[0], alignment.words(case)) if words),
+        path=subject.name,
+        what=_what(subject),
+        read="; ".join(filter(None, (subject.reader.why.partition("; this writes it once")[0], alignment_words(subject)))),
         findings=tuple(findings),
-        routes=tuple(routes_of(case)),
+        routes=tuple(routes_of(subject)),
         memory=memory,
         how=how,
-        available=case.available,
+        available=subject.available,
         frameworks=frameworks,
         speeds=speeds,
-        bottleneck=None if speeds is None else bottleneck_of(case, speeds),
-        notes=_notes(case, findings),
+        bottleneck=None if speeds is None else bottleneck_of(subject, speeds),
+        notes=_notes(subject, findings),
     )
 
 
 def _explained(path: str, error: DamagedFileError) -> Exception:
-    """What to do with something that is no array, where that can be told."""
-    quoted = shlex.quote(path)
+    """Return the error for a path that is no array, with the command for a video, a directory of videos or of arrays."""
+    quoted, names = shlex.quote(path), sorted(os.listdir(path)) if os.path.isdir(path) else []
+    once = "decoded once before training: mmapstore ingest"
     if path.lower().endswith(VIDEO_SUFFIXES):
+        return InvalidValueError(f"{path} is a video, which is {once} {quoted} frames.npy. Ask again for that.")
+    if any(name.startswith((".z", "zarr.json")) for name in names):
+        return error
+    suffixes = [Path(name).suffix for name in names if name.endswith((".npy", ".h5", ".hdf5", ".zarr", ".nc"))]
+    if suffixes:
+        several = shlex.quote(os.path.join(path, f"*{max(suffixes, key=suffixes.count)}"))
         return InvalidValueError(
-            f"{path} is a video, which is decoded once before training: mmapstore ingest {quoted} frames.npy. Ask again for that."
+            f"{path} is a directory of files; expected one of them, or those of one kind, joined: {several}. "
+            f"List them with: mmapstore info {quoted}"
         )
-    if Path(path).is_dir() and not any(name.name.startswith((".z", "zarr.json")) for name in Path(path).iterdir()):
-        suffixes = [each.suffix for each in Path(path).iterdir() if each.suffix in (".npy", ".h5", ".hdf5", ".zarr", ".nc")]
-        if suffixes:
-            several = shlex.quote(os.path.join(path, f"*{max(suffixes, key=suffixes.count)}"))
-            return InvalidValueError(
-                f"{path} is a directory of files; expected one of them, or those of one kind, joined: {several}. "
-                f"mmapstore info {quoted} tells what there is."
-            )
-        if any(each.name.lower().endswith(VIDEO_SUFFIXES) for each in Path(path).iterdir()):
-            return InvalidValueError(
-                f"{path} is a directory of videos, which are decoded once before training: mmapstore ingest {quoted} clips.npy. "
-                "Ask again for that."
-            )
+    if any(name.lower().endswith(VIDEO_SUFFIXES) for name in names):
+        return InvalidValueError(f"{path} is a directory of videos, which are {once} {quoted} clips.npy. Ask again for that.")
     return error
 
 
-def _ours(case: Case) -> tuple[MemoryPlan, str]:
-    """mmapstore's predicted peak, shuffled the usual way or, under a limit, as well as fits."""
-    if case.max_memory is not None and case.usual.memory.total > case.max_memory:
-        samples = fitting_shuffle(case, case.max_memory)
+def _ours(subject: Subject) -> tuple[MemoryPlan, str]:
+    """Return mmapstore's predicted peak, shuffled the usual way or, under a limit, as well as fits."""
+    if subject.max_memory is not None and subject.usual.memory.total > subject.max_memory:
+        samples = fitting_shuffle(subject, subject.max_memory)
         if samples is not None:
-            return case.batches(shuffle=samples).memory, f"mmapstore, shuffle={samples}"
-    return case.usual.memory, "mmapstore, shuffled"
+            return subject.batches(shuffle=samples).memory, f"mmapstore, shuffle={samples}"
+    return subject.usual.memory, "mmapstore, shuffled"
 
 
-def _what(case: Case) -> str:
-    spec = case.spec
-    episodes = len(case.dataset.episodes) - 1
+def _what(subject: Subject) -> str:
+    spec, letters = subject.spec, subject.layout.letters
+    episodes = len(subject.dataset.episodes) - 1
     pieces = f" in {episodes} episodes" if episodes > 1 else ""
-    y = {NEXT: ", y the next frame", NONE: ""}.get(case.target, f", y the field {case.target!r}")
-    letters = case.layout.letters
+    y = {NEXT: ", y the next frame", NONE: ""}.get(subject.target, f", y the field {subject.target!r}")
     axes = f"axes {letters}" + ("" if letters == DEFAULT_LAYOUTS.get(len(letters)) else f", samples as {spec.layout}")
     shape = f"of {spec.sample_shape} " if spec.sample_shape else ""
     return (
-        f"{case.name}: {len(spec)} samples{pieces} {shape}{spec.dtype}, {axes}, {format_bytes(spec.nbytes)}; "
-        f"x in batches of {case.batch}{y}"
+        f"{subject.name}: {len(spec)} samples{pieces} {shape}{spec.dtype}, {axes}, {format_bytes(spec.nbytes)}; "
+        f"x in batches of {subject.batch}{y}"
     )
 
 
-def _notes(case: Case, findings: Sequence[Finding]) -> tuple[str, ...]:
-    together = all_at_once(case, [found.mend for found in findings])
-    numbers = elements.words(case)
+def _notes(subject: Subject, findings: Sequence[Finding]) -> tuple[str, ...]:
+    together, numbers = all_at_once(subject, [found.mend for found in findings]), elements.words(subject)
     return (
         *([f"dtype: {numbers}"] if numbers else []),
         *([f"all that convert mends, at once: {together}"] if together else []),
-        *([f"judged was {case.name}, the largest array there; --key NAME judges another"] if case.is_largest else []),
+        *([f"judged was {subject.name}, the largest array there; --key NAME judges another"] if subject.is_largest else []),
     )

@@ -1,4 +1,4 @@
-"""What is installed to train with, told from package metadata and settings: no framework is imported."""
+"""The installed frameworks, according to package metadata and settings: none of them is imported."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _FLOATS = ("float16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Frameworks:
-    """
+    """Keras and its backend.
+
     Attributes
     ----------
-    versions : by package, of those that are installed
-    backend : of Keras: "tensorflow", "jax" or "torch"
-    floatx : the float dtype that Keras casts arrays to
-    has_gpu : the machine has one, and what is installed may use it
-    has_onednn : TensorFlow computes convolutions on processors with oneDNN, which knows channels_first
+    versions : versions of the installed packages
+    backend : backend of Keras: "tensorflow", "jax" or "torch"
+    floatx : float dtype that Keras casts arrays to
+    has_gpu : the machine has a GPU, and the installed packages may use it
+    has_onednn : TensorFlow computes convolutions on processors with oneDNN, which supports channels_first
     """
 
     versions: Mapping[str, str]
@@ -35,11 +36,6 @@ class Frameworks:
     has_gpu: bool = False
     has_onednn: bool = True
 
-    @property
-    def is_here(self) -> bool:
-        """Keras, and a backend for it."""
-        return "keras" in self.versions and len(self.versions) > 1
-
     def __str__(self) -> str:
         if not self.versions:
             return "Keras is not installed: judged by Keras 3 on TensorFlow"
@@ -47,7 +43,7 @@ class Frameworks:
 
 
 def installed() -> Frameworks:
-    """What Keras would find if it were imported now."""
+    """Return what Keras would find if it were imported now."""
     settings = _settings()
     floatx = settings.get("floatx")
     versions = {name: version for name in _PACKAGES if (version := _version(name))}
@@ -68,7 +64,7 @@ def _version(package: str) -> str:
 
 
 def _settings() -> Mapping[str, str]:
-    """Keras's own: keras.json, which it writes on its first import."""
+    """Read keras.json, which Keras writes on its first import."""
     home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(Path(home, "keras.json").read_text(encoding="utf-8"))
@@ -85,17 +81,14 @@ def _has_gpu() -> bool:
 
 
 def _has_onednn() -> bool:
-    """As TensorFlow decides (`IsMklEnabled` in tensorflow/core/util/util.cc): as asked, else on Linux for these processors."""
+    """Decide as TensorFlow does (`IsMklEnabled` in tensorflow/core/util/util.cc): as set, else on Linux by processor flags."""
     asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "").strip().lower()
     if platform.machine().lower() not in ("x86_64", "amd64") or asked in ("0", "false"):
         return False
-    return asked in ("1", "true") or bool(_ONEDNN_FLAGS & _processor_flags())
-
-
-def _processor_flags() -> set[str]:
-    """What the first processor can do, in the words of /proc/cpuinfo; nothing where there is none."""
+    if asked in ("1", "true"):
+        return True
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("flags"):
-                return set(line.partition(":")[2].split())
-    return set()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+        return not _ONEDNN_FLAGS.isdisjoint(flags)
+    return False

@@ -1,25 +1,24 @@
-"""What the ways of feeding Keras would materialise for this data, as the strategies of the benchmark predict it. Runs none."""
+"""Private memory of other strategies to feed Keras with this data, as the benchmark predicts it. Runs none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from ..bench import strategies
 from ..bench.contract import Task
-from .case import NEXT, NONE, Case
-from .places import Place
+from .subject import NEXT, NONE, Subject
 
 _FORMS = {".npy": "npy", "HDF5": "h5", "Zarr": "zarr", ".npz": "npz"}
-OURS = "mmapstore"
-_CLASS_NBYTES = 64  # of one y
+_OURS = "mmapstore"
+_CLASS_NBYTES = 64  # of a y that is a class
 
 
 @dataclass(frozen=True)
 class Route:
-    """One way. `nbytes` of private memory at its peak, over that of the framework; `fits` in what is available now.
+    """A strategy and its peak of private memory in bytes beside the framework's own.
 
-    `least` differs from `nbytes` where the peak is left to chance: it lies between them.
+    `nbytes` is the largest peak, `least` the smallest, where the peak depends on chance. `fits` is True if `nbytes` is available.
     """
 
     name: str
@@ -28,54 +27,43 @@ class Route:
     fits: bool
 
 
-def routes_of(case: Case) -> list[Route]:
-    """The ways that are open to whoever has this file, the dearest first; mmapstore's own are predicted elsewhere."""
-    task = task_of(case)
+def routes_of(subject: Subject) -> list[Route]:
+    """Return the strategies for this file except mmapstore's own, the largest peak first."""
+    task = task_of(subject)
     found = dict.fromkeys(strategies.serving(task), task)
     if task.form != "npy":
-        # Whoever reads all of it into an array has what he would have from a .npy.
-        in_ram = Task(**{**vars(task), "form": "npy"})
-        found.update({name: in_ram for name in strategies.serving(in_ram) if name == "array_in_ram"})
-    return predicted(found, case.available, _with_target(case))
+        found["array_in_ram"] = replace(task, form="npy")  # an array read from any file is the same as one from a .npy
+    times = 1.0
+    if subject.target not in (NEXT, NONE):
+        # Strategies take a field y for a class; a larger y, such as a mask, is kept and copied the way x is.
+        y = subject.dataset.readers[subject.target].spec.sample_nbytes
+        times += y / max(1, subject.spec.sample_nbytes) if y > _CLASS_NBYTES else 0.0
+    return predicted(found, subject.available, times)
 
 
-def _with_target(case: Case) -> float:
-    """What strategies know of a field y is that it is a class: larger ones, such as masks, are kept and copied the way x is."""
-    if case.target in (NEXT, NONE):
-        return 1.0
-    y = case.dataset.readers[case.target].spec.sample_nbytes
-    return 1.0 if y <= _CLASS_NBYTES else 1.0 + y / max(1, case.spec.sample_nbytes)
-
-
-def predicted(found: dict[str, Task], available: int, times: float = 1.0) -> list[Route]:
-    """Of strategies by name, the dearest first, without mmapstore's own; each `times` what it says."""
+def predicted(found: Mapping[str, Task], available: int, times: float = 1.0) -> list[Route]:
+    """Return the routes of strategies by name, the largest first, without mmapstore's own; each `times` its prediction."""
     routes = []
     for name, task in found.items():
         strategy = strategies.load(name)
-        if not strategy.NAME.startswith(OURS):
+        if not strategy.NAME.startswith(_OURS):
             nbytes = int(strategy.private(task) * times)
             least = int(strategy.least(task) * times) if hasattr(strategy, "least") else nbytes
             routes.append(Route(strategy.NAME, nbytes, least, nbytes <= available))
     return sorted(routes, key=lambda route: -route.nbytes)
 
 
-def task_of(case: Case) -> Task:
-    """As the benchmark would call it."""
-    form = "".join(_form(case.place, case))
-    labels = case.places.get(case.target)
+def task_of(subject: Subject) -> Task:
+    """Return the subject as a task of the benchmark."""
+    form = _FORMS[subject.location.format]
+    labels = None if subject.target in (NEXT, NONE) else subject.locations[subject.target].paths[0]
     return Task(
-        kind="next" if case.target == NEXT else "labelled",
-        form=form,
-        path=case.place.paths[0],
-        samples=len(case.dataset),
-        shape=case.spec.sample_shape,
-        dtype=case.spec.dtype.name,
-        labels=None if case.target in (NEXT, NONE) or labels is None else labels.paths[0],
-        batch=case.batch,
+        kind="next" if subject.target == NEXT else "labelled",
+        form=f"{form}-own" if subject.stored.chunks is not None and form in ("h5", "zarr") else form,
+        path=subject.location.paths[0],
+        samples=len(subject.dataset),
+        shape=subject.spec.sample_shape,
+        dtype=subject.spec.dtype.name,
+        labels=labels,
+        batch=subject.batch,
     )
-
-
-def _form(place: Place, case: Case) -> Iterator[str]:
-    yield _FORMS[place.format]
-    if case.stored.chunks is not None and place.format in ("HDF5", "Zarr"):
-        yield "-own"

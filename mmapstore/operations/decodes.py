@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..batches.plan import plan_for
 from ..batches.window_frames import WindowFrames
+from ..plain.array_spec import ArraySpec
 from ..plain.runs import merged
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes, NextFrame
@@ -13,25 +16,30 @@ _MOST_WINDOWS = 64  # of an epoch, that are looked at: in longer ones the others
 
 
 def decodes_per_chunk(reader: Reader, episodes: Episodes) -> float | None:
-    """Times that an epoch of next-frame pairs, shuffled as `shuffle=True` does, decodes a chunk, on average over chunks.
+    """Return how often an epoch of next-frame pairs with `shuffle=True` decodes a chunk, on average over chunks.
 
     None for readers that do not decode, or not all chunks of a window at once; and where there is no pair.
     1 would be every chunk once: blocks that begin and end inside chunks, and the frame past a block, add to it.
     """
     if not (isinstance(reader, Decodes) and isinstance(reader, ReadsRuns)):
         return None
-    plan = plan_for({"x": reader.spec}, None, NextFrame())
+    return decodes_with(reader.spec, episodes, reader.whole_chunks)
+
+
+def decodes_with(spec: ArraySpec, episodes: Episodes, whole_chunks: Callable[[int, int], tuple[int, int]]) -> float | None:
+    """Return the same for any chunks: `whole_chunks` widens a run [start, stop) to the samples that are decoded with it."""
+    plan = plan_for({"x": spec}, None, NextFrame())
     anchors = Anchors(episodes, plan.reach())
     if len(anchors) == 0:
         return None
-    order = SampleOrder(len(anchors), Shuffling.of(True, reader.spec.sample_nbytes))
+    order = SampleOrder(len(anchors), Shuffling.of(True, spec.sample_nbytes))
     frames = WindowFrames(plan.fields, plan, anchors, order, 1)
     decoded = position = 0
     for _ in range(_MOST_WINDOWS):
         window = frames.at(0, position)
-        chunks = merged([reader.whole_chunks(*run) for run in frames.runs(0, window).tolist()])
+        chunks = merged([whole_chunks(*run) for run in frames.runs(0, window).tolist()])
         decoded += int((chunks[:, 1] - chunks[:, 0]).sum())
         position = window.stop
         if position >= len(order):
             break
-    return decoded * len(order) / position / len(reader.spec)
+    return decoded * len(order) / position / len(spec)

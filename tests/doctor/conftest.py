@@ -19,4 +19,4 @@ def keras_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "measured", lambda case: FAST)
+    monkeypatch.setattr(examination, "measured", lambda subject: FAST)

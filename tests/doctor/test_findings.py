@@ -12,11 +12,11 @@ from doctor_data import FAULTS, FEW_VALUES, RANDOM, SAMPLES, SOUND
 import mmapstore as mm
 from mmapstore.cli import main
 from mmapstore.doctor import examination
-from mmapstore.doctor.case import Case, case_of
 from mmapstore.doctor.examination import examine
-from mmapstore.doctor.findings.codec import mapped_seconds
+from mmapstore.doctor.findings.storage import mapped_seconds
 from mmapstore.doctor.frameworks import Frameworks
 from mmapstore.doctor.speeds import Speeds
+from mmapstore.doctor.subject import Subject, subject_of
 
 KERAS = Frameworks({"keras": "3.15.1", "tensorflow-cpu": "2.21.0"})
 pytestmark = pytest.mark.usefixtures("fast")
@@ -89,7 +89,7 @@ def test_decodes_saved_are_counted_in_a_real_epoch(tmp_path: Path, monkeypatch: 
     from mmapstore.readers.decoded import Decoded
 
     monkeypatch.setattr("mmapstore.plain.sample_order.BLOCK_BYTES", 2 * RANDOM[0].nbytes)
-    monkeypatch.setattr("mmapstore.doctor.findings.chunks.BLOCK_BYTES", 2 * RANDOM[0].nbytes)
+    monkeypatch.setattr("mmapstore.doctor.findings.storage.BLOCK_BYTES", 2 * RANDOM[0].nbytes)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("frames", data=FEW_VALUES, chunks=(60, 16, 16), compression="gzip", compression_opts=1)
     counted: list[int] = []
@@ -117,8 +117,8 @@ def test_decodes_saved_are_counted_in_a_real_epoch(tmp_path: Path, monkeypatch: 
     assert found.nbytes == pytest.approx(before - after, rel=0.05)
 
 
-def case(path: Path, **how: object) -> Case:
-    return case_of(str(path), KERAS, **how)  # type: ignore[arg-type]
+def case(path: Path, **how: object) -> Subject:
+    return subject_of(str(path), KERAS, **how)  # type: ignore[arg-type]
 
 
 def test_delivered_bytes_are_those_of_all_batches(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_slow_decoder_is_a_finding_and_a_fast_one_is_none(
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("frames", data=FEW_VALUES, chunks=(100, 16, 16), compression="gzip", shuffle=True)
     speeds = Speeds(copy=1e10, disk=None, cached=1.0, read=1e8, batch=batch)
-    monkeypatch.setattr(examination, "measured", lambda case: speeds)
+    monkeypatch.setattr(examination, "measured", lambda subject: speeds)
     found = examine(str(tmp_path / "a.h5"))
     assert [each.code for each in found.findings] == expected
     assert found.bottleneck is not None and found.bottleneck.name == ("decoder" if expected else "the step")
@@ -156,10 +156,10 @@ def test_a_slow_decoder_is_a_finding_and_a_fast_one_is_none(
 def test_the_disk_is_the_bottleneck_where_the_data_exceeds_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", RANDOM)
     speeds = Speeds(copy=1e10, disk=1e6, cached=0.0, read=1e10, batch=1e-4)
-    monkeypatch.setattr(examination, "measured", lambda case: speeds)
+    monkeypatch.setattr(examination, "measured", lambda subject: speeds)
     found = examine(str(tmp_path / "x.npy")).bottleneck
     assert found is not None and found.name == "the step" and "the first time, from the disk" in found.words
-    monkeypatch.setattr("mmapstore.doctor.case.memory_available", lambda: 1000)
+    monkeypatch.setattr("mmapstore.doctor.subject.memory_available", lambda: 1000)
     found = examine(str(tmp_path / "x.npy")).bottleneck
     assert found is not None and found.name == "disk"
     assert found.epoch_seconds == pytest.approx((tmp_path / "x.npy").stat().st_size / 1e6)
@@ -167,7 +167,7 @@ def test_the_disk_is_the_bottleneck_where_the_data_exceeds_memory(tmp_path: Path
 
 def test_many_tiny_batches_wait_for_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", RANDOM)
-    monkeypatch.setattr(examination, "measured", lambda case: Speeds(1e10, None, 1.0, 1e10, batch=0.02))
+    monkeypatch.setattr(examination, "measured", lambda subject: Speeds(1e10, None, 1.0, 1e10, batch=0.02))
     found = examine(str(tmp_path / "x.npy")).bottleneck
     assert found is not None and found.name == "Python"
 
@@ -290,7 +290,7 @@ def test_samples_apart_are_put_in_order(tmp_path: Path) -> None:
 
 
 def test_without_measuring_there_are_no_seconds_and_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "measured", lambda case: pytest.fail("measured"))
+    monkeypatch.setattr(examination, "measured", lambda subject: pytest.fail("measured"))
     np.save(tmp_path / "x.npy", (RANDOM * 200).astype("u1").astype("f8"))
     found = examine(str(tmp_path / "x.npy"), quick=True)
     assert [(each.code, each.seconds) for each in found.findings] == [("dtype", None)]

@@ -12,10 +12,10 @@ import pytest
 from mmapstore.bench import running, strategies
 from mmapstore.bench.contract import FINISHED
 from mmapstore.doctor import examination
-from mmapstore.doctor.case import case_of
 from mmapstore.doctor.examination import examine
 from mmapstore.doctor.frameworks import installed
 from mmapstore.doctor.routes import task_of
+from mmapstore.doctor.subject import subject_of
 
 NBYTES = 200_000_000
 MIB = 2**20
@@ -49,7 +49,7 @@ def frames(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_the_usual_ways_take_what_was_predicted(frames: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "installed", installed)
     predicted = {route.name: route for route in examine(frames, quick=True).routes}
-    task = task_of(case_of(frames, installed()))
+    task = task_of(subject_of(frames, installed()))
     wrong = {}
     for strategy in WAYS[Path(frames).stem]:
         row = running.run(strategy, task, timeout=300)
@@ -61,7 +61,7 @@ def test_the_usual_ways_take_what_was_predicted(frames: str, monkeypatch: pytest
 
 
 def test_ours_takes_no_more_than_was_predicted(frames: str) -> None:
-    task = task_of(case_of(frames, installed()))
+    task = task_of(subject_of(frames, installed()))
     found = examine(frames, quick=True).memory
     row = running.run("mmapstore_shuffled", task, epochs=1, timeout=300)
     assert row.outcome == FINISHED and row.private is not None, f"{row.outcome}, {row.why}"

@@ -11,8 +11,8 @@ import pytest
 from doctor_data import FAULTS, FEW_VALUES, RANDOM, SAMPLES, SOUND
 
 from mmapstore.doctor import speeds
-from mmapstore.doctor.case import case_of
 from mmapstore.doctor.frameworks import Frameworks
+from mmapstore.doctor.subject import subject_of
 from mmapstore.files import page_cache
 
 KERAS = Frameworks({"keras": "3.15.1", "tensorflow-cpu": "2.21.0"})
@@ -21,7 +21,7 @@ KERAS = Frameworks({"keras": "3.15.1", "tensorflow-cpu": "2.21.0"})
 @pytest.mark.parametrize("name", [*SOUND, *FAULTS])
 def test_every_kind_of_file_can_be_measured(tmp_path: Path, name: str) -> None:
     path = SOUND[name](tmp_path) if name in SOUND else FAULTS[name][1](tmp_path)
-    found = speeds.measured(case_of(path, KERAS))
+    found = speeds.measured(subject_of(path, KERAS))
     assert found.copy > 0 and found.read is not None and found.read > 0 and found.batch is not None and found.batch > 0
     assert found.cached is None or 0 <= found.cached <= 1
 
@@ -48,7 +48,7 @@ def test_the_loop_stops_at_its_end_and_at_its_time(monkeypatch: pytest.MonkeyPat
 
 def test_reading_stops_at_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", RANDOM)
-    case = case_of(str(tmp_path / "x.npy"), KERAS)
+    case = subject_of(str(tmp_path / "x.npy"), KERAS)
     runs: list[tuple[int, int]] = []
     read = type(case.reader).read
     monkeypatch.setattr("mmapstore.doctor.speeds.BLOCK_BYTES", 10 * RANDOM[0].nbytes)
@@ -66,7 +66,7 @@ def test_whole_chunks_are_what_is_timed(tmp_path: Path, monkeypatch: pytest.Monk
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=FEW_VALUES, chunks=(60, 16, 16), compression="gzip")
-    case = case_of(str(tmp_path / "a.h5"), KERAS)
+    case = subject_of(str(tmp_path / "a.h5"), KERAS)
     ticks = iter(range(10**6))
     monkeypatch.setattr("mmapstore.doctor.speeds.BLOCK_BYTES", 4 * RANDOM[0].nbytes)
     monkeypatch.setattr("mmapstore.doctor.speeds._timed", lambda function, *run: (function(*run), float(next(ticks) * 0 + 1.0))[1])
@@ -95,7 +95,7 @@ def test_what_was_just_read_is_in_the_page_cache_and_what_was_dropped_is_not(tmp
     path = tmp_path / "x.npy"
     np.save(path, np.zeros((20 << 20, 1), np.uint8))
     path.read_bytes()
-    case = case_of(str(path), KERAS)
+    case = subject_of(str(path), KERAS)
     assert speeds._disk_speed(case) == (None, 1.0)
     if page_cache.drop([path]) > 0:
         pytest.skip("these files are on a tmpfs, which keeps what it has")
@@ -106,4 +106,4 @@ def test_what_was_just_read_is_in_the_page_cache_and_what_was_dropped_is_not(tmp
 def test_a_speed_of_the_disk_that_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", RANDOM)
     monkeypatch.setattr(speeds, "is_cached", lambda descriptor, at: None)
-    assert speeds._disk_speed(case_of(str(tmp_path / "x.npy"), KERAS)) == (None, None)
+    assert speeds._disk_speed(subject_of(str(tmp_path / "x.npy"), KERAS)) == (None, None)

@@ -1,14 +1,11 @@
-"""What a finding is, and what the modules beside this one offer: `findings(case, speeds)`, which yields those of its kind.
+"""A finding, as each module beside this one yields it from `findings(subject, speeds)`.
 
-`speeds` is None where nothing was measured; a finding then has no seconds, and those that only a measurement can tell are not
-made. Nothing is read here but labels: what there is to know lies in the case, in the speeds and in the few values that were
-looked at.
+`speeds` is None where nothing was measured; findings then have no seconds, and those that need a measurement are not made.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 FAILS, SLOW, NOTE = "fails", "slow", "note"
 LEVELS = (FAILS, SLOW, NOTE)
@@ -16,16 +13,17 @@ LEVELS = (FAILS, SLOW, NOTE)
 
 @dataclass(frozen=True)
 class Finding:
-    """
+    """A fault and its remedy.
+
     Attributes
     ----------
-    code : a word that stays the same, for programs: "dtype", "chunks" ...
-    level : FAILS (it will not train so), SLOW (it trains, and pays for it), NOTE (a little is to be had)
-    found : what is so, with its numbers
-    mend : the command, or the line of Python, that mends it
-    gain : what that would bring, in words
-    seconds : of an epoch, less; None where nothing was measured
-    nbytes : fewer of them to read, decode, copy or hold, as `gain` says
+    code : a stable word for programs: "dtype", "chunks" ...
+    level : FAILS (training fails), SLOW (training is slowed down), NOTE (a small gain)
+    found : the fault, with its numbers
+    mend : the command, or the line of Python, that fixes the fault
+    gain : the gain of that, in words
+    seconds : seconds saved in an epoch; None where nothing was measured
+    nbytes : bytes saved of reading, decoding, copying or holding, as `gain` says
     """
 
     code: str
@@ -38,8 +36,5 @@ class Finding:
 
     @property
     def rank(self) -> tuple[int, float, int]:
-        """Sorts what matters most to the front."""
+        """Sort key that brings the most important to the front."""
         return LEVELS.index(self.level), -(self.seconds or 0.0), -(self.nbytes or 0)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)

@@ -1,4 +1,4 @@
-"""The numbers as they are stored: byte order, and a dtype wider than what is trained on, or than its values."""
+"""Findings about stored numbers: packed values, byte order, and a dtype wider than that of training or than the values need."""
 
 from __future__ import annotations
 
@@ -8,129 +8,108 @@ from typing import Any
 import numpy as np
 
 from ...plain.memory_budget import format_bytes
-from ..case import Case
-from ..mending import convert_line
+from ..remedies import convert_line
 from ..speeds import Speeds
+from ..subject import Subject
 from .contract import FAILS, SLOW, Finding
 
-_LOOKED_AT = 4 << 20  # bytes of samples
+_SAMPLED_NBYTES = 4 << 20
 _NARROW = ("uint8", "int8", "uint16", "int16", "int32")
 
 
-def findings(case: Case, speeds: Speeds | None) -> Iterator[Finding]:
-    if case.packed:
-        yield _packed(case)
-        return  # unpacked values have another dtype, and the byte order of this machine
-    yield from _byte_order(case, speeds)
-    yield from _dtype(case, speeds)
-
-
-def words(case: Case) -> str:
-    """What becomes of numbers that Keras does not train in, and that are well stored all the same; empty for others."""
-    dtype, floatx = case.spec.dtype, case.floatx
-    if case.is_cast and dtype.itemsize < floatx.itemsize:
-        whole = format_bytes(case.spec.nbytes // dtype.itemsize * floatx.itemsize)
-        return (
-            f"{dtype} is cast to {floatx} batch by batch, as dtype={floatx.name!r} asks for; fit(memmap) casts all of it, {whole}"
+def findings(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
+    if subject.packed:  # unpacked values have another dtype, and the byte order of this machine
+        packing = subject.packed[0].packing
+        found = f"its numbers are packed ({packing}): training would take the stored numbers for the values"
+        line = convert_line(subject, "unpacked", ("--unpack",))
+        yield Finding("packed", FAILS, found, line, f"{packing.dtype} values, NaN for missing ones")
+        return
+    stored = subject.stored.dtype
+    if not stored.isnative:
+        nbytes = subject.usual.samples * subject.spec.sample_nbytes
+        yield Finding(
+            "byte-order",
+            SLOW,
+            f"its byte order ({stored.str}) is not this machine's: every batch is copied and swapped, and none mapped",
+            convert_line(subject, "native", ("--dtype", subject.spec.dtype.name)),
+            f"{format_bytes(nbytes)} fewer to swap in each epoch",
+            None if speeds is None else nbytes / speeds.copy,
+            nbytes,
         )
-    if dtype == np.uint8 and {"H", "W"} <= set(case.spec.layout):
+    yield from _dtype(subject, speeds)
+
+
+def words(subject: Subject) -> str:
+    """Say how training takes numbers that are stored well in another dtype than Keras trains in; "" for others."""
+    dtype, floatx = subject.spec.dtype, subject.floatx
+    if subject.is_cast and dtype.itemsize < floatx.itemsize:
+        whole = format_bytes(subject.spec.nbytes // dtype.itemsize * floatx.itemsize)
+        return f"{dtype} is cast to {floatx} batch by batch with dtype={floatx.name!r}; fit(memmap) casts all of it, {whole}"
+    if dtype == np.uint8 and {"H", "W"} <= set(subject.spec.layout):
         return f"uint8 has 1/{floatx.itemsize} of the bytes of {floatx}; keras.layers.Rescaling(1 / 255) in the model scales it"
     return ""
 
 
-def _packed(case: Case) -> Finding:
-    packing = case.packed[0].packing
-    return Finding(
-        "packed",
-        FAILS,
-        f"its numbers are packed ({packing}): training would take what is stored for the values",
-        convert_line(case, "unpacked", ("--unpack",)),
-        f"{packing.dtype} values, NaN where there is none",
-    )
-
-
-def _byte_order(case: Case, speeds: Speeds | None) -> Iterator[Finding]:
-    if case.stored.dtype.isnative:
-        return
-    nbytes = case.usual.samples * case.spec.sample_nbytes
-    seconds = None if speeds is None else nbytes / speeds.copy
-    yield Finding(
-        "byte-order",
-        SLOW,
-        f"its byte order ({case.stored.dtype.str}) is not this machine's: every batch is copied and swapped, and none mapped",
-        convert_line(case, "native", ("--dtype", case.spec.dtype.name)),
-        f"{format_bytes(nbytes)} fewer to swap in each epoch",
-        seconds,
-        nbytes,
-    )
-
-
-def _dtype(case: Case, speeds: Speeds | None) -> Iterator[Finding]:
-    dtype = case.spec.dtype
-    narrow = narrower(case) if speeds is not None and speeds.read is not None else None
+def _dtype(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
+    dtype, floatx, nbytes = subject.spec.dtype, subject.floatx, subject.spec.nbytes
+    narrow = narrower(subject) if speeds is not None and speeds.read is not None else None
     if narrow is not None:
-        saved = case.spec.nbytes * (dtype.itemsize - narrow.itemsize) // dtype.itemsize
+        saved = nbytes * (dtype.itemsize - narrow.itemsize) // dtype.itemsize
         yield Finding(
             "values",
             SLOW,
-            f"{dtype}, but the values looked at are whole numbers that {narrow} holds exactly, in "
+            f"{dtype}, but all sampled values are whole numbers that {narrow} holds exactly, in "
             f"1/{dtype.itemsize // narrow.itemsize} of the bytes",
-            convert_line(case, narrow.name, ("--dtype", narrow.name)),
-            f"{format_bytes(saved)} fewer to read in each epoch and to store (it refuses if another value does not fit)",
-            _reading_seconds(case, speeds, saved),
+            convert_line(subject, narrow.name, ("--dtype", narrow.name)),
+            f"{format_bytes(saved)} fewer to read in each epoch and to store (an error if another value does not fit)",
+            _reading_seconds(subject, speeds, saved),
             saved,
         )
-        return
-    if dtype.kind != "f" or dtype.itemsize <= case.floatx.itemsize:
-        return
-    saved = case.spec.nbytes - case.spec.nbytes * case.floatx.itemsize // dtype.itemsize
-    yield Finding(
-        "dtype",
-        SLOW,
-        f"{dtype}, but Keras trains in {case.floatx}: every batch is read in {dtype.itemsize // case.floatx.itemsize} times the "
-        f"bytes and cast, and fit(memmap) casts all of it at once, {format_bytes(case.spec.nbytes - saved)} of memory",
-        convert_line(case, case.floatx.name, ("--dtype", case.floatx.name, "--casting", "round")),
-        f"{format_bytes(saved)} fewer to read in each epoch and to store; without a copy, "
-        f'batches(dtype="{case.floatx.name}") casts batch by batch',
-        _reading_seconds(case, speeds, saved),
-        saved,
-    )
+    elif dtype.kind == "f" and dtype.itemsize > floatx.itemsize:
+        cast = nbytes * floatx.itemsize // dtype.itemsize
+        yield Finding(
+            "dtype",
+            SLOW,
+            f"{dtype}, but Keras trains in {floatx}: every batch is read in {dtype.itemsize // floatx.itemsize} times the bytes "
+            f"and cast, and fit(memmap) casts all of it at once, {format_bytes(cast)} of memory",
+            convert_line(subject, floatx.name, ("--dtype", floatx.name, "--casting", "round")),
+            f"{format_bytes(nbytes - cast)} fewer to read in each epoch and to store; without a copy, "
+            f'batches(dtype="{floatx.name}") casts batch by batch',
+            _reading_seconds(subject, speeds, nbytes - cast),
+            nbytes - cast,
+        )
 
 
-def _reading_seconds(case: Case, speeds: Speeds | None, nbytes: int) -> float | None:
+def _reading_seconds(subject: Subject, speeds: Speeds | None, nbytes: int) -> float | None:
     if speeds is None:
         return None
-    share = nbytes / max(1, case.spec.nbytes)
-    read = 0.0 if speeds.read is None else nbytes * case.decodes / speeds.read
-    disk = case.stored_nbytes * share / speeds.disk if speeds.disk and case.exceeds_memory else 0.0
+    share = nbytes / max(1, subject.spec.nbytes)
+    read = 0.0 if speeds.read is None else nbytes * subject.decodes / speeds.read
+    disk = subject.stored_nbytes * share / speeds.disk if speeds.disk and subject.exceeds_memory else 0.0
     return max(read, disk)
 
 
-def narrower(case: Case) -> np.dtype[Any] | None:
-    """The smallest integer dtype that holds all values of some samples from all over the array; None if it is not smaller.
+def narrower(subject: Subject) -> np.dtype[Any] | None:
+    """Return the smallest integer dtype that holds all values of samples from all over the array; None if it is not smaller.
 
-    None also for samples of a single value, and where all looked at are 0: that says nothing about the others.
+    None also for samples of a single value, and if all sampled values are 0, which says nothing about the others.
     """
-    spec = case.spec
-    if spec.dtype.kind not in "iuf" or spec.dtype.itemsize < 2 or spec.sample_nbytes <= spec.dtype.itemsize:
+    spec = subject.spec
+    if spec.dtype.kind not in "iuf" or spec.dtype.itemsize < 2 or spec.dtype == np.float16:
         return None
-    if spec.sample_nbytes > _LOOKED_AT or spec.dtype == np.float16:
+    if not spec.dtype.itemsize < spec.sample_nbytes <= _SAMPLED_NBYTES:
         return None
-    count = min(len(spec), max(1, min(16, _LOOKED_AT // spec.sample_nbytes)))
+    count = min(len(spec), max(1, min(16, _SAMPLED_NBYTES // spec.sample_nbytes)))
     low, high = 0, 0
     for k in range(count):
-        sample = np.asarray(case.dataset.fields[case.field][(len(spec) - 1) * k // max(1, count - 1)])
+        sample = np.asarray(subject.dataset.fields[subject.field][(len(spec) - 1) * k // max(1, count - 1)])
         if spec.dtype.kind == "f" and not _are_whole(sample):
             return None
         low, high = min(low, int(sample.min())), max(high, int(sample.max()))
-    if low == high == 0:
-        return None
-    for name in _NARROW:
-        limits, dtype = np.iinfo(name), np.dtype(name)
-        if limits.min <= low and high <= limits.max:
-            is_small = dtype.itemsize * 2 <= spec.dtype.itemsize and (spec.dtype.kind != "f" or dtype.itemsize == 1)
-            return dtype if is_small else None
-    return None
+    fitting = (np.dtype(name) for name in _NARROW if np.iinfo(name).min <= low and high <= np.iinfo(name).max)
+    dtype = None if low == high == 0 else next(fitting, None)
+    is_small = dtype is not None and dtype.itemsize * 2 <= spec.dtype.itemsize and (spec.dtype.kind != "f" or dtype.itemsize == 1)
+    return dtype if is_small else None
 
 
 def _are_whole(sample: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What is judged: a field, how it is stored and read, and how it is to be trained on."""
+"""The subject of a diagnosis: a field, how it is stored and read, and how a model is to be trained on it."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
 from ..plain.windows import Episodes, NextFrame
 from ..readers.contract import Decodes, Reader
 from .frameworks import Frameworks
-from .places import Place, largest_inside, places_of, require_inside
+from .locations import Location, largest_inside, locations_of, with_key
 
 NEXT, NONE = "next", "none"
-_LEAST_STEP = 0.002  # seconds that Keras itself takes for a training step, with next to no model
-_STEP_SPEED = 1e9  # bytes per second of its batches that no real model trains faster than on a processor
+_LEAST_STEP = 0.002  # seconds of a training step in Keras itself, with next to no model
+_STEP_SPEED = 1e9  # bytes of batches per second above which no real model trains on a processor
 
 
 @dataclass(frozen=True)
-class Case:
-    """
+class Subject:
+    """An array to train on.
+
     Attributes
     ----------
-    path : as it was given; `name` what `mmapstore.open` takes for what is judged
-    dataset, field : of all fields; the one that x comes from
-    places : of every field
-    stored, layout : of x, the first file of several
+    name : path that `mmapstore.open` takes for the array
+    dataset, locations : of all fields
+    field : the field that x comes from
+    stored, layout : the array of x as it is stored, the first file of several, and its axes
     target : NEXT (the frame after x), NONE, or the name of a field
     batch : samples in a batch
-    given_layout : what --layout said
-    max_memory : bytes that an epoch may take; None for no limit
-    available : bytes of memory that could be used now
-    is_largest : nobody named this array: it is the largest of several
+    given_layout : the value of --layout
+    max_memory : upper bound of the bytes of an epoch; None for no bound
+    available : bytes of memory that are available now
+    is_largest : True if nobody named this array, which is the largest of several
     """
 
-    path: str
     name: str
     dataset: Dataset
     field: str
-    places: dict[str, Place]
+    locations: dict[str, Location]
     stored: StoredArray
     layout: StoredLayout
     target: str
@@ -61,8 +61,8 @@ class Case:
     is_largest: bool = False
 
     @property
-    def place(self) -> Place:
-        return self.places[self.field]
+    def location(self) -> Location:
+        return self.locations[self.field]
 
     @property
     def reader(self) -> Reader:
@@ -74,20 +74,19 @@ class Case:
 
     @property
     def packed(self) -> list[Packed]:
-        """Of x, the files whose stored numbers train as something that they are not."""
+        """Packed files of x, whose stored numbers mislead a model."""
         return [each for each in self.dataset.packed.get(self.field, ()) if each.packing.misleads]
 
     @property
     def chunks(self) -> EncodedChunks | None:
-        """Of x, where chunks are read and put together, decoded or not, by mmapstore itself."""
+        """Chunks of x that mmapstore itself reads, with or without a codec."""
         return self.stored.encoded if isinstance(self.stored, HasChunks) and isinstance(self.reader, Decodes) else None
 
     @property
     def chunk(self) -> tuple[int, ...] | None:
-        """Shape of the pieces that are read, or decoded, as a whole; None where there are none."""
-        if self.chunks is not None:
-            return self.chunks.grid.chunk
-        return None if self.stored.chunks is None else tuple(self.stored.chunks)
+        """Shape of a chunk, which is read or decoded as a whole; None for arrays without chunks."""
+        shape = self.stored.chunks if self.chunks is None else self.chunks.grid.chunk
+        return None if shape is None else tuple(shape)
 
     @property
     def is_compressed(self) -> bool:
@@ -95,17 +94,16 @@ class Case:
 
     @property
     def is_by_library(self) -> bool:
-        """Read through the format's own library, for want of a faster way."""
+        """True if samples are read with the format's own library, which is slower."""
         return "by its library" in self.reader.place
 
     @cached_property
     def stored_nbytes(self) -> int:
-        """On disk."""
-        return self.place.nbytes()
+        return self.location.nbytes()
 
     @cached_property
     def decodes(self) -> float:
-        """How often a shuffled epoch of next-frame pairs decodes each chunk; 1 where nothing is decoded, or it cannot be told."""
+        """Times that a shuffled epoch of next-frame pairs decodes each chunk; 1 where nothing is decoded."""
         return decodes_per_chunk(self.reader, Episodes.of(self.dataset.episodes)) or 1.0
 
     @property
@@ -114,17 +112,17 @@ class Case:
 
     @property
     def is_cast(self) -> bool:
-        """A float of another size than Keras trains in."""
+        """True for floats of another size than Keras trains in."""
         return self.spec.dtype.kind == "f" and self.spec.dtype != self.floatx
 
     @property
     def exceeds_memory(self) -> bool:
-        """The page cache cannot keep what is stored from one epoch to the next."""
+        """True if the page cache cannot keep the stored bytes from one epoch to the next."""
         return self.stored_nbytes > self.available
 
     def batches(self, shuffle: bool | int = True, batch: int | None = None, max_memory: int | None = None) -> Batches:
-        """As one would train on it: in the dtype that Keras trains in."""
-        target: Any = NextFrame() if self.target == NEXT else None if self.target == NONE else self.target
+        """Return batches for training, in the dtype that Keras trains in."""
+        target: Any = {NEXT: NextFrame(), NONE: None}.get(self.target, self.target)
         dtype = {self.field: self.floatx} if self.is_cast else None
         return self.dataset.batches(
             batch or self.batch, target, inputs=self.field, shuffle=shuffle, dtype=dtype, max_memory=max_memory
@@ -132,7 +130,7 @@ class Case:
 
     @cached_property
     def usual(self) -> Batches:
-        """Shuffled the usual way."""
+        """Batches with `shuffle=True`."""
         return self.batches()
 
     @property
@@ -142,19 +140,19 @@ class Case:
 
     @property
     def delivered_nbytes(self) -> int:
-        """Of x and y of an epoch, as the model gets them."""
+        """Bytes of x and y in an epoch, as the model gets them."""
         itemsize = self.floatx.itemsize if self.is_cast else self.spec.dtype.itemsize
         x = math.prod(self.spec.sample_shape) * itemsize
         y = x if self.target == NEXT else 0 if self.target == NONE else self.dataset.readers[self.target].spec.sample_nbytes
         return self.usual.samples * (x + y)
 
+    @property
+    def least_step(self) -> float:
+        """Seconds that every training step on such batches is likely to take at least."""
+        return max(_LEAST_STEP, self.delivered_nbytes / self.steps / _STEP_SPEED)
 
-def least_step(case: Case) -> float:
-    """Seconds that no training step on such batches is likely to stay under."""
-    return max(_LEAST_STEP, case.delivered_nbytes / case.steps / _STEP_SPEED)
 
-
-def case_of(
+def subject_of(
     path: str,
     frameworks: Frameworks,
     *,
@@ -163,9 +161,9 @@ def case_of(
     batch: int = 32,
     target: str | None = None,
     max_memory: int | None = None,
-) -> Case:
-    """Open what is to be judged, reading headers alone. Raises what `mmapstore.open` raises."""
-    name, is_largest = require_inside(path, key), False
+) -> Subject:
+    """Open the array to be judged, reading headers only. Raises what `mmapstore.open` raises."""
+    name, is_largest = with_key(path, key), False
     try:
         dataset = open_quietly(name, layout=layout)
     except KeyNotFoundError:
@@ -174,33 +172,20 @@ def case_of(
             raise
         is_largest, name = True, largest
         dataset = open_quietly(name, layout=layout)
-    places = places_of(name, list(dataset.readers))
+    locations = locations_of(name, list(dataset.readers))
     x = next(iter(dataset.readers))
-    stored = places[x].stored()
+    stored = locations[x].stored()
     if dataset.readers[x].spec.dtype.kind == "S":
         raise InvalidTypeError(f"{name} holds bytes, and models train on numbers; expected bool, integers or floats.")
-    case = Case(
-        path=path,
-        name=name,
-        dataset=dataset,
-        field=x,
-        places=places,
-        stored=stored,
-        layout=StoredLayout.of(layout or places[x].layout, tuple(stored.shape), stored.name),
-        target=_target_of(dataset, target),
-        batch=batch,
-        given_layout=layout,
-        max_memory=max_memory,
-        frameworks=frameworks,
-        available=memory_available(),
-        is_largest=is_largest,
-    )
-    _ = case.usual  # refuses a batch, or a target, that does not fit the data
-    return case
+    axes = StoredLayout.of(layout or locations[x].layout, tuple(stored.shape), stored.name)
+    y, available = _target_of(dataset, target), memory_available()
+    subject = Subject(name, dataset, x, locations, stored, axes, y, batch, layout, max_memory, frameworks, available, is_largest)
+    _ = subject.usual  # raises for a batch size or a target that does not fit the data
+    return subject
 
 
 def _target_of(dataset: Dataset, target: str | None) -> str:
-    """As asked; else the second field of numbers, where there is one, or the next frame, if samples follow each other."""
+    """Return the target asked for; else the second field of numbers, or the next frame if samples follow each other."""
     names = list(dataset.readers)
     if target is None:
         others = [name for name in names[1:] if dataset.readers[name].spec.dtype.kind != "S"]
