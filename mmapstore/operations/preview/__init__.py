@@ -1,19 +1,18 @@
-"""`preview`: samples as one picture that tells whether the data is what one thinks it is."""
+"""`preview`: samples as one picture, to check the data by eye."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ...batches.opening import open_dataset
-from ...plain.errors import InvalidValueError, MmapstoreError
+from ...plain.errors import InvalidValueError
 from ...plain.memory_budget import MemoryPlan, parse_bytes
 from ...readers.contract import NeedsScratch
-from ..verify.manifest_check import described_arrays
 from . import colours, sheet
 from .arrangement import columns_for
 from .colours import Array, Picture, Range
@@ -26,7 +25,7 @@ _BAR_STEPS = 132
 
 @dataclass(frozen=True)
 class Preview:
-    """What was drawn: the file, its size in pixels, the samples shown, and how their values became colours."""
+    """The result of `preview`: the file, its size in pixels, the samples shown, and their range of colours in words."""
 
     out: str
     width: int
@@ -50,29 +49,29 @@ def preview(
 ) -> Preview:
     """Draw samples of a dataset as a contact sheet, and write it as a PNG.
 
-    One channel is grey, three are RGB, four of uint8 are RGB and opacity; others stand side by side, at most 8 of them. Of
-    volumes the middle slice is shown. uint8 is shown as it is; of other dtypes, percentiles 1 and 99 of what is shown are black
-    and white, for each channel where they stand side by side. NaN has a colour of its own. Small frames are enlarged by whole
-    factors, large ones are averaged. The sheet states all of that. Other fields of one value are printed below each sample,
+    One channel is grey, three are RGB, four of uint8 are RGB and opacity; other channels stand side by side, at most 8 of them. Of
+    volumes the middle slice is shown. uint8 is shown as it is; of other dtypes, percentiles 1 and 99 of the samples shown are
+    black and white, for each channel where channels stand side by side. NaN has a colour of its own. Small frames are enlarged by
+    whole factors, large ones are averaged. The sheet states all of that. Other fields of one value are printed below each sample,
     classes by name.
 
     Parameters
     ----------
     path : what `mmapstore.open` takes
-    out : "x.png"; a picture of that name is replaced
+    out : "x.png"; an existing picture is replaced
     samples : a range such as "0:16", numbers such as "3,17" or a list; None shows the first 16
-    random : so many samples from all over the data instead; the same for the same `seed`
-    next_frame : below each frame the next one, and the change between them: grey where there is none, orange where values rise,
-        blue where they fall
-    columns : samples next to each other; None balances the sheet
-    field : which of several is shown; None is the first with height and width
-    layout : how the array is stored, where neither its manifest nor the number of axes says so
-    max_memory : bound for private memory
+    random : number of samples to draw at random with `seed`, instead of `samples`
+    next_frame : draw below each frame the next one, and the change between them: grey for none, orange where values rise, blue
+        where they fall
+    columns : samples in a row; None balances the sheet
+    field : the field to draw; None draws the first with height and width
+    layout : axes of the stored array, where neither its manifest nor the number of axes says so
+    max_memory : upper bound of private memory
 
     Raises
     ------
-    InvalidTypeError (samples are no pictures), OutOfRangeError, InvalidValueError, MissingPackageError (Pillow), WriteError, and
-    what `mmapstore.open` raises
+    InvalidTypeError (samples are no pictures), OutOfRangeError, InvalidValueError, MissingPackageError (Pillow), WriteError,
+    MemoryBudgetError, and what `mmapstore.open` raises
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -95,104 +94,73 @@ def preview(
     reader = shown.readers[shown_field]
     rows = 3 if next_frame else 1
     look = Look.of(reader.spec, len(numbers) * rows)
-    scratch = reader.scratch_nbytes if isinstance(reader, NeedsScratch) else 0
-    _plan(look, len(numbers), rows, reader.spec.sample_nbytes, scratch).require(
-        budget, f"A preview of {name}", "Show fewer samples, or give a larger max_memory= (--max-memory)."
-    )
-    tiles = np.stack([look.tile(shown[number]) for number in numbers])
-    later = np.stack([look.tile(shown[number + 1]) for number in numbers]) if next_frame else None
-    painted = _painted(look, tiles, later)
+    pixels = look.scale.size[0] * look.scale.size[1] * look.panels * len(numbers) * rows
+    plan = {
+        "a sample": reader.spec.sample_nbytes + 3 * look.frame_nbytes,
+        "decoding": reader.scratch_nbytes if isinstance(reader, NeedsScratch) else 0,
+        "values shown": 6 * len(numbers) * min(rows, 2) * look.tile_nbytes,
+        "pictures": 11 * pixels,
+        "drawing": _BOOKKEEPING,
+    }
+    advice = "Show fewer samples, or give a larger max_memory= (--max-memory)."
+    MemoryPlan(plan).require(budget, f"A preview of {name}", advice)
+    frames = [np.stack([look.tile(shown[number + step]) for number in numbers]) for step in range(1 + next_frame)]
+    cells, bars, words = _painted(look, frames)
     facts = f"{len(dataset):,} samples of {shown.shape[1:]} {shown.dtype}, {shown.layout}"
-    lines = [f"{facts}; shown: {', '.join([_shown_words(numbers, random, seed), *look.words()])}", painted.words]
+    lines = [f"{facts}; shown: {', '.join([_shown_words(numbers, random, seed), *look.words()])}", words]
     made = sheet.Sheet(
         title=f"{os.path.basename(name.rstrip('/'))}{f', field {shown_field}' if len(dataset.fields) > 1 else ''}",
         lines=lines,
-        bars=painted.bars,
+        bars=bars,
         row_names=("frame", "next", "change") if next_frame else (),
-        cells=painted.cells,
-        captions=captions(dataset, shown_field, numbers, _notes(name)),
+        cells=cells,
+        captions=captions(dataset, shown_field, numbers, dataset.notes),
         columns=columns_for(look.scale.size, look.panels, len(numbers), rows, columns),
-        has_nan=bool(np.isnan(tiles).any() or (later is not None and np.isnan(later).any())),
+        has_nan=any(bool(np.isnan(each).any()) for each in frames),
     )
     width, height = sheet.save(made, target)
-    ranges = tuple(f"{bar.name}: {bar.low} to {bar.high}" for bar in painted.bars)
-    return Preview(target, width, height, tuple(numbers), (*lines, *ranges))
+    return Preview(target, width, height, tuple(numbers), (*lines, *(f"{bar.name}: {bar.low} to {bar.high}" for bar in bars)))
 
 
 def _shown_words(numbers: list[int], at_random: int | None, seed: int) -> str:
     if at_random is not None:
         return f"{len(numbers)} at random (seed {seed})"
-    steps = set(np.diff(numbers).tolist())
-    if steps == {1}:
+    if set(np.diff(numbers).tolist()) == {1}:
         return f"{numbers[0]} to {numbers[-1]}"
     return f"{len(numbers)} chosen" if len(numbers) > 6 else ", ".join(map(str, numbers))
 
 
-def _plan(look: Look, samples: int, rows: int, sample_nbytes: int, scratch: int) -> MemoryPlan:
-    pixels = look.scale.size[0] * look.scale.size[1] * look.panels * samples * rows
-    return MemoryPlan(
-        {
-            "a sample": sample_nbytes + 3 * look.frame_nbytes,
-            "decoding": scratch,
-            "values shown": 6 * samples * min(rows, 2) * look.tile_nbytes,
-            "pictures": 3 * pixels + 8 * pixels,
-            "drawing": _BOOKKEEPING,
-        }
-    )
+def _painted(look: Look, frames: list[Array]) -> tuple[list[list[list[Picture]]], list[sheet.Bar], str]:
+    """Return the panels of each row of each sample, legends, and the ranges in words.
 
-
-def _notes(path: str) -> dict[str, Any]:
-    """What the manifest keeps of each field, by name."""
-    try:
-        return {(each.name.partition("::/")[2] or "data"): each.entry.notes for each in described_arrays(path) if each.entry.notes}
-    except MmapstoreError:
-        return {}
-
-
-@dataclass(frozen=True)
-class _Painted:
-    cells: list[list[list[Picture]]]
-    bars: list[sheet.Bar]
-    words: str
-
-
-def _painted(look: Look, tiles: Array, later: Array | None) -> _Painted:
-    """`tiles` are (samples, channels, height, width); `later` the same of the next frames."""
-    both = tiles if later is None else np.concatenate([tiles, later])
+    `frames` are (samples, channels, height, width) values, and the same of the next frames, if these are shown.
+    """
     groups = [slice(0, look.read_channels)] if look.colour else [slice(number, number + 1) for number in range(look.panels)]
-    dtype = look.spec.dtype
-    ranges = [colours.range_of(both[:, group][:, :3], dtype) for group in groups]
-    lines = [f"values: {', '.join(dict.fromkeys(shown.why for shown in ranges))}"]
-    bars = _bars(ranges, _range_bar, "values")
-    frames = [tiles] if later is None else [tiles, later]
-    cells = [
-        [[_panel(frame[sample, group], shown, look) for group, shown in zip(groups, ranges, strict=True)] for frame in frames]
-        for sample in range(len(tiles))
-    ]
-    if later is not None:
+    ranges = [colours.range_of(np.concatenate(frames)[:, group][:, :3], look.spec.dtype) for group in groups]
+
+    def panels(values: Array) -> list[Picture]:
+        parts = zip((values[group] for group in groups), ranges, strict=True)
+        return [colours.rgb(part, shown) if look.colour else colours.grey(part[0], shown) for part, shown in parts]
+
+    cells = [[panels(frame[sample]) for frame in frames] for sample in range(len(frames[0]))]
+    words = f"values: {', '.join(dict.fromkeys(shown.why for shown in ranges))}"
+    bars = _bars(ranges, "values", _range_bar)
+    if len(frames) == 2:
         with np.errstate(invalid="ignore"):
-            steps = [(later[:, group][:, :3] - tiles[:, group][:, :3]).mean(axis=1) for group in groups]
+            steps = [(frames[1][:, group][:, :3] - frames[0][:, group][:, :3]).mean(axis=1) for group in groups]
         most = [colours.most_change(step) for step in steps]
-        lines.append(f"change: {'mean of the channels, ' if look.colour else ''}up to percentile 99 of its size")
-        bars += _bars(most, _change_bar, "change")
+        words += f"; change: {'mean of the channels, ' if look.colour else ''}up to percentile 99 of its size"
+        bars += _bars(most, "change", _change_bar)
         for sample, rows in enumerate(cells):
-            rows.append([_enlarged(colours.change(step[sample], size), look) for step, size in zip(steps, most, strict=True)])
-    return _Painted(cells, bars, "; ".join(lines))
+            rows.append([colours.change(step[sample], size) for step, size in zip(steps, most, strict=True)])
+    return [[[colours.enlarged(each, look.scale.up) for each in row] for row in rows] for rows in cells], bars, words
 
 
-def _bars(shown: list[_Shown], bar: Callable[[_Shown, str], sheet.Bar], what: str) -> list[sheet.Bar]:
-    """One for each channel, or one where all are alike."""
+def _bars(shown: list[_Shown], name: str, bar: Callable[[_Shown, str], sheet.Bar]) -> list[sheet.Bar]:
+    """Return a legend for each channel, or one if all are alike."""
     if len(set(shown)) == 1:
-        return [bar(shown[0], what)]
-    return [bar(each, f"{what}, channel {number}") for number, each in enumerate(shown)]
-
-
-def _panel(values: Array, shown: Range, look: Look) -> Picture:
-    return _enlarged(colours.rgb(values, shown) if look.colour else colours.grey(values[0], shown), look)
-
-
-def _enlarged(picture: Picture, look: Look) -> Picture:
-    return colours.enlarged(picture, look.scale.up)
+        return [bar(shown[0], name)]
+    return [bar(each, f"{name}, channel {number}") for number, each in enumerate(shown)]
 
 
 def _range_bar(shown: Range, name: str) -> sheet.Bar:

@@ -1,21 +1,20 @@
-"""Sizes and places on a contact sheet, in pixels: arithmetic on integers, nothing is drawn."""
+"""Sizes and positions on a contact sheet, in pixels: arithmetic on integers, nothing is drawn."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-MARGIN = 24  # around everything, and as much between what belongs apart
-GAP = 10  # between neighbours
-CHANNEL_GAP = 2  # between the channels of one sample
+MARGIN = 24  # around the sheet, and between its parts
+GAP, CHANNEL_GAP = 10, 2  # between samples, and between the panels of one
 CAPTION = 22  # below a picture
-_WIDEST = 1440  # of a sheet, unless a single picture is wider, or columns were asked for
-_LEAST_SIDE = 12  # of a picture: a line of values is still seen
+_WIDEST = 1440  # of a sheet, unless a single picture is wider, or columns are given
+_LEAST_SIDE = 12  # of a picture, so that a line of values is still seen
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How a frame of (height, width) values becomes a picture: reduced to fewer values, then each enlarged to whole pixels.
+    """A frame of values as a picture: reduced to (height, width) values, each then enlarged to `up` whole pixels.
 
     >>> Scale.of(28, 28, 192), Scale.of(1080, 1920, 192)
     (Scale(height=28, width=28, down=1, up=(6, 6)), Scale(height=108, width=192, down=10, up=(1, 1)))
@@ -28,7 +27,7 @@ class Scale:
 
     @classmethod
     def of(cls, height: int, width: int, longest: int) -> Scale:
-        """About `longest` pixels along the longer side; never more where values are left out, never less than one a value."""
+        """Return a scale to about `longest` pixels along the longer side: never more if reduced, at least one per value."""
         down = -(-max(height, width) // longest)
         height, width = max(1, -(-height // down)), max(1, -(-width // down))
         up = max(1, longest // max(height, width))
@@ -49,7 +48,7 @@ class Scale:
 
 
 def longest_side(pictures: int, panels: int) -> int:
-    """Pixels along the longer side of a panel, where so many pictures of so many panels side by side are shown.
+    """Return pixels along the longer side of a panel, for so many pictures of so many panels side by side.
 
     >>> longest_side(16, 1), longest_side(100, 1), longest_side(4, 8)
     (192, 96, 150)
@@ -60,17 +59,16 @@ def longest_side(pictures: int, panels: int) -> int:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Where everything goes. A cell holds the panels of one picture side by side; a band is a row of cells for each of `rows`.
+    """Positions of pictures: a cell holds the panels of a picture side by side, a band is `rows` rows of cells.
 
     Attributes
     ----------
     picture : (width, height) of one panel
-    panels : side by side in each cell
-    cells : samples
-    columns : cells next to each other
-    rows : what is shown of each sample, one below the other: 1, or 3 for frame, next frame and change
-    header : height of what stands above, margins included
-    side : width of what stands left of the cells, for the names of rows
+    panels : panels in each cell
+    cells, columns : samples in all, and in a row
+    rows : pictures of each sample, one below the other: 1, or 3 for frame, next frame and change
+    header : height above the pictures, margins included
+    side : width left of the pictures, for the names of rows
     """
 
     picture: tuple[int, int]
@@ -83,37 +81,33 @@ class Arrangement:
 
     @property
     def cell_width(self) -> int:
-        return self.panels * self.picture[0] + (self.panels - 1) * CHANNEL_GAP
+        return self.panels * (self.picture[0] + CHANNEL_GAP) - CHANNEL_GAP
 
     @property
-    def bands(self) -> int:
-        return -(-self.cells // self.columns)
-
-    @property
-    def _band_height(self) -> int:
-        return self.rows * (self.picture[1] + CHANNEL_GAP) - CHANNEL_GAP + CAPTION
+    def _pitch(self) -> int:
+        """From one band to the next."""
+        return self.rows * (self.picture[1] + CHANNEL_GAP) - CHANNEL_GAP + CAPTION + GAP
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the sheet."""
-        columns = min(self.columns, self.cells)
-        width = 2 * MARGIN + self.side + columns * self.cell_width + (columns - 1) * GAP
-        return width, self.header + self.bands * (self._band_height + GAP) - GAP + MARGIN
+        width = 2 * MARGIN + self.side + min(self.columns, self.cells) * (self.cell_width + GAP) - GAP
+        return width, self.header + -(-self.cells // self.columns) * self._pitch - GAP + MARGIN
 
     def corner(self, cell: int, row: int, panel: int) -> tuple[int, int]:
-        """Upper left corner of one picture."""
+        """Return the upper left corner of a picture."""
         band, column = divmod(cell, self.columns)
         x = MARGIN + self.side + column * (self.cell_width + GAP) + panel * (self.picture[0] + CHANNEL_GAP)
-        return x, self.header + band * (self._band_height + GAP) + row * (self.picture[1] + CHANNEL_GAP)
+        return x, self.header + band * self._pitch + row * (self.picture[1] + CHANNEL_GAP)
 
     def caption(self, cell: int) -> tuple[int, int]:
-        """Upper left corner of the words below a cell."""
+        """Return the upper left corner of the caption of a cell."""
         x, y = self.corner(cell, self.rows - 1, 0)
         return x, y + self.picture[1] + 3
 
 
 def columns_for(picture: tuple[int, int], panels: int, cells: int, rows: int, wanted: int | None) -> int:
-    """Cells next to each other: as asked for, or so that the sheet is somewhat wider than high and not too wide.
+    """Return the samples in a row: `wanted`, or so that the sheet is somewhat wider than high and not too wide.
 
     >>> columns_for((160, 96), 1, 16, 1, None), columns_for((160, 96), 1, 16, 1, 4), columns_for((150, 150), 8, 4, 1, None)
     (4, 4, 1)
@@ -123,7 +117,5 @@ def columns_for(picture: tuple[int, int], panels: int, cells: int, rows: int, wa
     width = panels * (picture[0] + CHANNEL_GAP) + GAP
     height = rows * (picture[1] + CHANNEL_GAP) + CAPTION + GAP
     balanced = round(math.sqrt(cells * 1.5 * height / width))
-    most = max(1, (_WIDEST - 2 * MARGIN) // width)
-    columns = max(1, min(balanced, most, cells))
-    bands = -(-cells // columns)
-    return -(-cells // bands)  # the same number of rows, filled evenly
+    columns = max(1, min(balanced, (_WIDEST - 2 * MARGIN) // width, cells))
+    return -(-cells // -(-cells // columns))  # the same number of rows, filled evenly

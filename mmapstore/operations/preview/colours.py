@@ -1,4 +1,4 @@
-"""From values to colours. NumPy in, (height, width, 3) uint8 out; knows nothing of sheets."""
+"""Values as colours: NumPy in, (height, width, 3) uint8 out."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 NAN_COLOUR = (224, 64, 160)
-_ZERO = np.array([138.0, 138.0, 138.0])  # what a change of nothing looks like
-_MORE, _MORE_STILL = np.array([230.0, 120.0, 40.0]), np.array([255.0, 236.0, 170.0])
-_LESS, _LESS_STILL = np.array([50.0, 110.0, 200.0]), np.array([170.0, 226.0, 255.0])
 _PERCENTILES = (1, 99)
-_OPAQUE_PAPER = 255.0
+# Colours of a change from -1 to 1: pale blue, blue, mid-grey, orange, yellow.
+_CHANGES = np.array([[170, 226, 255], [50, 110, 200], [138, 138, 138], [230, 120, 40], [255, 236, 170]], np.float64)
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values shown as black and as white, and in words why these."""
+    """The values shown as black and as white, and the reason in words."""
 
     low: float
     high: float
     why: str
 
     def scaled(self, values: Array) -> Array:
-        """0 for `low` and below, 1 for `high` and above; NaN stays. Where there is but one value, it is the middle."""
+        """Return 0 for `low` and below, 1 for `high` and above; NaN stays, and a single value is 0.5."""
         if self.high <= self.low:
             return np.where(np.isnan(values), np.nan, 0.5)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -35,15 +33,13 @@ class Range:
 
 
 def range_of(values: Array, dtype: np.dtype[Any]) -> Range:
-    """What is black and white for values of an array of `dtype`: all that uint8 and bool can be, else percentiles 1 to 99.
+    """Return the range for values of an array of `dtype`: the whole range of uint8 and bool, else percentiles 1 to 99.
 
     >>> range_of(np.array([3.0, 7.0]), np.dtype("u1")), range_of(np.array([np.nan]), np.dtype("f4")).why
     (Range(low=0.0, high=255.0, why='as they are'), 'no finite value')
     """
-    if dtype.kind == "b":
-        return Range(0.0, 1.0, "as they are")
-    if dtype == np.uint8:
-        return Range(0.0, 255.0, "as they are")
+    if dtype.kind == "b" or dtype == np.uint8:
+        return Range(0.0, 1.0 if dtype.kind == "b" else 255.0, "as they are")
     finite = values[np.isfinite(values)]
     if not finite.size:
         return Range(0.0, 0.0, "no finite value")
@@ -55,52 +51,49 @@ def range_of(values: Array, dtype: np.dtype[Any]) -> Range:
 
 
 def grey(values: Array, shown: Range) -> Picture:
-    """(height, width) values, black to white."""
+    """Return (height, width) values in grey."""
     return _painted(np.repeat(shown.scaled(values)[..., None] * 255, 3, axis=-1))
 
 
 def rgb(values: Array, shown: Range) -> Picture:
-    """(3 or 4, height, width) values; a fourth channel is opacity, over white paper."""
+    """Return (3 or 4, height, width) values in colour; a fourth channel is opacity, over white paper."""
     channels = np.moveaxis(shown.scaled(values) * 255, 0, -1)
     if channels.shape[-1] == 4:
         opacity = channels[..., 3:] / 255
-        channels = channels[..., :3] * opacity + _OPAQUE_PAPER * (1 - opacity)
+        channels = channels[..., :3] * opacity + 255 * (1 - opacity)
     return _painted(channels)
 
 
 def change(values: Array, most: float) -> Picture:
-    """(height, width) signed values: mid-grey for 0, over orange to yellow for +`most`, over blue to pale blue for -`most`.
+    """Return (height, width) signed values: mid-grey for 0, over orange to yellow for +`most`, over blue to pale blue for -`most`.
 
     >>> change(np.array([[0.0, 2.0, -2.0]]), 2.0).tolist()
     [[[138, 138, 138], [255, 236, 170], [170, 226, 255]]]
     """
     with np.errstate(invalid="ignore"):
         share = np.clip(values / most, -1, 1) if most > 0 else np.where(np.isnan(values), np.nan, 0.0)
-    size = np.abs(share)[..., None]
-    middle, end = (np.where(share[..., None] < 0, *pair) for pair in ((_LESS, _MORE), (_LESS_STILL, _MORE_STILL)))
-    near, far = np.minimum(size * 2, 1), np.maximum(size * 2 - 1, 0)
-    return _painted(_ZERO + (middle - _ZERO) * near + (end - middle) * far)
+    stops = np.linspace(-1, 1, len(_CHANGES))
+    return _painted(np.stack([np.interp(share, stops, channel) for channel in _CHANGES.T], axis=-1))
 
 
 def most_change(values: Array) -> float:
-    """The distance from 0 that gets the strongest colour: percentile 99 of all distances, or the largest where that is 0."""
+    """Return the distance from 0 with the strongest colour: percentile 99 of all distances, or the largest if that is 0."""
     finite = np.abs(values[np.isfinite(values)])
     if not finite.size:
         return 0.0
-    most = float(np.percentile(finite, _PERCENTILES[1]))
-    return most if most > 0 else float(finite.max())
+    return float(np.percentile(finite, _PERCENTILES[1])) or float(finite.max())
 
 
 def _painted(channels: Array) -> Picture:
-    """0 to 255 as uint8; where any channel is NaN, the colour for that."""
-    missing = np.isnan(channels).any(axis=-1)
-    found = np.where(np.isnan(channels), 0, channels + 0.5).astype(np.uint8)
-    found[missing] = NAN_COLOUR
+    """Return 0 to 255 as uint8, with NAN_COLOUR where any channel is NaN."""
+    missing = np.isnan(channels)
+    found = np.where(missing, 0, channels + 0.5).astype(np.uint8)
+    found[missing.any(axis=-1)] = NAN_COLOUR
     return found
 
 
 def reduced(frame: Array, height: int, width: int) -> Array:
-    """(channels, height, width) means of the (channels, more, more) values of a frame; a NaN leaves no mean.
+    """Return (channels, height, width) means of the (channels, more, more) values of a frame; a NaN leaves no mean.
 
     >>> reduced(np.arange(6.0).reshape(1, 2, 3), 1, 3).tolist(), reduced(np.arange(5.0).reshape(1, 1, 5), 1, 2).tolist()
     ([[[1.5, 2.5, 3.5]]], [[[0.5, 3.0]]])
@@ -114,5 +107,5 @@ def reduced(frame: Array, height: int, width: int) -> Array:
 
 
 def enlarged(picture: Picture, up: tuple[int, int]) -> Picture:
-    """Each pixel as a rectangle of (down, across) pixels."""
-    return np.repeat(np.repeat(picture, up[0], axis=0), up[1], axis=1)
+    """Return each pixel as a rectangle of (down, across) pixels."""
+    return picture.repeat(up[0], axis=0).repeat(up[1], axis=1)

@@ -1,4 +1,4 @@
-"""Which samples are shown, what of each, and what is written below it."""
+"""The samples of a contact sheet, the panels of each, and its caption."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from ...batches.dataset import Dataset
-from ...batches.notes import mixed_samples
+from ...batches.notes import FieldNotes, mixed_samples
 from ...plain.array_spec import ArraySpec
 from ...plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, OutOfRangeError
 from .arrangement import Scale, longest_side
 from .colours import Array, reduced
 
 MOST_SAMPLES = 400
-MOST_PANELS = 8  # channels shown side by side
+_MOST_PANELS = 8  # channels side by side
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Choice:
 
     @classmethod
     def of(cls, dataset: Dataset, next_frame: bool) -> Choice:
-        """All samples; with `next_frame`, those that another of their episode follows.
+        """Return all samples; with `next_frame` those with a next one in their episode.
 
-        Raises InvalidValueError if there is none, or if the samples do not follow each other in time.
+        Raises InvalidValueError if there is none, or if the order of samples is mixed.
         """
         if next_frame and dataset.mixed:
             raise mixed_samples(dataset.name)
@@ -56,11 +56,11 @@ class Choice:
 
     def holds(self, number: int) -> bool:
         place = int(np.searchsorted(self.left_out, number))
-        return 0 <= number < self.total and not (place < len(self.left_out) and self.left_out[place] == number)
+        return 0 <= number < self.total and number not in self.left_out[place : place + 1]
 
 
 def numbers_to_show(samples: str | Sequence[int] | None, at_random: int | None, seed: int, choice: Choice) -> list[int]:
-    """Sample numbers: those of a range as text or of a list that can be shown, or so many at random, or the first 16.
+    """Return sample numbers: those of a range as text or of a list that can be shown, or so many at random, or the first 16.
 
     >>> all_of_ten = Choice(10, np.zeros(0, np.int64))
     >>> [numbers_to_show(text, None, 0, all_of_ten) for text in ("2:5", "8:", "7,1")]
@@ -73,7 +73,7 @@ def numbers_to_show(samples: str | Sequence[int] | None, at_random: int | None, 
             raise InvalidValueError(f"random={at_random} samples cannot be shown in one picture; expected 1 to {MOST_SAMPLES}.")
         places = random.Random(seed).sample(range(len(choice)), min(at_random, len(choice)))
         return [choice.number(place) for place in sorted(places)]
-    wanted = _wanted(samples, choice.total)
+    wanted = _wanted("0:16" if samples is None else samples, choice.total)
     if len(wanted) > MOST_SAMPLES:
         raise InvalidValueError(
             f"{len(wanted)} samples are too many for one picture; expected at most {MOST_SAMPLES}. "
@@ -81,50 +81,36 @@ def numbers_to_show(samples: str | Sequence[int] | None, at_random: int | None, 
         )
     found = [number for number in wanted if choice.holds(number)]
     if not found:
-        what = "" if not len(choice.left_out) else ", and the last of an episode has no next frame"
+        what = ", and the last of an episode has no next frame" * bool(len(choice.left_out))
         raise OutOfRangeError(f"samples={samples!r} holds no sample to show: they are counted from 0 to {choice.total - 1}{what}.")
     return found
 
 
-def _wanted(samples: str | Sequence[int] | None, total: int) -> Sequence[int]:
-    """Numbers asked for one by one must exist; a range ends where the data does."""
-    if samples is None:
-        return range(min(16, total))
-    if isinstance(samples, str) and ":" in samples:
-        try:
-            first, last, step = (int(part) if part.strip() else None for part in (*samples.split(":"), "")[:3])
-            if samples.count(":") > 2 or step == 0:
-                raise ValueError(samples)
-        except ValueError as error:
-            raise _not_understood(samples) from error
-        return range(*slice(first, last, step).indices(total))
+def _wanted(samples: str | Sequence[int], total: int) -> Sequence[int]:
+    """Return the numbers of a list, which must exist, or of a range, which ends where the data does."""
     try:
+        if isinstance(samples, str) and ":" in samples:
+            return range(*slice(*(int(part) if part.strip() else None for part in samples.split(":"))).indices(total))
         numbers = [int(number) for number in (samples.split(",") if isinstance(samples, str) else samples)]
     except (TypeError, ValueError) as error:
-        raise _not_understood(samples) from error
+        raise InvalidValueError(
+            f"samples={samples!r} is not understood; expected a range such as '0:16', or numbers such as '3,17,42'."
+        ) from error
     for number in numbers:
         if not 0 <= number < total:
             raise OutOfRangeError(f"there is no sample {number} to show: they are counted from 0 to {total - 1}.")
     return numbers
 
 
-def _not_understood(samples: Any) -> InvalidValueError:
-    return InvalidValueError(
-        f"samples={samples!r} is not understood; expected a range such as '0:16', or numbers such as '3,17,42'."
-    )
-
-
 def picture_field(dataset: Dataset, wanted: str | None) -> str:
-    """The field that is shown: the one asked for, else the first that has height and width."""
+    """Return the field to show: `wanted`, else the first with height and width."""
     specs = {name: reader.spec for name, reader in dataset.readers.items()}
-    if wanted is not None:
-        if wanted not in specs:
-            raise KeyNotFoundError(f"there is no field {wanted!r} in {dataset.name}; the fields are {', '.join(map(repr, specs))}.")
-        found = wanted
-    else:
-        found = next((name for name, spec in specs.items() if _is_picture(spec)), next(iter(specs)))
-    spec = specs[found]
-    if not _is_picture(spec):
+    if wanted is not None and wanted not in specs:
+        raise KeyNotFoundError(f"there is no field {wanted!r} in {dataset.name}; the fields are {', '.join(map(repr, specs))}.")
+    pictures = [name for name, spec in specs.items() if {"H", "W"} <= set(spec.layout) and spec.dtype.kind in "biuf"]
+    found = wanted or next(iter([*pictures, *specs]))
+    if found not in pictures:
+        spec = specs[found]
         raise InvalidTypeError(
             f"samples of {dataset.name} are no pictures: {spec.sample_shape} {spec.dtype}, stored as {spec.layout}; "
             "expected numbers with a height H and a width W. Say what the axes are with layout=."
@@ -132,20 +118,16 @@ def picture_field(dataset: Dataset, wanted: str | None) -> str:
     return found
 
 
-def _is_picture(spec: ArraySpec) -> bool:
-    return {"H", "W"} <= set(spec.layout) and spec.dtype.kind in "biuf"
-
-
 @dataclass(frozen=True)
 class Look:
-    """How a sample is seen as panels.
+    """The panels of a sample.
 
     Attributes
     ----------
     spec : of the field
-    panels : how many; 1 for grey and colour
-    colour : 3 or 4 channels that are the red, green, blue (and opacity) of one panel
-    slice : the position along D that is shown; None where there is no D
+    panels : panels of a sample; 1 for grey and colour
+    colour : True if 3 or 4 channels are the red, green, blue (and opacity) of one panel
+    slice : the position along D that is shown; None without D
     scale : of each panel
     """
 
@@ -160,74 +142,69 @@ class Look:
         lengths = dict(zip(spec.layout, spec.shape, strict=True))
         channels = lengths.get("C", 1)
         colour = channels == 3 or (channels == 4 and spec.dtype == np.uint8)
-        panels = 1 if colour else min(channels, MOST_PANELS)
+        panels = 1 if colour else min(channels, _MOST_PANELS)
         scale = Scale.of(lengths["H"], lengths["W"], longest_side(pictures, panels))
         return cls(spec, panels, colour, lengths["D"] // 2 if "D" in lengths else None, scale)
-
-    @property
-    def channels(self) -> int:
-        return self._length("C")
-
-    @property
-    def read_channels(self) -> int:
-        return self.channels if self.colour else self.panels
 
     def _length(self, letter: str) -> int:
         return self.spec.shape[self.spec.layout.index(letter)] if letter in self.spec.layout else 1
 
     @property
+    def read_channels(self) -> int:
+        return self._length("C") if self.colour else self.panels
+
+    @property
     def tile_nbytes(self) -> int:
-        """Bytes of one sample as it is kept."""
+        """Bytes of the values of one sample that are kept."""
         return self.read_channels * self.scale.height * self.scale.width * 8
 
     @property
     def frame_nbytes(self) -> int:
-        """Bytes of the part of one sample that is looked at, in float64."""
+        """Bytes of the part of one sample that is read, in float64."""
         return self.read_channels * self._length("H") * self._length("W") * 8
 
     def tile(self, sample: Array) -> Array:
-        """(channels, height, width) float64 of a sample as it is stored."""
+        """Return (channels, height, width) float64 of a sample as it is stored."""
         letters = self.spec.layout[1:]
-        picked = sample
         if self.slice is not None:
-            picked = np.take(picked, self.slice, axis=letters.index("D"))
+            sample = np.take(sample, self.slice, axis=letters.index("D"))
             letters = letters.replace("D", "")
         if "C" not in letters:
-            picked, letters = picked[None], "C" + letters
-        frame = picked.transpose([letters.index(letter) for letter in "CHW"])[: self.read_channels]
+            sample, letters = sample[None], "C" + letters
+        frame = sample.transpose([letters.index(letter) for letter in "CHW"])[: self.read_channels]
         with np.errstate(invalid="ignore", over="ignore"):
             return reduced(frame.astype(np.float64), self.scale.height, self.scale.width)
 
     def words(self) -> list[str]:
-        found = [f"{self.channels} channels side by side"] if 1 < self.channels == self.panels else []
-        if self.channels > self.panels and not self.colour:
-            found.append(f"channels 0 to {self.panels - 1} of {self.channels} side by side")
+        channels, found = self._length("C"), []
+        if 1 < channels == self.panels:
+            found.append(f"{channels} channels side by side")
+        elif channels > self.panels and not self.colour:
+            found.append(f"channels 0 to {self.panels - 1} of {channels} side by side")
         if self.slice is not None:
             found.append(f"slice {self.slice} of {self._length('D')}")
-        return [*found, *([self.scale.words()] if self.scale.words() else [])]
+        return [*found, *filter(None, [self.scale.words()])]
 
 
-def captions(dataset: Dataset, shown: str, numbers: Sequence[int], notes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """For each sample its number, and what the other fields say of it: a class by name, a number, a text."""
+def captions(dataset: Dataset, shown: str, numbers: Sequence[int], notes: Mapping[str, FieldNotes]) -> list[tuple[str, str]]:
+    """Return for each sample its number, and its values in the other fields: a class by name, a number, a text."""
     labels: list[list[str]] = [[] for _ in numbers]
     for name, field in dataset.fields.items():
         shape, kind = field.shape[1:], field.dtype.kind
-        classes = (notes.get(name) or {}).get("classes")
-        if name == shown or kind not in "biufS" or len(shape) > 1:
-            continue
-        if len(shape) == 1 and not (isinstance(classes, list) and len(classes) == shape[0] and kind in "biuf"):
-            continue  # a vector, and no one-hot class
-        for words, number in zip(labels, numbers, strict=True):
-            words.append(_label(field[number], classes if isinstance(classes, list) else None))
+        classes = notes[name].classes if name in notes else ()
+        is_one_hot = len(shape) == 1 and shape[0] == len(classes) and kind in "biuf"
+        if name != shown and kind in "biufS" and (not shape or is_one_hot):
+            for words, number in zip(labels, numbers, strict=True):
+                words.append(_label(field[number], classes))
     return [(str(number), ", ".join(words)) for number, words in zip(numbers, labels, strict=True)]
 
 
-def _label(value: Any, classes: list[Any] | None) -> str:
+def _label(value: Any, classes: Sequence[str]) -> str:
     if getattr(value, "shape", ()) != ():
-        return str(classes[int(np.argmax(value))]) if classes is not None and np.any(value) else "no class"
+        return classes[int(np.argmax(value))] if np.any(value) else "no class"
     item = value.item() if hasattr(value, "item") else value
     if isinstance(item, bytes):
         return item.decode("utf-8", "replace")
-    if classes is not None and isinstance(item, int) and 0 <= item < len(classes):
-        return str(classes[item])
+    if isinstance(item, int) and 0 <= item < len(classes):
+        return classes[item]
     return f"{item:.4g}" if isinstance(item, float) else str(item)
