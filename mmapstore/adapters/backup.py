@@ -7,12 +7,11 @@ import os
 import re
 import signal
 import time
-import warnings
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, StateMismatchError, TrainingWarning
+from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, StateMismatchError, TrainingWarning, warn_user
 
 try:
     import keras
@@ -257,11 +256,10 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         try:
             self._files.write(state)
         except OSError as error:
-            warnings.warn(
+            warn_user(
                 f"The checkpoint after {self._step} of {self._steps} batches of epoch {self._epoch + 1} cannot be written: "
                 f"{error}. Training goes on, and the checkpoint before it is kept. Free space, or check the disk, before the next.",
                 TrainingWarning,
-                stacklevel=2,
             )
 
     def _restore(self, path: Path, saved: dict[str, Any]) -> None:
@@ -286,11 +284,10 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         assert self._signals.received is not None
         self.stopped_by = signal.Signals(self._signals.received).name
         self._model.stop_training = True
-        warnings.warn(
+        warn_user(
             f"Training was stopped by {self.stopped_by} after {self._step} of {self._steps} batches of epoch {self._epoch + 1}. "
             "The same call of fit() in a new process goes on from there.",
             TrainingWarning,
-            stacklevel=2,
         )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from ..plain.errors import TrainingWarning
+from ..plain.errors import TrainingWarning, warn_user
 
 # The attributes that hold the state of Keras's callbacks, by class.
 _KEPT = {
@@ -74,11 +73,10 @@ class OtherCallbacks:
             if name in here:
                 _set_state(here[name], state)
             else:
-                warnings.warn(
+                warn_user(
                     f"The checkpoint has a state of the callback {name.rpartition(' ')[0]}, which fit() was not given; "
                     "training goes on without it. Pass the callbacks of the interrupted run to go on exactly.",
                     TrainingWarning,
-                    stacklevel=2,
                 )
 
     def keep_logs(self) -> None:
@@ -156,11 +154,10 @@ def _set_state(callback: Any, state: Any) -> None:
     elif isinstance(callback, keras.callbacks.CSVLogger):
         have = os.path.getsize(callback.filename)
         if have < state["nbytes"]:
-            warnings.warn(
+            warn_user(
                 f"{callback.filename} has {have} bytes, and had {state['nbytes']} at the checkpoint: rows are missing. "
                 "Training goes on, and rows are appended.",
                 TrainingWarning,
-                stacklevel=2,
             )
         else:
             os.truncate(callback.filename, state["nbytes"])  # rows of epochs after the checkpoint, which come again

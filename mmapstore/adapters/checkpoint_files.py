@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..files.durable_writes import replace
-from ..plain.errors import DamagedFileError, InvalidTypeError, TrainingWarning
+from ..plain.errors import DamagedFileError, InvalidTypeError, TrainingWarning, warn_user
 
 _NAME = re.compile(r"checkpoint-(\d{8,})\.npz")
 _STATE = "state.json"
@@ -53,7 +52,7 @@ class CheckpointFiles:
                 damage.append(f"{path} is damaged or half written ({type(error).__name__}: {error})")
                 continue
             for text in damage:
-                warnings.warn(f"{text}; the checkpoint before it is used, {path.name}.", TrainingWarning, stacklevel=2)
+                warn_user(f"{text}; the checkpoint before it is used, {path.name}.", TrainingWarning)
             self._good = [path]
             return path, state
         if damage:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, TrainingWarning
+from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, TrainingWarning, warn_user
 
 try:
     import keras
@@ -102,10 +101,9 @@ class ControlFile(keras.callbacks.Callback):  # type: ignore[misc]
                 self._follow(_parsed(text))
                 self._followed = text
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            warnings.warn(
+            warn_user(
                 f"The control file {self._path} is ignored: {error} Training goes on as before; correct the file.",
                 TrainingWarning,
-                stacklevel=2,
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,6 +22,12 @@ MmapstoreError
 Every text says what was found, what was expected, where, and what to do next.
 """
 
+import sys
+import warnings
+from types import FrameType
+
+_NOT_THE_USERS = {"mmapstore", "keras", "tensorflow", "tqdm"}  # packages whose frames a warning passes over
+
 
 class MmapstoreError(Exception):
     """Base of every error raised by mmapstore on purpose."""
@@ -122,3 +128,15 @@ class AugmentationWarning(UserWarning):
 
 class TrainingWarning(UserWarning):
     """A checkpoint could not be written or read, or a control file was not followed; training goes on, and the text says how."""
+
+
+def warn_user(text: str, category: type[Warning]) -> None:
+    """Warn at the line of the user's code that led here, through `fit` of a framework too.
+
+    With Python 3.12 as the oldest version, `warnings.warn(skip_file_prefixes=)` replaces this function.
+    """
+    level = 1
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _NOT_THE_USERS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level if frame is not None else 2)

@@ -226,7 +226,10 @@ def test_batches_that_are_not_whole_cache_lines(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.tile(RANDOM[:, 0, :5], (8, 1)))
     (found,) = examine(str(tmp_path / "x.npy"), batch=30).findings
     assert found.code == "alignment" and found.nbytes == (8 * SAMPLES - 1) * 20
-    assert found.found == "in stored order, 30 samples are 600 bytes, no multiple of 64: to_keras() copies most of x for TensorFlow"
+    assert (
+        found.found
+        == "in sequential order, 30 samples are 600 bytes, no multiple of 64: to_keras() copies most of x for TensorFlow"
+    )
     batches = eval(found.mend, {"mm": mm})
     assert batches.batch_size == 32 and codes(str(tmp_path / "x.npy"), batch=32) == []
     assert batches[1][0].ctypes.data % 64 == 0
@@ -235,9 +238,9 @@ def test_batches_that_are_not_whole_cache_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("width", "target", "expected"),
     [
-        (16, "next", "x in stored order to TensorFlow without a copy, and y too"),
-        (5, "next", "x in stored order to TensorFlow without a copy (y begins 20 bytes on, and is copied)"),
-        (5, "none", "x in stored order to TensorFlow without a copy"),
+        (16, "next", "x in sequential order to TensorFlow without a copy, and y too"),
+        (5, "next", "x in sequential order to TensorFlow without a copy (y begins 20 bytes on, and is copied)"),
+        (5, "none", "x in sequential order to TensorFlow without a copy"),
     ],
 )
 def test_what_is_handed_over_without_a_copy(tmp_path: Path, width: int, target: str, expected: str) -> None:

@@ -108,7 +108,7 @@ def _alignment(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
         return
     seconds = None if speeds is None else nbytes / speeds.copy
     gain = f"{format_bytes(nbytes)} fewer to copy in each epoch"
-    yield Finding("alignment", NOTE, f"in stored order, {found}", line, gain, seconds, nbytes)
+    yield Finding("alignment", NOTE, f"in sequential order, {found}", line, gain, seconds, nbytes)
 
 
 def first_byte(subject: Subject) -> int | None:
@@ -127,4 +127,4 @@ def alignment_words(subject: Subject) -> str:
     if start is None or start % ALIGNMENT or step * subject.batch % ALIGNMENT:
         return ""
     y = "" if subject.target != NEXT else f" (y begins {step} bytes on, and is copied)" if step % ALIGNMENT else ", and y too"
-    return f"to_keras() hands x in stored order to TensorFlow without a copy{y}"
+    return f"to_keras() hands x in sequential order to TensorFlow without a copy{y}"

@@ -10,7 +10,6 @@ import shutil
 import sys
 import threading
 import time
-import warnings
 import weakref
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,15 @@ from ...batches.labels import Labels, counts_of
 from ...batches.opening import open_dataset
 from ...files.durable_writes import explaining_write_errors
 from ...files.worker_threads import usable_cpus
-from ...plain.errors import AugmentationWarning, InvalidTypeError, InvalidValueError, KeyNotFoundError, LabelWarning, WriteError
+from ...plain.errors import (
+    AugmentationWarning,
+    InvalidTypeError,
+    InvalidValueError,
+    KeyNotFoundError,
+    LabelWarning,
+    WriteError,
+    warn_user,
+)
 from ...plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ...plain.round_order import RoundOrder
 from ..ingest.plan import Options, write_plan
@@ -227,12 +234,11 @@ class AugmentedRounds:
             )
         elif self._preparation.is_preparing(number) and not self._warned_of_wait:
             self._warned_of_wait = True
-            warnings.warn(
+            warn_user(
                 f"round {number} is not ready, and training waits for it: preparing a round takes longer than "
                 f"epochs_per_round={self.epochs_per_round} epochs. Give more epochs_per_round=, fewer samples_per_class=, or "
                 f"workers= up to {usable_cpus()}. Rounds that are waited for later are in `rounds.waits` alone.",
                 AugmentationWarning,
-                stacklevel=2,
             )
 
     def _report_duplicates(self, number: int, found: Dataset) -> None:
@@ -243,11 +249,10 @@ class AugmentedRounds:
             self._warned_of_duplicates = True
             counts = counts_of(self._labels.codes[originals], len(self.counts))
             of = ", ".join(f"{name}: {count}" for name, count in zip(self.counts, counts.tolist(), strict=True) if count)
-            warnings.warn(
+            warn_user(
                 f"round {number} holds samples that equal another of the same original ({of}): fn has too few outcomes. Let it "
                 f"vary more, or give fewer samples_per_class=. The field {DUPLICATE!r} marks them.",
                 AugmentationWarning,
-                stacklevel=2,
             )
 
     def batches(self, batch_size: int, **options: Any) -> RoundBatches:
@@ -350,11 +355,10 @@ def _warn_of_missing(dataset: Dataset, balance: str, labels: Labels) -> None:
     named = dataset.notes[balance].classes if balance in dataset.notes else ()
     missing = [name for number, name in enumerate(named) if number not in set(labels.values.tolist())]
     if missing:
-        warnings.warn(
+        warn_user(
             f"{dataset.name} has no sample of {', '.join(map(repr, missing[:5]))}{' ...' * (len(missing) > 5)}: augmented rounds "
             f"will not have any either. Split with stratify={balance!r}, so that each part has all classes.",
             LabelWarning,
-            stacklevel=4,
         )
 
 
