@@ -72,7 +72,8 @@ def ran(frames, tmp_path_factory):
 
 
 def test_every_block_is_run_here():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
+    assert "def content_sha256" in BLOCKS[5]  # run in tests/plain/test_content_digest.py
 
 
 def test_the_eight_lines(ran):

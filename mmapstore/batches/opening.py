@@ -20,7 +20,7 @@ from ..plain.array_spec import StoredLayout, checked_dtype
 from ..plain.cf_packing import Packed
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
 from ..plain.guessed_axes import Doubt, doubt_about, warn_of_doubts
-from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
+from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest, is_beside
 from ..plain.windows import Episodes
 from ..readers.choice import reader_for
 from ..readers.contract import Reader
@@ -370,7 +370,7 @@ def several_paths(source: Any) -> list[str] | None:
     if isinstance(source, (str, os.PathLike)):
         outer, inside = split_inside(source)
         if glob.has_magic(outer) and not Path(outer).exists():
-            found = [path for path in glob.glob(outer, recursive=True) if not path.endswith((SUFFIX, PARTIAL))]
+            found = [path for path in glob.glob(outer, recursive=True) if not is_beside(path) and not path.endswith(PARTIAL)]
             if not found:
                 raise NotFoundError(f"no file matches {outer}. Check the pattern and the directory.")
             return [path if inside is None else f"{path}::{inside}" for path in sorted(found, key=natural)]

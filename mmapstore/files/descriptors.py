@@ -126,19 +126,27 @@ def check_is_file(path: str, status: os.stat_result) -> None:
         raise DamagedFileError(f"{path} is {kind}; expected a file. Check the path, or write the data again.")
 
 
+def read_small(path: str, most: int) -> bytes:
+    """Read all of a file that has no reason to be long.
+
+    Raises NotFoundError, NotReadableError, DamagedFileError (also for more than `most` bytes).
+    """
+    descriptor = Descriptor(path)
+    size = descriptor.status.st_size
+    if size > most:
+        raise DamagedFileError(f"{path} has {size} bytes; expected at most {most}. It is damaged; copy or write it again.")
+    content = np.empty(size, np.uint8)
+    read_exactly(descriptor, 0, [content])
+    return content.tobytes()
+
+
 def read_small_text(path: str, most: int = 64 << 20) -> str:
     """All of a file of UTF-8 text that has no reason to be long, such as metadata.
 
     Raises NotFoundError, NotReadableError, DamagedFileError (also for more than `most` bytes, and for what is no text).
     """
-    descriptor = Descriptor(path)
-    size = descriptor.status.st_size
-    if size > most:
-        raise DamagedFileError(f"{path} has {size} bytes; expected text of at most {most}. It is damaged; copy or write it again.")
-    content = np.empty(size, np.uint8)
-    read_exactly(descriptor, 0, [content])
     try:
-        return content.tobytes().decode("utf-8")
+        return read_small(path, most).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DamagedFileError(f"{path} is not text: {error}. It is damaged; copy or write it again.") from error
 

@@ -139,12 +139,17 @@ def remove(path: str | os.PathLike[str]) -> None:
 
 
 def write_text_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Write a small file so that a reader sees all of it or the one before."""
+    """Write a small file of text so that a reader sees all of it or the one before."""
+    write_atomically(path, text.encode() or b"\n")
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a small file, of at least one byte, so that a reader sees all of it or the one before."""
     temporary = f"{os.fspath(path)}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     number = os.open(temporary, flags, 0o666)
     try:
-        write_at(number, 0, np.frombuffer(text.encode() or b"\n", np.uint8))
+        write_at(number, 0, np.frombuffer(content, np.uint8))
         os.fsync(number)
     finally:
         os.close(number)

@@ -3,20 +3,30 @@
 frames.npy                 data, an ordinary file
 frames.npy.mmapstore.json  its manifest
 store/image.npy, store/label.npy, store/mmapstore.json     a directory of fields, with one manifest for all
+frames.npy.mmapstore.leaves, store/mmapstore.leaves        SHA-256 of each leaf, where an array has more than one
+
+The file of leaves has 32 bytes for each leaf of the arrays with more than one, in the order of the manifest. It names the damaged
+range of an array whose digest is another, and its own damage shows: the digest in the manifest is one of the leaves.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
+from .content_digest import HASH_NBYTES
+from .digest_leaves import leaves_of
 from .errors import DamagedFileError
 
 VERSION = 1
 SUFFIX = ".mmapstore.json"
 DIRECTORY_MANIFEST = "mmapstore.json"
+_LEAVES = "mmapstore.leaves"
 
 
 @dataclass(frozen=True)
@@ -33,9 +43,10 @@ class ArrayManifest:
     checksums : CRC-32 of the C-order bytes of each block, as 8 hex digits
     statistics : per channel, where they were computed
     source : where the data came from, in words
-    sha256 : of all values in C order, little-endian, as 64 hex digits: the same for the same values in any format; "" if unknown
+    sha256 : content digest of dtype, shape and values, as 64 hex digits: the same for the same values in any format; "" if unknown
     provenance : what is known of the source: size in bytes, time of change, digest, filters, versions
     notes : what the source says of the field, such as {"classes": ["cat", "dog"]}
+    leaves : SHA-256 of each leaf of the digest, as it was written; not in the JSON, see `Manifest.leaves`
     """
 
     file: str
@@ -51,6 +62,7 @@ class ArrayManifest:
     sha256: str = ""
     provenance: dict[str, Any] | None = None
     notes: dict[str, Any] | None = None
+    leaves: Sequence[bytes] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,9 +73,27 @@ class Manifest:
     written_by: str = ""
 
     def to_json(self) -> str:
-        fields = {name: vars(entry) for name, entry in self.fields.items()}
+        fields = {name: {**vars(entry)} for name, entry in self.fields.items()}
+        for entry in fields.values():
+            del entry["leaves"]
         found = {"mmapstore": VERSION, "complete": True, "fields": fields, "written_by": self.written_by}
         return json.dumps(found, indent=1) + "\n"
+
+    @property
+    def leaves(self) -> bytes:
+        """The file of leaves; nothing where no array has more than one."""
+        return b"".join(b"".join(entry.leaves) for entry in self.fields.values() if len(entry.leaves) > 1)
+
+    def leaves_in(self, content: bytes) -> dict[str, list[bytes]]:
+        """Return the leaves of each array with more than one, by name, out of the file of leaves."""
+        found, start = {}, 0
+        for name, entry in self.fields.items():
+            count = len(leaves_of(entry.shape, np.dtype(entry.dtype).itemsize))
+            if count > 1:
+                stop = start + count * HASH_NBYTES
+                found[name] = [content[at : at + HASH_NBYTES] for at in range(start, stop, HASH_NBYTES)]
+                start = stop
+        return found
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:
@@ -107,3 +137,17 @@ def _array_manifest(entry: dict[str, Any]) -> ArrayManifest:
         provenance=entry.get("provenance"),
         notes=entry.get("notes"),
     )
+
+
+def leaves_path(manifest: str) -> str:
+    """Return the path of the file of leaves that belongs to a manifest.
+
+    >>> leaves_path("frames.npy.mmapstore.json"), leaves_path("store/mmapstore.json")
+    ('frames.npy.mmapstore.leaves', 'store/mmapstore.leaves')
+    """
+    return f"{manifest.removesuffix(DIRECTORY_MANIFEST)}{_LEAVES}"
+
+
+def is_beside(name: str) -> bool:
+    """True for the name of a file that mmapstore keeps beside data: a manifest, or a file of leaves."""
+    return name.endswith((SUFFIX, f".{_LEAVES}")) or name.replace("\\", "/").rpartition("/")[2] in (DIRECTORY_MANIFEST, _LEAVES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -22,7 +21,9 @@ from ingest_results import fields_of, frames, manifest_of
 from mmapstore.batches.opening import open_dataset
 from mmapstore.operations.ingest import field_write, ingest, journal, plan
 from mmapstore.operations.ingest.contract import ONLY, Piece, Position
+from mmapstore.plain import digest_leaves
 from mmapstore.plain.array_spec import ArraySpec
+from mmapstore.plain.content_digest import content_sha256
 from mmapstore.plain.errors import (
     DamagedFileError,
     InvalidValueError,
@@ -31,7 +32,7 @@ from mmapstore.plain.errors import (
     StateMismatchError,
     TargetExistsError,
 )
-from mmapstore.plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from mmapstore.plain.manifest import DIRECTORY_MANIFEST, SUFFIX, leaves_path
 
 CONTAINERS = ["x.h5", "x.h5::/deep/group", "x.zarr", "x.zarr::/deep/group", "store"]
 Array = np.ndarray[Any, Any]
@@ -120,7 +121,7 @@ def test_bytes_fields(tmp_path: Path) -> None:
         path = ingest({"text": texts, "label": np.arange(3)}, tmp_path / out)
         np.testing.assert_array_equal(fields_of(path, ["text"])["text"], texts)
         assert manifest_of(path, "text").statistics is None
-        assert manifest_of(path, "text").sha256 == hashlib.sha256(texts.tobytes()).hexdigest()
+        assert manifest_of(path, "text").sha256 == content_sha256(texts)
 
 
 def test_options_by_field(tmp_path: Path) -> None:
@@ -317,7 +318,7 @@ def test_a_source_of_one_field(tmp_path: Path) -> None:
         path = ingest(Depths(frames(7), name), tmp_path / out, layout=None)
         np.testing.assert_array_equal(open_dataset(path)[:], frames(7))
         assert list(open_dataset(path).fields) == [field]
-        assert manifest_of(path).sha256 == hashlib.sha256(frames(7).tobytes()).hexdigest()
+        assert manifest_of(path).sha256 == content_sha256(frames(7))
 
 
 def test_fields_side_by_side_refuse_items_left_out(tmp_path: Path) -> None:
@@ -345,7 +346,10 @@ def test_another_call_over_fields_is_told_apart(tmp_path: Path, stepwise: None) 
 
 
 @pytest.mark.parametrize("out", ["x.npy", "x.h5", "x.zarr"])
-def test_content_digest_is_the_same_in_every_format(tmp_path: Path, out: str, stepwise: None) -> None:
+def test_content_digest_is_the_same_in_every_format(
+    tmp_path: Path, out: str, stepwise: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest_leaves, "LEAF_NBYTES", 100_000)
     big = data().astype(">i2")
 
     def stopping() -> Iterator[Array]:
@@ -355,7 +359,8 @@ def test_content_digest_is_the_same_in_every_format(tmp_path: Path, out: str, st
     with pytest.raises(RuntimeError):
         ingest(stopping(), tmp_path / out)
     path = ingest(iter(big), tmp_path / out)  # what was there is read back, and hashed again
-    assert manifest_of(path).sha256 == hashlib.sha256(big.astype("<i2").tobytes()).hexdigest()
+    assert manifest_of(path).sha256 == content_sha256(big)
+    assert os.path.getsize(leaves_path(path + SUFFIX)) == 32 * -(-big.nbytes // 100_000)
 
 
 def test_provenance_of_files(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify:
             if not journal.has_progress:
                 discard(target)  # nothing to go on from: leave nothing behind
             raise
-        journal.finish(Manifest({FIELD: entry}, written_by()).to_json())
+        journal.finish(Manifest({FIELD: entry}, written_by()))
     publish(journal, overwrite)
     return journal, plan
 
@@ -200,7 +200,8 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
         block_samples=tally.blocks.samples,
         checksums=tally.blocks.finish(),
         source=plan.origin.name,
-        sha256=tally.digest.hexdigest(),
+        sha256=tally.digest.root(plan.new.shape),
+        leaves=tuple(filter(None, tally.digest.of(plan.new.shape))),
         provenance={**origin.provenance(plan.origin), "written by": written_by(), "verified": verify},
         notes=_notes(plan) or None,
     )

@@ -19,7 +19,7 @@ from ...formats.npy_tree import NPY_TREE_SUFFIX, is_npy_tree
 from ...formats.registry import PARTIAL
 from ...formats.zarr_format import FORMAT as ZARR
 from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ...plain.memory_budget import parse_bytes
 from .journal_lines import UNREADABLE, add_lines, cut_to, journal_lines
 from .tree import ProgressCall, convert_all, fingerprint
@@ -89,7 +89,7 @@ def archives_below(directory: str | os.PathLike[str], leave_out: str | None = No
 def _file(relative: str, path: str) -> Archive:
     if not os.path.isfile(path):
         return Archive(relative, path, "", "neither a file nor a directory")
-    if path.endswith((SUFFIX, f"{PARTIAL}.json", f"{PARTIAL}.lock")) or os.path.basename(path) in (DIRECTORY_MANIFEST, JOURNAL):
+    if is_beside(path) or path.endswith((f"{PARTIAL}.json", f"{PARTIAL}.lock")) or os.path.basename(path) == JOURNAL:
         return Archive(relative, path, "", "a file that mmapstore keeps beside data")
     if path.endswith(PARTIAL):
         return Archive(relative, path, "", "left by a run that did not finish")

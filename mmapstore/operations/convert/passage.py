@@ -20,7 +20,7 @@ from ...files.descriptors import Descriptor, read_exactly
 from ...files.direct_io import PAGE, room_at
 from ...formats.contract import ChunkPlace, EncodedChunks
 from ...plain.chunk_grid import Box, ChunkGrid
-from ...plain.content_digest import ContentDigest
+from ...plain.content_digest import LeafDigests
 from ...plain.errors import DamagedFileError, MmapstoreError, NotFoundError, WriteError
 from ..ingest.journal import Journal, Record
 from .block_checksums import BlockChecksums
@@ -36,7 +36,7 @@ class Tally:
     """What is known of the values so far, in C order."""
 
     def __init__(self, plan: Plan) -> None:
-        self.digest = ContentDigest()
+        self.digest = LeafDigests(plan.new.dtype)
         self.blocks = BlockChecksums(plan)
         self.changes = Changes()
 

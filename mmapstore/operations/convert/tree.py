@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ...files import durable_writes
 from ...files.crashes import step
 from ...files.exclusive_lock import exclusive_lock
 from ...formats.hdf5_file import TREE_SUFFIXES
@@ -28,7 +29,7 @@ from ...plain.errors import (
     TargetExistsError,
     WriteError,
 )
-from ...plain.manifest import SUFFIX
+from ...plain.manifest import SUFFIX, leaves_path
 from ...plain.memory_budget import MemoryPlan, parse_bytes
 from ..progress import progress_bar, shows_bar
 from .tree_copies import way
@@ -116,9 +117,8 @@ def convert_all(
         _require_free(target, kind, overwrite)
         with _reporting(progress) as report:
             _Conversion(path, inside or "", kind, journal, limit, allow_links, report).run()
-        manifest = Path(f"{target}{SUFFIX}")
-        if manifest.exists():
-            manifest.unlink()  # it describes the data that is replaced
+        for beside in (f"{target}{SUFFIX}", leaves_path(f"{target}{SUFFIX}")):
+            durable_writes.remove(beside)  # it describes the data that is replaced
         journal.publish(overwrite)
     return _report(source, target, journal, began)
 

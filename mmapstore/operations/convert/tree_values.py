@@ -13,7 +13,7 @@ from ...formats.tree_contract import NewTreeArray, Values
 from ...plain.array_spec import StoredLayout
 from ...plain.c_order import c_order_boxes, times_decoded
 from ...plain.chunk_grid import Box
-from ...plain.content_digest import ContentDigest
+from ...plain.content_digest import LeafDigests
 from ...plain.errors import MmapstoreError
 from ...plain.memory_budget import MemoryPlan, format_bytes
 from ...readers.choice import reader_for
@@ -73,24 +73,21 @@ def _least(values: Values) -> int:
     return least
 
 
-def copy_values(values: Values, target: NewTreeArray, plan: BlockPlan) -> str:
-    """Move all values to the target. Returns their content digest."""
-    digest = ContentDigest()
+def copy_values(values: Values, target: NewTreeArray | None, plan: BlockPlan) -> str:
+    """Move all values to the target, if there is one. Returns their content digest."""
+    digests = LeafDigests(values.dtype, values.text)
     read = _reading(values)
     for box in c_order_boxes(values.shape, plan.elements, values.chunks):
         block = read(box)
-        digest.update(block)
-        target.write(box, block)
-    return digest.hexdigest()
+        digests.update(block)
+        if target is not None:
+            target.write(box, block)
+    return digests.root(values.shape)
 
 
 def digest_of(values: Values, plan: BlockPlan) -> str:
     """The content digest of all values."""
-    digest = ContentDigest()
-    read = _reading(values)
-    for box in c_order_boxes(values.shape, plan.elements, values.chunks):
-        digest.update(read(box))
-    return digest.hexdigest()
+    return copy_values(values, None, plan)
 
 
 def joint_digest(parts: list[tuple[str, str]]) -> str:

@@ -17,7 +17,7 @@ from .contract import ONLY, LooksFirst, Source
 from .description import written_manifest
 from .estimate import Estimate, estimate_of, require_can_be_measured, require_epochs
 from .field_write import write_fields
-from .journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish
+from .journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish, write_manifest
 from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
 from .recognition import fields_of, images_of, is_source, require_source_exists, source_of
 from .side_by_side import SideBySide, UnequalFieldsError
@@ -260,11 +260,11 @@ def _write_all(plan: WritePlan, journal: Journal, progress: Any) -> None:
                 os.makedirs(target.partial, exist_ok=True)
                 name_fields(paths, finished=False)
         summaries = write_fields(plan, record, journal, bar)
-        manifest = written_manifest(plan, target, record, summaries).to_json()
+        manifest = written_manifest(plan, target, record, summaries)
         if paths:
             with durable_writes.explaining_write_errors(target.partial):
                 name_fields(paths, finished=True)
-                durable_writes.write_text_atomically(os.path.join(target.partial, DIRECTORY_MANIFEST), manifest)
+                write_manifest(os.path.join(target.partial, DIRECTORY_MANIFEST), manifest.to_json(), manifest.leaves)
         journal.finish(manifest)
     except UnequalFieldsError:
         discard(target, journal)  # nobody can go on from there: the same call would end the same way

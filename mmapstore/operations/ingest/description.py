@@ -27,7 +27,8 @@ def written_manifest(plan: WritePlan, target: Target, record: Record, summaries:
     read = provenance_of(plan.source.paths)
     fields = {}
     for name, field in plan.fields.items():
-        spec = field.conversion.target
+        spec, digest = field.conversion.target, summaries[name].digest
+        shape = (record.samples, *spec.sample_shape)
         notes = dict(plan.source.notes.get(name, {}))
         if record.skipped:
             notes["skipped"] = [item for _, item in record.skipped]
@@ -46,7 +47,7 @@ def written_manifest(plan: WritePlan, target: Target, record: Record, summaries:
         fields[target.name_of(name)] = ArrayManifest(
             file=field.place.file,
             key=field.place.key,
-            shape=(record.samples, *spec.sample_shape),
+            shape=shape,
             dtype=spec.dtype.str,
             layout=spec.layout,
             episodes=(*record.starts, record.samples),
@@ -54,7 +55,8 @@ def written_manifest(plan: WritePlan, target: Target, record: Record, summaries:
             checksums=tuple(record.checksums[name]),
             statistics=summaries[name].statistics(),
             source=source,
-            sha256=summaries[name].digest.hexdigest(),
+            sha256=digest.root(shape),
+            leaves=tuple(filter(None, digest.of(shape))),
             provenance=provenance,
             notes=notes or None,
         )

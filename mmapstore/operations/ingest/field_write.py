@@ -63,7 +63,10 @@ def write_fields(plan: WritePlan, record: Record, journal: Journal, report: Call
 
 def summaries_of(plan: WritePlan) -> dict[str, Summary]:
     """Of each field, before the first block."""
-    return {name: Summary(field.conversion.channel_axis, field.is_counted) for name, field in plan.fields.items()}
+    return {
+        name: Summary(field.conversion.target.dtype, field.conversion.channel_axis, field.is_counted)
+        for name, field in plan.fields.items()
+    }
 
 
 # --- files ---------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from ...formats.registry import PARTIAL
 from ...plain.array_spec import ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
 from ...plain.guessed_axes import doubt_about
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from .contract import ONLY, Array, DoubtsAxes, Piece, Position, Source
 from .sources import content_mark, stamp
 
@@ -30,7 +30,7 @@ STORE_FILES = (DIRECTORY_MANIFEST, "zarr.json", ".zarray", ".zgroup")  # a direc
 
 def matching(pattern: str) -> list[str]:
     """The files that a glob pattern names, in natural order. Raises NotFoundError if there are none."""
-    found = [path for path in glob.glob(pattern, recursive=True) if not path.endswith((SUFFIX, PARTIAL))]
+    found = [path for path in glob.glob(pattern, recursive=True) if not is_beside(path) and not path.endswith(PARTIAL)]
     if not found:
         raise NotFoundError(f"No file matches {pattern!r} (looked from {Path.cwd()}). Check the pattern, and quote it in a shell.")
     return sorted(found, key=natural)

@@ -4,6 +4,7 @@
     x.npy.partial.json              the journal: what was asked for, and which blocks are complete
     x.npy.partial.lock              held by the process that writes; after a kill it is there, and held by nobody
     x.npy                           the result, renamed into place when it is whole
+    x.npy.mmapstore.leaves          the leaves of its digest, where there are several
     x.npy.mmapstore.json            its manifest, written last
     x.npy.mmapstore.json.replaced   the manifest of the file before, between two of the steps below
 
@@ -15,7 +16,7 @@ whole, under its name or (directories) as `<name>.replaced`, with a journal that
 1. the partial file and then the journal, now with the finished manifest in it, are on disk;
 2. the old manifest is moved aside: old data without a manifest still opens, it lacks its notes alone, and those lie beside it;
 3. the partial file is renamed over the old data: from here the new data opens, without a manifest;
-4. the new manifest is written;
+4. the new leaves and then the new manifest are written (leaves of another manifest are noticed: its digest covers them);
 5. the old manifest and the journal are deleted.
 
 A kill before 3 leaves a partial file, one after 3 leaves none: so both ways are known, on with `publish`, and back with `discard`.
@@ -43,10 +44,11 @@ from typing import Any
 from ...files import durable_writes
 from ...formats import npy_tail
 from ...plain.errors import StateMismatchError, TargetExistsError
+from ...plain.manifest import Manifest, leaves_path
 from .contract import Position
 from .target import Target
 
-_VERSION = 3
+_VERSION = 4
 COMMIT_NBYTES = 64 << 20  # at most so much, or so many seconds, is written again after a kill; each commit waits for the disk
 COMMIT_SECONDS = 1.0
 
@@ -138,7 +140,7 @@ class Journal:
     record : what is complete; None before anything is
     grows : the `.npy` files that samples are appended to, where they are; None where a partial file is written
     began_with : how many samples were complete before the first was written
-    manifest : as it will be; there once everything is on disk
+    manifest, leaves : as they will be; there once everything is on disk
     identity : of the finished partial file
     """
 
@@ -149,6 +151,7 @@ class Journal:
         self.grows: list[str] | None = None
         self.began_with = 0
         self.manifest: str | None = None
+        self.leaves = b""
         self.identity: int | None = None
         self._committed = time.monotonic()
         self._nbytes = 0
@@ -162,6 +165,7 @@ class Journal:
             "grows": self.grows and [_name_beside(self.target, path) for path in self.grows],
             "began_with": self.began_with,
             "manifest": self.manifest,
+            "leaves": self.leaves.hex(),
             "identity": self.identity,
         }
         with durable_writes.explaining_write_errors(self.target.journal):
@@ -173,7 +177,7 @@ class Journal:
                 raise
         self._committed, self._nbytes = time.monotonic(), 0
 
-    def finish(self, manifest: str) -> None:
+    def finish(self, manifest: Manifest) -> None:
         """Step 1: everything written is on disk, and then that it is whole, and what the manifest will say."""
         with durable_writes.explaining_write_errors(self.target.partial):
             if self.grows is None:
@@ -183,7 +187,7 @@ class Journal:
             else:
                 for path in self.grows:
                     durable_writes.sync_tree(path)
-        self.manifest = manifest
+        self.manifest, self.leaves = manifest.to_json(), manifest.leaves
         self.write()
 
     def is_due(self, nbytes: int) -> bool:
@@ -224,6 +228,7 @@ def found_journal(target: Target, resume: bool = True) -> Journal | None:
         journal = Journal(target, found["call"])
         journal.record = found["record"] and Record(**found["record"])
         journal.manifest, journal.identity = found["manifest"], found["identity"]
+        journal.leaves = bytes.fromhex(found["leaves"])
         journal.grows = found["grows"] and [_path_of(target, name) for name in found["grows"]]
         journal.began_with = found["began_with"]
         journal.require_sound()
@@ -315,7 +320,7 @@ def publish(journal: Journal, overwrite: bool) -> None:
         if was_moved_aside:
             shutil.rmtree(old)
         if target.manifest:
-            durable_writes.write_text_atomically(target.manifest, journal.manifest)
+            write_manifest(target.manifest, journal.manifest, journal.leaves)
         if aside:
             durable_writes.remove(aside)
         durable_writes.remove(target.journal)
@@ -327,9 +332,19 @@ def _show(journal: Journal, paths: list[str], manifest: str) -> None:
     for path in paths:
         npy_tail.show(path, journal.record.samples)
     with durable_writes.explaining_write_errors(journal.target.path):
-        durable_writes.write_text_atomically(journal.target.manifest_path, manifest)
+        write_manifest(journal.target.manifest_path, manifest, journal.leaves)
         durable_writes.remove(journal.target.journal)
     durable_writes.sync_directory(os.path.dirname(os.path.abspath(journal.target.path)))
+
+
+def write_manifest(path: str, manifest: str, leaves: bytes) -> None:
+    """Write a manifest, after the file of leaves that belongs to it; one that belonged to the manifest before goes."""
+    beside = leaves_path(path)
+    if leaves:
+        durable_writes.write_atomically(beside, leaves)
+    else:
+        durable_writes.remove(beside)
+    durable_writes.write_text_atomically(path, manifest)
 
 
 def is_published(journal: Journal) -> bool:

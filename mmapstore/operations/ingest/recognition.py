@@ -15,7 +15,7 @@ from ...formats.registry import PARTIAL, open_live, require_exists, split_inside
 from ...plain.array_likes import is_array_like, is_fields, is_read_in_slices
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError, SourceWarning
 from ...plain.guessed_axes import warn_of_doubts
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, is_beside
 from ...readers.contract import NamesFiles
 from .contract import DoubtsAxes, Source
 from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_directory, matching
@@ -180,7 +180,7 @@ def _of_directory(path: str, source_layout: str | None) -> Source:
 def _warn_of_others(path: str, taken: list[str]) -> None:
     others = PassedOver()
     for name in set(inside_directory(path, ("",))).difference(taken):
-        if not is_hidden(os.path.basename(name)) and not name.endswith(SUFFIX) and PARTIAL not in name:
+        if not is_hidden(os.path.basename(name)) and not is_beside(name) and PARTIAL not in name:
             others.add(os.path.basename(name), f"not of the kind of {os.path.basename(taken[0])}")
     if others.words():
         warnings.warn(f"{path}: skipped {'; '.join(others.words())}.", SourceWarning, stacklevel=5)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from ...plain.channel_statistics import ChannelStatistics, DifferenceStatistics
-from ...plain.content_digest import ContentDigest
+from ...plain.content_digest import LeafDigests
 from .contract import Array
 
 Blocks = Mapping[str, Array]  # the same samples of each field
@@ -17,12 +17,12 @@ Blocks = Mapping[str, Array]  # the same samples of each field
 class Summary:
     """Of one field. Blocks are given in order, each to the three methods, which may run at the same time in threads."""
 
-    def __init__(self, channel_axis: int | None, is_counted: bool) -> None:
+    def __init__(self, dtype: Any, channel_axis: int | None, is_counted: bool) -> None:
         self._axis = channel_axis
         self._is_counted = is_counted
         self.values = ChannelStatistics()
         self.differences = DifferenceStatistics()
-        self.digest = ContentDigest()
+        self.digest = LeafDigests(dtype)
 
     def count_values(self, block: Array) -> None:
         if self._is_counted:

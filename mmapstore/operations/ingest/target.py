@@ -19,7 +19,7 @@ from ...plain.errors import (
     UnsafeFileError,
     WriteError,
 )
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest, is_beside
 
 _ELSEWHERE = "Write to another name."
 
@@ -163,8 +163,8 @@ class Target:
             if not os.path.isdir(self.path):
                 return ["a file"]
             entries = self.written()
-            files = {DIRECTORY_MANIFEST, *(entry.file for entry in entries)} if entries else set()
-            return sorted(set(os.listdir(self.path)) - files)
+            files = {entry.file for entry in entries}
+            return sorted(name for name in os.listdir(self.path) if name not in files and not (entries and is_beside(name)))
         if os.path.isdir(self.path) is not self.writing.is_directory:
             return ["a file" if self.writing.is_directory else "a directory"]
         if self.writing.is_directory and not self.format.matches(self.path):

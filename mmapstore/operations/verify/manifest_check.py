@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from ...files.descriptors import read_small
 from ...formats.contract import HasChunks, StoredArray
 from ...formats.registry import list_stored, open_stored, split_inside
 from ...plain.array_spec import LETTERS
-from ...plain.content_digest import ContentDigest
+from ...plain.content_digest import HASH_NBYTES, LeafDigests, root
+from ...plain.digest_leaves import MOST_LEAVES, leaves_of
 from ...plain.errors import DamagedFileError, KeyNotFoundError, MmapstoreError
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest, leaves_path
 from ...plain.memory_budget import MemoryPlan
 from .rows import BLOCK_NBYTES, BLOCKS, Array, NumpyFile, Rows, read_ahead, rows_in_order
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
@@ -148,11 +151,46 @@ def check_described(each: Described, max_memory: int, independent: bool, report:
         )
     together = min(values.rows_together(min(BLOCK_NBYTES, max_memory // 8), max_memory // 4), _rows_in_block(values, entry))
     plan_for_one(values, together).require(max_memory, f"Verifying {each.name}", "Give a larger max_memory= (--max-memory).")
-    bad, sha256 = _checked_blocks(each, stored, values, together, report)
+    bad, digests = _checked_blocks(each, stored, values, together, report)
+    sha256 = digests.root(entry.shape)
+    if entry.sha256 and sha256 != entry.sha256:
+        problems += [f"SHA-256 of all values is {sha256}, expected {entry.sha256}"] if sha256 else []
+        problems += _damaged_leaves(each, digests)
     extra = _appended(stored, each.path)
     if extra:
         problems.append(extra)
     return _verdict(each, values, bad, sha256, problems, independent)
+
+
+def _damaged_leaves(each: Described, digests: LeafDigests) -> list[str]:
+    """Name the ranges of an array, of which the digest is not the one of its manifest, that were changed or cannot be read."""
+    entry = each.entry
+    leaves = leaves_of(entry.shape, np.dtype(entry.dtype).itemsize)
+    if len(leaves) < 2:
+        return []
+    expected = _leaves_beside(each)
+    if expected is None:
+        return [f"which range was changed is not known: {leaves_path(each.where)} is missing, or belongs to another manifest"]
+    axis = "samples" if entry.layout[0] in "NT" else f"places along {entry.layout[0]}"
+    found = []
+    for leaf, (written, now) in enumerate(zip(expected, digests.of(entry.shape), strict=True)):
+        if now != written:
+            start, stop = leaves.rows(leaf, math.prod(entry.shape[1:]))
+            why = "cannot be read" if now is None else "hold other values than were written"
+            found.append(f"{axis} [{start}, {stop}) {why} (leaf {leaf} of {len(leaves)})")
+    return [*found[:LISTED], *([f"and {len(found) - LISTED} more leaves"] if len(found) > LISTED else [])]
+
+
+def _leaves_beside(each: Described) -> list[bytes] | None:
+    """The leaves that an array was written with; None where their file is missing or is not the one of the manifest."""
+    entry = each.entry
+    try:
+        manifest = _read(Path(each.where))
+        content = read_small(leaves_path(each.where), len(manifest.fields) * MOST_LEAVES * HASH_NBYTES)
+        (found,) = (leaves for name, leaves in manifest.leaves_in(content).items() if manifest.fields[name] == entry)
+    except (MmapstoreError, OSError, ValueError, TypeError, OverflowError):
+        return None
+    return found if root(entry.dtype, entry.shape, found) == entry.sha256 else None
 
 
 def _inconsistencies(each: Described, stored: StoredArray) -> list[str]:
@@ -177,13 +215,13 @@ def _rows_in_block(values: Rows, entry: ArrayManifest) -> int:
 
 def _checked_blocks(
     each: Described, stored: StoredArray, values: Rows, together: int, report: Report
-) -> tuple[list[BadBlock], str]:
-    """All blocks that are not as written, in order; and the digest of all values, "" if some could not be read."""
+) -> tuple[list[BadBlock], LeafDigests]:
+    """All blocks that are not as written, in order; and the digests of all leaves that could be read."""
     entry = each.entry
     per_sample = values.rows // max(1, entry.shape[0])  # rows: more than one where samples are cut
     block_rows = entry.block_samples * per_sample
     bad: list[BadBlock] = []
-    digest, whole = ContentDigest(), True
+    digests = LeafDigests(entry.dtype)
     crc, broken = 0, ""
 
     def steps() -> Iterator[tuple[int, int]]:
@@ -193,12 +231,12 @@ def _checked_blocks(
                 yield start, min(start + together, end)
 
     with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
-        for _, stop, found in read_ahead(values, steps(), together, threads):
+        for start, stop, found in read_ahead(values, steps(), together, threads):
             hashed: Future[None] | None = None
             if isinstance(found, MmapstoreError):
-                broken, whole = broken or str(found), False
+                broken = broken or str(found)
             else:
-                hashed = threads.submit(digest.update, found) if whole else None
+                hashed = threads.submit(digests.update, found, start * values.row_values)
                 crc = zlib.crc32(_stored_bytes(found, stored.dtype), crc)
             if stop % block_rows == 0 or stop == values.rows:
                 number = (stop - 1) // block_rows
@@ -210,7 +248,7 @@ def _checked_blocks(
             if hashed is not None:
                 hashed.result()
             report(stop // per_sample, entry.shape[0], per_sample * values.row_nbytes)
-    return bad, digest.hexdigest() if whole else ""
+    return bad, digests
 
 
 def _stored_bytes(found: Array, dtype: np.dtype[Any]) -> memoryview:
@@ -247,9 +285,7 @@ def _verdict(
         else f"shape {entry.shape}, {np.dtype(entry.dtype)}, {entry.layout}"
     ]
     notes = []
-    if entry.sha256 and sha256 and sha256 != entry.sha256:
-        problems.append(f"SHA-256 of all values is {sha256}, expected {entry.sha256}")
-    elif entry.sha256 and sha256:
+    if entry.sha256 and sha256 == entry.sha256:
         checked.append("the SHA-256 digest of all values is the one that its manifest names")
     elif not entry.sha256:
         notes.append("its manifest names no SHA-256 digest to compare with")
@@ -284,7 +320,7 @@ def check_by_itself(stored: StoredArray, path: str, max_memory: int, independent
     values = opened_rows(stored, path, max_memory, independent)
     together = values.rows_together(min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
     plan_for_one(values, together).require(max_memory, f"Verifying {values.name}", "Give a larger max_memory= (--max-memory).")
-    digest, problems = ContentDigest(), []
+    digests, problems = LeafDigests(values.dtype), []
     failed = 0
     with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
         for start, stop, found in read_ahead(values, values.steps(together), together, threads):
@@ -293,7 +329,7 @@ def check_by_itself(stored: StoredArray, path: str, max_memory: int, independent
                 if failed == 1:
                     problems.append(f"rows [{start}, {stop}) along the first axis cannot be read: {found}")
             elif not failed:
-                digest.update(found)
+                digests.update(found)
             report(stop, values.rows, values.row_nbytes)
     if failed > 1:
         problems.append(f"and {failed - 1} more runs of that length cannot be read")
@@ -316,7 +352,7 @@ def check_by_itself(stored: StoredArray, path: str, max_memory: int, independent
         problems=tuple(problems),
         checked=tuple(checked) if not problems else (),
         notes=tuple(notes),
-        sha256="" if failed else digest.hexdigest(),
+        sha256="" if failed else digests.root(values.shape),
         nbytes=values.nbytes,
     )
 

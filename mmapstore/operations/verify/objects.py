@@ -18,7 +18,7 @@ from ...formats.npy_tree import is_npy_tree
 from ...formats.registry import PARTIAL, identify, list_stored, open_stored, split_inside
 from ...formats.tree_contract import ARRAY, LINKS, Attribute, Node, TreeSource, Values, inside
 from ...plain.errors import InvalidTypeError, MmapstoreError, NotFoundError
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
+from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ..convert.archives import JOURNAL, converted_archives
 from ..convert.tree import HDF5, NPY_TREE, ZARR, open_tree
 from ..convert.tree_report import TreeRow
@@ -349,7 +349,7 @@ def _stem(path: Path) -> str:
 def archive_files(folder: Path) -> Iterator[Path]:
     """Files, and directories that are one thing, in order. No link is followed to a directory."""
     for entry in sorted(folder.iterdir(), key=lambda entry: natural(entry.name)):
-        if entry.name.endswith((SUFFIX, PARTIAL)) or f"{PARTIAL}." in entry.name or entry.name in (DIRECTORY_MANIFEST, JOURNAL):
+        if is_beside(entry.name) or entry.name.endswith(PARTIAL) or f"{PARTIAL}." in entry.name or entry.name == JOURNAL:
             continue
         is_one = (entry / DIRECTORY_MANIFEST).is_file() or is_npy_tree(entry) or _is_container(str(entry))
         if not entry.is_dir() or is_one:
