@@ -1,9 +1,9 @@
-"""The checksum of an epoch: that a way delivered every sample, whole, and every y beside its own x, in whatever order.
+"""The checksum of an epoch: every sample arrived whole, and every y beside its own x, in any order.
 
-For each sample the sum sx of the words of x, and sy of those of y or, of a class, its number; over all samples the sum of
-`sx * (2 * sy + 1)`, all of it modulo 2**64. Words have 64 bits where the bytes of a sample divide so, else 8. Floats are taken
-as Keras computes with them (float32), and images as floats: some ways deliver uint8, others what it becomes. Of images that
-each way decodes or resizes in its own manner, sx is the number of values, or 0 if they are not all from 0 to 255.
+For each sample the sum sx of the words of x, and sy of those of y or, of a class, its number (0 without y); over all samples the
+sum of `sx * (2 * sy + 1)`, all of it modulo 2**64. Words have 64 bits where the bytes of a sample divide so, else 8. Floats are
+taken as Keras computes with them (float32), and images as floats, because strategies deliver uint8 or floats. For images that
+each strategy decodes or resizes in its own manner, sx is the number of values, or 0 if they are not all from 0 to 255.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..files.durable_writes import write_text_atomically
 from ..formats.registry import split_inside
+from ..operations.ingest.images.files import images_in_folder
 from .contract import Task
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -26,32 +27,34 @@ _BLOCK = 16 << 20  # bytes read at a time
 
 
 def checksum(task: Task) -> int:
-    """What every epoch over `task` must come to, signed, of 64 bits. Reads all of the data once; kept beside generated data."""
+    """Return the checksum of an epoch over `task`, signed, of 64 bits. Reads all of the data once; kept beside generated data."""
     record = Path(split_inside(task.path)[0]).parent / RECORD
     kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     key = f"{task.kind}, {task.samples} of {task.shape} {task.dtype}{'' if task.exact else ', counted'}"  # the same in any form
     if key not in kept:
-        kept[key] = signed(sum(of_batch(task, x, y) for x, y in _pairs(task)))
+        kept[key] = signed(sum(of_batch(task, *batch) for batch in _batches(task)))
         if record.exists():
             write_text_atomically(record, json.dumps(kept, indent=1) + "\n")
     return int(kept[key])
 
 
-def of_batch(task: Task, x: Array, y: Array) -> int:
-    """The checksum of the samples of one batch.
+def of_batch(task: Task, x: Array, y: Array | None = None) -> int:
+    """Return the checksum of the samples of one batch.
 
     >>> task = Task("labelled", "npy", "a.npy", 2, (4,), "uint8", "labels.npy")
     >>> of_batch(task, np.array([[1, 2, 3, 4], [0, 0, 0, 1]], np.uint8), np.array([0, 3]))
     17
     """
     with np.errstate(over="ignore"):
-        sums = _sums(task, x)
-        weights = y.reshape(-1).astype(np.int64) if task.kind != "next" else _sums(task, y)
+        sums = sample_sums(task, x)
+        if y is None:
+            return int(sums.sum())
+        weights = y.reshape(-1).astype(np.int64) if task.kind != "next" else sample_sums(task, y)
         return int((sums * (weights * 2 + 1)).sum())
 
 
-def in_training_step(task: Task, x: Any, y: Any) -> Any:
-    """The same of tensors, inside a `tf.function`: an int64 scalar to add up over an epoch. Every bit of x and y is read."""
+def in_training_step(task: Task, x: Any, y: Any = None) -> Any:
+    """Return `of_batch` of tensors, inside a `tf.function`: an int64 scalar to add up over an epoch. Reads every bit."""
     import tensorflow as tf
 
     def words(one: Any) -> Any:
@@ -77,6 +80,8 @@ def in_training_step(task: Task, x: Any, y: Any) -> Any:
         return tf.reduce_sum(tf.cast(words(one), tf.int64), axis=1)
 
     values = int(np.prod(task.shape, dtype=np.int64))
+    if y is None:
+        return tf.reduce_sum(sums(x))
     weights = tf.cast(tf.reshape(y, (-1,)), tf.int64) if task.kind != "next" else sums(y)
     return tf.reduce_sum(sums(x) * (weights * 2 + 1))
 
@@ -89,7 +94,8 @@ def signed(total: int) -> int:
     return (total + 2**63) % 2**64 - 2**63
 
 
-def _sums(task: Task, samples: Array) -> Array:
+def sample_sums(task: Task, samples: Array) -> Array:
+    """Return sx of each sample, int64. Reads every byte once."""
     if not task.exact:
         rows = samples.reshape(len(samples), -1)
         inside: Array = (rows.min(axis=1) >= 0) & (rows.max(axis=1) <= 255)
@@ -101,32 +107,26 @@ def _sums(task: Task, samples: Array) -> Array:
     return np.asarray(rows.sum(axis=1, dtype=np.int64))
 
 
-def _pairs(task: Task) -> Iterator[tuple[Array, Array]]:
-    """All x and y, block by block, read in the plainest way there is."""
+def _batches(task: Task) -> Iterator[tuple[Array, ...]]:
+    """Read all batches in the plainest manner."""
     if task.kind == "images":
-        yield from _images(task)
+        listed = images_in_folder(task.path)
+        assert listed.labels is not None
+        for path, label in zip(listed.paths, listed.labels, strict=True):
+            yield _image(path, task.shape) if task.exact else np.zeros((1, *task.shape), np.uint8), np.array([label])
         return
     import mmapstore as mm
 
     step = max(1, _BLOCK * task.samples // max(1, task.nbytes))
     samples = mm.open(task.path, episodes=task.samples)
-    labels = np.load(task.labels, mmap_mode="r") if task.labels is not None else None
+    labels = None if task.labels is None else np.load(task.labels, mmap_mode="r")
     for start in range(0, task.pairs, step):
         stop = min(start + step, task.pairs)
-        if labels is not None:
-            yield samples[start:stop], labels[start:stop]
-        else:
+        if task.kind == "next":
             frames = samples[start : stop + 1]
             yield frames[:-1], frames[1:]
-
-
-def _images(task: Task) -> Iterator[tuple[Array, Array]]:
-    from ..operations.ingest.images.files import images_in_folder
-
-    listed = images_in_folder(task.path)
-    assert listed.labels is not None
-    for path, label in zip(listed.paths, listed.labels, strict=True):
-        yield _image(path, task.shape) if task.exact else np.zeros((1, *task.shape), np.uint8), np.array([label])
+        else:
+            yield (samples[start:stop],) if labels is None else (samples[start:stop], labels[start:stop])
 
 
 def _image(path: str, shape: tuple[int, ...]) -> Array:

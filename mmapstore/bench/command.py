@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..plain.display import format_duration
 from ..plain.errors import InvalidValueError, MissingPackageError, MmapstoreError, NotFoundError, WriteError
 from ..plain.memory_budget import format_bytes
-from .contract import FINISHED, Report, Task
-from .plan import DEFAULT_SIZE, LARGEST_OF_SCALE, TimeLeft, format_duration, to_write
+from .contract import FINISHED, Report
+from .workload import DEFAULT_SIZE, LARGEST_OF_SCALE, data_directory, to_write, workload
 
 FAILED = 1
 _CALIBRATION_SECONDS = 5.0
@@ -29,126 +30,102 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="PATH",
         help="your own data: a .npy file, an array in HDF5 or Zarr (a.h5::/frames), or a folder with a folder of images for each "
-        "class (default: data made from a seed)",
+        "class (default: generated data)",
     )
-    parser.add_argument("--labels", metavar="FILE", help="of PATH: a whole number for each sample, which then is y")
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--only", metavar="NAMES", help="strategies with commas between, * for anything; each is 10 s to a minute")
-    what.add_argument(
+    parser.add_argument("--labels", metavar="FILE", help="the y of PATH: a whole number for each sample")
+    add = parser.add_argument_group("measurements").add_argument
+    add("--only", metavar="NAMES", help="strategies, with commas between and * for anything; each takes 10 s to a minute")
+    add(
         "--task",
         metavar="KINDS",
         help="next, labelled, images, or several with commas between (default: next); each takes the time and disk of the default",
     )
-    what.add_argument(
+    add(
         "--form",
         metavar="FORMS",
         help="npy, h5, h5-gzip, zarr, zarr-zstd, or several with commas between (default: all); fewer save time and disk",
     )
-    what.add_argument(
+    add(
         "--size",
         metavar="BYTES",
-        help=f"of the data that is made (default: {DEFAULT_SIZE}; with --limit twice that; {LARGEST_OF_SCALE} for the largest of "
-        "--scale); all forms together take 4 to 5 times as much disk",
+        help=f"size of the generated data (default: {DEFAULT_SIZE}; with --limit twice the limit; with --scale "
+        f"{LARGEST_OF_SCALE} for the largest); all forms together take 4 to 5 times as much disk",
     )
-    what.add_argument("--batch", type=int, default=32, help="samples in a batch (default: 32)")
-    what.add_argument(
-        "--epochs", type=int, default=2, help="in each process (default: 2); where there are several, the first only warms up"
-    )
-    what.add_argument("--seed", type=int, default=0, help="of the data and of all orders (default: 0)")
-    what.add_argument("--cold", action="store_true", help="drop the data from the page cache first: as slow as the disk is")
-    what.add_argument(
+    add("--batch", type=int, default=32, help="number of samples in a batch (default: 32)")
+    add("--epochs", type=int, default=2, help="number of epochs in each process (default: 2); the first of several only warms up")
+    add("--seed", type=int, default=0, help="seed of the data and of all orders (default: 0)")
+    add("--cold", action="store_true", help="drop the data from the page cache first, to read at the speed of the disk")
+    add(
         "--run-all",
         action="store_true",
-        help="run also what is predicted not to fit in memory: the system may swap for a long time, or kill this or other programs",
+        help="also run strategies that are predicted not to fit in memory: the system may swap for a long time, or kill this or "
+        "other programs",
     )
-    what.add_argument(
-        "--timeout", type=float, default=600.0, metavar="SECONDS", help="after which a process is given up (default: 600)"
-    )
-    more = parser.add_argument_group("further questions, each beside the rows without a limit")
-    more.add_argument(
+    add("--timeout", type=float, default=600.0, metavar="SECONDS", help="give up a process after this time (default: 600)")
+    add = parser.add_argument_group("further measurements, each beside the rows without a limit").add_argument
+    add(
         "--limit",
         metavar="BYTES",
-        help="each strategy also under this hard limit of memory, framework included, cold cache; doubles the time and more",
+        help="also run each strategy under this hard limit of memory, framework included, cold cache; doubles the time and more",
     )
-    more.add_argument(
-        "--bisect", action="store_true", help="the smallest limit that an epoch finishes under, to 5 %%: 7 runs of each strategy"
-    )
-    more.add_argument(
+    add("--bisect", action="store_true", help="find the smallest limit under which an epoch finishes, to 5 %%: 7 runs per strategy")
+    add(
         "--sweep",
         action="store_true",
-        help="throughput under limits of 10 %% to 200 %% of the data beside the framework: up to 8 runs of each strategy",
+        help="measure throughput under limits of 10 %% to 200 %% of the data beside the framework: up to 8 runs per strategy",
     )
-    more.add_argument(
+    add(
         "--scale",
         action="store_true",
-        help="how memory grows with the data, the batch and the look-ahead, with intervals: some 18 runs of each strategy; "
+        help="measure the growth of memory with the data, the batch and the look-ahead, with intervals: some 18 runs per strategy; "
         f"without --size and --form, .npy of up to {LARGEST_OF_SCALE}",
     )
-    out = parser.add_argument_group("what comes of it, beside the table")
-    out.add_argument("--json", dest="json_file", metavar="FILE", help="everything that was measured, written after each row")
-    out.add_argument("--html", metavar="FILE", help="a report with plots, in one file")
-    out.add_argument("--png", metavar="DIRECTORY", help="the plots alone; needs matplotlib")
-    out.add_argument("--compare", metavar="OLD.json", help="say what changed since that run")
-    out.add_argument(
-        "--data", metavar="DIRECTORY", help="where data is made, and kept for the next run (default: the temporary directory)"
-    )
-    without = parser.add_argument_group("without measuring anything")
-    without.add_argument("--list", action="store_true", help="the strategies, their tasks, and what is missing to run them")
-    without.add_argument("--show", metavar="NAME", help="the source of a strategy: some fifteen lines to judge")
-    without.add_argument("--dry-run", action="store_true", help="what would run, how long it takes, and what would not fit")
-    without.add_argument("--read", metavar="FILE", help="an earlier --json instead of a run: its table, --html, --png, --compare")
+    add = parser.add_argument_group("output, beside the table").add_argument
+    add("--json", dest="json_file", metavar="FILE", help="write all measurements here, after each row")
+    add("--html", metavar="FILE", help="write a report with plots, in one file")
+    add("--png", metavar="DIRECTORY", help="write the plots alone; needs matplotlib")
+    add("--compare", metavar="OLD.json", help="print the changes since that run")
+    add("--data", metavar="DIRECTORY", help="directory of the generated data, kept for the next run (default: temporary directory)")
+    add = parser.add_argument_group("without measuring anything").add_argument
+    add("--list", action="store_true", help="list the strategies, their tasks, and the packages missing to run them")
+    add("--show", metavar="NAME", help="print the source of a strategy, some ten lines")
+    add("--dry-run", action="store_true", help="print the plan: rows, time, disk, and the rows that would not fit")
+    add("--read", metavar="FILE", help="read an earlier --json instead of a run: its table, --html, --png, --compare")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and tell. Returns 0; 1 where a strategy delivered wrong data, or none finished; 130 stopped by Ctrl-C, with
-    what was measured printed and saved."""
+    """Measure and report. Returns 0; 1 where a strategy delivered wrong data, or none finished; 130 after Ctrl-C, with
+    the measurements until then printed and saved."""
+    from . import strategies
+    from .selection import chosen_strategies
+    from .table import read
+
     if options.list:
-        return _list()
+        for name in strategies.names():
+            strategy = strategies.load(name)
+            summary = (strategy.fit_arguments.__doc__ or "").strip().splitlines()[0]
+            stored = ", ".join(strategy.stored)
+            print(f"{name:<24} {strategy.title}\n    {summary}\n    {', '.join(strategy.kinds)}; {stored}")
+            if missing := strategies.missing(name):
+                print(f"    cannot run: {missing}")
+        print("\nTo read one: mmapstore bench --show NAME. To run some: mmapstore bench --only NAME,NAME")
+        return 0
     if options.show is not None:
-        return _show(options.show)
+        print("\n\n".join(map(strategies.source, chosen_strategies(options.show))), end="")
+        return 0
     outputs = Outputs(options)
-    if options.read is not None:
-        from .table import read
-
-        if options.path is not None:
-            raise InvalidValueError(f"--read {options.read} measures nothing, also not {options.path}. Leave one of them out.")
-        return outputs.deliver(read(Path(options.read)))
-    return _measure(options, outputs)
-
-
-def _list() -> int:
-    from . import strategies
-
-    for name in strategies.names():
-        strategy = strategies.load(name)
-        summary = (strategy.__doc__ or "").strip().splitlines()[0]
-        stored = ", ".join(strategy.STORED) if any(strategy.STORED) else "any form"
-        print(f"{name:<24} {strategy.NAME}")
-        print(f"    {summary}")
-        print(f"    {', '.join(strategy.KINDS)}; {stored}")
-        if missing := strategies.missing(name):
-            print(f"    cannot run: {missing}")
-    print("\nTo read one: mmapstore bench --show NAME. To run some: mmapstore bench --only NAME,NAME")
-    return 0
-
-
-def _show(word: str) -> int:
-    from . import strategies
-    from .selection import strategy_named
-
-    print(strategies.source(strategy_named(word)), end="")
-    return 0
-
-
-# --- a run --------------------------------------------------------------------------------------------------------------
+    if options.read is None:
+        return _measure(options, outputs)
+    if options.path is not None:
+        raise InvalidValueError(f"--read {options.read} measures nothing, so {options.path} is not used. Leave one of them out.")
+    return outputs.deliver(read(Path(options.read)))
 
 
 def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
     from ..files.process_memory import memory_available
     from . import running
+    from .generated_data import generated
     from .machine import machine
-    from .measuring import Measuring
-    from .workload import data_directory, make, workload
 
     _require_framework()
     available = memory_available()
@@ -158,38 +135,43 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
             f"--limit, --bisect and --sweep need a limit of memory that holds, and {sys.platform} offers none. Leave them out, or "
             "run inside a Linux container."
         )
+    from tqdm import tqdm
+
+    from .measuring import Measuring
+
     directory = data_directory(options)
-    disk, write_seconds = to_write(work.to_make, lambda path: Path(path).exists())
-    left = TimeLeft(_CALIBRATION_SECONDS + work.seconds(options.epochs))
-    data = _data_words(options, directory, disk, write_seconds)
-    print("mmapstore bench: what each way of feeding Keras takes in memory and time\n")
-    print(work.to_text(options.epochs, data, left.seconds + write_seconds), flush=True)
+    disk, write_seconds = to_write(work.to_make)
+    seconds = _CALIBRATION_SECONDS + work.seconds(options.epochs) + write_seconds
+    print("mmapstore bench: memory and time of each strategy of feeding Keras\n")
+    print(work.to_text(options.epochs, _data_words(options, directory, disk, write_seconds), seconds), flush=True)
     if options.dry_run:
         return 0
     _require_disk(directory, disk)
     began = time.monotonic()
-    report = Report(machine() | running.instruments(), options.seed, tasks=[_without_paths(task) for task in work.tasks])
-    measuring = Measuring(report, running.run, left, options.epochs, options.timeout, options.cold, outputs.json)
+    tasks = [
+        {name: value for name, value in asdict(task).items() if name not in ("path", "labels", "prepared")} for task in work.tasks
+    ]
+    report = Report(machine() | running.instruments(), options.seed, tasks=tasks)
     ended: KeyboardInterrupt | MmapstoreError | None = None
-    try:
-        for task in work.to_make:
-            measuring.progress.says(f"making {format_bytes(task.nbytes)} as {task.form}, {task.kind}")
-            make(task, directory)
-        if work.to_make:
-            work = workload(options, available)  # some predictions look at the data
-        measuring.progress.says("calibrating the instruments")
-        report.calibration = running.calibrate()
-        measuring.rows(work.rows)
-        if work.limit is not None:
-            measuring.under_limit(work.limited, work.limit)
-        measuring.smallest_limits(work.bisected, available)
-        measuring.throughput_against_limit(work.swept, available)
-        for growth in work.growth:
-            measuring.growth(growth.strategy, growth.knob, growth.settings)
-    except (KeyboardInterrupt, MmapstoreError) as error:
-        ended = error
-    finally:
-        measuring.progress.clear()
+    with tqdm(total=work.runs(options.epochs), unit="run", leave=False, disable=None, dynamic_ncols=True) as bar:
+        measuring = Measuring(report, running.run, bar, options.epochs, options.timeout, options.cold, outputs.json)
+        try:
+            for task in work.to_make:
+                bar.set_description_str(f"making {format_bytes(task.nbytes)} as {task.form}, {task.kind}")
+                generated(task.kind, task.form, task.nbytes, directory, task.seed, task.batch, progress=False)
+            if work.to_make:
+                work = workload(options, available)  # some predictions depend on the data
+            bar.set_description_str("calibrating the instruments")
+            report.calibration = running.calibrate()
+            measuring.rows(work.rows)
+            if work.limit is not None:
+                measuring.under_limit(work.limited, work.limit)
+            measuring.smallest_limits(work.bisected, available)
+            measuring.throughput_against_limit(work.swept, available)
+            for line in work.growth:
+                measuring.growth(line)
+        except (KeyboardInterrupt, MmapstoreError) as error:
+            ended = error
     if ended is not None and not report.rows:
         raise ended
     print(flush=True)
@@ -197,7 +179,7 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
     print(f"\nIt took {format_duration(time.monotonic() - began)}.", end="")
     print(f" The data are still in {directory}, for the next run; delete them when you like." if work.to_make else "")
     if ended is not None:
-        print("It ended early: above is what was measured until then.", file=sys.stderr)
+        print("It ended early: above are the measurements until then.", file=sys.stderr)
         raise ended
     return code
 
@@ -214,12 +196,10 @@ def _require_framework() -> None:
 def _data_words(options: argparse.Namespace, directory: Path, disk: int, seconds: float) -> str:
     if options.path is not None:
         return str(options.path)
+    made = f"made from seed {options.seed}"
     if not disk:
-        return f"made from seed {options.seed} by an earlier run, in {directory}"
-    return (
-        f"made from seed {options.seed} in {directory}: about {format_bytes(disk)} of disk and {format_duration(seconds)}; "
-        "kept for the next run"
-    )
+        return f"{made} by an earlier run, in {directory}"
+    return f"{made} in {directory}: about {format_bytes(disk)} of disk and {format_duration(seconds)}; kept for the next run"
 
 
 def _require_disk(directory: Path, nbytes: int) -> None:
@@ -232,15 +212,8 @@ def _require_disk(directory: Path, nbytes: int) -> None:
         )
 
 
-def _without_paths(task: Task) -> dict[str, Any]:
-    return {name: value for name, value in asdict(task).items() if name not in ("path", "labels", "prepared")}
-
-
-# --- what comes of it ---------------------------------------------------------------------------------------------------
-
-
 class Outputs:
-    """Where the report goes beside the terminal; what cannot be written, or not be read, is found out before anything is run."""
+    """The destinations of the report beside the terminal. Files that cannot be written or read are found before anything runs."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         from .table import read
@@ -250,17 +223,17 @@ class Outputs:
         )
         for path in filter(None, (self.json, self.html)):
             if path.is_dir() or not path.parent.is_dir():
-                found = "is a directory" if path.is_dir() else f"would lie in {path.parent}, which is not there"
+                found = "is a directory" if path.is_dir() else f"would lie in {path.parent}, which does not exist"
                 raise NotFoundError(f"{path} {found}; expected the name of a file to write, in a directory that exists.")
         if (self.html or self.png) and importlib.util.find_spec("matplotlib") is None:
             raise MissingPackageError('--html and --png draw plots, which needs matplotlib: pip install "mmapstore[bench]"')
         self.old = None if options.compare is None else read(Path(options.compare))
 
     def deliver(self, report: Report, notes: Sequence[str] = ()) -> int:
-        """Print the table, write the files, compare. Returns the exit code that the report deserves."""
+        """Print the table, write the files, compare. Returns the exit code of the report."""
         from ..files.durable_writes import explaining_write_errors, write_text_atomically
         from .comparison import compare
-        from .findings import is_right, title
+        from .derived import is_right, title
         from .plots import save_pngs
         from .report_html import html
         from .table import table
@@ -272,23 +245,21 @@ class Outputs:
         if self.old is not None:
             print(f"\n{compare(self.old, report, width)}")
         written: list[Path] = []
-        for path, text in ((self.json, report.to_json), (self.html, lambda: html(report))):
+        makers: tuple[Any, ...] = (report.to_json, lambda: html(report))
+        for path, make in zip((self.json, self.html), makers, strict=True):
             if path is not None:
                 with explaining_write_errors(path):
-                    write_text_atomically(path, text())
+                    write_text_atomically(path, make())
                 written.append(path)
         if self.png is not None:
             written += save_pngs(report, self.png)
         if written:
             print(f"\nwritten: {', '.join(map(str, written))}")
-        everything = [*report.rows, *report.limited, *report.swept]
-        wrong = [
-            f"{title(row.strategy)} ({row.form}, {row.kind})" for row in everything if row.outcome == FINISHED and not is_right(row)
-        ]
-        if wrong:
+        finished = [row for row in report.everything if row.outcome == FINISHED]
+        if wrong := [f"{title(row.strategy)} ({row.form}, {row.kind})" for row in finished if not is_right(row)]:
             print(f"mmapstore: wrong data came from {', '.join(dict.fromkeys(wrong))}", file=sys.stderr)
-        elif report.rows and not any(row.outcome == FINISHED for row in everything):
-            print("mmapstore: nothing finished; the table says of each row why.", file=sys.stderr)
+        elif report.rows and not finished:
+            print("mmapstore: nothing finished; the table has the reason for each row.", file=sys.stderr)
         else:
             return 0
         return FAILED

@@ -1,33 +1,20 @@
-"""What the parts of the benchmark hand each other: a task, the row that one strategy leaves, and the report of all rows.
-
-A strategy is a module in `strategies/`, short enough to be judged by whoever knows the way better. It has
-
-    a docstring         the first line says what the way is; what follows, why people use it and what becomes of the data
-    NAME                "fit(memmap)": what the table says
-    KINDS               the tasks it is for, of `KINDS` below
-    STORED              the beginnings of the stored forms it reads, of `FORMS` below; ("",) for all
-    REQUIRES            packages beside Keras, TensorFlow and NumPy
-    private(task)       bytes of private memory that it will add at its peak, by the rules of the installed frameworks
-    least(task)         optional: bytes that it will add at the least, where the peak is left to chance and `private` is the most
-    fit_arguments(task) what goes into `keras.Model.fit`, as a dictionary: {"x": x, "y": y, "batch_size": 32}
-    prepare(task)       optional: what is made once, before training, in a process of its own; it does nothing if that is there
-
-Where a way has a look-ahead that one can set, `fit_arguments` and `private` take it too: `look_ahead=`, in batches. Only
-`fit_arguments` and `prepare` may import a framework or a format's library, and `private` may ask for versions. Whatever is read
-is read because `fit` asks for it.
-"""
+"""The records that the parts of the benchmark exchange: a task, the row of one strategy on it, and the report of all rows."""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any
+
+import numpy as np
 
 KINDS = {
     "next": "x is a frame, y the frame after it",
     "labelled": "x is a sample, y its class, an integer",
     "images": "x is an image out of a folder of image files, one folder for each class; y its class",
+    "input": "x is a sample alone, without y",
 }
 FORMS = {
     "npy": "a .npy file",
@@ -43,7 +30,7 @@ FINISHED, KILLED, FAILED, GIVEN_UP, NOT_RUN = "finished", "killed", "failed", "g
 
 
 def name_of(strategy: str) -> str:
-    """What a report calls a strategy that was asked for by its name, or by the path of a file of the reader's own.
+    """Return the name that a report has for a strategy, asked for by its name or by the path of the user's own file.
 
     >>> name_of("fit_memmap"), name_of("at/home/mine.py")
     ('fit_memmap', 'mine')
@@ -52,28 +39,27 @@ def name_of(strategy: str) -> str:
 
 
 def delivered(kind: str, nbytes: int, pairs: int) -> int:
-    """Bytes of x and y in an epoch of `pairs` over data of `nbytes`, as they are stored; a class takes 8.
+    """Return the bytes of x and y in an epoch of `pairs` over data of `nbytes`, as they are stored; a class takes 8.
 
     >>> delivered("next", 101 * 40, pairs=100), delivered("labelled", 200, pairs=100)
     (8000, 1000)
     """
-    return 2 * nbytes * pairs // (pairs + 1) if kind == "next" else nbytes + 8 * pairs
+    return 2 * nbytes * pairs // (pairs + 1) if kind == "next" else nbytes + 8 * pairs * (kind != "input")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to train on and how it is stored. One epoch delivers every x and y once, in batches of `batch`, shuffled or not
-    as the strategy does it.
+    """The data to train on and their stored form. One epoch delivers every x and y once, in batches of `batch`.
 
     Attributes
     ----------
     kind, form : keys of `KINDS` and `FORMS`
     path : of the samples, as `mmapstore.open` takes it ("a.h5::/frames"); for form "folder" the folder
-    labels : of a .npy with one int64 class for each sample; None for kinds "next" and "images"
+    labels : path of a .npy with one int64 class for each sample; None unless the kind is "labelled"
     samples, shape, dtype : of the stored array, samples along the first axis; of "images", as they are after decoding
     seed : of whatever is shuffled
-    exact : False for image files that each way decodes (JPEG), turns or resizes in its own manner: the checksum then counts the
-        values of a sample, with its class, if they are in the range of images, and looks no closer
+    exact : False for image files that each strategy decodes (JPEG), turns or resizes in its own manner: the checksum then counts
+        the values of a sample, with its class, if they are in the range of images, and does not compare them
     prepared : where `prepare` of a strategy puts what it makes beforehand; None: beside `path`
     """
 
@@ -92,9 +78,7 @@ class Task:
     @property
     def nbytes(self) -> int:
         """Bytes of all samples, decoded, in the stored dtype."""
-        import numpy as np
-
-        return self.samples * int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return self.samples * math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def pairs(self) -> int:
@@ -104,7 +88,7 @@ class Task:
 
 @dataclass
 class Epoch:
-    """One pass of `fit`: seconds, samples, bytes of x and y as the model got them, and whether their checksum was the task's."""
+    """One pass of `fit`: seconds, samples, bytes of x and y as the model got them, and True if their checksum was the task's."""
 
     seconds: float
     samples: int
@@ -114,9 +98,9 @@ class Epoch:
 
 @dataclass
 class Look:
-    """What the process and its children had at one moment. Bytes; `seconds` since the baseline was taken, before it negative.
+    """The memory of the process and its children at one moment. Bytes; `seconds` since the baseline, before it negative.
 
-    private : Pss_Anon + Pss_Shmem + SwapPss: what the kernel cannot take back
+    private : Pss_Anon + Pss_Shmem + SwapPss: memory that the kernel cannot take back
     file_backed : Pss_File: pages of mapped files, of code too
     resident : RSS, which counts both, and pages that processes share once for each
     """
@@ -133,11 +117,11 @@ class Row:
 
     Attributes
     ----------
-    outcome : FINISHED, KILLED (by the limit), FAILED, GIVEN_UP (over its time) or NOT_RUN; `why` says why where there is a why
+    outcome : FINISHED, KILLED (by the limit), FAILED, GIVEN_UP (over its time) or NOT_RUN; `why` has the reason, if any
     limit, limited_by : of memory, framework included; "control group" or "RLIMIT_DATA"
     predicted, private : highest private memory over the baseline, as the strategy predicts it, and as it was measured
     baseline : private memory after the framework has started and one step was run on a batch in RAM
-    file_backed, resident : their peaks, not over anything
+    file_backed, resident : their peaks, not over the baseline
     group_anonymous, group_file : the control group's own count at its peak, where there is one
     disk_read : bytes that were read from the disk, not from the page cache
     first_batch : from the call of `fit_arguments` until the first training step has begun; None if it never did
@@ -172,7 +156,7 @@ class Row:
 
 @dataclass
 class Smallest:
-    """The smallest limit under which an epoch of one strategy on one task was found to finish: bytes, framework included."""
+    """The smallest limit under which an epoch of one strategy on one task finished: bytes, framework included."""
 
     strategy: str
     form: str
@@ -219,8 +203,12 @@ class Report:
     swept: list[Row] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
 
+    @property
+    def everything(self) -> list[Row]:
+        return [*self.rows, *self.limited, *self.swept]
+
     def to_json(self) -> str:
-        """One line for each row, fit or task, so that two runs can be compared by line; the looks of a row in columns."""
+        """Write one line for each row, fit or task, so that two runs can be compared by line; the looks of a row in columns."""
         found = asdict(self)
         for row in (*found["rows"], *found["limited"], *found["swept"]):
             row["looks"] = {each.name: [look[each.name] for look in row["looks"]] for each in fields(Look)}
@@ -234,17 +222,14 @@ class Report:
     def from_json(cls, text: str) -> Report:
         found = json.loads(text)
         for name in ("rows", "limited", "swept"):
-            found[name] = [_row(row) for row in found[name]]
+            for row in found[name]:
+                row["epochs"] = [Epoch(**each) for each in row["epochs"]]
+                columns = (row["looks"][each.name] for each in fields(Look))
+                row["looks"] = [Look(*values) for values in zip(*columns, strict=True)]
+            found[name] = [Row(**row) for row in found[name]]
         found["bisected"] = [Smallest(**each) for each in found["bisected"]]
         found["fits"] = [Fit(**{**fit, "points": [tuple(point) for point in fit["points"]]}) for fit in found["fits"]]
         return cls(**found)
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json(), encoding="utf-8")
-
-
-def _row(found: dict[str, Any]) -> Row:
-    epochs = [Epoch(**each) for each in found.pop("epochs")]
-    looks = found.pop("looks")
-    looks = [Look(*values) for values in zip(*(looks[each.name] for each in fields(Look)), strict=True)]
-    return Row(**found, epochs=epochs, looks=looks)

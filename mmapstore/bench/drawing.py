@@ -1,9 +1,10 @@
-"""What all plots share: colours, a figure in pixels, labels that stand beside what they name, SVG for a page and PNG."""
+"""The drawing that all plots share: colours, a figure in pixels, labels beside lines, SVG for a page, and PNG."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +58,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Plot:
-    """One picture, drawn anew for each width. `name` serves as the name of its file; `caption` says how to read it."""
+    """One picture, drawn anew for each width. `name` is the name of its file; `caption` explains how to read it."""
 
     name: str
     title: str
@@ -65,14 +66,14 @@ class Plot:
     make: Callable[[int], Any]  # CSS pixels of width -> matplotlib.figure.Figure
 
     def svg(self, width: int = WIDE) -> str:
-        """An <svg> element to stand in HTML, whose colours are CSS variables `--ink`, `--pale`, `--rule`, `--ours`, `--other`."""
+        """Return an <svg> element for HTML, whose colours are CSS variables `--ink`, `--pale`, `--rule`, `--ours`, `--other`."""
         out = io.StringIO()
         with drawn(self, width) as figure:
             figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         return _inline(out.getvalue(), f"{self.name}-{width}", f"{self.title}. {self.caption}")
 
     def save_png(self, path: Path, width: int = WIDE) -> None:
-        """Two pixels for each CSS pixel. Raises WriteError."""
+        """Write two pixels for each CSS pixel. Raises WriteError."""
         try:
             with drawn(self, width) as figure:
                 high = figure.get_size_inches()[1] * _DPI
@@ -84,7 +85,7 @@ class Plot:
 
 @contextlib.contextmanager
 def drawn(plot: Plot, width: int) -> Iterator[Any]:
-    """The figure, under our style; the caller's settings of matplotlib are as they were afterwards."""
+    """Draw the figure in our style, and restore the caller's settings of matplotlib."""
     try:
         import matplotlib
     except ImportError as error:
@@ -96,7 +97,7 @@ def drawn(plot: Plot, width: int) -> Iterator[Any]:
 
 
 def _inline(svg: str, name: str, label: str) -> str:
-    """`svg` without its head, with ids that no other picture has, coordinates to a hundredth, and colours by name."""
+    """Cut the head of `svg`, and make its ids unique, its coordinates short, and its colours variables."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
@@ -114,76 +115,53 @@ def _inline(svg: str, name: str, label: str) -> str:
 
 
 def new_figure(width: int, height: int) -> Any:
-    """An empty figure of that many CSS pixels; of no window system, and unknown to `matplotlib.pyplot`."""
+    """Return an empty figure of that many CSS pixels, which `matplotlib.pyplot` does not know."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
 
 
 def axes_at(figure: Any, left: float, top: float, width: float, height: float) -> Any:
-    """Axes whose inner area lies there, in CSS pixels from the figure's upper left corner."""
+    """Add axes with this inner area, in CSS pixels from the figure's upper left corner."""
     wide, high = (side * _DPI for side in figure.get_size_inches())
     return figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
 
 
-def text_at(figure: Any, left: float, top: float, text: str, **style: Any) -> None:
-    """Text whose upper left corner lies there, in CSS pixels from the figure's."""
-    wide, high = (side * _DPI for side in figure.get_size_inches())
-    figure.text(left / wide, 1 - top / high, text, **{"va": "top", "fontsize": SMALL, **style})
-
-
 def folded(text: str, width: float, lines: int = 3, bold: bool = False) -> str:
-    """`text` over as many lines as `width` CSS pixels need, in SMALL; at most `lines`, and then with an ellipsis."""
+    """Wrap `text` to `width` CSS pixels in SMALL; at most `lines` lines, the last with an ellipsis."""
     letters = int(width / (_CHARACTER * (1.1 if bold else 1)))
     return "\n".join(textwrap.wrap(text, max(8, letters), max_lines=lines, placeholder=" …", break_on_hyphens=False))
 
 
 def height_of(text: str) -> int:
-    """CSS pixels, in SMALL."""
+    """Return CSS pixels, in SMALL."""
     return _LINE * (text.count("\n") + 1)
 
 
 def spread_out(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
-    """Middles of labels as near as can be to where they are wanted, none over another, all between `low` and `high`.
+    """Return middles of labels near where they are wanted, none over another, all between `low` and `high`.
 
     >>> spread_out([50, 52, 10], [10, 10, 10], 0, 100)
-    [46.0, 56.0, 10.0]
+    [50, 60.0, 10]
     """
     order = sorted(range(len(wanted)), key=lambda each: wanted[each])
-    runs: list[tuple[list[int], float, float]] = []  # members, upper end, height: labels that touch move as one
-    for each in order:
-        members, size = [each], float(heights[each])
-        top = _kept(wanted[each] - size / 2, size, low, high)
-        while runs and runs[-1][1] + runs[-1][2] > top:
-            before, _, above = runs.pop()
-            members, size = before + members, above + size
-            top = _kept(_best_top(members, wanted, heights), size, low, high)
-        runs.append((members, top, size))
-    middles = [0.0] * len(wanted)
-    for members, top, _ in runs:
-        for each in members:
-            middles[each] = top + heights[each] / 2
-            top += heights[each]
+    middles, edge = list(wanted), low
+    for each in order:  # down, each below the one above it
+        middles[each] = max(middles[each], edge + heights[each] / 2)
+        edge = middles[each] + heights[each] / 2
+    edge = high
+    for each in reversed(order):  # and up again, where the last ones went too far
+        middles[each] = min(middles[each], edge - heights[each] / 2)
+        edge = middles[each] - heights[each] / 2
     return middles
 
 
-def _best_top(members: Sequence[int], wanted: Sequence[float], heights: Sequence[float]) -> float:
-    """Of the labels as one column, the upper end from which they are off by least."""
-    offsets, down = [], 0.0
-    for each in members:
-        offsets.append(wanted[each] - (down + heights[each] / 2))
-        down += heights[each]
-    return sum(offsets) / len(offsets)
-
-
-def _kept(top: float, size: float, low: float, high: float) -> float:
-    return max(low, min(top, high - size))
-
-
 def label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]], width: float) -> None:
-    """Labels in the `width` CSS pixels right of the axes, each with a line to its end: (x, y, text, colour), x and y in data."""
+    """Draw labels in the `width` CSS pixels right of the axes, each with a line to its end: (x, y, text, colour) in data."""
     if not ends:
         return
+    from matplotlib.lines import Line2D
+
     figure = axes.get_figure()
     box = axes.get_window_extent()  # display pixels, upwards; of _DPI to the inch, so CSS pixels
     pixels = axes.transData.transform([(x, y) for x, y, _, _ in ends])
@@ -191,21 +169,25 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]], width: 
     middles = spread_out([box.y1 - y for _, y in pixels], [height_of(text) + 3 for text in texts], -10, box.height + 14)
     wide, high = (side * _DPI for side in figure.get_size_inches())
     for (x, y), text, middle, (_, _, _, colour) in zip(pixels, texts, middles, ends, strict=True):
-        from matplotlib.lines import Line2D
-
-        at = box.y1 - middle
-        way = ([x / wide, (box.x1 + 6) / wide, (box.x1 + 15) / wide], [y / high, y / high, at / high])
-        figure.add_artist(Line2D(*way, transform=figure.transFigure, color=colour, linewidth=0.6, alpha=0.7))
-        figure.text((box.x1 + 18) / wide, at / high, text, va="center", fontsize=SMALL, color=colour, linespacing=1.1)
+        at = (box.y1 - middle) / high
+        line = ([x / wide, (box.x1 + 6) / wide, (box.x1 + 15) / wide], [y / high, y / high, at])
+        figure.add_artist(Line2D(*line, transform=figure.transFigure, color=colour, linewidth=0.6, alpha=0.7))
+        figure.text((box.x1 + 18) / wide, at, text, va="center", fontsize=SMALL, color=colour, linespacing=1.1)
 
 
-def tick_bytes(size: float, _: Any = None) -> str:
+def set_ticks(axis: Any, places: Sequence[float], words: Callable[[float], str]) -> None:
+    """Put ticks at these places alone."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axis.set_major_locator(FixedLocator(places))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda place, _: words(place)))
+
+
+def tick_bytes(size: float) -> str:
     """
     >>> tick_bytes(0), tick_bytes(1e7), tick_bytes(2.5e9)
     ('0', '10 MB', '2.5 GB')
     """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(size) < 1000 or unit == "TB":
-            return f"{size:.3g} {unit}" if size else "0"
-        size /= 1000
-    raise AssertionError("unreachable")
+    power = min(4, int(math.log10(abs(size)) / 3 + 1e-9)) if abs(size) >= 1 else 0
+    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}" if size else "0"

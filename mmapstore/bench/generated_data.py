@@ -1,4 +1,4 @@
-"""Data made from a seed: frames, labelled samples, folders of images. Written block by block, in any size, and kept.
+"""Generated data: frames, labelled samples, folders of images. Written block by block, in any size, and kept.
 
 Values are smooth waves that move, with a little noise: about half of them is left by gzip after shuffle, and a JPEG of them has the
 size of one of a photograph.
@@ -19,7 +19,7 @@ from ..formats.registry import split_inside
 from ..plain.errors import InvalidValueError, MissingPackageError
 from ..plain.memory_budget import format_bytes
 from .checksum import RECORD
-from .contract import FORMS, KINDS, Task
+from .contract import FORMS, Task
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = {"next": "float32", "labelled": "uint8", "images": "uint8"}
@@ -41,12 +41,12 @@ def generated(
     dtype: str | None = None,
     progress: Callable[[int, int | None], Any] | bool | None = None,
 ) -> Task:
-    """A task on `nbytes` of data (a little less: whole samples), written below `directory` unless an earlier run left it there.
+    """Return a task on `nbytes` of data (a little less: whole samples), written below `directory` unless the data exist there.
 
     Samples of "next" are float32 (3, 50, 50), of "labelled" uint8 (3, 64, 64) in 10 classes, or of another `dtype`, and of
     "images" JPEGs of 128 x 128 pixels. HDF5 and Zarr are converted from the .npy, which is made too. `progress` is `convert`'s.
 
-    Raises InvalidValueError for what is not one of `KINDS` or `FORMS`, or too small for two batches; WriteError.
+    Raises InvalidValueError for an unknown kind or form, or data too small for two batches; WriteError.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -80,12 +80,17 @@ def generated(
 def planned(
     kind: str, form: str, nbytes: int, directory: str | os.PathLike[str], seed: int = 0, batch: int = 32, dtype: str | None = None
 ) -> Task:
-    """The task that `generated` returns for the same arguments, with nothing written: its files may not be there.
+    """Return the task of `generated` for the same arguments, and write nothing.
 
     >>> planned("next", "h5-gzip", 3_000_000, "data").path
     'data/next-float32-100-seed0/h5-gzip.h5::/data'
     """
-    _require_known(kind, form)
+    if kind not in _SHAPES:
+        raise InvalidValueError(f"kind={kind!r} is not generated; expected one of {', '.join(map(repr, _SHAPES))}.")
+    possible = ["folder"] if kind == "images" else ["npy", *_COMPRESSED]
+    if form not in possible:
+        words = ", ".join(f"{name!r} ({FORMS[name]})" for name in possible)
+        raise InvalidValueError(f"form={form!r} is not made for {kind!r}; expected one of {words}.")
     shape, chosen = _SHAPES[kind], np.dtype(dtype or DTYPES[kind])
     if (kind == "images" and chosen != np.uint8) or chosen.name not in ("uint8", "float32", "float64"):
         raise InvalidValueError(
@@ -106,19 +111,8 @@ def planned(
     return Task(kind, form, f"{home}/{name}", samples, shape, chosen.name, labels, batch, seed, not is_images, prepared)
 
 
-def _require_known(kind: str, form: str) -> None:
-    if kind not in KINDS:
-        raise InvalidValueError(f"kind={kind!r} is not a task; expected one of {', '.join(map(repr, KINDS))}.")
-    possible = ["folder"] if kind == "images" else ["npy", *_COMPRESSED]
-    if form not in possible:
-        raise InvalidValueError(
-            f"form={form!r} is not made for {kind!r}; "
-            f"expected one of {', '.join(f'{name!r} ({FORMS[name]})' for name in possible)}."
-        )
-
-
 def _keep(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` make it, unless it is there: whole or not at all."""
+    """Call `write` for a path that does not exist; the path appears whole or not at all."""
     if path.exists():
         return
     partial = path.with_name(f"{path.name}.partial")
@@ -138,7 +132,7 @@ def _write_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], blocks:
 
 
 def _write_images(folder: Path, shape: tuple[int, ...], labels: Array, seed: int) -> None:
-    """JPEGs in a folder for each class, "a" to "j"; each class has waves of its own."""
+    """Write JPEGs in a folder for each class, "a" to "j"; each class has its own waves."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -168,7 +162,7 @@ def _converted(path: Path, form: str, target: str, chunk_samples: int, progress:
 
 
 def _blocks(shape: tuple[int, ...], dtype: np.dtype[Any], labels: Array | None, samples: int, seed: int) -> Iterator[Array]:
-    """All samples, (some, *shape) at a time; of one class each, waves of its own."""
+    """Yield all samples, (some, *shape) at a time; each class has its own waves."""
     random = np.random.default_rng(seed)
     kinds = [_waves(shape, random) for _ in range(1 if labels is None else _CLASSES)]
     step = max(1, _BLOCK // (int(np.prod(shape)) * 4))
@@ -187,7 +181,7 @@ def _blocks(shape: tuple[int, ...], dtype: np.dtype[Any], labels: Array | None, 
 
 
 def _waves(shape: tuple[int, ...], random: np.random.Generator, count: int = 4) -> tuple[Array, Array]:
-    """(2 * count, values of a sample) float32: sines and cosines of phases that change over a sample; and how fast they move."""
+    """Return sines and cosines of phases that change over a sample, (2 * count, values) float32; and the speeds of the phases."""
     axes = np.meshgrid(*(np.linspace(0, 1, length) for length in shape), indexing="ij")
     phases = np.stack([sum(random.uniform(2, 12) * axis for axis in axes) + random.uniform(0, 6) for _ in range(count)])
     phases = phases.reshape(count, -1)

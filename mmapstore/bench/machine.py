@@ -1,7 +1,8 @@
-"""What figures were taken on: no names, no paths."""
+"""The machine that figures were taken on: no names, no paths."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from importlib import metadata
@@ -15,11 +16,15 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that may be used, bytes of memory, system, and versions of the packages that matter; JSON can hold it.
+    """Return processor, usable cores, bytes of memory, system, and versions of packages, for JSON.
 
     >>> sorted(machine())
     ['control_groups', 'cores', 'kernel', 'memory', 'processor', 'python', 'system', 'versions']
     """
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -28,7 +33,7 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "control_groups": _control_groups(),
         "python": platform.python_version(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": versions,
     }
 
 
@@ -52,10 +57,3 @@ def _control_groups() -> str:
     if (root / "cgroup.controllers").exists():
         return "version 2"
     return "version 1" if (root / "memory").is_dir() else "none for memory"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

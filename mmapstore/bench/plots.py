@@ -1,4 +1,4 @@
-"""The plots of a report: memory by way, memory over time, throughput against the limit, memory against the size of the data.
+"""The plots of a report: memory by strategy, memory over time, throughput against the limit, memory against the size of the data.
 
 mmapstore's rows are blue and strong, the others orange; every line is named beside it.
 """
@@ -14,7 +14,9 @@ from typing import Any
 
 from ..plain.errors import WriteError
 from ..plain.memory_budget import format_bytes
+from . import derived
 from .contract import FINISHED, KILLED, NOT_RUN, Fit, Look, Report, Row
+from .derived import data_of, finished, format_seconds, grouped, is_ours, labels, rate, share_of, signed, variant_of
 from .drawing import (
     INK,
     OTHER,
@@ -28,53 +30,35 @@ from .drawing import (
     height_of,
     label_ends,
     new_figure,
-    text_at,
+    set_ticks,
     tick_bytes,
 )
-from .findings import (
-    EACH,
-    by_memory,
-    epoch_seconds,
-    finished,
-    format_seconds,
-    framework_of,
-    grouped,
-    has_kinds,
-    is_ours,
-    labels,
-    limit_of,
-    rate,
-    share_of,
-    signed,
-    slope_words,
-    task_of,
-    way_of,
-)
 
-_FLOOR = 1e6  # bytes: less than this is within what the instruments can tell, and a logarithm needs an end
+_FLOOR = 1e6  # bytes: less than this is within the error of the instruments, and a logarithm needs an end
 _LOOKS = 120  # of a line over time, in a panel that is some 170 pixels wide
 _PANEL = 205  # pixels of width that a panel should have
 
 
 def plots(report: Report) -> list[Plot]:
-    """All plots for which the report has rows; nothing is drawn, and matplotlib is not loaded, before they are asked for."""
+    """Return all plots for which the report has rows; nothing is drawn, and matplotlib is not loaded, before they are asked for."""
     found: list[Plot] = []
-    several = len({task_of(row) for row in report.rows}) > 1
-    kinds = has_kinds(report)
-    for task, rows in grouped(report.rows, task_of).items():
-        about = f", {task[0]}, {format_bytes(task[1])}" if several else ""
-        suffix = task if several else ()
-        if told := [row for row in by_memory(rows) if row.private is not None or row.predicted is not None]:
+    several = len({data_of(row) for row in report.rows}) > 1
+    kinds = derived.has_kinds(report)
+    for data, rows in grouped(report.rows, data_of).items():
+        rows = derived.by_memory(rows)
+        about = f", {data[0]}, {format_bytes(data[1])}" if several else ""
+        suffix = data if several else ()
+        if told := [row for row in rows if row.private is not None or row.predicted is not None]:
             found.append(_memory_plot(told, _name("memory", *suffix), about))
-        if looked := [row for row in by_memory(rows) if row.looks]:
+        if looked := [row for row in rows if row.looks]:
             found.append(_time_plot(looked, _name("over-time", *suffix), about))
-    for (kind, nbytes, limit, _), rows in grouped(report.limited, limit_of).items():
-        if looked := [row for row in by_memory(rows) if row.looks]:
+    for (kind, nbytes, limit, _), rows in grouped(report.limited, derived.limit_of).items():
+        if looked := [row for row in derived.by_memory(rows) if row.looks]:
             about = f"{f', {kind}' if kinds else ''}, {format_bytes(nbytes)}"
             found.append(_time_plot(looked, _name("limit", kind, nbytes, limit), about, limit))
-    for task, rows in grouped((row for row in report.swept if row.limit), task_of).items():
-        about = f", {task[0]}, {format_bytes(task[1])}" if kinds else ""
-        found.append(_sweep_plot(rows, framework_of(report), _name("sweep", *task), about))
+    for data, rows in grouped((row for row in report.swept if row.limit), data_of).items():
+        about = f", {data[0]}, {format_bytes(data[1])}" if kinds else ""
+        found.append(_sweep_plot(rows, derived.framework_of(report), _name("sweep", *data), about))
     for (knob, kind), fits in grouped((fit for fit in report.fits if fit.points), lambda fit: (fit.knob, fit.kind)).items():
         name = _name("scaling", knob, kind) if kinds else _name("scaling", knob)
         found.append(_scaling_plot(knob, fits, name, f", {kind}" if kinds else ""))
@@ -82,7 +66,7 @@ def plots(report: Report) -> list[Plot]:
 
 
 def save_pngs(report: Report, directory: str | Path) -> list[Path]:
-    """Write every plot as NAME.png into `directory`, which is made if need be; returns the paths.
+    """Write every plot as NAME.png into `directory`, which is made if need be; return the paths.
 
     Raises MissingPackageError without matplotlib, WriteError.
     """
@@ -91,15 +75,14 @@ def save_pngs(report: Report, directory: str | Path) -> list[Path]:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"the directory {directory} for the plots cannot be made ({error}). Name another.") from error
-    found = []
-    for plot in plots(report):
-        found.append(directory / f"{plot.name}.png")
-        plot.save_png(found[-1])
-    return found
+    found = {directory / f"{plot.name}.png": plot for plot in plots(report)}
+    for path, plot in found.items():
+        plot.save_png(path)
+    return list(found)
 
 
 def _name(*parts: str | int) -> str:
-    """The name of a file: sizes in short, and nothing that a file system or a link would read as more than a letter.
+    """Name a file: sizes in short, and no characters that a file system or a link would misread.
 
     >>> _name("limit", "next", 8_000_000_000, "a/b c")
     'limit-next-8GB-a-b-c'
@@ -112,7 +95,23 @@ def _colour(strategy: str) -> str:
     return OURS if is_ours(strategy) else OTHER
 
 
-# --- memory by way ------------------------------------------------------------------------------------------------------
+def _weight(strategy: str) -> str:
+    return "bold" if is_ours(strategy) else "normal"
+
+
+def _line_style(strategy: str) -> dict[str, Any]:
+    strong = is_ours(strategy)
+    return {"color": _colour(strategy), "linewidth": 2 if strong else 1.2, "zorder": 3 if strong else 2}
+
+
+def _byte_ticks(axis: Any, high: float, factor: int) -> None:
+    """Put ticks at decades of bytes; the lowest stands for all that is less."""
+    count = math.floor(math.log(high / _FLOOR, factor) + 1e-9) + 1
+    places = [_FLOOR * factor**power for power in range(count)]
+    set_ticks(axis, places, lambda size: ("≤ " if size <= _FLOOR else "") + tick_bytes(size))
+
+
+# --- memory by strategy -------------------------------------------------------------------------------------------------
 
 
 def _memory_plot(shown: Sequence[Row], name: str, about: str) -> Plot:
@@ -126,11 +125,14 @@ def _memory_plot(shown: Sequence[Row], name: str, about: str) -> Plot:
         figure = new_figure(width, top + pitch * len(shown) + 34)
         axes = axes_at(figure, left, top, width - left - right, pitch * len(shown))
         axes.set(xscale="log", xlim=(_FLOOR * 0.8, high), ylim=(len(shown) - 0.5, -0.5), yticks=[])
-        _byte_ticks(axes.xaxis, _FLOOR, high, 100 if narrow else 10)
+        _byte_ticks(axes.xaxis, high, 100 if narrow else 10)
         axes.spines["left"].set_visible(False)
-        _mark(axes, data, f"all data, {format_bytes(data)}")
+        if data:
+            axes.axvline(data, color=PALE, linewidth=1, linestyle=(0, (3, 2)))
+            words = {"ha": "center", "fontsize": SMALL, "color": PALE}
+            axes.annotate(f"all data, {format_bytes(data)}", (data, 1), (0, 5), ("data", "axes fraction"), "offset points", **words)
         for place, row in enumerate(shown):
-            colour, bold = _colour(row.strategy), "bold" if is_ours(row.strategy) else "normal"
+            colour = _colour(row.strategy)
             at = place + (0.2 if narrow else 0)
             points = [max(size, _FLOOR) for size in (row.private, row.predicted) if size is not None]
             axes.plot(points, [at] * len(points), color=colour, linewidth=1, alpha=0.6)
@@ -138,47 +140,30 @@ def _memory_plot(shown: Sequence[Row], name: str, about: str) -> Plot:
                 axes.plot([points[-1]], [at], "|", color=INK, markersize=10, markeredgewidth=1.4)
             if row.private is not None:
                 axes.plot([points[0]], [at], "o" if row.outcome == FINISHED else "X", color=colour, markersize=6, zorder=3)
-            words = {"fontsize": SMALL, "color": colour, "fontweight": bold, "clip_on": False}
+            words = {"fontsize": SMALL, "fontweight": _weight(row.strategy), "clip_on": False, "va": "center"}
+            label = names[variant_of(row)]
             if narrow:
-                axes.annotate(names[way_of(row)], (0, place - 0.22), xycoords=("axes fraction", "data"), va="center", **words)
+                axes.annotate(label, (0, place - 0.22), xycoords=("axes fraction", "data"), color=colour, **words)
             else:
-                text = folded(names[way_of(row)], left - 16, 1, is_ours(row.strategy))
-                axes.annotate(text, (-10, at), xycoords=("axes points", "data"), ha="right", va="center", **words)
-            axes.annotate(
-                _taken(row), (1, at), (6, 0), ("axes fraction", "data"), "offset points", va="center", **{**words, "color": INK}
+                text = folded(label, left - 16, 1, is_ours(row.strategy))
+                axes.annotate(text, (-10, at), xycoords=("axes points", "data"), ha="right", color=colour, **words)
+            taken = (
+                row.outcome
+                if row.private is None or row.outcome != FINISHED
+                else signed(row.private)
+                if finished(row)
+                else "wrong data"
             )
+            axes.annotate(taken, (1, at), (6, 0), ("axes fraction", "data"), "offset points", color=INK, **words)
         return figure
 
     return Plot(
         name,
         f"Private memory, measured and predicted{about}",
         "Dot: measured, over the memory of the started framework (a cross: until it was ended). Upright stroke: as predicted. "
-        "Logarithmic; what is below 1 MB is drawn there.",
+        "Logarithmic; figures below 1 MB are drawn there.",
         make,
     )
-
-
-def _taken(row: Row) -> str:
-    if row.outcome == NOT_RUN or row.private is None:
-        return row.outcome
-    return signed(row.private) if finished(row) else row.outcome if row.outcome != FINISHED else "wrong data"
-
-
-def _byte_ticks(axis: Any, low: float, high: float, factor: int) -> None:
-    """Decades of bytes; the lowest stands for all that is less."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    count = math.floor(math.log(high / low, factor) + 1e-9) + 1
-    axis.set_major_locator(FixedLocator([low * factor**power for power in range(count)]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda size, _: ("≤ " if size <= _FLOOR else "") + tick_bytes(size)))
-
-
-def _mark(axes: Any, at: float, words: str) -> None:
-    if at:
-        axes.axvline(at, color=PALE, linewidth=1, linestyle=(0, (3, 2)))
-        centred = {"ha": "center", "fontsize": SMALL, "color": PALE}
-        axes.annotate(words, (at, 1), (0, 5), ("data", "axes fraction"), "offset points", **centred)
 
 
 # --- memory over time ---------------------------------------------------------------------------------------------------
@@ -194,23 +179,25 @@ def _time_plot(rows: Sequence[Row], name: str, about: str, limit: int | None = N
         left, gap, high = 54, 16, 96
         panel = (width - left - 8 - gap * (columns - 1)) / columns
         heads = [
-            "\n".join(folded(words, panel, 2, is_ours(row.strategy)) for words in (names[way_of(row)], _course(row)))
+            "\n".join(folded(words, panel, 2, is_ours(row.strategy)) for words in (names[variant_of(row)], _course(row)))
             for row in rows
         ]
         pitch = high + 38 + max(map(height_of, heads))
-        figure = new_figure(width, pitch * math.ceil(len(rows) / columns))
+        tall = pitch * math.ceil(len(rows) / columns)
+        figure = new_figure(width, tall)
         for place, (row, head) in enumerate(zip(rows, heads, strict=True)):
             x, y = left + (place % columns) * (panel + gap), (place // columns) * pitch + pitch - high - 24
-            text_at(
-                figure, x, y - 4, head, va="bottom", color=_colour(row.strategy), linespacing=1.15,
-                fontweight="bold" if is_ours(row.strategy) else "normal",
-            )  # fmt: skip
+            words = {"color": _colour(row.strategy), "fontweight": _weight(row.strategy), "fontsize": SMALL}
+            figure.text(x / width, 1 - (y - 4) / tall, head, va="bottom", linespacing=1.15, **words)
             axes = axes_at(figure, x, y, panel, high)
             _draw_course(axes, row, limit)
             axes.set_ylim(0, top_bytes)
             if limit and place == 0:
                 axes.annotate("limit", (0, limit), (3, 2), textcoords="offset points", fontsize=SMALL)
-            _time_ticks(axes, place % columns == 0)
+            axes.yaxis.set_major_locator(_at_most(3))
+            axes.yaxis.set_major_formatter(lambda size, _: tick_bytes(size))
+            axes.grid(axis="x", visible=False)
+            axes.tick_params(length=0, labelleft=place % columns == 0)
         return figure
 
     line = f" The dashed line is the limit, {format_bytes(limit)}; a cross where the process was killed." if limit else ""
@@ -223,19 +210,23 @@ def _time_plot(rows: Sequence[Row], name: str, about: str, limit: int | None = N
     )
 
 
+def _at_most(count: int) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(count)
+
+
 def _course(row: Row) -> str:
-    """What became of it, in a few words."""
+    """Describe the end of a row in a few words."""
     if finished(row):
-        return f"{signed(row.private)}, {format_seconds(epoch_seconds(row))} an epoch"
-    if row.outcome == FINISHED:
-        return "wrong data"
-    return f"{row.outcome} after {format_seconds(row.looks[-1].seconds)}"
+        return f"{signed(row.private)}, {format_seconds(derived.epoch_seconds(row))} an epoch"
+    return "wrong data" if row.outcome == FINISHED else f"{row.outcome} after {format_seconds(row.looks[-1].seconds)}"
 
 
 def _draw_course(axes: Any, row: Row, limit: int | None) -> None:
     colour, base = _colour(row.strategy), row.baseline or 0
     looks = [look for look in row.looks if look.seconds >= 0] or row.looks
-    if row.outcome == KILLED:  # what was seen while the kernel took its memory apart is not what it held
+    if row.outcome == KILLED:  # looks while the kernel took the process apart do not show the memory it held
         looks = list(itertools.dropwhile(lambda look: look.private < base, reversed(looks)))[::-1] or looks
     looks = thinned(looks, _LOOKS)
     seconds, private = [look.seconds for look in looks], [look.private for look in looks]
@@ -254,17 +245,8 @@ def _draw_course(axes: Any, row: Row, limit: int | None) -> None:
         label.set_horizontalalignment(side)
 
 
-def _time_ticks(axes: Any, named: bool) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.yaxis.set_major_formatter(FuncFormatter(tick_bytes))
-    axes.grid(axis="x", visible=False)
-    axes.tick_params(length=0, labelleft=named)
-
-
 def thinned(looks: Sequence[Look], most: int) -> list[Look]:
-    """At most `most` looks, in order: of each stretch the one with the most private memory; the first and the last are kept.
+    """Return at most `most` looks: of each stretch the one with the most private memory; the first and the last are kept.
 
     >>> looks = [Look(float(second), second % 10, 0, 0) for second in range(100)]
     >>> [look.private for look in thinned(looks, 6)]
@@ -282,7 +264,7 @@ def thinned(looks: Sequence[Look], most: int) -> list[Look]:
 
 
 def _line_axes(width: int, count: int) -> tuple[Any, float]:
-    """Axes with room for `count` labels right of them, and how wide that room is."""
+    """Return axes with room for `count` labels right of them, and the width of that room."""
     narrow = width < WIDE * 0.6
     left, room = (60, 134) if narrow else (64, 250)
     high = max(230 if narrow else 300, count * (40 if narrow else 28))
@@ -291,36 +273,31 @@ def _line_axes(width: int, count: int) -> tuple[Any, float]:
 
 
 def _sweep_plot(rows: Sequence[Row], framework: int, name: str, about: str) -> Plot:
-    ways, names = grouped(rows, way_of), labels(rows)
+    names = labels(rows)
     shares = sorted({share_of(row, framework) for row in rows})
 
     def make(width: int) -> Any:
-        from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-        axes, room = _line_axes(width, len(ways))
+        axes, room = _line_axes(width, len(names))
         low, high = shares[0] * 0.88, shares[-1] * 1.06
         best = max((rate(row) or 0 for row in rows), default=0) or 1e6
         axes.set(xscale="log", xlim=(low, high), ylim=(0, best * 1.1))
         ticks = [each for each in (0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= each <= high] or shares
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda speed, _: f"{tick_bytes(speed)}/s" if speed else "0"))
+        set_ticks(axes.xaxis, ticks, lambda share: f"{share:.0%}")
+        axes.yaxis.set_major_formatter(lambda speed, _: f"{tick_bytes(speed)}/s" if speed else "0")
         under = f"limit, over the framework's {format_bytes(framework)}, in % of the data"
         axes.set_xlabel(folded(under, width - room, 2), fontsize=SMALL)
         ends = []
-        for way, own in ways.items():
-            colour, strong = _colour(way[0]), is_ours(way[0])
+        for variant, own in grouped(rows, variant_of).items():
+            style = _line_style(variant[0])
             ran = sorted((row for row in own if row.outcome != NOT_RUN), key=lambda row: share_of(row, framework))
             good = [(share_of(row, framework), rate(row) or 0.0) for row in ran if finished(row)]
             bad = [share_of(row, framework) for row in ran if not finished(row)]
-            style = {"color": colour, "linewidth": 2 if strong else 1.2, "zorder": 3 if strong else 2}
             axes.plot([share for share, _ in good], [speed for _, speed in good], "o-", markersize=4.5, **style)
             if good and bad:
-                axes.plot([max(bad), good[0][0]], [0, good[0][1]], color=colour, linewidth=0.9, linestyle=(0, (2, 2)))
-            axes.plot(bad, [0] * len(bad), "X", color=colour, markersize=8, clip_on=False, zorder=4)
+                axes.plot([max(bad), good[0][0]], [0, good[0][1]], color=style["color"], linewidth=0.9, linestyle=(0, (2, 2)))
+            axes.plot(bad, [0] * len(bad), "X", color=style["color"], markersize=8, clip_on=False, zorder=4)
             if good or bad:
-                ends.append((*(good[-1] if good else (max(bad), 0.0)), names[way], colour))
+                ends.append((*(good[-1] if good else (max(bad), 0.0)), names[variant], style["color"]))
         label_ends(axes, ends, room)
         return axes.get_figure()
 
@@ -334,42 +311,34 @@ def _sweep_plot(rows: Sequence[Row], framework: int, name: str, about: str) -> P
 
 
 def _scaling_plot(knob: str, fits: Sequence[Fit], name: str, about: str) -> Plot:
-    names = labels(Row(fit.strategy, fit.form, fit.kind, FINISHED) for fit in fits)
-    by_data = knob == "data"
+    names, by_data = labels(fits), knob == "data"
     words = {"data": "the size of the data", "batch": "samples in a batch", "look-ahead": "batches of look-ahead"}.get(knob, knob)
     values = [value for fit in fits for value, _ in fit.points]
 
     def make(width: int) -> Any:
-        from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
         axes, room = _line_axes(width, len(fits))
         low, high = min(values) / 1.3, max(values) * 1.3
         peak = max(size for fit in fits for _, size in fit.points)
         top = 10 ** math.ceil(math.log10(max(peak, 10 * _FLOOR, high if by_data else 0)))
         axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(_FLOOR * 0.8, top))
-        axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(tick_bytes if by_data else lambda value, _: f"{value:g}"))
-        _byte_ticks(axes.yaxis, _FLOOR, top, 10)
-        axes.set_xlabel(
-            {"data": "data", "batch": "samples in a batch", "look-ahead": "batches of look-ahead"}.get(knob, knob), fontsize=SMALL
-        )
+        set_ticks(axes.xaxis, sorted(set(values)), tick_bytes if by_data else lambda value: f"{value:g}")
+        _byte_ticks(axes.yaxis, top, 10)
+        axes.set_xlabel("data" if by_data else words, fontsize=SMALL)
         if by_data:
             axes.plot([low, high], [low, high], color=PALE, linewidth=1, linestyle=(0, (3, 2)))
-            axes.annotate(
-                "as much as the data", (low * 1.1, low * 1.1), (0, 8), textcoords="offset points", fontsize=SMALL, color=PALE
-            )
+            at = (low * 1.1, low * 1.1)
+            axes.annotate("as much as the data", at, (0, 8), textcoords="offset points", fontsize=SMALL, color=PALE)
         ends = []
         for fit in fits:
-            colour, strong = _colour(fit.strategy), is_ours(fit.strategy)
+            style = _line_style(fit.strategy)
             first, last = min(value for value, _ in fit.points), max(value for value, _ in fit.points)
             xs = [first * (last / first) ** (step / 40) for step in range(41)]
             ys = [max(fit.intercept + fit.slope * x, _FLOOR) for x in xs]
-            axes.plot(xs, ys, color=colour, linewidth=2 if strong else 1.2, zorder=3 if strong else 2)
-            axes.plot(
-                *zip(*((value, max(size, _FLOOR)) for value, size in fit.points), strict=True), "o", color=colour, markersize=4.5
-            )
-            ends.append((xs[-1], ys[-1], f"{names[fit.strategy, fit.form]}: {slope_words(fit, fit.slope)}", colour))
+            axes.plot(xs, ys, **style)
+            dots = [(value, max(size, _FLOOR)) for value, size in fit.points]
+            axes.plot(*zip(*dots, strict=True), "o", color=style["color"], markersize=4.5)
+            label = f"{names[variant_of(fit)]}: {derived.slope_words(fit, fit.slope)}"
+            ends.append((xs[-1], ys[-1], label, style["color"]))
         label_ends(axes, ends, room)
         return axes.get_figure()
 
@@ -377,6 +346,6 @@ def _scaling_plot(knob: str, fits: Sequence[Fit], name: str, about: str) -> Plot
         name,
         f"Private memory against {words}{about}",
         f"Dots: measured peaks over the started framework. Lines: the straight lines fitted to them, on logarithmic scales, and "
-        f"beside each name its bytes of memory for each {EACH.get(knob, knob)}. What is below 1 MB is drawn there.",
+        f"beside each name its bytes of memory for each {derived.EACH.get(knob, knob)}. Figures below 1 MB are drawn there.",
         make,
     )

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: no network, no script. Reads on a desk, on a phone, in the dark, on paper."""
+"""A report as one HTML file without network or script, for a desk, a phone, the dark, and paper."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from html import escape
 from importlib import resources
 
 from ..plain.memory_budget import format_bytes
-from .contract import FORMS, KINDS, Report, Row
+from .contract import FORMS, KINDS, Report
+from .derived import answer, grouped, is_ours, listed, machine_words, title
 from .drawing import NARROW, WIDE, Plot
-from .findings import answer, grouped, is_ours, listed, machine_words, title
 from .plots import plots
-from .sections import Column, Line, Section, calibration, sections
+from .report_model import Column, Line, Section, calibration, sections
 
 _HOW = (
-    "Every way ran in a process of its own, which trained a model that does nothing but sum every bit of x and y; the sum was "
-    "compared with that of the data, so what was not read, or paired wrongly, would show.",
-    "Private memory is what the kernel cannot take back: Pss_Anon + Pss_Shmem + SwapPss, summed over the process and its children. "
-    "The figure is the highest sample, less the baseline: what the process had after the framework had started and run one step "
-    "on a batch in RAM. Pages of a mapped file are file-backed; they count in RSS, and the kernel takes them back when it likes.",
-    "A hard limit holds for the whole process, framework included. Rows under it count only if a way that holds the data in memory "
-    "was killed under the same limit in the same run.",
+    "Every strategy ran in a process of its own, which trained a model that does nothing but sum every bit of x and y; the sum was "
+    "compared with that of the data, so bytes that were not read, or paired wrongly, would show.",
+    "Private memory is the memory that the kernel cannot take back: Pss_Anon + Pss_Shmem + SwapPss, summed over the process and "
+    "its children. The figure is the highest sample, less the baseline: the memory of the process after the framework had started "
+    "and run one step on a batch in RAM. Pages of a mapped file are file-backed; they count in RSS, and the kernel takes them back "
+    "when it likes.",
+    "A hard limit holds for the whole process, framework included. Rows under it count only if a strategy that holds the data in "
+    "memory was killed under the same limit in the same run.",
     "Rows where mmapstore loses stand among the others.",
 )
 
 
 def html(report: Report) -> str:
-    """The whole page. Raises MissingPackageError without matplotlib, if there is anything to plot."""
+    """Write the whole page. Raises MissingPackageError without matplotlib, if there is anything to plot."""
     machine, _ = machine_words(report.machine)
     body = [
-        "<h1>Where the memory goes: ways of feeding Keras, measured</h1>",
-        f"<p>{escape(_what(report))} Taken on: {escape(machine or 'a machine that is not named')}; seed {report.seed}.</p>",
+        "<h1>Where the memory goes: strategies of feeding Keras, measured</h1>",
+        f"<p>{escape(_about(report))} Taken on: {escape(machine or 'a machine that is not named')}; seed {report.seed}.</p>",
         f'<div class="answer">{"".join(f"<p>{escape(sentence)}</p>" for sentence in answer(report))}</div>',
         "<h2>The figures</h2>",
         *_tables(report),
@@ -55,17 +56,16 @@ def html(report: Report) -> str:
     )
 
 
-def _what(report: Report) -> str:
-    everything = [*report.rows, *report.limited, *report.swept]
-    if not everything:
+def _about(report: Report) -> str:
+    if not report.everything:
         return "This run has no rows."
-    ways = len({title(row.strategy) for row in everything})
-    sizes = grouped(everything, lambda row: row.kind).items()
+    count = len({title(row.strategy) for row in report.everything})
     tasks = "; ".join(
         f"{KINDS.get(kind, kind)} ({listed([format_bytes(size) for size in sorted({row.data_nbytes for row in rows})])})"
-        for kind, rows in sizes
+        for kind, rows in grouped(report.everything, lambda row: row.kind).items()
     )
-    return f"What {ways} way{'s' if ways != 1 else ''} of training a Keras model on stored arrays cost in memory and time: {tasks}."
+    strategies = "strategies" if count != 1 else "strategy"
+    return f"Memory and time of {count} {strategies} of training a Keras model on stored arrays: {tasks}."
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _pictures(found: list[Plot]) -> Iterable[str]:
     if not found:
         return
     yield "<h2>The plots</h2>"
-    yield '<p class="pale"><span class="ours">mmapstore\'s ways are blue</span>, the others orange.</p>'
+    yield '<p class="pale"><span class="ours">mmapstore\'s strategies are blue</span>, the others orange.</p>'
     for plot in found:
         yield (
             f"<figure>\n<h3>{escape(plot.title)}</h3>\n<figcaption>{escape(plot.caption)}</figcaption>\n"
@@ -133,20 +133,18 @@ def _calibration(report: Report) -> Iterable[str]:
 
 
 def _commands(report: Report) -> Iterable[str]:
-    rows = [row for row in (*report.rows, *report.limited, *report.swept) if row.command or row.limit_command]
+    rows = [row for row in report.everything if row.command or row.limit_command]
     if not rows:
         return
     yield "<h2>The command of each row</h2>"
     yield '<dl class="commands">'
     for row in rows:
-        yield f"<dt{' class=' + chr(34) + 'ours' + chr(34) if is_ours(row.strategy) else ''}>{escape(_named(row))}</dt><dd>"
+        ours = ' class="ours"' if is_ours(row.strategy) else ""
+        limit = f", under {format_bytes(row.limit)}" if row.limit else ""
+        name = f"{title(row.strategy)}: {FORMS.get(row.form, row.form)}, {row.kind}, {format_bytes(row.data_nbytes)}{limit}"
+        yield f"<dt{ours}>{escape(name)}</dt><dd>"
         yield "".join(f"<code>{escape(command)}</code>" for command in (row.command, row.limit_command) if command) + "</dd>"
     yield "</dl>"
-
-
-def _named(row: Row) -> str:
-    limit = f", under {format_bytes(row.limit)}" if row.limit else ""
-    return f"{title(row.strategy)}: {FORMS.get(row.form, row.form)}, {row.kind}, {format_bytes(row.data_nbytes)}{limit}"
 
 
 def _machine(report: Report) -> Iterable[str]:

@@ -1,14 +1,12 @@
 """One strategy on one task, in a fresh process, watched from outside, under a limit or none: a `Row`.
 
-A row without a limit is run with the files in the page cache where they fit, or dropped from it (`cold`). Under a limit
-they are always dropped first: pages that another process has brought in are not counted against the one that is limited.
+A row without a limit is run with the files in the page cache where they fit, or dropped from it (`cold`). Under a limit the
+files are always dropped first: pages that another process has brought in are not counted against the limited one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import inspect
 import json
 import os
 import queue
@@ -22,7 +20,6 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 from ..files import page_cache
@@ -31,7 +28,6 @@ from ..formats.registry import split_inside
 from ..plain.errors import MissingPackageError
 from ..plain.memory_budget import format_bytes
 from . import checksum, strategies
-from .arm import strategy_module
 from .contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Row, Task, name_of
 from .instruments import limits
 from .instruments.calibration import calibrate
@@ -55,7 +51,7 @@ def run(
     cold: bool = False,
     knobs: dict[str, int] | None = None,
 ) -> Row:
-    """Run epochs of `fit` and say what they cost. Never raises for what the strategy does: the row says how it ended.
+    """Run epochs of `fit` and return their cost. Never raises for an error of the strategy: the row has its outcome.
 
     Parameters
     ----------
@@ -65,18 +61,19 @@ def run(
     cold : drop the files from the page cache first, verified
     knobs : given to the strategy's functions by name: {"look_ahead": 4}
     """
-    module, given = strategy_module(strategy), knobs or {}
+    chosen, given = strategies.load(strategy), knobs or {}
     row = Row(name_of(strategy), task.form, task.kind, NOT_RUN, data_nbytes=task.nbytes, limit=limit)
     row.command = command(strategy, task, epochs=epochs, limit=limit, cold=cold, knobs=knobs)
     if limit is not None:
         row.limit_command = limits.from_outside(limit, command(strategy, task, epochs=epochs, cold=True, knobs=knobs))
         row.limited_by = can_limit()
-    row.why = _obstacle(module, strategy, given, row)
+    row.why = _obstacle(chosen, strategy, given, row)
     if row.why:
         return row
-    row.predicted = _predicted(module, task, given)
+    with contextlib.suppress(MissingPackageError):
+        row.predicted = chosen.private(task, **given)
     asked: dict[str, Any] = {"strategy": strategy, "task": asdict(task)}
-    row.why = _prepared(module, asked, timeout)
+    row.why = _prepared(chosen, asked, timeout)
     if row.why:
         return row
     expected = checksum.checksum(task)
@@ -85,11 +82,11 @@ def run(
         return row
     asked |= {"epochs": epochs, "knobs": given, "wait": True}
     until = time.monotonic() + timeout
-    with limits.limited(limit) as under, _Arm(asked, under.prefix) as arm:
-        with Watch(arm.number, beside=under.look) as watch:
-            in_time = arm.follow(row, watch, expected, until)
-        code, words = arm.end()
-        _judge(row, under, code, words, given_up_after=None if in_time else timeout, failure=arm.failure, started=arm.started)
+    with limits.limited(limit) as under, _Child(asked, under.prefix) as child:
+        with Watch(child.number, beside=under.look) as watch:
+            in_time = child.follow(row, watch, expected, until)
+        code, words = child.end()
+        _judge(row, under, code, words, given_up_after=None if in_time else timeout, failure=child.failure, started=child.started)
     row.private, row.baseline = watch.private, watch.baseline
     row.file_backed, row.resident, row.disk_read = watch.file_backed, watch.resident, watch.disk_read
     row.group_anonymous, row.group_file = under.anonymous, under.file
@@ -107,7 +104,7 @@ def command(
     knobs: dict[str, int] | None = None,
     run_all: bool = False,
 ) -> str:
-    """The line that runs this row again, and nothing else.
+    """Return the line that runs this row again, and nothing else.
 
     >>> command("fit_memmap", Task("next", "npy", "a.npy", 9, (2,), "float32", batch=4), limit=10**9)
     'mmapstore bench a.npy --batch 4 --only fit_memmap --limit 1000000000'
@@ -122,7 +119,7 @@ def command(
 
 
 def _data_words(task: Task) -> list[str]:
-    """The data: the user's own by their path, and what is made from a seed by what it is made from."""
+    """Name the data: the user's own by their path, generated data by its task, form and size."""
     if (Path(split_inside(task.path)[0]).parent / checksum.RECORD).exists():
         words = ["--task", task.kind, "--form", task.form, "--size", str(task.nbytes)]
     else:
@@ -132,51 +129,36 @@ def _data_words(task: Task) -> list[str]:
 
 
 def instruments() -> dict[str, str]:
-    """What is measured with here, in words, for the record of the machine.
-
-    >>> sorted(instruments())
-    ['limit', 'private memory']
-    """
+    """Describe the instruments of this machine, for the record."""
     return {"private memory": method(), "limit": can_limit() or "none"}
 
 
 # --- before it runs -----------------------------------------------------------------------------------------------------
 
 
-def _obstacle(module: ModuleType, strategy: str, knobs: dict[str, int], row: Row) -> str:
-    """Why it cannot be run, or ""."""
+def _obstacle(chosen: strategies.Strategy, strategy: str, knobs: dict[str, int], row: Row) -> str:
+    """Return the reason why the row cannot be run, or ""."""
     for name in knobs:
-        if name not in inspect.signature(module.fit_arguments).parameters:
-            return f"it has no {name.replace('_', '-')} that one could set"
+        if not chosen.has(name):
+            return f"it has no {name.replace('_', '-')} to set"
     if row.limit is not None and row.limited_by is None:
         return f"memory cannot be limited on {sys.platform}"
-    if not strategy.endswith(".py"):
-        return strategies.missing(strategy)
-    absent = [name for name in module.REQUIRES if importlib.util.find_spec(name) is None]
-    return f"needs {' and '.join(absent)}" if absent else ""
+    return strategies.missing(strategy)
 
 
-def _predicted(module: ModuleType, task: Task, knobs: dict[str, int]) -> int | None:
-    taken = inspect.signature(module.private).parameters
-    try:
-        return int(module.private(task, **{name: value for name, value in knobs.items() if name in taken}))
-    except MissingPackageError:
-        return None
-
-
-def _prepared(module: ModuleType, asked: dict[str, Any], timeout: float) -> str:
-    """What the strategy makes once is there; or why not."""
-    if not hasattr(module, "prepare"):
+def _prepared(chosen: strategies.Strategy, asked: dict[str, Any], timeout: float) -> str:
+    """Have the strategy write what has to exist before training; return the reason why it could not, or ""."""
+    if chosen.prepare is None:
         return ""
-    with _Arm({**asked, "prepare": True}) as arm:
-        if not arm.follow(None, None, 0, time.monotonic() + timeout):
-            return f"what it makes beforehand was not there after {timeout:.0f} s"
-        code, words = arm.end()
-    return "" if code == 0 else f"what it makes beforehand could not be made: {arm.failure or _last_line(words, code)}"
+    with _Child({**asked, "prepare": True}) as child:
+        if not child.follow(None, None, 0, time.monotonic() + timeout):
+            return f"its preparation was not done after {timeout:.0f} s"
+        code, words = child.end()
+    return "" if code == 0 else f"its preparation failed: {child.failure or _last_line(words, code)}"
 
 
 def _cache_made(task: Task, *, drop: bool) -> str:
-    """The files are in the page cache, as far as they fit, or out of it; or why not."""
+    """Bring the files into the page cache, as far as they fit, or drop them; return the reason why it failed, or ""."""
     prepared = task.prepared if task.prepared and Path(task.prepared).exists() else None  # few strategies prepare anything
     paths = [each for place in (task.path, task.labels, prepared) if place for each in files_of(place)]
     if not drop:
@@ -194,18 +176,18 @@ def _cache_made(task: Task, *, drop: bool) -> str:
 # --- while it runs ------------------------------------------------------------------------------------------------------
 
 
-class _Arm:
-    """`mmapstore.bench.arm` in a process of its own: its events, and its last words. All it started ends with the block."""
+class _Child:
+    """`mmapstore.bench.child` in a process of its own: events and last words. Its processes end with the block."""
 
     def __init__(self, asked: dict[str, Any], prefix: tuple[str, ...] = ()) -> None:
         self.started, self.failure = False, ""
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        # What a process that is killed leaves of its temporary files, TensorFlow's source of traced functions, goes with it.
+        # A killed process leaves temporary files, such as TensorFlow's source of traced functions; they go with this directory.
         self._scratch = tempfile.TemporaryDirectory(prefix="mmapstore-bench-")
         # Keras can compute with others; the step that reads every bit is TensorFlow's.
         settings = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
         self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", f"{__package__}.arm", json.dumps(asked)],
+            [*prefix, sys.executable, "-m", f"{__package__}.child", json.dumps(asked)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -219,7 +201,7 @@ class _Arm:
         self._reader = threading.Thread(target=self._read, name="events of the benchmark", daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> _Arm:
+    def __enter__(self) -> _Child:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -250,7 +232,7 @@ class _Arm:
             elif row is not None and watch is not None:
                 self._take(event, row, watch, expected)
                 if row.outcome == FINISHED:
-                    return True  # that TensorFlow shuts down in order takes seconds, and is nobody's concern
+                    return True  # an orderly shutdown of TensorFlow takes seconds
         return False
 
     def _take(self, event: dict[str, Any], row: Row, watch: Watch, expected: int) -> None:
@@ -290,10 +272,10 @@ class _Arm:
 def _judge(
     row: Row, under: limits.Limit, code: int, words: str, *, given_up_after: float | None, failure: str, started: bool
 ) -> None:
-    """Write into the row how it ended, and why."""
+    """Write the outcome and its reason into the row."""
     if row.outcome == FINISHED:
         if not row.epochs or not all(epoch.right for epoch in row.epochs):
-            row.why = "the model did not get every x with its y: the checksum is not that of the data"
+            row.why = "the model did not get every x with its y: the checksum differs from that of the data"
         return
     stage = "" if row.epochs else ", in the first epoch" if started else ", before the framework had started"
     if given_up_after is not None:
@@ -308,7 +290,7 @@ def _judge(
 
 
 def _last_line(words: str, code: int) -> str:
-    """How it ended, and the last thing it said that was not a note of TensorFlow's on its start."""
+    """Return the exit status in words, and the last line that was not a note of TensorFlow's on its start."""
     said = next((line.strip() for line in reversed(words.splitlines()) if line.strip() and not _NOTE.match(line)), "")
     ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
     return f"{ended}: {said[:300]}" if said else f"{ended}, and said nothing"

@@ -1,4 +1,4 @@
-"""What to train on: generated data, or the user's own; and what an epoch over it must come to."""
+"""Tasks on a user's own data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ import numpy as np
 from ..formats.registry import identify, open_stored, split_inside
 from ..operations.ingest.images.files import images_in_folder, looks_like_images
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
-from .checksum import checksum
 from .contract import Task
-from .generated_data import generated
 
 if TYPE_CHECKING:
     from ..batches.dataset import Dataset
-
-__all__ = ["checksum", "generated", "of_user"]
 
 _FORMS = {".npy": "npy", "HDF5": "h5-own", "Zarr": "zarr-own"}
 _READ_BY_ALL = (".png", ".bmp", ".jpg", ".jpeg")  # of image files
@@ -35,23 +31,26 @@ def of_user(
     seed: int = 0,
     size: tuple[int, int] | None = None,
     directory: str | os.PathLike[str] | None = None,
-) -> list[Task]:
-    """Tasks on the user's own data: next-frame; with `labels`, classification; both of one array, or a folder of images.
+    notes: list[str] | None = None,
+) -> Task:
+    """Return the task on the user's own data: classification for images and with `labels`, else next-frame.
+
+    Samples whose manifest says that they were mixed have no next frame: without `labels` they are fed alone, and `notes` say so.
 
     Parameters
     ----------
     path : a .npy file, an array in an HDF5 file or Zarr store ("a.h5::/frames"), with samples along its first axis; or a folder
-        with one of JPEG, PNG or BMP files for each class
+        with a folder of JPEG, PNG or BMP files for each class
     labels : an array of one whole number for each sample, in any of these formats
-    size : (height, width) that images of unequal size are brought to; None: that of the first
+    size : (height, width) that images of unequal size are resized to; None: that of the first
     directory : where labels that are not a .npy of int64 are written as one, and where images are ingested. Needed for these alone
 
-    Raises what `mmapstore.open` raises; InvalidValueError and InvalidTypeError for data that not every way could be fed from.
+    Raises the errors of `mmapstore.open`; InvalidValueError and InvalidTypeError for data that not every strategy can be fed from.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     np.save(f"{folder}/frames.npy", np.zeros((100, 3, 8, 8), np.float32))
-    ...     (task,) = of_user(f"{folder}/frames.npy")
+    ...     task = of_user(f"{folder}/frames.npy")
     ...     task.kind, task.form, task.samples, task.shape
     ('next', 'npy', 100, (3, 8, 8))
     """
@@ -66,7 +65,12 @@ def of_user(
         raise InvalidValueError(
             f"{path} has {task.samples} samples; expected enough for two batches of {batch}. Ask for a smaller batch."
         )
-    return [task]
+    if task.kind == "input" and notes is not None:
+        notes.append(
+            f"{path} holds samples in an order that ingest mixed (its manifest says so), so no sample has a next one: the samples "
+            "are fed alone, without y. Give --labels FILE to train on their classes."
+        )
+    return task
 
 
 # --- arrays --------------------------------------------------------------------------------------------------------------
@@ -78,7 +82,7 @@ def _of_array(path: str, labels: Any, batch: int, seed: int, directory: Any) -> 
     title = identify(outer).title
     if title not in _FORMS:
         raise InvalidTypeError(
-            f"{path} is {title}, which most ways of feeding Keras do not read; expected {', '.join(_FORMS)}. "
+            f"{path} is {title}, which most strategies of feeding Keras do not read; expected {', '.join(_FORMS)}. "
             f"Convert it first: mmapstore convert {path} data.npy"
         )
     if samples.dtype.kind not in "biuf":
@@ -87,12 +91,13 @@ def _of_array(path: str, labels: Any, batch: int, seed: int, directory: Any) -> 
     if stored.shape != samples.shape:
         raise InvalidValueError(
             f"{path} is stored as {stored.shape}, and its samples do not run along the first axis (they are {samples.shape}), "
-            f"where every other way looks for them. Convert it first: mmapstore convert {path} data.npy --layout {samples.layout}"
+            "where every other strategy expects them. "
+            f"Convert it first: mmapstore convert {path} data.npy --layout {samples.layout}"
         )
     form = "h5" if title == "HDF5" and stored.chunks is None else _FORMS[title]
     name = path if form == "npy" else stored.name
     kept = None if labels is None else _labels(os.fspath(labels), len(samples), directory, path)
-    kind = "next" if kept is None else "labelled"
+    kind = "labelled" if kept is not None else "input" if samples.mixed else "next"
     return Task(kind, form, name, len(samples), samples.shape[1:], samples.dtype.name, kept, batch, seed)
 
 
@@ -110,7 +115,7 @@ def _one_array(path: str) -> Dataset:
 
 
 def _labels(labels: str, samples: int, directory: Any, path: str) -> str:
-    """The path of a .npy of int64 with these labels."""
+    """Return the path of a .npy of int64 with these labels, which is written if need be."""
     found = _one_array(labels)
     if found.dtype.kind not in "iub" or found.shape[1:] not in ((), (1,)):
         raise InvalidTypeError(
@@ -137,13 +142,13 @@ def _of_images(path: str, batch: int, seed: int, size: tuple[int, int] | None, d
     listed = images_in_folder(path)
     if listed.labels is None:
         raise InvalidValueError(
-            f"{path} holds images that are of no class; expected a folder in it for each class. "
-            "Ingest them first, and give what was written: mmapstore ingest FOLDER images.npy"
+            f"{path} holds images without a class; expected a folder in it for each class. "
+            "Ingest them first, and give the result: mmapstore ingest FOLDER images.npy"
         )
     others = [name for name in listed.paths if not name.lower().endswith(_READ_BY_ALL)]
     if others:
         raise InvalidValueError(
-            f"{path} holds {len(others)} images, such as {others[0]}, that Keras's loaders pass over or cannot decode; expected "
+            f"{path} holds {len(others)} images, such as {others[0]}, that Keras's loaders skip or cannot decode; expected "
             f"{', '.join(_READ_BY_ALL)}. Move them elsewhere, or convert them."
         )
     sizes, modes, turned = _headers(listed.paths)
@@ -158,7 +163,7 @@ def _of_images(path: str, batch: int, seed: int, size: tuple[int, int] | None, d
 
 
 def _headers(paths: list[str]) -> tuple[list[tuple[int, int]], list[str], bool]:
-    """(width, height) and mode of each image, and whether EXIF says of any that it lies on its side."""
+    """Return (width, height) and mode of each image, and True if EXIF turns any of them."""
     try:
         from PIL import Image
     except ImportError as error:

@@ -1,29 +1,152 @@
-"""What a command line of `mmapstore bench` asks for: ways, the data they need, and further questions, with nothing run yet."""
+"""The plan of a run: strategies, tasks and further stages, with their time, disk and memory. Nothing is run here."""
 
 from __future__ import annotations
 
 import argparse
-import inspect
+import importlib.util
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from ..plain.display import format_duration
 from ..plain.errors import InvalidValueError, MmapstoreError
 from ..plain.memory_budget import format_bytes, parse_bytes
 from . import strategies
-from .arm import strategy_module
-from .contract import KINDS, Task, name_of
-from .findings import grouped, title
-from .generated_data import generated, planned
-from .limits import RUNS, SHARES, holds_the_data
-from .plan import DEFAULT_SIZE, FRAMEWORK, LARGEST_OF_SCALE, Planned, Stage, format_duration, plan_rows, seconds_of
+from .contract import KINDS, NOT_RUN, Row, Task, delivered, name_of
+from .derived import USUAL_FRAMEWORK as FRAMEWORK
+from .derived import grouped, holds_the_data, title
+from .generated_data import planned
+from .limits import RUNS, SHARES
 from .scaling import LOOK_AHEAD, REPEATS, Setting, batch_settings, data_settings, data_sizes, look_ahead_settings
-from .selection import chosen_forms, chosen_kinds, chosen_strategies, serving, unwritable
+from .selection import chosen_forms, chosen_kinds, chosen_strategies
 from .tasks import of_user
 
+DEFAULT_SIZE, LARGEST_OF_SCALE = "300MB", "8GB"
 DEFAULT_DIRECTORY = "mmapstore-bench"  # in the temporary directory
+_WRITTEN_BY = {"h5": ("h5py", "hdf5"), "zarr": ("zarr", "zarr"), "folder": ("PIL", "images")}  # module, extra
+
+START_SECONDS = 10.0  # until TensorFlow is imported and one step compiled and run, on 2 cores
+# Bytes of x and y a second through `fit`, on 2 cores from the page cache, the summing of every bit included.
+USUAL_RATE = 1.0e9
+RATES = {
+    **dict.fromkeys(("from_generator", "from_generator_args", "timeseries"), 0.3e9),
+    **{"shuffle_n": 0.25e9, "image_data_generator": 0.04e9, "image_dataset": 0.1e9, "image_dataset_cached": 0.2e9},
+}
+# Bytes a second that decoding takes besides, once for each sample of an epoch.
+_DECODED = {"npy": float("inf"), "folder": 10e9, "h5": 1.5e9, "h5-gzip": 0.3e9, "zarr": 1.0e9, "zarr-zstd": 0.5e9}
+_USUALLY_DECODED, _FROM_DISK = 0.5e9, 0.5e9
+# Bytes a second at which data is generated and written; and bytes on disk for each byte of data.
+_WRITTEN = {"npy": 0.3e9, "h5": 0.5e9, "h5-gzip": 0.05e9, "zarr": 0.3e9, "zarr-zstd": 0.15e9, "folder": 0.03e9}
+_STORED = {"h5-gzip": 0.7, "zarr-zstd": 0.7, "folder": 0.3}
+
+
+def data_directory(options: argparse.Namespace) -> Path:
+    return Path(options.data) if options.data else Path(tempfile.gettempdir()) / DEFAULT_DIRECTORY
+
+
+# --- one row ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One row to come.
+
+    Attributes
+    ----------
+    predicted : bytes of private memory; None while unknown
+    seconds : that the process may take
+    missing : the packages to install first; "" if none
+    too_large : the prediction and the memory available, if the row would not fit and --run-all was not given; else ""
+    """
+
+    strategy: str
+    task: Task
+    predicted: int | None
+    seconds: float
+    missing: str = ""
+    too_large: str = ""
+
+    @property
+    def runs(self) -> bool:
+        return not (self.missing or self.too_large)
+
+    @property
+    def data(self) -> tuple[str, int]:
+        return self.task.kind, self.task.nbytes
+
+    def holds_the_data(self) -> bool:
+        """Return True if the strategy is predicted to hold the data in memory."""
+        return holds_the_data(self.not_run())
+
+    def not_run(self) -> Row:
+        task, why = self.task, self.missing or self.too_large
+        return Row(name_of(self.strategy), task.form, task.kind, NOT_RUN, why, data_nbytes=task.nbytes, predicted=self.predicted)
+
+    def __str__(self) -> str:
+        return f"{title(name_of(self.strategy))} ({self.task.form}, {self.task.kind})"
+
+
+def predicted(strategy: str, task: Task) -> int | None:
+    """Return the predicted bytes of private memory; None while the data that the prediction depends on do not exist."""
+    try:
+        return strategies.load(strategy).private(task)
+    except MmapstoreError:
+        return None
+
+
+def plan_row(
+    strategy: str, task: Task, *, epochs: int, available: int, cold: bool = False, run_all: bool = False, own: bool = True
+) -> Planned:
+    """Plan one row. It would not fit if its prediction and the framework are over `available` bytes; `run_all` runs it anyway.
+
+    own : True for a user's data, which need not be written first
+    """
+    missing = strategies.missing(strategy) or ("" if own else unwritable(task))
+    expected, too_large = None if missing else predicted(strategy, task), ""
+    if expected is not None and expected + FRAMEWORK > available and not run_all:
+        too_large = (
+            f"would not fit: predicted {format_bytes(expected)} and {format_bytes(FRAMEWORK)} of the framework, "
+            f"available {format_bytes(available)}"
+        )
+    return Planned(strategy, task, expected, seconds_of(strategy, task, epochs, cold), missing, too_large)
+
+
+def unwritable(task: Task) -> str:
+    """Return the package that is missing to generate data of this form, with the line that installs it; "" if none is."""
+    module, extra = _WRITTEN_BY.get(task.form.split("-")[0], ("numpy", ""))
+    return "" if importlib.util.find_spec(module) else f'{module} is not installed: pip install "mmapstore[{extra}]"'
+
+
+def seconds_of(strategy: str, task: Task, epochs: int, cold: bool = False) -> float:
+    """Estimate the seconds of one process, from starting Python to the end of the last epoch.
+
+    >>> round(seconds_of("fit_memmap", Task("next", "npy", "a.npy", 10**6 + 1, (250,), "float32"), epochs=2))
+    14
+    """
+    epoch = delivered(task.kind, task.nbytes, task.pairs) / RATES.get(strategy, USUAL_RATE)
+    epoch += task.nbytes / _DECODED.get(task.form, _USUALLY_DECODED)
+    return START_SECONDS + epochs * epoch + (task.nbytes / _FROM_DISK if cold else 0)
+
+
+def to_write(tasks: Iterable[Task], exists: Callable[[str], bool] = lambda path: Path(path).exists()) -> tuple[int, float]:
+    """Estimate (bytes of disk, seconds) for generating the missing data of these tasks.
+
+    All forms but images are converted from a .npy, which is made too.
+    """
+    wanted = {}
+    for task in tasks:
+        path = task.path.partition("::")[0]
+        if task.form != "folder":
+            wanted[str(PurePath(path).with_name("data.npy"))] = ("npy", task.nbytes)
+        wanted[path] = (task.form, task.nbytes)
+    absent = [made for path, made in wanted.items() if not exists(path)]
+    nbytes = sum(size * _STORED.get(form, 1.0) for form, size in absent)
+    return round(nbytes), sum(size / _WRITTEN[form] for form, size in absent)
+
+
+# --- all of a run -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -34,22 +157,27 @@ class Growth:
     knob: str
     settings: list[Setting]
 
-    @property
-    def seconds(self) -> float:
-        return REPEATS * sum(seconds_of(self.strategy, setting.task, 1) for setting in self.settings)
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the run beside the rows: its purpose, the number of processes, and seconds."""
+
+    words: str
+    runs: int
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Everything that is to be measured, and why some of it is not.
+    """Everything to be measured.
 
     Attributes
     ----------
     rows : without a limit
-    limited : under `limit` bytes, with a way that holds the data in memory among them if there is one
-    bisected, swept, growth : ways and lines of the further questions
-    to_make : data that has to be there; empty for the user's own
-    notes : what was asked for and is left out
+    limited : under `limit` bytes, with a strategy that holds the data in memory among them if there is one
+    bisected, swept, growth : rows and lines of the further questions
+    to_make : data that has to exist; empty for the user's own
+    notes : what was asked for and is left out, and why
     """
 
     rows: list[Planned]
@@ -66,57 +194,50 @@ class Workload:
         return list(dict.fromkeys(each.task for each in self.rows))
 
     def stages(self, epochs: int) -> list[Stage]:
-        """What is done beside the rows."""
+        """List the parts of the run beside the rows."""
 
-        def cold(ways: Sequence[Planned], epochs: int) -> float:
-            return sum(seconds_of(one.strategy, one.task, epochs, cold=True) for one in ways)
+        def stage(words: str, rows: Sequence[Planned], epochs: int, times: int = 1) -> Stage:
+            seconds = sum(seconds_of(one.strategy, one.task, epochs, cold=True) for one in rows)
+            return Stage(words, times * len(rows), times * seconds)
 
-        runs = REPEATS * sum(len(each.settings) for each in self.growth)
+        lines = [(each.strategy, setting.task) for each in self.growth for setting in each.settings]
         found = [
-            Stage(f"under a limit of {format_bytes(self.limit or 0)}", len(self.limited), cold(self.limited, epochs)),
-            Stage("in search of the smallest limit", RUNS * len(self.bisected), RUNS * cold(self.bisected, 1)),
-            Stage(
-                "for throughput against the limit", len(SHARES) * len(self.swept), len(SHARES) * cold(self.swept, max(2, epochs))
-            ),
-            Stage("for the growth of memory", runs, sum(each.seconds for each in self.growth)),
+            stage(f"under a limit of {format_bytes(self.limit or 0)}", self.limited, epochs),
+            stage("in search of the smallest limit", self.bisected, 1, RUNS),
+            stage("for throughput against the limit", self.swept, max(2, epochs), len(SHARES)),
+            Stage("for the growth of memory", REPEATS * len(lines), REPEATS * sum(seconds_of(*line, epochs=1) for line in lines)),
         ]
         return [stage for stage in found if stage.runs]
 
+    def runs(self, epochs: int) -> int:
+        """Estimate the number of processes."""
+        return sum(one.runs for one in self.rows) + sum(stage.runs for stage in self.stages(epochs))
+
     def seconds(self, epochs: int) -> float:
-        """An estimate of all that is run; making the data comes before it."""
+        """Estimate the seconds of all runs, without those that make the data."""
         return sum(one.seconds for one in self.rows if one.runs) + sum(stage.seconds for stage in self.stages(epochs))
 
     def to_text(self, epochs: int, data: str, seconds: float) -> str:
-        """What will be run, what will not, and how long it takes, for people; `data` says where they are or will be."""
+        """Say what will be run, what will not, and how long it takes; `data` says where the data are or will be."""
         lines: list[tuple[str, str]] = []
         for (kind, nbytes), tasks in grouped(self.tasks, lambda task: (task.kind, task.nbytes)).items():
             task = tasks[0]
-            shape = f"({', '.join(map(str, task.shape))}{',' * (len(task.shape) == 1)})"
-            lines += [
-                (kind, KINDS[kind]),
-                (
-                    "",
-                    f"{format_bytes(nbytes)}: {task.samples:,} samples of {task.dtype} {shape}, batches of {task.batch}; "
-                    f"stored as {', '.join(each.form for each in tasks)}",
-                ),
-            ]
-        running = sum(one.runs for one in self.rows)
+            about = f"{task.samples:,} samples of {task.dtype} ({', '.join(map(str, task.shape))}{',' * (len(task.shape) == 1)})"
+            forms = ", ".join(each.form for each in tasks)
+            lines += [(kind, KINDS[kind]), ("", f"{format_bytes(nbytes)}: {about}, batches of {task.batch}; stored as {forms}")]
+        count = sum(one.runs for one in self.rows)
+        runs = f"{count} row{'s' * (count != 1)} of {epochs} epoch{'s' * (epochs > 1)}, each in a process of its own"
+        lines += [("data", data), ("runs", runs)]
         lines += [
-            ("data", data),
-            ("runs", f"{running} row{'s' * (running != 1)} of {epochs} epoch{'s' * (epochs > 1)}, each in a process of its own"),
-            *(
-                ("", f"{stage.runs} more {stage.words}, {format_duration(stage.seconds)} of the time")
-                for stage in self.stages(epochs)
-            ),
-            ("time", f"about {format_duration(seconds)}, estimated for 2 cores; Ctrl-C ends it and keeps what was measured"),
+            ("", f"{stage.runs} more {stage.words}, {format_duration(stage.seconds)} of the time") for stage in self.stages(epochs)
         ]
-        reasons = grouped((one for one in self.rows if not one.runs), lambda one: one.missing or "")
-        for missing, ways in reasons.items():
-            names = ", ".join(_words(one) for one in ways)
-            if missing:
-                lines.append(("not run", f"{names}: {missing}"))
-            else:
-                lines += [("not run", f"{_words(one)} {one.too_large} (--run-all runs it)") for one in ways]
+        stop = "Ctrl-C ends it and keeps what was measured"
+        lines.append(("time", f"about {format_duration(seconds)}, estimated for 2 cores; {stop}"))
+        for missing, rows in grouped((one for one in self.rows if not one.runs), lambda one: one.missing).items():
+            words = (
+                [f"{', '.join(map(str, rows))}: {missing}"] if missing else [f"{one} {one.too_large} (--run-all)" for one in rows]
+            )
+            lines += [("not run", each) for each in words]
         lines += [("note", note) for note in self.notes]
         return "\n".join(
             textwrap.fill(words, 120, initial_indent=f"  {name:<9} ", subsequent_indent=" " * 12, break_on_hyphens=False)
@@ -125,135 +246,82 @@ class Workload:
 
 
 def workload(options: argparse.Namespace, available: int) -> Workload:
-    """What these options mean on a machine with so many bytes of memory available.
+    """Plan what these options ask for on a machine with `available` bytes of memory.
 
-    Raises InvalidValueError for what cannot be meant, and what `tasks.of_user` raises.
+    Raises InvalidValueError for invalid options, and the errors of `tasks.of_user`.
     """
-    _require_sensible(options)
-    names = chosen_strategies(options.only)
+    _check(options)
+    names, notes = chosen_strategies(options.only), list[str]()
     limit = None if options.limit is None else parse_bytes(options.limit, "--limit")
     if limit is not None and limit > available:
         raise InvalidValueError(
-            f"--limit {options.limit} limits nothing here: {format_bytes(available)} of memory are available. Take a smaller one."
+            f"--limit {options.limit} limits nothing here: {format_bytes(available)} of memory are available. Give a smaller one."
         )
-    if options.path is None:
-        tasks = _generated_tasks(options, limit)
-    else:
-        tasks = of_user(
-            options.path, labels=options.labels, batch=options.batch, seed=options.seed, directory=data_directory(options)
-        )  # fmt: skip
     own = options.path is not None
+    if own:
+        about = {"labels": options.labels, "batch": options.batch, "seed": options.seed, "directory": data_directory(options)}
+        tasks = [of_user(options.path, **about, notes=notes)]
+    else:
+        nbytes = parse_bytes(options.size or DEFAULT_SIZE, "--size") if options.size or limit is None else 2 * limit
+        tasks = [
+            _generated(options, kind, form, nbytes)
+            for kind in chosen_kinds(options.task)
+            for form in chosen_forms(options.form, kind)
+        ]
 
-    def rows_of(ways: list[tuple[str, Task]]) -> list[Planned]:
-        return plan_rows(
-            ways,
-            epochs=options.epochs,
-            available=available,
-            predict=predicted,
-            missing=lambda strategy, task: _missing(strategy, task, own),
-            cold=options.cold,
-            run_all=options.run_all,
-        )
+    def rows_of(names: Sequence[str]) -> list[Planned]:
+        how = {"epochs": options.epochs, "cold": options.cold, "run_all": options.run_all, "own": own}
+        chosen = [(name, task) for task in tasks for name in names if strategies.load(name).serves(task.kind, task.form)]
+        return [plan_row(name, task, available=available, **how) for name, task in chosen]
 
-    rows = rows_of([(name, task) for task in tasks for name in serving(names, task.kind, task.form)])
+    rows = rows_of(names)
     if not rows:
         raise InvalidValueError(
             f"None of {', '.join(names)} is for {' or '.join(f'{task.kind} from {task.form}' for task in tasks)}. "
-            "`mmapstore bench --list` says what each is for."
+            "`mmapstore bench --list` has the tasks of each strategy."
         )
     possible = [one for one in rows if not one.missing]
     limited: list[Planned] = []
-    growth: list[Growth] = []
-    notes: list[str] = []
     if limit is not None:
-        controls = rows_of([(name, task) for task in tasks for name in serving(strategies.names(), task.kind, task.form)])
-        limited = possible + _controls(possible, controls, notes)
+        limited = possible + _controls(possible, rows_of(strategies.names()), notes)
         if limit < FRAMEWORK:
             least = format_bytes(FRAMEWORK)
             notes.append(f"a limit of {format_bytes(limit)} may be less than TensorFlow takes by itself; {least} are enough.")
-    if options.scale:
-        growth = _growth(options, possible, available, notes)
+    growth = _growth(options, possible, available, notes) if options.scale else []
     to_make = [] if own else [*tasks, *(setting.task for each in growth if each.knob == "data" for setting in each.settings)]
     return Workload(
-        rows=rows,
-        limit=limit,
-        limited=limited,
-        bisected=possible if options.bisect else [],
-        swept=possible if options.sweep else [],
-        growth=growth,
-        to_make=list(dict.fromkeys(task for task in to_make if not unwritable(task))),
-        notes=notes,
-    )
+        rows, limit, limited, possible if options.bisect else [], possible if options.sweep else [], growth,
+        list(dict.fromkeys(task for task in to_make if not unwritable(task))), notes,
+    )  # fmt: skip
 
 
-def make(task: Task, directory: Path) -> None:
-    """Generate the data of a task of `workload`, unless they are there."""
-    generated(task.kind, task.form, task.nbytes, directory, task.seed, task.batch, progress=False)
-
-
-def data_directory(options: argparse.Namespace) -> Path:
-    return Path(options.data) if options.data else Path(tempfile.gettempdir()) / DEFAULT_DIRECTORY
-
-
-def predicted(strategy: str, task: Task) -> int | None:
-    """Bytes of private memory; None where the data that this depends on are not there yet."""
-    try:
-        return int(strategy_module(strategy).private(task))
-    except MmapstoreError:
-        return None
-
-
-def _words(one: Planned) -> str:
-    return f"{title(name_of(one.strategy))} ({one.task.form}, {one.task.kind})"
-
-
-def _require_sensible(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace) -> None:
     for name, least in (("epochs", 1), ("batch", 1), ("seed", 0), ("timeout", 1)):
         if getattr(options, name) < least:
-            raise InvalidValueError(f"--{name} {getattr(options, name)} cannot be meant; expected {least} or more.")
-    if options.path is None:
-        if options.labels is not None:
-            raise InvalidValueError(f"--labels {options.labels} without the data that they belong to: name their PATH as well.")
-        return
+            raise InvalidValueError(f"--{name} {getattr(options, name)} is not valid; expected {least} or more.")
+    if options.path is None and options.labels is not None:
+        raise InvalidValueError(f"--labels {options.labels} without the data they belong to: give their PATH as well.")
     for name in ("size", "form", "task", "scale"):
-        if getattr(options, name):
-            raise InvalidValueError(f"--{name} is of data that is made, and {options.path} is as it is. Leave one of them out.")
+        if options.path is not None and getattr(options, name):
+            raise InvalidValueError(f"--{name} is for generated data, and {options.path} is read as it is. Leave one of them out.")
 
 
-def _generated_tasks(options: argparse.Namespace, limit: int | None) -> list[Task]:
-    if options.size is not None:
-        nbytes = parse_bytes(options.size, "--size")
-    else:
-        nbytes = parse_bytes(DEFAULT_SIZE) if limit is None else 2 * limit
-    return [
-        planned(kind, form, nbytes, data_directory(options), options.seed, options.batch)
-        for kind in chosen_kinds(options.task)
-        for form in chosen_forms(options.form, kind)
-    ]
-
-
-def _missing(strategy: str, task: Task, own: bool) -> str:
-    absent = "" if strategy.endswith(".py") else strategies.missing(strategy)
-    return absent or ("" if own else unwritable(task))
+def _generated(options: argparse.Namespace, kind: str, form: str, nbytes: int) -> Task:
+    return planned(kind, form, nbytes, data_directory(options), options.seed, options.batch)
 
 
 def _controls(possible: Sequence[Planned], candidates: Sequence[Planned], notes: list[str]) -> list[Planned]:
-    """For each kind and size of data the cheapest way that holds it in memory, where none is among those asked for."""
+    """Return, for each kind and size of data, the cheapest strategy that holds the data, unless one was asked for."""
     found = []
-    for kind, nbytes in dict.fromkeys((one.task.kind, one.task.nbytes) for one in possible):
-
-        def holding(ways: Sequence[Planned], kind: str = kind, nbytes: int = nbytes) -> list[Planned]:
-            return [
-                one for one in ways
-                if (one.task.kind, one.task.nbytes) == (kind, nbytes) and not one.missing and holds_the_data(one.predicted, nbytes)
-            ]  # fmt: skip
-
-        if holding(possible):
-            continue
-        if others := holding(candidates):
+    for data in dict.fromkeys(one.data for one in possible):
+        asked, others = (
+            [one for one in rows if one.data == data and not one.missing and one.holds_the_data()]
+            for rows in (possible, candidates)
+        )
+        if others and not asked:
             found.append(min(others, key=lambda one: one.predicted or 0))
-        else:
-            notes.append(f"no way that holds the data in memory is for these data ({kind}), so no row under the limit will count.")
+        elif not asked:
+            notes.append(f"no strategy for these data ({data[0]}) holds them in memory, so no row under the limit will count.")
     return found
 
 
@@ -261,24 +329,23 @@ def _growth(options: argparse.Namespace, possible: Sequence[Planned], available:
     largest = parse_bytes(options.size or LARGEST_OF_SCALE, "--size")
     forms = dict.fromkeys(one.task.form for one in possible) if options.form else ("npy", "folder")
     found = []
-    left_out: dict[str, list[str]] = {}  # sizes: ways
+    left_out: dict[str, list[str]] = {}  # sizes: rows
     for one in possible:
         task = one.task
         if task.form not in forms:
             continue
-        sizes = [
-            planned(task.kind, task.form, size, data_directory(options), task.seed, task.batch) for size in data_sizes(largest)
-        ]  # fmt: skip
+        sizes = [_generated(options, task.kind, task.form, size) for size in data_sizes(largest)]
         fitting = [size for size in sizes if options.run_all or (predicted(one.strategy, size) or 0) + FRAMEWORK <= available]
         if len(fitting) > 1:
             found.append(Growth(one.strategy, "data", data_settings(fitting)))
         if len(fitting) < len(sizes):
-            left_out.setdefault(", ".join(format_bytes(size.nbytes) for size in sizes[len(fitting) :]), []).append(_words(one))
-        if one.too_large:
-            continue
-        found.append(Growth(one.strategy, "batch", [each for each in batch_settings(task) if task.pairs >= 2 * each.task.batch]))
-        if LOOK_AHEAD in inspect.signature(strategy_module(one.strategy).fit_arguments).parameters:
-            found.append(Growth(one.strategy, "look-ahead", look_ahead_settings(task)))
-    for words, ways in left_out.items():
-        notes.append(f"memory against data leaves out {words}, which would not fit (--run-all), of {'; '.join(ways)}.")
+            left_out.setdefault(", ".join(format_bytes(size.nbytes) for size in sizes[len(fitting) :]), []).append(str(one))
+        if not one.too_large:
+            found.append(
+                Growth(one.strategy, "batch", [each for each in batch_settings(task) if task.pairs >= 2 * each.task.batch])
+            )
+            if strategies.load(one.strategy).has(LOOK_AHEAD):
+                found.append(Growth(one.strategy, "look-ahead", look_ahead_settings(task)))
+    for words, rows in left_out.items():
+        notes.append(f"memory against data leaves out {words}, which would not fit (--run-all), of {'; '.join(rows)}.")
     return found

@@ -46,10 +46,10 @@ def predicted(found: Mapping[str, Task], available: int, times: float = 1.0) -> 
     routes = []
     for name, task in found.items():
         strategy = strategies.load(name)
-        if not strategy.NAME.startswith(_OURS):
+        if not strategy.title.startswith(_OURS):
             nbytes = int(strategy.private(task) * times)
-            least = int(strategy.least(task) * times) if hasattr(strategy, "least") else nbytes
-            routes.append(Route(strategy.NAME, nbytes, least, nbytes <= available))
+            least = int(strategy.least(task) * times) if strategy.least else nbytes
+            routes.append(Route(strategy.title, nbytes, least, nbytes <= available))
     return sorted(routes, key=lambda route: -route.nbytes)
 
 

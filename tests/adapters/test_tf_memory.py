@@ -14,23 +14,17 @@ from mmapstore.bench.generated_data import generated
 
 MB = 10**6
 SHUFFLED = """
-from mmapstore.bench.strategies import mmapstore_tf as ordered
+from mmapstore.bench.strategies import ours
 
-NAME, KINDS, STORED, REQUIRES = "mmapstore to_tf, shuffled", ordered.KINDS, ordered.STORED, ()
-
-
-def batches(task):
-    import mmapstore as mm
-
-    return mm.open(task.path, episodes=task.samples).batches(task.batch, mm.NextFrame(), shuffle=True)
+NAME, KINDS, STORED, REQUIRES = "mmapstore to_tf, shuffled", ("next",), ("npy", "h5"), ()
 
 
 def private(task):
-    return batches(task).memory.total
+    return ours.batches(task, shuffle=True).memory.total
 
 
 def fit_arguments(task):
-    return {"x": batches(task).to_tf()}
+    return {"x": ours.batches(task, shuffle=True).to_tf()}
 """
 
 

@@ -13,13 +13,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from mmapstore import cli
 from mmapstore.bench import command as bench
 from mmapstore.bench import running, strategies
 from mmapstore.bench.contract import FAILED, FINISHED, KILLED, NOT_RUN, Epoch, Report, Row
-from mmapstore.bench.measuring import Progress
-from mmapstore.bench.workload import workload
+from mmapstore.bench.generated_data import generated
+from mmapstore.bench.measuring import Measuring
+from mmapstore.bench.workload import plan_row, workload
 from mmapstore.plain.memory_budget import format_bytes
 
 MB = 10**6
@@ -54,6 +56,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(running, "can_limit", lambda: "control group")
     monkeypatch.setattr("mmapstore.files.process_memory.memory_available", lambda: 20_000 * MB)
     monkeypatch.setattr(bench, "_require_framework", lambda: None)
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # no thread that stays
     return machine
 
 
@@ -166,7 +169,7 @@ def test_ctrl_c_keeps_what_was_measured(run, machine, monkeypatch, tmp_path, aft
     monkeypatch.setattr(running, "run", ended)
     code, out, err = run(*SMALL, "--json", tmp_path / "r.json")
     assert code == 130
-    assert err.splitlines() == ["It ended early: above is what was measured until then.", "interrupted"]
+    assert err.splitlines() == ["It ended early: above are the measurements until then.", "interrupted"]
     assert len(Report.from_json((tmp_path / "r.json").read_text()).rows) == after
     assert "array in RAM, fit(x, y)" in out
 
@@ -228,7 +231,7 @@ def test_limit_rows_that_do_not_count_say_so(run, machine, tmp_path):
     code, out, _ = run(*MEDIUM, "--only", "mmapstore_keras", "--limit", "1GB", "--json", tmp_path / "r.json")
     assert code == 0
     report = Report.from_json((tmp_path / "r.json").read_text())
-    assert all("does not count: what holds the data in memory was not killed" in row.why for row in report.limited)
+    assert all("does not count: no strategy that holds the data was killed" in row.why for row in report.limited)
     assert "so these rows prove nothing" in " ".join(out.split())
 
 
@@ -349,7 +352,7 @@ def test_list_tells_names_tasks_and_what_is_missing(run, machine, monkeypatch):
     code, out, _ = run("--list")
     assert code == 0 and not machine.runs
     for name in strategies.names():
-        assert any(line.startswith(name) and line.endswith(strategies.load(name).NAME) for line in out.splitlines())
+        assert any(line.startswith(name) and line.endswith(strategies.load(name).title) for line in out.splitlines())
     assert out.count("cannot run: needs zarr: pip install zarr") == 1
 
 
@@ -361,7 +364,7 @@ def test_show_prints_the_source(run, name):
 
 def test_show_of_a_wrong_name(run):
     code, _, err = run("--show", "fit_memap")
-    assert code == 2 and "fit_memap: there is no such strategy; near it: fit_memmap" in err
+    assert code == 2 and "there is no strategy 'fit_memap'; near it: fit_memmap" in err
 
 
 def test_a_path_that_does_not_exist(run, machine, tmp_path):
@@ -383,7 +386,7 @@ def test_without_a_framework(tmp_path, monkeypatch, capsys, absent):
 @pytest.mark.parametrize("option", ["--json", "--html"])
 def test_outputs_are_checked_before_anything_runs(run, machine, tmp_path, option):
     code, _, err = run(*SMALL, option, tmp_path / "none" / "r")
-    assert code == 1 and "which is not there; expected the name of a file to write" in err
+    assert code == 1 and "which does not exist; expected the name of a file to write" in err
     code, _, err = run(*SMALL, option, tmp_path)
     assert code == 1 and "is a directory; expected the name of a file" in err
     assert not machine.runs
@@ -401,13 +404,13 @@ def test_an_old_report_that_is_none_is_told_before_anything_runs(run, machine, t
 def test_compare_and_read(run, machine, tmp_path):
     run(*SMALL, "--only", "fit_memmap", "--json", tmp_path / "old.json")
     code, out, _ = run(*SMALL, "--only", "fit_memmap,sequence", "--json", tmp_path / "new.json", "--compare", tmp_path / "old.json")
-    assert code == 0 and "WHAT CHANGED" in out
+    assert code == 0 and "CHANGES: " in out
     ran = len(machine.runs)
     code, again, _ = run("--read", tmp_path / "new.json", "--compare", tmp_path / "old.json")
     assert code == 0 and len(machine.runs) == ran
     assert again in out.replace("\n\nwritten: " + str(tmp_path / "new.json"), "")
     code, _, err = run("x.npy", "--read", tmp_path / "new.json")
-    assert code == 2 and "measures nothing, also not x.npy" in err
+    assert code == 2 and "measures nothing, so x.npy is not used" in err
 
 
 def test_html_and_pngs(run, tmp_path):
@@ -433,47 +436,12 @@ def test_too_little_disk_is_told_before_anything_is_written(run, machine, monkey
     assert not machine.runs and not (tmp_path / "data").exists()
 
 
-# --- progress -----------------------------------------------------------------------------------------------------------
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_is_one_line_that_fits(monkeypatch):
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: SimpleNamespace(columns=60))
-    terminal = Terminal()
-    progress = Progress(terminal)
-    progress.begins("fit(memmap), npy, 300 MB", 61)
-    progress.ended(
-        Row("fit_memmap", "npy", "next", FINISHED, data_nbytes=330 * MB, private=900 * MB, epochs=[Epoch(1.0, 10, 600 * MB, True)])
-    )
-    progress.begins("hand-written Sequence, npy, 300 MB, of which the name is long", 30)
-    progress.clear()
-    shown = terminal.getvalue().split("\r")
-    assert shown[1] == "run 1, about 60 s left: fit(memmap), npy, 300 MB"
-    assert all(len(line) <= 59 for line in shown)
-    assert shown[-2].strip() == "" and shown[-1] == ""
-
-
-def test_progress_says_how_the_last_one_went(monkeypatch):
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: SimpleNamespace(columns=200))
-    terminal = Terminal()
-    progress = Progress(terminal)
-    progress.ended(
-        Row("fit_memmap", "npy", "next", FINISHED, data_nbytes=330 * MB, private=900 * MB, epochs=[Epoch(1.0, 10, 600 * MB, True)])
-    )
-    progress.begins("another", 30)
-    assert terminal.getvalue().endswith("another | fit(memmap), npy, next: finished, +900 MB private, 600 MB/s")
-
-
-def test_progress_elsewhere_is_nothing():
-    file = io.StringIO()
-    progress = Progress(file)
-    progress.begins("something", 10)
-    progress.clear()
-    assert file.getvalue() == ""
+def test_the_bar_says_what_runs_and_how_the_last_run_went(machine, tmp_path):
+    task, shown = generated("next", "npy", 3 * MB, tmp_path), io.StringIO()
+    with tqdm(total=2, file=shown, ncols=240, mininterval=0) as bar:
+        Measuring(Report({}, 0), machine, bar).rows([plan_row("fit_memmap", task, epochs=2, available=10**12)])
+    assert "fit(memmap), npy, next, 3.00 MB:  50%" in shown.getvalue()
+    assert re.search(r"last: finished, \+1\d\.\d MB private, 11\.\d MB/s", shown.getvalue())
 
 
 # --- real processes -----------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mmapstore.bench import command, strategies
+from mmapstore.bench import workload as planning
 from mmapstore.bench.contract import NOT_RUN, Task, delivered
-from mmapstore.bench.plan import FRAMEWORK, RATES, START_SECONDS, TimeLeft, plan_rows, seconds_of, to_write
 from mmapstore.bench.selection import chosen_forms, chosen_kinds, chosen_strategies
-from mmapstore.bench.workload import workload
+from mmapstore.bench.workload import FRAMEWORK, RATES, START_SECONDS, seconds_of, to_write, workload
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
 
 GB = 10**9
@@ -31,27 +31,30 @@ def ways(work):
 # --- rows ---------------------------------------------------------------------------------------------------------------
 
 
-def rows(predicted, available, **more):
-    given = {"epochs": 2, "available": available, "predict": lambda *_: predicted, "missing": lambda *_: ""}
-    (one,) = plan_rows([("fit_memmap", TASK)], **given | more)
-    return one
+@pytest.fixture
+def planned(monkeypatch):
+    def planned(predicted, available, missing="", **more):
+        monkeypatch.setattr(planning, "predicted", lambda *_: predicted)
+        monkeypatch.setattr(strategies, "missing", lambda *_: missing)
+        return planning.plan_row("fit_memmap", TASK, epochs=2, available=available, **more)
+
+    return planned
 
 
 @pytest.mark.parametrize(("predicted", "runs"), [(None, True), (0, True), (3 * GB, True), (3 * GB + 1, False)])
-def test_what_is_predicted_and_the_framework_must_fit(predicted, runs):
-    one = rows(predicted, 3 * GB + FRAMEWORK)
-    assert one.runs is runs
-    assert rows(predicted, 3 * GB + FRAMEWORK, run_all=True).runs
+def test_what_is_predicted_and_the_framework_must_fit(planned, predicted, runs):
+    assert planned(predicted, 3 * GB + FRAMEWORK).runs is runs
+    assert planned(predicted, 3 * GB + FRAMEWORK, run_all=True).runs
 
 
-def test_what_would_not_fit_is_a_row_with_the_numbers():
-    row = rows(5 * GB, 4 * GB).not_run()
+def test_what_would_not_fit_is_a_row_with_the_numbers(planned):
+    row = planned(5 * GB, 4 * GB).not_run()
     assert (row.outcome, row.predicted, row.data_nbytes, row.private) == (NOT_RUN, 5 * GB, TASK.nbytes, None)
     assert row.why == "would not fit: predicted 5.00 GB and 400 MB of the framework, available 4.00 GB"
 
 
-def test_what_is_missing_is_not_predicted():
-    one = rows(5 * GB, 4 * GB, missing=lambda *_: "needs zarr: pip install zarr")
+def test_what_is_missing_is_not_predicted(planned):
+    one = planned(5 * GB, 4 * GB, missing="needs zarr: pip install zarr")
     assert (one.runs, one.predicted, one.not_run().why) == (False, None, "needs zarr: pip install zarr")
 
 
@@ -63,17 +66,6 @@ def test_seconds_grow_with_epochs_bytes_and_the_slowness_of_the_way():
     assert seconds_of("from_generator", TASK, 1) > seconds_of("fit_memmap", TASK, 1)
     assert seconds_of("fit_memmap", TASK, 1, cold=True) > seconds_of("fit_memmap", TASK, 1)
     assert set(RATES) < set(strategies.names())
-
-
-def test_time_left_is_learned():
-    left = TimeLeft(100)
-    assert left.seconds == 100
-    left.took(30, estimate=10)
-    assert left.seconds == 3 * 90
-    left.took(10, estimate=30)
-    assert left.seconds == 60
-    left.skipped(80)
-    assert left.seconds == 0, "an estimate that was too low does not become negative"
 
 
 def test_disk_is_for_what_is_not_there_and_for_the_npy_that_is_converted():
@@ -135,12 +127,12 @@ def test_a_strategy_of_ones_own(tmp_path):
     ("only", "near"), [("fit_memap", "fit_memmap"), ("h5py_sequense", "h5py_sequence"), ("mmapstore to_kers", "mmapstore to_keras")]
 )
 def test_the_nearest_names_are_told(only, near):
-    with pytest.raises(InvalidValueError, match=f"there is no such strategy; near it: .*{near}.*--list"):
+    with pytest.raises(InvalidValueError, match=f"there is no strategy '{only}'; near it: .*{near}.*--list"):
         chosen_strategies(only)
 
 
 def test_no_name_is_near():
-    with pytest.raises(InvalidValueError, match=r"--only xxxxxxxx: there is no such strategy\. `mmapstore bench --list` has all"):
+    with pytest.raises(InvalidValueError, match=r"there is no strategy 'xxxxxxxx'\. `mmapstore bench --list` has all"):
         chosen_strategies("xxxxxxxx")
 
 
@@ -157,18 +149,18 @@ def test_kinds_and_forms():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--epochs", 0], "--epochs 0 cannot be meant; expected 1 or more"),
-        (["--batch", 0], "--batch 0 cannot be meant"),
-        (["--seed", -1], "--seed -1 cannot be meant; expected 0 or more"),
+        (["--epochs", 0], "--epochs 0 is not valid; expected 1 or more"),
+        (["--batch", 0], "--batch 0 is not valid"),
+        (["--seed", -1], "--seed -1 is not valid; expected 0 or more"),
         (["--size", "much"], "--size='much' is not a size"),
         (["--size", "1MB"], "33 samples of 30.0 kB; expected enough for two batches"),
         (["--limit", "2TB"], "--limit 2TB limits nothing here: 1.00 TB of memory are available"),
-        (["--labels", "y.npy"], "--labels y.npy without the data that they belong to"),
+        (["--labels", "y.npy"], "--labels y.npy without the data they belong to"),
         (["--only", "zarr_sequence", "--form", "npy"], "None of zarr_sequence is for next from npy"),
         (["--task", "images", "--form", "npy"], "images"),
-        (["x.npy", "--size", "1GB"], "--size is of data that is made, and x.npy is as it is"),
-        (["x.npy", "--scale"], "--scale is of data that is made"),
-        (["x.npy", "--task", "next"], "--task is of data that is made"),
+        (["x.npy", "--size", "1GB"], "--size is for generated data, and x.npy is read as it is"),
+        (["x.npy", "--scale"], "--scale is for generated data"),
+        (["x.npy", "--task", "next"], "--task is for generated data"),
     ],
 )
 def test_what_cannot_be_meant(words, message):

@@ -17,7 +17,7 @@ def with_rates(*rates: float, first: float = 1e9):
 
 def test_a_report_and_itself():
     text = compare(full_report(), full_report())
-    assert text.startswith("WHAT CHANGED: 87 rows in both: none of them changed beyond the spread; 0 only before, 0 only now.")
+    assert text.startswith("CHANGES: 87 rows in both: none of them changed beyond the spread; 0 only before, 0 only now.")
     assert "Same machine, same versions." in text
     assert "THROUGHPUT AGAINST THE LIMIT: 48 ROWS AS BEFORE." in text
     assert not re.search(r"ONLY (BEFORE|NOW)\n", text)
@@ -132,4 +132,4 @@ def test_smallest_limits_and_slopes_are_side_by_side():
 
 
 def test_empty_reports():
-    assert compare(empty_report(), Report({}, 0)).startswith("WHAT CHANGED: 0 rows in both")
+    assert compare(empty_report(), Report({}, 0)).startswith("CHANGES: 0 rows in both")

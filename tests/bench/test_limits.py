@@ -108,19 +108,19 @@ def test_rows_count_where_one_that_holds_the_data_was_killed():
 @pytest.mark.parametrize(
     ("control", "said"),
     [
-        ([row(FINISHED, predicted=3000 * MB)], "not killed under this limit (way: finished)"),
-        ([row(FAILED, predicted=3000 * MB, why="no tensorflow")], "not killed under this limit (way: failed (no tensorflow))"),
-        ([row(GIVEN_UP, predicted=3000 * MB)], "not killed under this limit (way: given up)"),
-        ([row(KILLED, predicted=16 * MB)], "not killed under this limit (it was not run)"),
-        ([row(KILLED, predicted=None)], "not killed under this limit (it was not run)"),
-        ([], "not killed under this limit (it was not run)"),
+        ([row(FINISHED, predicted=3000 * MB)], "killed under this limit (way: finished)"),
+        ([row(FAILED, predicted=3000 * MB, why="no tensorflow")], "killed under this limit (way: failed (no tensorflow))"),
+        ([row(GIVEN_UP, predicted=3000 * MB)], "killed under this limit (way: given up)"),
+        ([row(KILLED, predicted=16 * MB)], "killed under this limit (none was run)"),
+        ([row(KILLED, predicted=None)], "killed under this limit (none was run)"),
+        ([], "killed under this limit (none was run)"),
     ],
 )
 def test_rows_do_not_count_where_none_was(control, said):
     judged = row(FINISHED, predicted=16 * MB, why="slowly")
     killed = row(KILLED, predicted=17 * MB)
     judge([*control, judged, killed])
-    assert judged.why == f"slowly; does not count: what holds the data in memory was {said}"
+    assert judged.why == f"slowly; does not count: no strategy that holds the data was {said}"
     assert killed.why == ""
 
 

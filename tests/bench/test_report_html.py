@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from sample_reports import empty_report, full_report, hostile_report, small_report
 
-from mmapstore.bench import findings, plots
+from mmapstore.bench import derived, plots
 from mmapstore.bench.drawing import COLOURS
 from mmapstore.bench.report_html import html
 
@@ -81,9 +81,9 @@ def test_everything_is_escaped(pages):
 
 def test_it_begins_with_what_was_measured_and_the_answer(pages):
     text, report = Page(pages["full"]).text, REPORTS["full"]
-    start = text.index("Where the memory goes: ways of feeding Keras")
-    places = [text.index("What 20 ways of training a Keras model on stored arrays cost")]
-    places += [text.index(sentence) for sentence in findings.answer(report)]
+    start = text.index("Where the memory goes: strategies of feeding Keras")
+    places = [text.index("Memory and time of 20 strategies of training a Keras model on stored arrays")]
+    places += [text.index(sentence) for sentence in derived.answer(report)]
     places += [text.index(head) for head in ("The figures", "The plots", "How it was measured", "The instruments, on memory")]
     places += [text.index(head) for head in ("The command of each row", "The machine")]
     assert places == sorted(places)
@@ -93,7 +93,7 @@ def test_it_begins_with_what_was_measured_and_the_answer(pages):
 def test_every_row_is_in_a_table_with_its_command(pages):
     page, report = Page(pages["full"]), REPORTS["full"]
     for row in (*report.rows, *report.limited):
-        assert findings.title(row.strategy) in page.text
+        assert derived.title(row.strategy) in page.text
         assert row.command in page.text
         assert row.limit_command in page.text
     emphasised = sum(tag == "tr" and attributes.get("class") == "ours" for tag, attributes in page.elements)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmapstore.bench import running
+from mmapstore.bench import running, strategies
 from mmapstore.bench.contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Task
 from mmapstore.bench.instruments import limits
 
@@ -163,7 +163,7 @@ def test_what_cannot_run_is_not_run(task, strategy, monkeypatch):
     row = running.run(strategy(ARRAYS, requires=("no_such_package",)), task)
     assert (row.outcome, row.why) == (NOT_RUN, "needs no_such_package")
     row = running.run(strategy(ARRAYS), task, knobs={"look_ahead": 3})
-    assert (row.outcome, row.why) == (NOT_RUN, "it has no look-ahead that one could set")
+    assert (row.outcome, row.why) == (NOT_RUN, "it has no look-ahead to set")
     monkeypatch.setattr(running, "can_limit", lambda: None)
     row = running.run(strategy(ARRAYS), task, limit=MB)
     assert row.outcome == NOT_RUN and row.why.startswith("memory cannot be limited on")
@@ -196,11 +196,11 @@ def test_what_is_prepared_is_made_before_in_a_process_of_its_own(task, strategy)
     prepare = f"\ndef prepare(task):\n    open({str(made)!r}, 'w').write(str(os.getpid()))\n"
     Path(path).write_text(text + prepare)
     asked = {"strategy": path, "task": asdict(task)}
-    assert running._prepared(running.strategy_module(path), asked, 60) == ""
+    assert running._prepared(strategies.load(path), asked, 60) == ""
     assert int(made.read_text()) != os.getpid()
     Path(path).write_text(text + "\ndef prepare(task):\n    raise OSError('no room')\n")
     row = running.run(path, task)
-    assert (row.outcome, row.why) == (NOT_RUN, "what it makes beforehand could not be made: OSError: no room")
+    assert (row.outcome, row.why) == (NOT_RUN, "its preparation failed: OSError: no room")
 
 
 @needs_tensorflow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -17,7 +15,6 @@ from mmapstore.bench.scaling import (
     fitted,
     look_ahead_settings,
     measured_fit,
-    students_t,
 )
 
 TASK = Task("next", "npy", "frames.npy", 1000, (3, 10, 10), "float32")
@@ -25,26 +22,6 @@ TASK = Task("next", "npy", "frames.npy", 1000, (3, 10, 10), "float32")
 
 def row(private=None, outcome=FINISHED, why=""):
     return Row("way", "npy", "next", outcome, why, private=private)
-
-
-@pytest.mark.parametrize(
-    ("free", "expected"),
-    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (10, 2.2281), (29, 2.0452), (120, 1.9799)],
-)
-def test_students_t_is_that_of_the_tables(free, expected):
-    assert students_t(free) == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("free", [1, 2, 3, 4, 7, 8, 25])
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
-def test_students_t_against_its_density(free, confidence):
-    """The density, added up numerically, between -t and t."""
-    bound = students_t(free, confidence)
-    x = np.linspace(-bound, bound, 400_001)
-    constant = math.exp(math.lgamma((free + 1) / 2) - math.lgamma(free / 2)) / math.sqrt(free * math.pi)
-    density = constant * (1 + x**2 / free) ** (-(free + 1) / 2)
-    area = (density[1:] + density[:-1]).sum() / 2 * (x[1] - x[0])
-    assert area == pytest.approx(confidence, abs=1e-6)
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 5])

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmapstore.bench import running, strategies
+from mmapstore.bench import child, running, strategies
 from mmapstore.bench.checksum import checksum, in_training_step, of_batch
 from mmapstore.bench.contract import FINISHED, FORMS, KINDS, Task
-from mmapstore.bench.tasks import generated, of_user
+from mmapstore.bench.generated_data import generated
+from mmapstore.bench.tasks import of_user
 from mmapstore.plain.errors import KeyNotFoundError
 
 pytest.importorskip("tensorflow")
@@ -26,6 +27,8 @@ TASKS = [
     *(("labelled", form, None) for form in ("npy", "h5-gzip", "zarr")),
     ("labelled", "npy", "float32"),
     ("next", "npy", "float64"),
+    ("input", "npy", None),
+    ("input", "h5-gzip", None),
     ("images", "folder", None),
     ("images", "folder", "png"),
 ]
@@ -43,8 +46,9 @@ def all_tasks(home: Path) -> dict[tuple[str, str, str | None], Task]:
     made = {
         (kind, form, dtype): generated(kind, form, SMALL, home, batch=BATCH, dtype=dtype)
         for kind, form, dtype in TASKS
-        if dtype != "png"
+        if dtype != "png" and kind != "input"
     }
+    made |= {("input", form, None): replace(made["next", form, None], kind="input") for form in ("npy", "h5-gzip")}
     return made | {("images", "folder", "png"): images_without_loss(home, made["images", "folder", None])}
 
 
@@ -57,28 +61,9 @@ def images_without_loss(home, jpegs: Task) -> Task:
         target.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as image:
             image.save(target)
-    (task,) = of_user(home / "png", batch=BATCH, directory=home / "made")
+    task = of_user(home / "png", batch=BATCH, directory=home / "made")
     assert task.exact and task.samples == jpegs.samples
     return task
-
-
-def summing_model(task: Task):
-    """Learns nothing; `model.total` is the checksum of what it was given since it was last set to 0."""
-    import keras
-
-    class Summing(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.total = self.add_weight(shape=(), dtype="int64", initializer="zeros", trainable=False, name="total")
-
-        def train_step(self, data):
-            self.total.assign_add(in_training_step(task, *data))
-            return {"total": self.total + 0}
-
-    model = Summing()
-    model.compile(loss=None, jit_compile=False)
-    model.built = True
-    return model
 
 
 WAYS = [
@@ -95,26 +80,27 @@ def test_every_way_gives_the_model_the_same(tasks, name, key):
     import keras
 
     task = tasks[key]
-    if hasattr(strategies.load(name), "prepare"):
-        strategies.load(name).prepare(task)
-    model = summing_model(task)
+    strategy = strategies.load(name)
+    if strategy.prepare:
+        strategy.prepare(task)
+    model = child.started_model(task)
     totals = []
 
     class Reading(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            model.total.assign(0)
+            model.sum.assign(0)
 
         def on_epoch_end(self, epoch, logs=None):
-            totals.append(int(model.total.numpy()))
+            totals.append(int(model.sum.numpy()))
 
-    arguments = {"shuffle": False, **strategies.load(name).fit_arguments(task)}
+    arguments = {"shuffle": False, **strategy.fit_arguments(task)}
     model.fit(**arguments, epochs=2, verbose=0, callbacks=[Reading()])
     assert totals == [checksum(task)] * 2
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64"])
 @pytest.mark.parametrize("shape", [(3, 5), (8,)])
-@pytest.mark.parametrize("kind", ["next", "labelled", "images"])
+@pytest.mark.parametrize("kind", ["next", "labelled", "images", "input"])
 def test_the_checksum_of_tensors_is_that_of_arrays(dtype, shape, kind):
     import tensorflow as tf
 
@@ -122,8 +108,9 @@ def test_the_checksum_of_tensors_is_that_of_arrays(dtype, shape, kind):
     y = x[::-1].copy() if kind == "next" else np.arange(6)
     for exact in (True, False):
         task = Task(kind, "npy", "x.npy", 6, shape, dtype, exact=exact)
-        step = tf.function(lambda x, y, task=task: in_training_step(task, x, y))
-        assert int(step(tf.constant(x), tf.constant(y))) == of_batch(task, x, y)
+        given = (x,) if kind == "input" else (x, y)
+        step = tf.function(lambda *given, task=task: in_training_step(task, *given))
+        assert int(step(*map(tf.constant, given))) == of_batch(task, *given)
 
 
 def test_names_are_in_the_order_of_the_table():
@@ -131,20 +118,19 @@ def test_names_are_in_the_order_of_the_table():
     assert names[0] == "array_in_ram" and names[1] == "fit_memmap"
     ours = [name.startswith("mmapstore") for name in names]
     assert ours == sorted(ours) and sum(ours) == 4
-    titles = [strategies.load(name).NAME for name in names]
+    titles = [strategies.load(name).title for name in names]
     assert len(set(titles)) == len(titles)
 
 
 @pytest.mark.parametrize("name", strategies.names())
 def test_each_is_what_the_contract_says(name):
-    module = strategies.load(name)
-    first, *rest = module.__doc__.strip().split("\n")
-    assert first.endswith((".", ";", ":", ",")) or rest, "the first line says what the way is"
-    assert set(module.KINDS) <= set(KINDS) and module.KINDS
-    assert all(any(form.startswith(stored) for form in FORMS) for stored in module.STORED)
-    body = strategies.source(name).split("def fit_arguments")[1].splitlines()
-    assert len([line for line in body if line.strip()]) <= 25, "short enough to be judged at a glance"
-    assert "def private" in strategies.source(name)
+    strategy = strategies.load(name)
+    assert strategy.fit_arguments.__doc__.split("\n")[0].endswith("."), "the first line says what the strategy is"
+    assert set(strategy.kinds) <= set(KINDS) and strategy.kinds
+    assert all(any(form.startswith(stored) for form in FORMS) for stored in strategy.stored)
+    source = strategies.source(name)
+    assert f"def {name}(" in source and len(source.splitlines()) <= 55, "short enough to be judged at a glance"
+    assert ("def arrays(" in source) == ("arrays(task" in source)
 
 
 def test_a_name_that_there_is_not():
@@ -221,7 +207,7 @@ def test_a_way_whose_peak_is_left_to_chance_states_its_least(dtype):
 
 def test_what_is_left_to_chance_is_between_the_least_and_what_is_predicted(tasks):
     ways = {name: strategies.load(name) for name in strategies.names()}
-    chancy = {name: way for name, way in ways.items() if hasattr(way, "least")}
+    chancy = {name: way for name, way in ways.items() if way.least}
     assert sorted(chancy) == ["image_data_generator", "image_dataset", "image_dataset_cached", "shuffle_n"]
     for name, way in chancy.items():
         task = next(task for task in tasks.values() if name in strategies.serving(task))
@@ -235,7 +221,7 @@ _MARGIN = 20 << 20  # bytes by which a prediction may be wrong whatever its size
 def least_of(name: str, task: Task, predicted: int) -> int:
     """What is predicted at the least: for ours nothing, whose predictions are bounds."""
     way = strategies.load(name)
-    if hasattr(way, "least"):
+    if way.least:
         return int(way.least(task))
     return 0 if name.startswith("mmapstore") else predicted
 

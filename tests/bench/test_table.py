@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sample_reports import LIMIT, cut_short, empty_report, full_report, not_run, row, small_report
 
-from mmapstore.bench import findings, strategies, table
+from benchmarks import tables
+from mmapstore.bench import derived, strategies, table
 from mmapstore.bench.contract import FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Report
 from mmapstore.plain.errors import DamagedFileError, InvalidValueError, NotFoundError
 
@@ -23,45 +24,45 @@ def line_of(text: str, start: str) -> str:
 
 def test_a_strategy_is_called_by_its_name():
     for name in strategies.names():
-        assert findings.title(name) == strategies.load(name).NAME
-        assert findings.is_ours(name) == name.startswith("mmapstore")
+        assert derived.title(name) == strategies.load(name).title
+        assert derived.is_ours(name) == name.startswith("mmapstore")
 
 
 def test_speeds_are_of_stored_bytes_whatever_a_way_makes_of_them():
     as_bytes, as_floats = (row(name, kind="images", nbytes=600_000_000) for name in "ab")
     as_bytes.epochs = [Epoch(2.0, 6_000, 600_000_000, True)]
     as_floats.epochs = [Epoch(2.0, 6_000, 2_400_000_000, True)]
-    assert findings.rate(as_bytes) == findings.rate(as_floats) == (600_000_000 + 8 * 6_000) / 2  # a class takes 8
+    assert derived.rate(as_bytes) == derived.rate(as_floats) == (600_000_000 + 8 * 6_000) / 2  # a class takes 8
 
 
 def test_the_first_epoch_counts_only_where_it_is_alone():
     three = row("a")
     three.epochs = [Epoch(10.0, 1, 100, True), Epoch(2.0, 1, 100, True), Epoch(4.0, 1, 100, True)]
     of_a_pair = 2 * three.data_nbytes / 2  # two samples, of each of which a pair has one
-    assert findings.rate(three) == (of_a_pair / 2 + of_a_pair / 4) / 2
-    assert findings.epoch_seconds(three) == 3.0
-    assert findings.rate(replace(three, epochs=three.epochs[:1])) == of_a_pair / 10
-    assert findings.rate(replace(three, epochs=[])) is None
+    assert derived.rate(three) == (of_a_pair / 2 + of_a_pair / 4) / 2
+    assert derived.epoch_seconds(three) == 3.0
+    assert derived.rate(replace(three, epochs=three.epochs[:1])) == of_a_pair / 10
+    assert derived.rate(replace(three, epochs=[])) is None
 
 
 def test_wrong_data_has_no_speed_and_says_so():
     wrong = row("a", right=False)
-    assert not findings.finished(wrong)
-    assert findings.rate(wrong) is findings.epoch_seconds(wrong) is findings.amplification(wrong) is None
-    assert findings.outcome(wrong).startswith("WRONG DATA")
+    assert not derived.finished(wrong)
+    assert derived.rate(wrong) is derived.epoch_seconds(wrong) is derived.amplification(wrong) is None
+    assert derived.outcome(wrong).startswith("WRONG DATA")
 
 
 def test_what_was_cut_short_is_not_put_in_proportion_to_the_data():
-    assert findings.amplification(cut_short("a", KILLED, private=4e8, seconds=1)) is None
-    assert findings.amplification(row("a", private=6e8)) == 1.0
+    assert derived.amplification(cut_short("a", KILLED, private=4e8, seconds=1)) is None
+    assert derived.amplification(row("a", private=6e8)) == 1.0
 
 
 def test_a_limit_counts_only_if_what_holds_the_data_was_killed():
     rows = full_report().limited
-    assert findings.proof(rows).strategy == "array in RAM, fit(x, y)"
+    assert derived.proof(rows).strategy == "array in RAM, fit(x, y)"
     small = [replace(each, predicted=each.data_nbytes // 2) for each in rows]
-    assert findings.proof(small) is None
-    assert findings.proof([replace(each, outcome=FINISHED) for each in rows]) is None
+    assert derived.proof(small) is None
+    assert derived.proof([replace(each, outcome=FINISHED) for each in rows]) is None
 
 
 def test_rows_stand_by_memory_and_what_was_not_run_last():
@@ -71,16 +72,18 @@ def test_rows_stand_by_memory_and_what_was_not_run_last():
         row("b", private=9e6),
         row("a", private=1e6),
     ]
-    assert [each.strategy for each in findings.by_memory(rows)] == ["a", "b", "c", "d"]
+    assert [each.strategy for each in derived.by_memory(rows)] == ["a", "b", "c", "d"]
 
 
 # --- the answer ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_answer_is_made_of_the_rows():
-    memory, limit, speed = findings.answer(full_report())
+    memory, limit, speed = derived.answer(full_report())
     assert "600 MB" in memory
-    assert "mmapstore's ways took +5.00 MB (mmapstore to_keras on npy) to +21.0 MB (mmapstore shuffled on zarr-zstd)" in memory
+    assert (
+        "mmapstore's strategies took +5.00 MB (mmapstore to_keras on npy) to +21.0 MB (mmapstore shuffled on zarr-zstd)" in memory
+    )
     assert "to +1.82 GB (array in RAM, fit(x, y))" in memory
     assert "hard limit of 1.00 GB (control group)" in limit
     assert "was killed with array in RAM, fit(x, y); fit(memmap) and from_generator(args=[memmap])" in limit
@@ -89,9 +92,9 @@ def test_the_answer_is_made_of_the_rows():
 
 
 def test_the_answer_says_where_mmapstore_is_slower():
-    speed = findings.answer(small_report())[2]
+    speed = derived.answer(small_report())[2]
     assert speed.startswith(
-        "The fastest was hand-written Sequence with 2.52 GB/s of x and y; the fastest of mmapstore's ways, mmapstore"
+        "The fastest was hand-written Sequence with 2.52 GB/s of x and y; the fastest of mmapstore's strategies, mmapstore"
     )
     assert speed.endswith("0.77 of it.")
 
@@ -100,23 +103,23 @@ def test_the_answer_counts_nothing_wrong_and_nothing_unfinished():
     report = small_report()
     report.rows.append(row("too good", private=1.0, rate=9e9, right=False))
     report.rows.append(cut_short("too early", GIVEN_UP, private=1.0, seconds=1, nbytes=600_000_000))
-    assert findings.answer(report) == findings.answer(small_report())
+    assert derived.answer(report) == derived.answer(small_report())
 
 
 def test_the_answer_says_that_a_limit_under_which_nothing_was_killed_proves_nothing():
     report = small_report(limited=[row("mmapstore to_tf", limit=LIMIT, limited_by="RLIMIT_DATA")])
-    assert findings.answer(report)[1].endswith("was killed under it, so it proves nothing.")
+    assert derived.answer(report)[1].endswith("was killed under it, so it proves nothing.")
 
 
 def test_of_two_kinds_in_one_size_the_answer_is_about_the_first():
     report = small_report()
     report.rows += [replace(each, kind="labelled", data_nbytes=each.data_nbytes + 7_584) for each in report.rows]
-    memory, _, speed = findings.answer(report)
+    memory, _, speed = derived.answer(report)
     assert '(task "next")' in memory and '(task "next")' in speed
 
 
 def test_the_answer_of_an_empty_report():
-    assert findings.answer(empty_report()) == [
+    assert derived.answer(empty_report()) == [
         "No private memory was measured without a limit.",
         "Nothing was run under a hard limit of memory.",
         "No throughput was measured without a limit.",
@@ -134,9 +137,9 @@ def test_no_line_is_wider_than_the_terminal(report):
 def test_all_rows_are_there_and_ours_among_them_in_the_order_of_memory():
     report = full_report()
     assert len(report.rows) >= 30
-    text = table.table(report).split("WHAT EACH WAY COSTS")[1].split("UNDER A HARD LIMIT")[0]
+    text = table.table(report).split("WHAT EACH STRATEGY COSTS")[1].split("UNDER A HARD LIMIT")[0]
     body = text.split("-----\n", 1)[1].splitlines()
-    starts = [re.compile(rf"{re.escape(each.strategy)} +{each.form} ") for each in findings.by_memory(report.rows)]
+    starts = [re.compile(rf"{re.escape(each.strategy)} +{each.form} ") for each in derived.by_memory(report.rows)]
     places = [next(n for n, line in enumerate(body) if start.match(line)) for start in starts]
     assert places == sorted(places)
     careful, ours = (
@@ -197,7 +200,7 @@ def test_the_speed_under_the_limit_is_put_beside_that_without():
 
 def test_the_sweep_has_a_column_for_each_limit():
     text = table.table(full_report()).split("THROUGHPUT AGAINST THE LIMIT")[1]
-    assert re.search(r"way +stored +10% +20% +30% +50% +70% +100% +150% +200%\n", text)
+    assert re.search(r"strategy +stored +10% +20% +30% +50% +70% +100% +150% +200%\n", text)
     assert re.search(r"fit\(memmap\) +npy +(killed +){7}2.14 GB/s\n", text)
 
 
@@ -211,8 +214,8 @@ def test_lines_have_their_interval():
 def test_calibration_and_what_the_sampler_misses():
     text = table.table(full_report())
     assert re.search(r"holds 500 MB for 20 ms +500 MB +446 MB +54.0 MB", text)
-    assert text.endswith("What the sampler misses: 54.0 MB at most here (holds 500 MB for 20 ms); peaks may be higher by that.")
-    assert table.table(small_report()).endswith("were not calibrated in this run: how much they miss is not known.")
+    assert text.endswith("The sampler misses 54.0 MB at most here (holds 500 MB for 20 ms); peaks may be higher by that.")
+    assert table.table(small_report()).endswith("were not calibrated in this run: their error is not known.")
 
 
 def test_gpu_memory_has_a_column_only_where_there_is_a_gpu():
@@ -249,13 +252,13 @@ def labelled_too():
 def test_what_is_of_one_kind_of_task_says_of_which():
     text = table.table(labelled_too())
     assert max(map(len, text.splitlines())) <= 120
-    for title in ("WHAT EACH WAY COSTS", "UNDER A HARD LIMIT OF 1.00 GB", "THROUGHPUT AGAINST THE LIMIT", "HOW MEMORY GROWS"):
+    for title in ("WHAT EACH STRATEGY COSTS", "UNDER A HARD LIMIT OF 1.00 GB", "THROUGHPUT AGAINST THE LIMIT", "HOW MEMORY GROWS"):
         assert re.findall(rf"^{title}\n(next|labelled)\b", text, re.MULTILINE) == ["next", "labelled"]
     first, second = text.split("UNDER A HARD LIMIT OF 1.00 GB")[1:]
     assert re.search(r"mmapstore to_tf +npy +511 MB +\+11.0 MB", first)
     assert re.search(r"mmapstore to_tf +npy +611 MB +\+11.0 MB", second)
-    assert all('(task "' in sentence for sentence in findings.answer(labelled_too()))
-    assert not any('(task "' in sentence for sentence in findings.answer(full_report()))
+    assert all('(task "' in sentence for sentence in derived.answer(labelled_too()))
+    assert not any('(task "' in sentence for sentence in derived.answer(full_report()))
 
 
 def test_smallest_limits_stand_by_kind_of_task():
@@ -270,8 +273,8 @@ def test_smallest_limits_stand_by_kind_of_task():
 
 
 def test_the_markdown_table():
-    assert table.markdown_table(full_report(), ["mmapstore to_tf", "hand-written Sequence, shuffled", "fit(memmap)"]) == (
-        "| way | data | private memory | outcome under 1.00 GB | throughput |\n"
+    assert tables.markdown_table(full_report(), ["mmapstore to_tf", "hand-written Sequence, shuffled", "fit(memmap)"]) == (
+        "| strategy | data | private memory | outcome under 1.00 GB | throughput |\n"
         "|---|---|---|---|---|\n"
         "| mmapstore to_tf | 8.00 GB, npy | +11.0 MB | 35.3 s | 454 MB/s |\n"
         "| hand-written Sequence, shuffled | 8.00 GB, npy | more than +22.0 MB | given up: 120 s | |\n"
@@ -282,11 +285,11 @@ def test_the_markdown_table():
 def test_the_markdown_table_without_a_limit_and_of_one_form():
     report = full_report()
     report.limited = []
-    assert table.markdown_table(report, ["mmapstore to_tf|h5"]).splitlines()[2:] == [
+    assert tables.markdown_table(report, ["mmapstore to_tf|h5"]).splitlines()[2:] == [
         "| mmapstore to_tf | 600 MB, h5 | +9.00 MB | 509 ms | 2.36 GB/s |"
     ]
     assert (
-        table.markdown_table(report, ["fit(list of arrays)"])
+        tables.markdown_table(report, ["fit(list of arrays)"])
         .splitlines()[2]
         .startswith("| fit(list of arrays) | 600 MB, npy | +24.0 GB predicted | not run: would not fit")
     )
@@ -295,41 +298,41 @@ def test_the_markdown_table_without_a_limit_and_of_one_form():
 def test_the_markdown_table_of_several_kinds():
     report = labelled_too()
     report.limited = []
-    both = table.markdown_table(report, ["mmapstore to_tf|h5"]).splitlines()[2:]
+    both = tables.markdown_table(report, ["mmapstore to_tf|h5"]).splitlines()[2:]
     assert [line.split(" | ")[1] for line in both] == ["600 MB, h5, next", "600 MB, h5, labelled"]
-    assert table.markdown_table(report, ["mmapstore to_tf|h5|labelled"]).splitlines()[2:] == both[1:]
+    assert tables.markdown_table(report, ["mmapstore to_tf|h5|labelled"]).splitlines()[2:] == both[1:]
     with pytest.raises(InvalidValueError, match=r"no row 'a\|h5'; it has: .*mmapstore to_tf\|h5\|labelled"):
-        table.markdown_table(report, ["a|h5"])
+        tables.markdown_table(report, ["a|h5"])
 
 
 def test_the_memory_is_that_without_a_limit_where_it_was_measured():
     report = full_report()
     report.rows.append(row("fit(memmap)", nbytes=8_000_000_000, private=16.1e9))
-    assert "| fit(memmap) | 8.00 GB, npy | +16.1 GB | killed | |" in table.markdown_table(report)
+    assert "| fit(memmap) | 8.00 GB, npy | +16.1 GB | killed | |" in tables.markdown_table(report)
 
 
 def test_a_row_that_does_not_count_says_so_in_markdown():
     report = small_report(limited=[row("mmapstore to_tf", limit=LIMIT, why="does not count: nothing was killed")])
-    assert "(does not count: nothing was killed) |" in table.markdown_table(report)
+    assert "(does not count: nothing was killed) |" in tables.markdown_table(report)
 
 
 def test_a_bar_in_a_text_ends_no_cell():
     report = small_report(rows=[not_run("a", "x | y", predicted=None)])
-    assert "not run: x \\| y |" in table.markdown_table(report)
+    assert "not run: x \\| y |" in tables.markdown_table(report)
 
 
 def test_a_way_that_the_report_does_not_have():
     with pytest.raises(
         InvalidValueError, match=r"no row 'mmapstore'; it has: hand-written Sequence\|npy, mmapstore to_tf\|npy, fit"
     ):
-        table.markdown_table(small_report(), ["mmapstore"])
+        tables.markdown_table(small_report(), ["mmapstore"])
 
 
 @pytest.mark.parametrize("page", ["README.md", "benchmarks/README.md"])
 def test_the_tables_of_the_readmes_are_those_of_the_committed_reports(page):
     path = README.parent / page
     text = path.read_text(encoding="utf-8")
-    assert table.filled(text, path.parent) == text, f"older than its report: python -m mmapstore.bench.table --fill {page}"
+    assert tables.filled(text, path.parent) == text, f"older than its report: python -m benchmarks.tables --fill {page}"
 
 
 def test_filling_replaces_what_is_between_the_marks_alone(tmp_path, capsys):
@@ -340,24 +343,24 @@ def test_filling_replaces_what_is_between_the_marks_alone(tmp_path, capsys):
         "# Title\n<!-- footprint table: a.json 'fit(memmap)' -->\nold\n<!-- end -->\nText.\n"
         "<!-- footprint table: b.json -->\n<!-- end -->\n<!-- end -->\n"
     )
-    table.main(["--fill", str(file)])
-    first, second = table.markdown_table(full_report(), ["fit(memmap)"]), table.markdown_table(small_report())
+    tables.main(["--fill", str(file)])
+    first, second = tables.markdown_table(full_report(), ["fit(memmap)"]), tables.markdown_table(small_report())
     assert file.read_text() == (
         f"# Title\n<!-- footprint table: a.json 'fit(memmap)' -->\n{first}<!-- end -->\nText.\n"
         f"<!-- footprint table: b.json -->\n{second}<!-- end -->\n<!-- end -->\n"
     )
-    table.main(["--fill", str(file)])
+    tables.main(["--fill", str(file)])
     assert first in file.read_text()
     assert capsys.readouterr().out == ""
 
 
 def test_the_command_prints_the_short_table_or_all_of_it(tmp_path, capsys):
     small_report().save(tmp_path / "a.json")
-    table.main([str(tmp_path / "a.json")])
-    assert capsys.readouterr().out == table.markdown_table(small_report())
-    table.main([str(tmp_path / "a.json"), "fit(memmap)"])
+    tables.main([str(tmp_path / "a.json")])
+    assert capsys.readouterr().out == tables.markdown_table(small_report())
+    tables.main([str(tmp_path / "a.json"), "fit(memmap)"])
     assert capsys.readouterr().out.count("\n") == 3
-    table.main([str(tmp_path / "a.json"), "--all"])
+    tables.main([str(tmp_path / "a.json"), "--all"])
     assert capsys.readouterr().out == table.table(small_report()) + "\n"
 
 
@@ -369,7 +372,7 @@ def test_files_that_are_no_reports(tmp_path):
         with pytest.raises(DamagedFileError, match="is not a report of this version"):
             table.read(tmp_path / f"{number}.json")
     with pytest.raises(InvalidValueError, match="there is no table to fill"):
-        table.filled("nothing", tmp_path)
+        tables.filled("nothing", tmp_path)
 
 
 def test_a_report_comes_back_from_its_file(tmp_path):
@@ -381,22 +384,22 @@ def test_a_report_comes_back_from_its_file(tmp_path):
 
 def test_growth_in_markdown_has_a_line_for_each_way_and_a_column_for_each_knob(tmp_path):
     report = full_report()
-    head, _, *lines = table.markdown_growth(report).splitlines()
-    assert head == ("| way | stored as | for each byte of data | for each sample of a batch | for each batch of look-ahead |")
+    head, _, *lines = tables.markdown_growth(report).splitlines()
+    assert head == ("| strategy | stored as | for each byte of data | for each sample of a batch | for each batch of look-ahead |")
     assert len(lines) == len({(fit.strategy, fit.form) for fit in report.fits})
     assert "| mmapstore to_tf | npy | 0.0000 ± 0.0008 | +240 kB ± 30.0 kB | +1.90 MB ± 200 kB |" in lines
     assert lines[0] == "| fit(memmap) | npy | 2.00 ± 0.0008 | | |"
     report.save(tmp_path / "a.json")
     text = "<!-- growth table: a.json 'mmapstore shuffled|zarr-zstd' -->\n<!-- end -->\n"
-    assert table.filled(text, tmp_path).splitlines()[3:] == [lines[-1], "<!-- end -->"]
+    assert tables.filled(text, tmp_path).splitlines()[3:] == [lines[-1], "<!-- end -->"]
     with pytest.raises(InvalidValueError, match=r"no row 'mmapstore'; it has: fit\(memmap\)\|npy, "):
-        table.markdown_growth(report, ["mmapstore"])
+        tables.markdown_growth(report, ["mmapstore"])
 
 
 def test_growth_in_markdown_of_several_kinds():
     report = full_report()
     report.fits.append(replace(report.fits[0], kind="labelled"))
-    assert [line.split(" | ")[1] for line in table.markdown_growth(report, ["fit(memmap)"]).splitlines()[2:]] == [
+    assert [line.split(" | ")[1] for line in tables.markdown_growth(report, ["fit(memmap)"]).splitlines()[2:]] == [
         "npy, next",
         "npy, labelled",
     ]

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mmapstore as mm
 from mmapstore.bench import checksum as checksums
+from mmapstore.bench.checksum import checksum
 from mmapstore.bench.contract import Task
-from mmapstore.bench.generated_data import _BLOCK
-from mmapstore.bench.tasks import checksum, generated, of_user
+from mmapstore.bench.generated_data import _BLOCK, generated
+from mmapstore.bench.tasks import of_user
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
 
 SMALL = 3_000_000
@@ -141,7 +143,7 @@ def test_what_was_left_half_written_is_written_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (("nxt", "npy", SMALL), r"kind='nxt' is not a task; expected one of 'next', 'labelled', 'images'"),
+        (("nxt", "npy", SMALL), r"kind='nxt' is not generated; expected one of 'next', 'labelled', 'images'"),
         (("next", "folder", SMALL), r"form='folder' is not made for 'next'; expected one of 'npy' \(a .npy file\), 'h5'"),
         (("images", "npy", SMALL), r"form='npy' is not made for 'images'; expected one of 'folder'"),
         (("next", "npy", 60_000), r"60.0 kB are 2 samples of 30.0 kB; expected enough for two batches of 32, 1.92 MB"),
@@ -235,7 +237,7 @@ def test_checksum_is_kept_beside_generated_data_alone(tmp_path):
     Path(task.path).rename(tmp_path / "own.npy")
     assert checksum(task) == right, "not read again"
     before = set(tmp_path.iterdir())
-    assert checksum(of_user(tmp_path / "own.npy")[0]) == right
+    assert checksum(of_user(tmp_path / "own.npy")) == right
     assert set(tmp_path.iterdir()) == before
 
 
@@ -246,7 +248,7 @@ def test_checksum_is_kept_beside_generated_data_alone(tmp_path):
 @pytest.mark.parametrize("named", [True, False])
 def test_a_file_of_frames(tmp_path, form, called, named):
     made = generated("next", form, SMALL, tmp_path)
-    (task,) = of_user(made.path if named else made.path.partition("::")[0], batch=8, seed=3)
+    task = of_user(made.path if named else made.path.partition("::")[0], batch=8, seed=3)
     assert (task.kind, task.form, task.samples, task.shape, task.dtype) == ("next", called, 100, (3, 50, 50), "float32")
     assert (task.batch, task.seed, task.path.partition("::")[2].strip("/")) == (8, 3, "" if form == "npy" else "data")
     np.testing.assert_array_equal(stored(task), stored(made))
@@ -254,7 +256,7 @@ def test_a_file_of_frames(tmp_path, form, called, named):
 
 def test_labels_make_it_a_classification(tmp_path):
     made = generated("labelled", "npy", SMALL, tmp_path)
-    (task,) = of_user(made.path, labels=made.labels)
+    task = of_user(made.path, labels=made.labels)
     assert (task.kind, task.labels, task.pairs) == ("labelled", made.labels, made.samples)
     assert checksum(task) == checksum(made)
 
@@ -266,7 +268,7 @@ def test_labels_of_another_kind_become_a_npy_of_int64(tmp_path, shape):
     np.save(tmp_path / "y.npy", labels)
     with pytest.raises(InvalidValueError, match=r"y.npy is not a .npy file of int64, shape \(100,\), and there is no directory="):
         of_user(tmp_path / "x.npy", labels=tmp_path / "y.npy")
-    (task,) = of_user(tmp_path / "x.npy", labels=tmp_path / "y.npy", directory=tmp_path / "made")
+    task = of_user(tmp_path / "x.npy", labels=tmp_path / "y.npy", directory=tmp_path / "made")
     found = np.load(task.labels)
     assert found.dtype == np.int64 and Path(task.labels).parent == tmp_path / "made"
     np.testing.assert_array_equal(found, labels.reshape(-1))
@@ -289,7 +291,7 @@ def test_labels_that_do_not_fit(tmp_path, labels, error, message):
 
 def test_data_that_most_ways_cannot_read(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros((100, 4)))
-    with pytest.raises(InvalidTypeError, match=r"x.npz.* is .npz, which most ways .* Convert it first: mmapstore convert"):
+    with pytest.raises(InvalidTypeError, match=r"x.npz.* is .npz, which most strategies .* Convert it first: mmapstore convert"):
         of_user(f"{tmp_path / 'x.npz'}::x")
     np.save(tmp_path / "c.npy", np.zeros((100, 4), np.complex64))
     with pytest.raises(InvalidTypeError, match="has dtype complex64; Keras trains on bool, integers or floats"):
@@ -297,6 +299,18 @@ def test_data_that_most_ways_cannot_read(tmp_path):
     np.save(tmp_path / "few.npy", np.zeros((10, 4)))
     with pytest.raises(InvalidValueError, match=r"has 10 samples; expected enough for two batches of 32. Ask for a smaller batch"):
         of_user(tmp_path / "few.npy")
+
+
+def test_mixed_samples_are_fed_alone_or_with_labels(tmp_path):
+    photos = picture_folder(tmp_path, [(4, 4)] * 200) / "a"
+    mm.ingest(mm.Images(photos, order="mixed", seed=1), tmp_path / "x.npy", progress=False)
+    np.save(tmp_path / "y.npy", np.arange(100))
+    notes: list[str] = []
+    task = of_user(tmp_path / "x.npy", notes=notes)
+    assert (task.kind, task.labels, task.pairs) == ("input", None, 100)
+    assert len(notes) == 1 and "mixed" in notes[0] and "--labels FILE" in notes[0]
+    assert checksum(task) == checksums.of_batch(task, np.load(task.path))
+    assert of_user(tmp_path / "x.npy", labels=tmp_path / "y.npy", notes=notes).kind == "labelled" and len(notes) == 1
 
 
 def test_several_arrays_are_asked_about(tmp_path):
@@ -317,7 +331,7 @@ def picture_folder(tmp_path, sizes, suffix=".png", mode="RGB", **options):
 
 
 def test_checksum_of_images_without_loss(tmp_path):
-    (task,) = of_user(picture_folder(tmp_path, [(12, 10)] * 8), batch=4)
+    task = of_user(picture_folder(tmp_path, [(12, 10)] * 8), batch=4)
     assert task.exact
     x = np.zeros((8, 10, 12, 3), np.uint8)
     x[...] = (90, 0, 0)  # what Pillow takes the number for
@@ -325,22 +339,22 @@ def test_checksum_of_images_without_loss(tmp_path):
 
 
 def test_a_folder_of_images(tmp_path):
-    (task,) = of_user(picture_folder(tmp_path, [(12, 10)] * 8), batch=4, directory=tmp_path / "made")
+    task = of_user(picture_folder(tmp_path, [(12, 10)] * 8), batch=4, directory=tmp_path / "made")
     assert (task.kind, task.form, task.samples, task.shape, task.exact) == ("images", "folder", 8, (10, 12, 3), True)
     assert task.prepared == str(tmp_path / "made" / "prepared")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_images_of_other_modes(tmp_path, mode):
-    (task,) = of_user(picture_folder(tmp_path, [(12, 10)] * 8, mode=mode), batch=4)
+    task = of_user(picture_folder(tmp_path, [(12, 10)] * 8, mode=mode), batch=4)
     assert task.shape == (10, 12, 1 if mode == "L" else 3) and task.exact == (mode == "L")
 
 
 def test_images_of_unequal_size_are_brought_to_one_and_only_counted(tmp_path):
     folder = picture_folder(tmp_path, [(12, 10)] * 4 + [(20, 30)] * 4)
-    (task,) = of_user(folder, batch=4)
+    task = of_user(folder, batch=4)
     assert task.shape == (10, 12, 3) and not task.exact
-    (task,) = of_user(folder, batch=4, size=(16, 8))
+    task = of_user(folder, batch=4, size=(16, 8))
     assert task.shape == (16, 8, 3) and not task.exact
 
 
@@ -348,23 +362,23 @@ def test_images_that_lie_on_their_side_are_only_counted(tmp_path):
     image = pytest.importorskip("PIL.Image")
     exif = image.Exif()
     exif[0x0112] = 6
-    (task,) = of_user(picture_folder(tmp_path / "0", [(12, 10)] * 8, exif=exif), batch=4)
+    task = of_user(picture_folder(tmp_path / "0", [(12, 10)] * 8, exif=exif), batch=4)
     assert not task.exact
-    (task,) = of_user(picture_folder(tmp_path / "1", [(12, 10)] * 8), batch=4)
+    task = of_user(picture_folder(tmp_path / "1", [(12, 10)] * 8), batch=4)
     assert task.exact
 
 
 def test_jpegs_are_only_counted(tmp_path):
-    (task,) = of_user(picture_folder(tmp_path, [(12, 10)] * 8, ".jpg"), batch=4)
+    task = of_user(picture_folder(tmp_path, [(12, 10)] * 8, ".jpg"), batch=4)
     assert not task.exact
 
 
 def test_images_that_keras_does_not_read(tmp_path):
     folder = picture_folder(tmp_path, [(12, 10)] * 8)
     (folder / "a" / "0.png").rename(folder / "a" / "0.tif")
-    with pytest.raises(InvalidValueError, match=r"holds 1 images, such as .*0.tif, that Keras's loaders pass over"):
+    with pytest.raises(InvalidValueError, match=r"holds 1 images, such as .*0.tif, that Keras's loaders skip"):
         of_user(folder, batch=4)
     with pytest.raises(InvalidValueError, match=r"is a folder of images, whose folders are the classes; leave labels='y.npy' out"):
         of_user(folder, labels="y.npy")
-    with pytest.raises(InvalidValueError, match=r"holds images that are of no class; expected a folder in it for each class"):
+    with pytest.raises(InvalidValueError, match=r"holds images without a class; expected a folder in it for each class"):
         of_user(folder / "b", batch=4)

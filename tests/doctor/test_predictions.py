@@ -54,7 +54,7 @@ def test_the_usual_ways_take_what_was_predicted(frames: str, monkeypatch: pytest
     for strategy in WAYS[Path(frames).stem]:
         row = running.run(strategy, task, timeout=300)
         assert row.outcome == FINISHED and row.private is not None, f"{strategy}: {row.outcome}, {row.why}"
-        route = predicted[strategies.load(strategy).NAME]
+        route = predicted[strategies.load(strategy).title]
         if not 0.85 * route.least - 30 * MIB <= row.private <= 1.15 * route.nbytes + 30 * MIB:
             wrong[strategy] = f"predicted {route.least / MIB:.0f} to {route.nbytes / MIB:.0f} MiB, took {row.private / MIB:.0f} MiB"
     assert not wrong

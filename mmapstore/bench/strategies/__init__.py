@@ -1,94 +1,89 @@
-"""The ways of feeding Keras, each a module that reads like what people write: naive ones first, ours last.
+"""The strategies of feeding Keras, naive ones first, ours last; see strategy.py for the parts of each.
 
-All deliver the samples in stored order unless their name says otherwise, so that rows differ in the way and not in the order.
+All strategies deliver the samples in sequential order unless their name says otherwise, so that rows differ in the strategy alone.
 """
 
 from __future__ import annotations
 
-import importlib
+import dis
 import importlib.util
 import inspect
-from functools import cache
+from collections.abc import Iterator
+from types import CodeType
 from typing import Any
 
 from ...plain.errors import KeyNotFoundError
 from ..contract import Task
+from . import arrays, generators, images, ours, sequences  # noqa: F401  registers their strategies
+from .strategy import REGISTERED, Strategy, own
 
-# In the order of the table.
-_NAMES = (
-    "array_in_ram",
-    "fit_memmap",
-    "from_tensor_slices",
-    "from_generator_args",
-    "from_generator",
-    "shuffle_n",
-    "timeseries",
-    "batched_generator",
-    "sequence",
-    "sequence_shuffled",
-    "sequence_workers",
-    "h5py_sequence",
-    "zarr_sequence",
-    "image_data_generator",
-    "image_dataset",
-    "image_dataset_cached",
-    "mmapstore_keras",
-    "mmapstore_tf",
-    "mmapstore_shuffled",
-    "mmapstore_images",
-)
-# Import name: what to install.
-_PACKAGES = {"h5py": "mmapstore[hdf5]", "zarr": "mmapstore[zarr]", "PIL": "mmapstore[images]"}
+__all__ = ["Strategy", "libraries", "load", "missing", "names", "serving", "source"]
+
+_NAMES = sorted(REGISTERED, key=lambda name: name.startswith("mmapstore"))
+_EXTRAS = {"keras": "tensorflow", "tensorflow": "tensorflow", "h5py": "hdf5", "zarr": "zarr", "PIL": "images"}
 _LIBRARIES = {"h5": "h5py", "zarr": "zarr"}  # beginning of a form: import name
-_FRAMEWORKS = {"keras": "mmapstore[tensorflow]", "tensorflow": "mmapstore[tensorflow]"}
 
 
 def names() -> list[str]:
-    """Of all strategies, in the order of the table.
+    """Return the names of all strategies, in the order of the table.
 
     >>> names()[0], names()[-1]
-    ('array_in_ram', 'mmapstore_images')
+    ('array_in_ram', 'mmapstore_shuffled')
     """
     return list(_NAMES)
 
 
-@cache
-def load(name: str) -> Any:
-    """The module of a strategy; see `bench/contract.py` for what it has. Imports no framework.
+def load(name: str) -> Strategy:
+    """Return the strategy with this name, or from the user's own .py file. Imports no framework.
 
-    >>> load("fit_memmap").NAME
+    >>> load("fit_memmap").title
     'fit(memmap)'
     """
-    if name not in _NAMES:
+    if name.endswith(".py"):
+        return own(name)
+    if name not in REGISTERED:
         raise KeyNotFoundError(f"there is no strategy {name!r}. `mmapstore bench --list` tells them: {', '.join(_NAMES)}.")
-    return importlib.import_module(f".{name}", __name__)
+    return REGISTERED[name]
 
 
 def source(name: str) -> str:
-    """The text of a strategy, to be judged."""
-    return inspect.getsource(load(name))
+    """Return the text of a strategy, to be judged, and below it that of the functions of this package that it calls."""
+    parts: list[Any] = [load(name).fit_arguments]
+    for part in parts:  # which grows
+        for called in map(part.__globals__.get, _names(part.__code__)):
+            if inspect.isfunction(called) and called.__module__.startswith(__name__) and called not in parts:
+                parts.append(called)
+    return "\n\n".join(map(inspect.getsource, parts))
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the globals that a function loads, its inner functions and classes included."""
+    yield from (each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL")
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            yield from _names(constant)
 
 
 def serving(task: Task) -> list[str]:
-    """Names of the strategies that are for such a task, installed or not.
+    """Return the names of the strategies that serve such a task, installed or not.
 
     >>> serving(Task("images", "folder", "photos", 100, (64, 64, 3), "uint8"))[0]
     'image_data_generator'
     """
-    return [name for name in _NAMES if task.kind in load(name).KINDS and task.form.startswith(load(name).STORED)]
+    return [name for name in _NAMES if REGISTERED[name].serves(task.kind, task.form)]
 
 
 def libraries(task: Task) -> list[str]:
-    """Packages that every way to read such a task imports sooner or later, of those that are installed."""
+    """Return the installed packages that every strategy on such a task imports sooner or later."""
     found = [library for form, library in _LIBRARIES.items() if task.form.startswith(form)]
     return [library for library in found if importlib.util.find_spec(library) is not None]
 
 
 def missing(name: str) -> str:
-    """What has to be installed before a strategy can run, in words; "" if nothing has."""
-    needed = _FRAMEWORKS | {package: _PACKAGES[package] for package in load(name).REQUIRES}
+    """Return the packages to install before a strategy can run, in words; "" if none is missing."""
+    needed = ("keras", "tensorflow", *load(name).requires)
     absent = [package for package in needed if importlib.util.find_spec(package) is None]
     if not absent:
         return ""
-    extras = " ".join(f'"{extra}"' for extra in dict.fromkeys(needed[package] for package in absent))
-    return f"needs {' and '.join(absent)}: pip install {extras}"
+    extras = dict.fromkeys(f'"mmapstore[{_EXTRAS[package]}]"' for package in absent if package in _EXTRAS)
+    return f"needs {' and '.join(absent)}" + (f": pip install {' '.join(extras)}" if extras else "")

@@ -1,12 +1,12 @@
-"""One strategy in a process of its own: `python -m mmapstore.bench.arm JSON` runs epochs of `fit` and prints what each one was.
+"""One strategy in a process of its own: `python -m mmapstore.bench.child JSON` runs epochs of `fit` and prints their figures.
 
 The JSON has `strategy` (a name, or the path of a .py file), `task`, and may have `epochs`, `knobs`, `wait` and `prepare`.
 TensorFlow is started, the packages that the strategy or the stored form needs are imported, and one step is trained on a batch in
-RAM; then comes the event "baseline". What follows is what the data costs. Each line on standard output is one JSON object with an
-`event`.
+RAM; then comes the event "baseline": memory taken after it is the cost of the data. Each line on standard output is one JSON
+object with an `event`.
 
-With `wait` true a line is awaited on standard input after "baseline": whoever watches the memory needs the process at rest. With
-`prepare` true nothing is trained: the strategy makes what it makes beforehand.
+With `wait` true a line is awaited on standard input after "baseline", so that the process is at rest while its memory is read.
+With `prepare` true nothing is trained: the strategy writes what has to exist beforehand.
 """
 
 from __future__ import annotations
@@ -14,86 +14,83 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import importlib.util
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from ..files.process_memory import give_back_free_memory
 from . import strategies
+from .checksum import in_training_step
 from .contract import Task
 
 Say = Callable[..., None]
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
 
 
-def strategy_module(name: str) -> ModuleType:
-    """A strategy by its name, or of the reader's own by the path of its file. Imports no framework."""
-    if not name.endswith(".py"):
-        return strategies.load(name)  # type: ignore[no-any-return]
-    path = Path(name).resolve()
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def task_of(found: dict[str, Any]) -> Task:
-    """From what JSON makes of a task."""
-    return Task(**{**found, "shape": tuple(found["shape"])})
-
-
-def train(module: ModuleType, task: Task, epochs: int, knobs: dict[str, int], say: Say, baseline: Callable[[], None]) -> None:
+def train(
+    strategy: strategies.Strategy, task: Task, epochs: int, knobs: dict[str, int], say: Say, baseline: Callable[[], None]
+) -> None:
     """Start the framework, call `baseline`, and run the epochs. The first epoch counts from the call of `fit_arguments`."""
-    model = _started(module, task)
-    from .instruments import gpu_memory
-
+    # Also the packages that are imported only when the data is opened: zarr-python takes 11 MB, which is not the data.
+    start_libraries((*strategy.requires, *strategies.libraries(task)))
+    model = started_model(task)
     give_back_free_memory()
-    gpu_memory.reset_peak()
+    gpu_peak(reset=True)
     baseline()
     begun, by_clock = time.perf_counter(), time.time()
-    arguments = {"shuffle": False, **module.fit_arguments(task, **knobs)}
+    arguments = {"shuffle": False, **strategy.fit_arguments(task, **knobs)}
     model.fit(**arguments, epochs=epochs, verbose=0, callbacks=[_reporting(model, begun, by_clock, say)])
-    say("end", gpu=gpu_memory.peak())
+    say("end", gpu=gpu_peak())
 
 
-def _started(module: ModuleType, task: Task) -> Any:
-    """A model that has been trained for one step, TensorFlow's input pipeline and the libraries of the strategy started too."""
+def start_libraries(names: Iterable[str]) -> None:
+    """Import TensorFlow, run its input pipeline once, and import these packages, as a training script does before it trains."""
     import tensorflow as tf
 
     import mmapstore
 
-    _ = mmapstore.open  # its names are lazy: this imports what is behind them
-    # Also what a way imports only when it opens the data: zarr-python takes 11 MB, and not the data.
-    for name in (*module.REQUIRES, *strategies.libraries(task)):
+    _ = mmapstore.open  # its names are lazy: this imports the modules behind them
+    for name in names:
         importlib.import_module(name)
     data = tf.data.Dataset.range(4).map(lambda i: tf.numpy_function(np.float32, (i,), tf.float32), num_parallel_calls=2)
     list(data.batch(2).prefetch(2).as_numpy_iterator())
+
+
+def started_model(task: Task) -> Any:
+    """Return a model that has been trained for one step on a batch in RAM; its step reads every bit, and learns nothing."""
     model = _summing_model(task)
     x = np.random.default_rng(0).random((task.batch, *task.shape), np.float32)
     if np.dtype(task.dtype).kind != "f":
         x = (x * 100).astype(task.dtype)
-    model.fit(
-        x, x.copy() if task.kind == "next" else np.zeros(task.batch, np.int64), batch_size=task.batch, shuffle=False, verbose=0
-    )
+    y = {"next": x.copy(), "input": None}.get(task.kind, np.zeros(task.batch, np.int64))
+    model.fit(x, y, batch_size=task.batch, shuffle=False, verbose=0)
     return model
 
 
-def _summing_model(task: Task) -> Any:
-    """A model whose step reads every bit of x and y, and learns nothing."""
-    import keras
+def gpu_peak(reset: bool = False) -> int | None:
+    """Return the most bytes that tensors had on all GPUs since the last reset; None without a GPU.
+
+    `nvidia-smi` shows another figure: TensorFlow takes almost all of a GPU when it starts, and shares it out itself.
+    """
     import tensorflow as tf
 
-    from .checksum import in_training_step
+    names = [f"GPU:{index}" for index, _ in enumerate(tf.config.list_logical_devices("GPU"))]
+    memory = tf.config.experimental
+    peak = sum(int(memory.get_memory_info(name)["peak"]) for name in names) if names else None
+    for name in names if reset else ():
+        memory.reset_memory_stats(name)
+    return peak
+
+
+def _summing_model(task: Task) -> Any:
+    import keras
+    import tensorflow as tf
 
     class Summing(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -105,13 +102,13 @@ def _summing_model(task: Task) -> Any:
             return self.add_weight(shape=(), dtype=dtype, initializer="zeros", trainable=False, name=name)
 
         def train_step(self, data: Any) -> Any:
-            x, y, *_ = data
-            with tf.control_dependencies([x, y]):  # the data are there when the step begins
+            given = [one for one in keras.utils.unpack_x_y_sample_weight(data)[:2] if one is not None]
+            with tf.control_dependencies(given):  # the data are there when the step begins
                 now = tf.timestamp()
             self.began.assign(tf.where(tf.equal(self.began, 0), now, self.began))
-            self.sum.assign_add(in_training_step(task, x, y))
-            self.samples.assign_add(tf.shape(x, tf.int64)[0])
-            self.bytes.assign_add(sum(tf.size(each, tf.int64) * each.dtype.size for each in (x, y)))
+            self.sum.assign_add(in_training_step(task, *given))
+            self.samples.assign_add(tf.shape(given[0], tf.int64)[0])
+            self.bytes.assign_add(sum(tf.size(each, tf.int64) * each.dtype.size for each in given))
             return {"samples": tf.identity(self.samples)}
 
     model = Summing()
@@ -161,18 +158,19 @@ def main() -> None:
             raise SystemExit("whoever started this process has gone")
 
     try:
-        module, task = strategy_module(asked["strategy"]), task_of(asked["task"])
+        strategy, task = strategies.load(asked["strategy"]), Task(**{**asked["task"], "shape": tuple(asked["task"]["shape"])})
         if asked.get("prepare"):
-            module.prepare(task)
+            assert strategy.prepare is not None
+            strategy.prepare(task)
         else:
-            train(module, task, asked.get("epochs", 1), asked.get("knobs") or {}, say, baseline)
+            train(strategy, task, asked.get("epochs", 1), asked.get("knobs") or {}, say, baseline)
     except Exception as error:
         say("failed", why=_in_a_line(error))
         raise SystemExit(1) from error
 
 
 def _channel() -> Say:
-    """What prints events to standard output as it is now; all else that prints there goes to standard error from here on."""
+    """Return a printer of events to standard output; everything else that prints there goes to standard error from here on."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout.flush()
     os.dup2(2, 1)
@@ -185,13 +183,13 @@ def _channel() -> Say:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot end its children; the kernel of Linux can."""
+    """Have the kernel of Linux end this process with its parent, which cannot do so itself when it is killed."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
 def _in_a_line(error: BaseException) -> str:
-    """The kind of error and its first line; of the whole chain of causes, where memory was refused at the bottom of it."""
+    """Return the kind and first line of an error and its causes: a refusal of memory stands at the bottom of the chain."""
     words: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(words) < 4:

@@ -1,0 +1,294 @@
+"""Figures derived from the rows of a report, and the answer in sentences."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from ..plain.display import format_duration
+from ..plain.memory_budget import format_bytes
+from . import strategies
+from .contract import FINISHED, KILLED, NOT_RUN, Epoch, Fit, Report, Row, Smallest, delivered
+
+IN_RAM = 0.9  # a strategy that is predicted to take this share of the data, or more, holds the data
+USUAL_FRAMEWORK = 400_000_000  # private bytes of a process that has started TensorFlow on a CPU; 260 MB were measured
+EACH = {"data": "byte of data", "batch": "sample of a batch", "look-ahead": "batch of look-ahead"}  # knob of a fit: its unit
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+
+# --- one row ------------------------------------------------------------------------------------------------------------
+
+
+def title(strategy: str) -> str:
+    """Return the title of a strategy; the name itself for a strategy that this version does not have.
+
+    >>> title("fit_memmap"), title("a strategy of another version")
+    ('fit(memmap)', 'a strategy of another version')
+    """
+    return strategies.load(strategy).title if strategy in strategies.names() else strategy
+
+
+def is_ours(strategy: str) -> bool:
+    return title(strategy).startswith("mmapstore")
+
+
+def is_right(row: Row) -> bool:
+    """Return True if every epoch consumed the bytes of its task, and each pair as a pair."""
+    return all(epoch.right for epoch in row.epochs)
+
+
+def finished(row: Row) -> bool:
+    return row.outcome == FINISHED and is_right(row)
+
+
+def counted(row: Row) -> list[Epoch]:
+    """Return the epochs whose time counts: from the second on, or the first where there is one alone."""
+    return row.epochs[1:] or row.epochs
+
+
+def speed_of(row: Row, epoch: Epoch) -> float:
+    """Return the bytes of x and y a second, as they are stored: a strategy that makes floats of bytes is not faster for it."""
+    return delivered(row.kind, row.data_nbytes, epoch.samples) / epoch.seconds
+
+
+def rates(row: Row) -> list[float]:
+    return [speed_of(row, epoch) for epoch in counted(row) if epoch.seconds > 0]
+
+
+def rate(row: Row) -> float | None:
+    """Return the median of `speed_of` the counted epochs; None unless the row finished, with the right data."""
+    found = rates(row) if finished(row) else []
+    return statistics.median(found) if found else None
+
+
+def epoch_seconds(row: Row) -> float | None:
+    """Return the median of the counted epochs; None unless the row finished, with the right data."""
+    return statistics.median(epoch.seconds for epoch in counted(row)) if finished(row) and row.epochs else None
+
+
+def amplification(row: Row) -> float | None:
+    """Return private memory / data; None unless the row finished: a row cut short had not come to its peak."""
+    return row.private / row.data_nbytes if finished(row) and row.private is not None and row.data_nbytes else None
+
+
+def holds_the_data(row: Row) -> bool:
+    """Return True if the strategy is predicted to hold the data in memory."""
+    return row.predicted is not None and row.predicted >= IN_RAM * max(row.data_nbytes, 1)
+
+
+def outcome(row: Row) -> str:
+    """
+    >>> outcome(Row("fit_memmap", "npy", "next", "not run", why="16.0 GB would not fit into 4.00 GB"))
+    'not run: 16.0 GB would not fit into 4.00 GB'
+    """
+    if row.outcome == FINISHED and not is_right(row):
+        return "WRONG DATA: the run finished, but the checksum of the data it consumed is not the task's"
+    return f"{row.outcome}: {row.why}" if row.why else row.outcome
+
+
+# --- rows together ------------------------------------------------------------------------------------------------------
+
+
+def grouped(rows: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Group rows by key, keys and rows in the order in which they came."""
+    found: dict[Key, list[Item]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def data_of(row: Row | Smallest) -> tuple[str, int]:
+    """Return (kind, bytes of data): rows with the same can be compared."""
+    return row.kind, row.data_nbytes
+
+
+def limit_of(row: Row) -> tuple[str, int, int, str]:
+    """Return (kind, bytes of data, bytes of the limit, its means): rows with the same ran under the same limit."""
+    return *data_of(row), row.limit or 0, row.limited_by or "a limit"
+
+
+def variant_of(row: Row | Smallest | Fit) -> tuple[str, str]:
+    """Return (strategy, form)."""
+    return row.strategy, row.form
+
+
+def has_kinds(report: Report) -> bool:
+    """Return True if the report has rows of several kinds of task, so that every sentence has to name its kind."""
+    rows: list[Row | Smallest | Fit] = [*report.everything, *report.bisected, *report.fits]
+    return len({each.kind for each in rows}) > 1
+
+
+def proof(rows: Iterable[Row]) -> Row | None:
+    """Return the row that proves a limit: it holds the data in memory, and was killed. None: the limit proves nothing."""
+    return next((row for row in rows if row.outcome == KILLED and holds_the_data(row)), None)
+
+
+def framework_of(report: Report) -> int:
+    """Return the private bytes of a process before the data: the most of the rows without a limit, or the usual figure."""
+    return max((row.baseline for row in report.rows if row.baseline), default=USUAL_FRAMEWORK)
+
+
+def share_of(row: Row, framework: int) -> float:
+    """Return the part of a limit beside the framework, as a share of the data; at least 0.01, so that it has a logarithm.
+
+    >>> share_of(Row("fit_memmap", "npy", "next", "killed", data_nbytes=1000, limit=700), framework=200)
+    0.5
+    """
+    return max(0.01, ((row.limit or 0) - framework) / max(row.data_nbytes, 1))
+
+
+def by_memory(rows: Iterable[Row]) -> list[Row]:
+    """Sort by private memory; then the rows that did not finish; then the rows that were not run, by prediction."""
+
+    def place(row: Row) -> tuple[int, int]:
+        if row.outcome == NOT_RUN:
+            return 2, row.predicted or 0
+        return int(not finished(row)), row.private if row.private is not None else row.predicted or 0
+
+    return sorted(rows, key=place)
+
+
+def labels(rows: Iterable[Row | Fit]) -> dict[tuple[str, str], str]:
+    """Return {(strategy, form): label}: the title, and the form where the same strategy has several.
+
+    >>> labels([Row("a", "npy", "next", "finished"), Row("b", "npy", "next", "finished"), Row("b", "h5", "next", "finished")])
+    {('a', 'npy'): 'a', ('b', 'npy'): 'b on npy', ('b', 'h5'): 'b on h5'}
+    """
+    found = dict.fromkeys(map(variant_of, rows))
+    several = {strategy for strategy, forms in grouped(found, lambda each: each[0]).items() if len(forms) > 1}
+    return {(strategy, form): title(strategy) + (f" on {form}" if strategy in several else "") for strategy, form in found}
+
+
+# --- words and sentences ------------------------------------------------------------------------------------------------
+
+
+def bytes_words(nbytes: float | None) -> str:
+    return "-" if nbytes is None else format_bytes(nbytes)
+
+
+def signed(nbytes: float | None) -> str:
+    """
+    >>> signed(12_000_000), signed(-4096), signed(None)
+    ('+12.0 MB', '-4.10 kB', '-')
+    """
+    return "-" if nbytes is None else f"{'-' if nbytes < 0 else '+'}{format_bytes(abs(nbytes))}"
+
+
+def speed_words(speed: float | None) -> str:
+    return "-" if speed is None else f"{format_bytes(speed)}/s"
+
+
+def format_seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else format_duration(seconds)
+
+
+def format_ratio(value: float | None) -> str:
+    """
+    >>> format_ratio(1.97), format_ratio(0.0123), format_ratio(0.00031), format_ratio(-1e-7), format_ratio(None)
+    ('1.97', '0.012', '0.0003', '0.0000', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:z.{2 if abs(value) >= 0.0995 else 3 if abs(value) >= 0.00995 else 4}f}"
+
+
+def slope_words(fit: Fit, slope: float) -> str:
+    """Format a slope of that line: a plain number for bytes of memory per byte of data, bytes for the others."""
+    return format_ratio(slope) if fit.knob == "data" else signed(slope)
+
+
+def machine_words(machine: dict[str, Any]) -> tuple[str, str]:
+    """Return (the machine, the versions of packages), each on one line.
+
+    >>> machine_words({"processor": "A CPU", "cores": 2, "memory": 8 * 10**9, "python": "3.11.9", "versions": {"keras": "3.8"}})
+    ('A CPU, 2 cores, 8.00 GB of memory, Python 3.11.9', 'keras 3.8')
+    """
+    known = {"processor": "{}", "system": "{}", "cores": "{} cores", "memory": "{} of memory", "python": "Python {}"}
+    found = {name: value for name, value in machine.items() if name != "versions" and value not in (None, "", [], ())}
+    if isinstance(memory := found.get("memory"), int | float):
+        found["memory"] = format_bytes(memory)
+    words = [known.get(name, f"{name.replace('_', ' ')} {{}}").format(value) for name, value in found.items()]
+    return ", ".join(words), ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items())
+
+
+def listed(words: Sequence[str], comma: str = ", ") -> str:
+    """
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, [comma.join(words[:-1]), *words[-1:]]))
+
+
+def answer(report: Report) -> list[str]:
+    """Return three sentences: the memory taken, the outcomes under the limit, and the fastest. Each from the rows alone."""
+    kinds = has_kinds(report)
+    return [_memory_sentence(report.rows, kinds), _limit_sentence(report.limited, kinds), _speed_sentence(report.rows, kinds)]
+
+
+def _main_group(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the task on which most finished; of several the one with the most data; of several the first.
+
+    Data of two kinds that were made in one size are whole samples of either, so they differ by less than a sample.
+    """
+    groups = grouped((row for row in rows if finished(row)), data_of)
+    return groups[max(groups, key=lambda data: (len(groups[data]), float(f"{data[1]:.1e}")))] if groups else []
+
+
+def _of_kind(kind: str, kinds: bool) -> str:
+    return f' (task "{kind}")' if kinds else ""
+
+
+def _memory_sentence(rows: Sequence[Row], kinds: bool) -> str:
+    measured = by_memory(row for row in _main_group(rows) if row.private is not None)
+    if not measured:
+        return "No private memory was measured without a limit."
+    names, parts = labels(measured), []
+    for who, ours in (("mmapstore's strategies", True), ("the other strategies", False)):
+        found = [row for row in measured if is_ours(row.strategy) is ours]
+        ends = found[:1] + [row for row in found[-1:] if row.private != found[0].private]
+        if found:
+            parts.append(f"{who} took {' to '.join(f'{signed(row.private)} ({names[variant_of(row)]})' for row in ends)}")
+    return (
+        f"For an epoch over {format_bytes(measured[0].data_nbytes)} of data{_of_kind(measured[0].kind, kinds)}, "
+        f"private memory over that of the started framework: {', '.join(parts)}."
+    )
+
+
+def _limit_sentence(limited: Sequence[Row], kinds: bool) -> str:
+    groups = grouped(limited, limit_of)
+    if not groups:
+        return "Nothing was run under a hard limit of memory."
+    key = max(groups, key=lambda group: (proof(groups[group]) is not None, len(groups[group])))
+    rows, names = groups[key], labels(groups[key])
+    done = [f"{names[variant_of(row)]} ({format_seconds(epoch_seconds(row))})" for row in rows if finished(row)]
+    killed = [names[variant_of(row)] for row in rows if row.outcome == KILLED]
+    rest = [names[variant_of(row)] for row in rows if not finished(row) and row.outcome not in (KILLED, NOT_RUN)]
+    parts = [
+        f"{verb} with {listed(found, '; ')}"  # names have commas in them
+        for verb, found in (("finished", done), ("was killed", killed), ("did not finish", rest))
+        if found
+    ]
+    worth = "" if proof(rows) else "; no strategy that holds the data in memory was killed under it, so it proves nothing"
+    return (
+        f"Under a hard limit of {format_bytes(key[2])} ({key[3]}), framework included, an epoch over {format_bytes(key[1])}"
+        f"{_of_kind(key[0], kinds)} {', and '.join(parts) or 'was not tried'}{worth}."
+    )
+
+
+def _speed_sentence(rows: Sequence[Row], kinds: bool) -> str:
+    timed = sorted(((rate(row) or 0.0, row) for row in _main_group(rows) if rate(row)), key=lambda pair: -pair[0])
+    if not timed:
+        return "No throughput was measured without a limit."
+    names = labels(row for _, row in timed)
+    best, first = timed[0]
+    words = f"The fastest{_of_kind(first.kind, kinds)} was {names[variant_of(first)]} with {format_bytes(best)}/s of x and y"
+    ours_first = is_ours(first.strategy)
+    slower, row = next((pair for pair in timed if is_ours(pair[1].strategy) is not ours_first), (0.0, None))
+    if row is None:
+        return f"{words}."
+    whose = "the other strategies" if ours_first else "mmapstore's strategies"
+    return (
+        f"{words}; the fastest of {whose}, {names[variant_of(row)]}, came to {format_bytes(slower)}/s, {slower / best:.2f} of it."
+    )

@@ -1,0 +1,127 @@
+"""A strategy: one way of feeding Keras, short enough to be judged by whoever knows it better.
+
+A strategy of this package is a decorated function. A user's own strategy is a .py file with the same parts as module attributes:
+
+    NAME                 the title in tables, such as "fit(memmap)"
+    KINDS                the kinds of task it serves, keys of `contract.KINDS`
+    STORED               the beginnings of the stored forms it reads, keys of `contract.FORMS`; ("",) for all forms
+    REQUIRES             packages it needs beside Keras, TensorFlow and NumPy
+    private(task)        predicted bytes of private memory at the peak
+    least(task)          optional: the least it takes, where the peak depends on timing and `private` is the most
+    fit_arguments(task)  the keyword arguments of `keras.Model.fit`: {"x": x, "y": y, "batch_size": 32}
+    prepare(task)        optional: writes what has to exist before training, in a process of its own
+
+`fit_arguments` and `private` may take `look_ahead=`, in batches. Only `fit_arguments` and `prepare` may import a framework.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...formats.registry import open_stored, split_inside
+from ...plain.framework_memory import Feed
+from ..contract import Task
+
+ARRAYS = ("next", "labelled", "input")
+REGISTERED: dict[str, Strategy] = {}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One strategy, with the parts that the module's docstring names."""
+
+    name: str
+    title: str
+    kinds: tuple[str, ...]
+    stored: tuple[str, ...]
+    requires: tuple[str, ...]
+    predict: Callable[..., int]
+    fit_arguments: Callable[..., dict[str, Any]]
+    least: Callable[[Task], int] | None = None
+    prepare: Callable[[Task], object] | None = None
+
+    def private(self, task: Task, **knobs: int) -> int:
+        """Return the predicted bytes of private memory; knobs that the prediction does not depend on are ignored."""
+        taken = inspect.signature(self.predict).parameters
+        return int(self.predict(task, **{name: value for name, value in knobs.items() if name in taken}))
+
+    def has(self, knob: str) -> bool:
+        """Return True if `fit_arguments` takes this knob."""
+        return knob in inspect.signature(self.fit_arguments).parameters
+
+    def serves(self, kind: str, form: str) -> bool:
+        return kind in self.kinds and form.startswith(self.stored)
+
+
+def strategy(
+    title: str,
+    *,
+    rule: Callable[[Feed], int] | None = None,
+    private: Callable[..., int] | None = None,
+    least: Callable[[Feed], int] | None = None,
+    kinds: tuple[str, ...] = ARRAYS,
+    stored: tuple[str, ...] = ("npy",),
+    requires: tuple[str, ...] = (),
+    prepare: Callable[[Task], object] | None = None,
+) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., dict[str, Any]]]:
+    """Register the decorated function as a strategy. Memory is predicted by `rule(feed)` or by `private(task)`."""
+
+    def enter(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        name = function.__name__
+        lower = None if least is None else lambda task: least(feed(task))
+        predict = private or (lambda task: rule(feed(task)))  # type: ignore[misc]
+        REGISTERED[name] = Strategy(name, title, kinds, stored, requires, predict, function, lower, prepare)
+        return function
+
+    return enter
+
+
+def own(path: str) -> Strategy:
+    """Load a user's own strategy from the .py file at `path`."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(path).resolve())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Strategy(
+        Path(path).stem, module.NAME, tuple(module.KINDS), tuple(module.STORED), tuple(module.REQUIRES), module.private,
+        getattr(module, "fit_arguments", dict), getattr(module, "least", None), getattr(module, "prepare", None),
+    )  # fmt: skip
+
+
+# --- parts of strategies ------------------------------------------------------------------------------------------------
+
+
+def arrays(task: Task, mmap_mode: Any = "r") -> tuple[Any, ...]:
+    """Load (x, y) of a .npy: frames and the frames after them, or samples and their labels; (x,) where the task has no y."""
+    a = np.load(task.path, mmap_mode=mmap_mode)
+    if task.kind == "next":
+        return a[:-1], a[1:]
+    return (a,) if task.labels is None else (a, np.load(task.labels))
+
+
+def feed(task: Task) -> Feed:
+    """Describe a task to the rules of `framework_memory`.
+
+    >>> feed(Task("labelled", "npy", "x.npy", 1000, (3, 4), "float64", "y.npy"))
+    Feed(array=96000, pairs=1000, batch=32, x=96, y=8, x_cast=48, y_cast=None, x_float=48, shift=None)
+    """
+    values, dtype, is_next = math.prod(task.shape), np.dtype(task.dtype), task.kind == "next"
+    x, as_float = values * dtype.itemsize, values * 4
+    cast = as_float if dtype.kind == "f" and dtype.itemsize != 4 else None
+    y = x if is_next else 0 if task.kind == "input" else 8
+    shift = 1 if is_next else None
+    return Feed(task.nbytes, task.pairs, task.batch, x, y, cast, cast if is_next else None, as_float, shift)
+
+
+def decoding_nbytes(task: Task) -> int:
+    """Return the bytes that a format's library needs to decode a chunk: the stored chunk and a filter's buffer; 0 if contiguous."""
+    stored = open_stored(*split_inside(task.path))
+    return 0 if stored.chunks is None else 2 * math.prod(stored.chunks) * np.dtype(task.dtype).itemsize
