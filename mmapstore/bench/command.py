@@ -123,6 +123,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
     from ..files.process_memory import memory_available
+    from ..operations.progress import progress_bar, shows_bar
     from . import running
     from .generated_data import generated
     from .machine import machine
@@ -135,8 +136,6 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
             f"--limit, --bisect and --sweep need a limit of memory that holds, and {sys.platform} offers none. Leave them out, or "
             "run inside a Linux container."
         )
-    from tqdm import tqdm
-
     from .measuring import Measuring
 
     directory = data_directory(options)
@@ -153,7 +152,7 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
     ]
     report = Report(machine() | running.instruments(), options.seed, tasks=tasks)
     ended: KeyboardInterrupt | MmapstoreError | None = None
-    with tqdm(total=work.runs(options.epochs), unit="run", leave=False, disable=None, dynamic_ncols=True) as bar:
+    with progress_bar("runs", work.runs(options.epochs), disable=not shows_bar(None)) as bar:
         measuring = Measuring(report, running.run, bar, options.epochs, options.timeout, options.cold, outputs.json)
         try:
             for task in work.to_make:

@@ -10,7 +10,7 @@ from typing import Any
 from ..plain.errors import InvalidTypeError
 
 
-def progress_bar(unit: str, total: int | None = None, initial: int = 0) -> Any:
+def progress_bar(unit: str, total: int | None = None, initial: int = 0, disable: bool = False) -> Any:
     """Return a `tqdm` bar on standard error that is wiped when it is closed.
 
     `unit` is "B" for bytes, which are shown as kB, MB ..., or a noun such as "objects". Close the bar, or use it in `with`.
@@ -23,9 +23,8 @@ def progress_bar(unit: str, total: int | None = None, initial: int = 0) -> Any:
         monitor_interval = 0  # no thread that wakes slow bars: it would outlive the operation
 
     is_bytes = unit == "B"
-    return Bar(
-        total=total, initial=initial, unit=unit if is_bytes else f" {unit}", unit_scale=is_bytes, leave=False, dynamic_ncols=True
-    )
+    words = unit if is_bytes else f" {unit}"
+    return Bar(total=total, initial=initial, unit=words, unit_scale=is_bytes, leave=False, dynamic_ncols=True, disable=disable)
 
 
 def shows_bar(wanted: Any, call: str = "(done, total)") -> bool:

@@ -56,7 +56,6 @@ def machine(monkeypatch):
     monkeypatch.setattr(running, "can_limit", lambda: "control group")
     monkeypatch.setattr("mmapstore.files.process_memory.memory_available", lambda: 20_000 * MB)
     monkeypatch.setattr(bench, "_require_framework", lambda: None)
-    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # no thread that stays
     return machine
 
 
@@ -436,8 +435,9 @@ def test_too_little_disk_is_told_before_anything_is_written(run, machine, monkey
     assert not machine.runs and not (tmp_path / "data").exists()
 
 
-def test_the_bar_says_what_runs_and_how_the_last_run_went(machine, tmp_path):
+def test_the_bar_says_what_runs_and_how_the_last_run_went(machine, monkeypatch, tmp_path):
     task, shown = generated("next", "npy", 3 * MB, tmp_path), io.StringIO()
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # no thread that stays
     with tqdm(total=2, file=shown, ncols=240, mininterval=0) as bar:
         Measuring(Report({}, 0), machine, bar).rows([plan_row("fit_memmap", task, epochs=2, available=10**12)])
     assert "fit(memmap), npy, next, 3.00 MB:  50%" in shown.getvalue()

@@ -244,6 +244,6 @@ def test_the_plan_in_words():
     assert "3.00 GB: 100,000 samples of float32 (3, 50, 50), batches of 32; stored as npy" in text
     assert "runs      1 row of 2 epochs, each in a process of its own" in text
     assert "2 more under a limit of 1.00 GB" in text
-    assert "time      about 2 min, estimated for 2 cores" in text
+    assert "time      about 2.08 min, estimated for 2 cores" in text
     assert "not run   fit(memmap) (npy, next) would not fit: predicted " in text
     assert all(len(line) <= 120 for line in text.splitlines())

@@ -132,7 +132,7 @@ def test_under_a_limit_each_panel_has_the_line_and_a_cross_where_it_was_killed()
     assert {(line.get_xdata()[0], line.get_ydata()[0]) for line in crosses} == {(look.seconds, look.private) for look in killed}
     heads = "\n".join(text.get_text() for text in figure.texts)
     assert "mmapstore to_tf\n+11.0 MB, 35.3 s an epoch" in heads
-    assert "fit(memmap)\nkilled after 3.30 s" in heads
+    assert "fit(memmap)\nkilled after 3.3 s" in heads
 
 
 def test_what_was_seen_of_a_process_that_was_being_ended_is_not_drawn():
