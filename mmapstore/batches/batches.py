@@ -15,7 +15,7 @@ from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.selection import Selection
 from ..plain.windows import Anchors, Episodes
-from ..readers.contract import Array, Reader
+from ..readers.contract import Array, NeedsScratch, Reader
 from . import window_frames
 from .arguments import checked_shard, require_windows, whole_number, window_range
 from .assembly import Assembly, Gather, Numbers
@@ -110,6 +110,9 @@ class Batches:
             if self.memory.total <= allowed:
                 break
         else:
+            for reader in readers.values():
+                if isinstance(reader, NeedsScratch):
+                    reader.fit(int(allowed) // 2)
             self._require(int(allowed))
         self.cursor = Cursor(len(self))
         self._cached: tuple[tuple[int, int], Array] | None = None

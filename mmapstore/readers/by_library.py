@@ -51,6 +51,9 @@ class ByLibrary:
         chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
         return 2 * chunk + 2 * self._step * self.spec.sample_nbytes + self.kept_nbytes
 
+    def fit(self, nbytes: int) -> None:
+        pass  # the library decides
+
     @property
     def files(self) -> list[str]:
         path = os.path.abspath(self._stored.name.partition("::")[0])  # a live object in memory has a name, and no file

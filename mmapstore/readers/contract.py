@@ -128,6 +128,10 @@ class NeedsScratch(Protocol):
         """Bytes of memory that reading takes beside the caller's buffer: part of every prediction."""
         ...
 
+    def fit(self, nbytes: int) -> None:
+        """Read in fewer threads from now on if `scratch_nbytes` is more than `nbytes`; one thread may still take more."""
+        ...
+
 
 @runtime_checkable
 class TakesAdvice(Protocol):

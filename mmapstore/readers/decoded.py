@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -78,6 +79,8 @@ class Decoded:
         self._chunk_nbytes = self._files.chunk_nbytes
         self._has_memory = False
         self._workspaces = shared_workspaces()
+        self._workers = most_workers()
+        self._turns: Any = contextlib.nullcontext()  # of threads, where fewer may be at work than there are
         self._axis = sample_axis(layout)
         # The axes of a run, samples first, in the order in which they are stored.
         leading = [letter for letter in "NT" if letter in layout.letters]
@@ -93,14 +96,23 @@ class Decoded:
         self._strides = [steps[place] for place in self._as_stored]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self._stored, self._layout, self.why)
+        return _reopened, (self._stored, self._layout, self.why, self._workers)
 
     # --- the contract ------------------------------------------------------------------------------------------------
 
     @property
     def scratch_nbytes(self) -> int:
+        return self.kept_nbytes + self._workers * self._worker_nbytes
+
+    @property
+    def _worker_nbytes(self) -> int:
         each = READ_TOGETHER if self._files.never_encoded else max(READ_TOGETHER, self._files.most_stored)
-        return self.kept_nbytes + most_workers() * (each + self._chunk_nbytes + self._decoder.scratch_nbytes)
+        return each + self._chunk_nbytes + self._decoder.scratch_nbytes
+
+    def fit(self, nbytes: int) -> None:
+        workers = max(1, min(self._workers, (nbytes - self.kept_nbytes) // self._worker_nbytes))
+        if workers < self._workers:
+            self._workers, self._turns = workers, threading.BoundedSemaphore(workers)
 
     @property
     def files(self) -> list[str]:
@@ -214,15 +226,16 @@ class Decoded:
     # --- in threads ------------------------------------------------------------------------------------------------------
 
     def _work(self, groups: Iterator[list[_Chunk]]) -> None:
-        workspace = self._workspaces.take()
-        try:
-            for group in groups:
-                if len(group) == 1:
-                    self._read_one(group[0], workspace)
-                else:
-                    self._read_neighbours(group, workspace)
-        finally:
-            self._workspaces.give(workspace)
+        with self._turns:
+            workspace = self._workspaces.take()
+            try:
+                for group in groups:
+                    if len(group) == 1:
+                        self._read_one(group[0], workspace)
+                    else:
+                        self._read_neighbours(group, workspace)
+            finally:
+                self._workspaces.give(workspace)
 
     def _read_one(self, chunk: _Chunk, workspace: Workspace) -> None:
         place = chunk.place
@@ -372,8 +385,9 @@ def decoded_reader(stored: HasChunks, layout: StoredLayout, why: str = "") -> tu
     return (Decoded(stored, layout, why, chunks, decoder), "") if decoder is not None else (None, why_not)
 
 
-def _reopened(stored: HasChunks, layout: StoredLayout, why: str) -> Decoded:
+def _reopened(stored: HasChunks, layout: StoredLayout, why: str, workers: int) -> Decoded:
     reader, why_not = decoded_reader(stored, layout, why)
     if reader is None:
         raise DamagedFileError(f"{stored} cannot be decoded here, though it could where it was opened: {why_not}. Open it again.")
+    reader.fit(reader.kept_nbytes + workers * reader._worker_nbytes)
     return reader

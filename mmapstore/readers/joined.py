@@ -57,6 +57,11 @@ class Joined:
         needed = [reader.scratch_nbytes - _kept(reader) for reader in self._readers if isinstance(reader, NeedsScratch)]
         return self.kept_nbytes + max(needed, default=0)
 
+    def fit(self, nbytes: int) -> None:
+        for reader in self._readers:
+            if isinstance(reader, NeedsScratch):
+                reader.fit(nbytes - self.kept_nbytes + _kept(reader))
+
     @property
     def files(self) -> list[str]:
         return [path for reader in self._readers if isinstance(reader, NamesFiles) for path in reader.files]

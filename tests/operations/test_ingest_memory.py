@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from ingest_results import video
@@ -37,7 +38,7 @@ print(json.dumps({"measured": rise.nbytes, "predicted": predicted[0]}))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("out", ["x.npy", "x.h5", "x.zarr"])
-@pytest.mark.parametrize("kind", ["npy", "npz", "generator", "video", "converted", "fields", "appended"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "generator", "video", "converted", "fields", "appended", "large chunks"])
 def test_measured_is_at_most_predicted(tmp_path: Path, out: str, kind: str) -> None:
     options: dict[str, object] = {"max_memory": "100MB"}
     if kind == "video":
@@ -48,6 +49,12 @@ def test_measured_is_at_most_predicted(tmp_path: Path, out: str, kind: str) -> N
         np.save(source, array)
         out = out.replace(".npy", ".store")
         options |= {"append": True} if kind == "appended" else {}
+    elif kind == "large chunks":  # one thread decodes: all of them would take 500 MB
+        options["max_memory"] = "250MB"
+        array = np.random.default_rng(0).integers(0, 9, (400, 3, 300, 400)).astype(np.uint8)
+        source = str(tmp_path / "in.h5")
+        with h5py.File(source, "w") as file:
+            file.create_dataset("x", data=array, chunks=(100, 3, 300, 400), compression="gzip", compression_opts=1)
     elif kind == "generator":
         source = "generator"
         options |= {"source_layout": "NC"}
@@ -60,4 +67,4 @@ def test_measured_is_at_most_predicted(tmp_path: Path, out: str, kind: str) -> N
     if out != "x.npy" and kind == "npy":
         options |= {"compression": "gzip"}
     found = measured(CHILD, source, tmp_path / out, json.dumps(options))
-    assert found["measured"] <= found["predicted"] <= 100_000_000, found
+    assert found["measured"] <= found["predicted"] <= int(str(options["max_memory"])[:3]) * 1_000_000, found

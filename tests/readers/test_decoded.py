@@ -7,6 +7,8 @@ import itertools
 import math
 import os
 import pickle
+import threading
+import time
 import weakref
 import zlib
 
@@ -248,6 +250,39 @@ def test_memory_beside_the_callers_is_what_was_predicted(tmp_path, threads):
     assert held >= 8 * 3 * 400 * 4
     assert held + most_workers() * reader._decoder.scratch_nbytes + reader.kept_nbytes <= reader.scratch_nbytes
     assert reader.kept_nbytes == 1000
+
+
+@pytest.mark.parametrize("share, workers", [(1.0, None), (0.6, 2), (0.01, 1)])
+def test_less_memory_means_fewer_threads(tmp_path, share, workers, threads):
+    reader = reader_of(stored_chunks(tmp_path, FRAMES.copy(), (1, 3, 4, 1)))
+    before = reader.scratch_nbytes
+    reader.fit(int(before * share))
+    one = (before - reader.kept_nbytes) // most_workers()
+    assert reader.scratch_nbytes == reader.kept_nbytes + one * (workers or most_workers())
+    reader.fit(2 * before)  # what was promised to others holds
+    assert reader.scratch_nbytes <= max(before * share, reader.kept_nbytes + one)
+    at_work, most, lock = [0], [0], threading.Lock()
+    read_one = reader._read_one
+
+    def watched(*arguments):
+        with lock:
+            at_work[0] += 1
+            most[0] = max(most[0], at_work[0])
+        time.sleep(0.001)
+        read_one(*arguments)
+        with lock:
+            at_work[0] -= 1
+
+    reader._read_one = watched
+    out = np.empty(SHAPE, "f4")
+    callers = [threading.Thread(target=reader.read, args=(0, len(FRAMES), out)) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    np.testing.assert_array_equal(out, FRAMES)
+    assert most[0] <= (workers or 99)
+    assert pickle.loads(pickle.dumps(reader)).scratch_nbytes == reader.scratch_nbytes
 
 
 def test_joined_files_share_decoder_and_memory(tmp_path):

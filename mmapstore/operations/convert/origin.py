@@ -28,7 +28,7 @@ from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.guessed_axes import Doubt, doubt_about
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
 from ...readers.contract import NamesFiles, NeedsScratch, Reader
-from ...readers.decoded import decoded_reader
+from ...readers.decoded import Decoded, decoded_reader
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -72,6 +72,10 @@ class Origin(Protocol):
     @property
     def scratch_nbytes(self) -> int:
         """Bytes of memory that one `read_box` takes beside the caller's buffer."""
+        ...
+
+    def fit(self, nbytes: int) -> None:
+        """Read in fewer threads from now on if `scratch_nbytes` is more than `nbytes`."""
         ...
 
     def read_box(self, box: Box, out: Array) -> None:
@@ -138,6 +142,7 @@ class Stored:
         """How regions are read, decided once. Sets `how`, and `chunks` where these are decoded as a whole."""
         stored = self._array
         self._scratch_nbytes = 0
+        self._reader: Decoded | None = None
         if math.prod(self.shape) == 0 or not self.shape:
             self.how = "nothing is stored" if self.shape else "one value"
             return stored.read_box
@@ -153,7 +158,7 @@ class Stored:
             reader, _ = decoded_reader(stored, StoredLayout(letters, self.shape)) if len(letters) == len(self.shape) else (None, "")
             if reader is not None:
                 self.chunks = stored.chunks
-                self._scratch_nbytes = reader.scratch_nbytes
+                self._reader = reader
                 self.how = "decoded in threads"
                 return reader.read_box
         self.chunks = stored.chunks
@@ -166,7 +171,11 @@ class Stored:
 
     @property
     def scratch_nbytes(self) -> int:
-        return self._scratch_nbytes
+        return self._scratch_nbytes if self._reader is None else self._reader.scratch_nbytes
+
+    def fit(self, nbytes: int) -> None:
+        if self._reader is not None:
+            self._reader.fit(nbytes)
 
     @property
     def is_plain(self) -> bool:
@@ -224,6 +233,10 @@ class Joined:
     @property
     def scratch_nbytes(self) -> int:
         return self._reader.scratch_nbytes if isinstance(self._reader, NeedsScratch) else 0
+
+    def fit(self, nbytes: int) -> None:
+        if isinstance(self._reader, NeedsScratch):
+            self._reader.fit(nbytes)
 
     def read_box(self, box: Box, out: Array) -> None:
         if any(part != slice(0, length) for part, length in zip(box[1:], self.shape[1:], strict=True)):

@@ -23,6 +23,7 @@ from .slabs import PREFERRED_NBYTES, Slabs, decodes, planned
 from .wishes import Wishes, axes_of, chunks_and_codec, copies_chunks, region_of, require_values
 
 BUFFERS = 3  # slabs on the way: one is read, one digested and written, one waits between
+_LEAST_NBYTES = 1 << 20  # of a slab: smaller ones save nothing beside fixed buffers
 _SMALL_THINGS = 12 << 20  # manifest, journal, what libraries load when they are first used, what malloc rounds up
 
 
@@ -130,6 +131,7 @@ class Plan:
 def plan_of(origin: Origin, target: Target, wishes: Wishes, max_memory: int) -> Plan:
     """Raises InvalidValueError and InvalidTypeError for wishes that cannot be meant, MemoryBudgetError if nothing fits."""
     require_values(origin)
+    origin.fit(max_memory // 2)
     axes, layout = axes_of(origin, wishes.layout)
     first, shape = region_of(origin, wishes.samples)
     packing = packing_of(origin) if wishes.unpack else None
@@ -153,7 +155,7 @@ def plan_of(origin: Origin, target: Target, wishes: Wishes, max_memory: int) -> 
         scattered = source_chunks is None and axes[-1] != len(axes) - 1
         preferred = most if scattered else PREFERRED_NBYTES
         slabs = planned(new_shape, cast.target.itemsize, most, chunks, source_chunks, starts, preferred) if most > 0 else None
-        return replace(plan, slabs=slabs or _least_slab(new_shape, chunks)), slabs is not None
+        return replace(plan, slabs=slabs or _least_slab(new_shape, cast.target.itemsize, chunks)), slabs is not None
 
     plan, fits = fitted(True)
     if not fits and plan.new.chunks == source_chunks and wishes.chunks is None:
@@ -172,11 +174,11 @@ def _remedy(chunks: tuple[int, ...] | None) -> str:
     return f"Give a larger max_memory={smaller}."
 
 
-def _least_slab(shape: tuple[int, ...], chunks: tuple[int, ...] | None) -> Slabs:
+def _least_slab(shape: tuple[int, ...], itemsize: int, chunks: tuple[int, ...] | None) -> Slabs:
     for axis, each in enumerate(chunks or ()):
         if each > 1:
             return Slabs(shape, axis, each)
-    return Slabs(shape, len(shape) - 1, 1)
+    return planned(shape, itemsize, _LEAST_NBYTES) or Slabs(shape, len(shape) - 1, 1)
 
 
 def _most_nbytes(plan: Plan, max_memory: int) -> int:

@@ -101,6 +101,15 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class FitsMemory(Protocol):
+    """An ability: a source that can read in less memory, more slowly."""
+
+    def fit(self, nbytes: int) -> None:
+        """Arrange reading so that `memory` stays well below `nbytes`, if that is possible."""
+        ...
+
+
+@runtime_checkable
 class LooksFirst(Protocol):
     """An ability: a source that has to read everything once before it can tell what it gives."""
 

@@ -13,7 +13,7 @@ from ...plain.channel_statistics import SCRATCH_NBYTES
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.manifest import ArrayManifest
 from ...plain.memory_budget import MemoryPlan
-from .contract import ONLY, Source
+from .contract import ONLY, FitsMemory, Source
 from .conversion import Conversion
 from .journal import Record
 from .target import Place, Target
@@ -157,6 +157,8 @@ class WritePlan:
 
 def write_plan(source: Source, target: Target, options: Options, max_memory: int) -> WritePlan:
     """Blocks as large as is good, and as fits into `max_memory` bytes; if none does, the smallest ones."""
+    if isinstance(source, FitsMemory):
+        source.fit(max_memory)
     conversions = {
         field: Conversion.of(spec, options.of("layout", field), options.dtype_of(field, spec))
         for field, spec in source.specs.items()

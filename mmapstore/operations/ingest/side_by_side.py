@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...plain.errors import InvalidValueError
-from .contract import ONLY, Array, Piece, Position, Source
+from .contract import ONLY, Array, FitsMemory, Piece, Position, Source
 
 
 class UnequalFieldsError(InvalidValueError):
@@ -62,6 +62,11 @@ class SideBySide:
 
     def _length_words(self, name: str, ended: bool, at: int) -> str:
         return str(at) if ended else str(self._parts[name].samples or f"more than {at}")
+
+    def fit(self, nbytes: int) -> None:
+        for part in self._parts.values():
+            if isinstance(part, FitsMemory):
+                part.fit(nbytes // len(self._parts))
 
     def memory(self, at_most: int) -> dict[str, int]:
         parts = {name: part.memory(at_most) for name, part in self._parts.items()}

@@ -17,7 +17,10 @@ from ...plain.array_likes import exact_array, is_read_in_slices
 from ...plain.array_spec import DEFAULT_LAYOUTS, LETTERS, ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.guessed_axes import Doubt, doubt_about
+from ...readers.contract import Decodes, NeedsScratch
 from .contract import ONLY, Array, Piece, Position
+
+_MOST_DECODINGS = 4  # of a chunk that is read in parts to save memory
 
 
 def content_mark(*samples: Array) -> str:
@@ -121,6 +124,10 @@ class DatasetSource:
 
     def __init__(self, dataset: Any, name: str, paths: list[str], doubts: Sequence[Doubt] = ()) -> None:
         self._dataset, self.doubts = dataset, doubts
+        # Other objects with fields, episodes and a layout are taken for datasets too, and have neither readers nor notes.
+        self._reader = next(iter(getattr(dataset, "readers", {}).values()), None)
+        self._together = self._reader.decoded_together if isinstance(self._reader, Decodes) else 1
+        self._takes_whole = True
         self.name = name
         self.paths = paths
         shape = tuple(int(n) for n in dataset.shape)
@@ -128,7 +135,6 @@ class DatasetSource:
         self.specs = {ONLY: self._spec}
         self.samples: int | None = len(dataset)
         self.guess = len(dataset)
-        # Other objects with fields, episodes and a layout are taken for datasets too, and have no notes.
         note = next(iter(getattr(dataset, "notes", {}).values()), None)
         self.notes: Mapping[str, Mapping[str, Any]] = {} if note is None else {ONLY: note.to_json()}
         self._starts = np.asarray(dataset.episodes, np.int64)[:-1]
@@ -144,14 +150,32 @@ class DatasetSource:
             "content": content_mark(*marks),
         }
 
+    def fit(self, nbytes: int) -> None:
+        if isinstance(self._reader, NeedsScratch):
+            self._reader.fit(nbytes // 2)
+        self._takes_whole = self._together * self._spec.sample_nbytes <= nbytes // 8
+
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
-        for at in range(after.samples, len(self._dataset), at_most):
-            read = np.asarray(self._dataset[at : at + at_most])
-            yield Piece({ONLY: read}, starts_between(self._starts, at, at + len(read)))
+        at = after.samples
+        while at < len(self._dataset):
+            step = self._step(at_most)
+            stop = at + step - at % min(step, self._together)
+            read = np.asarray(self._dataset[at:stop])
+            for start in range(0, len(read), at_most):
+                piece = read[start : start + at_most]
+                yield Piece({ONLY: piece}, starts_between(self._starts, at + start, at + start + len(piece)))
+            at += len(read)
 
     def memory(self, at_most: int) -> dict[str, int]:
-        # What was read, what is being read, and the same again for chunks that a library decodes whole.
-        return {"samples being read": 3 * at_most * self._spec.sample_nbytes}
+        scratch = self._reader.scratch_nbytes if isinstance(self._reader, NeedsScratch) else 0
+        # The samples read before, those being read, and where the reader does not tell, as much for chunks decoded whole.
+        times = 2 if scratch else 3
+        return {"samples being read": times * self._step(at_most) * self._spec.sample_nbytes, "decoding": scratch}
+
+    def _step(self, at_most: int) -> int:
+        """Return the samples to read at once: whole chunks, or where they take too much memory, no less than a fourth."""
+        is_cut = at_most < self._together <= _MOST_DECODINGS * at_most and not self._takes_whole
+        return at_most if is_cut else max(1, at_most // self._together) * self._together
 
 
 def stamp(paths: Iterable[str]) -> str:
