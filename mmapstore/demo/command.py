@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from ..batches.opening import open_dataset
     from .frames import HISTORY, described, parted, require_frames
     from .report import Outcome, save_picture
-    from .training import epochs_for, shrink_factor, started_keras, train
+    from .training import LEAST_STEPS, shrink_factor, started_keras, train
     from .video import ingested, is_video, make_directory, require_packages, sample_video
 
     require_packages("keras", "PIL")
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         f"Batches of {parts.train_batches.batch_size}: x is {HISTORY} frames, y the one after them, "
         f"shuffled for training, as {about.dtype} of full size."
     )
-    factor, epochs = shrink_factor(about), options.epochs or epochs_for(parts.steps)
+    factor, epochs = shrink_factor(about), options.epochs or min(24, max(3, -(-LEAST_STEPS // parts.steps)))
     size = f"{about.height // factor}x{about.width // factor}" + (f" (means over {factor}x{factor} pixels)" if factor > 1 else "")
     say("Starting Keras ...")
     keras = started_keras()

@@ -76,7 +76,11 @@ class Outcome:
                 format_bytes(held + copied),
                 f"computed: all frames as float32 {format_bytes(held)}, and the x and y that Keras copies {format_bytes(copied)}",
             ),
-            ("samples a second", f"{trained.samples_per_second:.3g}", "in training, reading and down-sampling included"),
+            (
+                "samples a second",
+                f"{trained.samples_per_second:.3g}",
+                "in training and validation, reading and shrinking included",
+            ),
             ("validation loss", f"{loss:.3g}", f"{compared(loss, trained.baseline)} ({trained.baseline:.3g})"),
             (
                 "test loss",

@@ -26,7 +26,7 @@ REACH = 3  # pixels of motion per frame, after down-sampling, that the model can
 _SMALL = (90, 160)  # height and width that frames are brought down to, about
 _FEATURES = 24
 _RATE = 5e-3
-_STEPS = 140  # batches to learn from, at least
+LEAST_STEPS = 140  # batches to learn from
 _CONTROL_STEPS, _CONTROL_BATCHES = 12, 48  # in a Keras epoch and in all: fewer give unsteady figures
 
 Array = np.ndarray[Any, Any]
@@ -60,15 +60,6 @@ class Trained:
         if self.measured_bytes is None or self.framework_bytes is None:
             return None
         return max(0, self.measured_bytes - self.framework_bytes)
-
-
-def epochs_for(steps: int) -> int:
-    """Return the number of epochs that gives the model enough batches to learn from.
-
-    >>> epochs_for(23), epochs_for(6), epochs_for(100)
-    (7, 24, 3)
-    """
-    return min(24, max(3, -(-_STEPS // steps)))
 
 
 def started_keras() -> Any:
@@ -192,24 +183,14 @@ def train(parts: Parts, about: Frames, epochs: int, say: Callable[[str], object]
 
     began = time.monotonic()
     losses: list[float] = []
-    times = [began, began]  # when the epoch and its last batch were done
-    training = 0.0
 
     def end_of_epoch(epoch: int, logs: dict[str, float]) -> None:
-        nonlocal training
-        seconds, loss = max(1e-9, times[1] - times[0]), float(logs["val_loss"])
-        training += seconds
-        losses.append(loss)
+        losses.append(float(logs["val_loss"]))
         say(
-            f"  epoch {epoch + 1} of {epochs}: training loss {float(logs['loss']):.3g}, validation loss {loss:.3g}, "
-            f"{compared(loss, baseline)}; {parts.steps * len(held[0]) / seconds:.3g} samples a second"
+            f"  epoch {epoch + 1} of {epochs}: training loss {float(logs['loss']):.3g}, validation loss {losses[-1]:.3g}, "
+            f"{compared(losses[-1], baseline)}"
         )
 
-    clock = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: times.__setitem__(0, time.monotonic()),
-        on_train_batch_end=lambda batch, logs: times.__setitem__(1, time.monotonic()),
-        on_epoch_end=end_of_epoch,
-    )
     with PrivatePeak() as peak:
         baseline = float(repeat.evaluate(parts.validation_batches.to_keras(), verbose=0))
         say(f"Repeating the last frame has a validation loss of {baseline:.3g}; the model starts there. Training:")
@@ -219,15 +200,16 @@ def train(parts: Parts, about: Frames, epochs: int, say: Callable[[str], object]
             epochs=epochs,
             shuffle=False,
             verbose=0,
-            callbacks=[clock],
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_of_epoch)],
         )
     seconds = time.monotonic() - began
+    samples = epochs * (parts.steps * len(held[0]) + parts.validation_batches.samples)
     return Trained(
         losses=losses,
         baseline=baseline,
         test_loss=float(model.evaluate(parts.test_batches.to_keras(), verbose=0)),
         test_baseline=float(repeat.evaluate(parts.test_batches.to_keras(), verbose=0)),
-        samples_per_second=epochs * parts.steps * len(held[0]) / training,
+        samples_per_second=samples / seconds,
         framework_bytes=framework,
         measured_bytes=peak.growth,
         seconds=seconds,

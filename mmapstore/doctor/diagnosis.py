@@ -7,11 +7,10 @@ from typing import Any
 
 from ..plain.display import format_duration, text_table
 from ..plain.memory_budget import MemoryPlan, format_bytes
-from .bottleneck import Bottleneck
 from .findings.contract import Finding
 from .frameworks import Frameworks
 from .routes import Route
-from .speeds import Speeds
+from .speeds import Bottleneck, Speeds
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from ..operations.ingest.video import VIDEO_SUFFIXES
 from ..plain.array_spec import DEFAULT_LAYOUTS
 from ..plain.errors import DamagedFileError, InvalidValueError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
-from .bottleneck import bottleneck_of
 from .diagnosis import Diagnosis
 from .findings import all_findings, elements
 from .findings.arrangement import alignment_words
@@ -21,7 +20,7 @@ from .findings.shuffling import fitting_shuffle
 from .frameworks import installed
 from .remedies import all_at_once
 from .routes import routes_of
-from .speeds import measured
+from .speeds import bottleneck_of, measured
 from .subject import NEXT, NONE, Subject, subject_of
 
 

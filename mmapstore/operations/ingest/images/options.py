@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
-from ...command_options import refuse_options
+from ...command_options import keywords, refuse_options
 from ..contract import Source
 from .files import looks_like_images
 from .order import ORDERS
@@ -94,50 +94,31 @@ def source_from(options: argparse.Namespace) -> Source | None:
             return None
     if options.max_pixels is not None:
         _allow_pixels(options.max_pixels)
-    shared: dict[str, Any] = {
-        "size": None if options.size is None else size_of(options.size),
-        "fit": options.fit or "crop",
-        "channels": options.channels,
-        "dtype": options.dtype,
-        "scale": None if options.scale is None else _scale(options.scale),
-        "labels": None if options.labels == "none" else options.labels or "index",
-        "skip_broken": options.skip_broken,
-        "order": options.order,
-        "seed": options.seed or 0,
-        "episodes": options.episodes,
+    changed = {
+        "size": options.size and size_of(options.size),
+        "scale": options.scale and _scale(options.scale),
         "source_field": False if options.no_source else None,
     }
+    kind: Any
     if options.annotations is None:
-        from .images import Images
+        from .images import Images as kind
 
-        return Images(
-            sources[0] if len(sources) == 1 else sources,
-            pages=options.pages or "all",
-            masks={"yes": True, "no": False}.get(options.masks, options.masks),
-            unmatched=options.unmatched or "error",
-            path_column=options.path_column or "path",
-            label_column=options.label_column,
-            **shared,
-        )
-    if len(sources) > 1:
-        raise InvalidValueError(f"--annotations belongs to one folder of images; {len(sources)} sources were given.")
-    from .annotated import AnnotatedImages
+        changed["source"] = sources[0] if len(sources) == 1 else sources
+        changed["masks"] = {"yes": True, "no": False}.get(options.masks, options.masks)
+    else:
+        from .annotated import AnnotatedImages as kind
 
-    return AnnotatedImages(
-        sources[0],
-        options.annotations,
-        subset=options.subset,
-        categories=None if options.categories is None else _names(options.categories),
-        background=options.background or True,
-        unmatched=options.unmatched or "error",
-        first_pixel=options.first_pixel or 0,
-        clip_boxes=1.0 if options.clip_boxes is None else options.clip_boxes,
-        **shared,
-    )
+        if len(sources) > 1:
+            raise InvalidValueError(f"--annotations belongs to one folder of images; {len(sources)} sources were given.")
+        changed["images"] = sources[0]
+        changed["categories"] = options.categories and _names(options.categories)
+    given = {name: value for name, value in keywords(kind, options, **changed).items() if value is not None}
+    found: Source = kind(**given | ({"labels": None} if options.labels == "none" else {}))
+    return found
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """(height, width) in pixels.
+    """Return (height, width) in pixels.
 
     >>> size_of("48x64"), size_of("32")
     ((48, 64), (32, 32))
