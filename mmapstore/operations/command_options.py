@@ -14,8 +14,14 @@ RESUMABLE = "Interrupted. Run the same command again to go on from here."
 _OPTIONS: dict[str, dict[str, Any]] = {
     "path": {"metavar": "PATH", "help": "a file, file::/inside, a quoted glob or a directory"},
     "--key": {"metavar": "NAME", "help": "name of the array inside the file, instead of ::NAME"},
-    "--layout": {"metavar": "AXES", "help": "axes of the stored array, such as NHWC or TNHW (default: from the number of axes)"},
-    "--source-layout": {"metavar": "AXES", "help": "axes of the source, such as NHWC or NTHWC (default: from the number of axes)"},
+    "--layout": {
+        "metavar": "AXES",
+        "help": "axes of the stored array, such as NHWC or TNHW (default: from the manifest or the number of axes)",
+    },
+    "--source-layout": {
+        "metavar": "AXES",
+        "help": "axes of the source, such as NHWC or NTHWC (default: from the manifest or the number of axes)",
+    },
     "--dtype": {"help": "dtype of the output, such as uint8 or float32 (default: that of the source)"},
     "--compression": {"metavar": "NAME", "help": "compression of HDF5 and Zarr output: gzip, zstd, blosc ..."},
     "--max-memory": {"metavar": "SIZE", "default": "256MB", "help": "upper bound of private memory (default: 256MB)"},
