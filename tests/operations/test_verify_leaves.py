@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mmapstore.operations.convert import convert
 from mmapstore.operations.ingest import ingest, journal
 from mmapstore.operations.verify import manifest_check, verify
 from mmapstore.plain import digest_leaves
+from mmapstore.plain.content_digest import content_sha256
 from mmapstore.plain.manifest import SUFFIX, leaves_path
 
 OUTS = ["x.npy", "x.h5", "x.zarr"]
@@ -101,6 +104,21 @@ def test_the_file_of_leaves_comes_and_goes_with_the_manifest(tmp_path: Path, mon
     assert os.path.getsize(leaves) == 2 * 32 and verify(path)
     ingest(frames(3), path, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == ["x.npy", "x.npy" + SUFFIX] and verify(path)
+
+
+@pytest.mark.parametrize("out", OUTS)
+def test_old_samples_keep_their_digest_when_more_are_appended(tmp_path: Path, out: str) -> None:
+    """Their whole leaves are not hashed again, so that damage which passes their CRC-32 is not taken for the data."""
+    path = ingest(frames()[:9], tmp_path / out)
+    assert [array.sha256 for array in verify(ingest(frames()[9:], path, append=True)).arrays] == [content_sha256(frames())]
+    change(path, 5)
+    damaged = mm.open(path)[:]
+    manifest = Path(path + SUFFIX)
+    found = json.loads(manifest.read_text())
+    found["fields"]["data"]["checksums"] = [f"{zlib.crc32(damaged.tobytes()):08x}"]
+    manifest.write_text(json.dumps(found))
+    ingest(frames(), path, append=True)
+    assert problems(path) == ["samples [4, 8) hold other values than were written (leaf 1 of 5)"]
 
 
 def test_one_file_for_the_fields_of_a_directory(tmp_path: Path) -> None:

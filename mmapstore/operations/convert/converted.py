@@ -20,7 +20,7 @@ class Converted:
     shape, dtype, layout : of the target
     nbytes : of all values as written, uncompressed
     stored_nbytes : of the target on disk
-    sha256 : of all values written, in C order, little-endian; "" of a dry run
+    sha256 : content digest of what was written, the same in any format; "" of a dry run
     rounded, clipped : values that a cast changed
     chunks : of the target; 0 where it has none
     chunks_copied : how the chunks came: True if encoded as they were

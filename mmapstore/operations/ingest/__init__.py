@@ -11,13 +11,14 @@ from ...files.exclusive_lock import exclusive_lock
 from ...plain.errors import InvalidValueError
 from ...plain.manifest import DIRECTORY_MANIFEST
 from ...plain.memory_budget import MemoryPlan, parse_bytes
+from ..manifest_files import write_manifest
 from ..progress import Progress
 from .appending import Appended, append_plan, before_of, copy_to_work_on, first_record
 from .contract import ONLY, LooksFirst, Source
 from .description import written_manifest
 from .estimate import Estimate, estimate_of, require_can_be_measured, require_epochs
 from .field_write import write_fields
-from .journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish, write_manifest
+from .journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish
 from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
 from .recognition import fields_of, images_of, is_source, require_source_exists, source_of
 from .side_by_side import SideBySide, UnequalFieldsError

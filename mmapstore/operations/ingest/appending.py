@@ -21,8 +21,10 @@ from ...files import descriptors, durable_writes
 from ...files.cheap_copy import copy_file, copy_store
 from ...formats.registry import open_stored
 from ...plain.array_spec import ArraySpec
+from ...plain.digest_leaves import leaves_of
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError
 from ...plain.manifest import ArrayManifest, Manifest
+from ..manifest_files import read_leaves
 from .contract import Array, Piece, Position, Source
 from .conversion import Conversion
 from .field_write import checksum_of, damaged
@@ -64,7 +66,8 @@ def before_of(target: Target, source: Source, options: Options) -> Before:
     complete = whole // block
     while any(complete * block % _chunk_samples(target, found[field]) for field in found):
         complete -= 1
-    return Before(whole, block, found, target.writing.tail is not None, complete * block)
+    leaves = {field: _whole_leaves(target.manifest_path, entry) for field, entry in found.items()}
+    return Before(whole, block, found, target.writing.tail is not None, complete * block, leaves)
 
 
 def _entries(target: Target) -> dict[str, ArrayManifest]:
@@ -81,6 +84,12 @@ def _entries(target: Target) -> dict[str, ArrayManifest]:
         for name, entry in Manifest.from_json(text, path).fields.items()
         if target.is_directory_of_fields or entry.key == target.place(name).key
     }
+
+
+def _whole_leaves(path: str, entry: ArrayManifest) -> Mapping[int, bytes]:
+    """The leaves of a field that stay as they are when samples are added, by number."""
+    leaves = leaves_of(entry.shape, np.dtype(entry.dtype).itemsize)
+    return {} if leaves.merged else dict(enumerate(read_leaves(path, entry)[: leaves.values // leaves.each]))
 
 
 def _require_fits(target: Target, source: Source, options: Options, field: str, entry: ArrayManifest) -> None:

@@ -63,8 +63,9 @@ def write_fields(plan: WritePlan, record: Record, journal: Journal, report: Call
 
 def summaries_of(plan: WritePlan) -> dict[str, Summary]:
     """Of each field, before the first block."""
+    known = plan.before.leaves if plan.before is not None else {}
     return {
-        name: Summary(field.conversion.target.dtype, field.conversion.channel_axis, field.is_counted)
+        name: Summary(field.conversion.target.dtype, field.conversion.channel_axis, field.is_counted, known.get(name))
         for name, field in plan.fields.items()
     }
 

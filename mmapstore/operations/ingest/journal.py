@@ -44,7 +44,8 @@ from typing import Any
 from ...files import durable_writes
 from ...formats import npy_tail
 from ...plain.errors import StateMismatchError, TargetExistsError
-from ...plain.manifest import Manifest, leaves_path
+from ...plain.manifest import Manifest
+from ..manifest_files import write_manifest
 from .contract import Position
 from .target import Target
 
@@ -335,16 +336,6 @@ def _show(journal: Journal, paths: list[str], manifest: str) -> None:
         write_manifest(journal.target.manifest_path, manifest, journal.leaves)
         durable_writes.remove(journal.target.journal)
     durable_writes.sync_directory(os.path.dirname(os.path.abspath(journal.target.path)))
-
-
-def write_manifest(path: str, manifest: str, leaves: bytes) -> None:
-    """Write a manifest, after the file of leaves that belongs to it; one that belonged to the manifest before goes."""
-    beside = leaves_path(path)
-    if leaves:
-        durable_writes.write_atomically(beside, leaves)
-    else:
-        durable_writes.remove(beside)
-    durable_writes.write_text_atomically(path, manifest)
 
 
 def is_published(journal: Journal) -> bool:

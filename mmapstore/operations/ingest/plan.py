@@ -95,6 +95,8 @@ class Before:
 
     `in_place`: the new samples are written behind the old, which are never touched; else a copy of the old takes their place.
     `complete`: how many of the old lie in whole blocks that end where chunks do; those behind are written again.
+    `leaves`: those of each field's digest that more samples do not change, by number. They are not hashed again, so that the digest
+    of old samples is the one of what was written, whatever is read now.
     """
 
     samples: int
@@ -102,6 +104,7 @@ class Before:
     entries: Mapping[str, ArrayManifest]
     in_place: bool
     complete: int
+    leaves: Mapping[str, Mapping[int, bytes]]
 
     @property
     def skipped(self) -> list[str]:

@@ -17,12 +17,14 @@ Blocks = Mapping[str, Array]  # the same samples of each field
 class Summary:
     """Of one field. Blocks are given in order, each to the three methods, which may run at the same time in threads."""
 
-    def __init__(self, dtype: Any, channel_axis: int | None, is_counted: bool) -> None:
+    def __init__(
+        self, dtype: Any, channel_axis: int | None, is_counted: bool, known_leaves: Mapping[int, bytes] | None = None
+    ) -> None:
         self._axis = channel_axis
         self._is_counted = is_counted
         self.values = ChannelStatistics()
         self.differences = DifferenceStatistics()
-        self.digest = LeafDigests(dtype)
+        self.digest = LeafDigests(dtype, known=known_leaves)
 
     def count_values(self, block: Array) -> None:
         if self._is_counted:

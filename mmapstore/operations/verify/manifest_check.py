@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from ...files.descriptors import read_small
 from ...formats.contract import HasChunks, StoredArray
 from ...formats.registry import list_stored, open_stored, split_inside
 from ...plain.array_spec import LETTERS
-from ...plain.content_digest import HASH_NBYTES, LeafDigests, root
-from ...plain.digest_leaves import MOST_LEAVES, leaves_of
+from ...plain.content_digest import LeafDigests
+from ...plain.digest_leaves import leaves_of
 from ...plain.errors import DamagedFileError, KeyNotFoundError, MmapstoreError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest, leaves_path
 from ...plain.memory_budget import MemoryPlan
+from ..manifest_files import read_leaves
 from .rows import BLOCK_NBYTES, BLOCKS, Array, NumpyFile, Rows, read_ahead, rows_in_order
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
 
@@ -168,8 +168,8 @@ def _damaged_leaves(each: Described, digests: LeafDigests) -> list[str]:
     leaves = leaves_of(entry.shape, np.dtype(entry.dtype).itemsize)
     if len(leaves) < 2:
         return []
-    expected = _leaves_beside(each)
-    if expected is None:
+    expected = read_leaves(each.where, entry)
+    if not expected:
         return [f"which range was changed is not known: {leaves_path(each.where)} is missing, or belongs to another manifest"]
     axis = "samples" if entry.layout[0] in "NT" else f"places along {entry.layout[0]}"
     found = []
@@ -179,18 +179,6 @@ def _damaged_leaves(each: Described, digests: LeafDigests) -> list[str]:
             why = "cannot be read" if now is None else "hold other values than were written"
             found.append(f"{axis} [{start}, {stop}) {why} (leaf {leaf} of {len(leaves)})")
     return [*found[:LISTED], *([f"and {len(found) - LISTED} more leaves"] if len(found) > LISTED else [])]
-
-
-def _leaves_beside(each: Described) -> list[bytes] | None:
-    """The leaves that an array was written with; None where their file is missing or is not the one of the manifest."""
-    entry = each.entry
-    try:
-        manifest = _read(Path(each.where))
-        content = read_small(leaves_path(each.where), len(manifest.fields) * MOST_LEAVES * HASH_NBYTES)
-        (found,) = (leaves for name, leaves in manifest.leaves_in(content).items() if manifest.fields[name] == entry)
-    except (MmapstoreError, OSError, ValueError, TypeError, OverflowError):
-        return None
-    return found if root(entry.dtype, entry.shape, found) == entry.sha256 else None
 
 
 def _inconsistencies(each: Described, stored: StoredArray) -> list[str]:

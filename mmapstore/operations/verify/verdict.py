@@ -73,7 +73,7 @@ class ArrayVerdict:
     problems : what is wrong
     checked : what is known to be right
     notes : what is neither
-    sha256 : digest of the values in C order, little-endian; "" where it was not computed
+    sha256 : content digest of dtype, shape and values; "" where it was not computed
     """
 
     name: str
