@@ -44,8 +44,8 @@ def verify(
     """Check data against its manifest; or against other data, in whatever formats both are stored.
 
     Alone, each array is read to its end: every block against its checksum, all values against the SHA-256 digest (whose leaves name
-    the damaged samples), shape, dtype, axes and size against what the manifest says. What has no manifest is read all the same, with
-    the checksums that its format has inside, and the verdict says that this is less.
+    the damaged samples), shape, dtype, axes and size against what the manifest says. What has no manifest is read all the same,
+    with the checksums that its format has inside, and the verdict says that this is less.
 
     With `other`, values are compared, and missing and further arrays named: a file, a store or a directory against any other.
     Values are equal if their bits are, if they compare equal (-0.0 and 0.0, which is noted), or if both are NaN. Byte order,
