@@ -6,8 +6,9 @@ import contextlib
 import ctypes
 import gc
 import math
+import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ from ..plain.errors import MemoryBudgetError
 
 _STATUS = Path("/proc/self/status")
 _ALWAYS_TAKEN = 256 << 20  # bytes not worth a look at what is available
+# Of control groups v1 and v2: the mount, and the files and fields of a group: limits, usage, reclaimable page cache.
+_GROUPS_V1, _GROUPS_V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
+_NAMES_V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
+_NAMES_V2 = (("memory.max", "memory.high"), "memory.current", ("active_file", "inactive_file"))
 
 
 def private_bytes() -> int | None:
@@ -71,27 +76,37 @@ def no_memory(nbytes: int, what: str) -> MemoryBudgetError:
     )
 
 
-def memory_available() -> int:
-    """Bytes that this process could still use: free memory or what is left under its control group, the smaller."""
+def memory_available(root: str = "/") -> int:
+    """Return the bytes this process could still use: of the machine, of its control group and of every group around that one.
+
+    Page cache that the kernel can reclaim counts as available. `root` is the directory of /proc and /sys.
+    """
     available = sys.maxsize
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path(root, "proc/meminfo").read_text().splitlines()
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    return min(available, _control_group_room())
-
-
-def _control_group_room() -> int:
-    room = sys.maxsize
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(root, "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                folder, limit, usage = Path("/sys/fs/cgroup") / path.lstrip("/"), "memory.max", "memory.current"
-            elif "memory" in controllers.split(","):
-                folder = Path("/sys/fs/cgroup/memory") / path.lstrip("/")
-                limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            else:
-                continue
-            with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-                room = min(room, int((folder / limit).read_text()) - int((folder / usage).read_text()))
-    return max(room, 0)
+            if controllers == "" or "memory" in controllers.split(","):
+                mount, names = (_GROUPS_V1, _NAMES_V1) if controllers else (_GROUPS_V2, _NAMES_V2)
+                # In a container the mount itself can be the group, and `path` what only the host can see.
+                group = PurePosixPath(os.path.normpath("/" + path.lstrip("/")))
+                rooms = (_room(Path(root, mount, each.relative_to("/")), *names) for each in (group, *group.parents))
+                available = min(available, *rooms)
+    return max(available, 0)
+
+
+def _room(group: Path, limits: tuple[str, ...], usage: str, reclaimable: tuple[str, ...]) -> int:
+    """Return the bytes left under the limits of one control group; `sys.maxsize` without a limit."""
+    found = []
+    for limit in limits:
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            found.append(int((group / limit).read_text()))
+    room = sys.maxsize
+    with contextlib.suppress(OSError, ValueError):
+        if found:
+            room = min(found) - int((group / usage).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            room += sum(int(stat[name]) for name in reclaimable if name in stat)
+    return room

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,12 +17,11 @@ from .hdf5_boxes import read_elements
 from .hdf5_library import library
 from .hdf5_regions import region_words
 from .hdf5_runs import in_stored_order
-from .tree_contract import Values
+from .tree_contract import OBJECT_NBYTES, Values
 
 ENUMERATION = "enumeration"  # the note that keeps the names of an enumeration
 DATE = "unit"
 _PLAIN, _TEXT, _RUNS, _OBJECT_REFERENCES, _OPAQUE, _DATE, _REGION_REFERENCES = range(7)
-_OBJECT_NBYTES = 64  # of a Python object and the pointer to it, beside what it holds
 _FIRST, _MOST_AT_ONCE, _MEASURED_NBYTES = 64, 1 << 16, 16 << 20
 _ROWS_AT_ONCE = 1 << 12
 _NO_WORDS = "NumPy has no type for it"
@@ -141,15 +141,32 @@ def _type_words(kind: Any) -> str:
     return f"{words}, {8 * kind.get_size()} bits each"
 
 
+class LastBox:
+    """Reads boxes of whole elements, and keeps the last one that was read in parts: libraries read no part of an array type."""
+
+    def __init__(self, read: Callable[[Box], Array]) -> None:
+        self._read = read
+        self._last: tuple[Box, Array] | None = None
+
+    def __call__(self, box: Box, keep: bool) -> Array:
+        if self._last is not None and self._last[0] == box:
+            return self._last[1]
+        self._last = None
+        found = self._read(box)
+        if keep:
+            self._last = box, found
+        return found
+
+
 @dataclass(frozen=True)
 class Reading:
-    """Reads one leaf of a dataset as plain values. `dataset()` gives it, open."""
+    """Reads one leaf of a dataset as plain values. `dataset()` returns it, open, with elements of `stored_nbytes`."""
 
     dataset: Callable[[], Any]
     leaf: Leaf
     shape: tuple[int, ...]
     path_of: PathOf
-    _last: list[tuple[Box, Array]] = field(default_factory=list, compare=False)
+    stored_nbytes: int
 
     def stored(self, box: Box) -> Array:
         """The box along the axes of the dataset, as h5py gives it; axes of array types follow."""
@@ -161,13 +178,12 @@ class Reading:
     def cut(self, box: Box) -> Array:
         """The box along all axes. HDF5 reads an array type whole, so what a part was cut from is kept for the next part."""
         outer, inner = box[: len(self.shape)], box[len(self.shape) :]
-        if all(part.stop - part.start == length for part, length in zip(inner, self.leaf.dims, strict=True)):
-            return self.stored(outer)
-        last = self._last[:]
-        if not last or last[0][0] != outer:
-            self._last.clear()
-            last = self._last[:] = [(outer, self.stored(outer))]
-        return cut_behind(last[0][1], inner)
+        is_whole = all(part.stop - part.start == length for part, length in zip(inner, self.leaf.dims, strict=True))
+        return cut_behind(self._last(outer, keep=not is_whole), inner)
+
+    @functools.cached_property
+    def _last(self) -> LastBox:
+        return LastBox(self.stored)
 
     def plain(self, box: Box) -> Array:
         found = self.cut(box)
@@ -208,7 +224,7 @@ class Reading:
                 largest = max(largest, max((self._nbytes_of(element) for element in flat), default=1))
                 yield flat
             at = stop
-            most = max(1, min(4 * most, _MOST_AT_ONCE, _MEASURED_NBYTES // (largest + _OBJECT_NBYTES)))
+            most = max(1, min(4 * most, _MOST_AT_ONCE, _MEASURED_NBYTES // (largest + OBJECT_NBYTES)))
 
     @property
     def is_text(self) -> bool:
@@ -264,8 +280,8 @@ def plain_values(reading: Reading, common: Values) -> list[Values]:
     )
     if leaf.refused:
         return [values]
-    if leaf.dims:
-        values = replace(values, kept_nbytes=values.kept_nbytes + leaf.memory.itemsize)
+    if leaf.dims:  # one element is kept; HDF5 converts it in two buffers that hold an element with all of its members
+        values = replace(values, kept_nbytes=values.kept_nbytes + leaf.memory.itemsize + 2 * reading.stored_nbytes)
     if leaf.kind == _PLAIN:
         each = -(-leaf.memory.itemsize // max(1, math.prod(leaf.dims)))
         return [replace(values, read=reading.plain, element_nbytes=each)]
@@ -298,7 +314,7 @@ def _text(reading: Reading, values: Values) -> Values:
         values,
         dtype=dtype,
         text=is_utf8,
-        element_nbytes=width + _OBJECT_NBYTES,
+        element_nbytes=width + OBJECT_NBYTES,
         read=lambda box: reading.texts(box).astype(dtype),
     )
 
@@ -349,7 +365,7 @@ def runs(reading: Runs, values: Values) -> list[Values]:
                     row += 1
         return out
 
-    shared = replace(values, chunks=None, dimensions=(), fill=None, kept_nbytes=offsets.nbytes)
+    shared = replace(values, chunks=None, dimensions=(), fill=None, kept_nbytes=values.kept_nbytes + offsets.nbytes)
     return [
         replace(
             shared,
@@ -357,8 +373,8 @@ def runs(reading: Runs, values: Values) -> list[Values]:
             shape=(int(offsets[-1]),),
             read=read_values,
             # Runs are read whole, and rows without a value along with them.
-            together_nbytes=values.together_nbytes + largest * values.dtype.itemsize + _ROWS_AT_ONCE * 2 * _OBJECT_NBYTES,
-            element_nbytes=values.dtype.itemsize + _OBJECT_NBYTES,
+            together_nbytes=values.together_nbytes + largest * values.dtype.itemsize + _ROWS_AT_ONCE * 2 * OBJECT_NBYTES,
+            element_nbytes=values.dtype.itemsize + OBJECT_NBYTES,
         ),
         replace(
             shared,

@@ -274,10 +274,11 @@ class Hdf5Tree:
             common = replace(self._common(item, path), kept_nbytes=kept_nbytes)
             shape = tuple(int(n) for n in item.shape)
             whole = self._dimensions.shape(item, path, self.item, self.path_of) if shape else ()
+            kind = item.id.get_type()
             parts = [
                 extended(values, whole) if values.shape == shape else values
-                for leaf in leaves_of(item.id.get_type(), regions)
-                for values in plain_values(Reading(lambda: self.item(path), leaf, shape, self.path_of), common)
+                for leaf in leaves_of(kind, regions)
+                for values in plain_values(Reading(lambda: self.item(path), leaf, shape, self.path_of, kind.get_size()), common)
             ]
         return [replace(values, read=functools.partial(self._read, path, values.read)) for values in parts]
 

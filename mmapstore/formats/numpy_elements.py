@@ -5,6 +5,7 @@ The counterpart of `hdf5_elements` for formats whose library gives NumPy arrays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,11 +16,10 @@ from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError
 from .contract import Array
-from .hdf5_elements import runs
-from .tree_contract import Values
+from .hdf5_elements import LastBox, cut_behind, runs
+from .tree_contract import OBJECT_NBYTES, Values
 
 _MEASURED_AT_ONCE, _MEASURED_NBYTES = 1 << 14, 16 << 20
-_OBJECT_NBYTES = 64  # of a Python object and the pointer to it, beside what it holds
 
 
 def plain_values(whole: Values, name: str) -> list[Values]:
@@ -32,24 +32,22 @@ def plain_values(whole: Values, name: str) -> list[Values]:
     >>> [(part.member, part.dtype.str, part.read((slice(0, 1),)).tolist()) for part in plain_values(whole, "pairs")]
     [('x', '<i4', [1]), ('y', '|S2', [b'\\xc3\\xa4'])]
     """
-    return _parts(whole, _Member(whole.read, len(whole.shape)), name)
+    return _parts(whole, _Member(LastBox(whole.read), len(whole.shape)), name)
 
 
 @dataclass(frozen=True)
 class _Member:
     """Reads a box of one member of a structure; the axes of array types follow those of the array."""
 
-    read: Callable[[Box], Array]
+    read: LastBox
     width: int
     names: tuple[str, ...] = ()
 
     def __call__(self, box: Box) -> Array:
-        found = self.read(box[: self.width])
+        found = self.read(box[: self.width], keep=len(box) > self.width)
         for name in self.names:
             found = found[name]
-        behind: Any = (..., *box[self.width :])
-        part: Array = found[behind]
-        return part
+        return cut_behind(found, box[self.width :])
 
 
 def _parts(common: Values, read: _Member, name: str) -> list[Values]:
@@ -73,9 +71,14 @@ def _parts(common: Values, read: _Member, name: str) -> list[Values]:
         ]
     if dtype.subdtype is not None:
         base, dims = dtype.subdtype
-        return _parts(
-            replace(_behind(common, dims), dtype=base, changed=_with(common, "an array type as further axes")), read, name
+        inner = replace(
+            _behind(common, dims),
+            dtype=base,
+            changed=_with(common, "an array type as further axes"),
+            kept_nbytes=common.kept_nbytes or common.element_nbytes or dtype.itemsize,
+            element_nbytes=-(-common.element_nbytes // max(1, math.prod(dims))),
         )
+        return _parts(inner, read, name)
     if common.refused:
         return [common]
     if not dtype.itemsize:
@@ -149,7 +152,7 @@ def _texts(common: Values, read: Callable[[Box], Array], name: str) -> list[Valu
         fill=None,
         stored=None,
         read=read_texts,
-        element_nbytes=common.element_nbytes + width + _OBJECT_NBYTES + 4 * is_fixed * width,
+        element_nbytes=common.element_nbytes + width + OBJECT_NBYTES + 4 * is_fixed * width,
         changed=_with(common, f"{words} as {'UTF-8 text' if is_text else 'bytes of fixed width'}") if words else common.changed,
     )
     return [texts]

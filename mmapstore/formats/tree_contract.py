@@ -21,6 +21,8 @@ GROUP, ARRAY, NAMED_TYPE, EMPTY, DIMENSION = "group", "array", "named type", "em
 SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK = "soft link", "alias", "external link", "unknown link"
 LINKS = (SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK)
 MOST_UNSTORED_NBYTES, MOST_TIMES_STORED = 4 << 30, 1000
+OBJECT_NBYTES = 64
+"""Of a Python object and the pointer to it, beside the bytes that it holds."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,18 @@ from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError, UnsafeFileError
 from . import zarr_fill_attribute
 from .contract import Array
-from .tree_contract import ARRAY, FILL, MOST_TIMES_STORED, MOST_UNSTORED_NBYTES, Attribute, Node, Values, as_json, finite
+from .tree_contract import (
+    ARRAY,
+    FILL,
+    MOST_TIMES_STORED,
+    MOST_UNSTORED_NBYTES,
+    OBJECT_NBYTES,
+    Attribute,
+    Node,
+    Values,
+    as_json,
+    finite,
+)
 from .tree_names import why_no_file
 from .zarr_library import library
 from .zarr_metadata import METADATA_FILES, directory_inside, read_node
@@ -183,7 +194,8 @@ class NewZarrArray:
             raise InvalidTypeError(f"Zarr has no data type for {dtype}; convert to .h5, or cast it to float64 first.")
         if values.dtype.kind in "iufc" and not values.dtype.isnative and values.dtype.itemsize > 1:
             self.changed = ("byte order: little-endian",)
-        chunks = chunks_for(values.shape, values.dtype.itemsize, values.chunks)
+        # Zarr decodes a chunk of text into an object for each element.
+        chunks = chunks_for(values.shape, values.dtype.itemsize + OBJECT_NBYTES * values.text, values.chunks)
         if values.chunks is not None and chunks != values.chunks:
             self.changed = (*self.changed, f"chunks of {chunks} instead of {values.chunks}")
         attributes, fill = zarr_fill_attribute.placed(attributes, dtype, values.text, values.fill)

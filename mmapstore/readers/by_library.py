@@ -35,7 +35,9 @@ class ByLibrary:
         self.spec: ArraySpec = layout.spec(stored.dtype)
         self._axis = sample_axis(layout)
         self._together = stored.chunks[self._axis] if stored.chunks else 1
-        self._step = max(1, PIECE_BYTES // max(1, self._together * self.spec.sample_nbytes)) * self._together
+        beside: int = getattr(stored, "element_nbytes", 0)  # that the library takes for each element, such as a Python object
+        self._sample_nbytes = self.spec.sample_nbytes + beside * math.prod(self.spec.sample_shape)
+        self._step = max(1, PIECE_BYTES // max(1, self._together * self._sample_nbytes)) * self._together
         # A file that is being written changes rightly.
         checked = [] if isinstance(stored, MayGrow) and stored.is_being_written else self.files
         self._checked = [Descriptors(path) for path in checked if not os.path.isdir(path)]
@@ -49,7 +51,7 @@ class ByLibrary:
         """Bytes the library may hold while it reads: chunks, encoded and decoded, and a copy of the piece it returns."""
         chunks = self._stored.chunks
         chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
-        return 2 * chunk + 2 * self._step * self.spec.sample_nbytes + self.kept_nbytes
+        return 2 * chunk + 2 * self._step * self._sample_nbytes + self.kept_nbytes
 
     def fit(self, nbytes: int) -> None:
         pass  # the library decides

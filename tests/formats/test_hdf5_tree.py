@@ -151,4 +151,4 @@ def test_each_element_of_an_array_type_is_read_once(tmp_path, monkeypatch):
     tree.close()
     np.testing.assert_array_equal(np.concatenate([block.reshape(-1) for block in found]), expected.reshape(-1))
     assert len(found) == 5 * 30 and len(calls) == 5
-    assert (values.element_nbytes, values.kept_nbytes) == (4, 12000)
+    assert (values.element_nbytes, values.kept_nbytes) == (4, 3 * 12000)  # with two buffers in which HDF5 converts
