@@ -14,7 +14,7 @@ from ..plain.array_spec import ArraySpec
 from ..plain.memory_budget import MemoryPlan
 from ..plain.sample_order import SampleOrder
 from ..plain.windows import Anchors
-from ..readers.contract import Array, Checks, GathersWindows, NeedsScratch, OffersViews, Part, Reader, Settles
+from ..readers.contract import Array, Checks, GathersWindows, NamesFiles, NeedsScratch, OffersViews, Part, Reader, Settles
 from .advice import Advice
 from .held_windows import HeldWindows
 from .plan import Frames, Plan
@@ -23,6 +23,7 @@ from .window_frames import WindowFrames
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 BOOKKEEPING_BYTES = 6 * 2**20  # positions worked out ahead, Python objects, threads, and what malloc rounds up
+OPENED_BYTES = 7 << 10  # that an opened file keeps: 3 kB of a .npy file, 6 kB of a compressed HDF5 dataset
 TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this: a call takes longer than their bytes
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 COPIED_BYTES = 2**20  # fields up to this may be copied again and again, once for many batches: labels that are not aligned
@@ -341,6 +342,7 @@ class Assembly:
             elif reader.place != "in RAM":
                 cache += 2 * frames.rows(name) * reader.spec.sample_nbytes
         scratch = sum(reader.scratch_nbytes for reader in ways.readers.values() if isinstance(reader, NeedsScratch))
+        opened = sum(len(reader.files) for reader in ways.readers.values() if isinstance(reader, NamesFiles))
         return MemoryPlan(
             {
                 f"{ALIVE} batches alive": ALIVE * delivered,
@@ -349,6 +351,7 @@ class Assembly:
                 "frames before conversion": read + slabs,
                 "windows of frames": windows,
                 "decoder": scratch,
+                "opened files": OPENED_BYTES * opened,
                 "index of samples": index + (order.draws.nbytes if order.draws is not None else 0),
                 "bookkeeping": BOOKKEEPING_BYTES,
             },

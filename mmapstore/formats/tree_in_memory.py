@@ -85,6 +85,7 @@ class ZarrInMemory(ZarrTreeWriter):
     def __init__(self, path: str) -> None:
         self.path = path
         self.found = Entries()
+        self._links = {}
         self.add_group("/", {})
 
     def is_taken(self, path: str, is_group: bool) -> bool:
@@ -111,7 +112,7 @@ class ZarrInMemory(ZarrTreeWriter):
         return words
 
     def commit(self) -> None:
-        pass
+        self.note_links()
 
 
 class NpyInMemory(NpyTreeWriter):

@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ LINKS_ATTRIBUTE = "mmapstore_links"
 _RESERVED = (*METADATA_FILES, ".zattrs", ".zmetadata")
 _CHUNK_NBYTES, _SMALL_CHUNK_NBYTES, _LARGE_CHUNK_NBYTES = 1 << 20, 64 << 10, 64 << 20
 _MANY_CHUNKS = 64
+_SYNCED_AT_ONCE = 8
 
 
 class ZarrTreeWriter:
@@ -46,7 +49,8 @@ class ZarrTreeWriter:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._unsynced: list[str] = []
+        self._unsynced: set[str] = set()
+        self._links: dict[str, dict[str, str]] = {}
         if not os.path.isdir(path):
             with explaining_write_errors(path):
                 os.mkdir(path)
@@ -73,15 +77,20 @@ class ZarrTreeWriter:
 
     def add_group(self, path: str, attributes: dict[str, Any]) -> None:
         directory = self._directory(path)
+        file = Path(directory, "zarr.json")
+        metadata = {"zarr_format": 3, "node_type": "group", "attributes": finite(attributes)}
+        text = json.dumps(metadata, indent=2, allow_nan=False)
         with explaining_write_errors(directory):
             os.makedirs(directory, exist_ok=True)
-            metadata = {"zarr_format": 3, "node_type": "group", "attributes": finite(attributes)}
-            write_text_atomically(os.path.join(directory, "zarr.json"), json.dumps(metadata, indent=2, allow_nan=False))
-        self._unsynced.append(directory)
+            if file.exists():
+                write_text_atomically(file, text)
+            else:  # `commit` makes it durable; after a kill before that, `remove` deletes it
+                file.write_text(text, encoding="utf-8")
+        self._unsynced.add(directory)
 
     def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> NewZarrArray:
         directory = self._directory(path)
-        self._unsynced.append(directory)
+        self._unsynced.add(directory)
         return NewZarrArray(library().storage.LocalStore(directory), directory, values, attributes)
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
@@ -91,10 +100,15 @@ class ZarrTreeWriter:
     def add_link(self, path: str, kind: str, target: str) -> str:
         """Kept by name among the attributes of the group: Zarr has no links."""
         parent, _, name = path.rpartition("/")
-        attributes = self.group_attributes(parent or "/")
-        attributes[LINKS_ATTRIBUTE] = {**attributes.get(LINKS_ATTRIBUTE, {}), name: target}
-        self.add_group(parent or "/", attributes)
+        self._links.setdefault(parent or "/", {})[name] = target
         return f"Zarr has no links: {target!r} is noted in the attribute {LINKS_ATTRIBUTE} of its group"
+
+    def note_links(self) -> None:
+        """Write the links added since the last time: once for each group, as all of its attributes are written again."""
+        for path, links in self._links.items():
+            attributes = self.group_attributes(path)
+            self.add_group(path, {**attributes, LINKS_ATTRIBUTE: {**attributes.get(LINKS_ATTRIBUTE, {}), **links}})
+        self._links.clear()
 
     def group_attributes(self, path: str) -> dict[str, Any]:
         """Return the attributes that a group has so far."""
@@ -114,7 +128,7 @@ class ZarrTreeWriter:
             else:
                 os.makedirs(target, exist_ok=True)
                 self._copy_metadata(node.path, origin, target)
-        self._unsynced.append(target)
+        self._unsynced.add(target)
         return left_out
 
     def _copy_metadata(self, path: str, origin: str, target: str) -> None:
@@ -136,10 +150,12 @@ class ZarrTreeWriter:
 
     def commit(self) -> None:
         with explaining_write_errors(self.path):
-            for directory in self._unsynced:
-                if os.path.isdir(directory) and directory != self.path:
-                    _sync_node(directory)
-            _sync_node(self.path)
+            self.note_links()
+            written = {directory for directory in self._unsynced if os.path.isdir(directory)} | {self.path}
+            around = {os.path.dirname(directory) for directory in written} - written
+            with ThreadPoolExecutor(_SYNCED_AT_ONCE, "ThreadPoolExecutor-mmapstore-sync") as threads:  # disks take many at once
+                list(threads.map(_sync_node, written))
+                list(threads.map(sync_directory, around))
         self._unsynced.clear()
 
     def close(self) -> None:
@@ -165,7 +181,7 @@ def left_out_of_copy(source: ZarrTree, node: Node) -> str:
 
 
 def _sync_node(directory: str) -> None:
-    """The files of a group, or all below an array, and the names of both."""
+    """Make the files of a group durable, or all below an array."""
     if os.path.isfile(os.path.join(directory, ".zgroup")) or _is_group(directory):
         for name in _RESERVED:
             if os.path.isfile(os.path.join(directory, name)):
@@ -173,7 +189,6 @@ def _sync_node(directory: str) -> None:
         sync_directory(directory)
     else:
         sync_tree(directory)
-    sync_directory(os.path.dirname(directory))
 
 
 def _is_group(directory: str) -> bool:
@@ -226,11 +241,11 @@ class NewZarrArray:
                 raise InvalidTypeError(f"zarr has no data type for {dtype} here ({error}). Convert it to .h5 or .npy.") from error
         # zarr leaves out chunks of nothing but fill values. Twice the part that `refuse_unstored` asks for is stored all the same:
         # a large array that is mostly fill is then accepted again when it is read back.
-        with zarr.config.set({"array.write_empty_chunks": True}):  # for open_array takes no notice of its `config` (zarr 3.1.6)
-            self._whole = zarr.open_array(store, mode="r+", zarr_format=3)
         self._first = 0
         if math.prod(values.shape) * self._array.dtype.itemsize > MOST_UNSTORED_NBYTES:
             self._first = -(-2 * values.shape[0] // (MOST_TIMES_STORED * chunks[0])) * chunks[0]
+            with zarr.config.set({"array.write_empty_chunks": True}):  # for open_array takes no notice of its `config` (zarr 3.1.6)
+                self._whole = zarr.open_array(store, mode="r+", zarr_format=3)
 
     def write(self, box: Box, block: Array) -> None:
         if block.size == 0:

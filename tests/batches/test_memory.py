@@ -13,6 +13,7 @@ import pytest
 
 import mmapstore as mm
 from mmapstore.files import lent_buffers
+from mmapstore.files.process_memory import give_back_free_memory, private_bytes
 from mmapstore.plain.errors import MemoryBudgetError, SlowAccessWarning
 
 SAMPLE = (3, 50, 50)  # 30 kB as float32
@@ -215,3 +216,25 @@ def test_where_no_shuffle_fits_the_batch_is_too_large(tmp_path):
 def test_limits_that_suffice(tmp_path, limit):
     b = mm.open(npy(tmp_path, 3000)).batches(32, target=mm.NextFrame(), shuffle=True, max_memory=limit)
     assert b.memory.total < 10**9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".npy", ".h5"])
+def test_an_opened_dataset_of_many_files_is_in_the_prediction(tmp_path, suffix):
+    for number in range(2000):
+        if suffix == ".npy":
+            np.save(tmp_path / f"frames{number}.npy", np.zeros((4, 2), "f4"))
+        else:
+            h5py = pytest.importorskip("h5py")
+            with h5py.File(tmp_path / f"frames{number}.h5", "w") as file:
+                file.create_dataset("frames", data=np.zeros((4, 2), "f4"), chunks=(2, 2), compression="gzip")
+    few = mm.open([tmp_path / f"frames{number}{suffix}" for number in range(400)]).batches(4)  # loads what is loaded once
+    give_back_free_memory()
+    before = private_bytes()
+    many = mm.open([tmp_path / f"frames{number}{suffix}" for number in range(2000)]).batches(4)
+    give_back_free_memory()
+    kept = private_bytes() - before
+    predicted = many.memory.total - few.memory.total
+    assert 0.3 * predicted <= kept <= predicted
+    with pytest.raises(MemoryBudgetError, match="opened files"):
+        mm.open([tmp_path / f"frames{number}{suffix}" for number in range(2000)]).batches(4, max_memory=few.memory.total + 2**20)

@@ -14,7 +14,6 @@ import pytest
 
 from mmapstore.files import descriptors
 from mmapstore.files.descriptors import MOST_OPEN, Descriptor, Descriptors, let_go, read_exactly, read_rows, will_need
-from mmapstore.files.process_memory import memory_available
 from mmapstore.plain.errors import DamagedFileError, NotFoundError
 
 DATA = np.random.default_rng(0).integers(0, 256, 100_000, np.uint8)
@@ -302,8 +301,3 @@ def test_a_child_forked_while_the_lock_is_held_reads_on(path):
     go_on.set()
     thread.join()
     assert status == 0
-
-
-def test_memory_available_is_a_number_of_bytes():
-    available = memory_available()
-    assert available > 2**20

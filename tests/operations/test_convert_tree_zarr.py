@@ -12,7 +12,11 @@ import zarr
 
 from mmapstore.cli import main
 from mmapstore.formats import tree_contract, zarr_tree, zarr_tree_writer
+from mmapstore.formats.numpy_elements import plain_values
+from mmapstore.formats.tree_contract import Values
 from mmapstore.operations.convert.tree import convert_all
+from mmapstore.operations.verify import verify
+from mmapstore.plain.c_order import c_order_boxes
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError
 
 TARGETS = [".h5", ".zarr", ""]
@@ -230,3 +234,68 @@ def test_text_that_ends_in_nul_is_compared_and_kept(tmp_path, suffix):
         return
     found, offsets = load(target, "x/values").tobytes(), load(target, "x/offsets")
     assert [found[start:stop] for start, stop in itertools.pairwise(offsets)] == expected
+
+
+def _operations(monkeypatch, tmp_path, make, count):
+    """Calls of zarr, syncs of files and texts written atomically, for a tree of `count` objects that becomes a Zarr store."""
+    with h5py.File(tmp_path / f"{count}.h5", "w") as file:
+        for number in range(count):
+            make(file, f"x{number}")
+    calls = dict.fromkeys(("zarr", "fsync", "atomically"), 0)
+
+    def counted(name, function):
+        def call(*given, **options):
+            calls[name] += 1
+            return function(*given, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zarr.core.array, "sync", counted("zarr", zarr.core.array.sync))
+        for module in (zarr.api.synchronous, zarr.core.group):
+            patched.setattr(module, "sync", counted("zarr", module.sync))
+        patched.setattr(os, "fsync", counted("fsync", os.fsync))
+        name = "write_text_atomically"
+        patched.setattr(zarr_tree_writer, name, counted("atomically", zarr_tree_writer.write_text_atomically))
+        report = convert_all(tmp_path / f"{count}.h5", tmp_path / f"{count}.zarr", progress=False)
+    assert report.exit_code == 0
+    return np.array(list(calls.values()))
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (lambda file, name: file.create_group(name), (0, 2, 0)),  # its metadata, and its directory
+        (lambda file, name: file.create_dataset(name, data=np.arange(3)), (3, 4, 0)),  # made, written, and read back
+        (lambda file, name: file.__setitem__(name, h5py.SoftLink("/nowhere")), (0, 0, 0)),
+    ],
+    ids=["group", "array", "link"],
+)
+def test_each_object_costs_the_same_few_operations(tmp_path, monkeypatch, make, most):
+    monkeypatch.setattr("mmapstore.operations.convert.tree_journal._COMMIT_SECONDS", 1e9)
+    few, many = (_operations(monkeypatch, tmp_path, make, count) for count in (5, 25))
+    assert (few[0] >= 5 * most[0]) and (many - few <= 20 * np.array(most)).all(), (few, many)
+
+
+def test_links_added_in_several_commits_are_all_noted(tmp_path, monkeypatch):
+    monkeypatch.setattr("mmapstore.operations.convert.tree_journal._COMMIT_SECONDS", 0)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in ("a", "g/b", "c"):
+            file[name] = h5py.SoftLink("/there")
+        file["g"].attrs["unit"] = "m"
+    convert_all(tmp_path / "a.h5", tmp_path / "a.zarr", progress=False)
+    store = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    assert store.attrs[zarr_tree_writer.LINKS_ATTRIBUTE] == {"a": "/there", "c": "/there"}
+    assert dict(store["g"].attrs) == {"unit": "m", zarr_tree_writer.LINKS_ATTRIBUTE: {"b": "/there"}}
+    assert verify(tmp_path / "a.h5", tmp_path / "a.zarr", progress=False)
+
+
+def test_each_element_of_an_array_member_is_read_once():
+    kind, reads = np.dtype([("image", "<f8", (3000,)), ("t", "<i4")]), []
+    elements = np.zeros(5, kind)
+    elements["image"] = np.arange(15000).reshape(5, 3000)
+    image, t = plain_values(Values("", (5,), kind, lambda box: reads.append(box) or elements[box]), "a")
+    found = [image.read(box) for box in c_order_boxes(image.shape, 100)]
+    np.testing.assert_array_equal(np.concatenate([block.reshape(-1) for block in found]), np.arange(15000))
+    assert (len(found), len(reads)) == (150, 5)
+    assert (image.element_nbytes, image.kept_nbytes, t.kept_nbytes) == (9, kind.itemsize, 0)

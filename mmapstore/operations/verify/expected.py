@@ -60,6 +60,7 @@ class _Listing:
             self._done[node.path] = planned.convert(node)
             self._places[node.path] = planned.place(node)
             self._nodes |= dict.fromkeys(log[before:], node)
+        self._target.commit()
         self._nodes.setdefault("/", Node("/", ""))
         for done in list(planned.finish(self._done)):
             self._done[done.path] = done
