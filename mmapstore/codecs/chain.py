@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ _WHY_NOT = {
 def decoder_for(chain: Chain, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> tuple[ChunkDecoder | None, str]:
     """A decoder for chunks of shape `chunk`, and ""; or None, and why there is none, in words for `info`.
 
-    `dtype` is that of the decoded elements. The decoder pickles, and also offers `DecodesParts`.
+    `dtype` is that of the decoded elements. The decoder pickles.
 
     >>> chain = (Codec("shuffle", {"itemsize": 4}), Codec("zlib"))
     >>> decoder, why = decoder_for(chain, np.dtype("<f4"), (2, 3))
@@ -214,3 +214,11 @@ class ChainDecoder:
         if not isinstance(last, StepInParts):
             return False
         return last.undo_part(self._undone(stored, plan.moves[:-1], None), self._nbytes, start, stop, out)
+
+    @property
+    def joins(self) -> bool:
+        return len(self._steps) == 1 and isinstance(self._steps[0], Unzstd)
+
+    def decode_joined(self, stored: Bytes, pieces: Sequence[tuple[int, int]], out: Bytes) -> bool:
+        (step,) = self._steps
+        return isinstance(step, Unzstd) and step.undo_joined(stored, pieces, self._nbytes, out)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,16 +31,23 @@ class ChunkDecoder(Protocol):
         """
         ...
 
-
-@runtime_checkable
-class DecodesParts(Protocol):
-    """An ability: some bytes of a chunk can be had for less than the whole."""
-
     def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> bool:
         """Fill `out`, of stop - start bytes, with bytes [start, stop) of the decoded chunk; or return False, with nothing done,
         where that would cost about as much as all of it.
 
         Checksums over the stored bytes are verified; one that a stream carries behind its own decoded bytes is not reached.
+        """
+        ...
+
+    @property
+    def joins(self) -> bool:
+        """Whether `decode_joined` can do anything."""
+        ...
+
+    def decode_joined(self, stored: Bytes, pieces: Sequence[tuple[int, int]], out: Bytes) -> bool:
+        """Fill `out` with chunks, all of whose codecs were applied, by one call: chunk k is stored in [begin, end), the k-th piece.
+
+        False where that cannot be done, or one of them is damaged: `decode` then says why. `out` may be changed all the same.
         """
         ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .contract import Bytes, CorruptChunk
 from .step import Compressor, decoded_by, first_installed, wrong_size
 
@@ -15,16 +17,34 @@ def declared_nbytes(source: Bytes) -> int | None:
     >>> declared_nbytes(np.frombuffer(bytes.fromhex("28b52ffd2003190000616263"), np.uint8))
     3
     """
-    head = source[:18].tobytes()
+    return _header(source[:18].tobytes())[1]
+
+
+def _header(head: bytes) -> tuple[int, int | None]:
+    """The bytes that the header of a frame has, and those that the frame decodes to; None where it does not say, or is no frame."""
     if len(head) < 6 or not head.startswith(_MAGIC):
-        return None
+        return 0, None
     flags = head[4]
     single, width = flags >> 5 & 1, flags >> 6
     length = (single, 2, 4, 8)[width]
     start = 5 + (0 if single else 1) + (0, 1, 2, 4)[flags & 3]
     if not length or len(head) < start + length:
-        return None
-    return int.from_bytes(head[start : start + length], "little") + (256 if length == 2 else 0)
+        return 0, None
+    return start + length, int.from_bytes(head[start : start + length], "little") + (256 if length == 2 else 0)
+
+
+def _is_one_frame(stored: memoryview, begin: int, end: int, head: bytes) -> bool:
+    """Whether [begin, end) is one frame, no more and no less, that begins with the header `head`."""
+    at = begin + len(head)
+    if stored[begin:at] != head:
+        return False
+    block = 0
+    while not block & 1 and at < end:
+        block = int.from_bytes(
+            stored[at : at + 3], "little"
+        )  # bit 0: the last; bits 1 and 2: its kind, of which 1 is a byte repeated
+        at += 3 + (1 if block & 6 == 2 else block >> 3)
+    return block & 1 == 1 and at + (head[4] & 4) == end
 
 
 class Unzstd(Compressor):
@@ -48,6 +68,21 @@ class Unzstd(Compressor):
             raise CorruptChunk(f"it decodes to fewer than {nbytes} bytes; its first frame has {declared}")
         self.fill(source, out)
         return out
+
+    def undo_joined(self, source: Bytes, pieces: Sequence[tuple[int, int]], nbytes: int, out: Bytes) -> bool:
+        """Decode frames of `nbytes` each that follow one another, as one stream. False where they are anything else, or damaged."""
+        stored, (begin, _) = source.data, pieces[0]
+        length, declared = _header(bytes(stored[begin : begin + 18]))
+        head, at = bytes(stored[begin : begin + length]), begin
+        for first, end in pieces:
+            if declared != nbytes or first != at or not _is_one_frame(stored, first, end, head):
+                return False
+            at = end
+        try:
+            self.fill(source[begin:at], out)
+        except CorruptChunk:
+            return False
+        return True
 
     def fill(self, source: Bytes, out: Bytes) -> None:
         found = decoded_by(self._decode, "zstd", source, out)

@@ -18,6 +18,8 @@ from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST_OPEN = 64  # descriptors in a process, of a thousand or so that it may have
 _MOST_BUFFERS = 1024  # IOV_MAX on Linux and macOS: one preadv takes no more
+# A pipe in the place of a file would block until somebody writes to it.
+_READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Descriptors:
@@ -157,10 +159,8 @@ class Descriptor:
     def __init__(self, path: str) -> None:
         self.path = path
         self._map: mmap.mmap | None = None
-        # A pipe in the place of a file would block until somebody writes to it.
-        flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
-            self.number = os.open(path, os.O_RDONLY | flags)
+            self.number = os.open(path, _READING)
         except FileNotFoundError as error:
             raise _gone(path) from error
         except PermissionError as error:

@@ -241,6 +241,9 @@ class EncodedChunks(Protocol):
         """Bytes of memory that the index takes at most: part of every prediction."""
         ...
 
+    @property
+    def one_file_each(self) -> bool: ...
+
     def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
         """Where chunks lie, by their numbers in the grid; None where nothing was stored. May read an index on disk.
 

@@ -70,6 +70,7 @@ class Hdf5Chunks:
     dtype: np.dtype[Any]
     fill: Any
     index: ChunkIndex
+    one_file_each: bool = False
 
     @property
     def axes(self) -> tuple[int, ...] | None:

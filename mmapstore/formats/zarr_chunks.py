@@ -58,6 +58,7 @@ class ChunksInFiles:
     dtype: np.dtype[Any]
     axes: tuple[int, ...] | None
     fill: Any
+    one_file_each: bool = True
 
     @property
     def root(self) -> str:
@@ -69,12 +70,4 @@ class ChunksInFiles:
 
     def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
         """The whole of each chunk's file (a size of -1), whether or not it exists: a missing one stands for the fill value."""
-        before, separator, counts = self.files.before, self.files.separator, self.grid.counts[::-1]
-        found: list[ChunkPlace | None] = []
-        for number in numbers:
-            parts = []
-            for count in counts:
-                number, at = divmod(number, count)
-                parts.append(str(at))
-            found.append(ChunkPlace(before + separator.join(parts[::-1]), 0, -1))
-        return found
+        return [ChunkPlace(self.files.path(place), 0, -1) for place in self.grid.places(numbers).tolist()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import stat
 import threading
@@ -54,13 +53,9 @@ class ShardForm:
     byte_order: ByteOrder
     has_checksum: bool
 
-    def per_shard(self, chunk: tuple[int, ...]) -> tuple[int, ...]:
-        """Chunks in a shard along each axis."""
-        return tuple(length // each for length, each in zip(self.shape, chunk, strict=True))
-
     def index_nbytes(self, chunk: tuple[int, ...]) -> int:
         """Bytes of the index in the file: an offset and a size for each chunk, and the checksum."""
-        return 16 * math.prod(self.per_shard(chunk)) + 4 * self.has_checksum
+        return 16 * len(ChunkGrid(self.shape, chunk)) + 4 * self.has_checksum
 
 
 class _Shard(NamedTuple):
@@ -73,6 +68,8 @@ class _Shard(NamedTuple):
 
 class ChunksInShards:
     """EncodedChunks whose grid is that of the inner chunks. Keeps the indexes of shards, `MOST_INDEX_NBYTES` of them at most."""
+
+    one_file_each = False
 
     def __init__(
         self,
@@ -88,9 +85,7 @@ class ChunksInShards:
         self._files, self._form = files, form
         self.root = files.root
         self.grid, self.chain, self.dtype, self.axes, self.fill = grid, chain, dtype, axes, fill
-        self._per_shard = form.per_shard(grid.chunk)
-        self._shards = ChunkGrid(grid.shape, form.shape)
-        self._along = tuple(zip(grid.counts, self._shards.counts, self._per_shard, strict=True))
+        self._shards, self._in_shard = ChunkGrid(grid.shape, form.shape), ChunkGrid(form.shape, grid.chunk)
         self._entry_nbytes = form.index_nbytes(grid.chunk) + _ENTRY_NBYTES + 4 * len(files.before)
         self._most_entries = max(1, MOST_INDEX_NBYTES // self._entry_nbytes)
         self._kept: OrderedDict[int, _Shard] = OrderedDict()
@@ -114,9 +109,10 @@ class ChunksInShards:
         found: list[ChunkPlace | None] = []
         seen: set[int] = set()
         at, shard = -1, None
+        outer, inner = np.divmod(self.grid.places(numbers), np.array(self._in_shard.counts, np.int64))
+        shards, within = outer @ self._shards.strides, inner @ self._in_shard.strides
         with self._lock:
-            for number in numbers:
-                number_of_shard, within = self._where(number)
+            for number, number_of_shard, entry in zip(numbers, shards.tolist(), within.tolist(), strict=True):
                 if number_of_shard != at:
                     at, shard = number_of_shard, None  # let go of the last index before there is another
                     shard = self._shard(at, is_seen=at in seen)
@@ -124,7 +120,7 @@ class ChunksInShards:
                 if shard is None:
                     found.append(None)
                     continue
-                offset, nbytes = shard.entries[within].tolist()
+                offset, nbytes = shard.entries[entry].tolist()
                 if offset + nbytes > shard.identity.size:
                     if offset == nbytes == _NOWHERE:
                         found.append(None)
@@ -135,16 +131,6 @@ class ChunksInShards:
                     )
                 found.append(ChunkPlace(shard.path, offset, nbytes))
         return found
-
-    def _where(self, number: int) -> tuple[int, int]:
-        """The number of the shard that holds a chunk, and that of the chunk in there."""
-        shard, within, shards_step, within_step = 0, 0, 1, 1
-        for count, shards, each in reversed(self._along):
-            number, place = divmod(number, count)
-            outer, inner = divmod(place, each)
-            shard, within = shard + outer * shards_step, within + inner * within_step
-            shards_step, within_step = shards_step * shards, within_step * each
-        return shard, within
 
     def _shard(self, number: int, is_seen: bool) -> _Shard | None:
         shard = self._kept.get(number)

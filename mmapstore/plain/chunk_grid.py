@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
+
+from .runs import Numbers
 
 Box = tuple[slice, ...]
 
@@ -31,7 +35,7 @@ class ChunkGrid:
         return tuple(-(-length // each) for length, each in zip(self.shape, self.chunk, strict=True))
 
     @cached_property
-    def _strides(self) -> tuple[int, ...]:
+    def strides(self) -> tuple[int, ...]:
         """By how much the number of a chunk rises from one to the next along each axis."""
         return tuple(math.prod(self.counts[axis + 1 :]) for axis in range(len(self.counts)))
 
@@ -46,6 +50,10 @@ class ChunkGrid:
             found.append(at)
         return tuple(reversed(found))
 
+    def places(self, numbers: Sequence[int]) -> Numbers:
+        """Return the places of chunks, as (numbers, axes)."""
+        return np.array(numbers, np.int64)[:, None] // np.array(self.strides, np.int64) % np.array(self.counts, np.int64)
+
     def number(self, place: tuple[int, ...]) -> int:
         """The inverse of `place`."""
         found = 0
@@ -59,7 +67,7 @@ class ChunkGrid:
         `box` has a slice with start and stop, of step 1, for each axis. In rising order of numbers.
         """
         along = []
-        for part, each, stride in zip(box, self.chunk, self._strides, strict=True):
+        for part, each, stride in zip(box, self.chunk, self.strides, strict=True):
             start, stop = part.start, part.stop
             pieces = []
             for at in range(start // each, -(-stop // each) if stop > start else start // each):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import os
+from collections.abc import Sequence
 
 from ..files.descriptors import Descriptor, Descriptors, read_exactly
 from ..formats.contract import ChunkPlace, EncodedChunks
@@ -80,6 +82,29 @@ class ChunkFiles:
             found = DamagedFileError(f"{self.where(number, place)} cannot be read: {error}")
             found.errno = error.errno
             raise found from error
+
+    def read_together(self, numbers: Sequence[int], places: Sequence[ChunkPlace], out: Array) -> list[tuple[int, int]] | None:
+        """Read neighbours in one file, or small files of their own, into `out`: where in there each begins and ends.
+
+        None where all cannot be read at once, or do not fit.
+        """
+        number, first = numbers[0], places[0]
+        if first.nbytes >= 0 and (descriptor := self.open(number, first)) is not None:
+            pieces = [(place.offset - first.offset, place.offset - first.offset + place.nbytes) for place in places]
+            try:
+                self.read(number, first, descriptor, first.offset, out[: pieces[-1][1]])
+            except DamagedFileError:
+                return None
+            return pieces
+        ends = [0]
+        for number, place in zip(numbers, places, strict=True):
+            descriptor = self.open(number, place)
+            nbytes = descriptor.status.st_size if descriptor is not None else 0
+            if descriptor is None or not 0 < nbytes <= len(out) - ends[-1]:
+                return None
+            self.read(number, place, descriptor, 0, out[ends[-1] : ends[-1] + nbytes])
+            ends.append(ends[-1] + nbytes)
+        return list(itertools.pairwise(ends))
 
     def check_size(self, number: int, place: ChunkPlace, nbytes: int) -> None:
         """Raise DamagedFileError for a number of stored bytes that a chunk cannot have."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..codecs.chain import decoder_for
-from ..codecs.contract import ChunkDecoder, CorruptChunk, DecodesParts
+from ..codecs.contract import ChunkDecoder, CorruptChunk
 from ..files.descriptors import Descriptor, let_go, will_need
 from ..files.process_memory import no_memory, require_memory
 from ..files.worker_threads import share_out, usable_cpus
@@ -33,7 +33,7 @@ from .contract import Array
 from .workspaces import Workspace, most_workers, shared_workspaces
 
 READ_TOGETHER = 256 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
-_GAP = 4 * 2**10  # bytes between two chunks that are read along: less than another call costs
+_GAP = 4 * 2**10  # bytes between two chunks that are read along, unless one call decodes both: less than another call costs
 
 _decoders: weakref.WeakValueDictionary[str, ChunkDecoder] = weakref.WeakValueDictionary()
 
@@ -74,9 +74,9 @@ class Decoded:
         self.spec: ArraySpec = layout.spec(chunks.dtype)
         self._chunks = chunks
         self._decoder = decoder
-        self._parts = decoder if isinstance(decoder, DecodesParts) else None
         self._files = ChunkFiles(self._name, chunks)
         self._chunk_nbytes = self._files.chunk_nbytes
+        self._together = READ_TOGETHER // self._chunk_nbytes if decoder.joins else 0  # chunks that one call decodes
         self._has_memory = False
         self._workspaces = shared_workspaces()
         self._workers = most_workers()
@@ -106,8 +106,8 @@ class Decoded:
 
     @property
     def _worker_nbytes(self) -> int:
-        each = READ_TOGETHER if self._files.never_encoded else max(READ_TOGETHER, self._files.most_stored)
-        return each + self._chunk_nbytes + self._decoder.scratch_nbytes
+        stored = READ_TOGETHER if self._files.never_encoded else max(READ_TOGETHER, self._files.most_stored)
+        return stored + max(1, self._together) * self._chunk_nbytes + self._decoder.scratch_nbytes
 
     def fit(self, nbytes: int) -> None:
         workers = max(1, min(self._workers, (nbytes - self.kept_nbytes) // self._worker_nbytes))
@@ -189,7 +189,9 @@ class Decoded:
             raise no_memory(self._chunk_nbytes, self._chunk_words()) from error
 
     def will_need(self, start: int, stop: int) -> None:
-        self._advise(start, min(stop, len(self.spec)), will_need, lambda last: True)
+        # A file has to be opened to be asked for, which takes as long as to read it where it is small.
+        if not (self._chunks.one_file_each and self._chunk_nbytes <= READ_TOGETHER):
+            self._advise(start, min(stop, len(self.spec)), will_need, lambda last: True)
 
     def let_go(self, start: int, stop: int) -> None:
         """A chunk that goes on past the run is kept: whoever goes on reads it again."""
@@ -204,18 +206,24 @@ class Decoded:
     # --- which reads ---------------------------------------------------------------------------------------------------
 
     def _groups(self, chunks: list[_Chunk]) -> list[list[_Chunk]]:
-        """Chunks to be read with one call each group, in the order in which they lie in their files."""
-        groups, stored = [], []
+        """Chunks to be read together, in the order in which they lie: small neighbours in a file, and small files."""
+        groups, stored, files = [], [], []
         for chunk in chunks:
-            if chunk.place is None or chunk.place.nbytes < 0:
+            if chunk.place is None:
                 groups.append([chunk])
+            elif chunk.place.nbytes < 0:
+                files.append(chunk)
             else:
                 stored.append((chunk.place.path, chunk.place.offset, chunk.place.nbytes, chunk))
+        shares = 2 * usable_cpus()  # work for every thread, twice
+        each = max(1, min(self._together, len(files) // shares))
+        groups += [files[at : at + each] for at in range(0, len(files), each)]
         stored.sort(key=lambda found: found[:2])
-        most = min(READ_TOGETHER, sum(found[2] for found in stored) // (2 * usable_cpus()))  # work for every thread, twice
+        most = min(READ_TOGETHER, sum(found[2] for found in stored) // shares)
         file, begin, end = "", 0, 0
         for path, offset, nbytes, chunk in stored:
-            if path == file and 0 <= offset - end <= _GAP and offset + nbytes - begin <= most:
+            is_near = path == file and 0 <= offset - end <= (0 if self._together else _GAP) and offset + nbytes - begin <= most
+            if is_near and len(groups[-1]) != self._together:
                 groups[-1].append(chunk)
             else:
                 groups.append([chunk])
@@ -230,10 +238,9 @@ class Decoded:
             workspace = self._workspaces.take()
             try:
                 for group in groups:
-                    if len(group) == 1:
-                        self._read_one(group[0], workspace)
-                    else:
-                        self._read_neighbours(group, workspace)
+                    if len(group) == 1 or not self._read_together(group, workspace):
+                        for chunk in group:
+                            self._read_one(chunk, workspace)
             finally:
                 self._workspaces.give(workspace)
 
@@ -257,34 +264,30 @@ class Decoded:
         self._files.read(chunk.number, place, descriptor, place.offset, staging)
         self._decode(chunk, place, staging, workspace)
 
-    def _read_neighbours(self, group: list[_Chunk], workspace: Workspace) -> None:
-        first, last = group[0].place, group[-1].place
-        assert first is not None and last is not None
-        begin, end = first.offset, last.offset + last.nbytes
-        descriptor = self._files.open(group[0].number, first)
-        assert descriptor is not None
-        staging = workspace.staging(end - begin)
-        try:
-            self._files.read(group[0].number, first, descriptor, begin, staging)
-        except DamagedFileError:
-            for chunk in group:  # one by one, so that the message names the chunk that cannot be read
-                self._read_one(chunk, workspace)
-            return
-        for chunk in group:
-            place = chunk.place
-            assert place is not None
-            self._files.check_size(chunk.number, place, place.nbytes)
-            stored = staging[place.offset - begin : place.offset - begin + place.nbytes]
+    def _read_together(self, group: list[_Chunk], workspace: Workspace) -> bool:
+        """Read and decode chunks with few calls; False where they have to be read one by one, which tells what is wrong."""
+        places = [chunk.place for chunk in group if chunk.place is not None]
+        staging = workspace.staging(READ_TOGETHER)
+        pieces = self._files.read_together([chunk.number for chunk in group], places, staging)
+        if pieces is None:
+            return False
+        if self._together and not any(place.skipped for place in places):
+            decoded = workspace.decoded(len(group) * self._chunk_nbytes)
+            if self._decoder.decode_joined(staging, pieces, decoded):
+                for chunk, whole in zip(group, decoded.reshape(len(group), -1), strict=True):
+                    self._copy(chunk, whole)
+                return True
+        for chunk, place, (begin, end) in zip(group, places, pieces, strict=True):
+            self._files.check_size(chunk.number, place, end - begin)
             if self._files.is_plain(place):
-                self._deliver(chunk, functools.partial(np.copyto, src=stored), None, workspace)
+                self._deliver(chunk, functools.partial(np.copyto, src=staging[begin:end]), None, workspace)
             else:
-                self._decode(chunk, place, stored, workspace)
+                self._decode(chunk, place, staging[begin:end], workspace)
+        return True
 
     def _decode(self, chunk: _Chunk, place: ChunkPlace, stored: Array, workspace: Workspace) -> None:
-        parts = self._parts
-
         def decode_part(start: int, stop: int, out: Array) -> bool:
-            return parts is not None and parts.decode_part(stored, start, stop, out, place.skipped)
+            return self._decoder.decode_part(stored, start, stop, out, place.skipped)
 
         try:
             self._deliver(chunk, lambda out: self._decoder.decode(stored, out, place.skipped), decode_part, workspace)
@@ -321,12 +324,19 @@ class Decoded:
                     require_memory(self._chunk_nbytes, self._chunk_words())
                     self._has_memory = True  # its buffer is kept
                 fill(decoded)
-            whole = decoded.view(self._chunks.dtype).reshape(self._decoded_shape)
-            if self._as_decoded is not None:
-                whole = whole.transpose(self._as_stored)
+            self._copy(chunk, decoded)
+            return
         for target, inside in chunk.targets:
             if target is not whole:
                 target[...] = whole[inside]
+
+    def _copy(self, chunk: _Chunk, decoded: Array) -> None:
+        """Copy what is wanted of a chunk from its decoded bytes."""
+        whole = decoded.view(self._chunks.dtype).reshape(self._decoded_shape)
+        if self._as_decoded is not None:
+            whole = whole.transpose(self._as_stored)
+        for target, inside in chunk.targets:
+            target[...] = whole[inside]
 
     def _wanted_bytes(self, chunk: _Chunk) -> tuple[int, int]:
         """The stretch [start, stop) of the decoded chunk that holds all that is wanted of it."""

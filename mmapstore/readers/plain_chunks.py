@@ -33,6 +33,7 @@ class PlainChunks:
     fill: Any = 0
     why_not_encoded: str = ""
     nbytes: int = 0
+    one_file_each: bool = False
     chain: Chain = ()
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import tracemalloc
 import zlib
@@ -232,3 +233,33 @@ def test_the_message_has_the_numbers(name, stored, says):
     with pytest.raises(CorruptChunk) as raised:
         decoder.decode(np.frombuffer(stored, np.uint8), np.empty(DATA.nbytes, np.uint8))
     assert says in str(raised.value)
+
+
+FORMS = ["whole", "halves", "more", "skipped", "too long", "nothing", "cut"]
+
+
+@given(data=st.data(), forms=st.lists(st.sampled_from(["whole"] * len(FORMS) + FORMS), min_size=1, max_size=5))
+def test_chunks_that_one_call_decodes_are_those_that_each_would_be(data, forms):
+    """Frames behind one another are one stream of zstd, which takes no notice of where a chunk ends."""
+    encode = pytest.importorskip("numcodecs").Zstd(1, checksum=data.draw(st.booleans())).encode
+    decoder, _ = decoder_for((Codec("zstd"),), DATA.dtype, DATA.shape)
+    assert decoder is not None and decoder.joins
+    stored = []
+    for number, form in enumerate(forms):
+        values = np.random.default_rng(number).integers(0, data.draw(st.sampled_from([2, 256])), DATA.nbytes, np.uint8).tobytes()
+        encoded = {
+            "halves": encode(values[:1000]) + encode(values[1000:]),
+            "more": encode(values) + encode(b""),
+            "skipped": encode(values) + b"\x50\x2a\x4d\x18\x01\x00\x00\x00!",  # a frame that decoders take no notice of
+            "too long": encode(values + values),
+            "nothing": encode(b""),
+        }.get(form, encode(values))
+        stored.append(np.frombuffer(encoded, np.uint8)[: data.draw(st.integers(0, len(encoded))) if form == "cut" else None])
+    pieces = list(itertools.pairwise(itertools.accumulate(map(len, stored), initial=0)))
+    out, alone = np.empty((len(stored), DATA.nbytes), np.uint8), np.empty(DATA.nbytes, np.uint8)
+    if decoder.decode_joined(np.concatenate(stored), pieces, out.reshape(-1)):
+        for one, found in zip(stored, out, strict=True):
+            decoder.decode(one, alone)
+            np.testing.assert_array_equal(found, alone)
+    else:
+        assert set(forms) != {"whole"}

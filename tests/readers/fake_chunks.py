@@ -28,6 +28,7 @@ class FakeChunks:
     fill: Any
     index: dict[int, ChunkPlace]
     nbytes: int = 1000
+    one_file_each: bool = False
 
     def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
         return [self.index.get(number) for number in numbers]
@@ -107,4 +108,4 @@ def stored_chunks(
     if not own_files:
         root = folder / "chunks.bin"
         root.write_bytes(blob)
-    return FakeStored("fake::/x", FakeChunks(str(root), grid, chain, array.dtype, axes, fill, index))
+    return FakeStored("fake::/x", FakeChunks(str(root), grid, chain, array.dtype, axes, fill, index, one_file_each=own_files))

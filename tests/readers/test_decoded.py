@@ -12,9 +12,10 @@ import time
 import weakref
 import zlib
 
+import numcodecs.zstd
 import numpy as np
 import pytest
-from fake_chunks import stored_chunks
+from fake_chunks import GZIP, stored_chunks
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,7 +48,7 @@ class Counting:
     """A decoder around another that notes which arrays were decoded into."""
 
     def __init__(self, decoder, on_decode=lambda stored, out: None) -> None:
-        self.decoder, self.scratch_nbytes = decoder, decoder.scratch_nbytes
+        self.decoder, self.scratch_nbytes, self.joins = decoder, decoder.scratch_nbytes, False
         self.outs: list[np.ndarray] = []
         self.on_decode = on_decode
 
@@ -56,11 +57,16 @@ class Counting:
         self.on_decode(stored, out)
         self.decoder.decode(stored, out, skipped)
 
+    def decode_part(self, stored, start, stop, out, skipped=0):
+        return False
+
+    def decode_joined(self, stored, pieces, out):
+        return False
+
 
 def count_decodes(monkeypatch, reader: Decoded, on_decode=lambda stored, out: None) -> Counting:
     counting = Counting(reader._decoder, on_decode)
     monkeypatch.setattr(reader, "_decoder", counting)
-    monkeypatch.setattr(reader, "_parts", None)
     return counting
 
 
@@ -90,8 +96,9 @@ def cases(draw):
         st.lists(st.tuples(st.integers(0, samples), st.integers(0, samples)).map(sorted).map(tuple), min_size=1, max_size=4)
     )
     stored = {"gap": draw(st.sampled_from([0, 1, 5000])), "own_files": draw(st.booleans())}
-    chain = draw(st.sampled_from([(), (Codec("zlib"),)]))
-    return letters, shape, chunk, dtype, runs, {**stored, "axes": axes, "missing": draw(some), "plain": draw(some), "chain": chain}
+    chain, encode = draw(st.sampled_from([((), bytes), (GZIP, zlib.compress), ((Codec("zstd"),), numcodecs.zstd.compress)]))
+    encoded = {"chain": chain, "encode": encode, "missing": draw(some), "plain": draw(some)}
+    return letters, shape, chunk, dtype, runs, {**stored, **encoded, "axes": axes}
 
 
 @given(case=cases(), seed=st.integers(0, 5))
@@ -357,6 +364,10 @@ def test_the_kernel_is_told_of_chunks(tmp_path, monkeypatch, own_files):
         found = [stored.encoded.index[number] for number in numbers]
         return [(place.offset, place.nbytes if place.nbytes >= 0 else os.stat(place.path).st_size) for place in found]
 
+    if own_files:
+        reader.will_need(12, 33)
+        assert not told  # small files are read as soon as they would be asked for
+        monkeypatch.setattr(decoded_module, "READ_TOGETHER", 0)
     reader.will_need(12, 33)
     reader.will_need(36, 500)
     assert told == [(os.POSIX_FADV_WILLNEED, *place) for place in places(1, 3, 4, 4)]  # chunk 2 was never written

@@ -9,12 +9,14 @@ import threading
 import time
 from pathlib import Path
 
+import numcodecs.zstd
 import numpy as np
 import pytest
 from fake_chunks import FakeStored, stored_chunks
 from test_decoded import FRAMES, SHAPE, count_decodes, reader_of
 
 from mmapstore.codecs.contract import CorruptChunk
+from mmapstore.plain.codecs import Codec
 from mmapstore.plain.errors import DamagedFileError, NotFoundError, NotReadableError
 
 CHUNK = (8, 3, 4, 5)
@@ -30,12 +32,16 @@ def read_all(reader) -> np.ndarray:
     return out
 
 
+ZSTD = {"chain": (Codec("zstd"),), "encode": lambda data: numcodecs.zstd.compress(data, 1, checksum=True)}
+
+
 @pytest.mark.parametrize("own_files", [False, True])
+@pytest.mark.parametrize("encoded", [{}, ZSTD], ids=["gzip", "zstd"])
 @pytest.mark.parametrize("chunk", [CHUNK, (1, 3, 4, 5)], ids=["read one by one", "read together"])
-def test_a_flipped_bit_under_a_checksum(tmp_path, own_files, chunk):
-    stored = stored_chunks(tmp_path, FRAMES.copy(), chunk, own_files=own_files)
+def test_a_flipped_bit_under_a_checksum(tmp_path, own_files, encoded, chunk):
+    stored = stored_chunks(tmp_path, FRAMES.copy(), chunk, own_files=own_files, **encoded)
     reader, place = reader_of(stored), place_of(stored, 3)
-    at = place.offset + (place.nbytes if place.nbytes >= 0 else os.stat(place.path).st_size) - 2  # in zlib's checksum
+    at = place.offset + (place.nbytes if place.nbytes >= 0 else os.stat(place.path).st_size) - 2  # in the checksum
     with Path(place.path).open("r+b") as file:
         file.seek(at)
         byte = file.read(1)[0]
