@@ -18,8 +18,8 @@ import numpy as np
 
 from .contract import Bytes, CorruptChunk
 from .lz4 import block_decoder, most_stored
-from .step import Compressor, NoDecoder, decoded_by, first_installed, wrong_size
-from .zstd import Unzstd, declared_nbytes
+from .step import Compressor, NoDecoder, decoded_by, installed, wrong_size
+from .zstd import Unzstd, frame_header
 
 _HEADER = struct.Struct(">QI")  # decoded bytes, and those of a block
 _SORTED = 8  # elements that are sorted together; fewer at the end are stored as they are
@@ -38,7 +38,7 @@ class Unbitshuffle(Compressor):
         self._itemsize, self._block_size, self._compression = itemsize, block_size, compression
         if block_size % _SORTED:
             raise NoDecoder(f"bitshuffle in blocks of {block_size} elements, which is no multiple of {_SORTED}")
-        self._sort, _ = first_installed("bitshuffle", ("imagecodecs", "bitshuffle_decode"))
+        self._sort = installed("bitshuffle", "imagecodecs", "bitshuffle_decode")
         self._block_nbytes = block_size * itemsize or max(_USUAL_BLOCK, 128 * itemsize)
         self._kind = next((kind for kind, most in _LZ4_BLOCKS.items() if most_stored(self._block_nbytes) <= most), 7)
         if compression == "lz4":
@@ -139,14 +139,11 @@ def _blocks(source: Bytes, at: int, count: int) -> tuple[list[tuple[int, int]], 
 
 def _all_declare(frames: list[memoryview], block: int, nbytes: int) -> bool:
     """Whether each zstd frame says that it has the bytes of a block: then the library holds each of them to that."""
-    first = frames[0]
-    size = next((n for n in range(6, 19) if declared_nbytes(np.frombuffer(first[:n], np.uint8)) == block), None)
-    if size is None:
+    length, declared = frame_header(bytes(frames[0][:18]))
+    head = frames[0][:length]  # the same for all frames that have as many
+    if declared != block or any(frame[:length] != head for frame in frames[1:-1]):
         return False
-    start = first[:size]  # the same for all frames that have as many
-    if any(frame[:size] != start for frame in frames[1:-1]):
-        return False
-    return declared_nbytes(np.frombuffer(frames[-1], np.uint8)) == nbytes - (len(frames) - 1) * block
+    return frame_header(bytes(frames[-1][:18]))[1] == nbytes - (len(frames) - 1) * block
 
 
 def _spare(nbytes: int) -> Bytes:

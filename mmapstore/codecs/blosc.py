@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .contract import Bytes, CorruptChunk
-from .step import WORTH_A_PART, Compressor, decoded_by, first_installed, wrong_size
+from .step import WORTH_A_PART, Compressor, decoded_by, installed, wrong_size
 
 _HEADER = struct.Struct("<BBBBIII")  # versions of format and compressor, flags, itemsize, then bytes: decoded, of a block, stored
 _BLOCKS = 4 << 20  # the longest block that Blosc chooses by itself is 4 MiB
@@ -22,8 +22,7 @@ class Unblosc(Compressor):
     """One Blosc frame, which says how long it is; its shuffle is undone by Blosc."""
 
     def __init__(self) -> None:
-        decode, package = first_installed("blosc", ("numcodecs.blosc", "decompress"), ("imagecodecs", "blosc_decode"))
-        self._decode = decode if package == "numcodecs" else lambda source, out: decode(source, numthreads=1, out=out)
+        self._decode = installed("blosc", "numcodecs.blosc", "decompress")
 
     def own_nbytes(self, decoded: int) -> int:
         return 5 * min(decoded, _BLOCKS) + (1 << 18)  # three blocks of Blosc's own; a frame of one block, and that decoded

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .contract import Bytes, CorruptChunk
-from .step import Compressor, NoDecoder, decoded_by, first_installed, wrong_size
+from .step import Compressor, NoDecoder, decoded_by, installed, wrong_size
 
 # Behind the magic number: bytes of the header, of the frame; flags, kind, codec; bytes decoded, encoded; of an element, a block, a
 # chunk.
@@ -120,7 +120,7 @@ class Unblosc2(Compressor):
     """`padded` and `block` are the bytes of a chunk as it comes out of the library, and of a block, where they are known."""
 
     def __init__(self, padded: int = 0, block: int = 0) -> None:
-        self._decode, _ = first_installed("blosc2", ("imagecodecs", "blosc2_decode"))
+        self._decode = installed("blosc2", "imagecodecs", "blosc2_decode")
         self._padded, self._block = padded, block
 
     def own_nbytes(self, decoded: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -123,8 +122,5 @@ def _summing(name: str) -> Callable[[Bytes], int]:
         if library.implementation != "c":
             raise NoDecoder("crc32c needs google-crc32c with its compiled part, which this machine has not")
         return lambda data: int(library.value(data))
-    try:
-        found: Callable[[Bytes], int] = getattr(importlib.import_module("deflate"), name)
-    except (ImportError, AttributeError):
-        found = getattr(zlib, name)
+    found: Callable[[Bytes], int] = getattr(importlib.import_module("deflate"), name)
     return found

@@ -1,4 +1,4 @@
-"""zlib and gzip streams, by libdeflate (the package `deflate`) or, where that is absent, by Python's own zlib.
+"""zlib and gzip streams, by libdeflate (the package `deflate`), and by Python's own zlib where that refuses them.
 
 libdeflate was the fastest of those that were tried, and `deflate` the smallest package of it; it leaves the interpreter's lock.
 """
@@ -61,25 +61,21 @@ class Inflate:
     takes_any_size = False
 
     def __init__(self, form: Form) -> None:
+        import deflate
+
         self._form: Form = form
-        self._fast: Callable[[Bytes, int], Any] | None = None
-        try:
-            import deflate
-        except ImportError:
-            pass
-        else:
-            self._fast = deflate.zlib_decompress if form == "zlib" else deflate.gzip_decompress
+        self._fast: Callable[[Bytes, int], Any] = deflate.zlib_decompress if form == "zlib" else deflate.gzip_decompress
 
     def encoded_nbytes(self, decoded: int) -> int | None:
         return None
 
     def own_nbytes(self, decoded: int) -> int:
         # libdeflate: the bytes and its tables. zlib: it doubles what it returns as it grows, and has a window.
-        return decoded + (1 << 16) if self._fast is not None and decoded <= _MOST else 2 * decoded + (1 << 17)
+        return decoded + (1 << 16) if decoded <= _MOST else 2 * decoded + (1 << 17)
 
     def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
         found: Any = None
-        if self._fast is not None and nbytes <= _MOST:
+        if nbytes <= _MOST:
             try:
                 found = self._fast(source, nbytes)
             except MemoryError:
@@ -97,7 +93,7 @@ class Inflate:
         return np.frombuffer(found, np.uint8)
 
     def undo_part(self, source: Bytes, nbytes: int, start: int, stop: int, out: Bytes) -> bool:
-        if (1 if self._fast is None else _SLOWER) * stop > WORTH_A_PART * nbytes:
+        if _SLOWER * stop > WORTH_A_PART * nbytes:
             return False
         found = inflate_prefix(source, stop, self._form)
         if found is None:

@@ -67,7 +67,7 @@ def _step(code: int, values: tuple[int, ...]) -> Callable[[Any], Any] | None:
     if code == _SHUFFLE and values and values[0] > 0:
         return lambda source: _shuffled(source, values[0])
     if code == _GZIP and values:
-        return lambda source: _smaller(_deflater(source)(source, values[0]), source)
+        return lambda source: _smaller(_deflated(source, values[0]), source)
     if code == _FLETCHER32:
         return _with_checksum
     if code == _ZSTD:
@@ -79,13 +79,10 @@ def _step(code: int, values: tuple[int, ...]) -> Callable[[Any], Any] | None:
     return None
 
 
-def _deflater(source: Any) -> Callable[[Any, int], Any]:
-    try:
-        import deflate
-    except ImportError:
-        return zlib.compress
-    fast: Callable[[Any, int], Any] = deflate.zlib_compress
-    return fast if memoryview(source).nbytes <= _MOST else zlib.compress
+def _deflated(source: Any, level: int) -> Any:
+    import deflate
+
+    return deflate.zlib_compress(source, level) if memoryview(source).nbytes <= _MOST else zlib.compress(source, level)
 
 
 def _smaller(made: Any, source: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .contract import Bytes, CorruptChunk
-from .step import Compressor, decoded_by, first_installed, wrong_size
+from .step import Compressor, decoded_by, installed, wrong_size
 
 _HDF5_HEADER = struct.Struct(">QI")  # decoded bytes, and those of a block
 _MOST = 0x7E000000  # LZ4 counts the bytes of a block in an int
@@ -74,7 +74,7 @@ class Hdf5Lzf(Compressor):
     """One LZF stream, which h5py's filter stores where it is shorter than the chunk."""
 
     def __init__(self) -> None:
-        self._decode, _ = first_installed("lzf", ("imagecodecs", "lzf_decode"))
+        self._decode = installed("lzf", "imagecodecs", "lzf_decode")
 
     def own_nbytes(self, decoded: int) -> int:
         return 0
@@ -94,17 +94,12 @@ def most_stored(decoded: int) -> int:
 
 def block_decoder(codec: str) -> Callable[[Bytes, Bytes], None]:
     """Fills a buffer from one LZ4 block of exactly that many decoded bytes."""
-    library, package = first_installed(codec, ("numcodecs.lz4", "decompress"), ("imagecodecs", "lz4_decode"))
+    library = installed(codec, "numcodecs.lz4", "decompress")
 
     def decode(source: Bytes, out: Bytes) -> None:
         most = most_stored(len(out))
         if len(source) > most or len(out) > _MOST:
             raise CorruptChunk(f"its lz4 block of {len(out)} bytes has {len(source)} stored ones, expected at most {most}")
-        if package == "imagecodecs":
-            found = len(decoded_by(library, "lz4", source, out=out))
-            if found != len(out):
-                raise CorruptChunk(wrong_size(found, len(out)))
-            return
         framed = np.empty(4 + len(source), np.uint8)
         framed[:4] = np.frombuffer(len(out).to_bytes(4, "little"), np.uint8)
         framed[4:] = source

@@ -56,17 +56,13 @@ class NoDecoder(Exception):
     """Why a codec cannot be undone here, in words for `info`."""
 
 
-def first_installed(codec: str, *places: tuple[str, str]) -> tuple[Any, str]:
-    """The first function, of those named as (module, name), whose package is installed; and that package.
-
-    Raises NoDecoder, which names the packages, where none is.
-    """
-    for module, name in places:
-        try:
-            return getattr(importlib.import_module(module), name), module.partition(".")[0]
-        except ImportError:
-            continue
-    raise missing(codec, *(module.partition(".")[0] for module, _ in places))
+def installed(codec: str, module: str, name: str) -> Callable[..., Any]:
+    """Return the function `name` of a module. Raises NoDecoder, which names the package, where it is not installed."""
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except ImportError:
+        raise missing(codec, module.partition(".")[0]) from None
+    return found
 
 
 def decoded_by(decode: Callable[..., Any], codec: str, source: Bytes, *arguments: Any, **options: Any) -> Any:
@@ -89,10 +85,9 @@ class Compressor:
         return None
 
 
-def missing(codec: str, *packages: str) -> NoDecoder:
-    """What to raise where none of `packages` is installed."""
-    named = " or ".join(packages)
-    return NoDecoder(f"{codec} needs the package {named}: pip install 'mmapstore[codecs]'")
+def missing(codec: str, package: str) -> NoDecoder:
+    """The error where the package that decodes is not installed."""
+    return NoDecoder(f"{codec} needs the package {package}: pip install 'mmapstore[codecs]'")
 
 
 def refused(codec: str, source: Bytes, why: object) -> str:

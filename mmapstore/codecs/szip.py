@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .contract import Bytes, CorruptChunk
-from .step import Compressor, NoDecoder, decoded_by, first_installed, wrong_size
+from .step import Compressor, NoDecoder, decoded_by, installed, wrong_size
 
 _MOST_BLOCK, _MOST_BLOCKS = 32, 128  # pixels of a block, and blocks of a scanline: the limits of the format
 
@@ -24,7 +24,7 @@ class Unszip(Compressor):
                 f"szip in lines of {scanline} elements, no multiple of its blocks of {block}: a decoder outside HDF5 does not tell "
                 "there whether a stream stops short"
             )
-        self._decode, _ = first_installed("szip", ("imagecodecs", "szip_decode"))
+        self._decode = installed("szip", "imagecodecs", "szip_decode")
         self._settings = (options, block, bits, scanline)
 
     def own_nbytes(self, decoded: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .contract import Bytes, CorruptChunk
-from .step import Compressor, decoded_by, first_installed, wrong_size
+from .step import Compressor, decoded_by, installed, wrong_size
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -17,10 +17,10 @@ def declared_nbytes(source: Bytes) -> int | None:
     >>> declared_nbytes(np.frombuffer(bytes.fromhex("28b52ffd2003190000616263"), np.uint8))
     3
     """
-    return _header(source[:18].tobytes())[1]
+    return frame_header(source[:18].tobytes())[1]
 
 
-def _header(head: bytes) -> tuple[int, int | None]:
+def frame_header(head: bytes) -> tuple[int, int | None]:
     """The bytes that the header of a frame has, and those that the frame decodes to; None where it does not say, or is no frame."""
     if len(head) < 6 or not head.startswith(_MAGIC):
         return 0, None
@@ -51,9 +51,7 @@ class Unzstd(Compressor):
     """One or more zstd frames; their checksums are verified where they have one."""
 
     def __init__(self) -> None:
-        decode, package = first_installed("zstd", ("numcodecs.zstd", "decompress"), ("imagecodecs", "zstd_decode"))
-        self._decode = decode if package == "numcodecs" else lambda source, out: decode(source, out=out)
-        self._tells = package == "imagecodecs"  # how much it filled; numcodecs raises unless it is all
+        self._decode = installed("zstd", "numcodecs.zstd", "decompress")
 
     def own_nbytes(self, decoded: int) -> int:
         return 1 << 18
@@ -64,7 +62,7 @@ class Unzstd(Compressor):
         if declared is not None and declared > nbytes:
             raise CorruptChunk(wrong_size(declared, nbytes))
         if declared is not None and declared < nbytes and self._fits(source, out[:-1]):
-            # The libraries do not say how much of `out` they filled. Several frames may fill it together, so ask: less than all?
+            # numcodecs does not say how much of `out` it filled. Several frames may fill it together, so ask: less than all?
             raise CorruptChunk(f"it decodes to fewer than {nbytes} bytes; its first frame has {declared}")
         self.fill(source, out)
         return out
@@ -72,7 +70,7 @@ class Unzstd(Compressor):
     def undo_joined(self, source: Bytes, pieces: Sequence[tuple[int, int]], nbytes: int, out: Bytes) -> bool:
         """Decode frames of `nbytes` each that follow one another, as one stream. False where they are anything else, or damaged."""
         stored, (begin, _) = source.data, pieces[0]
-        length, declared = _header(bytes(stored[begin : begin + 18]))
+        length, declared = frame_header(bytes(stored[begin : begin + 18]))
         head, at = bytes(stored[begin : begin + length]), begin
         for first, end in pieces:
             if declared != nbytes or first != at or not _is_one_frame(stored, first, end, head):
@@ -85,9 +83,7 @@ class Unzstd(Compressor):
         return True
 
     def fill(self, source: Bytes, out: Bytes) -> None:
-        found = decoded_by(self._decode, "zstd", source, out)
-        if self._tells and len(found) != len(out):
-            raise CorruptChunk(wrong_size(len(found), len(out)))
+        decoded_by(self._decode, "zstd", source, out)
 
     def _fits(self, source: Bytes, out: Bytes) -> bool:
         try:

@@ -112,11 +112,11 @@ def test_objects_have_no_decoder():
 
 @pytest.mark.parametrize("name", ["blosc", "zstd", "numcodecs-lz4", "hdf5-lz4"])
 def test_a_missing_package_is_named(name, monkeypatch):
-    for package in ("numcodecs", "numcodecs.blosc", "numcodecs.zstd", "numcodecs.lz4", "imagecodecs"):
+    for package in ("numcodecs", "numcodecs.blosc", "numcodecs.zstd", "numcodecs.lz4"):
         monkeypatch.setitem(sys.modules, package, None)
     found, why = decoder_for((Codec(name),), np.dtype("u1"), (3,))
     assert found is None
-    assert why == f"{name} needs the package numcodecs or imagecodecs: pip install 'mmapstore[codecs]'"
+    assert why == f"{name} needs the package numcodecs: pip install 'mmapstore[codecs]'"
 
 
 @pytest.mark.parametrize(
@@ -131,41 +131,6 @@ def test_what_imagecodecs_alone_decodes(name, settings, called, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     found, why = decoder_for((Codec(name, settings),), np.dtype("u1"), (3,))
     assert (found, why) == (None, f"{called} needs the package imagecodecs: pip install 'mmapstore[codecs]'")
-
-
-@pytest.mark.parametrize("name", ["blosc", "zstd", "numcodecs-lz4", "hdf5-lz4"])
-def test_imagecodecs_stands_in_for_numcodecs(name, monkeypatch):
-    pytest.importorskip("imagecodecs")
-    numcodecs = pytest.importorskip("numcodecs")
-    data = (np.arange(9000) % 700).astype("<f4")
-    lz4 = bytes(numcodecs.LZ4().encode(data))
-    stored = {
-        "blosc": bytes(numcodecs.Blosc().encode(data)),
-        "zstd": bytes(numcodecs.Zstd().encode(data)),
-        "numcodecs-lz4": lz4,
-        "hdf5-lz4": (36000).to_bytes(8, "big") + (36000).to_bytes(4, "big") + (len(lz4) - 4).to_bytes(4, "big") + lz4[4:],
-    }[name]
-    for package in ("numcodecs", "numcodecs.blosc", "numcodecs.zstd", "numcodecs.lz4"):
-        monkeypatch.setitem(sys.modules, package, None)
-    decoder, why = decoder_for((Codec(name),), data.dtype, data.shape)
-    assert why == ""
-    out = np.empty(data.nbytes, np.uint8)
-    decoder.decode(np.frombuffer(stored, np.uint8), out)
-    assert out.tobytes() == data.tobytes()
-    for length in (0, 3, 10, 20, len(stored) // 2, len(stored) - 1):
-        with pytest.raises(CorruptChunk):
-            decoder.decode(np.frombuffer(stored[:length], np.uint8), out)
-
-
-def test_zlib_without_libdeflate(monkeypatch):
-    monkeypatch.setitem(sys.modules, "deflate", None)
-    data = np.arange(5000, dtype="<f4")
-    decoder, why = decoder_for((Codec("zlib"), Codec("adler32")), data.dtype, data.shape)
-    assert why == ""
-    stored = zlib.compress(data.tobytes())
-    out = np.empty(data.nbytes, np.uint8)
-    decoder.decode(np.frombuffer(zlib.adler32(stored).to_bytes(4, "little") + stored, np.uint8), out)
-    assert out.tobytes() == data.tobytes()
 
 
 def test_importing_loads_no_library():
