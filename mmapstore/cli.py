@@ -1,4 +1,4 @@
-"""The command `mmapstore`: each subcommand a thin call of what `import mmapstore` offers."""
+"""The command `mmapstore`: each subcommand is a thin call of a function of the package."""
 
 from __future__ import annotations
 

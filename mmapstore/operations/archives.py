@@ -1,4 +1,4 @@
-"""A directory of archives in lines: one for each file or store, and why what is refused is refused."""
+"""A table of the archives in a directory: one line per file or store, with the reason for each refusal."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Archive:
 
 
 def claims_to_be_an_archive(path: Path) -> bool:
-    """By its suffix: then a reason is given if it is none."""
+    """Return True for the suffix of an archive; a file that is none is then refused with a reason."""
     return path.suffix.lower() in suffixes()
 
 
 def archive_table(archives: Sequence[Archive]) -> Iterator[str]:
-    """Lines for people: a heading, a line for each, and below it the reasons for what was refused.
+    """Yield a heading, one line per archive, and below it the reasons of refusals.
 
     >>> print("\\n".join(archive_table([Archive("a.h5", 2, 1200, 800, ("memory-mapped",), ("a.h5::/s: text",))])))
     archive  arrays   values  on disk  read

@@ -1,4 +1,4 @@
-"""`mmapstore info`: what is there, how it will be read, and why. Reads headers, and fields of labels up to 16 MB."""
+"""`mmapstore info`: the arrays at a path, how each is read, and why. Reads headers, and fields of labels up to 16 MB."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _FEWER = ": chunks of fewer samples would have fewer decoded again, and ds.cache
 
 @dataclass(frozen=True)
 class ArrayDescription:
-    """One array: what it is, how it will be read, and what would be better.
+    """One array: its form, how it is read, and advice.
 
-    `decodes` is how often a shuffled epoch of next-frame pairs decodes each chunk; 0 where nothing is decoded.
-    `refused` is the reason if it cannot be opened; everything after `name` is then empty.
+    `decodes` is how often a shuffled epoch of next-frame pairs decodes each chunk; 0 where nothing is decoded. `refused` is the
+    reason why the array cannot be opened; all other attributes but `name` are then empty.
     """
 
     name: str
@@ -59,7 +59,7 @@ class ArrayDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """What lies at a path. Of a directory of archives, `arrays` are those of all of them."""
+    """The arrays at a path; for a directory of archives, the arrays of all archives."""
 
     path: str
     kind: str
@@ -100,9 +100,9 @@ class Description:
 def describe(
     path: str | os.PathLike[str], layout: str | None = None, *, dtype: Any = None, shape: Any = None, offset: int | None = None
 ) -> Description:
-    """What lies at a path, in a file or store, or below a place inside one; or in a directory of files.
+    """Describe the arrays in a file or store, below a group inside one, or in a directory of files.
 
-    `dtype`, `shape` and `offset` tell of a file without a header what `mmapstore.open` has to be told.
+    `dtype`, `shape` and `offset` are those of `mmapstore.open` for a file without a header.
     """
     text = os.fspath(path)
     told = {"dtype": dtype, "shape": shape, "offset": offset}
@@ -163,7 +163,7 @@ def _ingest_command(source: str, layout: str | None) -> str:
 
 
 def _described_field(name: str, source: str, dataset: Dataset, storage: str = "", layout: str | None = None) -> ArrayDescription:
-    """`source` is what opens this field alone."""
+    """Describe one field; `source` is a path that opens it alone."""
     reader = next(iter(dataset.readers.values()))
     spec = reader.spec
     packed = packed_words(next(iter(dataset.packed.values()), ()))
@@ -213,7 +213,7 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
 
 
 def _begins_aligned(reader: Reader) -> bool:
-    """True if samples are looked at one after the other in a mapped file, and the first lies where TensorFlow can look at it."""
+    """Return True if samples are views of a mapped file, and the first is aligned for TensorFlow."""
     if reader.place != "memory-mapped" or not isinstance(reader, OffersViews) or reader.spec.nbytes == 0:
         return False
     if reader.spec.dtype.kind == "S":  # a tensor holds strings of its own
@@ -240,7 +240,7 @@ def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | Non
 
 
 def _described_folder(path: str) -> Description:
-    """A directory of archives: a line for each, those in directories inside it too."""
+    """Describe a directory of archives, including those in directories inside it."""
     archives, arrays = [], []
     for file in archive_files(Path(path)):
         name = file.relative_to(path).as_posix()

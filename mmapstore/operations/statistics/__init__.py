@@ -139,7 +139,7 @@ def statistics_at(
             if kept is not None:
                 values, differences, origin = kept
             elif spec.dtype.kind == "S":
-                values, differences, origin = ChannelStatistics(), ChannelStatistics(), "counted"
+                values, differences, origin = ChannelStatistics(), ChannelStatistics(), "counted in the data"
             else:
                 values, differences = _computed(str(path), reader, episodes, start, stop, budget, progress, is_ordered)
                 origin = f"computed from the data{why_not}"
