@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .measure import machine, spread, take_turns
+from .measure import machine, report_arm, spread, take_turns
 from .peers.contract import Array
 
 B = 32
@@ -169,8 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arm", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     if asked.arm:
-        found = run(asked.way, asked.arm, asked.samples, asked.epochs, asked.epochs_per_round, asked.step_ms / 1000)
-        print(json.dumps(found))
+        how = (asked.samples, asked.epochs, asked.epochs_per_round, asked.step_ms / 1000)
+        report_arm(lambda say: run(asked.way, asked.arm, *how))
         return
     with tempfile.TemporaryDirectory(dir=asked.data) as folder:
         make_data(Path(folder), CATS, DOGS)

@@ -28,10 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from mmapstore.demo.footprint import PrivatePeak
+from mmapstore.bench.child import Say, baseline
+from mmapstore.files.page_cache import warm
 from mmapstore.files.stored_files import files_of
 
-from .measure import machine, spread, take_turns, warm
+from .measure import machine, report_arm, spread, take_turns
 from .stored_data import FORMS, KEY, KINDS, Kind, make_array, make_form
 
 _STEP = 64  # samples in a slice of the loops: a chunk
@@ -130,7 +131,7 @@ WAYS: dict[str, Callable[[Path, Path], Any]] = {
 }
 
 
-def run_arm(way: str, name: str, directory: Path, samples: int) -> dict[str, Any]:
+def run_arm(way: str, name: str, directory: Path, samples: int, say: Say) -> dict[str, Any]:
     """One conversion: seconds, and bytes of private memory over those of the process with its libraries imported."""
     kind, row = KINDS["frames"].of(samples), ROWS[name]
     source, target = make_form(kind, row.form, directory), directory / f"converted{row.suffix}"
@@ -138,19 +139,18 @@ def run_arm(way: str, name: str, directory: Path, samples: int) -> dict[str, Any
         __import__(package)
     if way.startswith("mmapstore"):
         from mmapstore.operations import convert  # noqa: F401  # with what it imports, as the others have theirs
-    for file in files_of(source):
-        warm(file)
+    warm(files_of(source))
     origin = directory / "array.npy" if way == "cp" else source
     try:
-        with PrivatePeak(interval=0.002) as memory:
-            began, busy = time.perf_counter(), _processor_seconds()
-            found = WAYS[way](origin, target) or {}
-            seconds, busy = time.perf_counter() - began, _processor_seconds() - busy
+        baseline(say)
+        began, busy = time.perf_counter(), _processor_seconds()
+        found = WAYS[way](origin, target) or {}
+        seconds, busy = time.perf_counter() - began, _processor_seconds() - busy
         equal = _is_equal(directory / "array.npy", target)
     finally:
         for left in directory.glob("converted.*"):
             left.unlink()
-    return {"seconds": seconds, "processor": busy, "private": memory.growth, "equal": equal, **found}
+    return {"seconds": seconds, "processor": busy, "equal": equal, **found}
 
 
 def _processor_seconds() -> float:
@@ -185,7 +185,7 @@ def compare(row_of: Row, kind: Kind, directory: Path, rounds: int) -> dict[str, 
         words = (
             f"{spread([run['seconds'] for run in runs])} s, {statistics.median(run['processor'] for run in runs):.2f} of processors"
         )
-        words += f", private {max(run['private'] for run in runs) / 1e6:.0f} MB"
+        words += f", private {max(run['growth'] for run in runs) / 1e6:.0f} MB"
         if "predicted" in runs[0]:
             words += f" of {runs[0]['predicted'] / 1e6:.0f} MB predicted"
         if way != peer:
@@ -200,7 +200,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if given is None else given)
     if arguments and arguments[0] in WAYS:  # an arm, as `take_turns` starts it
         way, name, directory, samples = arguments
-        print(json.dumps(run_arm(way, name, Path(directory), int(samples))))
+        report_arm(lambda say: run_arm(way, name, Path(directory), int(samples), say))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=KINDS["frames"].samples, help="of 30 kB each")

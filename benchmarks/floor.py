@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmapstore.codecs.chain import decoder_for
-from mmapstore.files.page_cache import drop
+from mmapstore.files.page_cache import drop, warm
 from mmapstore.files.stored_files import files_of
 from mmapstore.formats.contract import HasChunks
 from mmapstore.formats.registry import open_stored
 
-from .measure import machine, warm
+from .measure import machine
 from .peers.contract import Array
 from .stored_data import FORMS, KEY, KINDS, make_array, make_form, row_sums
 
@@ -82,7 +82,7 @@ def reading(path: Path, threads: int, rounds: int, cold: bool) -> list[float]:
             if cold:
                 drop([path])
             else:
-                warm(path)
+                warm([path])
             found += rate(read, range(0, size, _READ), size, threads, 1)
     finally:
         os.close(descriptor)
@@ -168,8 +168,7 @@ def main(given: Sequence[str] | None = None) -> None:
             continue
         try:
             path = make_form(kind, name, directory)
-            for each in files_of(path):
-                warm(each)
+            warm(files_of(path))
         except ImportError as error:
             print(f"{name:44}not measured: {error}")
             continue

@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from mmapstore.files.page_cache import warm
 from mmapstore.files.stored_files import files_of
 
 from .floor import chunks_of
-from .measure import machine, warm
+from .measure import machine
 from .stored_data import FORMS, KEY, KINDS, make_array, make_form, row_sums
 
 ACCESSES = ("next", "shuffled")
@@ -118,8 +119,7 @@ def main(given: Sequence[str] | None = None) -> None:
     print(f"{'stored as':16}{'access':11}" + "".join(f"{name:>10}" for name in ("wall", *PARTS, "read", "decode", "copy")))
     for form in options.only:
         path = make_form(kind, form, directory)
-        for file in files_of(path):
-            warm(file)
+        warm(files_of(path))
         for access in options.access:
             dataset = mm.open(str(path), key=None if form == "npy" else KEY)
             batches = dataset.batches(kind.batch, mm.NextFrame(), shuffle=access == "shuffled" and kind.shuffle, seed=options.seed)

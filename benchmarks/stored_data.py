@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from mmapstore.bench.checksum import word_sums
+from mmapstore.bench.generated_data import waves
+
 Array = np.ndarray[Any, np.dtype[Any]]
 KEY = "data"
 
@@ -70,7 +73,7 @@ def make_array(kind: Kind, directory: Path, seed: int) -> Path:
         return path
     directory.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
-    basis, speeds = _waves(kind.shape, random)
+    basis, speeds = waves(kind.shape, random)
     partial = directory / "array.npy.partial"
     out = np.lib.format.open_memmap(partial, mode="w+", dtype="f4", shape=(kind.samples, *kind.shape))
     sums = np.empty(kind.samples, np.uint64)
@@ -91,18 +94,9 @@ def make_array(kind: Kind, directory: Path, seed: int) -> Path:
     return path
 
 
-def _waves(shape: tuple[int, ...], random: np.random.Generator, count: int = 4) -> tuple[Array, Array]:
-    """(2 * count, values of a sample) float32: sines and cosines of phases that change slowly over a sample; and speeds."""
-    axes = np.meshgrid(*(np.linspace(0, 1, length, dtype="f4") for length in shape), indexing="ij")
-    phases = np.stack([sum(random.uniform(2, 12) * axis for axis in axes) + np.float32(random.uniform(0, 6)) for _ in range(count)])
-    phases = phases.reshape(count, -1).astype("f4")
-    return np.concatenate([np.sin(phases), np.cos(phases)]), random.uniform(0.01, 0.2, count)
-
-
 def row_sums(samples: Array) -> Array:
     """(samples,) uint64: the sum of the 64-bit words of each sample, modulo 2**64. Reads every byte once."""
-    rows = samples.reshape(len(samples), -1)
-    return rows.view(np.uint64).sum(axis=1, dtype=np.uint64)
+    return word_sums(samples).view(np.uint64)
 
 
 def _npy(source: Path, target: Path, kind: Kind) -> None:

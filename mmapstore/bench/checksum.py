@@ -102,6 +102,11 @@ def sample_sums(task: Task, samples: Array) -> Array:
         return inside * np.int64(rows.shape[1])
     if samples.dtype.kind == "f" or task.kind == "images":
         samples = samples.astype(_FLOAT, copy=False)
+    return word_sums(samples)
+
+
+def word_sums(samples: Array) -> Array:
+    """Return the sum of the words of each sample, int64, modulo 2**64."""
     rows = np.ascontiguousarray(samples.reshape(len(samples), -1).astype(samples.dtype.newbyteorder("="), copy=False))
     rows = rows.view(np.int64 if rows.shape[1] * rows.itemsize % 8 == 0 else np.uint8)
     return np.asarray(rows.sum(axis=1, dtype=np.int64))

@@ -33,19 +33,16 @@ Say = Callable[..., None]
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
 
 
-def train(
-    strategy: strategies.Strategy, task: Task, epochs: int, knobs: dict[str, int], say: Say, baseline: Callable[[], None]
-) -> None:
-    """Start the framework, call `baseline`, and run the epochs. The first epoch counts from the call of `fit_arguments`."""
+def train(strategy: strategies.Strategy, task: Task, epochs: int, knobs: dict[str, int], say: Say, wait: bool) -> None:
+    """Start the framework, take the baseline, and run the epochs. The first epoch counts from the call of `fit_arguments`."""
     # Also the packages that are imported only when the data is opened: zarr-python takes 11 MB, which is not the data.
     start_libraries((*strategy.requires, *strategies.libraries(task)))
     model = started_model(task)
-    give_back_free_memory()
     gpu_peak(reset=True)
-    baseline()
+    baseline(say, wait)
     begun, by_clock = time.perf_counter(), time.time()
     arguments = {"shuffle": False, **strategy.fit_arguments(task, **knobs)}
-    model.fit(**arguments, epochs=epochs, verbose=0, callbacks=[_reporting(model, begun, by_clock, say)])
+    model.fit(**arguments, epochs=epochs, verbose=0, callbacks=[reporting(model, begun, by_clock, say)])
     say("end", gpu=gpu_peak())
 
 
@@ -118,7 +115,7 @@ def _summing_model(task: Task) -> Any:
     return model
 
 
-def _reporting(model: Any, begun: float, by_clock: float, say: Say) -> Any:
+def reporting(model: Any, begun: float, by_clock: float, say: Say) -> Any:
     import keras
 
     class Reporting(keras.callbacks.Callback):  # type: ignore[misc]
@@ -148,14 +145,9 @@ def _reporting(model: Any, begun: float, by_clock: float, say: Say) -> Any:
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    say = _channel()
+    say = channel()
     if asked.get("wait"):
         _end_with_parent()
-
-    def baseline() -> None:
-        say("baseline")
-        if asked.get("wait") and not sys.stdin.readline():
-            raise SystemExit("whoever started this process has gone")
 
     try:
         strategy, task = strategies.load(asked["strategy"]), Task(**{**asked["task"], "shape": tuple(asked["task"]["shape"])})
@@ -163,13 +155,13 @@ def main() -> None:
             assert strategy.prepare is not None
             strategy.prepare(task)
         else:
-            train(strategy, task, asked.get("epochs", 1), asked.get("knobs") or {}, say, baseline)
+            train(strategy, task, asked.get("epochs", 1), asked.get("knobs") or {}, say, asked.get("wait", False))
     except Exception as error:
-        say("failed", why=_in_a_line(error))
+        say("failed", why=in_a_line(error))
         raise SystemExit(1) from error
 
 
-def _channel() -> Say:
+def channel() -> Say:
     """Return a printer of events to standard output; everything else that prints there goes to standard error from here on."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout.flush()
@@ -182,13 +174,21 @@ def _channel() -> Say:
     return say
 
 
+def baseline(say: Say, wait: bool = True) -> None:
+    """Stay at rest while the memory of this process is read from outside."""
+    give_back_free_memory()
+    say("baseline")
+    if wait and not sys.stdin.readline():
+        raise SystemExit("the process that started this one has ended")
+
+
 def _end_with_parent() -> None:
     """Have the kernel of Linux end this process with its parent, which cannot do so itself when it is killed."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
-def _in_a_line(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
     """Return the kind and first line of an error and its causes: a refusal of memory stands at the bottom of the chain."""
     words: list[str] = []
     seen: BaseException | None = error

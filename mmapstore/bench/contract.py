@@ -126,7 +126,7 @@ class Row:
     disk_read : bytes that were read from the disk, not from the page cache
     first_batch : from the call of `fit_arguments` until the first training step has begun; None if it never did
     gpu : highest memory of the framework on a GPU; None without one
-    looks : at most some 300, evenly thinned, the peak kept
+    looks : at most some 150, evenly thinned, the peak kept
     command : reproduces this row; `limit_command` does so under the same limit with systemd-run or docker; "" without limit
     """
 

@@ -164,7 +164,7 @@ def _converted(path: Path, form: str, target: str, chunk_samples: int, progress:
 def _blocks(shape: tuple[int, ...], dtype: np.dtype[Any], labels: Array | None, samples: int, seed: int) -> Iterator[Array]:
     """Yield all samples, (some, *shape) at a time; each class has its own waves."""
     random = np.random.default_rng(seed)
-    kinds = [_waves(shape, random) for _ in range(1 if labels is None else _CLASSES)]
+    kinds = [waves(shape, random) for _ in range(1 if labels is None else _CLASSES)]
     step = max(1, _BLOCK // (int(np.prod(shape)) * 4))
     for start in range(0, samples, step):
         numbers = np.arange(start, min(start + step, samples))
@@ -180,7 +180,7 @@ def _blocks(shape: tuple[int, ...], dtype: np.dtype[Any], labels: Array | None, 
         yield scaled.astype(dtype).reshape(-1, *shape)
 
 
-def _waves(shape: tuple[int, ...], random: np.random.Generator, count: int = 4) -> tuple[Array, Array]:
+def waves(shape: tuple[int, ...], random: np.random.Generator, count: int = 4) -> tuple[Array, Array]:
     """Return sines and cosines of phases that change over a sample, (2 * count, values) float32; and the speeds of the phases."""
     axes = np.meshgrid(*(np.linspace(0, 1, length) for length in shape), indexing="ij")
     phases = np.stack([sum(random.uniform(2, 12) * axis for axis in axes) + random.uniform(0, 6) for _ in range(count)])

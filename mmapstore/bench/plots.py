@@ -15,7 +15,7 @@ from typing import Any
 from ..plain.errors import WriteError
 from ..plain.memory_budget import format_bytes
 from . import derived
-from .contract import FINISHED, KILLED, NOT_RUN, Fit, Look, Report, Row
+from .contract import FINISHED, KILLED, NOT_RUN, Fit, Report, Row
 from .derived import data_of, finished, format_seconds, grouped, is_ours, labels, rate, share_of, signed, variant_of
 from .drawing import (
     INK,
@@ -35,7 +35,6 @@ from .drawing import (
 )
 
 _FLOOR = 1e6  # bytes: less than this is within the error of the instruments, and a logarithm needs an end
-_LOOKS = 120  # of a line over time, in a panel that is some 170 pixels wide
 _PANEL = 205  # pixels of width that a panel should have
 
 
@@ -228,7 +227,6 @@ def _draw_course(axes: Any, row: Row, limit: int | None) -> None:
     looks = [look for look in row.looks if look.seconds >= 0] or row.looks
     if row.outcome == KILLED:  # looks while the kernel took the process apart do not show the memory it held
         looks = list(itertools.dropwhile(lambda look: look.private < base, reversed(looks)))[::-1] or looks
-    looks = thinned(looks, _LOOKS)
     seconds, private = [look.seconds for look in looks], [look.private for look in looks]
     axes.fill_between(seconds, [min(base, each) for each in private], color=PALE, alpha=0.25, linewidth=0)
     axes.fill_between(seconds, base, [max(base, each) for each in private], color=colour, alpha=0.35, linewidth=0)
@@ -243,21 +241,6 @@ def _draw_course(axes: Any, row: Row, limit: int | None) -> None:
     axes.set_xticks([0, end], ["0", format_seconds(end)])
     for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
         label.set_horizontalalignment(side)
-
-
-def thinned(looks: Sequence[Look], most: int) -> list[Look]:
-    """Return at most `most` looks: of each stretch the one with the most private memory; the first and the last are kept.
-
-    >>> looks = [Look(float(second), second % 10, 0, 0) for second in range(100)]
-    >>> [look.private for look in thinned(looks, 6)]
-    [0, 9, 9, 9, 9, 9]
-    """
-    if len(looks) <= most:
-        return list(looks)
-    inner, count = looks[1:-1], most - 2
-    cuts = [len(inner) * place // count for place in range(count + 1)]
-    peaks = [max(inner[start:stop], key=lambda look: look.private) for start, stop in itertools.pairwise(cuts)]
-    return [looks[0], *peaks, looks[-1]]
 
 
 # --- throughput against the limit, and memory against the size ----------------------------------------------------------

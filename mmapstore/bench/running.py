@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -34,8 +35,9 @@ from .instruments.calibration import calibrate
 from .instruments.limits import can_limit
 from .instruments.process_tree import Watch, method
 
-__all__ = ["calibrate", "can_limit", "command", "instruments", "run"]
+__all__ = ["Child", "calibrate", "can_limit", "command", "instruments", "run"]
 
+_CHILD = f"{__package__}.child"
 _STILL_CACHED = 0.01  # the share of a file's pages that may be left after dropping it
 _LAST_WORDS = 4000  # bytes of standard error that are looked at
 _NOTE = re.compile(r"[IW]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IW] |WARNING: All log messages before absl")
@@ -81,12 +83,21 @@ def run(
     if row.why:
         return row
     asked |= {"epochs": epochs, "knobs": given, "wait": True}
-    until = time.monotonic() + timeout
-    with limits.limited(limit) as under, _Child(asked, under.prefix) as child:
+
+    def take(event: dict[str, Any]) -> bool:
+        match event["event"]:
+            case "first batch":
+                row.first_batch = event["seconds"]
+            case "epoch":
+                row.epochs.append(Epoch(event["seconds"], event["samples"], event["nbytes"], event["checksum"] == expected))
+            case "end":  # an orderly shutdown of TensorFlow takes seconds
+                row.gpu, row.outcome = event["gpu"], FINISHED
+        return row.outcome == FINISHED
+
+    with limits.limited(limit) as under, Child([_CHILD, json.dumps(asked)], under.prefix) as child:
         with Watch(child.number, beside=under.look) as watch:
-            in_time = child.follow(row, watch, expected, until)
-        code, words = child.end()
-        _judge(row, under, code, words, given_up_after=None if in_time else timeout, failure=child.failure, started=child.started)
+            in_time = child.follow(take, timeout, watch)
+        _judge(row, under, child, None if in_time else timeout, started=watch.baseline is not None)
     row.private, row.baseline = watch.private, watch.baseline
     row.file_backed, row.resident, row.disk_read = watch.file_backed, watch.resident, watch.disk_read
     row.group_anonymous, row.group_file = under.anonymous, under.file
@@ -150,11 +161,11 @@ def _prepared(chosen: strategies.Strategy, asked: dict[str, Any], timeout: float
     """Have the strategy write what has to exist before training; return the reason why it could not, or ""."""
     if chosen.prepare is None:
         return ""
-    with _Child({**asked, "prepare": True}) as child:
-        if not child.follow(None, None, 0, time.monotonic() + timeout):
+    with Child([_CHILD, json.dumps({**asked, "prepare": True})]) as child:
+        if not child.follow(lambda event: False, timeout):
             return f"its preparation was not done after {timeout:.0f} s"
-        code, words = child.end()
-    return "" if code == 0 else f"its preparation failed: {child.failure or _last_line(words, code)}"
+        why, code, _ = child.end()
+    return "" if code == 0 else f"its preparation failed: {why}"
 
 
 def _cache_made(task: Task, *, drop: bool) -> str:
@@ -176,18 +187,18 @@ def _cache_made(task: Task, *, drop: bool) -> str:
 # --- while it runs ------------------------------------------------------------------------------------------------------
 
 
-class _Child:
-    """`mmapstore.bench.child` in a process of its own: events and last words. Its processes end with the block."""
+class Child:
+    """`python -m ARGUMENTS` in a process of its own: events and last words. Its processes end with the block."""
 
-    def __init__(self, asked: dict[str, Any], prefix: tuple[str, ...] = ()) -> None:
-        self.started, self.failure = False, ""
+    def __init__(self, arguments: Sequence[str], prefix: tuple[str, ...] = ()) -> None:
+        self._failure = ""
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         # A killed process leaves temporary files, such as TensorFlow's source of traced functions; they go with this directory.
         self._scratch = tempfile.TemporaryDirectory(prefix="mmapstore-bench-")
         # Keras can compute with others; the step that reads every bit is TensorFlow's.
         settings = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
         self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", f"{__package__}.child", json.dumps(asked)],
+            [*prefix, sys.executable, "-m", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -201,7 +212,7 @@ class _Child:
         self._reader = threading.Thread(target=self._read, name="events of the benchmark", daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> _Child:
+    def __enter__(self) -> Child:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -214,8 +225,12 @@ class _Child:
         self._errors.close()
         self._scratch.cleanup()
 
-    def follow(self, row: Row | None, watch: Watch | None, expected: int, until: float) -> bool:
-        """Take events until the process ends, or is done. False if it was neither by `until`, of `time.monotonic`."""
+    def follow(self, take: Callable[[dict[str, Any]], bool], seconds: float, watch: Watch | None = None) -> bool:
+        """Give events to `take` until it returns True or the process ends. Returns False if neither came within `seconds`.
+
+        At the event "baseline" the process waits, and `watch` takes its baseline.
+        """
+        until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             try:
                 line = self._lines.get(timeout=min(left, 0.2))
@@ -228,30 +243,19 @@ class _Child:
                 return True
             event = json.loads(line)
             if event["event"] == "failed":
-                self.failure = event["why"]
-            elif row is not None and watch is not None:
-                self._take(event, row, watch, expected)
-                if row.outcome == FINISHED:
-                    return True  # an orderly shutdown of TensorFlow takes seconds
+                self._failure = event["why"]
+            elif event["event"] == "baseline" and watch is not None:
+                watch.mark()
+                assert self._process.stdin is not None
+                with contextlib.suppress(OSError):  # it has ended, which will be seen
+                    self._process.stdin.write("go\n")
+                    self._process.stdin.flush()
+            elif take(event):
+                return True
         return False
 
-    def _take(self, event: dict[str, Any], row: Row, watch: Watch, expected: int) -> None:
-        if event["event"] == "baseline":
-            self.started = True
-            watch.mark()
-            assert self._process.stdin is not None
-            with contextlib.suppress(OSError):  # it has ended, which will be seen
-                self._process.stdin.write("go\n")
-                self._process.stdin.flush()
-        elif event["event"] == "first batch":
-            row.first_batch = event["seconds"]
-        elif event["event"] == "epoch":
-            row.epochs.append(Epoch(event["seconds"], event["samples"], event["nbytes"], event["checksum"] == expected))
-        elif event["event"] == "end":
-            row.gpu, row.outcome = event["gpu"], FINISHED
-
-    def end(self) -> tuple[int, str]:
-        """(exit status, the end of what it wrote to standard error). Whatever still runs is killed."""
+    def end(self) -> tuple[str, int, str]:
+        """Kill every process that still runs; return the failure in a line, the exit status, and the end of standard error."""
         if hasattr(os, "killpg"):
             with contextlib.suppress(OSError):
                 os.killpg(self.number, signal.SIGKILL)
@@ -260,7 +264,8 @@ class _Child:
         code = self._process.wait()
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - _LAST_WORDS))
-        return code, self._errors.read().decode("utf-8", "replace").strip()
+        words = self._errors.read().decode("utf-8", "replace").strip()
+        return self._failure or _last_line(words, code), code, f"{self._failure}\n{words}"
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -269,24 +274,22 @@ class _Child:
         self._lines.put(None)
 
 
-def _judge(
-    row: Row, under: limits.Limit, code: int, words: str, *, given_up_after: float | None, failure: str, started: bool
-) -> None:
+def _judge(row: Row, under: limits.Limit, child: Child, given_up_after: float | None, started: bool) -> None:
     """Write the outcome and its reason into the row."""
+    why, code, words = child.end()
+    stage = "" if row.epochs else ", in the first epoch" if started else ", before the framework had started"
     if row.outcome == FINISHED:
         if not row.epochs or not all(epoch.right for epoch in row.epochs):
             row.why = "the model did not get every x with its y: the checksum differs from that of the data"
-        return
-    stage = "" if row.epochs else ", in the first epoch" if started else ", before the framework had started"
-    if given_up_after is not None:
+    elif given_up_after is not None:
         row.outcome, row.why = GIVEN_UP, f"not finished after {given_up_after:.0f} s{stage}"
-    elif under.killed(code, f"{failure}\n{words}"):
+    elif under.killed(code, words):
         row.outcome = KILLED
         row.why = "the machine had no memory left" if row.limit is None else f"by the limit of {format_bytes(row.limit)}{stage}"
         if under.name == limits.DATA_LIMIT:
-            row.why += f": {failure or _last_line(words, code)}"
+            row.why += f": {why}"
     else:
-        row.outcome, row.why = FAILED, failure or _last_line(words, code)
+        row.outcome, row.why = FAILED, why
 
 
 def _last_line(words: str, code: int) -> str:

@@ -13,8 +13,7 @@ import pytest
 
 from mmapstore.bench.contract import Look
 from mmapstore.bench.instruments import limits, process_tree
-from mmapstore.bench.instruments.calibration import calibrate
-from mmapstore.bench.instruments.known_amounts import HELD, SPIKE
+from mmapstore.bench.instruments.calibration import HELD, SPIKE, calibrate
 from mmapstore.bench.instruments.process_tree import Thinned, Watch, descendants
 
 MB = 1_000_000

@@ -291,17 +291,6 @@ def test_labels_that_have_room_stay_where_they_are_wanted():
     assert drawing.spread_out([10.0, 50.0, 90.0], [10, 10, 10], 0, 100) == [10, 50, 90]
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 119, 120, 121, 300, 301])
-def test_thinned_looks_keep_the_ends_the_order_and_the_peak(count):
-    looks = [Look(float(n), n * 7919 % 1009, 0, 0) for n in range(count)]
-    found = plots.thinned(looks, 120)
-    assert len(found) == min(count, 120)
-    assert [look.seconds for look in found] == sorted({look.seconds for look in found})
-    if count:
-        assert (found[0], found[-1]) == (looks[0], looks[-1])
-        assert max(look.private for look in found) == max(look.private for look in looks)
-
-
 def test_a_row_cut_short_at_once_is_drawn():
     ended = cut_short("a", KILLED, private=1e6, seconds=0.0, nbytes=SMALL)
     ended.looks = [Look(0.0, 10**8, 0, 10**8)]

@@ -1,4 +1,4 @@
-"""A hard limit of memory for a process, which it is under before it loads anything, and whether the limit was what ended it.
+"""A hard limit of memory for a process, which holds before the process loads anything; and the detection that it was killed by it.
 
 A control group, version 1 or 2, counts every page of all processes in it, and those of the files they read; what it can take
 back it takes back, and then it kills. Swap is off in it. Where none may be made, RLIMIT_DATA is the second best: it refuses
@@ -37,7 +37,7 @@ _numbers = itertools.count()
 
 
 class Limit:
-    """What a process is put under: here nothing. `name` is "control group", "RLIMIT_DATA" or "".
+    """A limit of a process; this base class limits nothing. `name` is "control group", "RLIMIT_DATA" or "".
 
     `prefix` stands before its command, a shell that enters and becomes the command: so Python itself counts.
     """
@@ -48,11 +48,11 @@ class Limit:
     file: int | None = None
 
     def killed(self, code: int, text: str) -> bool:
-        """Whether the limit ended a process that returned `code` and whose last words were `text`."""
+        """Return True if the limit ended a process that returned `code` and whose last words were `text`."""
         return False
 
     def look(self) -> None:
-        """Note what is counted now, where something is."""
+        """Note the current count, if any."""
         return
 
 
@@ -159,7 +159,7 @@ class ControlGroup(Limit):
 
 
 def parents(root: Path = _ROOT, own: Path = _OWN) -> list[Path]:
-    """Groups below which one for memory might be made, the nearest first.
+    """Return groups below which one for memory might be made, the nearest first.
 
     In version 2 a group that has processes shares nothing out, so it is one further up that can.
     """
@@ -187,7 +187,7 @@ def _shares_memory(group: Path) -> bool:
 
 @functools.cache
 def _parent() -> Path | None:
-    """Where a process can be put under a limit: found out by doing it."""
+    """Return a group below which a process can be limited, found by limiting one."""
     for parent in parents():
         _sweep(parent)
         try:
@@ -224,7 +224,7 @@ def can_limit() -> str | None:
 
 @contextlib.contextmanager
 def limited(nbytes: int | None) -> Iterator[Limit]:
-    """The best limit there is; with None only the counting of a control group, where one may be made.
+    """Set the best limit there is; with None only count in a control group, where one may be made.
 
     On leaving, every process under it is killed and the group removed. Raises InvalidValueError where there is no limit.
     """
@@ -249,7 +249,7 @@ def limited(nbytes: int | None) -> Iterator[Limit]:
 
 
 def from_outside(nbytes: int, command: str) -> str:
-    """Two lines for the shell, either of which runs `command` under the limit, whatever this machine permits.
+    """Return two lines for the shell, either of which runs `command` under the limit.
 
     >>> print(from_outside(1_000_000_000, "mmapstore bench --only fit_memmap"))
     systemd-run --user --scope -p MemoryMax=1000000000 -p MemorySwapMax=0 mmapstore bench --only fit_memmap

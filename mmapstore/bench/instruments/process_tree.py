@@ -1,4 +1,4 @@
-"""The memory of a process and of everything it started, watched from outside while it runs.
+"""The memory of a process and all its descendants, watched from outside while it runs.
 
 Two kinds of looks take turns. The full one reads /proc/PID/smaps_rollup, where the kernel walks the page tables and divides
 each page by the processes that share it: exact, and slow where much is mapped. The quick one reads the counters of
@@ -26,17 +26,13 @@ _PAUSES = 19  # between two looks, in times of what one takes: 5 % of a core
 _QUICK, _FULL = 0.001, 0.05  # seconds between two looks, at least
 _STEADY = 1 << 20  # bytes by which a tree at rest may change during a full look
 _TRIES = 3  # of a full look, where several processes change during it
-_BEFORE, _AFTER = 50, 250  # looks kept from before the baseline, and from after it
+_BEFORE, _AFTER = 30, 120  # looks kept from before the baseline, and from after it: a plot is some 170 pixels wide
 _LINE = re.compile(rb"^(\w+):\s+(\d+)", re.MULTILINE)
 _ROLLUP = {b"Pss_Anon", b"Pss_Shmem", b"SwapPss", b"Pss_File"}
 
 
 def method() -> str:
-    """Where private memory is read on this machine, in words.
-
-    >>> isinstance(method(), str)
-    True
-    """
+    """Describe where private memory is read on this machine."""
     own = _PROC / "self"
     try:
         if _numbers((own / "smaps_rollup").read_bytes()).keys() >= _ROLLUP:
@@ -78,7 +74,7 @@ class _Counters:
 
 @dataclass(frozen=True)
 class _Sharing:
-    """What the counters had too much at the last full look, in bytes: pages that processes share, be it with other programs."""
+    """The excess of the counters at the last full look, in bytes: pages that processes share, also with other programs."""
 
     private: int = 0
     file_backed: int = 0
@@ -257,12 +253,12 @@ class Watch:
 
     @property
     def looks(self) -> list[Look]:
-        """At most 300; seconds from the baseline on."""
+        """At most 150; seconds from the baseline on."""
         zero = self._opened if self._marked is None else self._marked
         return [replace(look, seconds=round(look.seconds - zero, 4)) for look in self._kept.looks + self._looks.looks]
 
     def pace(self) -> str:
-        """How often was looked, and what it cost, in words."""
+        """Return the interval and the cost of looks, in words."""
         if not self._quick_looks or not self._full_looks:
             return "never looked"
         seconds = time.perf_counter() - self._opened
