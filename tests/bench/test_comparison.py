@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from sample_reports import FRAMEWORK, LARGE, LIMIT, SMALL, cut_short, empty_report, epochs, full_report, row, small_report
 
-from mmapstore.bench.comparison import Pair, compare, matched
+from mmapstore.bench.comparison import compare, figures
 from mmapstore.bench.contract import KILLED, Report, Smallest
 
 
@@ -15,12 +15,19 @@ def with_rates(*rates: float, first: float = 1e9):
     return row("a", epochs=[epochs(10**9, each, 1)[0] for each in (first, *rates)])
 
 
+def change(old, new, name="throughput"):
+    """Of a figure from one row to another."""
+    before, now = (figures(small_report(rows=[each])) for each in (old, new))
+    (key,) = (key for key in now if key[5] == name)
+    return now[key].change(before[key])
+
+
 def test_a_report_and_itself():
     text = compare(full_report(), full_report())
-    assert text.startswith("CHANGES: 87 rows in both: none of them changed beyond the spread; 0 only before, 0 only now.")
+    assert text.startswith("CHANGES: 109 figures in both: none of them changed.")
     assert "Same machine, same versions." in text
-    assert "THROUGHPUT AGAINST THE LIMIT: 48 ROWS AS BEFORE." in text
-    assert not re.search(r"ONLY (BEFORE|NOW)\n", text)
+    assert "THROUGHPUT AGAINST THE LIMIT: 33 FIGURES AS BEFORE." in text
+    assert not re.search(r"only (before|now)$|higher$|lower$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("report", [full_report(), small_report(), empty_report()])
@@ -30,71 +37,51 @@ def test_no_line_is_wider_than_the_terminal(report):
 
 def test_speed_changes_only_beyond_the_spread_of_the_epochs():
     before = with_rates(1.0e9, 1.1e9, 1.2e9)
-    assert Pair(before, with_rates(1.3e9, 1.4e9, 1.5e9)).speed == "faster"
-    assert Pair(before, with_rates(0.7e9, 0.8e9, 0.9e9)).speed == "slower"
-    assert Pair(before, with_rates(1.15e9, 1.4e9, 1.5e9)).speed == ""  # one of its epochs is as slow as one before
-    assert Pair(before, before).speed == ""
+    assert change(before, with_rates(1.3e9, 1.4e9, 1.5e9)) == "higher"
+    assert change(before, with_rates(0.7e9, 0.8e9, 0.9e9)) == "lower"
+    assert change(before, with_rates(1.15e9, 1.4e9, 1.5e9)) == ""  # one of its epochs is as slow as one before
+    assert change(before, before) == ""
 
 
-def test_with_two_epochs_the_first_belongs_to_the_spread():
+def test_with_two_epochs_the_first_belongs_to_the_spread_and_with_one_there_is_none():
     before = with_rates(1.2e9, first=1.0e9)
-    assert Pair(before, with_rates(1.3e9, first=1.1e9)).speed == ""
-    assert Pair(before, with_rates(1.5e9, first=1.3e9)).speed == "faster"
+    assert change(before, with_rates(1.3e9, first=1.1e9)) == ""
+    assert change(before, with_rates(1.5e9, first=1.3e9)) == "higher"
+    assert change(with_rates(first=1e9), with_rates(first=2e9)) == "one epoch each"
 
 
-def test_with_one_epoch_each_there_is_no_spread():
-    pair = Pair(with_rates(first=1e9), with_rates(first=2e9))
-    assert pair.speed == "?"
-    assert not pair.changed
-    assert "one epoch each" in compare(small_report(rows=[pair.old]), small_report(rows=[pair.new]))
+@pytest.mark.parametrize(
+    ("before", "now", "expected"), [(5e6, 12e6, ""), (5e6, 14e6, "higher"), (1e9, 1.04e9, ""), (1e9, 0.9e9, "lower")]
+)
+def test_memory_changes_only_beyond_what_peaks_differ_by(before, now, expected):
+    assert change(row("a", private=before), row("a", private=now), "private") == expected
 
 
-def test_memory_changes_only_beyond_what_peaks_differ_by():
-    assert Pair(row("a", private=5e6), row("a", private=12e6)).memory == ""
-    assert Pair(row("a", private=5e6), row("a", private=14e6)).memory == "more memory"
-    assert Pair(row("a", private=1e9), row("a", private=1.04e9)).memory == ""
-    assert Pair(row("a", private=1e9), row("a", private=0.9e9)).memory == "less memory"
-    assert Pair(row("a", private=1e9), cut_short("a", KILLED, private=1e8, seconds=1, nbytes=SMALL)).memory == ""
-
-
-def test_another_outcome_is_told():
-    pair = Pair(row("a"), cut_short("a", KILLED, private=1e8, seconds=1, nbytes=SMALL))
-    assert pair.outcome == "finished before, now killed"
-    assert Pair(row("a"), row("a", right=False)).outcome == "finished before, now finished on wrong data"
-    text = compare(small_report(rows=[pair.old]), small_report(rows=[pair.new]))
-    assert "1 rows in both: 1 with another outcome" in text
-    assert re.search(r"^a +npy +\+6.00 MB +\+100 MB +1.94 GB/s +- +- +finished before,", text, re.MULTILINE)
+def test_another_outcome_is_told_and_has_no_figures():
+    old, new = row("a"), cut_short("a", KILLED, private=1e8, seconds=1, nbytes=SMALL)
+    text = compare(small_report(rows=[old]), small_report(rows=[new, row("b", right=False)]))
+    assert text.startswith("CHANGES: 0 figures in both: 1 with another outcome.")
+    assert "OTHER OUTCOMES\n  without a limit, a, npy, next, 600 MB: finished before, now killed\n" in text
+    assert re.search(r"^a +npy +throughput +1.94 GB/s +- +- +only before$", text, re.MULTILINE)
+    text = compare(small_report(rows=[old]), small_report(rows=[row("a", right=False)]))
+    assert "finished before, now finished on wrong data" in text
 
 
 def test_rows_are_the_same_by_strategy_form_task_size_and_limit():
-    rows = [row("a"), row("b"), row("a", "h5"), row("a", kind="labelled"), row("a", nbytes=2 * SMALL), row("a", limit=LIMIT)]
-    pairs, before, after = matched(rows, rows[::-1])
-    assert [pair.new for pair in pairs] == [pair.old for pair in pairs] == rows[::-1]
-    assert (before, after) == ([], [])
-    pairs, before, after = matched(rows[:2], rows[1:])
-    assert ([pair.new for pair in pairs], before, after) == ([rows[1]], [rows[0]], rows[2:])
-
-
-def test_rows_that_only_one_has_are_named():
-    old, new = small_report(), small_report()
-    gone = old.rows[0]
-    new.rows[0] = row("a new way", "h5", private=7e6)
-    text = compare(old, new)
-    assert f"WITHOUT A LIMIT, ONLY BEFORE\n  {gone.strategy}, npy, next, 600 MB: finished" in text
-    assert "WITHOUT A LIMIT, ONLY NOW\n  a new way, h5, next, 600 MB: finished" in text
+    rows = [row("a"), row("b"), row("a", "h5"), row("a", kind="labelled"), row("a", nbytes=2 * SMALL)]
+    report = small_report(rows=rows, limited=[row("a", limit=LIMIT), row("a", limit=2 * LIMIT)])
+    assert len(figures(report)) == 2 * 7
+    other = small_report(rows=rows[1:], limited=report.limited)
+    text = compare(report, other)
+    assert text.startswith("CHANGES: 12 figures in both") and text.count("only before") == 2 and "only now" not in text
 
 
 def test_machines_versions_and_seeds_that_differ_are_named():
     old, new = small_report(), small_report(seed=1)
     new.machine = {**old.machine, "cores": 4, "versions": {**old.machine["versions"], "keras": "3.9.0", "zarr": "3.1.0"}}
     text = compare(old, new)
-    for words in (
-        "cores: 2 before, now 4",
-        "keras: 3.8.0 before, now 3.9.0",
-        "zarr: none before, now 3.1.0",
-        "seed: 0 before, now 1",
-    ):
-        assert f"\n  {words}\n" in text + "\n"
+    for name, was, now in (("cores", 2, 4), ("keras", "3.8.0", "3.9.0"), ("zarr", "none", "3.1.0"), ("seed", 0, 1)):
+        assert f"\n  {name}: {was} before, now {now}\n" in text + "\n"
     assert "numpy" not in text
 
 
@@ -103,10 +90,9 @@ def test_limits_of_a_sweep_are_the_same_by_their_share_of_the_data():
     for each in new.rows:
         each.baseline = FRAMEWORK + 3_000_000
     new.swept = [replace(each, limit=each.limit + 3_000_000) for each in new.swept]
-    text = compare(old, new)
-    assert "THROUGHPUT AGAINST THE LIMIT: 48 ROWS AS BEFORE." in text
+    assert "THROUGHPUT AGAINST THE LIMIT: 33 FIGURES AS BEFORE." in compare(old, new)
     new.swept[3].epochs, new.swept[3].outcome = epochs(2 * SMALL, 3e9), "finished"
-    assert re.search(r"^fit\(memmap\), under 783 MB +npy .*killed before,", compare(old, new), re.MULTILINE)
+    assert re.search(r"at 50%, fit\(memmap\), npy, next, 600 MB: killed before, now finished", compare(old, new))
 
 
 def test_smallest_limits_and_slopes_are_side_by_side():
@@ -114,22 +100,18 @@ def test_smallest_limits_and_slopes_are_side_by_side():
     new.bisected = [
         Smallest("mmapstore to_tf", "npy", "next", LARGE, 600_000_000),
         Smallest("mmapstore to_tf", "npy", "labelled", LARGE, 700_000_000),
-        Smallest("a", "npy", "next", LARGE, 1_000_000_000),
     ]
     new.fits[0] = replace(new.fits[0], slope=1.0, low=0.99, high=1.01)
     text = compare(old, new)
-    assert "  mmapstore to_tf, npy, next, 8.00 GB: 511 MB before, 600 MB now\n" in text
-    assert "  mmapstore to_tf, npy, labelled, 8.00 GB: 700 MB now\n" in text
-    assert "  a, npy, next, 8.00 GB: 1.00 GB now\n" in text
-    assert "  mmapstore shuffled, npy, next, 8.00 GB: 514 MB before\n" in text
-    assert "  fit(memmap), npy, next, for each byte of data: 2.00 before, 1.00 now; their intervals lie apart\n" in text
-    assert "  .shuffle(n), npy, next, for each byte of data: 1.02 before, 1.02 now; their intervals overlap\n" in text
-    new.fits[1] = replace(new.fits[1], kind="labelled")
-    text = compare(old, new)
-    assert "  .shuffle(n), npy, next, for each byte of data: 1.02 before\n" in text
-    assert "  .shuffle(n), npy, labelled, for each byte of data: 1.02 now\n" in text
-    assert "for each sample of a batch: +240 kB before, +240 kB now" in text
+    for line in (
+        r"mmapstore to_tf +npy +limit +511 MB +600 MB +1.17 +higher",
+        r"mmapstore shuffled +npy +limit +514 MB +- +- +only before",
+        r"fit\(memmap\) +npy +per byte of data +2.00 +1.00 +0.50 +lower",
+        r".shuffle\(n\) +npy +per byte of data +1.02 +1.02 +1.00 +within the range",
+    ):
+        assert re.search(f"^{line}$", text, re.MULTILINE), line
+    assert re.search(r"LABELLED, 8.00 GB\n.*\n.*\n.*\nmmapstore to_tf +npy +limit +- +700 MB", text)
 
 
 def test_empty_reports():
-    assert compare(empty_report(), Report({}, 0)).startswith("CHANGES: 0 rows in both")
+    assert compare(empty_report(), Report({}, 0)).startswith("CHANGES: 0 figures in both")
