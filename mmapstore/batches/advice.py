@@ -1,4 +1,4 @@
-"""What the kernel is told of a pass: which bytes come next, and which are done with."""
+"""Advice to the kernel about a pass: the bytes that come next, and those that are done with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `Dataset.batches` was asked for, checked: each refusal says what was found, what was expected, and what to do."""
+"""The arguments of `Dataset.batches`, checked: each error says what was found, what was expected, and what to do."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class Assembly:
         )
 
     def _begin(self, epoch: int, start: int) -> None:
-        """Where a pass begins: take readers that have become better ones. DamagedFileError unless the files are the ones opened."""
+        """Begin a pass: take readers that have become better ones. Raises DamagedFileError unless the files are the ones opened."""
         if epoch == self._epoch and start > 0:
             return
         self._settle()

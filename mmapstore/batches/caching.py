@@ -168,7 +168,7 @@ def _transformed_spec(spec: ArraySpec, made: Array) -> ArraySpec:
 
 
 def _require_same(path: str, spec: ArraySpec, ends: Numbers, first: int, begin: Array, version: Any) -> None:
-    """What the function makes now is what is in the cache: it is deterministic, and has not changed under its version."""
+    """Raise unless the function makes what the cache holds: it is deterministic, and has not changed under its version."""
     if not os.path.exists(path):
         return
     file = cache_file(path, spec, ends)

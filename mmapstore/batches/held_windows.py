@@ -119,7 +119,7 @@ class HeldWindows:
         return found
 
     def rows(self, name: str, epoch: int, start: int, samples: Numbers) -> tuple[Numbers, Array]:
-        """Where these anchors lie among the frames of a field that are held, and those frames, a view.
+        """Return the places of these anchors among the frames of a field that are held, and a view of those frames.
 
         The anchors begin at position `start`, all in one window. Frames before and after an anchor lie beside it.
         """

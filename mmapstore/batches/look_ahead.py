@@ -62,7 +62,7 @@ class Promise(Generic[T]):
             self._ended.set()
 
     def result(self) -> T:
-        """What `work` returned or raised. To be asked for once."""
+        """Return or raise the outcome of `work`. To be asked for once."""
         self.wait()
         made, error = self._made, self._error
         self._made = self._error = None

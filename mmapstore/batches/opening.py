@@ -232,7 +232,7 @@ def _beside(path: str) -> str:
 
 
 def entries_beside(path: str) -> dict[str, ArrayManifest]:
-    """What the manifest of a file or store says of the arrays in it, by field; nothing where there is none."""
+    """Return the manifest's entries of the arrays in a file or store, by field; none where there is no manifest."""
     if not Path(_beside(path)).is_file():
         return {}
     fields = read_manifest(Path(_beside(path))).fields

@@ -1,4 +1,4 @@
-"""What each array of a batch is made of: which frames of which field, in which dtype and layout. Arithmetic only."""
+"""The sources of each array of a batch: frames of a field, in a dtype and layout. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def _casts(specs: Mapping[str, ArraySpec], inputs: list[str], dtype: Any) -> dic
 
 
 def _axes(have: str, layout: str | None, field: str) -> tuple[int, ...] | None:
-    """How the sample axes `have` are brought into the order of `layout`. Only fields with H and W are images."""
+    """Return the permutation that brings the sample axes `have` into the order of `layout`. Only fields with H and W are images."""
     if layout is None:
         return None
     letters = layout.upper() if isinstance(layout, str) else ""

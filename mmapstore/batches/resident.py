@@ -49,7 +49,7 @@ class Resident:
             at += stop - start
 
     def rows(self, wanted: Numbers) -> Numbers:
-        """Where in `samples` each of these samples is; all have to be here."""
+        """Return the place of each of these samples in `samples`; all have to be here."""
         run = np.searchsorted(self._starts, wanted, side="right") - 1
         return self._rows[run] + wanted - self._starts[run]
 

@@ -1,4 +1,4 @@
-"""Which frames the windows of an order draw on: arithmetic, no I/O."""
+"""The frames that the windows of an order draw on: arithmetic, no I/O."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class Unbitshuffle(Compressor):
 
 
 def _blocks(source: Bytes, at: int, count: int) -> tuple[list[tuple[int, int]], int]:
-    """Where the bytes of each of the next `count` blocks begin, and how many they are; and where the last one ends."""
+    """Return the first byte and the length of each of the next `count` blocks, and the end of the last one."""
     stored, found = source.data, []
     for _ in range(count):
         length = int.from_bytes(stored[at : at + 4], "big")
@@ -138,7 +138,7 @@ def _blocks(source: Bytes, at: int, count: int) -> tuple[list[tuple[int, int]], 
 
 
 def _all_declare(frames: list[memoryview], block: int, nbytes: int) -> bool:
-    """Whether each zstd frame says that it has the bytes of a block: then the library holds each of them to that."""
+    """True if each zstd frame says that it has the bytes of a block: then the library holds each of them to that."""
     length, declared = frame_header(bytes(frames[0][:18]))
     head = frames[0][:length]  # the same for all frames that have as many
     if declared != block or any(frame[:length] != head for frame in frames[1:-1]):

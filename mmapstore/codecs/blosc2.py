@@ -50,7 +50,7 @@ class Boxes(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What the header of a frame says. `boxes` is None where the decoded bytes are stored one after the other."""
+    """The header of a frame. `boxes` is None where the decoded bytes are stored one after the other."""
 
     head: int  # bytes, as are all but the last
     total: int
@@ -80,13 +80,13 @@ def frame_at(head: Bytes) -> Frame:
 
 
 def settings_of(head: Bytes) -> dict[str, int]:
-    """What a decoder for many such frames has to know of the first, to say how much memory it takes. Raises as `frame_at`."""
+    """Return the facts of a first frame by which a decoder of many predicts its memory. Raises as `frame_at`."""
     frame = frame_at(head)
     return {"padded": frame.chunk, "block": frame.block}
 
 
 def _boxes(head: bytes, nbytes: int) -> Boxes | None:
-    """What the layer "b2nd" (or "caterva", its first name) of a header says, where there is one."""
+    """Read the layer "b2nd" (or "caterva", its first name) of a header, where there is one."""
     for name in (b"b2nd", b"caterva"):
         entry = bytes([0xA0 | len(name)]) + name + b"\xd2"
         at = head.find(entry, _FIXED)
@@ -162,7 +162,7 @@ class Unblosc2(Compressor):
         return out
 
     def _offsets(self, source: Bytes, frame: Frame, count: int) -> list[int]:
-        """Where chunks begin, counted from the end of the header."""
+        """Return the first byte of each chunk, counted from the end of the header."""
         if 8 * count > max(len(source) * 256, 8):
             raise CorruptChunk(f"its blosc2 frame has {count} chunks in {len(source)} bytes")
         found = np.empty(8 * count, np.uint8)
@@ -209,7 +209,7 @@ def _element(itemsize: int) -> np.dtype[Any]:
 
 
 def _blocks_in_order(boxes: Boxes) -> bool:
-    """Whether blocks one after the other are the array itself: all axes before some one are cut to 1, all behind it are whole."""
+    """True if blocks one after the other are the array itself: all axes before some one are cut to 1, all behind it are whole."""
     cut = [axis for axis, (chunk, block) in enumerate(zip(boxes.chunk, boxes.block, strict=True)) if block != chunk]
     return boxes.padded == boxes.chunk and (not cut or all(block == 1 for block in boxes.block[: cut[-1]]))
 

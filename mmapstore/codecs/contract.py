@@ -1,4 +1,4 @@
-"""What decoding a chunk means, whatever its codecs are."""
+"""The contract of decoding a chunk, whatever its codecs are."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ChunkDecoder(Protocol):
 
     @property
     def joins(self) -> bool:
-        """Whether `decode_joined` can do anything."""
+        """True if `decode_joined` can do anything."""
         ...
 
     def decode_joined(self, stored: Bytes, pieces: Sequence[tuple[int, int]], out: Bytes) -> bool:

@@ -31,7 +31,7 @@ def _dtype(codec: str, settings: Mapping[str, Any], name: str, default: str | No
 
 
 class _Numbers:
-    """What the filters share: elements of `stored` on one side, of `decoded` on the other."""
+    """The common part of the filters: elements of `stored` on one side, of `decoded` on the other."""
 
     fills = True
     takes_any_size = False

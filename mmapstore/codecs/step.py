@@ -16,12 +16,12 @@ class Step(Protocol):
 
     @property
     def fills(self) -> bool:
-        """Whether `undo` writes into a buffer that it is given; else it returns memory of its own, or a view of the source."""
+        """True if `undo` writes into a buffer that it is given; else it returns memory of its own, or a view of the source."""
         ...
 
     @property
     def takes_any_size(self) -> bool:
-        """Whether it can do without knowing how many bytes come out of it: checksums can. `undo` is then given -1."""
+        """True if the number of bytes that come out need not be known: checksums need it not. `undo` is then given -1."""
         ...
 
     def encoded_nbytes(self, decoded: int) -> int | None:
@@ -66,7 +66,7 @@ def installed(codec: str, module: str, name: str) -> Callable[..., Any]:
 
 
 def decoded_by(decode: Callable[..., Any], codec: str, source: Bytes, *arguments: Any, **options: Any) -> Any:
-    """What `decode(source, ...)` returns. Whatever a library raises about the bytes is a CorruptChunk."""
+    """Return the result of `decode(source, ...)`. Whatever a library raises about the bytes is a CorruptChunk."""
     try:
         return decode(source, *arguments, **options)
     except MemoryError:
@@ -76,7 +76,7 @@ def decoded_by(decode: Callable[..., Any], codec: str, source: Bytes, *arguments
 
 
 class Compressor:
-    """What the steps of compressors have in common, which fill the buffer that they are given."""
+    """The common part of compressors' steps, which fill the buffer that they are given."""
 
     fills = True
     takes_any_size = False

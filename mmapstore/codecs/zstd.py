@@ -34,7 +34,7 @@ def frame_header(head: bytes) -> tuple[int, int | None]:
 
 
 def _is_one_frame(stored: memoryview, begin: int, end: int, head: bytes) -> bool:
-    """Whether [begin, end) is one frame, no more and no less, that begins with the header `head`."""
+    """True if [begin, end) is one frame, no more and no less, that begins with the header `head`."""
     at = begin + len(head)
     if stored[begin:at] != head:
         return False

@@ -1,4 +1,4 @@
-"""Where the fields of a path lie: the files or stores that hold each, and their arrays as they are stored."""
+"""The places of a path's fields: the files or stores that hold each, and their arrays as they are stored."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class DirectFile:
         return done
 
     def _aligned(self, offset: int, flat: Array) -> tuple[int, int]:
-        """Where in `flat` the whole pages begin and end; nothing between where they do not meet those of memory."""
+        """Return the ends of the whole pages in `flat`; nothing lies between where they do not meet those of memory."""
         if not self.is_direct or len(flat) < WORTH_NBYTES or (int(flat.ctypes.data) - offset) % PAGE:
             return 0, 0
         head = -offset % PAGE

@@ -69,7 +69,7 @@ def resident_pages(descriptor: int, size: int) -> int:
 
 
 def is_cached(descriptor: int, at: int) -> bool | None:
-    """Whether byte `at` of an open file is in the page cache; None where the system does not tell. Raises OSError.
+    """True if byte `at` of an open file is in the page cache; None where the system does not tell. Raises OSError.
 
     The kernel tells of files that one owns or may write to.
     """

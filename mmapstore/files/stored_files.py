@@ -1,4 +1,4 @@
-"""What a store is made of on disk: its files, and how many bytes they have."""
+"""The files of a store on disk, and their bytes."""
 
 from __future__ import annotations
 

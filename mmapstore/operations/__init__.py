@@ -1,1 +1,1 @@
-"""What is done to whole datasets: ingest, describe."""
+"""Operations on whole datasets: ingest, convert, verify, describe."""

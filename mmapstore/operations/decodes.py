@@ -1,4 +1,4 @@
-"""How often a shuffled epoch decodes each chunk: arithmetic on its order, no I/O."""
+"""The number of times that a shuffled epoch decodes each chunk: arithmetic on its order, no I/O."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class StoredLayout:
-    """How the axes of a stored array are cut into samples and episodes.
+    """The cut of a stored array's axes into samples and episodes.
 
     Samples run along T where there is one, and each N is then an episode; otherwise samples run along N.
 

@@ -43,7 +43,7 @@ def cut(shape: tuple[int, ...], most: int) -> tuple[int, int]:
 
 
 def times_decoded(shape: tuple[int, ...], most: int, chunk: tuple[int, ...] | None) -> int:
-    """How often one chunk is decoded while all boxes are read, each chunk anew for each box.
+    """Return how often one chunk is decoded while all boxes are read, each chunk anew for each box.
 
     >>> times_decoded((64, 8, 8), 10**6, (32, 4, 4)), times_decoded((64, 8, 8), 128, (32, 4, 4)), times_decoded((8,), 2, None)
     (1, 16, 1)

@@ -198,7 +198,7 @@ class ChannelStatistics:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> ChannelStatistics:
-        """What `to_json` gave. Raises InvalidValueError for anything else.
+        """Read the JSON of `to_json`. Raises InvalidValueError for anything else.
 
         >>> seen = ChannelStatistics()
         >>> seen.update(np.arange(6.0), channel_axis=None)

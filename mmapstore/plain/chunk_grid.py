@@ -1,4 +1,4 @@
-"""Which chunks hold a region of an array, and which part of each: arithmetic, no I/O."""
+"""The chunks that hold a region of an array, and the part of each: arithmetic, no I/O."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ChunkGrid:
         return math.prod(self.counts)
 
     def place(self, number: int) -> tuple[int, ...]:
-        """Where chunk `number` stands, counted in chunks along each axis."""
+        """Return the place of chunk `number`, counted in chunks along each axis."""
         found = []
         for count in reversed(self.counts):
             number, at = divmod(number, count)

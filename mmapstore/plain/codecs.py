@@ -1,4 +1,4 @@
-"""How chunks are encoded, by name: what a format found in its metadata, and what a decoder is chosen by. No code, no I/O."""
+"""Names and settings of the codecs of chunks, as a format's metadata has them and as decoders are chosen by. No code, no I/O."""
 
 from __future__ import annotations
 

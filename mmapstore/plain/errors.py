@@ -1,4 +1,4 @@
-"""What can go wrong, drawn as a tree. Each error is also the built-in that fits it.
+"""The errors and warnings of mmapstore, as a tree. Each error is also the built-in that fits it.
 
 MmapstoreError
 ├── NotFoundError          FileNotFoundError   no such file, directory or pattern match

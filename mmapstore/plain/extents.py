@@ -1,4 +1,4 @@
-"""Where uncompressed rows lie: files, byte offsets, and the arithmetic from a row number to both."""
+"""Places of uncompressed rows: files, byte offsets, and the arithmetic from a row number to both."""
 
 from __future__ import annotations
 

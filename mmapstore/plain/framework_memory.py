@@ -1,4 +1,4 @@
-"""What Keras 3 on TensorFlow keeps in private memory for the usual ways of feeding it: arithmetic on bytes, no framework.
+"""Private memory that Keras 3 on TensorFlow keeps for the usual strategies of feeding it: arithmetic on bytes, no framework.
 
 Measured with Keras 3.15 and TensorFlow 2.21, and explained by their sources where these say it:
 
@@ -28,7 +28,7 @@ _ELEMENT = 1_000  # of a sample that tf.data holds, beside its values
 
 @dataclass(frozen=True)
 class Feed:
-    """What goes through a framework in an epoch. Bytes, all but `pairs`, `batch` and `shift`.
+    """The data that goes through a framework in an epoch. Bytes, all but `pairs`, `batch` and `shift`.
 
     Attributes
     ----------

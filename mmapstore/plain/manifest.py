@@ -31,7 +31,7 @@ _LEAVES = "mmapstore.leaves"
 
 @dataclass(frozen=True)
 class ArrayManifest:
-    """What is known of one array.
+    """The manifest's entry of one array.
 
     Attributes
     ----------

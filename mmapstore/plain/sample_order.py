@@ -101,7 +101,7 @@ def _shifted(half: Any, other: Any, keys: Any, modulus: np.uint64, forward: bool
 
 @dataclass(frozen=True)
 class Shuffling:
-    """How a dataset is shuffled: anchors in a block, blocks in a window."""
+    """The measures of shuffling: anchors in a block, blocks in a window."""
 
     block: int
     blocks_per_window: int
@@ -163,7 +163,7 @@ class Window:
 
 
 class SampleOrder:
-    """Which anchors stand where in one shard of one epoch after the other.
+    """The anchors at each position of one shard, in one epoch after the other.
 
     Parameters
     ----------
@@ -312,7 +312,7 @@ class SampleOrder:
         return f"mmapstore order 1: seed {self.seed} epoch {epoch} {purpose} {number}".encode()
 
     def _place(self, epoch: int, position: int) -> int:
-        """Which place in the permuted row of blocks an epoch-wide position falls into."""
+        """Return the place in the permuted row of blocks that an epoch-wide position falls into."""
         assert self.shuffling is not None
         block, (_, short) = self.shuffling.block, self._permuted(epoch)
         return position // block if position < short * block else max(short, (position + self._missing) // block)

@@ -67,7 +67,7 @@ class Window:
             raise InvalidTypeError(f"lead={self.lead!r} is not a whole number of samples.")
 
     def offsets(self) -> tuple[range, range]:
-        """Where the frames of x and of y lie, in samples from the first frame of x."""
+        """Return the offsets of the frames of x and of y, in samples from the first frame of x."""
         history, horizon, rate = self.history or 1, self.horizon or 1, self.sampling_rate
         first = (history - 1) * rate + self.lead
         return range(0, (history - 1) * rate + 1, rate), range(first, first + (horizon - 1) * rate + 1, rate)

@@ -35,7 +35,7 @@ _PATIENCE = 60.0  # seconds to wait for another process that makes the same file
 
 
 def npy_header(spec: ArraySpec) -> bytes:
-    """What `numpy.save` writes before an array of this shape and dtype; its length is a multiple of 64."""
+    """Return the header that `numpy.save` writes before an array of this shape and dtype; its length is a multiple of 64."""
     buffer = io.BytesIO()
     descr = np.lib.format.dtype_to_descr(spec.dtype)
     np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": spec.shape})
@@ -85,7 +85,7 @@ class CacheFile:
     # --- what is there ---------------------------------------------------------------------------------------------------
 
     def filled(self, first: int, last: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of the blocks [first, last) are there, those of other processes included. A view: not to be written to."""
+        """Return a mask of the blocks [first, last) that are there, also by other processes. A view: not to be written to."""
         if not self._known[first:last].all():
             self._look(first, last)
         return self._known[first:last]

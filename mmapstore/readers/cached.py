@@ -26,7 +26,7 @@ _TRANSFORM_COPIES = 4  # of a block, that a transform holds at most beside what 
 
 
 def blocks_of(reader: Reader) -> Numbers:
-    """Where blocks begin, and the end: about `BLOCK_BYTES` each, and whole chunks, so that each chunk is decoded for one block."""
+    """Return the begin of each block, and the end: about `BLOCK_BYTES` each, in whole chunks, each decoded for one block."""
     samples = len(reader.spec)
     most = max(1, BLOCK_BYTES // max(1, reader.spec.sample_nbytes))
     if not isinstance(reader, Decodes):
@@ -39,7 +39,7 @@ def blocks_of(reader: Reader) -> Numbers:
 
 
 class Blocks(NamedTuple):
-    """How a cache file is divided, and which blocks are this reader's: it needs [first, last), and may write [first, allowed)."""
+    """The blocks of a cache file, and those of this reader: it needs [first, last), and may write [first, allowed)."""
 
     ends: Numbers
     first: int
@@ -236,7 +236,7 @@ class Cached:
                 np.copyto(out[piece.at : piece.at + piece.stop - piece.start], block[piece.start - start : piece.stop - start])
 
     def _read_uncached(self, pieces: list[_Piece], out: Array) -> None:
-        """What may not be written, or cannot be any more: straight into `out`, where neighbours there go together."""
+        """Read blocks that may not, or cannot any more, be written: straight into `out`, where neighbours go together."""
         if self._transform is not None:
             for piece in pieces:
                 samples = self._scratch_for(piece.stop - piece.start)
@@ -319,7 +319,7 @@ class Cached:
 
 
 class PartlyCached(Cached):
-    """Where `max_disk` leaves some blocks out: those are decoded each time, whole chunks at once."""
+    """Decode the blocks that `max_disk` leaves out: each time, whole chunks at once."""
 
     @property
     def decoded_together(self) -> int:
@@ -347,7 +347,7 @@ class CompleteCache(StoredRaw):
 
 
 def transformed(transform: SampleTransform, samples: Array, spec: ArraySpec | None = None) -> Array:
-    """What the transform makes of samples, C-contiguous. Raises InvalidTypeError or InvalidValueError unless it is of `spec`."""
+    """Return the transform of samples, C-contiguous. Raises InvalidTypeError or InvalidValueError unless it is of `spec`."""
     given = samples.shape
     made = np.asarray(transform(samples))
     if made.dtype.kind not in "biufcS":

@@ -1,4 +1,4 @@
-"""Which reader serves an array: decided once, when it is opened, with the reason in words."""
+"""The choice of an array's reader: made once, when it is opened, with the reason in words."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _decoded_words(name: str, chunks: EncodedChunks, layout: StoredLayout) -> st
 
 
 def _cost_words(name: str, chunks: EncodedChunks, layout: StoredLayout) -> list[str]:
-    """What it costs where the shape of the chunks fights the order in which samples are read, and the line that mends it."""
+    """Return the cost of chunks whose shape fights the order in which samples are read, and the line that mends it."""
     spec, chunk = layout.spec(chunks.dtype), chunks.grid.chunk
     samples = min(BATCH, layout.episode_length)
     count, elements = batch_cost(layout, chunk, samples)

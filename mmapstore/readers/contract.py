@@ -1,4 +1,4 @@
-"""What a reader must do, and what it may offer beside.
+"""The contract of readers, and the abilities that they may have beside.
 
 Rules for every reader
 ----------------------
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Part:
-    """What to take from each window: samples `first + k * step` of it, k = 0 .. count - 1, into `out[j, k]` for window j.
+    """The part to take from each window: samples `first + k * step` of it, k = 0 .. count - 1, into `out[j, k]` for window j.
 
     `out` has shape (windows, count, *sample shape), is C-contiguous and has the dtype of the reader's `spec`.
     """

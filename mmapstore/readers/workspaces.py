@@ -60,7 +60,7 @@ _shared: weakref.ref[Workspaces] | None = None
 
 
 def shared_workspaces() -> Workspaces:
-    """Those of this process. They live as long as somebody holds them: a hundred joined files need no more than one."""
+    """Return the workspaces of this process, kept as long as somebody holds them: a hundred joined files need one."""
     global _shared
     found = _shared() if _shared is not None else None
     if found is None:

@@ -43,7 +43,7 @@ class _Pair:
 
 
 def compare(a: Side, b: Side, max_memory: int, cast: bool, independent: bool, report: Report) -> ArrayVerdict:
-    """Whether both hold the same values. Shapes and dtypes that differ are told first; lengths may, up to the shorter."""
+    """Compare the values of both. Shapes and dtypes that differ are reported first; lengths may differ, up to the shorter."""
     problems, notes = _dtype_words(a.stored.dtype, b.stored.dtype, cast)
     paired = _paired(a, b, max_memory, independent)
     if isinstance(paired, str):

@@ -1,4 +1,4 @@
-"""Which values of two blocks differ. Arithmetic only: NumPy in, numbers out."""
+"""The values of two blocks that differ. Arithmetic only: NumPy in, numbers out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SLICE = 1 << 16  # values looked at together: masks of them stay in the cache, 
 
 @dataclass
 class Differences:
-    """What was found so far in two runs of values, compared piece by piece.
+    """The differences found so far in two runs of values, compared piece by piece.
 
     Two values are equal if their bits are, if they compare equal, or if both are NaN. Those that are equal though their bits are
     not (-0.0 and 0.0, NaNs of other payloads) are counted in `bits_only`.
@@ -72,7 +72,7 @@ class Differences:
 
 
 def same_bytes(a: Array, b: Array) -> bool:
-    """Whether two contiguous arrays of one dtype and length hold the same bytes.
+    """True if two contiguous arrays of one dtype and length hold the same bytes.
 
     >>> same_bytes(np.array([0.0, np.nan]), np.array([0.0, np.nan])), same_bytes(np.array([0.0]), np.array([-0.0]))
     (True, False)

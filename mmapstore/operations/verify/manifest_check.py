@@ -50,7 +50,7 @@ class Described:
 
 
 def described_arrays(path: str) -> list[Described]:
-    """What the manifest at `path`, or beside it, says of the arrays there; nothing where there is none.
+    """Return the entries of the manifest at `path`, or beside it; none where there is no manifest.
 
     Raises DamagedFileError for a manifest that cannot be read, KeyNotFoundError for a field that a directory does not have.
     """
@@ -254,7 +254,7 @@ def _bad_block(each: Described, stored: StoredArray, number: int, problem: str) 
 
 
 def _appended(stored: StoredArray, path: str) -> str:
-    """What lies behind the values of a .npy file, where nothing should."""
+    """Return the bytes behind the values of a .npy file, where there should be none."""
     extents = stored.extents
     if extents is None or not path.endswith(".npy") or not os.path.isfile(path):
         return ""

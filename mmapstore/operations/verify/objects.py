@@ -1,4 +1,4 @@
-"""What there is to verify at a path: arrays by name, in a file, a store, a directory that mmapstore wrote, or one of archives."""
+"""The objects to verify at a path: arrays by name, in a file, a store, a directory that mmapstore wrote, or one of archives."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def archives_at(path: str, allow_links: bool = False) -> list[Archive]:
 
 
 def archives_converted(path: str, other: str, allow_links: bool) -> list[Archive] | None:
-    """What a conversion finds in a directory, under the names that it gives; None if `other` is not made of it by one."""
+    """Return the archives of a directory under the names that a conversion gives; None if `other` is no conversion of it."""
     found = converted_archives(path, other)
     if found is None:
         return None

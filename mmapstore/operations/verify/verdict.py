@@ -1,4 +1,4 @@
-"""What a verification found, as numbers for programs and as lines for readers."""
+"""The result of a verification, as numbers for programs and as lines for readers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BadBlock:
 
 @dataclass(frozen=True)
 class Difference:
-    """How the values of two arrays differ.
+    """The differences of the values of two arrays.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class ArrayVerdict:
-    """What was found of one array, of one pair of arrays, or of the attributes of one object.
+    """The result for one array, one pair of arrays, or the attributes of one object.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class ArrayVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found; true in an `if` where all is right.
+    """The result of `verify`; true in an `if` where all is right.
 
     Attributes
     ----------

@@ -35,7 +35,7 @@ class AnnotatedObject:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of one image.
+    """The annotation of one image.
 
     Attributes
     ----------

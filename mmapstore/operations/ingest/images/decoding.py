@@ -85,7 +85,7 @@ def allow_pixels(most: int) -> None:
 
 
 class ImageHeader(NamedTuple):
-    """What an image file tells of itself before a pixel is decoded.
+    """The header of an image file, read before a pixel is decoded.
 
     Attributes
     ----------
@@ -184,7 +184,7 @@ def _explaining_damage(path: str) -> Iterator[None]:
 
 
 def _other_reader(path: str) -> str:
-    """What reads a file of a format that phones write as .jpg too, or that has kinds which Pillow does not know."""
+    """Return the reader of a file whose format phones write as .jpg too, or of a kind that Pillow does not know."""
     with Path(path).open("rb") as file:
         first = file.read(12)
     if is_heif_start(first) and not reads_heif():
@@ -267,7 +267,7 @@ class ImageDecoder:
     is_mask: bool = False
 
     def placement(self, header: ImageHeader) -> Placement:
-        """Where the upright picture goes."""
+        """The place of the upright picture."""
         return Placement.of(header.size, self.size, self.fit)
 
     def decode(self, path: str, header: ImageHeader) -> Array:

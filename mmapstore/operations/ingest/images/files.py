@@ -1,4 +1,4 @@
-"""Which image files there are, in order, and of which class each is: folders, globs and lists."""
+"""Image files in order, and the class of each: folders, globs and lists."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _MOST_LOOKED_INTO = 1000  # files whose first bytes are read in search of an ima
 
 
 def looks_like_images(source: str | Sequence[str]) -> bool:
-    """Whether a folder, a file, a glob or a list of files is most likely images or a table of them, told by names alone.
+    """True if a folder, a file, a glob or a list of files is most likely images or a table of them, told by names alone.
 
     A folder with arrays or videos in it is not; one of folders is if there is an image in any. Where no name tells, the first bytes
     of files do.
@@ -77,7 +77,7 @@ def looks_like_images(source: str | Sequence[str]) -> bool:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the suffix is one of those that Pillow reads."""
+    """True if the suffix is one of those that Pillow reads."""
     return os.path.splitext(name)[1].lower() in image_suffixes()
 
 

@@ -14,7 +14,7 @@ from .values import values_for
 
 @dataclass(frozen=True)
 class ImageForm:
-    """What a user asks of the pixels: see `Images`."""
+    """The form of pixels that a user asks for: see `Images`."""
 
     size: tuple[int, int] | None
     fit: str
@@ -33,7 +33,7 @@ class ImageForm:
         return cls(checked_size(size), fit, channels, dtype, scale)
 
     def decoder(self, files: Sequence[tuple[str, ImageHeader]]) -> ImageDecoder:
-        """What decodes these files, at least one, into images that are all alike. An error names the files that do not fit."""
+        """Return the decoder of these files, at least one, into images all alike. An error names the files that do not fit."""
         self.require_one_size(files)
         stored: dict[str, str] = {}
         for path, header in files:

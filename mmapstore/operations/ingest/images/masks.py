@@ -93,7 +93,7 @@ def _is_flat(found: Array, count: int) -> bool:
 
 
 def are_masks(files: Files, form: ImageForm) -> tuple[bool, str]:
-    """Whether files look like label masks beyond doubt; and in words what should be said: why, or what may be wrong.
+    """Return True if files look like label masks beyond doubt, and the words to say: the reason, or the doubt.
 
     Masks beyond doubt are palettes in the colours of Pascal VOC; and greys of a few small numbers in flat areas where they would be
     resized, for which nearly black areas without any shade are no pictures. Raises InvalidValueError for other palettes in flat

@@ -77,7 +77,7 @@ def is_unsigned_of_32_bits(image: Any) -> bool:
 
 
 def is_deep(image: Any) -> bool:
-    """Whether a file holds more than 8 bits per value in a format where what Pillow says of its decoder does not tell."""
+    """True if a file holds more than 8 bits per value, in a format where Pillow's decoder does not tell."""
     if image.format != "JPEG2000":
         return any(tile[0] == "SGI16" for tile in image.tile)
     at = image.fp.tell()

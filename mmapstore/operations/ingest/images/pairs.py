@@ -1,4 +1,4 @@
-"""Which image belongs to which annotation: names compared, nothing opened but a list of names."""
+"""Pairs of images and annotations: names compared, nothing opened but a list of names."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class PairedFolders:
         return sorted({*self.annotations, *self.images}, key=natural)
 
     def listed_names(self, subset: str) -> list[str]:
-        """Those that a text file lists, in its order; one that is neither an annotation nor an image is an error."""
+        """Return the annotations that a text file lists, in its order. Raises for a name of neither an annotation nor an image."""
         shorter: dict[str, list[str]] = {}
         for name in {*self.annotations, *self.images}:
             shorter.setdefault(name.rpartition("/")[2], []).append(name)

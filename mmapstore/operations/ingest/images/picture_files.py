@@ -78,7 +78,7 @@ class PictureFiles:
 
 
 def _headers(paths: Sequence[str], left_out: Container[int], skip_broken: bool) -> list[ImageHeader | None]:
-    """What each file tells of itself, None for those that are left out. Equal headers are one object: there may be millions."""
+    """Return the header of each file, None for those that are left out. Equal headers are one object: there may be millions."""
     once: dict[ImageHeader, ImageHeader] = {}
 
     def look(number: int) -> ImageHeader | None:

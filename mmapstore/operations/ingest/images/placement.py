@@ -1,4 +1,4 @@
-"""Where a picture of any size goes in an image of one size: arithmetic on numbers, no pixels.
+"""The place of a picture of any size in an image of one size: arithmetic on numbers, no pixels.
 
 Edges are counted in pixels from the top left corner, so 0 to `width` is the whole of a row, and a box may end within a pixel.
 """

@@ -358,7 +358,7 @@ class ImageSamples:
 
 
 def _categories(labels: Array, name: str) -> int:
-    """How many columns numbers need as one-hot rows."""
+    """Return the number of columns of one-hot rows."""
     if labels.dtype.kind != "i":
         raise InvalidValueError(
             f"{name}: labels are fractions, such as {labels[0]:g}, which have no one-hot form. Say labels='index'."

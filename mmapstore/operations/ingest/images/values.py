@@ -1,4 +1,4 @@
-"""What the numbers of an image mean, and as which they are written: whole numbers of 8 or 16 bits, or floats, scaled as asked."""
+"""The numbers of images, and their form when written: whole numbers of 8 or 16 bits, or floats, scaled as asked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FLOATS = ("float16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Values:
-    """How stored numbers become written ones.
+    """The conversion of stored numbers to written ones.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Values:
 
 
 def values_for(dtype: Any, scale: Any, stored: Sequence[tuple[str, str]], channels: int) -> Values:
-    """What was asked for, checked against what the files hold: `stored` names each dtype found in them, and a file that has it.
+    """Check the form asked for against the files: `stored` names each dtype found in them, and a file that has it.
 
     Raises InvalidTypeError or InvalidValueError, naming the files, if numbers would be mixed that mean different things.
     """

@@ -18,7 +18,7 @@ _HOW = "Save a dict of arrays or lists, one entry per sample in each, or a list 
 
 @dataclass(frozen=True)
 class Columns:
-    """What one file holds.
+    """The contents of one file.
 
     Attributes
     ----------

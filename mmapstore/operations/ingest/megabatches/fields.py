@@ -1,4 +1,4 @@
-"""What becomes of a field that lies in many megabatches: numbers as they are, texts as fixed-width bytes, classes or tokens."""
+"""The form of a field that lies in many megabatches: numbers as they are, texts as fixed-width bytes, classes or tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_CLASSES = 100_000
 
 @dataclass(frozen=True)
 class Found:
-    """What one file holds of one field.
+    """One field of one file.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ def found_in(column: Array, coded: bool, field: str, path: str, tokens: Tokens |
 
 
 class FieldForm(Protocol):
-    """How the columns of one field become samples, alike in all files."""
+    """The conversion of one field's columns to samples, alike in all files."""
 
     def spec(self, samples: int) -> ArraySpec: ...
 
@@ -155,7 +155,7 @@ class _Labels:
 
 
 class _TokenRows:
-    """What `tokenize` gives, padded with zeros: (n, width) int32, or int64 where a token needs it."""
+    """Return the tokens of `tokenize`, padded with zeros: (n, width) int32, or int64 where a token needs it."""
 
     def __init__(self, width: int, dtype: np.dtype[Any], tokens: Tokens) -> None:
         self._width, self._dtype, self._tokens = width, dtype, tokens

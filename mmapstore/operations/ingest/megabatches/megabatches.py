@@ -180,7 +180,7 @@ class Megabatches:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[_Read]:
-        """What loads files, from any thread."""
+        """Return the loader of files, for any thread."""
         if not self._in_processes:
             yield read_columns
             return

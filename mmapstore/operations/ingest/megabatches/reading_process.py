@@ -45,7 +45,7 @@ class ReadingProcesses:
         self._closed = False
 
     def read(self, path: str, fields: Sequence[str] | None, allow_pickle: bool) -> Columns:
-        """What `read_columns` returns or raises, from the first process that is free."""
+        """Return or raise the outcome of `read_columns`, from the first process that is free."""
         process = self._idle.get()
         try:
             if process is None:

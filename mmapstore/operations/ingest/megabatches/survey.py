@@ -1,4 +1,4 @@
-"""What megabatches hold, once all were read: how many samples, in which form, and which files are broken."""
+"""A survey of megabatches, once all were read: the number of samples, their form, and the broken files."""
 
 from __future__ import annotations
 

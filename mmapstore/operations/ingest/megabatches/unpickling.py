@@ -42,7 +42,7 @@ def refuse_pickle(path: str) -> UnsafeFileError:
 
 
 def load_whole(path: str, allow_pickle: bool) -> Any:
-    """What the file holds, in memory: for a `.npz` archive a dict of its arrays.
+    """Load the contents of a file into memory: of a `.npz` archive a dict of its arrays.
 
     Raises
     ------
