@@ -31,7 +31,7 @@ _TWO, _ONE, _THREE = np.uint64(2), np.uint64(1), np.uint64(3)
 
 @dataclass
 class Epoch:
-    """What came out of one epoch. `neighbours`: share of samples followed by the one stored after them."""
+    """The figures of one epoch. `neighbours`: share of samples followed by the one stored after them."""
 
     seconds: float = 0.0
     samples: int = 0
@@ -76,7 +76,7 @@ def weighed(sums: list[Any], start: int | None) -> int:
 
 
 def expected_checksum(sums: Any, access: str) -> int:
-    """What an epoch over samples with these sums must come to."""
+    """Return the checksum of an epoch over samples with these sums."""
     if access == "sequential":
         return weighed([sums], 0)
     with np.errstate(over="ignore"):

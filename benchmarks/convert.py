@@ -65,7 +65,7 @@ ROWS = {
 
 
 def h5py_slices(source: Path, target: Path) -> None:
-    """What is usually written: a memory map filled slice by slice."""
+    """Fill a memory map slice by slice, as is usually done."""
     import h5py
 
     with h5py.File(source) as file:

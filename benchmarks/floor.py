@@ -1,4 +1,4 @@
-"""What this machine can do at best: copying memory, reading files, decoding chunks. What is left above is ours.
+"""The limits of this machine: copying memory, reading files, decoding chunks. The time above them is ours.
 
     python -m benchmarks.floor
     python -m benchmarks.floor --json floor.json --samples 5000
@@ -60,7 +60,7 @@ def copying(threads: int, rounds: int) -> list[float]:
 
 
 def summing(threads: int, rounds: int) -> list[float]:
-    """What the suite does with every batch: the sum of the 64-bit words of each sample."""
+    """Time the suite's work on every batch: the sum of the 64-bit words of each sample."""
     source = np.ones((threads * 8 * 280, 7500), np.float32)
     parts = np.array_split(source, threads * 8)
     return rate(row_sums, parts, source.nbytes, threads, rounds)

@@ -1,4 +1,4 @@
-"""What opening costs: the index of 100,000 chunks (time, bytes a chunk), and `import mmapstore` over `import numpy`.
+"""The cost of opening: the index of 100,000 chunks (time, bytes a chunk), and `import mmapstore` over `import numpy`.
 
 python -m benchmarks.index
 python -m benchmarks.index --chunks 10000 --json index.json

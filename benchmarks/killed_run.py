@@ -155,7 +155,7 @@ def in_a_process(*arguments):
 
 
 def log_of(folder):
-    """What each batch and epoch came to; a batch that was trained on twice came to the same twice."""
+    """Return the sums of each batch and epoch; a batch that was trained on twice has the same sum twice."""
     found = {}
     for line in (folder / "log").read_text().splitlines():
         kind, epoch, number, logs = json.loads(line)

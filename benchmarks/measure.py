@@ -1,4 +1,4 @@
-"""How the benchmarks measure: arms in fresh processes that take turns, medians."""
+"""The runner of the benchmarks: arms in fresh processes that take turns, watched by the instruments of `mmapstore bench`."""
 
 from __future__ import annotations
 

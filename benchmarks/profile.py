@@ -1,4 +1,4 @@
-"""Where the time of an epoch goes, by thread, beside what its bytes cost at least: reading them, decoding them, copying them once.
+"""The time of an epoch by thread, beside the least cost of its bytes: reading them, decoding them, copying them once.
 
     python -m benchmarks.profile
     python -m benchmarks.profile --only h5-gzip zarr-raw --access shuffled --json profile.json

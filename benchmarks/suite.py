@@ -197,7 +197,7 @@ def line(row: Row) -> str:
 
 
 def footer(rows: list[Row]) -> str:
-    """How mmapstore compares in this group, in one line; and how well the cache was dropped."""
+    """Compare mmapstore in this group, in one line; and say how well the cache was dropped."""
     ours = next((row for row in rows if row.get("over")), None)
     if ours is None:
         return ""

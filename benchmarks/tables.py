@@ -76,7 +76,7 @@ def markdown_table(report: Report, names: Sequence[str] = ()) -> str:
 
 
 def markdown_growth(report: Report, names: Sequence[str] = ()) -> str:
-    """How private memory grows, as a Markdown table: for each strategy the slopes, and half of their 95 % intervals.
+    """Write the growth of private memory as a Markdown table: for each strategy the slopes, and half of their 95 % intervals.
 
     `names` picks rows as in `markdown_table`, and raises for the same.
     """

@@ -1,4 +1,4 @@
-"""What people write by hand over NumPy and h5py, and arrays in RAM."""
+"""Peers written by hand over NumPy and h5py, and arrays in RAM."""
 
 from __future__ import annotations
 

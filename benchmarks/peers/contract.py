@@ -1,4 +1,4 @@
-"""What a way of reading is, to the suite: given a job it opens the stored array and hands out the batches of an epoch."""
+"""A peer of the suite: given a job it opens the stored array and yields the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass
 class Opened:
-    """What `open` gives: `epoch(k)` iterates over the batches of epoch k, or `keras()` is what `fit` takes.
+    """The result of `open`: `epoch(k)` iterates over the batches of epoch k, or `keras()` is what `fit` takes.
 
     Everything of an array handed out is read before the next one is asked for. `predicted` is in bytes.
     """

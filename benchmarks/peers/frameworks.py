@@ -1,4 +1,4 @@
-"""What TensorFlow and Keras offer by themselves."""
+"""Peers that TensorFlow and Keras offer."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The memory-footprint benchmark: what each way of feeding Keras really costs, each in a process of its own."""
+"""The memory-footprint benchmark: memory and time of each strategy of feeding Keras, each in a process of its own."""

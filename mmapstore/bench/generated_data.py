@@ -72,8 +72,11 @@ def generated(
         _keep(path, lambda partial: _write_npy(partial, (samples, *shape), chosen, blocks))
     if kind == "labelled":
         _keep(label_path, lambda partial: _write_npy(partial, labels.shape, labels.dtype, iter([labels])))
-    if form not in ("npy", "folder"):
-        _converted(path, form, task.path, max(1, _CHUNK // sample), progress)
+    if form in _COMPRESSED and not Path(split_inside(task.path)[0]).exists():
+        import mmapstore as mm
+
+        chunked: dict[str, Any] = {} if form == "h5" else {"chunk_samples": max(1, _CHUNK // sample)}
+        mm.convert(str(path), task.path, compression=_COMPRESSED[form] or "none", progress=progress, **chunked)
     return task
 
 
@@ -148,14 +151,6 @@ def _write_images(folder: Path, shape: tuple[int, ...], labels: Array, seed: int
             name = folder / chr(ord("a") + int(labels[done])) / f"{done:07d}.jpg"
             Image.fromarray(np.ascontiguousarray(sample.transpose(1, 2, 0))).save(name, quality=90)
             done += 1
-
-
-def _converted(path: Path, form: str, target: str, chunk_samples: int, progress: Any) -> None:
-    import mmapstore as mm
-
-    if not Path(split_inside(target)[0]).exists():
-        chunked: dict[str, Any] = {} if form == "h5" else {"chunk_samples": chunk_samples}
-        mm.convert(str(path), target, compression=_COMPRESSED[form] or "none", progress=progress, **chunked)
 
 
 # --- values --------------------------------------------------------------------------------------------------------------

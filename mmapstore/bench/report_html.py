@@ -149,7 +149,5 @@ def _commands(report: Report) -> Iterable[str]:
 
 def _machine(report: Report) -> Iterable[str]:
     machine, versions = machine_words(report.machine)
-    yield "<h2>The machine</h2>"
-    yield f"<p>{escape(machine or 'not named')}; seed {report.seed}.</p>"
-    if versions:
-        yield f"<p>{escape(versions)}.</p>"
+    yield f"<h2>The machine</h2>\n<p>{escape(machine or 'not named')}; seed {report.seed}.</p>"
+    yield f"<p>{escape(versions)}.</p>" if versions else ""

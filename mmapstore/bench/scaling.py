@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from .contract import FINISHED, Fit, Row, Task, name_of
 
@@ -24,26 +24,6 @@ class Setting:
     value: float
     task: Task
     knobs: dict[str, int] | None = None
-
-
-def data_sizes(largest: int) -> list[int]:
-    """Return the bytes of the data sets that a line is laid through."""
-    return [largest // 16, largest // 4, largest]
-
-
-def data_settings(tasks: Iterable[Task]) -> list[Setting]:
-    """Vary the size of the data, at the same batch: bytes of memory for each byte of data."""
-    return [Setting(task.nbytes, task) for task in tasks]
-
-
-def batch_settings(task: Task) -> list[Setting]:
-    """Vary the batch, on the same data: bytes of memory for each sample in a batch."""
-    return [Setting(batch, replace(task, batch=batch)) for batch in BATCHES]
-
-
-def look_ahead_settings(task: Task) -> list[Setting]:
-    """Vary the number of batches made before they are asked for: bytes of memory for each such batch."""
-    return [Setting(count, task, {LOOK_AHEAD: count}) for count in LOOK_AHEADS]
 
 
 def measured_fit(

@@ -7,7 +7,7 @@ import importlib.util
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from ..plain.display import format_duration
@@ -19,7 +19,7 @@ from .derived import USUAL_FRAMEWORK as FRAMEWORK
 from .derived import grouped, holds_the_data, title
 from .generated_data import planned
 from .limits import RUNS, SHARES
-from .scaling import LOOK_AHEAD, REPEATS, Setting, batch_settings, data_settings, data_sizes, look_ahead_settings
+from .scaling import BATCHES, LOOK_AHEAD, LOOK_AHEADS, REPEATS, Setting
 from .selection import chosen_forms, chosen_kinds, chosen_strategies
 from .tasks import of_user
 
@@ -334,18 +334,19 @@ def _growth(options: argparse.Namespace, possible: Sequence[Planned], available:
         task = one.task
         if task.form not in forms:
             continue
-        sizes = [_generated(options, task.kind, task.form, size) for size in data_sizes(largest)]
+        sizes = [_generated(options, task.kind, task.form, size) for size in (largest // 16, largest // 4, largest)]
         fitting = [size for size in sizes if options.run_all or (predicted(one.strategy, size) or 0) + FRAMEWORK <= available]
         if len(fitting) > 1:
-            found.append(Growth(one.strategy, "data", data_settings(fitting)))
+            found.append(Growth(one.strategy, "data", [Setting(size.nbytes, size) for size in fitting]))
         if len(fitting) < len(sizes):
             left_out.setdefault(", ".join(format_bytes(size.nbytes) for size in sizes[len(fitting) :]), []).append(str(one))
         if not one.too_large:
-            found.append(
-                Growth(one.strategy, "batch", [each for each in batch_settings(task) if task.pairs >= 2 * each.task.batch])
-            )
+            batches = [Setting(batch, replace(task, batch=batch)) for batch in BATCHES if task.pairs >= 2 * batch]
+            found.append(Growth(one.strategy, "batch", batches))
             if strategies.load(one.strategy).has(LOOK_AHEAD):
-                found.append(Growth(one.strategy, "look-ahead", look_ahead_settings(task)))
+                found.append(
+                    Growth(one.strategy, "look-ahead", [Setting(count, task, {LOOK_AHEAD: count}) for count in LOOK_AHEADS])
+                )
     for words, rows in left_out.items():
         notes.append(f"memory against data leaves out {words}, which would not fit (--run-all), of {'; '.join(rows)}.")
     return found

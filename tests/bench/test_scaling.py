@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mmapstore.bench.contract import FAILED, FINISHED, KILLED, Row, Task
-from mmapstore.bench.scaling import (
-    BATCHES,
-    LOOK_AHEADS,
-    batch_settings,
-    data_settings,
-    data_sizes,
-    fitted,
-    look_ahead_settings,
-    measured_fit,
-)
+from mmapstore.bench.scaling import BATCHES, Setting, fitted, measured_fit
 
 TASK = Task("next", "npy", "frames.npy", 1000, (3, 10, 10), "float32")
+SETTINGS = [Setting(batch, replace(TASK, batch=batch)) for batch in BATCHES]
 
 
 def row(private=None, outcome=FINISHED, why=""):
@@ -49,13 +43,6 @@ def test_no_line_where_its_slope_or_interval_is_open(points):
     assert fitted("way", "npy", "next", "data", points) is None
 
 
-def test_settings():
-    assert data_sizes(8 * 10**9) == [5 * 10**8, 2 * 10**9, 8 * 10**9]
-    assert [setting.value for setting in data_settings([TASK])] == [TASK.nbytes]
-    assert [(s.value, s.task.batch, s.task.path) for s in batch_settings(TASK)] == [(b, b, "frames.npy") for b in BATCHES]
-    assert [(s.value, s.knobs, s.task) for s in look_ahead_settings(TASK)] == [(n, {"look_ahead": n}, TASK) for n in LOOK_AHEADS]
-
-
 def test_settings_are_measured_in_turns():
     seen = []
 
@@ -63,7 +50,7 @@ def test_settings_are_measured_in_turns():
         seen.append(setting.value)
         return row(1000 + 7 * setting.task.batch)
 
-    fit, why = measured_fit(run, "way", "batch", batch_settings(TASK), repeats=3)
+    fit, why = measured_fit(run, "way", "batch", SETTINGS, repeats=3)
     assert seen == list(BATCHES) * 3
     assert why == "" and fit.slope == pytest.approx(7) and fit.intercept == pytest.approx(1000)
     assert (fit.form, fit.kind) == (TASK.form, TASK.kind)
@@ -76,14 +63,14 @@ def test_what_did_not_finish_is_left_out_and_not_tried_again():
         seen.append(setting.value)
         return row(outcome=KILLED) if setting.value == 256 else row(setting.task.batch)
 
-    fit, why = measured_fit(run, "way", "batch", batch_settings(TASK))
+    fit, why = measured_fit(run, "way", "batch", SETTINGS)
     assert seen == [16, 64, 256, 16, 64]
     assert fit.slope == pytest.approx(1) and why == ""
 
 
 def test_no_line_says_why():
-    fit, why = measured_fit(lambda setting: row(outcome=FAILED, why="no such file"), "way", "batch", batch_settings(TASK))
+    fit, why = measured_fit(lambda setting: row(outcome=FAILED, why="no such file"), "way", "batch", SETTINGS)
     assert fit is None
     assert why == "a line needs 3 measurements at 2 values, there are 0; failed: no such file"
-    fit, why = measured_fit(lambda setting: row(private=None), "way", "batch", batch_settings(TASK))
+    fit, why = measured_fit(lambda setting: row(private=None), "way", "batch", SETTINGS)
     assert fit is None and "finished" in why

@@ -1,1 +1,1 @@
-"""What the benchmark measures with, and what it sets: memory from outside, limits, the GPU."""
+"""The instruments of the benchmark: memory from outside, and limits."""

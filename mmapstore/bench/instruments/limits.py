@@ -228,8 +228,8 @@ def limited(nbytes: int | None) -> Iterator[Limit]:
 
     On leaving, every process under it is killed and the group removed. Raises InvalidValueError where there is no limit.
     """
-    way = can_limit()
-    parent = _parent() if way == CONTROL_GROUP else None
+    means = can_limit()
+    parent = _parent() if means == CONTROL_GROUP else None
     if parent is not None:
         group = ControlGroup(parent, nbytes)
         try:
@@ -239,7 +239,7 @@ def limited(nbytes: int | None) -> Iterator[Limit]:
             group.remove()
     elif nbytes is None:
         yield Limit()
-    elif way == DATA_LIMIT:
+    elif means == DATA_LIMIT:
         yield DataLimit(nbytes)
     else:
         raise InvalidValueError(

@@ -1,4 +1,4 @@
-"""A strategy: one way of feeding Keras, short enough to be judged by whoever knows it better.
+"""A strategy of feeding Keras, short enough to be judged by an expert on it.
 
 A strategy of this package is a decorated function. A user's own strategy is a .py file with the same parts as module attributes:
 
