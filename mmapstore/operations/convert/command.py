@@ -1,4 +1,4 @@
-"""The command `mmapstore convert SRC DST`."""
+"""The command `mmapstore convert SRC DST`: one array, all of a file or store (`--all`), or a directory of archives."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import sys
 import warnings
 from typing import Any
 
+from ...files.crashes import has_restarted
 from ...plain.errors import InvalidValueError, PackedValuesWarning
 from ..command_options import RESUMABLE, add_options, keywords, print_result
-from . import convert, tree_command
+from . import convert
+from .archives import TO, convert_directory, is_directory_of_archives
 from .casts import CASTINGS
+from .tree import convert_all
+from .tree_report import TreeReport
+
+# Options for one array alone, by their name in the parsed arguments.
+_ONE_ARRAY = (
+    "key", "layout", "source_layout", "dtype", "samples", "compression", "chunks", "chunk_samples", "unpack", "dry_run",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments of `mmapstore convert`."""
     parser.add_argument("source", metavar="SRC", help="a.npy, a.h5::/frames, a.nc::/t2m, a.mat::/x, a.zarr or a quoted glob")
     parser.add_argument("out", metavar="DST", help="b.npy, b.h5, b.h5::/name, b.zarr or b.zarr::/name")
-    add_options(
-        parser, "--key", "--layout", "--source-layout", "--dtype", layout="axes of the output, such as NCHW (default: as stored)"
-    )
+    layout = "axes of the output, such as NCHW (default: as stored)"
+    add_options(parser, "--key", "--layout", "--source-layout", "--dtype", layout=layout)
     parser.add_argument(
         "--casting",
         choices=CASTINGS,
@@ -39,21 +47,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, "--max-memory", "--overwrite", "--no-resume")
     parser.add_argument(
-        "--no-verify", dest="verify", action="store_false", help="skip reading the output back: saves some 10%% of the "
-        "time for .npy, up to half for compressed output",
-    )  # fmt: skip
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="skip reading the output back: saves some 10%% of the time for .npy, up to half for compressed output",
+    )
     add_options(parser, "--dry-run", "--json")
-    tree_command.add_arguments(parser)
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="copy everything in SRC: groups, arrays, attributes, links; to b.h5, b.zarr, or b or b/, a directory of .npy files",
+    )
+    parser.add_argument("--to", choices=TO, help="output format of each archive, if SRC is a directory of them (default: .zarr)")
+    parser.add_argument("--report", metavar="CSV", help="with --all or a directory: write one line per object to this file")
+    parser.add_argument(
+        "--allow-links",
+        action="store_true",
+        help="with --all or a directory: follow links to other files, and read data stored in other files; only for trusted "
+        "sources, as such links may name any file of yours",
+    )
     parser.set_defaults(interrupted=RESUMABLE)
 
 
-is_supervised = tree_command.is_tree
+def is_supervised(args: argparse.Namespace) -> bool:
+    """Return True if these arguments ask for more than one array."""
+    return bool(args.all) or is_directory_of_archives(args.source)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, and print what was done. Returns 0; raises what `convert` raises."""
-    if tree_command.is_tree(args):
-        return tree_command.run(args)
+    """Convert, and print what was done. Returns 0, or 1 if an object was refused; raises what `convert` raises."""
+    if is_supervised(args):
+        return _run_tree(args)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PackedValuesWarning)  # the notes below repeat it
         done = convert(**keywords(convert, args, samples=_samples(args.samples), chunks=_chunks(args.chunks)))
@@ -61,6 +85,26 @@ def run(args: argparse.Namespace) -> int:
         print(f"mmapstore: {note}", file=sys.stderr)
     print_result(done, args, indent=None)
     return 0
+
+
+def _run_tree(args: argparse.Namespace) -> int:
+    given = [f"--{name.replace('_', '-')}" for name in _ONE_ARRAY if getattr(args, name)] + ["--no-verify"] * (not args.verify)
+    if given:
+        raise InvalidValueError(
+            f"{', '.join(given)} can be meant for one array alone, and {args.source} is converted with all that is in it."
+        )
+    resume = args.resume or has_restarted()
+    done: TreeReport
+    if is_directory_of_archives(args.source):
+        done = convert_directory(**keywords(convert_directory, args, to=args.to or TO[0], resume=resume))
+    else:
+        if args.to:
+            raise InvalidValueError(f"--to is for a directory of archives; {args.source} is one. Give DST that suffix.")
+        done = convert_all(**keywords(convert_all, args, resume=resume))
+        if args.report:
+            done.write_csv(args.report)
+    print_result(done, args, indent=None)
+    return done.exit_code
 
 
 def _samples(text: str | None) -> slice | None:
