@@ -9,20 +9,23 @@ from pathlib import Path
 import pytest
 from ingest_child import child
 
-from mmapstore.plain.manifest import SUFFIX
+from mmapstore.plain.manifest import SUFFIX, leaves_path
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 
 EVERY_STEP = """
 import shutil
 from killed_steps import forked
+from mmapstore.operations.manifest_files import read_leaves
+from mmapstore.plain import digest_leaves
+from mmapstore.plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
+digest_leaves.LEAF_NBYTES = data(1, 0).nbytes
 out, kind = sys.argv[1:]
 def source(seed):
     return {"a": data(4, seed), "b": np.arange(4)} if kind == "fields" else data(4, seed)
 def state():
-    'Which data is at `out`, and whether its manifest speaks of it.'
+    'Which data is at `out`, and whether its manifest and its leaves speak of it.'
     import zlib
-    from mmapstore.plain.manifest import DIRECTORY_MANIFEST, SUFFIX
     def of(path):
         if not os.path.exists(os.path.join(path, "a.npy") if kind == "fields" else path): return None
         if kind == "fields": found = np.load(os.path.join(path, "a.npy"))
@@ -38,7 +41,8 @@ def state():
     manifest = os.path.join(out, DIRECTORY_MANIFEST) if kind == "fields" else out + SUFFIX
     described = None
     if os.path.exists(manifest):
-        described = json.load(open(manifest))["fields"]["a" if kind == "fields" else "data"]["checksums"] == [found and found[1]]
+        entry = Manifest.from_json(open(manifest).read(), manifest).fields["a" if kind == "fields" else "data"]
+        described = entry.checksums == (found and found[1],) and len(read_leaves(manifest, entry)) == 4
     aside = of(out + ".replaced")
     return {"at": found and found[0], "aside": aside and aside[0], "described": described}
 def clean():
@@ -76,7 +80,7 @@ def test_replacing_loses_nothing_wherever_it_is_killed(tmp_path: Path, kind: str
     assert process.returncode == 0, errors
     results = json.loads(output)
     assert len(results) > 8
-    whole = [name] if kind == "fields" else [name, name + SUFFIX]
+    whole = [name] if kind == "fields" else [name, name + SUFFIX, leaves_path(name + SUFFIX)]
     for step, after, left, then, finally_, remaining in results:
         where = f"killed at step {step}: {after} {left}, then {then}"
         assert after["at"] in (0, 1) or (after["at"] is None and after["aside"] == 0), where

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+from ...files.worker_threads import usable_cpus
 from ...plain.channel_statistics import ChannelStatistics, DifferenceStatistics
 from ...plain.content_digest import LeafDigests
 from .contract import Array
@@ -15,7 +16,7 @@ Blocks = Mapping[str, Array]  # the same samples of each field
 
 
 class Summary:
-    """Of one field. Blocks are given in order, each to the three methods, which may run at the same time in threads."""
+    """Of one field. Blocks are given in order, each to both methods and to `digest`, which may run at the same time in threads."""
 
     def __init__(
         self, dtype: Any, channel_axis: int | None, is_counted: bool, known_leaves: Mapping[int, bytes] | None = None
@@ -35,9 +36,6 @@ class Summary:
         if self._is_counted:
             self.differences.update(block, starts, self._axis)
 
-    def digest_values(self, block: Array) -> None:
-        self.digest.update(block)
-
     def statistics(self) -> dict[str, Any] | None:
         """For the manifest: of the values, and under "difference" of x[t+1] - x[t]; None where there is nothing to say."""
         if not self.values.channels:
@@ -53,7 +51,8 @@ class Beside:
 
     def __init__(self, summaries: Mapping[str, Summary]) -> None:
         self._summaries = summaries
-        self._threads = ThreadPoolExecutor(3, "mmapstore summary")
+        most = max(3, min(2 + len(summaries), usable_cpus()))  # values, differences, and the digest of each field
+        self._threads = ThreadPoolExecutor(most, "mmapstore summary")
 
     def __enter__(self) -> Beside:
         return self
@@ -73,11 +72,8 @@ class Beside:
             for summary, block in pairs:
                 summary.count_differences(block, starts)
 
-        def digest() -> None:
-            for summary, block in pairs:
-                summary.digest_values(block)
-
-        tasks = [self._threads.submit(task) for task in (values, differences, digest)]
+        tasks = [self._threads.submit(task) for task in (values, differences)]
+        tasks += [self._threads.submit(summary.digest.update, block) for summary, block in pairs]
 
         def wait() -> None:
             for task in tasks:
