@@ -63,7 +63,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "mmapstore-benchmarks")
     parser.add_argument("--json", type=Path, help="write all rows here")
     options = parser.parse_args(given)
-    task = generated("next", "npy", parse_bytes(options.size), options.data, dtype=options.dtype, progress=False)
+    task = generated("next", "npy", parse_bytes(options.size), options.data, dtype=options.dtype)
     rows: dict[str, list[Row]] = {name: [] for name in options.only}
     for turn in range(options.rounds):
         for name in options.only if turn % 2 == 0 else reversed(options.only):

@@ -157,7 +157,7 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
         try:
             for task in work.to_make:
                 bar.set_description_str(f"making {format_bytes(task.nbytes)} as {task.form}, {task.kind}")
-                generated(task.kind, task.form, task.nbytes, directory, task.seed, task.batch, progress=False)
+                generated(task.kind, task.form, task.nbytes, directory, task.seed, task.batch)
             if work.to_make:
                 work = workload(options, available)  # some predictions depend on the data
             bar.set_description_str("calibrating the instruments")

@@ -39,12 +39,11 @@ def generated(
     seed: int = 0,
     batch: int = 32,
     dtype: str | None = None,
-    progress: Callable[[int, int | None], Any] | bool | None = None,
 ) -> Task:
     """Return a task on `nbytes` of data (a little less: whole samples), written below `directory` unless the data exist there.
 
     Samples of "next" are float32 (3, 50, 50), of "labelled" uint8 (3, 64, 64) in 10 classes, or of another `dtype`, and of
-    "images" JPEGs of 128 x 128 pixels. HDF5 and Zarr are converted from the .npy, which is made too. `progress` is `convert`'s.
+    "images" JPEGs of 128 x 128 pixels. HDF5 and Zarr are converted from the .npy, which is made too.
 
     Raises InvalidValueError for an unknown kind or form, or data too small for two batches; WriteError.
 
@@ -76,7 +75,7 @@ def generated(
         import mmapstore as mm
 
         chunked: dict[str, Any] = {} if form == "h5" else {"chunk_samples": max(1, _CHUNK // sample)}
-        mm.convert(str(path), task.path, compression=_COMPRESSED[form] or "none", progress=progress, **chunked)
+        mm.convert(str(path), task.path, compression=_COMPRESSED[form] or "none", progress=False, **chunked)
     return task
 
 

@@ -29,7 +29,6 @@ def of_user(
     labels: str | os.PathLike[str] | None = None,
     batch: int = 32,
     seed: int = 0,
-    size: tuple[int, int] | None = None,
     directory: str | os.PathLike[str] | None = None,
     notes: list[str] | None = None,
 ) -> Task:
@@ -42,7 +41,6 @@ def of_user(
     path : a .npy file, an array in an HDF5 file or Zarr store ("a.h5::/frames"), with samples along its first axis; or a folder
         with a folder of JPEG, PNG or BMP files for each class
     labels : an array of one whole number for each sample, in any of these formats
-    size : (height, width) that images of unequal size are resized to; None: that of the first
     directory : where labels that are not a .npy of int64 are written as one, and where images are ingested. Needed for these alone
 
     Raises the errors of `mmapstore.open`; InvalidValueError and InvalidTypeError for data that not every strategy can be fed from.
@@ -58,7 +56,7 @@ def of_user(
     if Path(path).is_dir() and looks_like_images(path):
         if labels is not None:
             raise InvalidValueError(f"{path} is a folder of images, whose folders are the classes; leave labels={labels!r} out.")
-        task = _of_images(path, batch, seed, size, directory)
+        task = _of_images(path, batch, seed, directory)
     else:
         task = _of_array(path, labels, batch, seed, directory)
     if task.pairs < 2 * batch:
@@ -138,7 +136,7 @@ def _labels(labels: str, samples: int, directory: Any, path: str) -> str:
 # --- images --------------------------------------------------------------------------------------------------------------
 
 
-def _of_images(path: str, batch: int, seed: int, size: tuple[int, int] | None, directory: Any) -> Task:
+def _of_images(path: str, batch: int, seed: int, directory: Any) -> Task:
     listed = images_in_folder(path)
     if listed.labels is None:
         raise InvalidValueError(
@@ -152,7 +150,7 @@ def _of_images(path: str, batch: int, seed: int, size: tuple[int, int] | None, d
             f"{', '.join(_READ_BY_ALL)}. Move them elsewhere, or convert them."
         )
     sizes, modes, turned = _headers(listed.paths)
-    width, height = sizes[0] if size is None else size[::-1]
+    width, height = sizes[0]  # to which images of unequal size are resized
     grey = set(modes) <= {"1", "L"}
     exact = set(sizes) == {(width, height)} and set(modes) <= {"L", "RGB"} and not turned
     exact = exact and all(name.lower().endswith(_EXACT) for name in listed.paths)

@@ -33,7 +33,7 @@ def fit_arguments(task):
 @pytest.mark.parametrize("shuffled", [False, True], ids=["in order", "shuffled"])
 @pytest.mark.parametrize("form, batch", [("npy", 2), ("npy", 32), ("h5-gzip", 32)])  # 120 kB of pairs, and 1.9 MB
 def test_epochs_of_fit_take_no_more_than_predicted(tmp_path, form, batch, shuffled):
-    task = generated("next", form, 60 * MB, tmp_path, batch=batch, progress=False)
+    task = generated("next", form, 60 * MB, tmp_path, batch=batch)
     (tmp_path / "shuffled.py").write_text(SHUFFLED)
     row = running.run(str(tmp_path / "shuffled.py") if shuffled else "mmapstore_tf", task, epochs=8)
     assert row.outcome == FINISHED, row.why

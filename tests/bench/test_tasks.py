@@ -354,8 +354,6 @@ def test_images_of_unequal_size_are_brought_to_one_and_only_counted(tmp_path):
     folder = picture_folder(tmp_path, [(12, 10)] * 4 + [(20, 30)] * 4)
     task = of_user(folder, batch=4)
     assert task.shape == (10, 12, 3) and not task.exact
-    task = of_user(folder, batch=4, size=(16, 8))
-    assert task.shape == (16, 8, 3) and not task.exact
 
 
 def test_images_that_lie_on_their_side_are_only_counted(tmp_path):
