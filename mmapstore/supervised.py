@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .files import crashes
-from .files.durable_writes import explaining_write_errors
+from .files.system_errors import explaining_write_errors
 from .plain.errors import DamagedFileError, MmapstoreError
 
 _PROGRAM = (  # started with -P: the current directory may hold a json.py of others

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.durable_writes import explaining_write_errors
+from ..files.system_errors import explaining_write_errors
 from ..plain.array_spec import DEFAULT_LAYOUTS, ArraySpec
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, WriteError
 from ..plain.memory_budget import format_bytes, parse_bytes

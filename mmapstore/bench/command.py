@@ -230,7 +230,8 @@ class Outputs:
 
     def deliver(self, report: Report, notes: Sequence[str] = ()) -> int:
         """Print the table, write the files, compare. Returns the exit code of the report."""
-        from ..files.durable_writes import explaining_write_errors, write_text_atomically
+        from ..files.durable_writes import write_text_atomically
+        from ..files.system_errors import explaining_write_errors
         from .comparison import compare
         from .derived import is_right, title
         from .plots import save_pngs

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files.durable_writes import explaining_write_errors, remove, replace, sync_data, write_text_atomically
+from ..files.durable_writes import remove, replace, sync_data, write_text_atomically
+from ..files.system_errors import explaining_write_errors
 from ..formats.registry import split_inside
 from ..plain.errors import InvalidValueError, MissingPackageError
 from ..plain.memory_budget import format_bytes

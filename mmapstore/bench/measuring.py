@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files.durable_writes import explaining_write_errors, write_text_atomically
+from ..files.durable_writes import write_text_atomically
+from ..files.system_errors import explaining_write_errors
 from ..plain.memory_budget import format_bytes
 from .contract import FINISHED, Report, Row, Smallest, Task, name_of
 from .derived import data_of, framework_of, grouped, limit_of, rate, signed, title, variant_of

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError
+from ..plain.errors import DamagedFileError
+from .system_errors import explaining_read_errors, read_error
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST_OPEN = 64  # descriptors in a process, of a thousand or so that it may have
@@ -107,18 +108,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def _status(path: str) -> os.stat_result:
-    try:
+    with explaining_read_errors(path):
         return os.stat(path)
-    except FileNotFoundError as error:
-        raise _gone(path) from error
 
 
 def _replaced(path: str) -> DamagedFileError:
     return DamagedFileError(f"{path} was replaced by another file since it was opened. Open it again.")
-
-
-def _gone(path: str) -> NotFoundError:
-    return NotFoundError(f"{path} does not exist (any more). Check the path, or write the data again.")
 
 
 def check_is_file(path: str, status: os.stat_result) -> None:
@@ -161,14 +156,8 @@ class Descriptor:
         self._map: mmap.mmap | None = None
         try:
             self.number = os.open(path, _READING)
-        except FileNotFoundError as error:
-            raise _gone(path) from error
-        except PermissionError as error:
-            raise NotReadableError(f"{path} may not be read by this user. Change its permissions, or ask its owner to.") from error
         except OSError as error:
-            found = DamagedFileError(f"{path} cannot be opened: {error.strerror or error}. Check the path and the disk.")
-            found.errno = error.errno
-            raise found from error
+            raise read_error(error, path) or error from error
         self.status = os.fstat(self.number)
         check_is_file(path, self.status)
 
@@ -253,12 +242,8 @@ def _preadv(descriptor: Descriptor, buffers: Any, offset: int) -> int:
             return os.preadv(descriptor.number, buffers, offset)
         return _preadv_by_seek(descriptor, buffers, offset)
     except OSError as error:
-        found = DamagedFileError(
-            f"{descriptor.path} cannot be read: {os.strerror(error.errno or 0)} while reading at byte {offset}. Check the disk and "
-            "the connection to it, or copy the file from where it is whole."
-        )
-        found.errno = error.errno
-        raise found from error
+        found = read_error(error, descriptor.path, f" while reading at byte {offset}")
+        raise found or error from error
 
 
 _seek_lock = threading.Lock()

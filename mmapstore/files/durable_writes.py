@@ -7,47 +7,13 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..plain.errors import MmapstoreError, WriteError
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
-HOPELESS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Numbers of errors of the machine: whatever else is written would meet them too."""
-
 _seek_lock = threading.Lock()  # Windows has no positioned write
-
-
-@contextlib.contextmanager
-def explaining_write_errors(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what the system says about a failed write to `target` into an error that says what to do."""
-    try:
-        yield
-    except MmapstoreError:
-        raise
-    except OSError as error:
-        remedy = {
-            errno.ENOSPC: "The disk is full. Free space, then run the same command again: it resumes.",
-            errno.EDQUOT: "The disk quota is used up. Free space, then run the same command again: it resumes.",
-            errno.EACCES: "Permission was denied. Write where you may, or change the permissions of that directory.",
-            errno.EPERM: "Permission was denied. Write where you may, or change the permissions of that directory.",
-            errno.EROFS: "That file system is read-only. Write somewhere else.",
-            errno.ENOENT: "The directory does not exist. Create it first.",
-            errno.ENOTDIR: "Part of that path is a file, not a directory.",
-        }.get(error.errno or 0, "Check the disk, then run the same command again.")
-        raise WriteError(f"{os.fspath(target)} cannot be written: {error.strerror or error}. {remedy}") from error
-
-
-def is_of_this_machine(error: BaseException) -> bool:
-    """True for a full or broken disk and memory that is used up; False for what the object in hand is to blame for."""
-    if isinstance(error, MemoryError):
-        return not isinstance(error, MmapstoreError)
-    found = error.__cause__ if isinstance(error, WriteError) else error
-    return isinstance(found, OSError) and found.errno in HOPELESS
 
 
 def allocate(number: int, nbytes: int) -> None:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 
 from ..plain.errors import LockedFileError
-from .durable_writes import explaining_write_errors
+from .system_errors import explaining_write_errors
 
 _REFUSED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 

@@ -6,18 +6,16 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files.durable_writes import explaining_write_errors
+from ..files.system_errors import explaining, raised_in, read_error, write_error
 from ..plain.errors import (
     DamagedFileError,
     LockedFileError,
     MemoryBudgetError,
     MissingPackageError,
     MmapstoreError,
-    NotFoundError,
     TargetExistsError,
     UnsafeFileError,
     WriteError,
@@ -69,63 +67,60 @@ def open_to_write(path: str, mode: str) -> Any:
         return h5py.File(path, mode, rdcc_nbytes=_WRITE_CACHE_NBYTES)
 
 
-@contextlib.contextmanager
-def explaining_read_errors(where: str) -> Iterator[None]:
-    """Turn what h5py raises about the file or dataset `where` into an error that says what to do."""
-    try:
-        yield
-    except MmapstoreError:
-        raise
-    except MemoryError as error:
-        raise MemoryBudgetError(
+def explaining_read_errors(where: str) -> contextlib.AbstractContextManager[None]:
+    """Translate errors of h5py and the system met while the file or dataset `where` is read."""
+    return explaining(where, _read_rule)
+
+
+def explaining_failed_writes(path: str) -> contextlib.AbstractContextManager[None]:
+    """Translate errors of h5py and the system met while `path` is written."""
+    return explaining(path, _write_rule)
+
+
+def _read_rule(error: Exception, where: str) -> MmapstoreError | None:
+    if isinstance(error, MemoryError):
+        return MemoryBudgetError(
             f"{where} cannot be read: HDF5 finds no memory for what the file declares ({str(error) or 'it names no number'}). Read "
             "fewer samples at a time; if the data is not that large, the file is damaged."
-        ) from error
-    except _LIBRARY_ERRORS as error:
-        raise _explained(error, where) from error
+        )
+    return _explained(error, where) if _is_of_hdf5(error) else None
 
 
-@contextlib.contextmanager
-def explaining_failed_writes(path: str) -> Iterator[None]:
-    """The same for writing to `path`: h5py hides the system's error number in its text."""
-    try:
-        yield
-    except MmapstoreError:
-        raise
-    except _LIBRARY_ERRORS as error:
-        number = _error_number(error)
-        if _is_lock(error) or "signature not found" in str(error) or "truncated file" in str(error):
-            raise _explained(error, path) from error
-        if number == errno.EEXIST:
-            raise TargetExistsError(f"{path} exists. Choose another name, or delete it first.") from error
-        if number is None:
-            raise WriteError(f"{path} cannot be written: HDF5 refuses ({error}). Delete it and write it again.") from error
-        with explaining_write_errors(path):
-            raise OSError(number, os.strerror(number)) from error
+def _write_rule(error: Exception, path: str) -> MmapstoreError | None:
+    if not _is_of_hdf5(error):
+        return None
+    if _is_lock(error) or "signature not found" in str(error) or "truncated file" in str(error):
+        return _explained(error, path)
+    number = _error_number(error)
+    if number == errno.EEXIST:
+        return TargetExistsError(f"{path} exists. Choose another name, or delete it first.")
+    if number is None:
+        return WriteError(f"{path} cannot be written: HDF5 refuses ({error}). Delete it and write it again.")
+    return write_error(OSError(number, os.strerror(number)), path)
+
+
+def _is_of_hdf5(error: Exception) -> bool:
+    """Tell errors of HDF5 and the system from mistakes of mmapstore, such as a ValueError of NumPy."""
+    return _error_number(error) is not None or (isinstance(error, _LIBRARY_ERRORS) and raised_in(error, "h5py"))
 
 
 def _error_number(error: Exception) -> int | None:
-    number = getattr(error, "errno", None)
-    if number is None and (match := re.search(r"errno = (\d+)", str(error))):
-        number = int(match[1])
-    return number
+    """The system's error number, which h5py mostly hides in its text."""
+    found = getattr(error, "errno", None) or next((int(number) for number in re.findall(r"errno = (\d+)", str(error))), None)
+    return found or None
 
 
 def _is_lock(error: Exception) -> bool:
     return any(words in str(error) for words in ("unable to lock file", "already open for", "unable to set status flags"))
 
 
-def _explained(error: Exception, where: str) -> Exception:
+def _explained(error: Exception, where: str) -> MmapstoreError:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     number = _error_number(error)
     if _is_lock(error):
         return LockedFileError(_lock_text(text, number, where))
-    if number == errno.ENOENT:
-        return NotFoundError(f"{where} does not exist. Check the path and the directory it is relative to: {os.getcwd()}.")
-    if number in (errno.EACCES, errno.EPERM):
-        return DamagedFileError(f"{where} cannot be read: {os.strerror(number)}. Check its permissions.")
-    if number == errno.EISDIR:
-        return DamagedFileError(f"{where} is a directory; expected an HDF5 file. Name the file inside it.")
+    if number is not None and (found := read_error(OSError(number, os.strerror(number)), where)):
+        return found
     if ("truncated file" in text or "driver should be used" in text) and (needed := hdf5_driver(where)):
         return UnsafeFileError(
             f"{where} is one of several files that are one HDF5 file together, written with HDF5's driver {needed[0]}; expected a "

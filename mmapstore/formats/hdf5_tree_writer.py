@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files.durable_writes import is_of_this_machine
+from ..files.system_errors import is_of_this_machine
 from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidTypeError, WriteError

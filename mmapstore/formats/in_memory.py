@@ -137,10 +137,6 @@ def _map_again(path: str, offset: int, shape: tuple[int, ...], strides: tuple[in
         raise NotFoundError(
             f"{path} does not exist here; a memory map of it was pickled. Pickles of maps need their file."
         ) from error
-    except DamagedFileError:
-        raise
-    except OSError as error:
-        raise DamagedFileError(f"{path} cannot be mapped: {error.strerror or error}. Check its permissions.") from error
     return MappedArray(path, offset, np.ndarray(shape, dtype, mapped, -low, strides))
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..files.direct_io import DirectFile, empty_at
-from ..files.durable_writes import allocate, explaining_write_errors, sync_data, write_at
+from ..files.durable_writes import allocate, sync_data, write_at
+from ..files.system_errors import explaining_read_errors, explaining_write_errors
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import (
     DamagedFileError,
@@ -25,7 +26,7 @@ from ..plain.errors import (
     TargetExistsError,
 )
 from .contract import Array, Listing, NewArray, Selection
-from .raw_file import PlainBytes, explaining_read_errors
+from .raw_file import PlainBytes
 
 _MAGIC = b"\x93NUMPY"
 _MOST_HEADER_BYTES = 10_000  # what numpy.load accepts: longer headers make ast.literal_eval slow or crash

@@ -14,7 +14,8 @@ import os
 
 import numpy as np
 
-from ..files.durable_writes import allocate, explaining_write_errors, sync_data
+from ..files.durable_writes import allocate, sync_data
+from ..files.system_errors import explaining_write_errors
 from ..plain.errors import DamagedFileError, InvalidValueError, StateMismatchError
 from .contract import Array, NewArray
 from .npy_file import NpyHeader, header_bytes, header_of

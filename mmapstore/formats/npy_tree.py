@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files.durable_writes import allocate, explaining_write_errors, sync_data, sync_directory, write_text_atomically
+from ..files.durable_writes import allocate, sync_data, sync_directory, write_text_atomically
+from ..files.system_errors import explaining_write_errors
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, NotFoundError, UnsafeFileError
 from .contract import Array

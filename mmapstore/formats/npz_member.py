@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..plain.errors import DamagedFileError, InvalidTypeError, KeyNotFoundError, MmapstoreError, UnsafeFileError
+from ..files.system_errors import explaining_read_errors, raised_in
+from ..plain.errors import DamagedFileError, InvalidTypeError, KeyNotFoundError, UnsafeFileError
 from .contract import Listing
 from .foreign_files import is_zipped_zarr
 from .npy_file import MOST_BYTES, NpyHeader, checked_header, parsed_header
-from .raw_file import PlainBytes, explaining_read_errors
+from .raw_file import PlainBytes
 
 _MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and without
 _ARRAY = ".npy"
@@ -126,14 +127,17 @@ class NpzMember(PlainBytes):
 
 @contextlib.contextmanager
 def _archive(name: str) -> Iterator[tuple[zipfile.ZipFile, BinaryIO]]:
-    with explaining_read_errors(name), Path(name).open("rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                yield archive, file
-        except MmapstoreError:
-            raise
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error, OverflowError) as error:
-            raise DamagedFileError(f"{name} is not a whole .npz archive ({error}). Copy or write it again.") from error
+    with explaining_read_errors(name, damaged_archive), Path(name).open("rb") as file, zipfile.ZipFile(file) as archive:
+        yield archive, file
+
+
+def damaged_archive(error: Exception, name: str) -> DamagedFileError | None:
+    """Translate what zipfile, zlib and struct raise for an archive that is not whole."""
+    if isinstance(error, (EOFError, struct.error, OverflowError)) or (
+        raised_in(error, "zipfile") and not getattr(error, "errno", None)
+    ):
+        return DamagedFileError(f"{name} is not a whole .npz archive ({error}). Copy or write it again.")
+    return None
 
 
 def _arrays(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ..files.system_errors import explaining_read_errors
 from ..plain.array_spec import checked_dtype
-from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError, NotReadableError
+from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
 from .contract import Array, Selection
 
@@ -169,7 +169,7 @@ class PlainBytes:
                 self._array = np.empty(self.shape, self.dtype)
                 self._array.flags.writeable = False
                 return self._array
-            with explaining_read_errors(self.name):
+            with explaining_read_errors(self.name, _too_short):
                 mapped = np.memmap(self._path, self.dtype, "r", self._offset, self.shape, order)
             self._array = np.asarray(mapped)
         return self._array
@@ -189,21 +189,7 @@ class RawFile(PlainBytes):
         return open_raw, (self._path, RawForm(self.dtype, self.shape, self._offset))
 
 
-@contextlib.contextmanager
-def explaining_read_errors(name: str) -> Iterator[None]:
-    """Turn what the system says of a file that is read into an error that says what to do."""
-    try:
-        yield
-    except MmapstoreError:
-        raise
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{name} does not exist. Check the path.") from error
-    except IsADirectoryError as error:
-        raise DamagedFileError(f"{name} is a directory; expected a file.") from error
-    except PermissionError as error:
-        raise NotReadableError(f"{name} may not be read by this user. Change its permissions, or ask its owner to.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DamagedFileError(
-            f"{name} cannot be read: {reason}. Check its permissions, and that nothing replaces it meanwhile."
-        ) from error
+def _too_short(error: Exception, name: str) -> DamagedFileError | None:
+    if not isinstance(error, ValueError):
+        return None
+    return DamagedFileError(f"{name} cannot be read: {error}. It was cut short since it was opened; copy or write it again.")

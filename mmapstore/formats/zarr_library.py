@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from ..files.system_errors import explaining_read_errors, raised_in
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import DamagedFileError, MemoryBudgetError, MissingPackageError, MmapstoreError
 from .zarr_layout import Layout, layout_of, refuse_code
@@ -65,19 +65,20 @@ def chunks_of(array: Any) -> tuple[int, ...] | None:
         return None
 
 
-@contextlib.contextmanager
-def explaining_damage(where: str) -> Iterator[None]:
-    try:
-        yield
-    except MmapstoreError:
-        raise
-    except MemoryError as error:
-        raise MemoryBudgetError(
+def explaining_damage(where: str) -> contextlib.AbstractContextManager[None]:
+    """Translate errors of zarr-python and the system met while the array or group `where` is read."""
+    return explaining_read_errors(where, _damage)
+
+
+def _damage(error: Exception, where: str) -> MmapstoreError | None:
+    if isinstance(error, MemoryError):
+        return MemoryBudgetError(
             f"{where} cannot be read: zarr finds no memory for what the store declares ({str(error) or 'it names no number'}). "
             "Read fewer samples at a time; if the data is not that large, the store is damaged."
-        ) from error
-    except Exception as error:  # codecs, JSON and zarr raise a dozen kinds on damaged stores
-        raise DamagedFileError(
-            f"{where} cannot be read: {type(error).__name__}: {error}. "
-            "The store is damaged, or of a kind zarr does not know; copy it again."
-        ) from error
+        )
+    if getattr(error, "errno", None) or not raised_in(error, "zarr", "numcodecs"):
+        return None
+    return DamagedFileError(
+        f"{where} cannot be read: {type(error).__name__}: {error}. "
+        "The store is damaged, or of a kind zarr does not know; copy it again."
+    )

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..files.descriptors import Descriptor, read_exactly
+from ..files.system_errors import explaining_read_errors
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.codecs import Chain
-from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError
+from ..plain.errors import DamagedFileError, NotFoundError
 from .contract import ChunkPlace
 from .zarr_chunks import ChunkFiles
 from .zarr_codecs import ByteOrder
@@ -152,7 +152,7 @@ class ChunksInShards:
         return shard
 
     def _read(self, path: str) -> _Shard | None:
-        with _explaining(path):
+        with explaining_read_errors(path):
             try:
                 descriptor = Descriptor(path)  # not among those kept open: it is read once
             except NotFoundError:
@@ -194,7 +194,7 @@ if hasattr(os, "register_at_fork"):
 
 def _identity(path: str) -> _Identity | None:
     """None where there is no file."""
-    with _explaining(path):
+    with explaining_read_errors(path):
         try:
             status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -206,18 +206,6 @@ def _identity(path: str) -> _Identity | None:
 
 def _identity_of(status: os.stat_result) -> _Identity:
     return _Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-@contextlib.contextmanager
-def _explaining(path: str) -> Iterator[None]:
-    try:
-        yield
-    except DamagedFileError:
-        raise
-    except PermissionError as error:
-        raise NotReadableError(f"{path} may not be read by this user. Change its permissions, or ask its owner to.") from error
-    except OSError as error:
-        raise DamagedFileError(f"{path} cannot be read: {error.strerror or error}. Check the disk, or copy it again.") from error
 
 
 def _crc32c(data: np.ndarray[Any, np.dtype[np.uint8]]) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files.durable_writes import explaining_write_errors, remove, sync_directory, sync_tree, write_text_atomically
+from ..files.durable_writes import remove, sync_directory, sync_tree, write_text_atomically
+from ..files.system_errors import explaining_write_errors
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError, UnsafeFileError
 from . import zarr_fill_attribute

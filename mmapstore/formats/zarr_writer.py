@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files.durable_writes import explaining_write_errors, sync_directory, sync_tree
+from ..files.durable_writes import sync_directory, sync_tree
+from ..files.system_errors import explaining_write_errors, raised_in
 from ..plain.array_spec import checked_dtype
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import (
@@ -50,7 +51,7 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
             raise TargetExistsError(f"{parent.directory} is a Zarr array, which cannot hold {key!r}. Write to another store.")
     if os.path.lexists(directory) and (key or not os.path.isdir(directory) or os.listdir(directory)):
         raise TargetExistsError(f"{where} exists. Choose another name, or delete it first.")
-    with explaining_write_errors(where), _explaining_refusal(where), _ignoring_text():
+    with explaining_write_errors(where, _refusal), _ignoring_text():
         array = zarr.create_array(
             store=zarr.storage.LocalStore(name),
             name=key or None,
@@ -296,11 +297,7 @@ def _ignoring_text() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _explaining_refusal(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (MmapstoreError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise InvalidValueError(f"{where} cannot be created: zarr refuses it ({type(error).__name__}: {error}).") from error
+def _refusal(error: Exception, where: str) -> MmapstoreError | None:
+    if isinstance(error, OSError) or not raised_in(error, "zarr", "numcodecs"):
+        return None
+    return InvalidValueError(f"{where} cannot be created: zarr refuses it ({type(error).__name__}: {error}).")

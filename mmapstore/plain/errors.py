@@ -13,6 +13,7 @@ MmapstoreError
 ├── UnsafeFileError        PermissionError     a file that points outside itself, or declares more than it holds
 ├── LockedFileError        BlockingIOError     another program holds the file, or its file system refuses locks
 ├── TargetExistsError      FileExistsError     writing would replace something
+├── ReadError              OSError             the system cannot read now: too many open files, no memory
 ├── WriteError             OSError             the target cannot be written: permission, full disk, I/O error
 ├── MemoryBudgetError      MemoryError         the prediction is over `max_memory`; nothing was started
 ├── MissingPackageError    ImportError         an optional package is needed; the text names the extra
@@ -83,6 +84,10 @@ class LockedFileError(MmapstoreError, BlockingIOError):
 
 class TargetExistsError(MmapstoreError, FileExistsError):
     """Writing would replace something that exists."""
+
+
+class ReadError(MmapstoreError, OSError):
+    """The system cannot read it now, though nothing is wrong with the file: too many open files, no memory."""
 
 
 class WriteError(MmapstoreError, OSError):

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from ..files.descriptors import Descriptors, let_go, read_exactly, will_need
-from ..files.durable_writes import explaining_write_errors, replace, sync_data, write_at
+from ..files.durable_writes import replace, sync_data, write_at
 from ..files.exclusive_lock import exclusive_lock
+from ..files.system_errors import explaining_read_errors, explaining_write_errors
 from ..plain.array_spec import ArraySpec
 from ..plain.errors import DamagedFileError, LockedFileError, MmapstoreError, SlowAccessWarning, WriteError
 from .contract import Array
@@ -166,7 +167,7 @@ class CacheFile:
                 raise WriteError(f"{path} is in the way: it is no file. Move it, or choose another directory for the cache.")
         if not os.path.exists(self.path):
             return ""
-        with _explaining_read_errors(self.path):
+        with explaining_read_errors(self.path):
             with Path(self.path).open("rb") as file:
                 header = file.read(len(self._header))
             size, expected = os.stat(self.path).st_size, self._offset(len(self.spec))
@@ -319,13 +320,3 @@ def _write_durably(path: str, begin: bytes, nbytes: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     replace(temporary, path)
-
-
-@contextlib.contextmanager
-def _explaining_read_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DamagedFileError(
-            f"{path} cannot be read: {error.strerror or error}. Check its permissions and the disk, or choose another directory."
-        ) from error

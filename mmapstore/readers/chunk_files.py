@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import math
 import os
@@ -66,8 +65,7 @@ class ChunkFiles:
                 f"{self.where(number, place)} cannot be read: permission is denied. Have its owner let you read it."
             ) from error
         except DamagedFileError as error:
-            why = "a part of its path is a file. Copy or write the store again." if error.errno == errno.ENOTDIR else error
-            raise DamagedFileError(f"{self.where(number, place)} cannot be read: {why}") from error
+            raise DamagedFileError(f"{self.where(number, place)} cannot be read: {error}") from error
 
     def descriptor(self, place: ChunkPlace) -> Descriptor:
         """Like `open`, with the errors of opening as they are."""

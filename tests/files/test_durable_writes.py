@@ -10,14 +10,12 @@ import pytest
 
 from mmapstore.files.durable_writes import (
     allocate,
-    explaining_write_errors,
     replace,
     sync_data,
     sync_directory,
     sync_tree,
     write_text_atomically,
 )
-from mmapstore.plain.errors import NotFoundError, WriteError
 
 DATA = bytes(range(256)) * 400
 
@@ -49,31 +47,6 @@ def test_a_full_disk_is_an_error_at_once(path, monkeypatch):
     with Path(path).open("r+b") as file, pytest.raises(OSError, match="No space left"):
         allocate(file.fileno(), 150_000)
     assert os.stat(path).st_size == len(DATA)
-
-
-@pytest.mark.parametrize(
-    ("number", "remedy"),
-    [
-        (errno.ENOSPC, "The disk is full. Free space"),
-        (errno.EACCES, "Permission was denied. Write where you may"),
-        (errno.EROFS, "That file system is read-only"),
-        (errno.ENOENT, "The directory does not exist. Create it first"),
-        (errno.ENOTDIR, "Part of that path is a file"),
-        (errno.EIO, "Check the disk"),
-    ],
-)
-def test_write_errors_say_what_to_do(number, remedy):
-    with (
-        pytest.raises(WriteError, match=rf"^out/x.npy cannot be written: .*{remedy}") as caught,
-        explaining_write_errors("out/x.npy"),
-    ):
-        raise OSError(number, os.strerror(number))
-    assert isinstance(caught.value.__cause__, OSError)
-
-
-def test_errors_that_explain_themselves_pass():
-    with pytest.raises(NotFoundError, match=r"^already clear$"), explaining_write_errors("x"):
-        raise NotFoundError("already clear")
 
 
 def test_text_is_replaced_as_a_whole(tmp_path):

@@ -244,7 +244,7 @@ def test_damaged_npz(tmp_path: Path) -> None:
     (tmp_path / "flipped.npz").write_bytes(data)
     (tmp_path / "text.npz").write_text("hello")
     for name in ("flipped.npz", "text.npz"):
-        with pytest.raises(DamagedFileError, match=f"{name} is not a readable .npz archive"):
+        with pytest.raises(DamagedFileError, match=f"{name} is not a whole .npz archive"):
             ingest(tmp_path / name, tmp_path / "x.npy", layout=None)
 
 

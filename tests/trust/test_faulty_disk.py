@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmapstore.files import durable_writes
+from mmapstore.files.system_errors import explaining_write_errors
 from mmapstore.operations.ingest import ingest, journal, plan
 from mmapstore.plain.errors import DamagedFileError, MmapstoreError, WriteError
 
@@ -194,5 +194,5 @@ def test_each_read_fails(
 
 def test_every_error_of_writing_says_what_to_do(tmp_path: Path) -> None:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EFBIG):
-        with pytest.raises(MmapstoreError, match=os.strerror(number)), durable_writes.explaining_write_errors("x.npy"):
+        with pytest.raises(MmapstoreError, match=os.strerror(number)), explaining_write_errors("x.npy"):
             raise OSError(number, os.strerror(number))

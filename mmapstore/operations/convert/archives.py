@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...files import durable_writes
-from ...files.durable_writes import explaining_write_errors, is_of_this_machine
 from ...files.exclusive_lock import exclusive_lock
+from ...files.system_errors import explaining_write_errors, is_of_this_machine
 from ...formats.hdf5_format import FORMAT as HDF5
 from ...formats.npy_format import FORMAT as NPY
 from ...formats.npy_tree import NPY_TREE_SUFFIX, is_npy_tree

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ...files.durable_writes import explaining_write_errors
+from ...files.system_errors import explaining_write_errors
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what comes of a journal that others wrote
 

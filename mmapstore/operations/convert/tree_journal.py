@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import durable_writes
+from ...files.system_errors import explaining_write_errors
 from ...formats.registry import PARTIAL
 from ...plain.errors import StateMismatchError, TargetExistsError
 from .journal_lines import UNREADABLE, add_lines, cut_to, journal_line, journal_lines
@@ -108,7 +109,7 @@ class TreeJournal:
         if os.path.lexists(f"{self.out}.replaced"):
             raise TargetExistsError(f"{self.out}.replaced exists, where an old target would be put meanwhile. Move it away first.")
         self.done, self._pending, self.is_verified = {}, [], False
-        with durable_writes.explaining_write_errors(self.path):
+        with explaining_write_errors(self.path):
             durable_writes.write_text_atomically(self.path, journal_line(self._head()))
 
     def add(self, done: Done) -> bool:
@@ -128,7 +129,7 @@ class TreeJournal:
         """All of it anew, objects as they are now, and that the target is verified: what is left is to give it its name."""
         self._pending = []
         lines = [self._head(), *map(_told, self.done.values()), {"verified": True}]
-        with durable_writes.explaining_write_errors(self.path):
+        with explaining_write_errors(self.path):
             durable_writes.write_text_atomically(self.path, "".join(map(journal_line, lines)))
         self.is_verified = True
 
@@ -137,7 +138,7 @@ class TreeJournal:
 
     def discard(self) -> None:
         """Forget what was written. A target that was moved aside is back under its name."""
-        with durable_writes.explaining_write_errors(self.out):
+        with explaining_write_errors(self.out):
             old = f"{self.out}.replaced"
             if os.path.isdir(old) and not os.path.lexists(self.out) and os.path.exists(self.path):
                 os.replace(old, self.out)
@@ -147,7 +148,7 @@ class TreeJournal:
     def publish(self, overwrite: bool) -> None:
         """Give the verified target its name. Whatever is killed, the old target or the new is there, or goes on from here."""
         old = f"{self.out}.replaced"
-        with durable_writes.explaining_write_errors(self.out):
+        with explaining_write_errors(self.out):
             if os.path.lexists(self.partial):
                 is_empty = os.path.isdir(self.out) and not os.listdir(self.out)
                 if os.path.lexists(self.out) and not overwrite and not is_empty:

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from ...files.durable_writes import explaining_write_errors
+from ...files.system_errors import explaining_write_errors
 from ...formats.registry import PARTIAL
 from ...plain.memory_budget import format_bytes
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from ...files.crashes import step
-from ...files.durable_writes import is_of_this_machine
+from ...files.system_errors import is_of_this_machine
 from ...formats.tree_contract import (
     ALIAS,
     ARRAY,

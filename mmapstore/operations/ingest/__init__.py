@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 
 from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
+from ...files.system_errors import explaining_write_errors
 from ...plain.errors import InvalidValueError
 from ...plain.manifest import DIRECTORY_MANIFEST
 from ...plain.memory_budget import MemoryPlan, parse_bytes
@@ -257,13 +258,13 @@ def _write_all(plan: WritePlan, journal: Journal, progress: Any) -> None:
         if target.is_directory_of_fields and journal.grows is None:
             paths = [field.place.path for field in plan.fields.values()]
         if paths:
-            with durable_writes.explaining_write_errors(target.partial):
+            with explaining_write_errors(target.partial):
                 os.makedirs(target.partial, exist_ok=True)
                 name_fields(paths, finished=False)
         summaries = write_fields(plan, record, journal, bar)
         manifest = written_manifest(plan, target, record, summaries)
         if paths:
-            with durable_writes.explaining_write_errors(target.partial):
+            with explaining_write_errors(target.partial):
                 name_fields(paths, finished=True)
                 write_manifest(os.path.join(target.partial, DIRECTORY_MANIFEST), manifest.to_json(), manifest.leaves)
         journal.finish(manifest)

@@ -19,6 +19,7 @@ import numpy as np
 from ...batches.opening import open_quietly
 from ...files import descriptors, durable_writes
 from ...files.cheap_copy import copy_file, copy_store
+from ...files.system_errors import explaining_write_errors
 from ...formats.registry import open_stored
 from ...plain.array_spec import ArraySpec
 from ...plain.digest_leaves import leaves_of
@@ -234,7 +235,7 @@ def first_record(plan: WritePlan, before: Before) -> Record:
 
 def copy_to_work_on(plan: WritePlan, target: Target, record: Record) -> None:
     """Have the old data at the partial path, without what is written again."""
-    with durable_writes.explaining_write_errors(target.partial):
+    with explaining_write_errors(target.partial):
         durable_writes.remove(target.partial)  # what a copy that was interrupted left
         if os.path.isdir(target.path):
             copy_store(target.path, target.partial, is_rewritten=lambda name: name == "zarr.json")

@@ -12,7 +12,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...files import descriptors, durable_writes
+from ...files import descriptors
+from ...files.system_errors import explaining_write_errors
 from ...formats.contract import Writer
 from ...formats.registry import PARTIAL
 from ...plain.cost_model import IngestCost
@@ -151,7 +152,7 @@ def require_epochs(epochs: Any, train_seconds: Any, dry_run: bool) -> None:
 def estimate_of(plan: WritePlan, target: Target, memory: MemoryPlan, epochs: int | None, train_seconds: float) -> Estimate:
     """Write what 2 seconds are enough for, read it back, and multiply."""
     above = os.path.dirname(os.path.abspath(target.path))
-    with durable_writes.explaining_write_errors(above):
+    with explaining_write_errors(above):
         folder = tempfile.mkdtemp(prefix=".mmapstore-dry-run-", dir=above)
     try:
         measured = _Measurement(_elsewhere(plan, target, folder), folder)

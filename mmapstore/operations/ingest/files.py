@@ -6,7 +6,6 @@ import contextlib
 import glob
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...batches.opening import natural
-from ...formats.raw_file import explaining_read_errors
+from ...files.system_errors import explaining_read_errors
+from ...formats.npz_member import damaged_archive
 from ...formats.registry import PARTIAL
 from ...plain.array_spec import ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
@@ -148,13 +148,8 @@ class NpzSource:
             raise KeyNotFoundError(f"{path} holds {len(arrays)} arrays ({listed}); expected one.{example}")
         return arrays[0]
 
-    @contextlib.contextmanager
-    def _explaining(self) -> Iterator[None]:
-        try:
-            with explaining_read_errors(self.paths[0]):
-                yield
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise DamagedFileError(f"{self.paths[0]} is not a readable .npz archive ({error}). Copy or write it again.") from error
+    def _explaining(self) -> contextlib.AbstractContextManager[None]:
+        return explaining_read_errors(self.paths[0], damaged_archive)
 
     @contextlib.contextmanager
     def _stream(self) -> Iterator[tuple[Any, tuple[tuple[int, ...], bool, np.dtype[Any]]]]:

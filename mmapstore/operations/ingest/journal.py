@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import durable_writes
+from ...files.system_errors import explaining_write_errors
 from ...formats import npy_tail
 from ...plain.errors import StateMismatchError, TargetExistsError
 from ...plain.manifest import Manifest
@@ -169,7 +170,7 @@ class Journal:
             "leaves": self.leaves.hex(),
             "identity": self.identity,
         }
-        with durable_writes.explaining_write_errors(self.target.journal):
+        with explaining_write_errors(self.target.journal):
             try:
                 durable_writes.write_text_atomically(self.target.journal, json.dumps({**found, "crc32": _crc32(found)}))
             except BaseException:
@@ -180,7 +181,7 @@ class Journal:
 
     def finish(self, manifest: Manifest) -> None:
         """Step 1: everything written is on disk, and then that it is whole, and what the manifest will say."""
-        with durable_writes.explaining_write_errors(self.target.partial):
+        with explaining_write_errors(self.target.partial):
             if self.grows is None:
                 durable_writes.sync_tree(self.target.partial)
                 # A rename keeps this number: it tells our data from the old, should somebody delete the partial file.
@@ -281,7 +282,7 @@ def begun_by_another_call(target: Target, differences: Iterable[str]) -> StateMi
 
 def discard(target: Target, journal: Journal | None = None) -> None:
     """Forget an interrupted write, of which `journal` tells where it can be read. What was there before it is there again."""
-    with durable_writes.explaining_write_errors(target.path):
+    with explaining_write_errors(target.path):
         for path in (journal and journal.grows) or ():
             npy_tail.forget(path)
         old, aside = f"{target.path}.replaced", _aside(target)
@@ -308,7 +309,7 @@ def publish(journal: Journal, overwrite: bool) -> None:
             f"{target.path} appeared while it was being written. Pass overwrite=True (--overwrite) to replace it; "
             f"the finished data waits in {target.partial}."
         )
-    with durable_writes.explaining_write_errors(target.path):
+    with explaining_write_errors(target.path):
         old = f"{target.path}.replaced"
         if os.path.lexists(target.partial):
             if aside and os.path.exists(str(target.manifest)):
@@ -332,7 +333,7 @@ def _show(journal: Journal, paths: list[str], manifest: str) -> None:
     assert journal.record is not None
     for path in paths:
         npy_tail.show(path, journal.record.samples)
-    with durable_writes.explaining_write_errors(journal.target.path):
+    with explaining_write_errors(journal.target.path):
         write_manifest(journal.target.manifest_path, manifest, journal.leaves)
         durable_writes.remove(journal.target.journal)
     durable_writes.sync_directory(os.path.dirname(os.path.abspath(journal.target.path)))

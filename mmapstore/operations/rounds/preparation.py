@@ -17,6 +17,7 @@ from typing import Any
 from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
 from ...files.stored_files import nbytes_on_disk
+from ...files.system_errors import explaining_write_errors
 from ...formats.registry import PARTIAL
 from ...plain.errors import LockedFileError, MmapstoreError, StateMismatchError, TargetExistsError
 from ...plain.manifest import DIRECTORY_MANIFEST
@@ -104,7 +105,7 @@ class Preparation:
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            with durable_writes.explaining_write_errors(path):
+            with explaining_write_errors(path):
                 durable_writes.write_text_atomically(path, json.dumps(wanted, indent=1))
             return
         except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ from ...batches.arguments import whole_number
 from ...batches.dataset import Dataset
 from ...batches.labels import Labels, counts_of
 from ...batches.opening import open_dataset
-from ...files.durable_writes import explaining_write_errors
+from ...files.system_errors import explaining_write_errors
 from ...files.worker_threads import usable_cpus
 from ...plain.errors import (
     AugmentationWarning,

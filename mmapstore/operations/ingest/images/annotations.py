@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ....files.descriptors import check_is_file
-from ....formats.raw_file import explaining_read_errors
+from ....files.system_errors import explaining_read_errors
 from ....plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, UnsafeFileError
 from .placement import Box
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ....files.descriptors import check_is_file
-from ....formats.raw_file import explaining_read_errors
+from ....files.system_errors import explaining_read_errors, raised_in
 from ....plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, MmapstoreError, UnsafeFileError
 from .pages import is_deep, is_unsigned_of_32_bits, pages_of
 from .placement import Placement, draft_scale, upright_size
@@ -151,9 +151,8 @@ def _opened(path: str) -> Iterator[Any]:
     with explaining_read_errors(path):
         check_is_file(path, os.stat(path))  # opening a pipe waits for who writes to it
     with (
-        explaining_read_errors(path),
+        explaining_read_errors(path, _damage),
         Path(path).open("rb") as file,
-        _explaining_damage(path),
         pillow.open(file, formats=_formats()) as image,
     ):
         _require_pixels((image.height, image.width), path)
@@ -166,21 +165,18 @@ def _require_pixels(size: tuple[int, int], path: str) -> None:
         raise _bomb(path, f"{size[1]} x {size[0]} pixels")
 
 
-@contextlib.contextmanager
-def _explaining_damage(path: str) -> Iterator[None]:
+def _damage(error: Exception, path: str) -> MmapstoreError | None:
+    """Translate what Pillow raises for damaged input, which is not bounded by any list."""
     pillow = _pillow()
-    try:
-        yield
-    except (MmapstoreError, MemoryError):
-        raise
-    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise _bomb(path, str(error)) from error
-    except pillow.UnidentifiedImageError as error:
+    if isinstance(error, (pillow.DecompressionBombError, pillow.DecompressionBombWarning)):
+        return _bomb(path, str(error))
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) or not raised_in(error, "PIL", "pillow_heif"):
+        return None
+    if isinstance(error, pillow.UnidentifiedImageError):
         size = os.path.getsize(path)
         found = "is empty" if size == 0 else f"is no image that Pillow can read ({size} bytes)"
-        raise DamagedFileError(f"{path} {found}{_other_reader(path)}. {_BROKEN}") from error
-    except Exception as error:  # what a plugin of Pillow raises for damaged input is not bounded by any list
-        raise DamagedFileError(f"{path} cannot be decoded ({type(error).__name__}: {error}). {_BROKEN}") from error
+        return DamagedFileError(f"{path} {found}{_other_reader(path)}. {_BROKEN}")
+    return DamagedFileError(f"{path} cannot be decoded ({type(error).__name__}: {error}). {_BROKEN}")
 
 
 def _other_reader(path: str) -> str:

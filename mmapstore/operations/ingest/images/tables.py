@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ....formats.raw_file import explaining_read_errors
+from ....files.system_errors import explaining_read_errors
 from ....plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, SourceWarning, UnsafeFileError
 from .files import ListedImages, path_inside
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ....formats.raw_file import explaining_read_errors
+from ....files.system_errors import explaining_read_errors
 from ....plain.errors import DamagedFileError, MissingPackageError, MmapstoreError, UnsafeFileError
 
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz", ".joblib")
@@ -162,7 +162,7 @@ def _load_npz(path: str, allow_pickle: bool) -> dict[str, Any]:
             file.seek(0)
             with np.load(file, allow_pickle=allow_pickle) as archive:
                 return {name: _npz_array(archive, name, path, allow_pickle) for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, MemoryError) as error:
         raise _damaged(path, error) from error
 
 
