@@ -45,8 +45,22 @@ else:
 
     def _drop(descriptor: int, path: str) -> None:
         os.unlink(path)  # while it is held: whoever opened it meanwhile sees that it has no name any more, and makes another
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough: children forked meanwhile have the descriptor too
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough: a program that forks in C has the descriptor too
         os.close(descriptor)
+
+
+_held_here: set[int] = set()  # descriptors of the locks of this process
+
+
+def _close_in_child() -> None:
+    """A lock of the kernel is held by every process that has its descriptor: a forked child would hold it after the writer died."""
+    while _held_here:
+        with contextlib.suppress(OSError):
+            os.close(_held_here.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextlib.contextmanager
@@ -70,22 +84,30 @@ def exclusive_lock(path: str, target: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            _drop(descriptor, path)
+        if descriptor in _held_here:  # not in a forked child that leaves the block
+            _held_here.discard(descriptor)
+            with contextlib.suppress(OSError):
+                _drop(descriptor, path)
 
 
 def _held(path: str, target: str) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        _held_here.add(descriptor)
         try:
             _take_or_explain(descriptor, target)
             if _has_the_name(descriptor, path):
                 _sign(descriptor)
                 return descriptor
         except BaseException:
-            os.close(descriptor)
+            _close(descriptor)
             raise
-        os.close(descriptor)
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    _held_here.discard(descriptor)
+    os.close(descriptor)
 
 
 def _take_or_explain(descriptor: int, target: str) -> None:

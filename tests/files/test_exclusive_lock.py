@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -81,3 +84,37 @@ def test_other_failures_are_write_errors(tmp_path, monkeypatch):
     found = "x cannot be written: Input/output error"
     with pytest.raises(WriteError, match=found), exclusive_lock(f"{tmp_path}/x.lock", "x"):
         pass
+
+
+_FORKING_WRITER = """
+import os, sys, time
+from mmapstore.files.exclusive_lock import exclusive_lock
+with exclusive_lock(sys.argv[1], "x.npy"):
+    child = os.fork()
+    if child == 0 and sys.argv[2] == "leaves":
+        sys.exit()  # unwinds the block: the lock is its parent's
+    if child and sys.argv[2] == "leaves":
+        os.waitpid(child, 0)
+    print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("child", ["stays", "leaves"])
+def test_a_forked_child_neither_holds_nor_drops_the_lock(tmp_path, child):
+    path = str(tmp_path / "x.lock")
+    writer = subprocess.Popen([sys.executable, "-c", _FORKING_WRITER, path, child], stdout=subprocess.PIPE, text=True)
+    forked = max(int(writer.stdout.readline()), int(writer.stdout.readline()) if child == "stays" else 0)
+    try:
+        with pytest.raises(LockedFileError, match=f"process {writer.pid} on"), exclusive_lock(path, "x.npy"):
+            pass
+        writer.kill()
+        writer.wait()
+        with exclusive_lock(path, "x.npy"):
+            pass
+    finally:
+        writer.kill()
+        writer.stdout.close()
+        if child == "stays":
+            os.kill(forked, signal.SIGKILL)
