@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.mapped_files import shows_file
 from ..plain.array_likes import exact_array, is_array_like, lies_in_memory
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError
@@ -151,14 +152,14 @@ def _root_map(array: Array) -> tuple[str, int, int, int] | None:
         return None
     path = os.path.abspath(found.filename)
     buffer: mmap.mmap = found._mmap
-    try:
-        if not os.path.isfile(path) or os.stat(path).st_size != buffer.size():
-            return None  # deleted, or another file has taken its place
-    except (OSError, ValueError):
-        return None
     # A slice keeps the offset of the array that was opened, so only the addresses tell where it lies.
     whole = np.frombuffer(buffer, np.uint8)
     start = found.offset - found.offset % mmap.ALLOCATIONGRANULARITY
+    try:
+        if not os.path.isfile(path) or os.stat(path).st_size != buffer.size() or not shows_file(whole, start, path):
+            return None  # deleted, or another file has taken its place
+    except (OSError, ValueError):
+        return None
     return path, start, whole.__array_interface__["data"][0], whole.nbytes
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sent_objects import sent
 
+import mmapstore
+from mmapstore.files import mapped_files
 from mmapstore.formats import in_memory
 from mmapstore.formats.contract import SeenAsArray
 from mmapstore.plain.errors import DamagedFileError, InvalidTypeError, NotFoundError
@@ -130,6 +133,23 @@ def test_maps_of_files_that_are_gone_or_replaced_count_as_memory(tmp_path, value
     stored = in_memory.from_live(mapped)
     assert isinstance(stored, in_memory.ArrayInMemory)
     np.testing.assert_array_equal(stored.as_array(), values)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not delete mapped files")
+@pytest.mark.parametrize("system", ["linux", "without /proc"])
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_map_whose_file_was_replaced_by_one_of_equal_size_is_memory(tmp_path, values, mapped, moved, system, monkeypatch):
+    """Its path would lead to the values of the new file."""
+    if system != "linux":
+        monkeypatch.setattr(mapped_files, "Path", lambda path: Path("/nowhere") if "proc" in str(path) else Path(path))
+    assert isinstance(in_memory.from_live(mapped[3:]), in_memory.MappedArray)
+    if moved:
+        os.rename(tmp_path / "x.npy", tmp_path / "y.npy")
+    np.save(tmp_path / "z.npy", values + 1)
+    os.replace(tmp_path / "z.npy", tmp_path / "x.npy")
+    stored = in_memory.from_live(mapped)
+    assert isinstance(stored, in_memory.ArrayInMemory)
+    np.testing.assert_array_equal(mmapstore.open(mapped).batches(16, shuffle=False)[0], values[:16])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not delete mapped files")
