@@ -20,6 +20,7 @@ from ..plain.array_spec import StoredLayout, checked_dtype
 from ..plain.cf_packing import Packed
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
 from ..plain.guessed_axes import Doubt, doubt_about, warn_of_doubts
+from ..plain.inside_names import split_name
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest, is_beside
 from ..plain.windows import Episodes
 from ..readers.choice import reader_for
@@ -309,7 +310,7 @@ def _the_one_named(path: str, entries: Sequence[ArrayManifest]) -> StoredArray |
 
 
 def _key_of(stored: StoredArray) -> str:
-    return stored.name.split("::", 1)[1] if "::" in stored.name else ""
+    return split_name(stored.name)[1] or ""
 
 
 def _with_layout(stored: StoredArray, layout: str | None, mapped: bool) -> _Field:

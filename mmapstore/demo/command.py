@@ -13,6 +13,7 @@ from pathlib import Path
 from ..files.stored_files import nbytes_on_disk
 from ..operations.command_options import add_options
 from ..plain.errors import InvalidValueError
+from ..plain.inside_names import file_of
 
 _OUT, _PICTURE = "mmapstore-demo", "next-frame.png"
 
@@ -94,6 +95,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _disk_bytes(path: str) -> int:
     """Return the bytes of the files behind `path`; 0 if there are none."""
-    outer = path.split("::")[0]
+    outer = file_of(path)
     found = [outer] if Path(outer).exists() else glob.glob(outer, recursive=True)
     return sum(nbytes_on_disk(Path(entry)) for entry in found)

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..plain.inside_names import file_of
+
 
 def files_of(path: str | Path) -> list[Path]:
     """A file, or all files below a directory, in order. What follows "::", a place inside a file, is left off."""
-    return sorted(map(Path, _each(str(path).split("::")[0])))
+    return sorted(map(Path, _each(file_of(str(path)))))
 
 
 def nbytes_on_disk(path: str | Path) -> int:

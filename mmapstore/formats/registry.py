@@ -12,6 +12,7 @@ from typing import Any
 
 from ..files.descriptors import check_is_file
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError, NotReadableError
+from ..plain.inside_names import split_name
 from . import in_memory
 from .contract import Format, Listing, StoredArray
 from .foreign_files import foreign_format
@@ -50,8 +51,8 @@ def split_inside(path: str | os.PathLike[str]) -> tuple[str, str | None]:
     (('a.h5', '/group/frames'), ('frames.npy', None))
     """
     text = os.fspath(path)
-    if "::" in text:
-        outer, inside = text.split("::", 1)
+    outer, inside = split_name(text)
+    if inside is not None:
         return outer, inside
     if not Path(text).exists():
         for parent in Path(text).parents:

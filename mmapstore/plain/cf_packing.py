@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..plain.inside_names import file_of
+
 Array = np.ndarray[Any, np.dtype[Any]]
 _SCALES, _FILLS = {"scale_factor": 1.0, "add_offset": 0.0}, ("_FillValue", "missing_value")
 ATTRIBUTES = (*_SCALES, *_FILLS, "_Unsigned", "valid_min", "valid_max", "valid_range")
@@ -156,7 +158,7 @@ def packed_words(packed: Iterable[Packed]) -> str:
     alike = "alike" if len({each.packing for each in packed}) == 1 else "each its own way"
     more = f" and {len(packed) - 1} more {alike}" if len(packed) > 1 else ""
     call = f'mmapstore.convert(array, "{PurePath(name).stem}.npy", unpack=True)'
-    if os.path.exists(name.partition("::")[0]):
+    if os.path.exists(file_of(name)):
         call = shlex.join(["mmapstore", "convert", name, f"{PurePath(name).stem}-unpacked.npy", "--unpack"])
     return (
         f"{name} holds packed values ({packing}){more}, which are read as stored. "

@@ -13,6 +13,7 @@ from ..files.descriptors import Descriptors
 from ..formats.contract import MayGrow, MayLackCodecs, Selection, StoredArray
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.errors import DamagedFileError
+from ..plain.inside_names import file_of
 from .chunk_runs import sample_axis, whole_chunks
 from .contract import Array
 
@@ -58,7 +59,7 @@ class ByLibrary:
 
     @property
     def files(self) -> list[str]:
-        path = os.path.abspath(self._stored.name.partition("::")[0])  # a live object in memory has a name, and no file
+        path = os.path.abspath(file_of(self._stored.name))  # a live object in memory has a name, and no file
         return [path] if os.path.exists(path) else []
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from ..files.worker_threads import usable_cpus
 from ..formats.contract import EncodedChunks, HasChunks, SeenAsArray, StoredArray
 from ..plain.array_spec import DEFAULT_LAYOUTS, ArraySpec, StoredLayout
 from ..plain.extents import Extents
+from ..plain.inside_names import file_of
 from ..plain.memory_budget import format_bytes
 from .array_view import ArrayView
 from .by_library import ByLibrary
@@ -132,7 +133,7 @@ def _cost_words(name: str, chunks: EncodedChunks, layout: StoredLayout) -> list[
 
 
 def _rewrite_line(name: str, spec: ArraySpec, layout: StoredLayout) -> str:
-    path = Path(name.split("::")[0])
+    path = Path(file_of(name))
     target = str(path.with_name(f"{path.stem}-chunked{path.suffix}"))
     samples = max(1, min(len(spec), layout.episode_length, _BLOCK_BYTES // 2 // max(1, spec.sample_nbytes)))
     words = ["mmapstore", "convert", name, target, "--chunk-samples", str(samples)]

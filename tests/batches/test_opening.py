@@ -133,6 +133,23 @@ def test_a_list_is_joined_as_given(runs):
 def test_natural_order_counts():
     names = ["run10", "run2", "run1b", "run1", "a10b2", "a10b10", "run"]
     assert sorted(names, key=natural) == ["a10b2", "a10b10", "run", "run1", "run1b", "run2", "run10"]
+    assert sorted(["10³", "10²3", "9"], key=natural) == ["9", "10²3", "10³"]  # digits that are no numbers
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows allows no colon in a name")
+@pytest.mark.parametrize("key", ["/a::b", "/x"])
+def test_a_file_that_exists_may_have_colons_in_its_name(tmp_path, key):
+    h5py = pytest.importorskip("h5py")
+    np.save(tmp_path / "run::1.npy", FRAMES)
+    np.testing.assert_array_equal(mm.open(tmp_path / "run::1.npy")[:], FRAMES)
+    with h5py.File(tmp_path / "run::1.h5", "w") as file:
+        file[key] = FRAMES
+    np.testing.assert_array_equal(mm.open(f"{tmp_path}/run::1.h5::{key}")[:], FRAMES)
+    assert mm.verify(f"{tmp_path}/run::1.h5::{key}", tmp_path / "run::1.npy").ok
+    mm.ingest(f"{tmp_path}/run::1.h5::{key}", tmp_path / "out.npy", progress=False)
+    mm.convert(f"{tmp_path}/run::1.h5::{key}", tmp_path / "out.zarr", progress=False)
+    for out in ("out.npy", "out.zarr"):
+        np.testing.assert_array_equal(mm.open(tmp_path / out)[:], FRAMES)
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -26,6 +26,7 @@ from ...plain.cf_packing import Packed, Packing
 from ...plain.chunk_grid import Box
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.guessed_axes import Doubt, doubt_about
+from ...plain.inside_names import file_of, split_name
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
 from ...readers.contract import NamesFiles, NeedsScratch, Reader
 from ...readers.decoded import Decoded, decoded_reader
@@ -129,7 +130,7 @@ class Stored:
         self.noted = FieldNotes.of(entry.notes if entry is not None else None)
         self.chunks: tuple[int, ...] | None = None
         self.storage = stored.storage
-        path = self.name.partition("::")[0]
+        path = file_of(self.name)
         self.paths: Sequence[str] = [os.path.abspath(path)] if os.path.exists(path) else []
         self.attributes: Mapping[str, Any] = stored.attributes() if isinstance(stored, HasAttributes) else {}
         self.packed: Sequence[Packed] = packed_of(stored)
@@ -301,7 +302,7 @@ def _described(path: str, stored: StoredArray) -> ArrayManifest | None:
         entries = Manifest.from_json(manifest.read_text(encoding="utf-8"), str(manifest)).fields.values()
     except (OSError, UnicodeDecodeError, MmapstoreError):
         return None
-    key = stored.name.partition("::")[2].strip("/")
+    key = (split_name(stored.name)[1] or "").strip("/")
     for entry in entries:
         if entry.key.strip("/") == key and entry.shape == tuple(stored.shape) and stored.dtype == np.dtype(entry.dtype):
             return entry

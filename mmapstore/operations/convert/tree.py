@@ -29,6 +29,7 @@ from ...plain.errors import (
     TargetExistsError,
     WriteError,
 )
+from ...plain.inside_names import split_name
 from ...plain.manifest import SUFFIX, leaves_path
 from ...plain.memory_budget import MemoryPlan, parse_bytes
 from ..progress import progress_bar, shows_bar
@@ -263,7 +264,7 @@ def _target_of(out: str | os.PathLike[str]) -> tuple[str, str]:
     if not isinstance(out, (str, os.PathLike)):
         raise InvalidTypeError(f"out is a {type(out).__name__}; expected a path such as 'a.zarr', 'a.h5' or a directory.")
     text = os.fspath(out)
-    if "::" in text:
+    if split_name(text)[1] is not None:
         raise InvalidValueError(f"{text}: a tree is written to a file or directory of its own; leave '::' and what follows out.")
     path = text.rstrip("/" + os.sep) or text
     suffix = os.path.splitext(path)[1].lower()

@@ -14,6 +14,7 @@ import numpy as np
 from ...batches.missing_classes import class_counts, class_words, label_field
 from ...batches.opening import open_quietly
 from ...files.stored_files import nbytes_on_disk
+from ...plain.inside_names import file_of
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ...plain.memory_budget import format_bytes
 from ..command_options import RESUMABLE, add_options, keywords
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _summary(path: str, seconds: float) -> dict[str, Any]:
-    file = path.partition("::")[0]
+    file = file_of(path)
     inside = Path(file) / DIRECTORY_MANIFEST
     where = inside if inside.exists() else Path(file + SUFFIX)
     manifest = Manifest.from_json(where.read_text(encoding="utf-8"), str(where))

@@ -15,6 +15,7 @@ from ...formats.registry import PARTIAL, open_live, require_exists, split_inside
 from ...plain.array_likes import is_array_like, is_fields, is_read_in_slices
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError, SourceWarning
 from ...plain.guessed_axes import warn_of_doubts
+from ...plain.inside_names import file_of
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, is_beside
 from ...readers.contract import NamesFiles
 from .contract import DoubtsAxes, Source
@@ -59,7 +60,7 @@ def _refuse_pickles(source: Any) -> None:
 
 
 def _has_manifest(path: str) -> bool:
-    file = path.partition("::")[0].rstrip("/")
+    file = file_of(path).rstrip("/")
     return os.path.exists(os.path.join(file, DIRECTORY_MANIFEST)) or os.path.exists(file + SUFFIX)
 
 
@@ -188,7 +189,7 @@ def _warn_of_others(path: str, taken: list[str]) -> None:
 
 def _of_files(paths: list[str], source_layout: str | None) -> Source:
     for path in paths:
-        require_exists(path.partition("::")[0])
+        require_exists(file_of(path))
     if looks_like_images(paths if len(paths) > 1 else paths[0]):
         return _of_images(paths if len(paths) > 1 else paths[0], source_layout)
     suffixes = {os.path.splitext(path)[1].lower() for path in paths}
@@ -217,7 +218,7 @@ def _of_opened(source: Any, paths: list[str], source_layout: str | None) -> Sour
     name = source if isinstance(source, str) else f"{len(paths)} files, {paths[0]} to {paths[-1]}"
     dataset = _only_field(open_quietly(source, layout=source_layout))
     warn_of_packed(each for field in dataset.packed.values() for each in field)
-    files = [os.path.abspath(path.partition("::")[0]) for path in paths]
+    files = [os.path.abspath(file_of(path)) for path in paths]
     return DatasetSource(dataset, name, files, list(dataset.doubts.values()))
 
 

@@ -19,6 +19,7 @@ from ...plain.errors import (
     UnsafeFileError,
     WriteError,
 )
+from ...plain.inside_names import split_name
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest, is_beside
 
 _ELSEWHERE = "Write to another name."
@@ -59,8 +60,8 @@ class Target:
             raise InvalidTypeError(
                 f"out is a {type(out).__name__}; expected a path such as 'frames.npy', 'a.h5::/frames' or 'a.zarr'."
             )
-        path, separator, key = os.fspath(out).partition("::")
-        path, key = path.rstrip("/" + os.sep) or path, key.strip("/")
+        path, inside = split_name(os.fspath(out))
+        path, key = path.rstrip("/" + os.sep) or path, (inside or "").strip("/")
         suffix = os.path.splitext(path)[1].lower()
         format = format_written(suffix)
         writing = format.writing if format is not None else None
@@ -70,7 +71,7 @@ class Target:
                 f"names a single array. Give a directory such as {os.path.splitext(path)[0]!r}, or ingest each field of its own."
             )
         if named and writing is None:
-            if separator:
+            if inside is not None:
                 raise InvalidValueError(f"{os.fspath(out)} has a place inside; a directory of .npy files has none. Leave '::' out.")
             if not path:
                 raise InvalidValueError("out is empty; expected the name of a new directory.")

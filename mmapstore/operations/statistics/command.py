@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _parts(text: str | None) -> list[float]:
     try:
-        return [int(part) if part.strip().isdigit() else float(part) for part in text.split(",")] if text else []
+        return [int(part) if part.strip().isdecimal() else float(part) for part in text.split(",")] if text else []
     except ValueError as error:
         raise InvalidValueError(f"--split {text} is not understood; expected fractions or counts such as 0.6,0.2,0.2.") from error
 

@@ -14,6 +14,7 @@ from typing import Any
 from ...files.crashes import step
 from ...plain.array_spec import StoredLayout
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MissingPackageError, MmapstoreError
+from ...plain.inside_names import file_of
 from ...plain.memory_budget import parse_bytes
 from ..convert.tree import HDF5
 from ..convert.tree_report import TreeRow
@@ -104,7 +105,7 @@ def _path(path: Any) -> str:
             f"verify takes paths; got a {type(path).__name__}. Give the path that it was opened from, such as 'a.h5::/frames'."
         )
     text = os.fspath(path)
-    if glob.has_magic(text) and not os.path.exists(text.partition("::")[0]):
+    if glob.has_magic(text) and not os.path.exists(file_of(text)):
         raise InvalidValueError(f"{text} is a pattern; verify takes one file, store or directory. Give the directory of the files.")
     return text
 
