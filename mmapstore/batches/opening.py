@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files.descriptors import read_small_text
+from ..files.stored_files import lies_in
 from ..formats.contract import HasAttributes, StoredArray
 from ..formats.raw_file import RawForm
 from ..formats.registry import PARTIAL, open_headerless, open_live, open_stored, split_inside
@@ -252,7 +253,7 @@ def _written_directory(directory: str, layout: str | Mapping[str, str] | None, m
     for field, entry in manifest.fields.items():
         path = manifest_path.parent / entry.file
         try:
-            is_inside = manifest_path.parent.resolve() in path.resolve().parents
+            is_inside = lies_in(path, manifest_path.parent)
             path.exists()
         except (OSError, ValueError) as error:  # too long, or with a zero in it
             raise DamagedFileError(f"{manifest_path} names the file {entry.file[:80]!r}, which no file can be called.") from error

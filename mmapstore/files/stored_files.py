@@ -28,6 +28,12 @@ def nbytes_on_disk(path: str | Path) -> int:
     return sum(os.path.getsize(file) for file in _each(str(path)))
 
 
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """True for a path below a folder once links are followed. Links in a circle lie where they begin."""
+    root, found = os.path.realpath(folder), os.path.realpath(path)
+    return found != root and os.path.commonpath([root, found]) == root
+
+
 def _each(path: str) -> Iterator[str]:
     """One at a time: a Zarr store may have millions."""
     if not os.path.isdir(path):

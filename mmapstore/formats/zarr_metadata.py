@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files.descriptors import read_small_text
+from ..files.stored_files import lies_in
 from ..plain.errors import DamagedFileError, KeyNotFoundError, NotFoundError, UnsafeFileError
 
 METADATA_FILES = ("zarr.json", ".zarray", ".zgroup")
@@ -108,8 +109,7 @@ def directory_inside(path: str, key: str) -> str:
         raise UnsafeFileError(
             f"{path}: the key {key!r} is not a path inside the store. Give names joined by '/', as `mmapstore info` lists them."
         )
-    root = os.path.realpath(path)
-    if os.path.commonpath([root, os.path.realpath(directory)]) != root:
+    if os.path.realpath(directory) != os.path.realpath(path) and not lies_in(directory, path):
         raise UnsafeFileError(
             f"{directory} is a link that leads out of the store {path}. Open the store that it leads to by its own path."
         )

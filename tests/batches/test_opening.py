@@ -407,3 +407,22 @@ def test_a_directory_manifest_leads_nowhere_else(written):
     (written / "mmapstore.json").write_text(Manifest({}).to_json())
     with pytest.raises(DamagedFileError, match=r"lists no field. Write the data again"):
         mm.open(written)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a permission there")
+def test_links_in_a_circle_are_named(tmp_path):
+    """40 links in a row are the most that a system follows."""
+    zarr = pytest.importorskip("zarr")
+    zarr.open_group(tmp_path / "a.zarr", mode="w").create_group("g").create_array("x", data=FRAMES)
+    (tmp_path / "a.zarr" / "g" / "loop").symlink_to("..")
+    (tmp_path / "a.zarr" / "g" / "self").symlink_to("self")
+    np.testing.assert_array_equal(mm.open(tmp_path / "a.zarr")[:], FRAMES)
+    for key, words in (("g/self", "links on its path lead in a circle"), ("g/loop/" * 45 + "g/x", "circle|does not exist")):
+        with pytest.raises((DamagedFileError, NotFoundError), match=words):
+            mm.open(tmp_path / "a.zarr", key=key)
+    mm.ingest({"x": FRAMES, "y": FRAMES}, tmp_path / "fields", progress=False)
+    (tmp_path / "fields" / "x.npy").unlink()
+    (tmp_path / "fields" / "x.npy").symlink_to("x.npy")
+    with pytest.raises(NotFoundError, match=r"x\.npy does not exist\. It is a link to x\.npy"):
+        mm.open(tmp_path / "fields")
+    assert not mm.verify(tmp_path / "fields").ok

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
+from ...files.stored_files import lies_in
 from ...files.system_errors import explaining_write_errors, is_of_this_machine
 from ...formats.hdf5_format import FORMAT as HDF5
 from ...formats.npy_format import FORMAT as NPY
@@ -150,7 +151,7 @@ def convert_directory(
     parse_bytes(max_memory)
     if not os.path.isdir(root):
         raise NotFoundError(f"{root} is no directory; expected one with archives in it. Check the path.")
-    if os.path.realpath(root) == os.path.realpath(target) or Path(target).resolve() in Path(root).resolve().parents:
+    if os.path.realpath(root) == os.path.realpath(target) or lies_in(root, target):
         raise InvalidValueError(f"{target} is, or lies around, {root}, which is read. Write to another directory.")
     archives = list(archives_below(root, leave_out=target))
     _make_directory(target, overwrite)

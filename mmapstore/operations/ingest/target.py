@@ -198,7 +198,7 @@ class Target:
         for path in paths:
             if _is_same(path, self.path):
                 raise InvalidValueError(f"{self.path} is the target, and the same file as {path}, which is read. {_ELSEWHERE}")
-            if any(_is_same(str(around), self.path) for around in Path(path).resolve().parents):
+            if any(_is_same(str(around), self.path) for around in Path(os.path.realpath(path)).parents):
                 raise InvalidValueError(f"{self.path} is the target, and {path}, which is read, lies in it. {_ELSEWHERE}")
 
 

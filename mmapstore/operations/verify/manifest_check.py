@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files.stored_files import lies_in
 from ...formats.contract import HasChunks, StoredArray
 from ...formats.registry import list_stored, open_stored, split_inside
 from ...plain.array_spec import LETTERS
@@ -86,7 +87,7 @@ def _read(path: Path) -> Manifest:
 
 def _described(directory: str, where: Path, name: str, entry: ArrayManifest, shown: str) -> Described:
     path = Path(directory, entry.file)
-    if Path(directory).resolve() not in path.resolve().parents:
+    if not lies_in(path, directory):
         raise DamagedFileError(f"{where} names the file {entry.file!r}, which is outside its directory.")
     return Described(shown, str(path), str(where), entry)
 
