@@ -173,7 +173,8 @@ class Descriptor:
                     f"{self.path} ends at byte {size}, but {nbytes} bytes at offset {offset} were expected. "
                     "It was truncated or replaced since it was opened; write it again."
                 )
-            self._map = mmap.mmap(self.number, size, access=mmap.ACCESS_READ)
+            with explaining_read_errors(self.path):
+                self._map = mmap.mmap(self.number, size, access=mmap.ACCESS_READ)
         return self._map
 
     def unmap_pages(self, offset: int, nbytes: int) -> None:

@@ -7,13 +7,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from ..files.descriptors import Descriptors
 from ..files.system_errors import explaining_read_errors
 from ..plain.array_spec import checked_dtype
-from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
+from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
 from .contract import Array, Selection
 
@@ -147,7 +148,7 @@ class PlainBytes:
         self.why_not_raw = ""
         self._path = os.path.abspath(path)
         self._offset = offset
-        self._array: Array | None = None
+        self._files = Descriptors(self._path)  # few at a time in a process, however many arrays are joined
         if not shape:
             self.why_not_raw = "a scalar has no rows"
         elif fortran_order:
@@ -163,16 +164,12 @@ class PlainBytes:
 
         The map lives as long as a view of it. A file that shrinks under a map kills the process that looks there.
         """
-        if self._array is None:
-            order: Literal["C", "F"] = "F" if self.fortran_order else "C"
-            if math.prod(self.shape) == 0:
-                self._array = np.empty(self.shape, self.dtype)
-                self._array.flags.writeable = False
-                return self._array
-            with explaining_read_errors(self.name, _too_short):
-                mapped = np.memmap(self._path, self.dtype, "r", self._offset, self.shape, order)
-            self._array = np.asarray(mapped)
-        return self._array
+        if math.prod(self.shape) == 0:
+            array: Array = np.empty(self.shape, self.dtype)
+            array.flags.writeable = False
+            return array
+        mapped = self._files.get(self._path).map(self._offset, math.prod(self.shape) * self.dtype.itemsize)
+        return np.ndarray(self.shape, self.dtype, mapped, self._offset, order="F" if self.fortran_order else "C")
 
     def read_box(self, selection: Selection, out: Array) -> None:
         out[...] = self.as_array()[selection]
@@ -187,9 +184,3 @@ class RawFile(PlainBytes):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_raw, (self._path, RawForm(self.dtype, self.shape, self._offset))
-
-
-def _too_short(error: Exception, name: str) -> DamagedFileError | None:
-    if not isinstance(error, ValueError):
-        return None
-    return DamagedFileError(f"{name} cannot be read: {error}. It was cut short since it was opened; copy or write it again.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import mmapstore
 from mmapstore.formats.in_memory import from_live
 from mmapstore.formats.npy_file import open_array
 from mmapstore.plain.array_spec import StoredLayout
@@ -182,3 +183,19 @@ def test_samples_in_stored_order_are_read_by_runs(tmp_path, monkeypatch):
         reader.gather(samples, [Part(0, 1, 1, out)])
         np.testing.assert_array_equal(out[:, 0], array[samples])
         assert len(calls) == expected
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs the resource module's limit of descriptors")
+def test_many_joined_files_in_fortran_order_take_few_descriptors(tmp_path):
+    """A map keeps a descriptor of its file: one for each of the joined files would exhaust the usual limit of 1,024."""
+    import resource
+
+    for number in range(300):
+        np.save(tmp_path / f"{number:03}.npy", np.asfortranarray(np.full((2, 3, 4), number, "i4")))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 200, before[1]))
+    try:
+        found = mmapstore.open(f"{tmp_path}/*.npy").batches(16, shuffle=True, seed=1)
+        assert sum(int(batch.sum()) for batch in found) == sum(range(300)) * 24
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
