@@ -305,8 +305,9 @@ def plain_values(reading: Reading, common: Values) -> list[Values]:
 
 
 def _text(reading: Reading, values: Values) -> Values:
-    width, is_utf8 = 1, True
+    width, nbytes, is_utf8 = 1, 0, True
     for block in reading.blocks():
+        nbytes += sum(map(len, block))
         width = max(width, max((len(element) for element in block), default=1))
         is_utf8 = is_utf8 and all(_is_utf8(element) for element in block)
     dtype = np.dtype(f"S{width}")
@@ -315,6 +316,7 @@ def _text(reading: Reading, values: Values) -> Values:
         dtype=dtype,
         text=is_utf8,
         element_nbytes=width + OBJECT_NBYTES,
+        text_nbytes=nbytes,
         read=lambda box: reading.texts(box).astype(dtype),
     )
 

@@ -21,6 +21,7 @@ from ..files.durable_writes import allocate, sync_data, sync_directory, write_te
 from ..files.system_errors import explaining_write_errors
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, NotFoundError, UnsafeFileError
+from ..plain.text_padding import refuse_padding
 from .contract import Array
 from .npy_file import header_of, list_arrays, open_array
 from .numpy_elements import plain_values
@@ -98,6 +99,9 @@ class NpyTreeWriter:
 
     def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> NewTreeArray:
         file = self._place(path) + ENDING
+        if values.text_nbytes:
+            remedy = "Convert to .h5 or .zarr, or shorten the longest."
+            refuse_padding("it", math.prod(values.shape), values.dtype.itemsize, values.text_nbytes, remedy)
         with explaining_write_errors(file):
             line: dict[str, Any] = {"kind": ARRAY, "attributes": attributes}
             if values.dimensions:

@@ -120,7 +120,7 @@ def _bytes_of(found: Array, size: int) -> Array:
 
 def _texts(common: Values, read: Callable[[Box], Array], name: str) -> list[Values]:
     """Text of any kind as UTF-8 in fixed width, which is measured; as values and offsets where one ends in NUL, the padding."""
-    width, is_text, holds_bytes = 1, True, False
+    width, nbytes, is_text, holds_bytes = 1, 0, True, False
     at_once = max(1, min(_MEASURED_AT_ONCE, _MEASURED_NBYTES // common.dtype.itemsize))
     for box in c_order_boxes(common.shape, at_once, common.chunks):
         for element in np.asarray(read(box), object).reshape(-1):
@@ -136,7 +136,8 @@ def _texts(common: Values, read: Callable[[Box], Array], name: str) -> list[Valu
                         changed=_with(common, "text that ends in NUL as bytes and offsets"),
                     ),
                 )
-            width, holds_bytes = max(width, len(encoded)), holds_bytes or isinstance(element, bytes)
+            width, nbytes = max(width, len(encoded)), nbytes + len(encoded)
+            holds_bytes = holds_bytes or isinstance(element, bytes)
             is_text = is_text and b"\0" not in encoded and _is_utf8(encoded)
     dtype, is_fixed = np.dtype(f"S{width}"), common.dtype.kind == "U"
 
@@ -153,6 +154,7 @@ def _texts(common: Values, read: Callable[[Box], Array], name: str) -> list[Valu
         stored=None,
         read=read_texts,
         element_nbytes=common.element_nbytes + width + OBJECT_NBYTES + 4 * is_fixed * width,
+        text_nbytes=nbytes,
         changed=_with(common, f"{words} as {'UTF-8 text' if is_text else 'bytes of fixed width'}") if words else common.changed,
     )
     return [texts]

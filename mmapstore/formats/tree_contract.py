@@ -85,6 +85,7 @@ class Values:
     read : a box, with start and stop on each axis, in a new array
     stored : opens the array for our own readers, where that gives these very values
     element_nbytes : bytes of memory that reading takes for each element, beside the result
+    text_nbytes : bytes that texts of variable length have together, without the padding to `dtype`
     refused : why this part cannot be had; there are no values then
     """
 
@@ -103,6 +104,7 @@ class Values:
     notes: tuple[tuple[str, Any], ...] = ()
     stored: Callable[[], StoredArray] | None = None
     element_nbytes: int = 0
+    text_nbytes: int = 0
     refused: str = ""
 
     @property

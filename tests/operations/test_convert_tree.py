@@ -305,3 +305,15 @@ def test_a_name_that_leads_through_the_object_itself_is_not_preferred(tmp_path):
         file["a"].attrs["default"] = "again"
     report = converted(tmp_path / "a.h5", tmp_path / "out.zarr")
     assert {row.path: row.kind for row in report.rows} == {"/": "group", "/a": "group", "/a/again": "alias", "/a/x": "array"}
+
+
+def test_a_long_text_that_would_pad_all_others_in_an_npy_file_is_refused_with_numbers(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        texts = np.array(["x" * 300_000, *(["abc"] * 300)], object)
+        file.create_dataset("texts", data=texts, dtype=h5py.string_dtype())
+        file["others"] = np.arange(3)
+    found = outcomes(converted(tmp_path / "a.h5", tmp_path / "out"))
+    refusal = "it holds 301 texts of 301 kB in all, but the longest has 300 kB: padded to that width they would take 90.3 MB"
+    assert found["/texts"][0] == "refused" and refusal in found["/texts"][1]
+    assert found["/others"][0] == "copied"
+    assert outcomes(converted(tmp_path / "a.h5", tmp_path / "out.zarr"))["/texts"][0] == "copied"

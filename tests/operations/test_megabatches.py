@@ -16,7 +16,8 @@ from private_memory import measured, needs_counts
 import mmapstore as mm
 from mmapstore.operations.ingest import journal, plan
 from mmapstore.operations.ingest.contract import Position
-from mmapstore.operations.ingest.megabatches import megabatches
+from mmapstore.operations.ingest.megabatches import columns, megabatches
+from mmapstore.plain import text_padding
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, NotFoundError
 from mmapstore.plain.manifest import DIRECTORY_MANIFEST, Manifest
 
@@ -222,6 +223,28 @@ def test_a_width_that_is_given_holds_and_a_longer_text_is_refused(tmp_path: Path
         InvalidValueError, match=r"1\.npz: the field 'texts' holds a text of 8 bytes, the longest of all; text_width=7"
     ):
         mm.ingest(mm.Megabatches(tmp_path, text_width=7), tmp_path / "no")
+
+
+@pytest.mark.parametrize("tokenize", [None, lambda text: list(text.encode())])
+def test_a_long_text_that_would_pad_all_others_is_refused_with_numbers(tmp_path: Path, tokenize: Any, monkeypatch: Any) -> None:
+    """10,000 short texts and one of 1 MB would take 10 GB."""
+    monkeypatch.setattr(text_padding.refuse_padding, "__defaults__", (100_000,))
+    with (tmp_path / "0.pkl").open("wb") as file:
+        pickle.dump({"texts": ["abc"] * 400}, file)
+    with (tmp_path / "1.pkl").open("wb") as file:
+        pickle.dump({"texts": ["x" * 2000, "abc"]}, file)
+    refusal = r"'texts' holds 402 texts of \S+ kB in all, but the longest has \S+ kB: padded .*1\.pkl.*give text_width=2000"
+    for dry_run in (True, False):
+        with pytest.raises(InvalidValueError, match=refusal):
+            source = mm.Megabatches(tmp_path, allow_pickle=True, tokenize=tokenize)
+            mm.ingest(source, tmp_path / "out", dry_run=dry_run)
+    source = mm.Megabatches(tmp_path, allow_pickle=True, tokenize=tokenize, text_width=2000)
+    assert mm.open(mm.ingest(source, tmp_path / "out"))["texts"].shape == (402, 2000)
+    monkeypatch.setattr(columns, "_MOST_PADDED_NBYTES", 1000)
+    with (tmp_path / "2.pkl").open("wb") as file:
+        pickle.dump({"texts": ["x" * 2000] + ["abc"] * 400}, file)
+    with pytest.raises(InvalidValueError, match=r"2\.pkl: the field 'texts' holds 401 texts .* Shorten the text of sample 0"):
+        mm.ingest(mm.Megabatches(tmp_path, allow_pickle=True, text_width=2000), tmp_path / "no")
 
 
 def test_empty_texts_have_a_width(tmp_path: Path) -> None:

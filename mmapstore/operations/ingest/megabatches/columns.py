@@ -10,9 +10,11 @@ import numpy as np
 
 from ....plain.array_likes import exact_array
 from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
+from ....plain.text_padding import refuse_padding
 from ..contract import Array
 from .unpickling import held_by, load_whole
 
+_MOST_PADDED_NBYTES = 1 << 30  # of one file, which is loaded whole
 _HOW = "Save a dict of arrays or lists, one entry per sample in each, or a list of dicts, one for each sample."
 
 
@@ -165,4 +167,6 @@ def _texts(values: Sequence[Any], where: str) -> tuple[Array, bool]:
             )
         encoded.append(value)
     width = max(map(len, encoded))
+    remedy = f"Shorten the text of sample {max(range(len(encoded)), key=lambda k: len(encoded[k]))}, or leave the file out."
+    refuse_padding(where, len(encoded), width, sum(map(len, encoded)), remedy, _MOST_PADDED_NBYTES)
     return np.array(encoded, f"S{max(1, width)}"), any(isinstance(value, bytes) for value in values)

@@ -13,6 +13,7 @@ from ....batches.labels import is_label
 from ....plain.array_spec import ArraySpec, StoredLayout
 from ....plain.errors import InvalidTypeError, InvalidValueError
 from ....plain.guessed_axes import doubt_about
+from ....plain.text_padding import refuse_padding
 from ..contract import Array
 
 Tokenize = Callable[[str], Sequence[int]]
@@ -27,6 +28,7 @@ class Found:
     ----------
     samples, shape, dtype : entries; shape and dtype of each as it lies in the file; "text" for texts, of any length
     longest : bytes of the longest text, or how many tokens it has
+    total : bytes or tokens of all texts together
     largest : absolute value of the largest token
     classes : the different texts, where they are labels
     coded : texts came as bytes in an encoding that nobody knows
@@ -39,6 +41,7 @@ class Found:
     largest: int = 0
     classes: frozenset[bytes] = frozenset()
     coded: bool = False
+    total: int = 0
 
     @property
     def words(self) -> str:
@@ -57,9 +60,10 @@ def found_in(column: Array, coded: bool, field: str, path: str, tokens: Tokens |
             )
         return Found(len(column), (), "text", column.dtype.itemsize, 0, classes, coded)
     if tokens is None:
-        return Found(len(column), (), "text", column.dtype.itemsize, 0, frozenset(), coded)
-    longest, largest = tokens.measure(column, f"{path}: the field {field!r}")
-    return Found(len(column), (), "text", longest, largest, frozenset(), coded)
+        total = int(np.char.str_len(column).sum())
+        return Found(len(column), (), "text", column.dtype.itemsize, 0, frozenset(), coded, total)
+    longest, largest, total = tokens.measure(column, f"{path}: the field {field!r}")
+    return Found(len(column), (), "text", longest, largest, frozenset(), coded, total)
 
 
 class FieldForm(Protocol):
@@ -98,10 +102,20 @@ def form_of(field: str, found: Mapping[str, Found], layout: str | None, text_wid
             f"{longest_path}: the field {field!r} holds a text of {longest} {unit}, the longest of all; text_width={text_width}. "
             f"Give text_width={longest} (--text-width), or shorten the texts first."
         )
+    largest = max(one.largest for one in found.values())
+    token = np.dtype(np.uint8 if tokens is None else np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
+    if text_width is None:
+        refuse_padding(
+            f"The field {field!r}",
+            sum(one.samples for one in found.values()),
+            longest * token.itemsize,
+            sum(one.total for one in found.values()) * token.itemsize,
+            f"The longest is in {longest_path}: shorten that text, leave the file out, or give text_width={longest} "
+            "(--text-width) to have it so.",
+        )
     width = text_width if text_width is not None else max(1, longest)
     if tokens is not None:
-        largest = max(one.largest for one in found.values())
-        return _TokenRows(width, np.dtype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64), tokens)
+        return _TokenRows(width, token, tokens)
     return _Texts(width, any(one.coded for one in found.values()))
 
 
@@ -205,10 +219,10 @@ class Tokens:
             )
         return found
 
-    def measure(self, column: Array, where: str) -> tuple[int, int]:
-        """Most tokens of a text, and the largest absolute value of a token."""
-        longest = largest = 0
+    def measure(self, column: Array, where: str) -> tuple[int, int, int]:
+        """Return the most tokens of a text, the largest absolute value of a token, and the number of all tokens."""
+        longest = largest = total = 0
         for tokens in self.of(column, where):
-            longest = max(longest, len(tokens))
+            longest, total = max(longest, len(tokens)), total + len(tokens)
             largest = max(largest, *(abs(int(end(tokens))) for end in (np.min, np.max))) if len(tokens) else largest
-        return longest, largest
+        return longest, largest, total
