@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from ..plain.display import format_duration
 from ..plain.errors import InvalidValueError, MmapstoreError
+from ..plain.inside_names import file_of
 from ..plain.memory_budget import format_bytes, parse_bytes
 from . import strategies
 from .contract import KINDS, NOT_RUN, Row, Task, delivered, name_of
@@ -137,7 +138,7 @@ def to_write(tasks: Iterable[Task], exists: Callable[[str], bool] = lambda path:
     """
     wanted = {}
     for task in tasks:
-        path = task.path.partition("::")[0]
+        path = file_of(task.path)
         if task.form != "folder":
             wanted[str(PurePath(path).with_name("data.npy"))] = ("npy", task.nbytes)
         wanted[path] = (task.form, task.nbytes)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...plain import framework_memory as rules
+from ...plain.inside_names import split_name
 from ..contract import Task
 from .strategy import arrays, decoding_nbytes, feed, strategy
 
@@ -106,7 +107,7 @@ def h5py_sequence(task: Task) -> dict[str, Any]:
     """
     import h5py
 
-    file, _, key = task.path.partition("::")
+    file, key = split_name(task.path)
     return _sliced(task, h5py.File(file, "r")[key])
 
 
@@ -118,5 +119,5 @@ def zarr_sequence(task: Task) -> dict[str, Any]:
     """
     import zarr
 
-    store, _, key = task.path.partition("::")
-    return _sliced(task, zarr.open_array(store, path=key.strip("/"), mode="r"))
+    store, key = split_name(task.path)
+    return _sliced(task, zarr.open_array(store, path=(key or "").strip("/"), mode="r"))

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, overload
 
-from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
 from ...files.system_errors import explaining_write_errors
 from ...plain.errors import InvalidValueError
