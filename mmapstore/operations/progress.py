@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from ..plain.errors import InvalidTypeError
+
+_DELAY = 0.2  # before a bar appears: shorter operations show none
 
 
 def progress_bar(unit: str, total: int | None = None, initial: int = 0, disable: bool = False) -> Any:
@@ -16,7 +19,7 @@ def progress_bar(unit: str, total: int | None = None, initial: int = 0, disable:
     `unit` is "B" for bytes, which are shown as kB, MB ..., or a noun such as "objects". Close the bar, or use it in `with`.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm asks for ipywidgets in a notebook that lacks it, and then shows text
+        warnings.simplefilter("ignore")  # tqdm asks for ipywidgets in a notebook that lacks the package, and then shows text
         from tqdm.auto import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
@@ -24,11 +27,20 @@ def progress_bar(unit: str, total: int | None = None, initial: int = 0, disable:
 
     is_bytes = unit == "B"
     words = unit if is_bytes else f" {unit}"
-    return Bar(total=total, initial=initial, unit=words, unit_scale=is_bytes, leave=False, dynamic_ncols=True, disable=disable)
+    return Bar(
+        total=total,
+        initial=initial,
+        unit=words,
+        unit_scale=is_bytes,
+        leave=False,
+        dynamic_ncols=True,
+        delay=_DELAY,
+        disable=disable,
+    )
 
 
 def shows_bar(wanted: Any, call: str = "(done, total)") -> bool:
-    """True if `progress=wanted` asks for a bar: `True`, or `None` on a terminal or in a notebook.
+    """Return True if `progress=wanted` asks for a bar: `True`, or `None` on a terminal or in a notebook with ipywidgets.
 
     `call` names the arguments of the user's function. Raises InvalidTypeError for anything but None, a bool or a function.
     """
@@ -40,9 +52,10 @@ def shows_bar(wanted: Any, call: str = "(done, total)") -> bool:
 
 
 def _is_notebook() -> bool:
+    """Return True in a notebook that can show widgets; a bar of text would stay in the saved output."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    return shell is not None and "IPKernelApp" in shell.config
+    return shell is not None and "IPKernelApp" in shell.config and importlib.util.find_spec("ipywidgets") is not None
 
 
 class Progress:

@@ -298,7 +298,7 @@ def test_a_bar_on_a_terminal_alone(tmp_path: Path, capsys: pytest.CaptureFixture
     for total, expected in ((200, "1.90k/2.00k"), (None, "1.90kB [")):
         bar = Progress(None, total, 10, 40)
         for done in (50, 190):
-            time.sleep(0.11)  # tqdm paints ten times a second
+            time.sleep(0.21)  # a bar appears after 0.2 s, and is painted ten times a second
             bar(done)
         bar.close()
         shown = capsys.readouterr().err
