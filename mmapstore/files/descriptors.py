@@ -219,6 +219,17 @@ def read_exactly(descriptor: Descriptor, offset: int, outs: Sequence[Array]) -> 
         done += skip
 
 
+def read_small_file(path: str, out: Any) -> int:
+    """Read a file into the beginning of `out`: return its bytes, len(out) where it may have more, -1 for any error."""
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no preadv
+        number = os.open(path, _READING)
+        try:
+            return os.preadv(number, [out], 0)
+        finally:
+            os.close(number)
+    return -1
+
+
 def read_rows(descriptor: Descriptor, offsets: Sequence[int], outs: Sequence[Array]) -> None:
     """Row k of every array of `outs`, one after the other, from the bytes at `offsets[k]`: one system call for each k.
 

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from ..files.descriptors import Descriptor, Descriptors, read_exactly
+from ..files.descriptors import Descriptor, Descriptors, read_exactly, read_small_file
 from ..formats.contract import ChunkPlace, EncodedChunks
 from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError
 from .contract import Array
@@ -95,12 +95,10 @@ class ChunkFiles:
                 return None
             return pieces
         ends = [0]
-        for number, place in zip(numbers, places, strict=True):
-            descriptor = self.open(number, place)
-            nbytes = descriptor.status.st_size if descriptor is not None else 0
-            if descriptor is None or not 0 < nbytes <= len(out) - ends[-1]:
+        for place in places:
+            nbytes = read_small_file(place.path, out[ends[-1] :])
+            if not 0 < nbytes < len(out) - ends[-1]:
                 return None
-            self.read(number, place, descriptor, 0, out[ends[-1] : ends[-1] + nbytes])
             ends.append(ends[-1] + nbytes)
         return list(itertools.pairwise(ends))
 

@@ -271,12 +271,16 @@ class Decoded:
         pieces = self._files.read_together([chunk.number for chunk in group], places, staging)
         if pieces is None:
             return False
-        if self._together and not any(place.skipped for place in places):
+        if self._together or places[0].nbytes < 0:
+            if any(place.skipped for place in places):
+                return False
             decoded = workspace.decoded(len(group) * self._chunk_nbytes)
-            if self._decoder.decode_joined(staging, pieces, decoded):
-                for chunk, whole in zip(group, decoded.reshape(len(group), -1), strict=True):
-                    self._copy(chunk, whole)
-                return True
+            if not self._decoder.decode_joined(staging, pieces, decoded):
+                self._together = 0  # perhaps frames that do not say how long they are: the next ones are not tried
+                return False
+            for chunk, whole in zip(group, decoded.reshape(len(group), -1), strict=True):
+                self._copy(chunk, whole)
+            return True
         for chunk, place, (begin, end) in zip(group, places, pieces, strict=True):
             self._files.check_size(chunk.number, place, end - begin)
             if self._files.is_plain(place):

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 from mmapstore.files import descriptors
-from mmapstore.files.descriptors import MOST_OPEN, Descriptor, Descriptors, let_go, read_exactly, read_rows, will_need
+from mmapstore.files.descriptors import (
+    MOST_OPEN,
+    Descriptor,
+    Descriptors,
+    let_go,
+    read_exactly,
+    read_rows,
+    read_small_file,
+    will_need,
+)
 from mmapstore.plain.errors import DamagedFileError, NotFoundError
 
 DATA = np.random.default_rng(0).integers(0, 256, 100_000, np.uint8)
@@ -112,6 +121,14 @@ def test_a_map_follows_a_file_that_grew(path):
     with Path(path).open("ab") as file:
         file.write(b"more")
     assert bytes(descriptor.map(99_998, 6)[100_000:]) == b"more"
+
+
+def test_a_small_file_is_read_whole_or_not_at_all(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    out = np.zeros(5, np.uint8)
+    assert (read_small_file(str(tmp_path / "a"), out), out.tobytes()) == (3, b"abc\0\0")
+    assert read_small_file(str(tmp_path / "a"), out[:2]) == 2  # there may be more
+    assert [read_small_file(str(tmp_path / name), out) for name in ("b", ".")] == [-1, -1]
 
 
 def test_advice_never_fails(path, monkeypatch):

@@ -111,10 +111,24 @@ def test_a_disk_that_fails(tmp_path, monkeypatch, chunk):
     assert caught.value.errno == errno.EIO
 
 
-def test_short_reads_are_gone_on_with(tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", [{"plain": {1}}, {"own_files": True, **ZSTD}], ids=["gzip", "small files"])
+def test_short_reads_are_gone_on_with(tmp_path, monkeypatch, how):
     whole = os.preadv
     monkeypatch.setattr(os, "preadv", lambda number, buffers, at: whole(number, [memoryview(buffers[0]).cast("B")[:100]], at))
-    np.testing.assert_array_equal(read_all(reader_of(stored_chunks(tmp_path, FRAMES.copy(), CHUNK, plain={1}))), FRAMES)
+    np.testing.assert_array_equal(read_all(reader_of(stored_chunks(tmp_path, FRAMES.copy(), (1, 3, 4, 5), **how))), FRAMES)
+
+
+def test_frames_that_do_not_say_how_long_they_are(tmp_path):
+    def encode(data: bytes) -> bytes:
+        stored = numcodecs.zstd.compress(data, 1)
+        assert stored[4] == 0x20  # a single segment, its length in one byte
+        return stored[:4] + b"\x00\x00" + stored[6:]  # of the smallest window, and no length
+
+    for own_files in (False, True):
+        stored = stored_chunks(tmp_path, FRAMES.copy(), (1, 3, 4, 5), own_files=own_files, chain=ZSTD["chain"], encode=encode)
+        reader = reader_of(stored)
+        for _ in range(2):
+            np.testing.assert_array_equal(read_all(reader), FRAMES)
 
 
 @pytest.mark.parametrize("nbytes", [0, 2 * 8 * 60 * 4 + 2**17])
