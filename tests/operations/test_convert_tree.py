@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,6 +13,7 @@ import zarr
 from tree_examples import WORDS, write_everything
 from tree_judges import judge, load
 
+import mmapstore as mm
 from mmapstore.operations.convert.tree import convert_all
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, NotFoundError, TargetExistsError
 
@@ -317,3 +319,59 @@ def test_a_long_text_that_would_pad_all_others_in_an_npy_file_is_refused_with_nu
     assert found["/texts"][0] == "refused" and refusal in found["/texts"][1]
     assert found["/others"][0] == "copied"
     assert outcomes(converted(tmp_path / "a.h5", tmp_path / "out.zarr"))["/texts"][0] == "copied"
+
+
+def _described_store(path):
+    """Two fields with episodes, names of classes and a mixed order, in one container with a manifest."""
+    frames = np.arange(12 * 6, dtype="<f4").reshape(12, 6)
+    mm.ingest({"frames": frames, "label": np.arange(12) % 3}, path, layout={"frames": "NC", "label": "N"}, progress=False)
+    beside = Path(f"{path}.mmapstore.json")
+    found = json.loads(beside.read_text())
+    found["fields"]["label"]["notes"] = {"classes": ["a", "b", "c"], "order": [{"samples": 12, "order": "mixed", "seed": 3}]}
+    for entry in found["fields"].values():
+        entry["episodes"] = [0, 5, 12]
+    beside.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize(("source", "target"), [("a.h5", "b.hdf5"), ("a.h5", "b.zarr"), ("a.zarr", "b.h5"), ("a.zarr", "b.zarr")])
+def test_what_the_manifest_says_of_kept_arrays_is_carried_over(tmp_path, source, target):
+    _described_store(tmp_path / source)
+    convert_all(tmp_path / source, tmp_path / target, progress=False)
+    made, expected = mm.open(tmp_path / target), mm.open(tmp_path / source)
+    assert made.class_names == ["a", "b", "c"] and made.mixed
+    assert made.episodes.tolist() == expected.episodes.tolist() == [0, 5, 12]
+    arrays = [mm.verify(tmp_path / path, progress=False).arrays for path in (target, source)]
+    assert [array.sha256 for array in arrays[0]] == [array.sha256 for array in arrays[1]]
+    assert all(array.ok and array.sha256 for array in arrays[0])
+
+
+def test_arrays_that_the_manifest_does_not_describe_any_more_are_left_out_of_it(tmp_path):
+    _described_store(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["frames"][3] = -1
+        file["more/frames"] = np.zeros(3)
+    convert_all(tmp_path / "a.h5", tmp_path / "b.zarr", progress=False)
+    assert [*json.loads((tmp_path / "b.zarr.mmapstore.json").read_text())["fields"]] == ["label"]
+    convert_all(f"{tmp_path}/a.h5::/more", tmp_path / "c.zarr", progress=False)
+    convert_all(tmp_path / "a.h5", tmp_path / "d", progress=False)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(("c.zarr.mm", "d.mm"))]
+    Path(tmp_path / "a.h5.mmapstore.json").write_text("{")
+    convert_all(tmp_path / "a.h5", tmp_path / "b.zarr", overwrite=True, progress=False)
+    assert not (tmp_path / "b.zarr.mmapstore.json").exists()
+
+
+def test_a_run_killed_before_the_manifest_writes_it_under_another_spelling_of_the_path(tmp_path, monkeypatch):
+    _described_store(tmp_path / "a.h5")
+    (tmp_path / "link.h5").symlink_to(tmp_path / "a.h5")
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("mmapstore.operations.convert.tree_journal.write_manifest", killed)
+        convert_all(tmp_path / "a.h5", tmp_path / "b.zarr", progress=False)
+    assert (tmp_path / "b.zarr").exists() and not (tmp_path / "b.zarr.mmapstore.json").exists()
+    monkeypatch.chdir(tmp_path)
+    convert_all("./link.h5", "b.zarr", progress=False)
+    assert mm.open("b.zarr").class_names == ["a", "b", "c"]
+    assert not list(tmp_path.glob("*.partial*json"))

@@ -267,6 +267,15 @@ def test_tokens_by_a_function(tmp_path: Path) -> None:
         mm.ingest(mm.Megabatches(tmp_path, tokenize=lambda text: [1] * len(text), text_width=5), tmp_path / "no")
 
 
+def test_another_tokenizer_is_another_source(tmp_path: Path) -> None:
+    """A call that goes on with an interrupted one has its tokenizer in common with it, whatever the order of files."""
+    for number, texts in enumerate((["ab", "c"], ["de"])):
+        np.savez(tmp_path / f"{number}.npz", text=np.array(texts))
+    codes, others = (lambda text: [ord(letter) for letter in text]), (lambda text: [ord(letter) + 1 for letter in text])
+    marks = [mm.Megabatches(tmp_path, tokenize=tokenize).fingerprint for tokenize in (codes, codes, others)]
+    assert marks[0] == marks[1] != marks[2]
+
+
 @pytest.mark.parametrize(
     ("tokenize", "kind", "said"),
     [

@@ -8,14 +8,13 @@ import os
 import string
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from ...batches.dataset import Dataset
 from ...batches.notes import FieldNotes
-from ...batches.opening import open_quietly
+from ...batches.opening import entries_beside, open_quietly
 from ...batches.packed_values import packed_of
 from ...files.descriptors import Descriptors, read_exactly
 from ...formats.contract import EncodedChunks, HasAttributes, HasChunks, SeenAsArray, StoredArray
@@ -27,7 +26,7 @@ from ...plain.chunk_grid import Box
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.guessed_axes import Doubt, doubt_about
 from ...plain.inside_names import file_of, split_name
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
+from ...plain.manifest import DIRECTORY_MANIFEST, ArrayManifest
 from ...readers.contract import NamesFiles, NeedsScratch, Reader
 from ...readers.decoded import Decoded, decoded_reader
 
@@ -295,15 +294,9 @@ def provenance(origin: Origin) -> dict[str, Any]:
 
 def _described(path: str, stored: StoredArray) -> ArrayManifest | None:
     """What the manifest beside a file says of an array in it, if one is there and describes this array."""
-    manifest = Path(path.rstrip("/") + SUFFIX)
-    if not manifest.is_file():
-        return None
-    try:
-        entries = Manifest.from_json(manifest.read_text(encoding="utf-8"), str(manifest)).fields.values()
-    except (OSError, UnicodeDecodeError, MmapstoreError):
-        return None
     key = (split_name(stored.name)[1] or "").strip("/")
-    for entry in entries:
-        if entry.key.strip("/") == key and entry.shape == tuple(stored.shape) and stored.dtype == np.dtype(entry.dtype):
-            return entry
+    with contextlib.suppress(MmapstoreError):
+        for entry in entries_beside(path).values():
+            if entry.key.strip("/") == key and entry.shape == tuple(stored.shape) and stored.dtype == np.dtype(entry.dtype):
+                return entry
     return None

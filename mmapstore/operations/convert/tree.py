@@ -7,10 +7,13 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...files import durable_writes
+import numpy as np
+
+from ...batches.opening import entries_beside
 from ...files.crashes import step
 from ...files.exclusive_lock import exclusive_lock
 from ...formats.hdf5_file import TREE_SUFFIXES
@@ -30,8 +33,10 @@ from ...plain.errors import (
     WriteError,
 )
 from ...plain.inside_names import split_name
-from ...plain.manifest import SUFFIX, leaves_path
+from ...plain.manifest import SUFFIX, Manifest
 from ...plain.memory_budget import MemoryPlan, parse_bytes
+from ..ingest.description import written_by
+from ..manifest_files import read_leaves
 from ..progress import progress_bar, shows_bar
 from .tree_copies import way
 from .tree_journal import TreeJournal
@@ -99,8 +104,8 @@ def convert_all(
     target, kind = _target_of(out)
     _require_apart(path, target)
     call = {
-        "source": os.path.abspath(path),
-        "inside": inside or "",
+        "source": os.path.realpath(path),
+        "inside": (inside or "").strip("/"),
         "files": fingerprint(path),
         "target": kind,
         "allow_links": bool(allow_links),
@@ -112,16 +117,30 @@ def convert_all(
     with exclusive_lock(f"{journal.partial}.lock", target):
         if not resume:
             journal.discard()
-        if journal.found() and journal.is_verified:
-            journal.publish(overwrite)
-            return _report(source, target, journal, began)
-        _require_free(target, kind, overwrite)
-        with _reporting(progress) as report:
-            _Conversion(path, inside or "", kind, journal, limit, allow_links, report).run()
-        for beside in (f"{target}{SUFFIX}", leaves_path(f"{target}{SUFFIX}")):
-            durable_writes.remove(beside)  # it describes the data that is replaced
-        journal.publish(overwrite)
+        if not journal.found() or not journal.is_verified:
+            _require_free(target, kind, overwrite)
+            with _reporting(progress) as report:
+                _Conversion(path, inside or "", kind, journal, limit, allow_links, report).run()
+        journal.publish(overwrite, _manifest(path, inside or "", target, kind, journal))
     return _report(source, target, journal, began)
+
+
+def _manifest(path: str, inside: str, target: str, kind: str, journal: TreeJournal) -> Manifest | None:
+    """Carry over what the manifest beside the source says of arrays whose values are in the target; None without any of these."""
+    if kind == NPY_TREE:
+        return None  # the manifest of a directory would make it one of fields
+    group = f"/{inside.strip('/')}".rstrip("/")
+    fields = {}
+    path = path if os.path.exists(f"{path.rstrip('/')}{SUFFIX}") else os.path.realpath(path)
+    with contextlib.suppress(MmapstoreError):  # a damaged manifest describes nothing
+        for name, entry in entries_beside(path).items():
+            key = f"/{entry.key.strip('/')}"
+            done = journal.done.get(key[len(group) :] or "/") if f"{key}/".startswith(f"{group}/") else None
+            is_kept = kind == HDF5 or np.dtype(entry.dtype).isnative  # Zarr changes the byte order, to which the checksums belong
+            if done is not None and is_kept and entry.sha256 in (digest for _, digest in done.checks[:1]):
+                leaves = read_leaves(path.rstrip("/") + SUFFIX, entry)
+                fields[name] = replace(entry, file=os.path.basename(target), key=done.checks[0][0].strip("/"), leaves=leaves)
+    return Manifest(fields, written_by()) if fields else None
 
 
 def open_tree(path: str, inside: str = "", allow_links: bool = False) -> Any:

@@ -3,6 +3,7 @@
     out.partial         what is written so far
     out.partial.json    the journal: what was asked for, then a line for each finished object, at the end that all is verified
     out.partial.lock    held by the process that writes
+    out.mmapstore.json  the manifest, written last, where the source has one
 
 The journal is there before the partial target, and goes last. Lines are added, never changed; one that a kill cut short counts as
 not written. Each begins with the CRC-32 of its JSON.
@@ -22,6 +23,8 @@ from ...files import durable_writes
 from ...files.system_errors import explaining_write_errors
 from ...formats.registry import PARTIAL
 from ...plain.errors import StateMismatchError, TargetExistsError
+from ...plain.manifest import SUFFIX, Manifest, leaves_path
+from ..manifest_files import write_manifest
 from .journal_lines import UNREADABLE, add_lines, cut_to, journal_line, journal_lines
 from .tree_report import TreeRow
 
@@ -145,8 +148,8 @@ class TreeJournal:
             durable_writes.remove(self.partial)
             durable_writes.remove(self.path)
 
-    def publish(self, overwrite: bool) -> None:
-        """Give the verified target its name. Whatever is killed, the old target or the new is there, or goes on from here."""
+    def publish(self, overwrite: bool, manifest: Manifest | None) -> None:
+        """Give the verified target its name, then its manifest. After a kill the old or the new is there, or goes on from here."""
         old = f"{self.out}.replaced"
         with explaining_write_errors(self.out):
             if os.path.lexists(self.partial):
@@ -156,9 +159,13 @@ class TreeJournal:
                         f"{self.out} appeared while it was being written. Pass overwrite=True (--overwrite) to replace it; the "
                         f"finished data waits in {self.partial}."
                     )
+                for beside in (f"{self.out}{SUFFIX}", leaves_path(f"{self.out}{SUFFIX}")):
+                    durable_writes.remove(beside)  # it describes the data that is replaced
                 durable_writes.replace(self.partial, self.out)
             if os.path.isdir(old):
                 shutil.rmtree(old)
+            if manifest is not None:
+                write_manifest(f"{self.out}{SUFFIX}", manifest.to_json(), manifest.leaves)
             durable_writes.remove(self.path)
             durable_writes.sync_directory(os.path.dirname(os.path.abspath(self.out)))
 

@@ -226,6 +226,7 @@ class Megabatches:
             "stamp": stamp(self.paths),
             "samples": survey.samples,
             "left out": [file.path for file in survey.broken],
+            "tokens": None if self._tokens is None else self._tokens.mark,
             "notes": f"{zlib.crc32(repr(sorted(self.notes.items())).encode()):08x}",
         }
 
