@@ -20,6 +20,7 @@ from ingest_child import SAMPLES, child, data
 
 from mmapstore.batches.opening import open_dataset
 from mmapstore.operations.ingest import ingest, journal, plan
+from mmapstore.operations.ingest.target import Target
 from mmapstore.operations.ingest.video import VideoSource
 from mmapstore.plain.errors import MmapstoreError, StateMismatchError, TargetExistsError, WriteError
 from mmapstore.plain.manifest import DIRECTORY_MANIFEST, SUFFIX
@@ -347,3 +348,32 @@ def test_an_unwritable_journal_is_a_write_error(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(WriteError, match=r"The disk is full\. Free space, then run the same command again"):
         ingest(data(), tmp_path / "x.npy")
     assert os.listdir(tmp_path) == []
+
+
+def test_the_journal_of_a_long_run_costs_in_proportion_to_its_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text grows with the blocks; a clock that counts characters shows what writing it again and again takes."""
+    written: list[int] = []
+    clock = [0.0]
+
+    def count(path: str, text: str) -> None:
+        written.append(len(text))
+        clock[0] += len(text) / 1e6
+
+    monkeypatch.setattr(journal.durable_writes, "write_text_atomically", count)
+    monkeypatch.setattr(journal.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(journal, "_LARGE_NBYTES", 2000)
+
+    def characters(blocks: int) -> int:
+        written.clear()
+        one = journal.Journal(Target.of(tmp_path / "a.npy", False), {})
+        one.record = journal.Record(1, {"data": 1})
+        for number in range(blocks):
+            one.record.checksums["data"] += [f"{number:08x}"] * 10
+            one.record.samples += 10
+            clock[0] += 0.05  # the data takes 0.05 s
+            if one.is_due(journal.COMMIT_NBYTES):
+                one.write()
+        return sum(written)
+
+    few, more, most = (characters(blocks) for blocks in (400, 800, 1600))
+    assert len(written) > 20 and more < 2.5 * few and most < 2.5 * more

@@ -53,6 +53,7 @@ from .target import Target
 _VERSION = 4
 COMMIT_NBYTES = 64 << 20  # at most so much, or so many seconds, is written again after a kill; each commit waits for the disk
 COMMIT_SECONDS = 1.0
+_LARGE_NBYTES, _SHARE = 1 << 20, 20  # a larger journal is written again in at most one part in 20 of the time: cost stays linear
 
 
 @dataclass
@@ -156,10 +157,11 @@ class Journal:
         self.leaves = b""
         self.identity: int | None = None
         self._committed = time.monotonic()
-        self._nbytes = 0
+        self._nbytes, self._pause = 0, 0.0
 
     def write(self) -> None:
         """Raises WriteError; the journal before is then still there."""
+        began = time.monotonic()
         found: dict[str, Any] = {
             "mmapstore_journal": _VERSION,
             "call": self.call,
@@ -170,14 +172,16 @@ class Journal:
             "leaves": self.leaves.hex(),
             "identity": self.identity,
         }
+        text = json.dumps({**found, "crc32": _crc32(found)})
         with explaining_write_errors(self.target.journal):
             try:
-                durable_writes.write_text_atomically(self.target.journal, json.dumps({**found, "crc32": _crc32(found)}))
+                durable_writes.write_text_atomically(self.target.journal, text)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(f"{self.target.journal}.tmp")
                 raise
         self._committed, self._nbytes = time.monotonic(), 0
+        self._pause = _SHARE * (self._committed - began) if len(text) > _LARGE_NBYTES else 0.0
 
     def finish(self, manifest: Manifest) -> None:
         """Step 1: everything written is on disk, and then that it is whole, and what the manifest will say."""
@@ -195,7 +199,8 @@ class Journal:
     def is_due(self, nbytes: int) -> bool:
         """True once enough bytes, or enough time, have passed since the journal was written."""
         self._nbytes += nbytes
-        return self._nbytes >= COMMIT_NBYTES or time.monotonic() - self._committed >= COMMIT_SECONDS
+        passed = time.monotonic() - self._committed
+        return passed >= self._pause and (self._nbytes >= COMMIT_NBYTES or passed >= COMMIT_SECONDS)
 
     def require_sound(self) -> None:
         """Raise ValueError, or what comes of it, unless this may have been written by mmapstore."""
