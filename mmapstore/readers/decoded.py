@@ -89,8 +89,7 @@ class Decoded:
         self._has_episodes = len(leading) == 2
         # A chunk as it comes out of the decoder, seen in stored axis order.
         axes = chunks.axes or tuple(range(len(chunks.grid.chunk)))
-        self._as_decoded = None if axes == tuple(range(len(axes))) else axes
-        self._decoded_shape = tuple(chunks.grid.chunk[axis] for axis in axes)
+        self._as_decoded, self._decoded_shape = axes, tuple(chunks.grid.chunk[axis] for axis in axes)
         self._as_stored = tuple(axes.index(axis) for axis in range(len(axes)))
         steps = [math.prod(self._decoded_shape[place + 1 :]) * chunks.dtype.itemsize for place in range(len(axes))]
         self._strides = [steps[place] for place in self._as_stored]
@@ -312,33 +311,27 @@ class Decoded:
 
         `fill_part` fills in the bytes [start, stop) of the chunk alone, or returns False where that is no cheaper.
         """
-        whole: Array | None = None
         for target, _ in chunk.targets:
             if target.shape == self._chunks.grid.chunk and self._chunks.dtype == target.dtype:
-                as_decoded = target if self._as_decoded is None else target.transpose(self._as_decoded)
+                as_decoded = target.transpose(self._as_decoded)
                 if as_decoded.flags.c_contiguous:
                     fill(as_decoded.reshape(-1).view(np.uint8))
-                    whole = target
-                    break
-        if whole is None:
-            decoded = workspace.decoded(self._chunk_nbytes)
-            start, stop = self._wanted_bytes(chunk)
-            if fill_part is None or stop - start == self._chunk_nbytes or not fill_part(start, stop, decoded[start:stop]):
-                if not self._has_memory:
-                    require_memory(self._chunk_nbytes, self._chunk_words())
-                    self._has_memory = True  # its buffer is kept
-                fill(decoded)
-            self._copy(chunk, decoded)
-            return
-        for target, inside in chunk.targets:
-            if target is not whole:
-                target[...] = whole[inside]
+                    for other, inside in chunk.targets:
+                        if other is not target:
+                            other[...] = target[inside]
+                    return
+        decoded = workspace.decoded(self._chunk_nbytes)
+        start, stop = self._wanted_bytes(chunk)
+        if fill_part is None or stop - start == self._chunk_nbytes or not fill_part(start, stop, decoded[start:stop]):
+            if not self._has_memory:
+                require_memory(self._chunk_nbytes, self._chunk_words())
+                self._has_memory = True  # its buffer is kept
+            fill(decoded)
+        self._copy(chunk, decoded)
 
     def _copy(self, chunk: _Chunk, decoded: Array) -> None:
         """Copy what is wanted of a chunk from its decoded bytes."""
-        whole = decoded.view(self._chunks.dtype).reshape(self._decoded_shape)
-        if self._as_decoded is not None:
-            whole = whole.transpose(self._as_stored)
+        whole = decoded.view(self._chunks.dtype).reshape(self._decoded_shape).transpose(self._as_stored)
         for target, inside in chunk.targets:
             target[...] = whole[inside]
 
@@ -371,7 +364,7 @@ class Decoded:
             number
             for selection, _, _ in self._layout.boxes(start, stop)
             for number, _, within in self._chunks.grid.touching(selection)
-            if concerned(self._chunk_end(selection[axis].start + within[axis].start, each))
+            if concerned(min(self._layout.episode_length, (selection[axis].start + within[axis].start) // each * each + each))
         }
         descriptor: Descriptor | None = None
         with contextlib.suppress(OSError):  # advice never fails; reading will say what is wrong
@@ -385,9 +378,6 @@ class Decoded:
                         continue  # never written
                 nbytes = place.nbytes if place.nbytes >= 0 else descriptor.status.st_size - place.offset
                 advise(descriptor, place.offset, nbytes)
-
-    def _chunk_end(self, sample: int, each: int) -> int:
-        return min(self._layout.episode_length, (sample // each + 1) * each)
 
 
 def decoded_reader(stored: HasChunks, layout: StoredLayout, why: str = "") -> tuple[Decoded | None, str]:
