@@ -10,18 +10,12 @@ from .step import Compressor, decoded_by, installed, wrong_size
 _MAGIC = b"\x28\xb5\x2f\xfd"
 
 
-def declared_nbytes(source: Bytes) -> int | None:
-    """Decoded bytes of the first frame as its header declares them; None where it does not, or is no frame.
-
-    >>> import numpy as np
-    >>> declared_nbytes(np.frombuffer(bytes.fromhex("28b52ffd2003190000616263"), np.uint8))
-    3
-    """
-    return frame_header(source[:18].tobytes())[1]
-
-
 def frame_header(head: bytes) -> tuple[int, int | None]:
-    """The bytes that the header of a frame has, and those that the frame decodes to; None where it does not say, or is no frame."""
+    """The bytes that the header of a frame has, and those that the frame decodes to; None where it does not say, or is no frame.
+
+    >>> frame_header(bytes.fromhex("28b52ffd2003190000616263"))
+    (6, 3)
+    """
     if len(head) < 6 or not head.startswith(_MAGIC):
         return 0, None
     flags = head[4]
@@ -58,7 +52,7 @@ class Unzstd(Compressor):
 
     def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
         assert out is not None
-        declared = declared_nbytes(source)
+        _, declared = frame_header(source[:18].tobytes())
         if declared is not None and declared > nbytes:
             raise CorruptChunk(wrong_size(declared, nbytes))
         if declared is not None and declared < nbytes and self._fits(source, out[:-1]):
