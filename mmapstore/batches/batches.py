@@ -15,7 +15,7 @@ from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.selection import Selection
 from ..plain.windows import Anchors, Episodes
-from ..readers.contract import Array, NeedsScratch, Reader
+from ..readers.contract import Array, Reader, within
 from . import window_frames
 from .arguments import checked_shard, require_windows, whole_number, window_range
 from .assembly import Assembly, Gather, Numbers
@@ -102,7 +102,10 @@ class Batches:
         self._name = name
         allowed = math.inf if max_memory is None else parse_bytes(max_memory)
         # In stored order less may be read ahead: slower, and in less memory.
-        for share in (1, 2, 4) if self._shuffling is None else (1,):
+        shares = [(share, readers) for share in ((1, 2, 4) if self._shuffling is None else (1,))]
+        if max_memory is not None:
+            shares.append((shares[-1][0], within(readers, int(allowed) // 2)))
+        for share, readers in shares:
             stretch_bytes = window_frames.STRETCH_BYTES // share
             self._assembly = Assembly(
                 readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes, self.transform_workers
@@ -110,9 +113,6 @@ class Batches:
             if self.memory.total <= allowed:
                 break
         else:
-            for reader in readers.values():
-                if isinstance(reader, NeedsScratch):
-                    reader.fit(int(allowed) // 2)
             self._require(int(allowed))
         self.cursor = Cursor(len(self))
         self._cached: tuple[tuple[int, int], Array] | None = None

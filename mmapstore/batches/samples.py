@@ -17,7 +17,7 @@ from ..plain.memory_budget import format_bytes
 from ..plain.runs import runs_of
 from ..plain.selection import Selection
 from ..plain.windows import Episodes
-from ..readers.contract import Array, OffersViews, Reader, read_runs
+from ..readers.contract import Array, OffersViews, Reader, read_runs, within
 from .labels import Labels
 from .notes import FieldNotes, Notes
 
@@ -61,6 +61,10 @@ class Samples:
             "dealt": self._dealt,
         }
         return type(self)(**{**own, **changes})
+
+    def within(self, nbytes: int) -> Self:
+        """Return this dataset, or if decoders of all its threads take more than `nbytes` bytes, the same read in fewer threads."""
+        return self._like(readers=within(self._readers, nbytes))
 
     @property
     def _first(self) -> Reader:

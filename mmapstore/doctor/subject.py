@@ -121,14 +121,12 @@ class Subject:
         return self.stored_nbytes > self.available
 
     def batches(self, shuffle: bool | int = True, batch: int | None = None, max_memory: int | None = None) -> Batches:
-        """Return batches for training, in the dtype that Keras trains in.
-
-        Under a limit readers let fewer threads decode from then on, so that the batches are of a dataset opened anew.
-        """
-        dataset = self.dataset if max_memory is None else open_quietly(self.name, layout=self.given_layout)
+        """Return batches for training, in the dtype that Keras trains in."""
         target: Any = {NEXT: NextFrame(), NONE: None}.get(self.target, self.target)
         dtype = {self.field: self.floatx} if self.is_cast else None
-        return dataset.batches(batch or self.batch, target, inputs=self.field, shuffle=shuffle, dtype=dtype, max_memory=max_memory)
+        return self.dataset.batches(
+            batch or self.batch, target, inputs=self.field, shuffle=shuffle, dtype=dtype, max_memory=max_memory
+        )
 
     @cached_property
     def usual(self) -> Batches:

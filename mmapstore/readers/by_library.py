@@ -54,8 +54,8 @@ class ByLibrary:
         chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
         return 2 * chunk + 2 * self._step * self._sample_nbytes + self.kept_nbytes
 
-    def fit(self, nbytes: int) -> None:
-        pass  # the library decides
+    def within(self, nbytes: int) -> ByLibrary:
+        return self  # the library decides
 
     @property
     def files(self) -> list[str]:

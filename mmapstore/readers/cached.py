@@ -108,9 +108,8 @@ class Cached:
         index = self._blocks.ends.nbytes + len(self._blocks.ends)
         return needed + index + self._capacity + self._transform_nbytes
 
-    def fit(self, nbytes: int) -> None:
-        if isinstance(self._source, NeedsScratch):
-            self._source.fit(nbytes - self.scratch_nbytes + self._source.scratch_nbytes)
+    def within(self, nbytes: int) -> Cached:
+        return self  # its source is read once for all
 
     def read(self, start: int, stop: int, out: Array) -> None:
         self.read_runs(as_runs([(start, stop)]), out)

@@ -14,9 +14,9 @@ An ability is a protocol of its own: callers ask `isinstance(reader, OffersViews
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -128,8 +128,8 @@ class NeedsScratch(Protocol):
         """Bytes of memory that reading takes beside the caller's buffer: part of every prediction."""
         ...
 
-    def fit(self, nbytes: int) -> None:
-        """Read in fewer threads from now on if `scratch_nbytes` is more than `nbytes`; one thread may still take more."""
+    def within(self, nbytes: int) -> Self:
+        """Return a reader of the same in so few threads that `scratch_nbytes` is at most `nbytes`; one may still take more."""
         ...
 
 
@@ -174,3 +174,10 @@ class NamesFiles(Protocol):
         """The files, or directories of a store, that samples come from: their sizes and times of change tell whether they are
         what they were."""
         ...
+
+
+def within(readers: Mapping[str, Reader], nbytes: int) -> dict[str, Reader]:
+    """Return readers that take at most `nbytes` of scratch memory together, as far as fewer threads make it so."""
+    needing = [reader for reader in readers.values() if isinstance(reader, NeedsScratch)]
+    share = nbytes // max(1, len(needing))
+    return {name: reader.within(share) if isinstance(reader, NeedsScratch) else reader for name, reader in readers.items()}

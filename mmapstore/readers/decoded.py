@@ -108,10 +108,13 @@ class Decoded:
         stored = READ_TOGETHER if self._files.never_encoded else max(READ_TOGETHER, self._files.most_stored)
         return stored + max(1, self._together) * self._chunk_nbytes + self._decoder.scratch_nbytes
 
-    def fit(self, nbytes: int) -> None:
-        workers = max(1, min(self._workers, (nbytes - self.kept_nbytes) // self._worker_nbytes))
-        if workers < self._workers:
-            self._workers, self._turns = workers, threading.BoundedSemaphore(workers)
+    def within(self, nbytes: int) -> Decoded:
+        workers = max(1, (nbytes - self.kept_nbytes) // self._worker_nbytes)
+        if workers >= self._workers:
+            return self
+        found = object.__new__(type(self))  # shares files, index and decoder
+        found.__dict__.update(self.__dict__, _workers=workers, _turns=threading.BoundedSemaphore(workers))
+        return found
 
     @property
     def files(self) -> list[str]:
@@ -393,5 +396,4 @@ def _reopened(stored: HasChunks, layout: StoredLayout, why: str, workers: int) -
     reader, why_not = decoded_reader(stored, layout, why)
     if reader is None:
         raise DamagedFileError(f"{stored} cannot be decoded here, though it could where it was opened: {why_not}. Open it again.")
-    reader.fit(reader.kept_nbytes + workers * reader._worker_nbytes)
-    return reader
+    return reader.within(reader.kept_nbytes + workers * reader._worker_nbytes)

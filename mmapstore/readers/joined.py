@@ -57,10 +57,10 @@ class Joined:
         needed = [reader.scratch_nbytes - _kept(reader) for reader in self._readers if isinstance(reader, NeedsScratch)]
         return self.kept_nbytes + max(needed, default=0)
 
-    def fit(self, nbytes: int) -> None:
-        for reader in self._readers:
-            if isinstance(reader, NeedsScratch):
-                reader.fit(nbytes - self.kept_nbytes + _kept(reader))
+    def within(self, nbytes: int) -> Joined:
+        spare = nbytes - self.kept_nbytes
+        found = [reader.within(spare + _kept(reader)) if isinstance(reader, NeedsScratch) else reader for reader in self._readers]
+        return self if all(a is b for a, b in zip(found, self._readers, strict=True)) else type(self)(found)
 
     @property
     def files(self) -> list[str]:

@@ -141,6 +141,18 @@ def test_ten_times_the_data_takes_no_more(tmp_path, name):
     assert large["measured"] <= small["measured"] + 4 * MIB
 
 
+def test_a_limit_means_fewer_threads_for_these_batches_alone(tmp_path):
+    ds = mm.open(hdf5(tmp_path, 300))
+    usual = ds.batches(8).memory
+    decoder = usual.parts["decoder"]
+    limit = usual.total - decoder // 4
+    limited = ds.batches(8, max_memory=limit)
+    assert limited.memory.total <= limit and limited.memory.parts["decoder"] < decoder
+    assert ds.batches(8).memory == usual
+    for x, same in zip(limited, ds.batches(8), strict=True):
+        np.testing.assert_array_equal(x, same)
+
+
 def test_two_shuffling_windows_are_held_at_a_time(tmp_path, monkeypatch):
     """Also by batches that straddle two, and by batches read in any order."""
     made = []

@@ -43,8 +43,8 @@ class Source:
     def spec(self) -> ArraySpec:
         return ArraySpec(self.array.shape, self.array.dtype, "NHW")
 
-    def fit(self, nbytes: int) -> None:
-        self.scratch_nbytes = min(self.scratch_nbytes, nbytes)
+    def within(self, nbytes: int) -> Source:
+        return self
 
     def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
         return start // 5 * 5, min(len(self.array), -(-stop // 5) * 5)

@@ -263,11 +263,11 @@ def test_memory_beside_the_callers_is_what_was_predicted(tmp_path, threads):
 def test_less_memory_means_fewer_threads(tmp_path, share, workers, threads):
     reader = reader_of(stored_chunks(tmp_path, FRAMES.copy(), (1, 3, 4, 1)))
     before = reader.scratch_nbytes
-    reader.fit(int(before * share))
+    shared, reader = reader, reader.within(int(before * share))
+    assert shared.scratch_nbytes == before
     one = (before - reader.kept_nbytes) // most_workers()
     assert reader.scratch_nbytes == reader.kept_nbytes + one * (workers or most_workers())
-    reader.fit(2 * before)  # what was promised to others holds
-    assert reader.scratch_nbytes <= max(before * share, reader.kept_nbytes + one)
+    assert reader.within(2 * before) is reader
     at_work, most, lock = [0], [0], threading.Lock()
     read_one = reader._read_one
 

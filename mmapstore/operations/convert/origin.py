@@ -27,7 +27,7 @@ from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.guessed_axes import Doubt, doubt_about
 from ...plain.inside_names import file_of, split_name
 from ...plain.manifest import DIRECTORY_MANIFEST, ArrayManifest
-from ...readers.contract import NamesFiles, NeedsScratch, Reader
+from ...readers.contract import NamesFiles, NeedsScratch, Reader, within
 from ...readers.decoded import Decoded, decoded_reader
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -175,7 +175,8 @@ class Stored:
 
     def fit(self, nbytes: int) -> None:
         if self._reader is not None:
-            self._reader.fit(nbytes)
+            self._reader = self._reader.within(nbytes)
+            self._read = self._reader.read_box
 
     @property
     def is_plain(self) -> bool:
@@ -235,8 +236,7 @@ class Joined:
         return self._reader.scratch_nbytes if isinstance(self._reader, NeedsScratch) else 0
 
     def fit(self, nbytes: int) -> None:
-        if isinstance(self._reader, NeedsScratch):
-            self._reader.fit(nbytes)
+        self._reader = within({"": self._reader}, nbytes)[""]
 
     def read_box(self, box: Box, out: Array) -> None:
         if any(part != slice(0, length) for part, length in zip(box[1:], self.shape[1:], strict=True)):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...batches.dataset import Dataset
 from ...plain.array_likes import exact_array, is_read_in_slices
 from ...plain.array_spec import DEFAULT_LAYOUTS, LETTERS, ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import InvalidTypeError, InvalidValueError
@@ -124,8 +125,6 @@ class DatasetSource:
 
     def __init__(self, dataset: Any, name: str, paths: list[str], doubts: Sequence[Doubt] = ()) -> None:
         self._dataset, self.doubts = dataset, doubts
-        # Other objects with fields, episodes and a layout are taken for datasets too, and have neither readers nor notes.
-        self._reader = next(iter(getattr(dataset, "readers", {}).values()), None)
         self._together = self._reader.decoded_together if isinstance(self._reader, Decodes) else 1
         self._takes_whole = True
         self.name = name
@@ -135,6 +134,7 @@ class DatasetSource:
         self.specs = {ONLY: self._spec}
         self.samples: int | None = len(dataset)
         self.guess = len(dataset)
+        # Those have no notes either.
         note = next(iter(getattr(dataset, "notes", {}).values()), None)
         self.notes: Mapping[str, Mapping[str, Any]] = {} if note is None else {ONLY: note.to_json()}
         self._starts = np.asarray(dataset.episodes, np.int64)[:-1]
@@ -150,9 +150,14 @@ class DatasetSource:
             "content": content_mark(*marks),
         }
 
+    @property
+    def _reader(self) -> Any:
+        """None of other objects with fields, episodes and a layout, which are taken for datasets too."""
+        return next(iter(getattr(self._dataset, "readers", {}).values()), None)
+
     def fit(self, nbytes: int) -> None:
-        if isinstance(self._reader, NeedsScratch):
-            self._reader.fit(nbytes // 2)
+        if isinstance(self._dataset, Dataset):
+            self._dataset = self._dataset.within(nbytes // 2)
         self._takes_whole = self._together * self._spec.sample_nbytes <= nbytes // 8
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
