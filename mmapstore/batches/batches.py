@@ -101,19 +101,18 @@ class Batches:
         self._fingerprinted: str | None = None
         self._name = name
         allowed = math.inf if max_memory is None else parse_bytes(max_memory)
-        # In stored order less may be read ahead: slower, and in less memory.
-        shares = [(share, readers) for share in ((1, 2, 4) if self._shuffling is None else (1,))]
-        if max_memory is not None:
-            shares.append((shares[-1][0], within(readers, int(allowed) // 2)))
-        for share, readers in shares:
-            stretch_bytes = window_frames.STRETCH_BYTES // share
-            self._assembly = Assembly(
-                readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes, self.transform_workers
-            )
-            if self.memory.total <= allowed:
-                break
-        else:
-            self._require(int(allowed))
+
+        def fits(readers: Mapping[str, Reader], share: int) -> bool:
+            anchors, size, stretch_bytes = self._anchors, self.batch_size, window_frames.STRETCH_BYTES // share
+            self._assembly = Assembly(readers, plan, anchors, self._order, size, stretch_bytes, self.transform_workers)
+            return self.memory.total <= allowed
+
+        # In sequential order less may be read ahead: slower, and in less memory. Then fewer threads may decode.
+        shares = (1, 2, 4) if self._shuffling is None else (1,)
+        if not any(fits(readers, share) for share in shares):
+            spare = int(allowed) - self.memory.total + self.memory.parts["decoder"]
+            if not fits(within(readers, spare), shares[-1]):
+                self._require(int(allowed))
         self.cursor = Cursor(len(self))
         self._cached: tuple[tuple[int, int], Array] | None = None
 
