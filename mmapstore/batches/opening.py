@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..files.descriptors import read_small_text
 from ..files.stored_files import lies_in
+from ..files.stored_manifest import read_manifest
 from ..formats.contract import HasAttributes, StoredArray
 from ..formats.raw_file import RawForm
 from ..formats.registry import PARTIAL, open_headerless, open_live, open_stored, split_inside
@@ -22,7 +22,7 @@ from ..plain.cf_packing import Packed
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
 from ..plain.guessed_axes import Doubt, doubt_about, warn_of_doubts
 from ..plain.inside_names import split_name
-from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest, is_beside
+from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, is_beside
 from ..plain.windows import Episodes
 from ..readers.choice import reader_for
 from ..readers.contract import Reader
@@ -343,10 +343,6 @@ def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None
         return found
     own = Episodes.of(list(entry.episodes), len(found.reader.spec), f"the episodes in {where}")
     return found._replace(episodes=own)
-
-
-def read_manifest(path: Path) -> Manifest:
-    return Manifest.from_json(read_small_text(str(path)), str(path))
 
 
 # --- several files as one ------------------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..batches.opening import open_dataset
+from ..files.stored_manifest import read_manifest
 from ..operations.ingest import ingest
 from ..operations.ingest.video import VIDEO_SUFFIXES
 from ..plain.errors import MissingPackageError, MmapstoreError, NotFoundError, TargetExistsError, WriteError
-from ..plain.manifest import SUFFIX, Manifest
+from ..plain.manifest import SUFFIX
 from ..plain.memory_budget import format_bytes
 
 SAMPLE = "bigbuckbunny.mp4"
@@ -66,7 +67,7 @@ def ingested(video: str, out: str | os.PathLike[str], say: Callable[[str], objec
         return ingest(video, target, progress=progress)
     hint = f"Move it away, or name another directory with --out, and {name} is ingested there."
     try:
-        manifest = Manifest.from_json(Path(f"{target}{SUFFIX}").read_text(encoding="utf-8"), f"{target}{SUFFIX}")
+        manifest = read_manifest(f"{target}{SUFFIX}")
         source = next(entry.source for entry in manifest.fields.values())
         ready = open_dataset(str(target))
     except (OSError, UnicodeDecodeError, StopIteration, MmapstoreError) as error:

@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..batches.opening import DEFAULT_FIELD, entries_beside, read_manifest, several_paths
+from ..batches.opening import DEFAULT_FIELD, entries_beside, several_paths
 from ..files.stored_files import nbytes_on_disk
+from ..files.stored_manifest import read_manifest
 from ..formats.contract import StoredArray
 from ..formats.registry import identify, list_stored, open_stored, split_inside
 from ..plain.errors import KeyNotFoundError

@@ -17,6 +17,7 @@ from ..batches.missing_classes import are_sorted, class_words, label_field, sort
 from ..batches.opening import open_dataset, open_quietly
 from ..files.lent_buffers import ALIGNMENT, is_aligned
 from ..files.stored_files import nbytes_on_disk
+from ..files.stored_manifest import read_manifest
 from ..formats.registry import identify, list_stored, split_inside
 from ..plain.cf_packing import packed_words
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
@@ -283,7 +284,7 @@ def _call(path: str, layout: str | None) -> str:
 
 
 def _manifest_beside(path: Path) -> Manifest | None:
-    return Manifest.from_json(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    return read_manifest(path) if path.is_file() else None
 
 
 def _manifest_words(manifest: Manifest | None) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..files import durable_writes
-from ..files.descriptors import read_small, read_small_text
+from ..files.descriptors import read_small
+from ..files.stored_manifest import read_manifest
 from ..plain.content_digest import HASH_NBYTES, root
 from ..plain.digest_leaves import MOST_LEAVES
 from ..plain.errors import MmapstoreError
-from ..plain.manifest import ArrayManifest, Manifest, leaves_path
+from ..plain.manifest import ArrayManifest, leaves_path
 
 
 def write_manifest(path: str, manifest: str, leaves: bytes) -> None:
@@ -26,7 +27,7 @@ def read_leaves(path: str, entry: ArrayManifest) -> list[bytes]:
     Empty where the array has one leaf, and where the file of leaves is missing or belongs to another manifest.
     """
     try:
-        manifest = Manifest.from_json(read_small_text(path), path)
+        manifest = read_manifest(path)
         content = read_small(leaves_path(path), len(manifest.fields) * MOST_LEAVES * HASH_NBYTES)
         (found,) = (leaves for name, leaves in manifest.leaves_in(content).items() if manifest.fields[name] == entry)
     except (MmapstoreError, OSError, ValueError, TypeError, OverflowError):

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from ...batches.opening import open_quietly
-from ...files import descriptors, durable_writes
+from ...files import durable_writes
 from ...files.cheap_copy import copy_file, copy_store
+from ...files.stored_manifest import read_manifest
 from ...files.system_errors import explaining_write_errors
 from ...formats.registry import open_stored
 from ...plain.array_spec import ArraySpec
 from ...plain.digest_leaves import leaves_of
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError
-from ...plain.manifest import ArrayManifest, Manifest
+from ...plain.manifest import ArrayManifest
 from ..manifest_files import read_leaves
 from .contract import Array, Piece, Position, Source
 from .conversion import Conversion
@@ -74,17 +75,13 @@ def before_of(target: Target, source: Source, options: Options) -> Before:
 def _entries(target: Target) -> dict[str, ArrayManifest]:
     path = target.manifest_path
     try:
-        text = descriptors.read_small_text(path)
+        fields = read_manifest(path).fields
     except MmapstoreError as error:
         raise InvalidValueError(
             f"{target.path} has no manifest that can be read: it says where episodes begin, and what the data was when it was "
             "whole. Ingest it to a new place first, and append to that."
         ) from error
-    return {
-        name: entry
-        for name, entry in Manifest.from_json(text, path).fields.items()
-        if target.is_directory_of_fields or entry.key == target.place(name).key
-    }
+    return {name: entry for name, entry in fields.items() if target.is_directory_of_fields or entry.key == target.place(name).key}
 
 
 def _whole_leaves(path: str, entry: ArrayManifest) -> Mapping[int, bytes]:

@@ -14,8 +14,9 @@ import numpy as np
 from ...batches.missing_classes import class_counts, class_words, label_field
 from ...batches.opening import open_quietly
 from ...files.stored_files import nbytes_on_disk
+from ...files.stored_manifest import read_manifest
 from ...plain.inside_names import file_of
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...plain.memory_budget import format_bytes
 from ..command_options import RESUMABLE, add_options, keywords
 from . import archive_options, ingest
@@ -78,7 +79,7 @@ def _summary(path: str, seconds: float) -> dict[str, Any]:
     file = file_of(path)
     inside = Path(file) / DIRECTORY_MANIFEST
     where = inside if inside.exists() else Path(file + SUFFIX)
-    manifest = Manifest.from_json(where.read_text(encoding="utf-8"), str(where))
+    manifest = read_manifest(where)
     fields = {}
     skipped: list[str] = []
     order: list[dict[str, Any]] = []

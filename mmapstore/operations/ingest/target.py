@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ...files.stored_manifest import read_manifest
 from ...formats.contract import Format, Writing
 from ...formats.registry import PARTIAL, format_written, written_suffixes
 from ...plain.errors import (
@@ -20,7 +21,7 @@ from ...plain.errors import (
     WriteError,
 )
 from ...plain.inside_names import split_name
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest, is_beside
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, is_beside
 
 _ELSEWHERE = "Write to another name."
 
@@ -187,10 +188,9 @@ class Target:
 
     def written(self) -> list[ArrayManifest]:
         """What a manifest says of what is there now; nothing where there is no manifest that can be read."""
-        path = Path(self.manifest_path)
         try:
-            return list(Manifest.from_json(path.read_text(encoding="utf-8"), str(path)).fields.values())
-        except (OSError, UnicodeDecodeError, MmapstoreError):
+            return list(read_manifest(self.manifest_path).fields.values())
+        except MmapstoreError:
             return []
 
     def require_apart_from(self, paths: Iterable[str]) -> None:

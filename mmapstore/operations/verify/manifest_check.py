@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from ...files.stored_files import lies_in
+from ...files.stored_manifest import read_manifest
 from ...formats.contract import HasChunks, StoredArray
 from ...formats.registry import list_stored, open_stored, split_inside
 from ...plain.array_spec import LETTERS
 from ...plain.content_digest import LeafDigests
 from ...plain.digest_leaves import leaves_of
 from ...plain.errors import DamagedFileError, KeyNotFoundError, MmapstoreError
-from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest, leaves_path
+from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, leaves_path
 from ...plain.memory_budget import MemoryPlan
 from ..manifest_files import read_leaves
 from .rows import BLOCK_NBYTES, BLOCKS, Array, NumpyFile, Rows, read_ahead, rows_in_order
@@ -59,7 +60,9 @@ def described_arrays(path: str) -> list[Described]:
     inside = (inside or "").strip("/")
     within = Path(outer, DIRECTORY_MANIFEST)
     if within.is_file():
-        found = [_described(outer, within, name, entry, f"{outer}::/{name}") for name, entry in _read(within).fields.items()]
+        found = [
+            _described(outer, within, name, entry, f"{outer}::/{name}") for name, entry in read_manifest(within).fields.items()
+        ]
         chosen = [each for each in found if not inside or inside in (each.name.partition("::/")[2], each.entry.key.strip("/"))]
         if found and not chosen:
             names = ", ".join(each.name.partition("::/")[2] for each in found)
@@ -69,20 +72,11 @@ def described_arrays(path: str) -> list[Described]:
     if not beside.is_file():
         return []
     found = []
-    for entry in _read(beside).fields.values():
+    for entry in read_manifest(beside).fields.values():
         key = entry.key.strip("/")
         if entry.file == Path(outer).name and (not inside or key == inside or key.startswith(inside + "/")):
             found.append(_described(str(Path(outer).parent), beside, key, entry, f"{outer}::/{key}" if key else outer))
     return found
-
-
-def _read(path: Path) -> Manifest:
-    try:
-        return Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise DamagedFileError(
-            f"{path} is not text, so it is no manifest. Delete it to verify what the file says by itself."
-        ) from error
 
 
 def _described(directory: str, where: Path, name: str, entry: ArrayManifest, shown: str) -> Described:
