@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from ...plain.errors import MemoryBudgetError
 from ...plain.memory_budget import format_bytes
@@ -38,7 +40,7 @@ def _limited(subject: Subject, limit: int) -> Finding:
             line = batches_line(subject, max_memory=_rounded_up(subject.batches(shuffle=False).memory.total))
         found = f"an epoch in batches of {batch} {over}, and no shuffling window fits either"
         return Finding("memory", FAILS, found, line, "an epoch that fits", None, needed - limit)
-    smaller = subject.batches(shuffle=samples)
+    smaller = subject.batches(shuffle=samples, max_memory=limit)
     found = f"the usual shuffling {over}; a window of {samples} samples fits, and mixes a batch of {batch} like "
     found += f"{smaller.effective_batch:.1f} independent samples"
     if smaller.effective_batch >= _ENOUGH * batch:
@@ -54,7 +56,7 @@ def fitting_shuffle(subject: Subject, limit: int) -> int | None:
     """Return the samples of about the largest shuffling window within `limit` bytes; None if none fits."""
     samples = subject.usual.samples
     while samples >= 2:
-        if subject.batches(shuffle=samples).memory.total <= limit:
+        if _fits(subject, limit, shuffle=samples):
             return samples
         samples = samples * 3 // 4
     return None
@@ -65,10 +67,17 @@ def _fitting_batch(subject: Subject, limit: int) -> tuple[int, bool] | None:
     batch = subject.batch // 2
     while batch:
         for shuffle in (True, False):
-            if subject.batches(shuffle=shuffle, batch=batch).memory.total <= limit:
+            if _fits(subject, limit, shuffle=shuffle, batch=batch):
                 return batch, shuffle
         batch //= 2
     return None
+
+
+def _fits(subject: Subject, limit: int, **options: Any) -> bool:
+    with contextlib.suppress(MemoryBudgetError):
+        subject.batches(max_memory=limit, **options)
+        return True
+    return False
 
 
 def _rounded_up(nbytes: int) -> str:
