@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, MutableSequence
 from typing import Any, cast
 
-from ..batches.assembly import ALIVE
+from ..batches.batch_reader import ALIVE
 from ..batches.batch_source import BatchSource
 from ..batches.cursor import Pass
 from ..batches.look_ahead import LookAhead

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from ..batches.assembly import Gather
+from ..batches.batch_reader import Gather
 from ..batches.batch_source import GroupedReads
 
 if TYPE_CHECKING:

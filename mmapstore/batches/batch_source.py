@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .assembly import Gather
+from .batch_reader import Gather
 from .cursor import Cursor
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -18,7 +18,7 @@ from ..plain.windows import Anchors, Episodes
 from ..readers.contract import Array, Reader, within
 from . import window_frames
 from .arguments import checked_shard, require_windows, whole_number, window_range
-from .assembly import Assembly, Gather, Numbers
+from .batch_reader import BatchReader, Gather, Numbers
 from .batch_source import GroupedReads
 from .contents import BatchContents
 from .cursor import Cursor
@@ -26,7 +26,7 @@ from .look_ahead import LookAhead
 from .loop_reads import LoopReads
 from .plan import Plan
 from .sampling import Sampling
-from .saved_position import loaded_position, saved_position
+from .state import loaded_position, saved_position
 from .transforms import BatchTransform, Transform
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Batches:
 
         def fits(readers: Mapping[str, Reader], share: int) -> bool:
             anchors, size, stretch_bytes = self._anchors, self.batch_size, window_frames.STRETCH_BYTES // share
-            self._assembly = Assembly(readers, plan, anchors, self._order, size, stretch_bytes, self.transform_workers)
+            self._assembly = BatchReader(readers, plan, anchors, self._order, size, stretch_bytes, self.transform_workers)
             return self.memory.total <= allowed
 
         # In sequential order less may be read ahead: slower, and in less memory. Then fewer threads may decode.

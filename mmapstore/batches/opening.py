@@ -24,9 +24,9 @@ from ..plain.guessed_axes import Doubt, doubt_about, warn_of_doubts
 from ..plain.inside_names import split_name
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, is_beside
 from ..plain.windows import Episodes
-from ..readers.choice import reader_for
 from ..readers.contract import Reader
 from ..readers.joined import join
+from ..readers.select_reader import reader_for
 from .dataset import Dataset
 from .notes import FieldNotes, joined_notes
 from .packed_values import packed_of, warn_of_packed

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from .codec import Compressor, NoDecoder, decoded_by, installed, wrong_size
 from .contract import Bytes, CorruptChunk
 from .lz4 import block_decoder, most_stored
-from .step import Compressor, NoDecoder, decoded_by, installed, wrong_size
 from .zstd import Unzstd, frame_header
 
 _HEADER = struct.Struct(">QI")  # decoded bytes, and those of a block

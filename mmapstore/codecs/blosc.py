@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .codec import WORTH_A_PART, Compressor, decoded_by, installed, wrong_size
 from .contract import Bytes, CorruptChunk
-from .step import WORTH_A_PART, Compressor, decoded_by, installed, wrong_size
 
 _HEADER = struct.Struct("<BBBBIII")  # versions of format and compressor, flags, itemsize, then bytes: decoded, of a block, stored
 _BLOCKS = 4 << 20  # the longest block that Blosc chooses by itself is 4 MiB

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .codec import Compressor, NoDecoder, decoded_by, installed, wrong_size
 from .contract import Bytes, CorruptChunk
-from .step import Compressor, NoDecoder, decoded_by, installed, wrong_size
 
 # Behind the magic number: bytes of the header, of the frame; flags, kind, codec; bytes decoded, encoded; of an element, a block, a
 # chunk.

@@ -6,8 +6,8 @@ import bz2
 
 import numpy as np
 
+from .codec import refused, wrong_size
 from .contract import Bytes, CorruptChunk
-from .step import refused, wrong_size
 
 
 class Bunzip2:

@@ -15,12 +15,12 @@ from .blosc import Unblosc
 from .blosc2 import unblosc2
 from .bzip2 import Bunzip2
 from .checksums import Checksum32, Fletcher32
+from .codec import NoDecoder, Step, StepInParts, wrong_size
 from .contract import Bytes, ChunkDecoder, CorruptChunk
 from .deflate import Inflate
 from .lz4 import Hdf5Lz4, Hdf5Lzf, NumcodecsLz4
 from .numeric_filters import PackBits, Unchanged, astype, delta, fixed_scale_offset, quantize
 from .shuffle import Unshuffle
-from .step import NoDecoder, Step, StepInParts, wrong_size
 from .szip import unszip
 from .xz import Unxz
 from .zstd import Unzstd

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .codec import NoDecoder, missing
 from .contract import Bytes, CorruptChunk
-from .step import NoDecoder, missing
 
 _ROW = 1024  # 16-bit words
 _ROWS = 64  # at once: few enough for BLAS to stay in the calling thread, and for all sums to be exact in float64

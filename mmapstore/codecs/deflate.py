@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .codec import WORTH_A_PART, refused, wrong_size
 from .contract import Bytes, CorruptChunk
-from .step import WORTH_A_PART, refused, wrong_size
 
 Form = Literal["zlib", "gzip"]
 _WINDOW_BITS: dict[Form, int] = {"zlib": zlib.MAX_WBITS, "gzip": 16 + zlib.MAX_WBITS}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .codec import Compressor, decoded_by, installed, wrong_size
 from .contract import Bytes, CorruptChunk
-from .step import Compressor, decoded_by, installed, wrong_size
 
 _HDF5_HEADER = struct.Struct(">QI")  # decoded bytes, and those of a block
 _MOST = 0x7E000000  # LZ4 counts the bytes of a block in an int

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .codec import NoDecoder
 from .contract import Bytes, CorruptChunk
-from .step import NoDecoder
 
 _BLOCK = 1 << 15  # elements that are computed at once, which bounds the memory beside the buffers
 _WIDEST = 16  # bytes of an element of an intermediate result

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .codec import Compressor, NoDecoder, decoded_by, installed, wrong_size
 from .contract import Bytes, CorruptChunk
-from .step import Compressor, NoDecoder, decoded_by, installed, wrong_size
 
 _MOST_BLOCK, _MOST_BLOCKS = 32, 128  # pixels of a block, and blocks of a scanline: the limits of the format
 

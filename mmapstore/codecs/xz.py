@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .codec import NoDecoder, refused, wrong_size
 from .contract import Bytes, CorruptChunk
-from .step import NoDecoder, refused, wrong_size
 
 _MOST_DICTIONARY = 128 << 20  # twice that of the strongest preset; a stream may ask for 4 GiB
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .codec import Compressor, decoded_by, installed, wrong_size
 from .contract import Bytes, CorruptChunk
-from .step import Compressor, decoded_by, installed, wrong_size
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..codecs import blosc2
+from ..codecs.codec import NoDecoder
 from ..codecs.contract import CorruptChunk
-from ..codecs.step import NoDecoder
 from ..files.descriptors import Descriptor, read_exactly
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.codecs import Chain, Codec

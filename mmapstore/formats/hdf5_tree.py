@@ -20,7 +20,6 @@ from .hdf5_attributes import attribute_as_json, attribute_names, told_by_bytes
 from .hdf5_boxes import raw_elements
 from .hdf5_chunk_bytes import chunk_bytes
 from .hdf5_dimensions import Dimensions, extended, is_length_alone
-from .hdf5_elements import Reading, leaves_of, plain_values
 from .hdf5_file import open_array
 from .hdf5_layout import check_stored_bytes, filters_of, missing_filters
 from .hdf5_library import explaining_read_errors, filter_plugins, library, open_to_read
@@ -28,6 +27,7 @@ from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage
 from .hdf5_paths import find, name_of, no_such_key
 from .hdf5_runs import is_flat, refusal
+from .hdf5_types import Reading, leaves_of, plain_values
 from .hdf5_virtual import read_nbytes, read_nbytes_anywhere
 from .tree_contract import (
     ALIAS,

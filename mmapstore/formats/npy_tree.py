@@ -24,7 +24,7 @@ from ..plain.errors import DamagedFileError, NotFoundError, UnsafeFileError
 from ..plain.text_padding import refuse_padding
 from .contract import Array
 from .npy_file import header_of, list_arrays, open_array
-from .numpy_elements import plain_values
+from .numpy_types import plain_values
 from .tree_contract import ALIAS, ARRAY, EMPTY, GROUP, LINKS, SOFT_LINK, Attribute, NewTreeArray, Node, Values, as_json
 from .tree_names import place_below, why_no_file
 

@@ -17,7 +17,7 @@ from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, UnsafeFileError
 from . import zarr_fill_attribute
 from .contract import Array
-from .numpy_elements import plain_values
+from .numpy_types import plain_values
 from .tree_contract import ARRAY, FILL, GROUP, MOST_UNSTORED_NBYTES, UNKNOWN_LINK, Attribute, Node, Values, refuse_unstored
 from .zarr_library import chunks_of, explaining_damage, named, opened
 from .zarr_metadata import Node as StoredNode

@@ -17,7 +17,7 @@ from ..plain.extents import Extents
 from ..plain.runs import Runs, as_runs
 from .cache_file import Numbers, cache_file, check_same, npy_header
 from .contract import Array, Checks, Decodes, NeedsScratch, Reader, TakesAdvice, read_runs
-from .stored_raw import StoredRaw
+from .raw_reader import StoredRaw
 
 SampleTransform = Callable[[Array], Any]
 BLOCK_BYTES = 512 * 2**10  # about; whole chunks

@@ -26,7 +26,7 @@ from real_batches import real_batches  # noqa: E402
 import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.keras_sequence import Sequence, to_keras  # noqa: E402
 from mmapstore.adapters.passes import Room  # noqa: E402
-from mmapstore.batches.assembly import ALIVE  # noqa: E402
+from mmapstore.batches.batch_reader import ALIVE  # noqa: E402
 from mmapstore.plain.errors import (  # noqa: E402
     InvalidTypeError,
     InvalidValueError,

@@ -19,9 +19,9 @@ from real_batches import real_batches  # noqa: E402
 import mmapstore as mm  # noqa: E402
 from mmapstore.adapters.tf_dataset import to_tf  # noqa: E402
 from mmapstore.adapters.tf_groups import _casts_alike  # noqa: E402
-from mmapstore.batches import assembly, window_frames  # noqa: E402
+from mmapstore.batches import batch_reader, window_frames  # noqa: E402
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError  # noqa: E402
-from mmapstore.readers import stored_raw  # noqa: E402
+from mmapstore.readers import raw_reader  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -383,7 +383,7 @@ def test_casts_and_transposes_in_tensorflow_are_those_of_numpy(tmp_path, shape, 
 )
 def test_gathers_by_tensorflow_are_those_of_numpy(tmp_path, monkeypatch, arguments, fits):
     if not fits:
-        for module in (assembly, stored_raw):
+        for module in (batch_reader, raw_reader):
             monkeypatch.setattr(module, "memory_available", lambda: 0)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((50, 3, 4, 5), "f4"))
     ds = mm.open(tmp_path / "x.npy", episodes=arguments.get("episodes"))
@@ -446,7 +446,7 @@ def test_nothing_is_tuned_unless_somebody_asks(tmp_path):
 def test_small_batches_are_read_together_and_come_one_by_one(tmp_path, monkeypatch, epochs, start, drop_last):
     """Groups end where epochs do, and passes that begin in the middle of an epoch straddle two."""
     np.save(tmp_path / "x.npy", np.arange(100, dtype="f4").reshape(100, 1))
-    monkeypatch.setattr(assembly, "TOGETHER_BYTES", 7 * 4 * 8)  # seven batches of four pairs
+    monkeypatch.setattr(batch_reader, "TOGETHER_BYTES", 7 * 4 * 8)  # seven batches of four pairs
     b = mm.open(tmp_path / "x.npy", mapped=False).batches(4, target=mm.NextFrame(), shuffle=20, drop_last=drop_last)
     assert b.grouped(_casts_alike).most == 7
     b.load_state_dict(b.state_at(0, start))

@@ -7,7 +7,7 @@ import pytest
 
 import mmapstore as mm
 from mmapstore.batches import advice
-from mmapstore.readers.stored_raw import StoredRaw
+from mmapstore.readers.raw_reader import StoredRaw
 
 FRAMES = 400
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmapstore as mm
-from mmapstore.batches import assembly, window_frames
+from mmapstore.batches import batch_reader, window_frames
 from mmapstore.files.lent_buffers import is_aligned
 from mmapstore.plain.errors import (
     DamagedFileError,
@@ -30,7 +30,7 @@ from mmapstore.plain.errors import (
     StateMismatchError,
 )
 from mmapstore.plain.windows import Episodes
-from mmapstore.readers import stored_raw
+from mmapstore.readers import raw_reader
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (97, 2, 3, 4)).astype("f4")
 LABELS = np.arange(97, dtype="i8") * 10
@@ -311,7 +311,7 @@ def test_batches_asked_for_out_of_order_again_and_again_warn_once_on_decoded_dat
 def test_short_samples_are_held_by_windows_and_gathered_directly_where_order_fails(store, monkeypatch, mapped):
     """Raw samples of a few bytes that cannot be copied from a map: asked for at random, a window each time would be a waste."""
     expected = mm.open(store / "frames.npy").batches(4, target=mm.NextFrame(), shuffle=24)
-    for module in (assembly, stored_raw):
+    for module in (batch_reader, raw_reader):
         monkeypatch.setattr(module, "memory_available", lambda: 0)
     b = mm.open(store / "frames.npy", mapped=mapped).batches(4, target=mm.NextFrame(), shuffle=24)
     assert b.memory.parts["windows of frames"] > 0 == expected.memory.parts["windows of frames"]
@@ -654,7 +654,7 @@ def test_a_reader_dies_with_its_batches(store):
 )
 @pytest.mark.parametrize("start", [0, 5, 23])
 def test_small_batches_are_read_together_and_come_one_by_one(store, monkeypatch, arguments, start):
-    monkeypatch.setattr(assembly, "TOGETHER_BYTES", 7 * 4 * 2 * FRAMES[0].nbytes)  # seven batches of four pairs
+    monkeypatch.setattr(batch_reader, "TOGETHER_BYTES", 7 * 4 * 2 * FRAMES[0].nbytes)  # seven batches of four pairs
     b = mm.open(store / "frames.npy").batches(4, target=mm.NextFrame(), **arguments)
     reads = b.grouped(lambda have, want: False)
     assert reads is None if "transform" in arguments else reads.most == 7

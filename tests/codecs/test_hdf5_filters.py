@@ -11,8 +11,8 @@ import pytest
 
 from mmapstore.codecs.blosc2 import settings_of
 from mmapstore.codecs.chain import decoder_for
+from mmapstore.codecs.codec import NoDecoder
 from mmapstore.codecs.contract import CorruptChunk
-from mmapstore.codecs.step import NoDecoder
 from mmapstore.plain.codecs import Codec
 
 h5py = pytest.importorskip("h5py")

@@ -180,8 +180,8 @@ def compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Windows of decoded frames of 640 KiB, of 1 MiB in all."""
     h5py = pytest.importorskip("h5py")
     monkeypatch.setattr("mmapstore.plain.sample_order.BLOCK_BYTES", 20 * 1024)
-    monkeypatch.setattr("mmapstore.batches.assembly.BOOKKEEPING_BYTES", 1000)
-    monkeypatch.setattr("mmapstore.batches.assembly.TOGETHER_BYTES", 0)
+    monkeypatch.setattr("mmapstore.batches.batch_reader.BOOKKEEPING_BYTES", 1000)
+    monkeypatch.setattr("mmapstore.batches.batch_reader.TOGETHER_BYTES", 0)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("frames", data=np.concatenate([FEW_VALUES] * 2), chunks=(5, 16, 16), compression="gzip")
     return str(tmp_path / "a.h5")

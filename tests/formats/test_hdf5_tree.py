@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mmapstore.formats import hdf5_boxes, hdf5_elements
+from mmapstore.formats import hdf5_boxes, hdf5_types
 from mmapstore.formats.hdf5_tree import Hdf5Tree, walk
 from mmapstore.plain.c_order import c_order_boxes
 from mmapstore.plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, MissingPackageError, UnsafeFileError
@@ -144,7 +144,7 @@ def test_each_element_of_an_array_type_is_read_once(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", (5,), np.dtype(("<i4", (3000,))))[...] = expected
     calls = []
-    monkeypatch.setattr(hdf5_elements, "read_elements", lambda *given: calls.append(given) or hdf5_boxes.read_elements(*given))
+    monkeypatch.setattr(hdf5_types, "read_elements", lambda *given: calls.append(given) or hdf5_boxes.read_elements(*given))
     tree = Hdf5Tree(tmp_path / "a.h5")
     [values] = tree.values("/x")
     found = [values.read(box) for box in c_order_boxes(values.shape, 100)]

@@ -12,7 +12,7 @@ import zarr
 
 from mmapstore.cli import main
 from mmapstore.formats import tree_contract, zarr_tree, zarr_tree_writer
-from mmapstore.formats.numpy_elements import plain_values
+from mmapstore.formats.numpy_types import plain_values
 from mmapstore.formats.tree_contract import Values
 from mmapstore.operations.convert.tree import convert_all
 from mmapstore.operations.verify import verify

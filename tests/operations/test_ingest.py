@@ -18,7 +18,7 @@ import zarr
 from ingest_results import OUTS, frames, manifest_of, read
 
 from mmapstore.batches.opening import open_dataset
-from mmapstore.operations.ingest import ingest, plan, recognition
+from mmapstore.operations.ingest import ingest, plan, source_detection
 from mmapstore.operations.progress import Progress
 from mmapstore.plain.channel_statistics import ChannelStatistics
 from mmapstore.plain.errors import (
@@ -274,7 +274,7 @@ def test_a_sample_larger_than_the_budget(tmp_path: Path) -> None:
 
 def test_opened_datasets_are_known_by_what_they_have(tmp_path: Path) -> None:
     dataset = open_dataset(frames(3))
-    assert recognition.fields_of(dataset) is None
+    assert source_detection.fields_of(dataset) is None
     with pytest.raises(InvalidValueError, match="Say layout= where it is opened"):
         ingest(dataset, tmp_path / "x.npy", source_layout="NHWC")
 

@@ -17,10 +17,10 @@ from mmapstore.formats.npy_file import open_array
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.errors import DamagedFileError, NotFoundError
 from mmapstore.plain.extents import Extents
-from mmapstore.readers.choice import reader_for
 from mmapstore.readers.contract import Checks, OffersViews, Part, TakesAdvice
 from mmapstore.readers.joined import join
-from mmapstore.readers.stored_raw import StoredRaw
+from mmapstore.readers.raw_reader import StoredRaw
+from mmapstore.readers.select_reader import reader_for
 
 LAYOUTS = {
     "NCHW": (24, 3, 4, 5),

@@ -14,7 +14,7 @@ from mmapstore.formats.registry import open_stored
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.errors import DamagedFileError
 from mmapstore.plain.runs import as_runs
-from mmapstore.readers.choice import reader_for
+from mmapstore.readers.select_reader import reader_for
 
 LAYOUTS = ["N", "NC", "NCHW", "NTHW", "TNHW", "CHWN", "CNH", "WTNC", "T"]
 

@@ -25,14 +25,14 @@ from ..ingest.target import Target
 from ..progress import Progress
 from . import attributes, origin
 from .casts import Changes, checked_casting
-from .converted import Converted
+from .copying import FIELD, Tally, carry, new_record, read_back, verify_all
+from .dropped_metadata import left_behind
 from .dry_run import estimated
-from .left_behind import left_behind
 from .origin import Origin
-from .passage import FIELD, Tally, carry, new_record, read_back, verify_all
 from .plan import Plan, call_of, plan_of
+from .request import Request
+from .result import Converted
 from .slabs import Slabs
-from .wishes import Wishes
 
 __all__ = ["Converted", "convert"]
 
@@ -107,7 +107,7 @@ def convert(
     (array([12, 13, 14, 15], dtype=uint8), 12, True)
     """
     budget = parse_bytes(max_memory)
-    wishes = Wishes(layout, dtype, checked_casting(casting), samples, compression, chunks, chunk_samples, unpack)
+    wishes = Request(layout, dtype, checked_casting(casting), samples, compression, chunks, chunk_samples, unpack)
     target = Target.of(out, False)
     found = origin.opened(source, key, source_layout)
     _warn_of_guesses(found, unpack)

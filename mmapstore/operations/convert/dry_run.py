@@ -10,7 +10,7 @@ from typing import Any
 
 from ...files.stored_files import nbytes_on_disk
 from ..ingest.journal import Journal
-from .passage import Tally, carry, new_record, verify_all
+from .copying import Tally, carry, new_record, verify_all
 from .plan import Plan
 from .slabs import Slabs
 

@@ -19,8 +19,8 @@ from ..ingest.target import Target
 from .attributes import held_by
 from .casts import SCRATCH_NBYTES, Cast, checked_target
 from .origin import Origin, packing_of
+from .request import Request, axes_of, chunks_and_codec, copies_chunks, region_of, require_values
 from .slabs import PREFERRED_NBYTES, Slabs, decodes, planned
-from .wishes import Wishes, axes_of, chunks_and_codec, copies_chunks, region_of, require_values
 
 BUFFERS = 3  # slabs on the way: one is read, one digested and written, one waits between
 _LEAST_NBYTES = 1 << 20  # of a slab: smaller ones save nothing beside fixed buffers
@@ -128,7 +128,7 @@ class Plan:
         return MemoryPlan({name: nbytes for name, nbytes in parts.items() if nbytes})
 
 
-def plan_of(origin: Origin, target: Target, wishes: Wishes, max_memory: int) -> Plan:
+def plan_of(origin: Origin, target: Target, wishes: Request, max_memory: int) -> Plan:
     """Raises InvalidValueError and InvalidTypeError for wishes that cannot be meant, MemoryBudgetError if nothing fits."""
     require_values(origin)
     origin.fit(max_memory // 2)

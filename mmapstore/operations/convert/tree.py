@@ -38,11 +38,11 @@ from ...plain.memory_budget import MemoryPlan, parse_bytes
 from ..ingest.description import written_by
 from ..manifest_files import read_leaves
 from ..progress import progress_bar, shows_bar
+from .copy_methods import Suspects, row_of_error
 from .tree_copies import way
 from .tree_journal import TreeJournal
 from .tree_report import TreeReport, TreeRow
 from .tree_values import BOOKKEEPING_NBYTES, LEAST_BLOCK_NBYTES
-from .tree_ways import Suspects, row_of_error
 
 HDF5, ZARR, NPY_TREE = "HDF5", "Zarr", "directory of .npy"
 TARGETS = {**dict.fromkeys(TREE_SUFFIXES, HDF5), ".zarr": ZARR, NPY_TREE_SUFFIX: NPY_TREE, "": NPY_TREE}

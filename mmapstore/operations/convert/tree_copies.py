@@ -16,10 +16,10 @@ from ...formats.tree_contract import ARRAY, GROUP, LINKS, ChoosesNames, Node, Tr
 from ...formats.zarr_tree import ZarrTree
 from ...formats.zarr_tree_writer import ZarrTreeWriter
 from ...plain.errors import DamagedFileError
+from .copy_methods import ByValues, Common, Suspects, Way, row_of_error, row_of_values
 from .tree_journal import Done
 from .tree_report import CHANGED, COPIED, REFUSED, TreeRow, joined
 from .tree_values import copy_values, plan_blocks
-from .tree_ways import ByValues, Common, Suspects, Way, row_of_error, row_of_values
 
 
 class Hdf5Copies(Common):

@@ -16,8 +16,8 @@ from ...plain.chunk_grid import Box
 from ...plain.content_digest import LeafDigests
 from ...plain.errors import MmapstoreError
 from ...plain.memory_budget import MemoryPlan, format_bytes
-from ...readers.choice import reader_for
 from ...readers.contract import Array, NeedsScratch, Reader
+from ...readers.select_reader import reader_for
 
 BOOKKEEPING_NBYTES = 32 << 20
 """Beside blocks: names of objects, what the libraries keep of metadata, small buffers."""

@@ -20,9 +20,9 @@ from .estimate import Estimate, estimate_of, require_can_be_measured, require_ep
 from .field_write import write_fields
 from .journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish
 from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
-from .recognition import fields_of, images_of, is_source, require_source_exists, source_of
-from .side_by_side import SideBySide, UnequalFieldsError
+from .source_detection import fields_of, images_of, is_source, require_source_exists, source_of
 from .target import Target, name_fields, require_field_names
+from .zipped_sources import UnequalFieldsError, ZippedSources
 
 __all__ = ["Estimate", "ingest"]
 
@@ -238,7 +238,7 @@ def _opened(source: Any, several: Mapping[str, Any] | None, target: Target, opti
         return source_of(part, wanted["source_layout"], wanted["layout"], wanted["dtype"] is not None)
 
     if several is not None:
-        return SideBySide({field: one(field, part) for field, part in several.items()}, options.samples)
+        return ZippedSources({field: one(field, part) for field, part in several.items()}, options.samples)
     opened = one(ONLY, source)
     if is_source(source):
         options.check(opened.specs, target.named)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...batches.opening import open_quietly
 from ...files import durable_writes
-from ...files.cheap_copy import copy_file, copy_store
+from ...files.reflink import copy_file, copy_store
 from ...files.stored_manifest import read_manifest
 from ...files.system_errors import explaining_write_errors
 from ...formats.registry import open_stored

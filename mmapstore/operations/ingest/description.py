@@ -15,7 +15,7 @@ from .appending import Appended
 from .contract import TellsTimes
 from .journal import Record
 from .plan import WritePlan
-from .summary import Summary
+from .running_statistics import Summary
 from .target import Target
 
 _MOST_FILES = 100  # of which the manifest keeps size and time of change one by one

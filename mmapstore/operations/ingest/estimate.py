@@ -25,7 +25,7 @@ from .field_write import blocks_of, summaries_of
 from .images.order import order_words
 from .journal import Record
 from .plan import WritePlan
-from .summary import Beside, Blocks
+from .running_statistics import Beside, Blocks
 from .target import Target
 
 _SECONDS = 2.0  # spent on measuring, and the time that the block takes which is begun before they are over

@@ -16,8 +16,8 @@ from ...plain.manifest import ArrayManifest
 from .contract import Array, Position
 from .journal import Journal, Record
 from .plan import Before, FieldPlan, WritePlan
+from .running_statistics import Beside, Blocks, Summary
 from .sources import starts_between
-from .summary import Beside, Blocks, Summary
 
 _MOST_CHUNKS = 1 << 15  # written before the files are opened anew
 

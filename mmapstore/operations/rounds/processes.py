@@ -28,7 +28,7 @@ from typing import Any
 
 from ...plain import errors
 from ...plain.errors import InvalidValueError, MmapstoreError
-from ..ingest.ordered_work import in_order
+from ..ingest.ordered_map import in_order
 
 HELD_NBYTES = 32_000_000  # private memory of such a process before it does anything
 IDLE_SECONDS = 10.0  # at least, after which a process ends that has heard nothing

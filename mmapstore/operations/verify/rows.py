@@ -15,10 +15,10 @@ from ...formats.contract import Selection, StoredArray
 from ...plain.array_spec import ArraySpec, StoredLayout
 from ...plain.errors import DamagedFileError, MmapstoreError
 from ...plain.extents import Extents
-from ...readers.by_library import ByLibrary
-from ...readers.choice import reader_for
 from ...readers.contract import Decodes, NeedsScratch, Reader
-from ...readers.stored_raw import StoredRaw
+from ...readers.library_reader import LibraryReader
+from ...readers.raw_reader import StoredRaw
+from ...readers.select_reader import reader_for
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BLOCK_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in the cache from reading to comparing
@@ -107,7 +107,7 @@ def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool =
 def rows_by_layout(stored: StoredArray, layout: StoredLayout, independent: bool = False) -> Rows:
     """Sample by sample, as `layout` has them: to compare arrays whose axes are stored in other orders."""
     reader: Reader = (
-        ByLibrary(stored, layout, "through the format's own library") if independent else reader_for(stored, layout, False)
+        LibraryReader(stored, layout, "through the format's own library") if independent else reader_for(stored, layout, False)
     )
     return Rows(stored.name, reader.spec.shape, reader.spec.dtype, reader, reader.why)
 

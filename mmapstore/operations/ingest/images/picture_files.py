@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Generator, Sequence
 
 from ....plain.errors import DamagedFileError, MmapstoreError, NotFoundError, NotReadableError, UnsafeFileError
 from ..contract import Array
-from ..ordered_work import in_order
+from ..ordered_map import in_order
 from .decoding import ImageDecoder, ImageHeader, read_header
 
 BROKEN = (DamagedFileError, UnsafeFileError, NotFoundError, NotReadableError)  # what skip_broken leaves out

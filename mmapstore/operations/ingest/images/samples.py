@@ -15,7 +15,7 @@ from ....files.worker_threads import usable_cpus
 from ....plain.array_spec import ArraySpec
 from ....plain.errors import DamagedFileError, InvalidValueError, SourceWarning
 from ..contract import Array, Piece, Position
-from ..ordered_work import in_order
+from ..ordered_map import in_order
 from ..sources import content_mark, stamp
 from .file_kinds import PassedOver
 from .files import ListedImages

@@ -20,7 +20,7 @@ from ....plain.guessed_axes import Doubt
 from ....plain.memory_budget import MemoryPlan, format_bytes
 from ..contract import Array, Piece, Position
 from ..files import inside_directory, matching
-from ..ordered_work import in_order
+from ..ordered_map import in_order
 from ..sources import stamp
 from .columns import Columns, read_columns
 from .fields import Numbers, Tokenize, Tokens

@@ -21,7 +21,7 @@ _SAME_CODEC = {"zlib": "gzip", "hdf5-lz4": "lz4", "numcodecs-lz4": "lz4", "hdf5-
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Request:
     """What was asked for, as `convert` takes it."""
 
     layout: str | None
@@ -106,7 +106,7 @@ def region_of(origin: Origin, samples: Any) -> tuple[tuple[int, ...], tuple[int,
 def copies_chunks(
     origin: Origin,
     target: Target,
-    wishes: Wishes,
+    wishes: Request,
     axes: tuple[int, ...],
     cast: Cast,
     packing: Packing | None,
@@ -130,7 +130,7 @@ def copies_chunks(
 def chunks_and_codec(
     origin: Origin,
     target: Target,
-    wishes: Wishes,
+    wishes: Request,
     shape: tuple[int, ...],
     layout: str,
     dtype: np.dtype[Any],

@@ -1,6 +1,6 @@
 """NumPy's data types broken down into plain elements: a structure into its members, text measured, dates as integers.
 
-The counterpart of `hdf5_elements` for formats whose library gives NumPy arrays.
+The counterpart of `hdf5_types` for formats whose library gives NumPy arrays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError
 from .contract import Array
-from .hdf5_elements import LastBox, cut_behind, runs
+from .hdf5_types import LastBox, cut_behind, runs
 from .tree_contract import OBJECT_NBYTES, Values
 
 _MEASURED_AT_ONCE, _MEASURED_NBYTES = 1 << 14, 16 << 20

@@ -16,8 +16,8 @@ from ..plain.sample_order import SampleOrder
 from ..plain.windows import Anchors
 from ..readers.contract import Array, Checks, GathersWindows, NamesFiles, NeedsScratch, OffersViews, Part, Reader, Settles
 from .advice import Advice
-from .held_windows import HeldWindows
 from .plan import Frames, Plan
+from .window_buffers import WindowBuffers
 from .window_frames import WindowFrames
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -60,8 +60,8 @@ class _Ways:
     readers: Mapping[str, Reader]
     gathering: Mapping[str, GathersWindows]
     viewing: Mapping[str, OffersViews]
-    decoded: HeldWindows | None
-    short: HeldWindows | None
+    decoded: WindowBuffers | None
+    short: WindowBuffers | None
     advice: Advice
 
 
@@ -69,7 +69,7 @@ def _settled(reader: Reader) -> Reader:
     return reader.settled() if isinstance(reader, Settles) else reader
 
 
-class Assembly:
+class BatchReader:
     """Reads the arrays of a plan. One for each `Batches`; any thread may call it.
 
     `readers` and `anchors` number samples of the whole store. Of what has to be decoded, `stretch_bytes` are held at a time in
@@ -117,9 +117,9 @@ class Assembly:
             self._buffers = LentBuffers()  # those of windows that nobody needs any more go
             self._ways = self._ways_of(found)
 
-    def _held_windows(self, readers: Mapping[str, Reader]) -> HeldWindows | None:
+    def _held_windows(self, readers: Mapping[str, Reader]) -> WindowBuffers | None:
         frames = self._window_frames({name: reader.spec for name, reader in readers.items()})
-        return HeldWindows(readers, self._plan, frames, self._batch_size, self._buffers) if readers else None
+        return WindowBuffers(readers, self._plan, frames, self._batch_size, self._buffers) if readers else None
 
     def _window_frames(self, specs: Mapping[str, ArraySpec]) -> WindowFrames:
         return WindowFrames(specs, self._plan, self._anchors, self._order, self._batch_size, self._together, self._stretch_bytes)

@@ -51,7 +51,7 @@ class _Held:
         return self.frames.get(name) if self.frames is not None else None
 
 
-class HeldWindows:
+class WindowBuffers:
     """The frames of one window of positions, and those of the next ones, which threads read meanwhile.
 
     In stored order these are two, where windows are small: while the last chunks of one are decoded, processors that have

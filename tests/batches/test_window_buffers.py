@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mmapstore as mm
 from mmapstore.batches import window_frames
-from mmapstore.batches.held_windows import _shared
+from mmapstore.batches.window_buffers import _shared
 from mmapstore.plain.errors import DamagedFileError, MemoryBudgetError
 from mmapstore.plain.runs import merged, samples_of
 from mmapstore.readers.decoded import Decoded

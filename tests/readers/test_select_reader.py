@@ -12,19 +12,19 @@ from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.codecs import Codec
 from mmapstore.plain.extents import Extents
 from mmapstore.plain.runs import as_runs
-from mmapstore.readers import choice
-from mmapstore.readers.by_library import ByLibrary
-from mmapstore.readers.choice import reader_for
+from mmapstore.readers import select_reader
 from mmapstore.readers.chunk_runs import batch_cost
 from mmapstore.readers.contract import Decodes, GathersWindows, KeepsMemory, ReadsRuns
 from mmapstore.readers.decoded import Decoded
 from mmapstore.readers.joined import join
+from mmapstore.readers.library_reader import LibraryReader
 from mmapstore.readers.plain_chunks import PlainChunks
+from mmapstore.readers.select_reader import reader_for
 
 
 @pytest.fixture(autouse=True)
 def two_processors(monkeypatch):
-    monkeypatch.setattr(choice, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(select_reader, "usable_cpus", lambda: 2)
 
 
 def why(tmp_path, monkeypatch, layout: str, shape, chunk, dtype="f4", chain=None) -> str:
@@ -42,7 +42,7 @@ def test_codecs_are_named(tmp_path, monkeypatch):
     chain = (Codec("shuffle", {"itemsize": 4}), Codec("zlib", words="gzip 4"))
     found = why(tmp_path, monkeypatch, "NCHW", (9000, 3, 50, 50), (64, 3, 50, 50), chain=chain)
     assert found == "gzip 4 after shuffle, decoded in 2 threads by our own reader"
-    monkeypatch.setattr(choice, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(select_reader, "usable_cpus", lambda: 1)
     found = why(tmp_path, monkeypatch, "NCHW", (9000, 3, 50, 50), (64, 3, 50, 50), chain=chain)
     assert found == "gzip 4 after shuffle, decoded by our own reader"
 
@@ -116,7 +116,7 @@ def test_what_no_decoder_reads_goes_through_the_library_with_the_reason(tmp_path
     layout = StoredLayout.of(None, FRAMES.shape, "x")
     reader = reader_for(stored, layout)
     assert (
-        isinstance(reader, ByLibrary)
+        isinstance(reader, LibraryReader)
         and "szip" in reader.why
         and reader.why.startswith("through the format's own library, because")
     )

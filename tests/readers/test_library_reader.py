@@ -13,8 +13,8 @@ import pytest
 import mmapstore as mm
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.errors import DamagedFileError, NotFoundError
-from mmapstore.readers.by_library import ByLibrary
 from mmapstore.readers.contract import Checks
+from mmapstore.readers.library_reader import LibraryReader
 
 h5py = pytest.importorskip("h5py")
 
@@ -30,7 +30,7 @@ def path(tmp_path):
 
 def reader_of(dataset):
     (reader,) = dataset.readers.values()
-    assert isinstance(reader, ByLibrary) and isinstance(reader, Checks)
+    assert isinstance(reader, LibraryReader) and isinstance(reader, Checks)
     reader.check()
     return reader
 
@@ -92,7 +92,7 @@ def test_a_file_that_is_being_written_may_change(tmp_path):
 def test_a_store_that_was_replaced_is_noticed(tmp_path):
     """A directory: what is in it comes and goes, the directory stays."""
     stored = in_directory(tmp_path / "a.zarr")
-    reader = ByLibrary(stored, StoredLayout.of(None, stored.shape, "x"), "because")
+    reader = LibraryReader(stored, StoredLayout.of(None, stored.shape, "x"), "because")
     (tmp_path / "a.zarr" / "new").touch()
     reader.check()
     (tmp_path / "a.zarr").rename(tmp_path / "b.zarr")

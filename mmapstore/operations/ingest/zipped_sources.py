@@ -13,7 +13,7 @@ class UnequalFieldsError(InvalidValueError):
     """The fields do not belong together sample by sample. The same call would find that again."""
 
 
-class SideBySide:
+class ZippedSources:
     """Fields from a source each, cut into pieces of one length.
 
     An episode begins where one begins in any of them. Where one of them has to be read from its first sample on, all are: whoever

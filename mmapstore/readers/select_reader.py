@@ -18,12 +18,12 @@ from ..plain.extents import Extents
 from ..plain.inside_names import file_of
 from ..plain.memory_budget import format_bytes
 from .array_view import ArrayView
-from .by_library import ByLibrary
 from .chunk_runs import batch_cost
 from .contract import Array, Reader
 from .decoded import decoded_reader
+from .library_reader import LibraryReader
 from .plain_chunks import PlainChunks
-from .stored_raw import StoredRaw, mapped_array
+from .raw_reader import StoredRaw, mapped_array
 
 BATCH = 32  # samples, where the cost of chunks is told in numbers
 _MUCH = 4  # times what is wanted, or what a block of a shuffled epoch holds anyway
@@ -57,7 +57,7 @@ def reader_for(stored: StoredArray, layout: StoredLayout, mapped: bool = True) -
         if reader is not None:
             return reader
     reason = reason or stored.why_not_raw or f"stored as {layout.letters}, in chunks that split each sample"
-    return ByLibrary(stored, layout, f"through the format's own library, because {reason}")
+    return LibraryReader(stored, layout, f"through the format's own library, because {reason}")
 
 
 def _raw_words(extents: Extents, layout: StoredLayout, mapped: bool) -> str:

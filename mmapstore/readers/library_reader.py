@@ -20,7 +20,7 @@ from .contract import Array
 PIECE_BYTES = 2 * 2**20  # asked of the library at a time, if chunks are no larger
 
 
-class ByLibrary:
+class LibraryReader:
     """Reads runs only. Windows are cut from runs held in memory, so that no chunk is decoded for each of them.
 
     Raises MissingPackageError where the library lacks a codec.
@@ -45,7 +45,7 @@ class ByLibrary:
         self._folders = [(path, os.stat(path)) for path in checked if os.path.isdir(path)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ByLibrary, (self._stored, self._layout, self.why)
+        return LibraryReader, (self._stored, self._layout, self.why)
 
     @property
     def scratch_nbytes(self) -> int:
@@ -54,7 +54,7 @@ class ByLibrary:
         chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
         return 2 * chunk + 2 * self._step * self._sample_nbytes + self.kept_nbytes
 
-    def within(self, nbytes: int) -> ByLibrary:
+    def within(self, nbytes: int) -> LibraryReader:
         return self  # the library decides
 
     @property

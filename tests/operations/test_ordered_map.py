@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmapstore.operations.ingest import ordered_work
-from mmapstore.operations.ingest.ordered_work import in_order
+from mmapstore.operations.ingest import ordered_map
+from mmapstore.operations.ingest.ordered_map import in_order
 
 
 class Watched:
@@ -154,7 +154,7 @@ def test_results_are_let_go_once_taken():
 
 
 def test_without_threads_the_taker_works(monkeypatch):
-    monkeypatch.setattr(ordered_work._threads, "give", lambda work, times=1: None)
+    monkeypatch.setattr(ordered_map._threads, "give", lambda work, times=1: None)
     idents = {ident for _, ident in in_order(range(7), Watched([0] * 7), workers=4, ahead=4)}
     assert idents == {threading.get_ident()}
 
