@@ -15,8 +15,8 @@ def refuse_padding(where: str, count: int, longest: int, nbytes: int, remedy: st
 
     >>> refuse_padding("a.pkl", 10_000, 1_000_000, 1_200_000, "Shorten it.")
     Traceback (most recent call last):
-    mmapstore.plain.errors.InvalidValueError: a.pkl holds 10,000 texts of 1.2 MB in all, but the longest has 1 MB: padded to that \
-width they would take 10 GB. Shorten it.
+    mmapstore.plain.errors.InvalidValueError: a.pkl holds 10,000 texts of 1.20 MB in all, but the longest has 1.00 MB: padded to \
+that width they would take 10.0 GB. Shorten it.
     """
     padded = count * longest
     if padded > max(most, _MOST_TIMES * nbytes):

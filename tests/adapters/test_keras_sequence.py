@@ -247,11 +247,6 @@ def test_hooks_alone_suffice_if_keras_hides_its_iterator(monkeypatch, samples):
     model = fit(seq, epochs=3)
     fit(seq, model, epochs=1)
     assert model.trained == orders(seq.batches, range(4))
-    seq = to_keras(FakeBatches(24))
-    model = fit(seq, epochs=6, steps_per_epoch=2)
-    assert model.trained == orders(seq.batches, range(2))
-    fit(seq, callbacks=[Stop(2)])
-    assert fit(seq).trained == orders(seq.batches, (2,))
 
 
 def test_a_subclass_may_change_batches():
