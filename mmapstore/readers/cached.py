@@ -108,9 +108,6 @@ class Cached:
         index = self._blocks.ends.nbytes + len(self._blocks.ends)
         return needed + index + self._capacity + self._transform_nbytes
 
-    def within(self, nbytes: int) -> Cached:
-        return self  # its source is read once for all
-
     def read(self, start: int, stop: int, out: Array) -> None:
         self.read_runs(as_runs([(start, stop)]), out)
 

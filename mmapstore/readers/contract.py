@@ -128,6 +128,9 @@ class NeedsScratch(Protocol):
         """Bytes of memory that reading takes beside the caller's buffer: part of every prediction."""
         ...
 
+
+@runtime_checkable
+class ReadsInThreads(NeedsScratch, Protocol):
     def within(self, nbytes: int) -> Self:
         """Return a reader of the same in so few threads that `scratch_nbytes` is at most `nbytes`; one may still take more."""
         ...
@@ -178,6 +181,6 @@ class NamesFiles(Protocol):
 
 def within(readers: Mapping[str, Reader], nbytes: int) -> dict[str, Reader]:
     """Return readers that take at most `nbytes` of scratch memory together, as far as fewer threads make it so."""
-    needing = [reader for reader in readers.values() if isinstance(reader, NeedsScratch)]
+    needing = [reader for reader in readers.values() if isinstance(reader, ReadsInThreads)]
     share = nbytes // max(1, len(needing))
-    return {name: reader.within(share) if isinstance(reader, NeedsScratch) else reader for name, reader in readers.items()}
+    return {name: reader.within(share) if isinstance(reader, ReadsInThreads) else reader for name, reader in readers.items()}

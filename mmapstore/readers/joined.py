@@ -21,6 +21,7 @@ from .contract import (
     OffersViews,
     Part,
     Reader,
+    ReadsInThreads,
     ReadsRuns,
     TakesAdvice,
     read_runs,
@@ -59,7 +60,7 @@ class Joined:
 
     def within(self, nbytes: int) -> Joined:
         spare = nbytes - self.kept_nbytes
-        found = [reader.within(spare + _kept(reader)) if isinstance(reader, NeedsScratch) else reader for reader in self._readers]
+        found = [reader.within(spare + _kept(reader)) if isinstance(reader, ReadsInThreads) else reader for reader in self._readers]
         return self if all(a is b for a, b in zip(found, self._readers, strict=True)) else type(self)(found)
 
     @property

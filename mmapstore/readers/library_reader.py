@@ -54,9 +54,6 @@ class LibraryReader:
         chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
         return 2 * chunk + 2 * self._step * self._sample_nbytes + self.kept_nbytes
 
-    def within(self, nbytes: int) -> LibraryReader:
-        return self  # the library decides
-
     @property
     def files(self) -> list[str]:
         path = os.path.abspath(file_of(self._stored.name))  # a live object in memory has a name, and no file

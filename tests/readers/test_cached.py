@@ -43,9 +43,6 @@ class Source:
     def spec(self) -> ArraySpec:
         return ArraySpec(self.array.shape, self.array.dtype, "NHW")
 
-    def within(self, nbytes: int) -> Source:
-        return self
-
     def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
         return start // 5 * 5, min(len(self.array), -(-stop // 5) * 5)
 
