@@ -70,6 +70,9 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+collect_ignore = ["adapters/mirrored_child.py"]  # a program: looking for examples in it would run it
+
+
 @pytest.fixture(autouse=True)
 def no_leaked_descriptors(request, tmp_path_factory):
     """Fails a test that leaves files of its temporary directories open."""
