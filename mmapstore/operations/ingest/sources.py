@@ -134,7 +134,7 @@ class DatasetSource:
         self.specs = {ONLY: self._spec}
         self.samples: int | None = len(dataset)
         self.guess = len(dataset)
-        # Those have no notes either.
+        # A duck-typed dataset, which is not mmapstore's own, has no notes.
         note = next(iter(getattr(dataset, "notes", {}).values()), None)
         self.notes: Mapping[str, Mapping[str, Any]] = {} if note is None else {ONLY: note.to_json()}
         self._starts = np.asarray(dataset.episodes, np.int64)[:-1]
@@ -152,7 +152,7 @@ class DatasetSource:
 
     @property
     def _reader(self) -> Any:
-        """None of other objects with fields, episodes and a layout, which are taken for datasets too."""
+        """The reader of the field; None of a duck-typed dataset: an object with fields, episodes and a layout that is not ours."""
         return next(iter(getattr(self._dataset, "readers", {}).values()), None)
 
     def fit(self, nbytes: int) -> None:
