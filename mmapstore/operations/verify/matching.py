@@ -13,32 +13,43 @@ Pair = tuple[str, Object, Object]
 
 
 def matched(a: Objects, b: Objects) -> tuple[list[Pair], list[str], list[str]]:
-    """Pairs that belong together, and names of what only the first, and only the second, has.
+    """Return the pairs that belong together, and the names of objects that only the first, and only the second, has.
 
-    "x" in one, for an archive with one array, belongs to the only "x/..." of the other. What is a link in one and an array in the
-    other is compared with what the link leads to.
+    "x" in one, for an archive with one array, belongs to the only "x/..." of the other. A link in one and an array in the other
+    are compared by the array to which the link leads.
     """
     if len(a.by_key) == len(b.by_key) == 1 and (a.is_one_array or b.is_one_array or not a.by_key.keys() & b.by_key.keys()):
         return [_pair(next(iter(a.by_key.values())), next(iter(b.by_key.values())))], [], []
     pairs = [_pair(found, b.by_key[key]) for key, found in a.by_key.items() if key in b.by_key]
-    left = [key for key in a.by_key if key not in b.by_key]
-    right = [key for key in b.by_key if key not in a.by_key]
+    left = dict.fromkeys(key for key in a.by_key if key not in b.by_key)
+    right = dict.fromkeys(key for key in b.by_key if key not in a.by_key)
     for mine, theirs, turned in ((left, right, False), (right, left, True)):
-        for key in list(mine):
-            inner = [other for other in theirs if other.startswith(key + "/")]
+        for key, within in _within(mine, theirs).items():
+            inner = [other for other in within if other in theirs]
             if len(inner) == 1:
-                mine.remove(key)
-                theirs.remove(inner[0])
+                del mine[key], theirs[inner[0]]
                 pairs.append(_pair(*((a.by_key[inner[0]], b.by_key[key]) if turned else (a.by_key[key], b.by_key[inner[0]]))))
+    seen = {(first.key, second.key) for _, first, second in pairs}  # of an object with two names each has one
     for own, other, names, turned in ((b, a, left, True), (a, b, right, False)):
         for key in own.links:
-            target = own.led_to(key)
-            if key in names and target is not None:
-                names.remove(key)
+            if key in names and (target := own.led_to(key)) is not None:
+                del names[key]
                 first, second = (other.by_key[key], target) if turned else (target, other.by_key[key])
-                if not any(first is one and second is two for _, one, two in pairs):  # of an object with two names each has one
+                if (first.key, second.key) not in seen:
+                    seen.add((first.key, second.key))
                     pairs.append((key, first, second))
-    return pairs, _named(a, left + _absent(a, b)), _named(b, [key for key in right + _absent(b, a) if not a.is_lost(key)])
+    missing, extra = [*left, *_absent(a, b)], [key for key in (*right, *_absent(b, a)) if not a.is_lost(key)]
+    return pairs, _named(a, missing), _named(b, extra)
+
+
+def _within(mine: dict[str, None], theirs: dict[str, None]) -> dict[str, list[str]]:
+    """Return, for each key of `mine` that is a group of `theirs`, the keys in that group."""
+    found: dict[str, list[str]] = {}
+    for other in theirs:
+        for at in _slashes(other)[1:]:
+            if other[:at] in mine:
+                found.setdefault(other[:at], []).append(other)
+    return {key: found[key] for key in mine if key in found}
 
 
 def _pair(first: Object, second: Object) -> Pair:
@@ -48,13 +59,12 @@ def _pair(first: Object, second: Object) -> Pair:
 
 def _absent(objects: Objects, others: Objects) -> list[str]:
     """Names that have no values, which the others lack. Of groups only those without anything in them."""
-    named = [key for key in (*objects.empty, *objects.links) if not others.has(key)]
-    if not others.attributes:
-        return named
-    filled = {key[:at] for each in (objects.by_key, objects.empty, objects.links) for key in each for at in _slashes(key)}
-    return named + [
-        key for key in objects.attributes if not (key in filled or key in objects.by_key or key in named or others.has(key))
-    ]
+    named = dict.fromkeys(key for key in (*objects.empty, *objects.links) if not others.has(key))
+    if others.attributes:
+        filled = {key[:at] for each in (objects.by_key, objects.empty, objects.links) for key in each for at in _slashes(key)}
+        known = (filled, objects.by_key, named)
+        named |= dict.fromkeys(key for key in objects.attributes if not others.has(key) and not any(key in each for each in known))
+    return list(named)
 
 
 def _slashes(key: str) -> list[int]:

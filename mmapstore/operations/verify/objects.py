@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from .rows import Array
 
 CONTAINERS = (HDF5, ZARR, NPY_TREE)
 NPY = ".npy"
+_MOST_LINKS = 40  # one after the other, as Linux follows; HDF5 follows 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Objects:
 
     def led_to(self, key: str) -> Object | None:
         """The array that a name, of an array or a link, leads to."""
-        for _ in range(len(self.links) + 1):
+        for _ in range(_MOST_LINKS):
             if key not in self.links:
                 break
             key = self.links[key]
@@ -332,9 +334,10 @@ class TreeArray:
 def _archives_in(folder: Path, allow_links: bool) -> Iterator[Archive]:
     files = list(archive_files(folder))
     stems = [_stem(file.relative_to(folder)) for file in files]
+    counts = Counter(stems)
     for file, stem in zip(files, stems, strict=True):
         # Two archives that differ in their suffix alone keep it.
-        prefix = stem if stems.count(stem) == 1 else file.relative_to(folder).as_posix()
+        prefix = stem if counts[stem] == 1 else file.relative_to(folder).as_posix()
         if (file / DIRECTORY_MANIFEST).is_file():
             yield Archive(str(file), "", f"{prefix}", "fields")
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -171,8 +172,7 @@ class Verdict:
             lines += brief.lines()
         alike = [array for array in self.arrays if array.ok and array.sha256]
         for what, texts in (("checked", [array.checked for array in alike]), ("note", [array.notes for array in alike])):
-            for text in dict.fromkeys(line for found in texts for line in found):
-                count = sum(text in found for found in texts)
+            for text, count in Counter(line for found in texts for line in dict.fromkeys(found)).items():
                 lines.append(f"{what}: {text}{f' ({count} of {len(self.arrays)} arrays)' if count < len(self.arrays) else ''}")
         return lines
 
