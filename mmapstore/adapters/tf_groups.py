@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from ..batches.batch_reader import Gather
-from ..batches.batch_source import GroupedReads
+from ..batches.batch_source import Gather, GroupedReads
 
 if TYPE_CHECKING:
     from .tf_dataset import Source

@@ -1,26 +1,27 @@
-"""From anchors to the arrays of a batch: views where the bytes allow, one read of each frame where they do not."""
+"""The arrays of batches: views where the bytes allow, one read of each frame elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..files.lent_buffers import LentBuffers, is_aligned
 from ..files.process_memory import give_back_freed_memory, memory_available
 from ..plain.array_spec import ArraySpec
+from ..plain.errors import InvalidValueError
 from ..plain.memory_budget import MemoryPlan
+from ..plain.runs import Numbers
 from ..plain.sample_order import SampleOrder
 from ..plain.windows import Anchors
 from ..readers.contract import Array, Checks, GathersWindows, NamesFiles, NeedsScratch, OffersViews, Part, Reader, Settles
 from .advice import Advice
+from .batch_source import Gather, GroupedReads
 from .plan import Frames, Plan
 from .window_buffers import WindowBuffers
 from .window_frames import WindowFrames
-
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 BOOKKEEPING_BYTES = 6 * 2**20  # positions worked out ahead, Python objects, threads, and what malloc rounds up
 OPENED_BYTES = 8 << 10  # that an opened file keeps: 4 kB of a .npy file, 7.6 kB of a compressed HDF5 dataset
@@ -28,40 +29,19 @@ TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this: a cal
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 COPIED_BYTES = 2**20  # fields up to this may be copied again and again, once for many batches: labels that are not aligned
 SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by one, than to copy twice
-
-
-class Gather(NamedTuple):
-    """An array of every batch of an epoch: of each sample the frames at `row` + each of `offsets` among those of a field, where
-    both `row` and those frames are what `rows` gives. Without `has_time_axis` there is one offset, and no axis for it.
-
-    Frames are as stored, of `shape` and `stored`; the array is in `dtype`, with its axes in the order `axes` (see `Frames`).
-    """
-
-    field: str
-    shape: tuple[int, ...]
-    stored: np.dtype[Any]
-    offsets: range
-    has_time_axis: bool
-    dtype: np.dtype[Any]
-    axes: tuple[int, ...] | None
+_POSITIONS_AT_ONCE = 1024  # working out an order costs the same for 30 positions as for 300
+_SAMPLES_SAID = 8  # of a batch, in messages
 
 
 @dataclass(frozen=True)
-class _Ways:
-    """The readers of each field, by ability. Replaced as a whole, so that a batch that is being read sees one or the other.
-
-    Attributes
-    ----------
-    gathering, viewing : those of `readers` that have the ability, by field
-    decoded : windows of what cannot be gathered; None where everything can
-    short : windows of what could be, but costs less so; None where there is none
-    """
+class _Fields:
+    """The readers of all fields, by ability. Replaced as a whole: a batch being read keeps the readers that it began with."""
 
     readers: Mapping[str, Reader]
     gathering: Mapping[str, GathersWindows]
     viewing: Mapping[str, OffersViews]
-    decoded: WindowBuffers | None
-    short: WindowBuffers | None
+    decoded: WindowBuffers | None  # of fields that cannot be gathered; None where all can
+    short: WindowBuffers | None  # of fields whose windows cost less to hold than to gather; None where there is none
     advice: Advice
 
 
@@ -72,8 +52,8 @@ def _settled(reader: Reader) -> Reader:
 class BatchReader:
     """Reads the arrays of a plan. One for each `Batches`; any thread may call it.
 
-    `readers` and `anchors` number samples of the whole store. Of what has to be decoded, `stretch_bytes` are held at a time in
-    stored order; as many as usual if None. Of batches, `workers` are made ahead.
+    `readers` and `anchors` number samples of the whole store. In sequential order `stretch_bytes` are decoded at a time; as many as
+    usual if None. `workers` batches are made ahead. `name` is that of the dataset, for errors.
     """
 
     def __init__(
@@ -85,6 +65,7 @@ class BatchReader:
         batch_size: int,
         stretch_bytes: int | None = None,
         workers: int = 1,
+        name: str = "",
     ) -> None:
         self._workers = workers
         self._plan = plan
@@ -92,32 +73,33 @@ class BatchReader:
         self._order = order
         self._batch_size = batch_size
         self._stretch_bytes = stretch_bytes
+        self._name = name
         self._together = max(1, TOGETHER_BYTES // max(1, sum(frames.nbytes for frames in plan.arrays) * batch_size))
         self._buffers = LentBuffers()
-        self._ways = self._ways_of({name: _settled(readers[name]) for name in plan.fields})
+        self._fields = self._by_ability({name: _settled(readers[name]) for name in plan.fields})
         self._epoch = -1
+        self._kept: tuple[tuple[int, int], Numbers] | None = None
 
-    def _ways_of(self, readers: Mapping[str, Reader]) -> _Ways:
+    def _by_ability(self, readers: Mapping[str, Reader]) -> _Fields:
         # Abilities are asked once: isinstance of a protocol looks up every method, too slow for each batch.
         gathering = {name: reader for name, reader in readers.items() if isinstance(reader, GathersWindows)}
-        frames = self._window_frames(self._plan.fields)
-        return _Ways(
+        return _Fields(
             readers=readers,
             gathering=gathering,
             viewing={name: reader for name, reader in readers.items() if isinstance(reader, OffersViews)},
-            decoded=self._held_windows({name: reader for name, reader in readers.items() if name not in gathering}),
-            short=self._held_windows({name: reader for name, reader in gathering.items() if self._is_short(name, reader)}),
-            advice=Advice(readers, self._plan, frames),
+            decoded=self._window_buffers({name: reader for name, reader in readers.items() if name not in gathering}),
+            short=self._window_buffers({name: reader for name, reader in gathering.items() if self._is_short(name, reader)}),
+            advice=Advice(readers, self._plan, self._window_frames(self._plan.fields)),
         )
 
     def _settle(self) -> None:
-        """Go over to readers that have become better ones. Batches that others are reading meanwhile end the way they began."""
-        found = {name: _settled(reader) for name, reader in self._ways.readers.items()}
-        if any(found[name] is not reader for name, reader in self._ways.readers.items()):
-            self._buffers = LentBuffers()  # those of windows that nobody needs any more go
-            self._ways = self._ways_of(found)
+        """Replace readers that offer a better one."""
+        found = {name: _settled(reader) for name, reader in self._fields.readers.items()}
+        if any(found[name] is not reader for name, reader in self._fields.readers.items()):
+            self._buffers = LentBuffers()  # the buffers of windows that nobody needs any more go
+            self._fields = self._by_ability(found)
 
-    def _held_windows(self, readers: Mapping[str, Reader]) -> WindowBuffers | None:
+    def _window_buffers(self, readers: Mapping[str, Reader]) -> WindowBuffers | None:
         frames = self._window_frames({name: reader.spec for name, reader in readers.items()})
         return WindowBuffers(readers, self._plan, frames, self._batch_size, self._buffers) if readers else None
 
@@ -125,54 +107,95 @@ class BatchReader:
         return WindowFrames(specs, self._plan, self._anchors, self._order, self._batch_size, self._together, self._stretch_bytes)
 
     def _is_short(self, name: str, reader: Reader) -> bool:
-        """Worth holding although it could be gathered: a system call for each window would cost more than its bytes."""
+        """True if holding windows costs less than gathering: a system call for each would cost more than its bytes."""
         low, high = self._plan.reach(name)
         nbytes = (high - low + 1) * reader.spec.sample_nbytes
         if self._order.shuffling is None or reader.place == "in RAM" or nbytes > SHORT_BYTES:
             return False
         return reader.place != "memory-mapped" or reader.spec.nbytes > memory_available()  # else it is copied from the map
 
-    # --- one batch -----------------------------------------------------------------------------------------------
+    # --- positions ---------------------------------------------------------------------------------------------------
 
-    def read(self, epoch: int, start: int, numbers: Numbers) -> list[Array]:
-        """The arrays of the plan for these anchors, which stand at positions [start, start + len) of the epoch."""
+    def named(self, epoch: int, batch: int) -> str:
+        """Return how messages name a batch: by its number, its epoch and its samples."""
+        samples = self._anchors.starts(self._numbers(epoch, batch)).tolist()
+        said = ", ".join(map(str, samples[:_SAMPLES_SAID])) + (", ..." if len(samples) > _SAMPLES_SAID else "")
+        return f"batch {batch} of epoch {epoch} ({len(samples)} samples, those at {said} in the store)"
+
+    def _numbers(self, epoch: int, batch: int) -> Numbers:
+        """The anchors of a batch; a stretch of a shuffled order is worked out at once and kept."""
+        if self._order.shuffling is None:
+            return self._numbers_of(epoch, batch, 1)
+        stretch = max(1, _POSITIONS_AT_ONCE // self._batch_size)
+        first = batch // stretch * stretch
+        kept = self._kept
+        if kept is None or kept[0] != (epoch, first):
+            kept = self._kept = (epoch, first), self._numbers_of(epoch, first, stretch)
+        start = (batch - first) * self._batch_size
+        return kept[1][start : start + self._batch_size]
+
+    def _numbers_of(self, epoch: int, batch: int, batches: int) -> Numbers:
+        start = batch * self._batch_size
+        return self._order.anchors_at(epoch, start, min(start + batches * self._batch_size, len(self._order)))
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def read(self, epoch: int, batch: int, batches: int = 1) -> list[Array]:
+        """Read the arrays of the plan, x before y before w, for one batch, or for several as one."""
+        numbers = self._numbers(epoch, batch) if batches == 1 else self._numbers_of(epoch, batch, batches)
+        arrays = self._arrays(epoch, batch * self._batch_size, numbers)
+        self._require_weights(arrays[len(arrays) - len(self._plan.weights) :], epoch, batch, numbers)
+        return arrays
+
+    def _arrays(self, epoch: int, start: int, numbers: Numbers) -> list[Array]:
+        """Read for these anchors, which stand at positions [start, start + len) of the epoch."""
         self._begin(epoch, start)
-        ways = self._ways
+        fields = self._fields
         starts = self._anchors.starts(numbers)
         if self._order.shuffling is None:
-            ways.advice.on_sample(epoch, int(starts[0]))
+            fields.advice.on_sample(epoch, int(starts[0]))
             first, last = int(numbers[0]), int(numbers[-1]) + 1
             if self._order.draws is None and self._anchors.is_run(first, last):
-                return self._read_run(ways, epoch, start, int(starts[0]), last - first)
+                return self._run(fields, epoch, start, int(starts[0]), last - first)
         else:
-            ways.advice.on_window(epoch, start)
-        arrays: dict[int, Array] = {}
-        parts = {
-            name: [self._part(frames, len(numbers)) for frames in self._plan.arrays if frames.field == name]
-            for name in ways.readers
-        }
-        short = ways.short if ways.short is not None and ways.short.is_asked_in_order else None
-        for name, reader in ways.gathering.items():
+            fields.advice.on_window(epoch, start)
+        made = [self._part(frames, len(numbers)) for frames in self._plan.arrays]
+        parts: dict[str, list[Part]] = {name: [] for name in fields.readers}
+        for frames, part in zip(self._plan.arrays, made, strict=True):
+            parts[frames.field].append(part)
+        short = fields.short if fields.short is not None and fields.short.is_asked_in_order else None
+        for name, reader in fields.gathering.items():
             if short is None or name not in short:
                 reader.gather(starts, parts[name])
-        for held in (ways.decoded, short):
+        for held in (fields.decoded, short):
             if held is not None:
                 held.gather(epoch, start, starts, parts)
-        for name in ways.readers:
-            wanted = [frames for frames in self._plan.arrays if frames.field == name]
-            for frames, part in zip(wanted, parts.pop(name), strict=True):
-                samples = part.out if frames.has_time_axis else part.out[:, 0]
-                arrays[id(frames)] = self._converted(samples, frames)
-        return [arrays[id(frames)] for frames in self._plan.arrays]
+        del parts, part  # of what is converted, the buffer is lent again at once
+        return [self._delivered(made.pop(0), frames) for frames in self._plan.arrays]
+
+    def _require_weights(self, weights: list[Array], epoch: int, batch: int, numbers: Numbers) -> None:
+        """Raise InvalidValueError if a weight is NaN, infinite or below 0. A check of the whole field would read it twice."""
+        for frames, values in zip(self._plan.weights, weights, strict=True):
+            if values.size == 0 or (values.min() >= 0 and values.max() < np.inf):  # NaN is neither
+                continue
+            rows = values.reshape(len(values), -1)
+            wrong = ~((rows >= 0) & (rows < np.inf))
+            row = int(np.flatnonzero(wrong.any(axis=1))[0])
+            sample = int(self._anchors.starts(numbers[row : row + 1])[0]) + frames.offsets[0]
+            raise InvalidValueError(
+                f"sample_weight: the field {frames.field!r} of {self._name} is {rows[row][wrong[row]][0]} at sample {sample} of "
+                f"the store, in batch {batch + row // self._batch_size} of epoch {epoch}; expected finite weights, 0 or more. "
+                "Correct the field, or leave such samples out with ds.select."
+            )
 
     @property
     def takes_time(self) -> bool:
         """False where every array is a view, of a map or of frames that are read ahead anyway."""
         if self._order.shuffling is not None:
             return True
-        held = self._ways.decoded if self._ways.decoded is not None else ()
+        held = self._fields.decoded if self._fields.decoded is not None else ()
         return any(
-            frames.converts or not (frames.field in self._ways.viewing or frames.field in held) for frames in self._plan.arrays
+            frames.converts or not (frames.field in self._fields.viewing or frames.field in held) for frames in self._plan.arrays
         )
 
     def _begin(self, epoch: int, start: int) -> None:
@@ -180,46 +203,46 @@ class BatchReader:
         if epoch == self._epoch and start > 0:
             return
         self._settle()
-        for reader in self._ways.readers.values():
+        for reader in self._fields.readers.values():
             if isinstance(reader, Checks):
                 reader.check()
-        if epoch != self._epoch and self._ways.decoded is not None:
-            give_back_freed_memory()  # 3 ms; what decoders leave behind in malloc's arenas piles up from epoch to epoch
+        if epoch != self._epoch and self._fields.decoded is not None:
+            give_back_freed_memory()  # 3 ms; memory that decoders leave in malloc's arenas piles up from epoch to epoch
         self._epoch = epoch
 
     def _part(self, frames: Frames, count: int) -> Part:
         full = self._buffers.lend((self._rounded(count), len(frames.offsets), *frames.spec.sample_shape), frames.spec.dtype)
         return Part(frames.offsets.start, len(frames.offsets), frames.offsets.step, full[:count])
 
-    def _read_run(self, ways: _Ways, epoch: int, position: int, start: int, count: int) -> list[Array]:
+    def _delivered(self, part: Part, frames: Frames) -> Array:
+        return self._converted(part.out if frames.has_time_axis else part.out[:, 0], frames)
+
+    def _run(self, fields: _Fields, epoch: int, position: int, start: int, count: int) -> list[Array]:
         """Consecutive anchors of one episode: every field is one slab of count + reach frames, and all arrays are views of it."""
-        slabs: dict[tuple[Any, ...], tuple[Array, int]] = {}
+        slabs: dict[tuple[Any, ...], Array] = {}
         arrays = []
         for frames in self._plan.arrays:
             low, high = self._plan.reach(frames.field)
             key = (frames.field, frames.dtype, frames.axes)
             if key not in slabs:
-                slab = self._slab(ways, frames.field, epoch, position, start + low, start + count + high, count)
-                slabs[key] = (self._converted(slab, frames), low)
-            slab, low = slabs[key]
+                slab = self._slab(fields, frames.field, epoch, position, start + low, start + count + high, count)
+                slabs[key] = self._converted(slab, frames)
+            begin = frames.offsets.start - low
             if not frames.has_time_axis:
-                begin = frames.offsets.start - low
-                arrays.append(slab[begin : begin + count])
+                arrays.append(slabs[key][begin : begin + count])
             else:
-                every = np.lib.stride_tricks.sliding_window_view(slab, frames.offsets[-1] - frames.offsets.start + 1, axis=0)
-                begin = frames.offsets.start - low
-                windows = np.moveaxis(every, -1, 1)
-                arrays.append(windows[begin : begin + count, :: frames.offsets.step])
+                every = np.lib.stride_tricks.sliding_window_view(slabs[key], frames.offsets[-1] - frames.offsets.start + 1, axis=0)
+                arrays.append(np.moveaxis(every, -1, 1)[begin : begin + count, :: frames.offsets.step])
         if len(slabs) < len(arrays):
             for array in arrays:
                 array.flags.writeable = False  # x and y look at the same frames: writing to one would change the other
         return arrays
 
-    def _slab(self, ways: _Ways, field: str, epoch: int, position: int, start: int, stop: int, count: int) -> Array:
-        reader = ways.readers[field]
-        view = ways.viewing[field].view(start, stop) if field in ways.viewing else None
-        if view is None and ways.decoded is not None and field in ways.decoded:
-            view = ways.decoded.run(field, epoch, position, start, stop)
+    def _slab(self, fields: _Fields, field: str, epoch: int, position: int, start: int, stop: int, count: int) -> Array:
+        reader = fields.readers[field]
+        view = fields.viewing[field].view(start, stop) if field in fields.viewing else None
+        if view is None and fields.decoded is not None and field in fields.decoded:
+            view = fields.decoded.run(field, epoch, position, start, stop)
             if view is not None:
                 view.flags.writeable = False  # other batches are cut from the same window
         if view is not None:
@@ -258,100 +281,103 @@ class BatchReader:
         np.copyto(out, array)
         return out
 
-    def gathers(self) -> list[Gather] | None:
-        """Each array of the plan as rows of what `rows` gives, for somebody else to gather; None where batches have to be read.
-
-        Rows are of mapped files, or, in stored order, of windows of frames that are held. Where a mapped file is not gone through
-        from one end to the other, all has to fit in memory: the kernel brings single rows in slowly, one after the other.
-        """
-        if any(one.dtype.kind == "S" for one in self._plan.arrays):
-            return None  # TensorFlow would make strings of all samples, for each group
-        self._settle()
-        order, ways = self._order, self._ways
-        in_order = order.shuffling is None and order.draws is None
-        is_run = in_order and self._anchors.is_run(order.first, order.first + len(order))
-        mapped = [name for name in ways.readers if self._whole(ways, name) is not None]
-        if not is_run and sum(ways.readers[name].spec.nbytes for name in mapped) > memory_available():
-            return None
-        held = ways.decoded if order.shuffling is None and ways.decoded is not None else ()
-        if any(name not in mapped and name not in held for name in ways.readers):
-            return None
-        return [
-            Gather(one.field, one.spec.sample_shape, one.spec.dtype, one.offsets, one.has_time_axis, one.dtype, one.axes)
-            for one in self._plan.arrays
-        ]
+    # --- many batches at a time --------------------------------------------------------------------------------------
 
     @property
     def together(self) -> int:
         """Batches to read by one call: more than 1 where they are so small that the call costs more than their bytes."""
-        held = self.held_together
+        held = self._held_together
         return self._together if held is None else max(1, min(self._together, held // self._batch_size))
 
     @property
-    def held_together(self) -> int | None:
-        """Positions of a stored order whose frames are held together, a multiple of the batch size; None where none are held."""
+    def _held_together(self) -> int | None:
+        """Positions whose frames are held together in sequential order, a multiple of the batch size; None where none are held."""
         in_order = self._order.shuffling is None
-        return self._ways.decoded.positions if in_order and self._ways.decoded is not None else None
+        return self._fields.decoded.positions if in_order and self._fields.decoded is not None else None
 
-    def rows(self, epoch: int, start: int, numbers: Numbers) -> dict[str, tuple[Numbers, Array]]:
-        """Of each field of `gathers()`: the rows at which these anchors lie, and the frames, a view, in which they do.
+    def grouped(self, casts: Callable[[np.dtype[Any], np.dtype[Any]], bool]) -> GroupedReads | None:
+        """Return the batches as rows for the caller to gather; None where batches have to be read. See `BatchSource.grouped`.
 
-        The anchors stand at positions [start, start + len) of the epoch, all in one stretch of `held_together`.
+        Rows are of mapped files, or, in sequential order, of windows of frames that are held. Where a mapped file is not gone
+        through from one end to the other, all has to fit in memory: the kernel brings single rows in slowly, one after the other.
         """
+        if any(one.dtype.kind == "S" or not casts(one.spec.dtype, one.dtype) for one in self._plan.arrays):
+            return None  # of text, TensorFlow would make strings of all samples, for each group
+        self._settle()
+        order, fields = self._order, self._fields
+        is_run = order.shuffling is None and order.draws is None and self._anchors.is_run(order.first, order.first + len(order))
+        mapped = [name for name in fields.readers if self._whole(fields, name) is not None]
+        if not is_run and sum(fields.readers[name].spec.nbytes for name in mapped) > memory_available():
+            return None
+        decoded = fields.decoded if order.shuffling is None and fields.decoded is not None else ()
+        if any(name not in mapped and name not in decoded for name in fields.readers):
+            return None
+        arrays = [
+            Gather(one.field, one.spec.sample_shape, one.spec.dtype, one.offsets, one.has_time_axis, one.dtype, one.axes)
+            for one in self._plan.arrays
+        ]
+        held = self._held_together
+        return GroupedReads(arrays, self._rows, held and max(1, held // self._batch_size), held is not None)
+
+    def _rows(self, epoch: int, batch: int, batches: int) -> list[tuple[Numbers, Array]]:
+        """The rows of each array, all in one stretch of `_held_together`, and a view of the frames that they are of."""
+        start = batch * self._batch_size
+        numbers = self._numbers_of(epoch, batch, batches)
         self._begin(epoch, start)
-        ways = self._ways
+        fields = self._fields
         samples = self._anchors.starts(numbers)
         if self._order.shuffling is None:
-            ways.advice.on_run(epoch, int(samples[0]), int(samples[-1]) + 1)
+            fields.advice.on_run(epoch, int(samples[0]), int(samples[-1]) + 1)
         else:
-            ways.advice.on_window(epoch, start)
-        found = {}
-        for name in ways.readers:
-            if ways.decoded is not None and name in ways.decoded:
-                found[name] = ways.decoded.rows(name, epoch, start, samples)
+            fields.advice.on_window(epoch, start)
+        found: dict[str, tuple[Numbers, Array]] = {}
+        for name in fields.readers:
+            if fields.decoded is not None and name in fields.decoded:
+                found[name] = fields.decoded.rows(name, epoch, start, samples)
             else:
-                whole = self._whole(ways, name)
+                whole = self._whole(fields, name)
                 assert whole is not None
                 found[name] = samples, whole
-        return found
+        weights = [found[one.field][1][found[one.field][0] + one.offsets[0]] for one in self._plan.weights]
+        self._require_weights(weights, epoch, batch, numbers)
+        # The rows of each array are an array of their own: TensorFlow may compute in them.
+        return [(found[one.field][0] + one.offsets.start, found[one.field][1]) for one in self._plan.arrays]
 
-    def _whole(self, ways: _Ways, name: str) -> Array | None:
+    def _whole(self, fields: _Fields, name: str) -> Array | None:
         """All samples of a field as a view of its mapped file; None where there is none, or TensorFlow would copy it at a cost."""
-        whole = ways.viewing[name].view(0, len(ways.readers[name].spec)) if name in ways.viewing else None
+        whole = fields.viewing[name].view(0, len(fields.readers[name].spec)) if name in fields.viewing else None
         return whole if whole is not None and (is_aligned(whole) or whole.nbytes <= COPIED_BYTES) else None
 
     # --- prediction --------------------------------------------------------------------------------------------------
 
     def memory(self, order: SampleOrder | None = None) -> MemoryPlan:
         """Predicted peak of private memory, in bytes, of one pass with at most `ALIVE` batches alive, in this order or another."""
-        order, ways = order or self._order, self._ways
+        order, fields = order or self._order, self._fields
         batch = self._batch_size
         delivered = sum(frames.nbytes for frames in self._plan.arrays) * batch
         at_once = batch * min(self._together, -(-len(order) // batch))
         read = sum(frames.read_nbytes for frames in self._plan.arrays if frames.converts) * at_once
-        held = [one for one in (ways.decoded, ways.short) if one is not None]
-        windows = sum(one.nbytes(order) for one in held)
+        held = [one for one in (fields.decoded, fields.short) if one is not None]
         index = self._anchors.nbytes + sum(one.index_nbytes(order) for one in held)
         slabs, cache = 0, 0
         frames = self._window_frames(self._plan.fields).under(order)
-        for name in ways.gathering:
-            reader = ways.readers[name]
+        for name in fields.gathering:
+            reader = fields.readers[name]
             if order.shuffling is None:
                 low, high = self._plan.reach(name)
                 slabs += (at_once + high - low) * reader.spec.sample_nbytes
             elif reader.place != "in RAM":
                 cache += 2 * frames.rows(name) * reader.spec.sample_nbytes
-        scratch = sum(reader.scratch_nbytes for reader in ways.readers.values() if isinstance(reader, NeedsScratch))
-        opened = sum(len(reader.files) for reader in ways.readers.values() if isinstance(reader, NamesFiles))
+        readers = fields.readers.values()
         return MemoryPlan(
             {
                 f"{ALIVE} batches alive": ALIVE * delivered,
                 "transforms under way": 2 * (self._workers - 1) * delivered,  # each holds what it is given and what it makes
                 "small batches read together": ALIVE * TOGETHER_BYTES if self._together > 1 else 0,
                 "frames before conversion": read + slabs,
-                "windows of frames": windows,
-                "decoder": scratch,
-                "opened files": OPENED_BYTES * opened,
+                "windows of frames": sum(one.nbytes(order) for one in held),
+                "decoder": sum(reader.scratch_nbytes for reader in readers if isinstance(reader, NeedsScratch)),
+                "opened files": OPENED_BYTES * sum(len(reader.files) for reader in readers if isinstance(reader, NamesFiles)),
                 "index of samples": index + (order.draws.nbytes if order.draws is not None else 0),
                 "bookkeeping": BOOKKEEPING_BYTES,
             },

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .batch_reader import Gather
 from .cursor import Cursor
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+class Gather(NamedTuple):
+    """An array of every batch of an epoch, as rows of the frames of a field. See `GroupedReads.fetch`."""
+
+    field: str
+    shape: tuple[int, ...]  # of a frame, as stored
+    stored: np.dtype[Any]
+    offsets: range  # frames of a sample, counted from its row; only one without `has_time_axis`, and then no axis for it
+    has_time_axis: bool
+    dtype: np.dtype[Any]  # delivered
+    axes: tuple[int, ...] | None  # order of the axes delivered, as `Frames.axes`
+
+
 @dataclass(frozen=True)
 class GroupedReads:
-    """Batches that are fetched many at a time, and gathered each by the framework from the rows that are fetched.
+    """Batches that are fetched many at a time, and gathered each by the framework from the rows that are fetched."""
 
-    Attributes
-    ----------
-    arrays : of what each array of a batch is made, in the order of the leaves of `BatchSource.begin`
-    fetch : a function of (epoch, batch, batches) that returns, for each of `arrays`, the rows of the samples of these batches
-        (int64), and the frames that these are rows of
-    most : batches that one call may fetch; None for as many as fit into memory
-    is_read_ahead : True if what `fetch` returns was read ahead already
-    """
-
-    arrays: list[Gather]
+    arrays: list[Gather]  # in the order of the leaves of `BatchSource.begin`
+    # (epoch, batch, batches) -> for each of `arrays` the rows of the samples of these batches (int64), and the frames they are of
     fetch: Callable[[int, int, int], list[tuple[Array, Array]]]
-    most: int | None
-    is_read_ahead: bool
+    most: int | None  # batches that one call may fetch; None for as many as fit into memory
+    is_read_ahead: bool  # what `fetch` returns was read before it is called
 
 
 class BatchSource(Protocol):
@@ -53,7 +56,7 @@ class BatchSource(Protocol):
         """True if making batches ahead, while one is in use, saves time."""
 
     def begin(self, epoch: int, batch: int, *, aligned: bool = False) -> Callable[[], tuple[Any, ...]]:
-        """Read what a batch is made of; return the function that makes it: (x,), (x, y) or (x, y, w), each a nest of arrays.
+        """Read a batch; return the function that finishes it: (x,), (x, y) or (x, y, w), each a nest of arrays.
 
         `aligned` : arrays are C-contiguous and start at multiples of 64 bytes
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,29 +12,25 @@ import numpy as np
 
 from ..plain.errors import InvalidValueError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
+from ..plain.nests import leaves, pack
 from ..plain.sample_order import SampleOrder, Shuffling
-from ..plain.selection import Selection
-from ..plain.windows import Anchors, Episodes
+from ..plain.windows import Anchors
 from ..readers.contract import Array, Reader, within
 from . import window_frames
-from .arguments import checked_shard, require_windows, whole_number, window_range
-from .batch_reader import BatchReader, Gather, Numbers
-from .batch_source import GroupedReads
-from .contents import BatchContents
+from .arguments import checked_shard, loaded_position, require_windows, whole_number, window_range
+from .batch_reader import BatchReader
+from .batch_source import Gather, GroupedReads
 from .cursor import Cursor
 from .look_ahead import LookAhead
-from .loop_reads import LoopReads
 from .plan import Plan
 from .sampling import Sampling
-from .state import loaded_position, saved_position
 from .transforms import BatchTransform, Transform
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
     from ..adapters.keras_sequence import Sequence
-
-_POSITIONS_AT_ONCE = 1024  # working out an order costs the same for 30 positions as for 300
+    from .dataset import Dataset
 
 
 class Batches:
@@ -55,9 +51,7 @@ class Batches:
 
     def __init__(
         self,
-        readers: Mapping[str, Reader],
-        selection: Selection,
-        episodes: Episodes,
+        dataset: Dataset,
         plan: Plan,
         batch_size: int,
         *,
@@ -67,10 +61,8 @@ class Batches:
         shard: tuple[int, int],
         transform: Transform | None,
         transform_workers: int,
-        max_memory: int | str | None,
         sampling: Callable[[Anchors, int], Sampling | None],
-        fingerprint: Callable[[], str],
-        name: str,
+        max_memory: int | str | None,
     ) -> None:
         self.batch_size = whole_number("batch_size", batch_size, least=1)
         self.seed = whole_number("seed", seed)
@@ -83,11 +75,12 @@ class Batches:
             raise InvalidValueError(f"transform_workers={transform_workers} without transform=: there is nothing for them to do.")
         window = plan.window
         self._sample_nbytes = sum(spec.sample_nbytes for spec in plan.fields.values())
-        windows = plan.reach(), window.stride, *window_range(window.start_index, window.end_index, episodes)
-        self._anchors = Anchors(episodes, *windows, selection)
+        cut = dataset._episodes
+        windows = plan.reach(), window.stride, *window_range(window.start_index, window.end_index, cut)
+        self._anchors = Anchors(cut, *windows, dataset._selection)
         self._shuffling = Shuffling.of(shuffle, self._sample_nbytes)
-        require_windows(self._anchors, plan, self.shard, name)
-        self._sampling = sampling(Anchors(episodes, *windows, selection, numbered=True), window.offsets()[0][-1])
+        require_windows(self._anchors, plan, self.shard, dataset.name)
+        self._sampling = sampling(Anchors(cut, *windows, dataset._selection, numbered=True), window.offsets()[0][-1])
         draws = None if self._sampling is None else self._sampling.draws
         self._order = SampleOrder(len(self._anchors), self._shuffling, self.seed, self.shard, draws)
         if len(self) == 0:
@@ -96,25 +89,25 @@ class Batches:
                 "Make the batch smaller, or keep the last one."
             )
         self._plan = plan
-        self._contents = BatchContents(plan, self._anchors, self.batch_size, self._transform, name)
-        self._fingerprint = fingerprint
+        self._fingerprint = dataset.fingerprint
         self._fingerprinted: str | None = None
-        self._name = name
+        self._name = dataset.name
         allowed = math.inf if max_memory is None else parse_bytes(max_memory)
 
         def fits(readers: Mapping[str, Reader], share: int) -> bool:
-            anchors, size, stretch_bytes = self._anchors, self.batch_size, window_frames.STRETCH_BYTES // share
-            self._assembly = BatchReader(readers, plan, anchors, self._order, size, stretch_bytes, self.transform_workers)
+            stretch_bytes, workers = window_frames.STRETCH_BYTES // share, self.transform_workers
+            self._reader = BatchReader(
+                readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes, workers, self._name
+            )
             return self.memory.total <= allowed
 
         # In sequential order less may be read ahead: slower, and in less memory. Then fewer threads may decode.
         shares = (1, 2, 4) if self._shuffling is None else (1,)
-        if not any(fits(readers, share) for share in shares):
+        if not any(fits(dataset.readers, share) for share in shares):
             spare = int(allowed) - self.memory.total + self.memory.parts["decoder"]
-            if not fits(within(readers, spare), shares[-1]):
+            if not fits(within(dataset.readers, spare), shares[-1]):
                 self._require(int(allowed))
         self.cursor = Cursor(len(self))
-        self._cached: tuple[tuple[int, int], Array] | None = None
 
     # --- size and shape ----------------------------------------------------------------------------------------------
 
@@ -149,12 +142,12 @@ class Batches:
     @property
     def memory(self) -> MemoryPlan:
         """Predicted peak of private memory of an epoch, in named parts, in bytes; the framework's own is not in it."""
-        return self._assembly.memory()
+        return self._reader.memory()
 
     @property
     def takes_time(self) -> bool:
         """False where a batch is nothing but a view of the mapped file: then there is nothing to do ahead."""
-        return self._transform is not None or self._assembly.takes_time
+        return self._transform is not None or self._reader.takes_time
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -175,70 +168,48 @@ class Batches:
         """
         if not 0 <= batch < len(self):
             raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
-        return self._finish(self._parts(epoch, batch), epoch, batch, self._assembly.aligned if aligned else None)
+        return self._finish(self._parts(epoch, batch), epoch, batch, aligned)
+
+    def _reader_of(self, epoch: int) -> BatchReader:
+        """Return the reader of an epoch's batches; the same for all but `RoundBatches`."""
+        return self._reader
 
     def _parts(self, epoch: int, batch: int) -> tuple[Any, ...]:
-        numbers = self._numbers(epoch, batch)
-        arrays = self._assembly.read(epoch, batch * self.batch_size, numbers)
-        self._contents.require_weights(arrays, epoch, batch, numbers)
-        return self._contents.packed(arrays)
+        parts: tuple[Any, ...] = pack(self._plan.parts, self._reader_of(epoch).read(epoch, batch))
+        return parts
 
-    def _finish(self, parts: tuple[Any, ...], epoch: int, batch: int, aligned: Any = None) -> Callable[[], tuple[Any, ...]]:
-        return partial(self._contents.finished, parts, epoch, batch, partial(self.named, epoch, batch), aligned)
+    def _finish(self, parts: tuple[Any, ...], epoch: int, batch: int, aligned: bool = False) -> Callable[[], tuple[Any, ...]]:
+        def finished() -> tuple[Any, ...]:
+            made = parts
+            if self._transform is not None:
+                made = self._transform(parts, epoch, batch, partial(self.named, epoch, batch))
+            return pack(made, map(self._reader.aligned, leaves(made))) if aligned else made
+
+        return finished
 
     def named(self, epoch: int, batch: int) -> str:
         """Return how messages name a batch: by its number, its epoch and its samples."""
-        return self._contents.named(epoch, batch, self._numbers(epoch, batch))
+        return self._reader_of(epoch).named(epoch, batch)
 
     def grouped(self, casts: Callable[[np.dtype[Any], np.dtype[Any]], bool]) -> GroupedReads | None:
         """Return how small batches are read many at a time, for adapters; see `BatchSource.grouped`."""
-        gathers = self._assembly.gathers() if self._transform is None else None
-        if gathers is not None and all(casts(one.stored, one.dtype) for one in gathers):
-            held = self._assembly.held_together
-            return GroupedReads(gathers, partial(self._rows, gathers), held and max(1, held // self.batch_size), held is not None)
-        if self._together == 1:
+        if self._transform is not None:
             return None
+        found = self._reader.grouped(casts)
+        if found is not None or self._together == 1:
+            return found
+
+        def fetch(epoch: int, batch: int, batches: int) -> list[tuple[Array, Array]]:
+            arrays = self._reader_of(epoch).read(epoch, batch, batches)
+            return [(np.arange(len(array)), self._reader.aligned(array)) for array in arrays]
+
         as_read = [Gather("", one.shape, one.dtype, range(1), False, one.dtype, None) for one in self._plan.arrays]
-        return GroupedReads(as_read, self._rows_as_read, self._together, False)
+        return GroupedReads(as_read, fetch, self._together, False)
 
     @property
     def _together(self) -> int:
-        """Batches to read together: more than 1 where each is so small that a call costs more than its bytes, and is only read."""
-        return 1 if self._transform is not None else min(self._assembly.together, len(self))
-
-    def _read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
-        """Several batches of an epoch as one, without `transform`: all arrays, x before y."""
-        numbers = self._anchors_of(epoch, batch, batches)
-        arrays = self._assembly.read(epoch, batch * self.batch_size, numbers)
-        self._contents.require_weights(arrays, epoch, batch, numbers)
-        return [self._assembly.aligned(array) for array in arrays] if aligned else arrays
-
-    def _rows_as_read(self, epoch: int, batch: int, batches: int) -> list[tuple[Array, Array]]:
-        return [(np.arange(len(array)), array) for array in self._read_together(epoch, batch, batches, aligned=True)]
-
-    def _rows(self, gathers: list[Gather], epoch: int, batch: int, batches: int) -> list[tuple[Array, Array]]:
-        numbers = self._anchors_of(epoch, batch, batches)
-        found = self._assembly.rows(epoch, batch * self.batch_size, numbers)
-        weights = [found[one.field][1][found[one.field][0] + one.offsets[0]] for one in self._plan.weights]
-        self._contents.require_weights(weights, epoch, batch, numbers)
-        # The rows of each array are an array of their own: TensorFlow may compute in them.
-        return [(found[one.field][0] + one.offsets.start, found[one.field][1]) for one in gathers]
-
-    def _anchors_of(self, epoch: int, batch: int, batches: int) -> Numbers:
-        start = batch * self.batch_size
-        return self._order.anchors_at(epoch, start, min(start + batches * self.batch_size, len(self._order)))
-
-    def _numbers(self, epoch: int, batch: int) -> Numbers:
-        """The anchors of a batch; a stretch of them is worked out at once and kept."""
-        if self._shuffling is None:
-            return self._anchors_of(epoch, batch, 1)
-        stretch = max(1, _POSITIONS_AT_ONCE // self.batch_size)
-        first = batch // stretch * stretch
-        cached = self._cached
-        if cached is None or cached[0] != (epoch, first):
-            cached = self._cached = (epoch, first), self._anchors_of(epoch, first, stretch)
-        start = (batch - first) * self.batch_size
-        return cached[1][start : start + self.batch_size]
+        """Batches to read together: more than 1 where each is so small that a call costs more than its bytes."""
+        return min(self._reader.together, len(self))
 
     def __getitem__(self, batch: int) -> Any:
         """Batch `batch` of the current epoch (`position[0]`); negative numbers count from the end."""
@@ -249,11 +220,9 @@ class Batches:
         """Iterate over the epoch that comes next, from its beginning or from a loaded position on."""
         walk = self.cursor.begin()
         epoch, first = walk.first
-        # Before a transform nothing is read ahead: batches are made ahead as a whole.
-        is_ahead = self._transform is None and self.takes_time
-        reads = LoopReads(partial(self._group, epoch), len(self), min(self._assembly.together, len(self)), is_ahead)
+        reads = self._parts_from(epoch, first)
         made: LookAhead[int, tuple[Any, ...]] = LookAhead(
-            lambda batch: self._finish(reads.take(batch), epoch, batch), self.transform_workers
+            lambda batch: self._finish(next(reads), epoch, batch), self.transform_workers
         )
         ready = deque[tuple[Any, ...]]()
         try:
@@ -267,12 +236,32 @@ class Batches:
             made.close()
             reads.close()
 
-    def _group(self, epoch: int, batch: int, batches: int) -> list[tuple[Any, ...]]:
-        """Read these batches by one call, without `transform`."""
-        if batches == 1:
-            return [self._parts(epoch, batch)]
-        arrays, step = self._read_together(epoch, batch, batches), self.batch_size
-        return [self._contents.packed([array[i : i + step] for array in arrays]) for i in range(0, len(arrays[0]), step)]
+    def _parts_from(self, epoch: int, first: int) -> Generator[tuple[Any, ...], None, None]:
+        """Yield the parts of the batches of an epoch, without `transform`. Small ones are read in groups, the next one ahead."""
+        step, size, end = self._together, self.batch_size, len(self)
+
+        def read(batch: int) -> deque[tuple[Any, ...]]:
+            count = stop_of(batch) - batch
+            if count == 1:
+                return deque([self._parts(epoch, batch)])
+            arrays = self._reader_of(epoch).read(epoch, batch, count)
+            return deque(pack(self._plan.parts, [array[i : i + size] for array in arrays]) for i in range(0, len(arrays[0]), size))
+
+        def stop_of(batch: int) -> int:
+            # Whole groups, also after a beginning in the middle of one: others straddle stretches of decoded frames.
+            return min(batch + step - batch % step, end)
+
+        ahead: LookAhead[int, deque[tuple[Any, ...]]] = LookAhead(lambda batch: partial(read, batch))
+        # Before a transform nothing is read ahead: batches are made ahead as a whole.
+        is_ahead = self._transform is None and self.takes_time
+        try:
+            while first < end:
+                group = ahead.get(first, range(stop_of(first), end, step) if is_ahead else ())
+                while group:
+                    yield group.popleft()  # its buffer is lent: nothing here keeps it alive
+                first = stop_of(first)
+        finally:
+            ahead.close()
 
     # --- position ----------------------------------------------------------------------------------------------------
 
@@ -291,7 +280,8 @@ class Batches:
 
     def state_at(self, epoch: int, batch: int) -> dict[str, Any]:
         """Return the state of having read everything before that batch, for callers who keep count themselves."""
-        return saved_position(epoch, batch, self._order_json(), self._digest())
+        order, data = self._order_json(), self._digest()
+        return {"version": 1, "epoch": int(epoch), "batch": int(batch), "order": order, "fingerprint": data}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved position. Raises StateMismatchError if it belongs to other data or another order."""
@@ -383,7 +373,7 @@ class Batches:
         while samples >= 2:
             shuffling = Shuffling.of(samples, self._sample_nbytes)
             smaller = SampleOrder(len(self._anchors), shuffling, self.seed, self.shard, self._order.draws)
-            if self._assembly.memory(smaller).total <= limit:
+            if self._reader.memory(smaller).total <= limit:
                 return samples
             samples = samples * 7 // 8
         return 0

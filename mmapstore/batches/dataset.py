@@ -166,9 +166,7 @@ class Dataset(Parts):
         if self._dealt and plan.reach() != (0, 0):
             raise windows_of_dealt(self._name)
         return Batches(
-            self._readers,
-            self._selection,
-            self._episodes,
+            self,
             plan,
             batch_size,
             shuffle=shuffle,
@@ -177,10 +175,8 @@ class Dataset(Parts):
             shard=shard,
             transform=transform,
             transform_workers=transform_workers,
-            max_memory=max_memory,
             sampling=partial(sampling_of, self, balance, sampling_weight, seed),
-            fingerprint=self.fingerprint,
-            name=self._name,
+            max_memory=max_memory,
         )
 
     def augmented(

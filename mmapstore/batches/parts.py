@@ -11,11 +11,12 @@ from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.selection import Selection
 from ..plain.windows import Episodes
 from ..readers.contract import Array
-from .gaps import ends_at_gaps
 from .labels import MOST_CLASSES, Labels, class_weights_of, read_labels
 from .notes import class_names_of
 from .samples import Samples
 from .split import Dealing, Place, fold_points, split_points
+
+_MOST_STEPS = 1.5  # to the next sample: more is a gap, less is jitter
 
 
 class Parts(Samples):
@@ -183,7 +184,7 @@ class Parts(Samples):
         >>> ds.break_at_gaps("time", step=10).episodes
         array([0, 3, 6])
         """
-        offsets = ends_at_gaps(self[field], f"break_at_gaps({field!r})", step)
+        offsets = _ends_at_gaps(self[field], f"break_at_gaps({field!r})", step)
         return self._like(episodes=self._episodes.common(Episodes(offsets)))
 
     def _selected(self, selection: Selection, episodes: Episodes) -> Self:
@@ -237,3 +238,19 @@ class Parts(Samples):
         reader = self._readers[field]
         everything = Episodes.equal(len(reader.spec), len(reader.spec))
         return self._like(readers={field: reader}, episodes=everything, selection=None)
+
+
+def _ends_at_gaps(stamps: Parts, where: str, step: float | None) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the offsets of the runs without a gap, from 0 to the number of samples, in 16 bytes of memory for each sample."""
+    if stamps.shape != (len(stamps),) or stamps.dtype.kind not in "iuf":
+        raise InvalidTypeError(f"{where}: the field holds {stamps.shape[1:]} {stamps.dtype}; expected one number for each sample.")
+    times = stamps[:]
+    if times.dtype.kind == "u":
+        times = times.astype(np.int64)
+    steps = np.diff(times)
+    if step is None:
+        step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    if not 0 < step < np.inf:
+        raise InvalidValueError(f"{where}: step={step}; expected the time from one sample to the next, a number above 0.")
+    gaps = np.flatnonzero(~((steps > 0) & (steps <= _MOST_STEPS * step))) + 1
+    return np.concatenate([[0], gaps, [len(times)]]).astype(np.int64)

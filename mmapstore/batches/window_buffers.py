@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,16 +15,72 @@ import numpy as np
 
 from ..files.lent_buffers import LentBuffers
 from ..plain.errors import SlowAccessWarning
-from ..plain.runs import Runs
+from ..plain.runs import Numbers, Runs, merged
 from ..plain.sample_order import SampleOrder, Window
-from ..readers.contract import Array, Decodes, Part, Reader
+from ..readers.contract import Array, Decodes, Part, Reader, read_runs
 from .look_ahead import Promise
 from .plan import Plan
-from .resident import Resident
 from .window_frames import WindowFrames
 
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
 _JUMPS = 3  # out of order so many times in an epoch, it is a habit: validation, a resumed state, a look at b[0] jump once
+
+
+class _HeldFrames:
+    """The samples of some runs, in one buffer. Each is read, and so decoded, once, however many windows look at it.
+
+    Parameters
+    ----------
+    capacity : samples the buffer is made for: buffers of one size can be lent again
+    shared : samples at the beginning of the runs that others have read: they are copied from what `before` gives, which is
+        asked last, for it may have to wait; where it gives None they are read
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        runs: Runs,
+        buffers: LentBuffers,
+        capacity: int = 0,
+        shared: int = 0,
+        before: Callable[[], _HeldFrames | None] | None = None,
+    ) -> None:
+        kept = merged(runs)
+        self._starts = kept[:, 0]
+        self._rows = np.concatenate([[0], np.cumsum(kept[:, 1] - kept[:, 0])])
+        samples = int(self._rows[-1])
+        self.samples = buffers.lend((max(samples, capacity), *reader.spec.sample_shape), reader.spec.dtype)[:samples]
+        head, tail = _cut(kept, self._rows, shared)
+        if len(tail):
+            read_runs(reader, tail, self.samples[shared:])
+        there = before() if before is not None and len(head) else None
+        if there is None:
+            if len(head):
+                read_runs(reader, head, self.samples[:shared])
+            return
+        at = 0
+        for (start, stop), first in zip(head.tolist(), there.rows(head[:, 0]).tolist(), strict=True):
+            np.copyto(self.samples[at : at + stop - start], there.samples[first : first + stop - start])
+            at += stop - start
+
+    def rows(self, wanted: Numbers) -> Numbers:
+        """Return the place of each of these samples in `samples`; all have to be here."""
+        run = np.searchsorted(self._starts, wanted, side="right") - 1
+        return self._rows[run] + wanted - self._starts[run]
+
+    def run(self, start: int, stop: int) -> Array | None:
+        """A view of samples [start, stop); None if they are not all here."""
+        number = int(np.searchsorted(self._starts, start, side="right")) - 1
+        if number < 0:
+            return None
+        first = int(self._rows[number]) + start - int(self._starts[number])
+        return self.samples[first : first + stop - start] if first + stop - start <= int(self._rows[number + 1]) else None
+
+    def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
+        """As `GathersWindows.gather`, for windows each inside of one run."""
+        lowest = min(part.first for part in parts)
+        rows = self.rows(starts + lowest) - lowest
+        for part in parts:
+            part.take(self.samples, part.frames(rows))
 
 
 @dataclass
@@ -33,7 +89,7 @@ class _Held:
 
     epoch: int
     window: Window
-    frames: dict[str, Resident] | None = None
+    frames: dict[str, _HeldFrames] | None = None
     promise: Promise[None] | None = None
 
     @property
@@ -43,7 +99,7 @@ class _Held:
     def has(self, epoch: int, position: int) -> bool:
         return self.epoch == epoch and self.window.start <= position < self.window.stop
 
-    def frames_of(self, name: str) -> Resident | None:
+    def frames_of(self, name: str) -> _HeldFrames | None:
         """The frames of a field once they have been read; None if that failed."""
         promise = self.promise
         if promise is not None:
@@ -144,7 +200,7 @@ class WindowBuffers:
             self._reset()  # in a forked child: a thread that is not there may hold the lock
         return self._lock
 
-    def _hold(self, epoch: int, position: int) -> tuple[Window, dict[str, Resident]]:
+    def _hold(self, epoch: int, position: int) -> tuple[Window, dict[str, _HeldFrames]]:
         if self._now is None or not self._now.has(epoch, position):
             self._turn_to(_Held(epoch, self._frames.at(epoch, position)))
         assert self._now is not None and self._now.frames is not None
@@ -188,10 +244,10 @@ class WindowBuffers:
         found = {}
         for name, reader in self._readers.items():
             runs, shared = self._runs(name, wanted), 0
-            there: Callable[[], Resident | None] | None = None
+            there: Callable[[], _HeldFrames | None] | None = None
             if before is not None:
                 shared, there = _shared(self._runs(name, before), runs), partial(before.frames_of, name)
-            found[name] = Resident(reader, runs, self._buffers, self._rows(name, self._frames), shared, there)
+            found[name] = _HeldFrames(reader, runs, self._buffers, self._rows(name, self._frames), shared, there)
         wanted.frames = found
 
     def _runs(self, name: str, held: _Held) -> Runs:
@@ -254,3 +310,18 @@ def _shared(before: Runs, runs: Runs) -> int:
     """
     first, end = before[-1]
     return int(np.maximum(0, np.minimum(runs[:, 1], end) - runs[:, 0]).sum()) if first <= runs[0, 0] else 0
+
+
+def _cut(runs: Runs, rows: Numbers, samples: int) -> tuple[Runs, Runs]:
+    """The first `samples` samples of the runs, and the rest. `rows` counts the samples before each run.
+
+    >>> [part.tolist() for part in _cut(np.array([[0, 3], [5, 9]]), np.array([0, 3, 7]), 4)]
+    [[[0, 3], [5, 6]], [[6, 9]]]
+    """
+    begun = int(np.searchsorted(rows, samples))  # runs that begin before
+    head, tail = runs[:begun].copy(), runs[begun:]
+    if begun and rows[begun] > samples:
+        middle = head[-1, 1] - (rows[begun] - samples)
+        tail = np.concatenate([[[middle, head[-1, 1]]], tail])
+        head[-1, 1] = middle
+    return head, tail

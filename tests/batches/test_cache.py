@@ -171,7 +171,7 @@ def test_parts_share_a_file_and_fill_their_own(tmp_path, count):
     train, val = train.cache(tmp_path / "cache"), val.cache(tmp_path / "cache")
     assert digest(train.batches(7, shuffle=True)) == digest(mm.open(FRAMES).split(30, 31)[0].batches(7, shuffle=True))
     assert flagged(tmp_path / "cache") == {"data": [1, 1, 1, 0, 0, 0]}, "blocks of 12 frames; the third goes on past the part"
-    assert isinstance(train.batches(7)._assembly._ways.readers["data"], CompleteCache)
+    assert isinstance(train.batches(7)._reader._fields.readers["data"], CompleteCache)
     count.clear()
     assert bits(val[:]) == bits(FRAMES[30:]) and set(count) == set(range(36, 61))
     assert len(os.listdir(tmp_path / "cache")) == 2
@@ -392,9 +392,9 @@ def test_other_threads_read_while_it_goes_over(tmp_path):
         found = list(pool.map(lambda one: bits(b.read(*one)), asked))
     assert found == expected
     deadline = time.monotonic() + 5
-    while not isinstance(b._assembly._ways.readers["data"], CompleteCache) and time.monotonic() < deadline:
+    while not isinstance(b._reader._fields.readers["data"], CompleteCache) and time.monotonic() < deadline:
         b.read(7, 0)
-    assert isinstance(b._assembly._ways.readers["data"], CompleteCache)
+    assert isinstance(b._reader._fields.readers["data"], CompleteCache)
 
 
 def test_out_of_order_batches_need_no_warning(tmp_path):
@@ -402,7 +402,7 @@ def test_out_of_order_batches_need_no_warning(tmp_path):
     b = mm.open(gzip(tmp_path / "x.h5")).cache(tmp_path / "cache").batches(4, shuffle=10)
     for number in np.random.default_rng(0).permutation(len(b)).tolist():
         b.read(0, number)
-    assert isinstance(b._assembly._ways.readers["data"], Cached)
+    assert isinstance(b._reader._fields.readers["data"], Cached)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="measures with /proc")

@@ -127,7 +127,7 @@ def test_a_weight_that_is_none_is_named(tmp_path, wrong, shuffle, size):
     np.save(tmp_path / "w.npy", weights)
     part = mm.open({"x": IMAGES, "label": FIELDS["label"], "w": tmp_path / "w.npy"}).split(10, 50)[1]
     b = part.batches(size, "label", sample_weight="w", shuffle=shuffle)
-    number = next(n for n in range(len(b)) if np.isin(41, 10 + b._numbers(0, n)))
+    number = next(n for n in range(len(b)) if np.isin(41, 10 + b._reader._numbers(0, n)))
     said = rf"the field 'w' of .* is {wrong} at sample 41 of the store, in batch {number} of epoch 0; expected finite"
     with pytest.raises(InvalidValueError, match=said):
         b[number]

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...batches.batch_reader import BatchReader
 from ...batches.batch_source import GroupedReads
 from ...batches.batches import Batches
 from ...batches.opening import open_dataset
 from ...plain.errors import InvalidValueError
-from ...readers.contract import Array
 
 if TYPE_CHECKING:
     from .rounds import AugmentedRounds
@@ -39,26 +39,16 @@ class RoundBatches(Batches):
         self._name = f"rounds of {rounds.source_name}"
         self._rounds = rounds
         self._made_of = batch_size, options
-        self._latest: tuple[int, Batches] | None = None
+        self._latest: tuple[int, BatchReader] | None = None
 
-    def _of_epoch(self, epoch: int) -> Batches:
+    def _reader_of(self, epoch: int) -> BatchReader:
         number = self._rounds.round_of(epoch)
-        stored = self._rounds.dataset(number)  # also tells the process that prepares the next round that training goes on
+        stored = self._rounds.dataset(number)  # waits for the round; also tells the process that prepares the next one to go on
         latest = self._latest  # read once: another thread may replace it
         if latest is None or latest[0] != number:
             batch_size, options = self._made_of
-            latest = self._latest = number, stored.batches(batch_size, **options)
+            latest = self._latest = number, stored.batches(batch_size, **options)._reader
         return latest[1]
-
-    def _parts(self, epoch: int, batch: int) -> tuple[Any, ...]:
-        return self._of_epoch(epoch)._parts(epoch, batch)  # waits for the round of the epoch where it is not ready
-
-    def named(self, epoch: int, batch: int) -> str:
-        """Return how messages name a batch: by its round, too."""
-        return self._of_epoch(epoch).named(epoch, batch)
-
-    def _read_together(self, epoch: int, batch: int, batches: int, *, aligned: bool = False) -> list[Array]:
-        return self._of_epoch(epoch)._read_together(epoch, batch, batches, aligned=aligned)
 
     def grouped(self, casts: Any) -> GroupedReads | None:
         """Read as `Batches.grouped`, but from no file that is mapped for longer than a round."""
