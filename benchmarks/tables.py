@@ -6,7 +6,7 @@ python -m benchmarks.tables --fill README.md                writes each table be
 
     <!-- footprint table: benchmarks/results/footprint.json -->
     <!-- end -->
-    <!-- growth table: benchmarks/results/growth.json "fit(memmap)" -->
+    <!-- growth table: benchmarks/results/growth.json -->
     <!-- end -->
 """
 
@@ -17,31 +17,27 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from mmapstore.bench.contract import KILLED, Fit, Report, Row
+from mmapstore.bench.contract import KILLED, Report, Row
 from mmapstore.bench.derived import (
-    EACH,
     by_memory,
     data_of,
     epoch_seconds,
     finished,
     format_seconds,
-    grouped,
     has_kinds,
     is_right,
     rate,
     signed,
-    slope_words,
     title,
     variant_of,
 )
+from mmapstore.bench.report_model import sections
 from mmapstore.bench.table import read, table
 from mmapstore.plain.errors import InvalidValueError
 from mmapstore.plain.memory_budget import format_bytes
 
 _MARK = re.compile(r"(<!-- (footprint|growth) table: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_Named = TypeVar("_Named", bound=Row | Fit)
 
 
 def markdown_table(report: Report, names: Sequence[str] = ()) -> str:
@@ -75,20 +71,10 @@ def markdown_table(report: Report, names: Sequence[str] = ()) -> str:
     return _markdown(head, lines)
 
 
-def markdown_growth(report: Report, names: Sequence[str] = ()) -> str:
-    """Write the growth of private memory as a Markdown table: for each strategy the slopes, and half of their 95 % intervals.
-
-    `names` picks rows as in `markdown_table`, and raises for the same.
-    """
-    kinds = has_kinds(report)
-    knobs = [knob for knob in EACH if any(fit.knob == knob for fit in report.fits)]
-    lines = []
-    for (_, form, kind), fits in grouped(_chosen(report.fits, names, kinds), lambda fit: (*variant_of(fit), fit.kind)).items():
-        slopes = {
-            fit.knob: f"{slope_words(fit, fit.slope)} ± {slope_words(fit, (fit.high - fit.low) / 2).lstrip('+')}" for fit in fits
-        }
-        lines.append([title(fits[0].strategy), f"{form}{f', {kind}' if kinds else ''}", *(slopes.get(knob, "") for knob in knobs)])
-    return _markdown(["strategy", "stored as", *(f"for each {EACH[knob]}" for knob in knobs)], lines)
+def markdown_growth(report: Report) -> str:
+    """Write the growth of private memory with the data as Markdown tables; "" where there is one size alone."""
+    found = [section for section in sections(report) if section.title.startswith("How memory grows")]
+    return "\n".join(_markdown([column.name for column in each.columns], [line.cells for line in each.lines]) for each in found)
 
 
 def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -98,7 +84,7 @@ def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([row(head), "|" + "---|" * len(head), *map(row, lines)]) + "\n"
 
 
-def _chosen(rows: Sequence[_Named], names: Sequence[str], kinds: bool) -> list[_Named]:
+def _chosen(rows: Sequence[Row], names: Sequence[str], kinds: bool) -> list[Row]:
     if not names:
         return list(rows)
     found = []
@@ -147,8 +133,8 @@ def filled(text: str, directory: Path) -> str:
 
     def made(match: re.Match[str]) -> str:
         name, *names = shlex.split(match[3])
-        markdown = markdown_table if match[2] == "footprint" else markdown_growth
-        return f"{match[1]}{markdown(read(directory / name), names)}{match[5]}"
+        report = read(directory / name)
+        return f"{match[1]}{markdown_table(report, names) if match[2] == 'footprint' else markdown_growth(report)}{match[5]}"
 
     return _MARK.sub(made, text)
 
@@ -172,8 +158,8 @@ def main(given: Sequence[str] | None = None) -> None:
     else:
         report = read(options.report)
         print(markdown_table(report, options.names), end="")
-        if report.fits:
-            print("\n" + markdown_growth(report, options.names), end="")
+        if growth := markdown_growth(report):
+            print(f"\n{growth}", end="")
 
 
 if __name__ == "__main__":

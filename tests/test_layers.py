@@ -27,7 +27,7 @@ OWNERS = {
     "av": {"operations/ingest/video", "demo"},
     "joblib": {"operations/ingest/megabatches/unpickling"},
     "PIL": {"operations/", "demo", "bench/"},
-    "matplotlib": {"bench/"},
+    "matplotlib": set(),
     "tqdm": {"operations/progress", "bench/"},
 }
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

@@ -1,6 +1,6 @@
 """One strategy in a process of its own: `python -m mmapstore.bench.child JSON` runs epochs of `fit` and prints their figures.
 
-The JSON has `strategy` (a name, or the path of a .py file), `task`, and may have `epochs`, `knobs`, `wait` and `prepare`.
+The JSON has `strategy` (a name, or the path of a .py file), `task`, and may have `epochs`, `wait` and `prepare`.
 TensorFlow is started, the packages that the strategy or the stored form needs are imported, and one step is trained on a batch in
 RAM; then comes the event "baseline": memory taken after it is the cost of the data. Each line on standard output is one JSON
 object with an `event`.
@@ -33,17 +33,16 @@ Say = Callable[..., None]
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
 
 
-def train(strategy: strategies.Strategy, task: Task, epochs: int, knobs: dict[str, int], say: Say, wait: bool) -> None:
+def train(strategy: strategies.Strategy, task: Task, epochs: int, say: Say, wait: bool) -> None:
     """Start the framework, take the baseline, and run the epochs. The first epoch counts from the call of `fit_arguments`."""
     # Also the packages that are imported only when the data is opened: zarr-python takes 11 MB, which is not the data.
     start_libraries((*strategy.requires, *strategies.libraries(task)))
     model = started_model(task)
-    gpu_peak(reset=True)
     baseline(say, wait)
     begun, by_clock = time.perf_counter(), time.time()
-    arguments = {"shuffle": False, **strategy.fit_arguments(task, **knobs)}
+    arguments = {"shuffle": False, **strategy.fit_arguments(task)}
     model.fit(**arguments, epochs=epochs, verbose=0, callbacks=[reporting(model, begun, by_clock, say)])
-    say("end", gpu=gpu_peak())
+    say("end")
 
 
 def start_libraries(names: Iterable[str]) -> None:
@@ -68,21 +67,6 @@ def started_model(task: Task) -> Any:
     y = {"next": x.copy(), "input": None}.get(task.kind, np.zeros(task.batch, np.int64))
     model.fit(x, y, batch_size=task.batch, shuffle=False, verbose=0)
     return model
-
-
-def gpu_peak(reset: bool = False) -> int | None:
-    """Return the most bytes that tensors had on all GPUs since the last reset; None without a GPU.
-
-    `nvidia-smi` shows another figure: TensorFlow takes almost all of a GPU when it starts, and shares it out itself.
-    """
-    import tensorflow as tf
-
-    names = [f"GPU:{index}" for index, _ in enumerate(tf.config.list_logical_devices("GPU"))]
-    memory = tf.config.experimental
-    peak = sum(int(memory.get_memory_info(name)["peak"]) for name in names) if names else None
-    for name in names if reset else ():
-        memory.reset_memory_stats(name)
-    return peak
 
 
 def _summing_model(task: Task) -> Any:
@@ -155,7 +139,7 @@ def main() -> None:
             assert strategy.prepare is not None
             strategy.prepare(task)
         else:
-            train(strategy, task, asked.get("epochs", 1), asked.get("knobs") or {}, say, asked.get("wait", False))
+            train(strategy, task, asked.get("epochs", 1), say, asked.get("wait", False))
     except Exception as error:
         say("failed", why=in_a_line(error))
         raise SystemExit(1) from error

@@ -10,13 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ..plain.display import format_duration
 from ..plain.errors import InvalidValueError, MissingPackageError, MmapstoreError, NotFoundError, WriteError
 from ..plain.memory_budget import format_bytes
 from .contract import FINISHED, Report
-from .workload import DEFAULT_SIZE, LARGEST_OF_SCALE, data_directory, to_write, workload
+from .workload import DEFAULT_SIZE, data_directory, to_write, workload
 
 FAILED = 1
 _CALIBRATION_SECONDS = 5.0
@@ -48,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--size",
         metavar="BYTES",
-        help=f"size of the generated data (default: {DEFAULT_SIZE}; with --limit twice the limit; with --scale "
-        f"{LARGEST_OF_SCALE} for the largest); all forms together take 4 to 5 times as much disk",
+        help=f"size of the generated data (default: {DEFAULT_SIZE}; with --limit twice the limit), or several with commas between, "
+        "to see how memory grows with the data; all forms together take 4 to 5 times as much disk",
     )
     add("--batch", type=int, default=32, help="number of samples in a batch (default: 32)")
     add("--epochs", type=int, default=2, help="number of epochs in each process (default: 2); the first of several only warms up")
@@ -62,35 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "other programs",
     )
     add("--timeout", type=float, default=600.0, metavar="SECONDS", help="give up a process after this time (default: 600)")
-    add = parser.add_argument_group("further measurements, each beside the rows without a limit").add_argument
     add(
         "--limit",
         metavar="BYTES",
         help="also run each strategy under this hard limit of memory, framework included, cold cache; doubles the time and more",
     )
-    add("--bisect", action="store_true", help="find the smallest limit under which an epoch finishes, to 5 %%: 7 runs per strategy")
-    add(
-        "--sweep",
-        action="store_true",
-        help="measure throughput under limits of 10 %% to 200 %% of the data beside the framework: up to 8 runs per strategy",
-    )
-    add(
-        "--scale",
-        action="store_true",
-        help="measure the growth of memory with the data, the batch and the look-ahead, with intervals: some 18 runs per strategy; "
-        f"without --size and --form, .npy of up to {LARGEST_OF_SCALE}",
-    )
     add = parser.add_argument_group("output, beside the table").add_argument
     add("--json", dest="json_file", metavar="FILE", help="write all measurements here, after each row")
-    add("--html", metavar="FILE", help="write a report with plots, in one file")
-    add("--png", metavar="DIRECTORY", help="write the plots alone; needs matplotlib")
-    add("--compare", metavar="OLD.json", help="print the changes since that run")
+    add("--html", metavar="FILE", help="write a report with pictures, in one file")
     add("--data", metavar="DIRECTORY", help="directory of the generated data, kept for the next run (default: temporary directory)")
     add = parser.add_argument_group("without measuring anything").add_argument
     add("--list", action="store_true", help="list the strategies, their tasks, and the packages missing to run them")
     add("--show", metavar="NAME", help="print the source of a strategy, some ten lines")
     add("--dry-run", action="store_true", help="print the plan: rows, time, disk, and the rows that would not fit")
-    add("--read", metavar="FILE", help="read an earlier --json instead of a run: its table, --html, --png, --compare")
+    add("--read", metavar="FILE", help="read an earlier --json instead of a run: its table, --html")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -131,10 +115,10 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
     _require_framework()
     available = memory_available()
     work = workload(options, available)
-    if (options.limit or options.bisect or options.sweep) and running.can_limit() is None:
+    if options.limit and running.can_limit() is None:
         raise InvalidValueError(
-            f"--limit, --bisect and --sweep need a limit of memory that holds, and {sys.platform} offers none. Leave them out, or "
-            "run inside a Linux container."
+            f"--limit needs a limit of memory that holds, and {sys.platform} offers none. Leave it out, or run inside a Linux "
+            "container."
         )
     from .measuring import Measuring
 
@@ -152,7 +136,7 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
     ]
     report = Report(machine() | running.instruments(), options.seed, tasks=tasks)
     ended: KeyboardInterrupt | MmapstoreError | None = None
-    with progress_bar("runs", work.runs(options.epochs), disable=not shows_bar(None)) as bar:
+    with progress_bar("runs", work.runs, disable=not shows_bar(None)) as bar:
         measuring = Measuring(report, running.run, bar, options.epochs, options.timeout, options.cold, outputs.json)
         try:
             for task in work.to_make:
@@ -165,16 +149,12 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
             measuring.rows(work.rows)
             if work.limit is not None:
                 measuring.under_limit(work.limited, work.limit)
-            measuring.smallest_limits(work.bisected, available)
-            measuring.throughput_against_limit(work.swept, available)
-            for line in work.growth:
-                measuring.growth(line)
         except (KeyboardInterrupt, MmapstoreError) as error:
             ended = error
     if ended is not None and not report.rows:
         raise ended
     print(flush=True)
-    code = outputs.deliver(report, [*work.notes, *measuring.notes])
+    code = outputs.deliver(report, work.notes)
     print(f"\nIt took {format_duration(time.monotonic() - began)}.", end="")
     print(f" The data are still in {directory}, for the next run; delete them when you like." if work.to_make else "")
     if ended is not None:
@@ -212,29 +192,20 @@ def _require_disk(directory: Path, nbytes: int) -> None:
 
 
 class Outputs:
-    """The destinations of the report beside the terminal. Files that cannot be written or read are found before anything runs."""
+    """The destinations of the report beside the terminal. Files that cannot be written are found before anything runs."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from .table import read
-
-        self.json, self.html, self.png = (
-            None if given is None else Path(given) for given in (options.json_file, options.html, options.png)
-        )
+        self.json, self.html = (None if given is None else Path(given) for given in (options.json_file, options.html))
         for path in filter(None, (self.json, self.html)):
             if path.is_dir() or not path.parent.is_dir():
                 found = "is a directory" if path.is_dir() else f"would lie in {path.parent}, which does not exist"
                 raise NotFoundError(f"{path} {found}; expected the name of a file to write, in a directory that exists.")
-        if (self.html or self.png) and importlib.util.find_spec("matplotlib") is None:
-            raise MissingPackageError('--html and --png draw plots, which needs matplotlib: pip install "mmapstore[bench]"')
-        self.old = None if options.compare is None else read(Path(options.compare))
 
     def deliver(self, report: Report, notes: Sequence[str] = ()) -> int:
-        """Print the table, write the files, compare. Returns the exit code of the report."""
+        """Print the table and write the files. Returns the exit code of the report."""
         from ..files.durable_writes import write_text_atomically
         from ..files.system_errors import explaining_write_errors
-        from .comparison import compare
         from .derived import is_right, title
-        from .plots import save_pngs
         from .report_html import html
         from .table import table
 
@@ -242,19 +213,14 @@ class Outputs:
         print(table(report, width))
         for note in notes:
             print(f"note: {note}")
-        if self.old is not None:
-            print(f"\n{compare(self.old, report, width)}")
-        written: list[Path] = []
-        makers: tuple[Any, ...] = (report.to_json, lambda: html(report))
-        for path, make in zip((self.json, self.html), makers, strict=True):
-            if path is not None:
-                with explaining_write_errors(path):
-                    write_text_atomically(path, make())
-                written.append(path)
-        if self.png is not None:
-            written += save_pngs(report, self.png)
-        if written:
-            print(f"\nwritten: {', '.join(map(str, written))}")
+        outputs = {
+            path: text for path, text in ((self.json, report.to_json), (self.html, lambda: html(report))) if path is not None
+        }
+        for path, text in outputs.items():
+            with explaining_write_errors(path):
+                write_text_atomically(path, text())
+        if outputs:
+            print(f"\nwritten: {', '.join(map(str, outputs))}")
         finished = [row for row in report.everything if row.outcome == FINISHED]
         if wrong := [f"{title(row.strategy)} ({row.form}, {row.kind})" for row in finished if not is_right(row)]:
             print(f"mmapstore: wrong data came from {', '.join(dict.fromkeys(wrong))}", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -125,9 +125,8 @@ class Row:
     group_anonymous, group_file : the control group's own count at its peak, where there is one
     disk_read : bytes that were read from the disk, not from the page cache
     first_batch : from the call of `fit_arguments` until the first training step has begun; None if it never did
-    gpu : highest memory of the framework on a GPU; None without one
     looks : at most some 150, evenly thinned, the peak kept
-    command : reproduces this row; `limit_command` does so under the same limit with systemd-run or docker; "" without limit
+    command : reproduces this row
     """
 
     strategy: str
@@ -147,37 +146,9 @@ class Row:
     group_file: int | None = None
     disk_read: int | None = None
     first_batch: float | None = None
-    gpu: int | None = None
     epochs: list[Epoch] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     command: str = ""
-    limit_command: str = ""
-
-
-@dataclass
-class Smallest:
-    """The smallest limit under which an epoch of one strategy on one task finished: bytes, framework included."""
-
-    strategy: str
-    form: str
-    kind: str
-    data_nbytes: int
-    limit: int
-
-
-@dataclass
-class Fit:
-    """A straight line through peak private memory over one knob: bytes of memory for each byte of data, or for each batch ..."""
-
-    strategy: str
-    form: str
-    kind: str
-    knob: str  # "data", "batch" or "look-ahead"
-    slope: float
-    low: float  # of the 95 % interval of the slope
-    high: float
-    intercept: float
-    points: list[tuple[float, int]] = field(default_factory=list)  # (value of the knob, private bytes), as measured
 
 
 @dataclass
@@ -189,8 +160,7 @@ class Report:
     machine : processor, cores, memory, system, Python, versions of packages; no names, no paths
     calibration : of the instruments in this run: [{"what", "expected", "measured", "missed"}], bytes
     tasks : as dictionaries, without paths
-    rows : without a limit; `limited` those under the hard limit; `bisected` the smallest limits that were enough;
-        `swept` the rows of throughput against limit, `fits` the lines of memory against data, batch and look-ahead
+    rows : without a limit; `limited` those under the hard limit
     """
 
     machine: dict[str, Any]
@@ -199,18 +169,15 @@ class Report:
     tasks: list[dict[str, Any]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     limited: list[Row] = field(default_factory=list)
-    bisected: list[Smallest] = field(default_factory=list)
-    swept: list[Row] = field(default_factory=list)
-    fits: list[Fit] = field(default_factory=list)
 
     @property
     def everything(self) -> list[Row]:
-        return [*self.rows, *self.limited, *self.swept]
+        return [*self.rows, *self.limited]
 
     def to_json(self) -> str:
-        """Write one line for each row, fit or task, so that two runs can be compared by line; the looks of a row in columns."""
+        """Write one line for each row or task, so that two runs can be compared by line; the looks of a row in columns."""
         found = asdict(self)
-        for row in (*found["rows"], *found["limited"], *found["swept"]):
+        for row in (*found["rows"], *found["limited"]):
             row["looks"] = {each.name: [look[each.name] for look in row["looks"]] for each in fields(Look)}
         parts = []
         for name, value in found.items():
@@ -221,15 +188,10 @@ class Report:
     @classmethod
     def from_json(cls, text: str) -> Report:
         found = json.loads(text)
-        for name in ("rows", "limited", "swept"):
+        for name in ("rows", "limited"):
             for row in found[name]:
                 row["epochs"] = [Epoch(**each) for each in row["epochs"]]
                 columns = (row["looks"][each.name] for each in fields(Look))
                 row["looks"] = [Look(*values) for values in zip(*columns, strict=True)]
             found[name] = [Row(**row) for row in found[name]]
-        found["bisected"] = [Smallest(**each) for each in found["bisected"]]
-        found["fits"] = [Fit(**{**fit, "points": [tuple(point) for point in fit["points"]]}) for fit in found["fits"]]
         return cls(**found)
-
-    def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.to_json(), encoding="utf-8")

@@ -9,11 +9,10 @@ from typing import Any, TypeVar
 from ..plain.display import format_duration
 from ..plain.memory_budget import format_bytes
 from . import strategies
-from .contract import FINISHED, KILLED, NOT_RUN, Epoch, Fit, Report, Row, Smallest, delivered
+from .contract import FINISHED, KILLED, NOT_RUN, Epoch, Report, Row, delivered
 
 IN_RAM = 0.9  # a strategy that is predicted to take this share of the data, or more, holds the data
 USUAL_FRAMEWORK = 400_000_000  # private bytes of a process that has started TensorFlow on a CPU; 260 MB were measured
-EACH = {"data": "byte of data", "batch": "sample of a batch", "look-ahead": "batch of look-ahead"}  # knob of a fit: its unit
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
@@ -73,6 +72,14 @@ def amplification(row: Row) -> float | None:
     return row.private / row.data_nbytes if finished(row) and row.private is not None and row.data_nbytes else None
 
 
+def growth(rows: Sequence[Row]) -> float | None:
+    """Return private memory for each byte of data more, between the smallest and the largest data that the strategy finished."""
+    ran = sorted((row for row in rows if finished(row) and row.private is not None), key=lambda row: row.data_nbytes)
+    if not ran or ran[0].data_nbytes == ran[-1].data_nbytes:
+        return None
+    return ((ran[-1].private or 0) - (ran[0].private or 0)) / (ran[-1].data_nbytes - ran[0].data_nbytes)
+
+
 def holds_the_data(row: Row) -> bool:
     """Return True if the strategy is predicted to hold the data in memory."""
     return row.predicted is not None and row.predicted >= IN_RAM * max(row.data_nbytes, 1)
@@ -99,7 +106,7 @@ def grouped(rows: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[
     return found
 
 
-def data_of(row: Row | Smallest) -> tuple[str, int]:
+def data_of(row: Row) -> tuple[str, int]:
     """Return (kind, bytes of data): rows with the same can be compared."""
     return row.kind, row.data_nbytes
 
@@ -109,34 +116,19 @@ def limit_of(row: Row) -> tuple[str, int, int, str]:
     return *data_of(row), row.limit or 0, row.limited_by or "a limit"
 
 
-def variant_of(row: Row | Smallest | Fit) -> tuple[str, str]:
+def variant_of(row: Row) -> tuple[str, str]:
     """Return (strategy, form)."""
     return row.strategy, row.form
 
 
 def has_kinds(report: Report) -> bool:
     """Return True if the report has rows of several kinds of task, so that every sentence has to name its kind."""
-    rows: list[Row | Smallest | Fit] = [*report.everything, *report.bisected, *report.fits]
-    return len({each.kind for each in rows}) > 1
+    return len({row.kind for row in report.everything}) > 1
 
 
 def proof(rows: Iterable[Row]) -> Row | None:
     """Return the row that proves a limit: it holds the data in memory, and was killed. None: the limit proves nothing."""
     return next((row for row in rows if row.outcome == KILLED and holds_the_data(row)), None)
-
-
-def framework_of(report: Report) -> int:
-    """Return the private bytes of a process before the data: the most of the rows without a limit, or the usual figure."""
-    return max((row.baseline for row in report.rows if row.baseline), default=USUAL_FRAMEWORK)
-
-
-def share_of(row: Row, framework: int) -> float:
-    """Return the part of a limit beside the framework, as a share of the data; at least 0.01, so that it has a logarithm.
-
-    >>> share_of(Row("fit_memmap", "npy", "next", "killed", data_nbytes=1000, limit=700), framework=200)
-    0.5
-    """
-    return max(0.01, ((row.limit or 0) - framework) / max(row.data_nbytes, 1))
 
 
 def by_memory(rows: Iterable[Row]) -> list[Row]:
@@ -150,7 +142,7 @@ def by_memory(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=place)
 
 
-def labels(rows: Iterable[Row | Fit]) -> dict[tuple[str, str], str]:
+def labels(rows: Iterable[Row]) -> dict[tuple[str, str], str]:
     """Return {(strategy, form): label}: the title, and the form where the same strategy has several.
 
     >>> labels([Row("a", "npy", "next", "finished"), Row("b", "npy", "next", "finished"), Row("b", "h5", "next", "finished")])
@@ -192,11 +184,6 @@ def format_ratio(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:z.{2 if abs(value) >= 0.0995 else 3 if abs(value) >= 0.00995 else 4}f}"
-
-
-def slope_words(fit: Fit, slope: float) -> str:
-    """Format a slope of that line: a plain number for bytes of memory per byte of data, bytes for the others."""
-    return format_ratio(slope) if fit.knob == "data" else signed(slope)
 
 
 def machine_words(machine: dict[str, Any]) -> tuple[str, str]:

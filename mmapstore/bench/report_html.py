@@ -9,8 +9,7 @@ from importlib import resources
 from ..plain.memory_budget import format_bytes
 from .contract import FORMS, KINDS, Report
 from .derived import answer, grouped, is_ours, listed, machine_words, title
-from .drawing import NARROW, WIDE, Plot
-from .plots import plots
+from .pictures import pictures
 from .report_model import Column, Line, Section, calibration, sections
 
 _HOW = (
@@ -27,7 +26,7 @@ _HOW = (
 
 
 def html(report: Report) -> str:
-    """Write the whole page. Raises MissingPackageError without matplotlib, if there is anything to plot."""
+    """Write the whole page."""
     machine, _ = machine_words(report.machine)
     body = [
         "<h1>Where the memory goes: strategies of feeding Keras, measured</h1>",
@@ -35,7 +34,7 @@ def html(report: Report) -> str:
         f'<div class="answer">{"".join(f"<p>{escape(sentence)}</p>" for sentence in answer(report))}</div>',
         "<h2>The figures</h2>",
         *_tables(report),
-        *_pictures(plots(report)),
+        *_pictures(report),
         "<h2>How it was measured</h2>",
         *(f"<p>{escape(each)}</p>" for each in _HOW),
         *_calibration(report),
@@ -112,16 +111,11 @@ def _words(column: Column) -> str:
 # --- the rest -----------------------------------------------------------------------------------------------------------
 
 
-def _pictures(found: list[Plot]) -> Iterable[str]:
-    if not found:
-        return
-    yield "<h2>The plots</h2>"
-    yield '<p class="pale"><span class="ours">mmapstore\'s strategies are blue</span>, the others orange.</p>'
-    for plot in found:
-        yield (
-            f"<figure>\n<h3>{escape(plot.title)}</h3>\n<figcaption>{escape(plot.caption)}</figcaption>\n"
-            f'<div class="wide">{plot.svg(WIDE)}</div>\n<div class="narrow">{plot.svg(NARROW)}</div>\n</figure>'
-        )
+def _pictures(report: Report) -> Iterable[str]:
+    if found := pictures(report):
+        yield "<h2>The pictures</h2>"
+        yield '<p class="pale"><span class="ours">mmapstore\'s strategies are blue</span>, the others orange.</p>'
+        yield from (picture.to_html() for picture in found)
 
 
 def _calibration(report: Report) -> Iterable[str]:
@@ -133,7 +127,7 @@ def _calibration(report: Report) -> Iterable[str]:
 
 
 def _commands(report: Report) -> Iterable[str]:
-    rows = [row for row in report.everything if row.command or row.limit_command]
+    rows = [row for row in report.everything if row.command]
     if not rows:
         return
     yield "<h2>The command of each row</h2>"
@@ -142,8 +136,7 @@ def _commands(report: Report) -> Iterable[str]:
         ours = ' class="ours"' if is_ours(row.strategy) else ""
         limit = f", under {format_bytes(row.limit)}" if row.limit else ""
         name = f"{title(row.strategy)}: {FORMS.get(row.form, row.form)}, {row.kind}, {format_bytes(row.data_nbytes)}{limit}"
-        yield f"<dt{ours}>{escape(name)}</dt><dd>"
-        yield "".join(f"<code>{escape(command)}</code>" for command in (row.command, row.limit_command) if command) + "</dd>"
+        yield f"<dt{ours}>{escape(name)}</dt><dd><code>{escape(row.command)}</code></dd>"
     yield "</dl>"
 
 

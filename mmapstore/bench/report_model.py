@@ -10,7 +10,7 @@ import numpy as np
 
 from ..plain.memory_budget import format_bytes
 from . import derived
-from .contract import FINISHED, KINDS, Fit, Report, Row, Smallest
+from .contract import FINISHED, KINDS, Report, Row
 from .derived import bytes_words, data_of, finished, format_seconds, grouped, is_ours, rate, signed, speed_words, title, variant_of
 
 
@@ -72,25 +72,20 @@ DISK = Column(("disk", "read"), "bytes that came from the disk, all epochs; 0 wh
 THROUGHPUT = Column(("throughput", ""), "bytes of x and y a second, as they are stored; the median from the second epoch on")
 EPOCH = Column(("time per", "epoch"), "seconds of one pass of fit, the median from the second on (the first where it is alone)")
 FIRST = Column(("first", "batch"), "from the call that opens the data to the begin of the first training step")
-GPU = Column(("GPU", "memory"), "highest memory of the framework on the GPU")
-SMALLEST = Column(("smallest", "limit"), "the smallest limit under which an epoch finished")
 OUTCOME = Column(("outcome", ""), "killed: by the limit", words=True)
 SHARE = Column(("of its", "speed"), "throughput / that of the same strategy on the same data without a limit")
+GROWTH = Column(("per byte", "more"), "private memory for each byte of data more, from the smallest run to the largest")
 GROUP = Column(("group's", "own count"), "anonymous memory at its peak as the control group counts it, the framework in it")
 
 
 def sections(report: Report) -> list[Section]:
     """Return all sections for which the report has rows, in reading order."""
     found = [_measured(report, rows) for rows in grouped(report.rows, data_of).values()]
-    found += [_limited(report, rows) for rows in grouped(report.limited, derived.limit_of).values()]
-    if not report.limited:
-        found += [_bisected(report, smallest) for smallest in grouped(report.bisected, data_of).values()]
-    found += [_swept(rows, derived.framework_of(report)) for rows in grouped(report.swept, data_of).values()]
-    found += [_fits(fits) for fits in grouped(report.fits, lambda fit: fit.kind).values()]
-    return found
+    found += [section for rows in grouped(report.rows, lambda row: row.kind).values() for section in _growth(rows)]
+    return found + [_limited(report, rows) for rows in grouped(report.limited, derived.limit_of).values()]
 
 
-def _task_words(report: Report, row: Row | Smallest) -> str:
+def _task_words(report: Report, row: Row) -> str:
     """Describe the task of a group of rows: x and y, the amount of data, and its shape."""
     words = f"{row.kind}: {KINDS.get(row.kind, row.kind)}; {format_bytes(row.data_nbytes)}"
     for task in report.tasks:
@@ -116,7 +111,6 @@ def _line(row: Row, start: tuple[str, ...], cells: Sequence[str], remark: str) -
 
 
 def _measured(report: Report, rows: Sequence[Row]) -> Section:
-    on_gpu = any(row.gpu is not None for row in report.rows)
     lines = []
     for row in derived.by_memory(rows):
         predicted = "-" if row.predicted is None else signed(row.predicted)
@@ -127,22 +121,9 @@ def _measured(report: Report, rows: Sequence[Row]) -> Section:
             speed_words(rate(row)),
             format_seconds(derived.epoch_seconds(row)),
             format_seconds(row.first_batch),
-            *([bytes_words(row.gpu)] if on_gpu else []),
         ]
         lines.append(_line(row, (title(row.strategy), row.form, predicted, _private(row)), cells, row.why))
-    columns = (
-        STRATEGY,
-        STORED,
-        PREDICTED,
-        MEASURED,
-        PER_BYTE,
-        FILE_BACKED,
-        DISK,
-        THROUGHPUT,
-        EPOCH,
-        FIRST,
-        *([GPU] if on_gpu else []),
-    )
+    columns = (STRATEGY, STORED, PREDICTED, MEASURED, PER_BYTE, FILE_BACKED, DISK, THROUGHPUT, EPOCH, FIRST)
     about = (_task_words(report, rows[0]), "Least private memory first. No limit; every strategy in a process of its own.")
     return Section("What each strategy costs", about, columns, tuple(lines))
 
@@ -151,25 +132,22 @@ def _limited(report: Report, rows: Sequence[Row]) -> Section:
     _, _, limit, by = derived.limit_of(rows[0])
     in_group = any(row.group_anonymous is not None for row in report.limited)
     killed = derived.proof(rows)
-    enough = {(*variant_of(each), *data_of(each)): each.limit for each in report.bisected}
     unlimited = {(*variant_of(row), *data_of(row)): rate(row) for row in report.rows}
     lines = []
     for row in derived.by_memory(rows):
-        key = (*variant_of(row), *data_of(row))
-        smallest = [bytes_words(enough.get(key))] if report.bisected else []
-        speed, free = rate(row), unlimited.get(key)
+        speed, free = rate(row), unlimited.get((*variant_of(row), *data_of(row)))
         share = f"{speed / free:.2f}" if speed and free else "-"
         cells = [row.outcome, format_seconds(derived.epoch_seconds(row)), speed_words(speed), share]
         cells += [bytes_words(row.group_anonymous)] if in_group else []
         # Without a proof each row says so in `why`, and the line above them says it once.
-        lines.append(_line(row, (title(row.strategy), row.form, *smallest, _private(row)), cells, row.why if killed else ""))
+        lines.append(_line(row, (title(row.strategy), row.form, _private(row)), cells, row.why if killed else ""))
     worth = (
         f"The limit is a real one: {title(killed.strategy)}, which holds the data in memory, was killed under it in this run."
         if killed
         else "No strategy that holds the data in memory was killed under this limit in this run, so these rows prove nothing."
     )
     swap = ", swap off" if by == "control group" else ""
-    columns = [STRATEGY, STORED, *([SMALLEST] if report.bisected else []), MEASURED, OUTCOME, EPOCH, THROUGHPUT, SHARE]
+    columns = (STRATEGY, STORED, MEASURED, OUTCOME, EPOCH, THROUGHPUT, SHARE)
     return Section(
         f"Under a hard limit of {format_bytes(limit)}",
         (_task_words(report, rows[0]), f"Limited by: {by}{swap}; the framework is in it. {worth}"),
@@ -178,61 +156,19 @@ def _limited(report: Report, rows: Sequence[Row]) -> Section:
     )
 
 
-def _bisected(report: Report, found: Sequence[Smallest]) -> Section:
-    lines = [
-        Line((title(each.strategy), each.form, format_bytes(each.limit)), ours=is_ours(each.strategy))
-        for each in sorted(found, key=lambda each: each.limit)
-    ]
-    about = (_task_words(report, found[0]), "Cold cache; the framework is in the limit.")
-    return Section("The smallest limit that is enough", about, (STRATEGY, STORED, SMALLEST), tuple(lines))
-
-
-def _swept(rows: Sequence[Row], framework: int) -> Section:
-    heads = {row.limit: (f"{derived.share_of(row, framework):.0%}", format_bytes(row.limit)) for row in rows if row.limit}
+def _growth(rows: Sequence[Row]) -> list[Section]:
+    """Return private memory of one kind of task against the size of its data, or nothing where there is one size alone."""
+    sizes = sorted({row.data_nbytes for row in rows})
+    if len(sizes) < 2:
+        return []
     lines = []
     for (strategy, form), own in grouped(rows, variant_of).items():
-        cells = {
-            row.limit: speed_words(rate(row)) if finished(row) else "wrong data" if row.outcome == FINISHED else row.outcome
-            for row in own
-        }
-        lines.append(Line((title(strategy), form, *(cells.get(limit, "-") for limit in sorted(heads))), ours=is_ours(strategy)))
-    about = (
-        f"{rows[0].kind}, {format_bytes(rows[0].data_nbytes)}: bytes of x and y a second under a hard limit of the framework's "
-        f"{format_bytes(framework)} and so many per cent of the data; below, that limit.",
-        "A strategy that slows as the limit falls depends on the page cache; one that was killed needs the memory for itself.",
-    )
-    columns = [Column(heads[limit]) for limit in sorted(heads)]
-    return Section("Throughput against the limit", about, (STRATEGY, STORED, *columns), tuple(lines))
-
-
-def _fits(fits: Sequence[Fit]) -> Section:
-    lines = []
-    for fit in fits:
-        values = [value for value, _ in fit.points]
-        ends = (
-            [format_bytes(value) if fit.knob == "data" else f"{value:g}" for value in (min(values), max(values))] if values else "-"
-        )
-        cells = (
-            title(fit.strategy),
-            fit.form,
-            derived.EACH.get(fit.knob, fit.knob),
-            derived.slope_words(fit, fit.slope),
-            f"{derived.slope_words(fit, fit.low)} to {derived.slope_words(fit, fit.high)}",
-            signed(fit.intercept),
-            f"{len(values)}: {' to '.join(dict.fromkeys(ends))}",
-        )
-        lines.append(Line(cells, ours=is_ours(fit.strategy)))
-    columns = (
-        STRATEGY,
-        STORED,
-        Column(("private memory", "for each"), words=True),
-        Column(("", "bytes"), "of private memory for each: the slope of a straight line through the measured peaks"),
-        Column(("95 %", "interval"), "of the slope; one that contains 0 says that no growth was found"),
-        Column(("at", "none"), "where the line begins: the part that does not depend on it"),
-        Column(("measured", "points"), "", words=True),
-    )
-    kind = fits[0].kind
-    return Section("How memory grows", (f"{kind}: {KINDS.get(kind, kind)}.",), columns, tuple(lines))
+        cells = {row.data_nbytes: _private(row) if row.private is not None else row.outcome for row in own}
+        growth = derived.format_ratio(derived.growth(own))
+        lines.append(Line((title(strategy), form, *(cells.get(size, "-") for size in sizes), growth), ours=is_ours(strategy)))
+    columns = (STRATEGY, STORED, *(Column((format_bytes(size), "of data")) for size in sizes), GROWTH)
+    about = f"{rows[0].kind}: {KINDS.get(rows[0].kind, rows[0].kind)}. Private memory for each size of the data."
+    return [Section("How memory grows with the data", (about,), columns, tuple(lines))]
 
 
 def calibration(report: Report) -> tuple[Section, str]:

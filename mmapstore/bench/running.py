@@ -51,7 +51,6 @@ def run(
     limit: int | None = None,
     timeout: float = 600.0,
     cold: bool = False,
-    knobs: dict[str, int] | None = None,
 ) -> Row:
     """Run epochs of `fit` and return their cost. Never raises for an error of the strategy: the row has its outcome.
 
@@ -61,19 +60,17 @@ def run(
     limit : bytes for the process and all it starts, the framework included
     timeout : seconds, from the start of the process
     cold : drop the files from the page cache first, verified
-    knobs : given to the strategy's functions by name: {"look_ahead": 4}
     """
-    chosen, given = strategies.load(strategy), knobs or {}
+    chosen = strategies.load(strategy)
     row = Row(name_of(strategy), task.form, task.kind, NOT_RUN, data_nbytes=task.nbytes, limit=limit)
-    row.command = command(strategy, task, epochs=epochs, limit=limit, cold=cold, knobs=knobs)
-    if limit is not None:
-        row.limit_command = limits.from_outside(limit, command(strategy, task, epochs=epochs, cold=True, knobs=knobs))
-        row.limited_by = can_limit()
-    row.why = _obstacle(chosen, strategy, given, row)
+    row.command = command(strategy, task, epochs=epochs, limit=limit, cold=cold)
+    row.limited_by = None if limit is None else can_limit()
+    no_limit = limit is not None and row.limited_by is None
+    row.why = f"memory cannot be limited on {sys.platform}" if no_limit else strategies.missing(strategy)
     if row.why:
         return row
     with contextlib.suppress(MissingPackageError):
-        row.predicted = chosen.private(task, **given)
+        row.predicted = chosen.private(task)
     asked: dict[str, Any] = {"strategy": strategy, "task": asdict(task)}
     row.why = _prepared(chosen, asked, timeout)
     if row.why:
@@ -82,7 +79,7 @@ def run(
     row.why = _cache_made(task, drop=cold or limit is not None)
     if row.why:
         return row
-    asked |= {"epochs": epochs, "knobs": given, "wait": True}
+    asked |= {"epochs": epochs, "wait": True}
 
     def take(event: dict[str, Any]) -> bool:
         match event["event"]:
@@ -91,7 +88,7 @@ def run(
             case "epoch":
                 row.epochs.append(Epoch(event["seconds"], event["samples"], event["nbytes"], event["checksum"] == expected))
             case "end":  # an orderly shutdown of TensorFlow takes seconds
-                row.gpu, row.outcome = event["gpu"], FINISHED
+                row.outcome = FINISHED
         return row.outcome == FINISHED
 
     with limits.limited(limit) as under, Child([_CHILD, json.dumps(asked)], under.prefix) as child:
@@ -112,7 +109,6 @@ def command(
     epochs: int = 2,
     limit: int | None = None,
     cold: bool = False,
-    knobs: dict[str, int] | None = None,
     run_all: bool = False,
 ) -> str:
     """Return the line that runs this row again, and nothing else.
@@ -124,7 +120,6 @@ def command(
     words += [] if epochs == 2 else ["--epochs", str(epochs)]
     words += [] if limit is None else ["--limit", str(limit)]
     words += ["--cold"] if cold and limit is None else []
-    words += ["--scale"] if knobs else []
     words += ["--run-all"] if run_all else []
     return shlex.join(words)
 
@@ -145,16 +140,6 @@ def instruments() -> dict[str, str]:
 
 
 # --- before it runs -----------------------------------------------------------------------------------------------------
-
-
-def _obstacle(chosen: strategies.Strategy, strategy: str, knobs: dict[str, int], row: Row) -> str:
-    """Return the reason why the row cannot be run, or ""."""
-    for name in knobs:
-        if not chosen.has(name):
-            return f"it has no {name.replace('_', '-')} to set"
-    if row.limit is not None and row.limited_by is None:
-        return f"memory cannot be limited on {sys.platform}"
-    return strategies.missing(strategy)
 
 
 def _prepared(chosen: strategies.Strategy, asked: dict[str, Any], timeout: float) -> str:

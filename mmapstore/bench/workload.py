@@ -1,4 +1,4 @@
-"""The plan of a run: strategies, tasks and further stages, with their time, disk and memory. Nothing is run here."""
+"""The plan of a run: strategies and tasks, with their time, disk and memory. Nothing is run here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from ..plain.display import format_duration
@@ -19,12 +19,10 @@ from .contract import KINDS, NOT_RUN, Row, Task, delivered, name_of
 from .derived import USUAL_FRAMEWORK as FRAMEWORK
 from .derived import grouped, holds_the_data, title
 from .generated_data import planned
-from .limits import RUNS, SHARES
-from .scaling import BATCHES, LOOK_AHEAD, LOOK_AHEADS, REPEATS, Setting
 from .selection import chosen_forms, chosen_kinds, chosen_strategies
 from .tasks import of_user
 
-DEFAULT_SIZE, LARGEST_OF_SCALE = "300MB", "8GB"
+DEFAULT_SIZE = "300MB"
 DEFAULT_DIRECTORY = "mmapstore-bench"  # in the temporary directory
 _WRITTEN_BY = {"h5": ("h5py", "hdf5"), "zarr": ("zarr", "zarr"), "folder": ("PIL", "images")}  # module, extra
 
@@ -74,6 +72,10 @@ class Planned:
         return not (self.missing or self.too_large)
 
     @property
+    def name(self) -> str:
+        return name_of(self.strategy)
+
+    @property
     def data(self) -> tuple[str, int]:
         return self.task.kind, self.task.nbytes
 
@@ -83,10 +85,10 @@ class Planned:
 
     def not_run(self) -> Row:
         task, why = self.task, self.missing or self.too_large
-        return Row(name_of(self.strategy), task.form, task.kind, NOT_RUN, why, data_nbytes=task.nbytes, predicted=self.predicted)
+        return Row(self.name, task.form, task.kind, NOT_RUN, why, data_nbytes=task.nbytes, predicted=self.predicted)
 
     def __str__(self) -> str:
-        return f"{title(name_of(self.strategy))} ({self.task.form}, {self.task.kind})"
+        return f"{title(self.name)} ({self.task.form}, {self.task.kind})"
 
 
 def predicted(strategy: str, task: Task) -> int | None:
@@ -151,24 +153,6 @@ def to_write(tasks: Iterable[Task], exists: Callable[[str], bool] = lambda path:
 
 
 @dataclass(frozen=True)
-class Growth:
-    """One line of memory against a knob."""
-
-    strategy: str
-    knob: str
-    settings: list[Setting]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the run beside the rows: its purpose, the number of processes, and seconds."""
-
-    words: str
-    runs: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Workload:
     """Everything to be measured.
 
@@ -176,7 +160,6 @@ class Workload:
     ----------
     rows : without a limit
     limited : under `limit` bytes, with a strategy that holds the data in memory among them if there is one
-    bisected, swept, growth : rows and lines of the further questions
     to_make : data that has to exist; empty for the user's own
     notes : what was asked for and is left out, and why
     """
@@ -184,9 +167,6 @@ class Workload:
     rows: list[Planned]
     limit: int | None = None
     limited: list[Planned] = field(default_factory=list)
-    bisected: list[Planned] = field(default_factory=list)
-    swept: list[Planned] = field(default_factory=list)
-    growth: list[Growth] = field(default_factory=list)
     to_make: list[Task] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -194,29 +174,17 @@ class Workload:
     def tasks(self) -> list[Task]:
         return list(dict.fromkeys(each.task for each in self.rows))
 
-    def stages(self, epochs: int) -> list[Stage]:
-        """List the parts of the run beside the rows."""
+    @property
+    def runs(self) -> int:
+        """Number of processes."""
+        return sum(one.runs for one in self.rows) + len(self.limited)
 
-        def stage(words: str, rows: Sequence[Planned], epochs: int, times: int = 1) -> Stage:
-            seconds = sum(seconds_of(one.strategy, one.task, epochs, cold=True) for one in rows)
-            return Stage(words, times * len(rows), times * seconds)
-
-        lines = [(each.strategy, setting.task) for each in self.growth for setting in each.settings]
-        found = [
-            stage(f"under a limit of {format_bytes(self.limit or 0)}", self.limited, epochs),
-            stage("in search of the smallest limit", self.bisected, 1, RUNS),
-            stage("for throughput against the limit", self.swept, max(2, epochs), len(SHARES)),
-            Stage("for the growth of memory", REPEATS * len(lines), REPEATS * sum(seconds_of(*line, epochs=1) for line in lines)),
-        ]
-        return [stage for stage in found if stage.runs]
-
-    def runs(self, epochs: int) -> int:
-        """Estimate the number of processes."""
-        return sum(one.runs for one in self.rows) + sum(stage.runs for stage in self.stages(epochs))
+    def seconds_under_limit(self, epochs: int) -> float:
+        return sum(seconds_of(one.strategy, one.task, epochs, cold=True) for one in self.limited)
 
     def seconds(self, epochs: int) -> float:
         """Estimate the seconds of all runs, without those that make the data."""
-        return sum(one.seconds for one in self.rows if one.runs) + sum(stage.seconds for stage in self.stages(epochs))
+        return sum(one.seconds for one in self.rows if one.runs) + self.seconds_under_limit(epochs)
 
     def to_text(self, epochs: int, data: str, seconds: float) -> str:
         """Say what will be run, what will not, and how long it takes; `data` says where the data are or will be."""
@@ -229,9 +197,9 @@ class Workload:
         count = sum(one.runs for one in self.rows)
         runs = f"{count} row{'s' * (count != 1)} of {epochs} epoch{'s' * (epochs > 1)}, each in a process of its own"
         lines += [("data", data), ("runs", runs)]
-        lines += [
-            ("", f"{stage.runs} more {stage.words}, {format_duration(stage.seconds)} of the time") for stage in self.stages(epochs)
-        ]
+        if self.limited:
+            time = format_duration(self.seconds_under_limit(epochs))
+            lines.append(("", f"{len(self.limited)} more under a limit of {format_bytes(self.limit or 0)}, {time} of the time"))
         stop = "Ctrl-C ends it and keeps what was measured"
         lines.append(("time", f"about {format_duration(seconds)}, estimated for 2 cores; {stop}"))
         for missing, rows in grouped((one for one in self.rows if not one.runs), lambda one: one.missing).items():
@@ -263,9 +231,10 @@ def workload(options: argparse.Namespace, available: int) -> Workload:
         about = {"labels": options.labels, "batch": options.batch, "seed": options.seed, "directory": data_directory(options)}
         tasks = [of_user(options.path, **about, notes=notes)]
     else:
-        nbytes = parse_bytes(options.size or DEFAULT_SIZE, "--size") if options.size or limit is None else 2 * limit
+        sizes = [parse_bytes(size.strip(), "--size") for size in (options.size or DEFAULT_SIZE).split(",")]
         tasks = [
-            _generated(options, kind, form, nbytes)
+            planned(kind, form, nbytes, data_directory(options), options.seed, options.batch)
+            for nbytes in ([2 * limit] if limit is not None and not options.size else sizes)
             for kind in chosen_kinds(options.task)
             for form in chosen_forms(options.form, kind)
         ]
@@ -288,12 +257,8 @@ def workload(options: argparse.Namespace, available: int) -> Workload:
         if limit < FRAMEWORK:
             least = format_bytes(FRAMEWORK)
             notes.append(f"a limit of {format_bytes(limit)} may be less than TensorFlow takes by itself; {least} are enough.")
-    growth = _growth(options, possible, available, notes) if options.scale else []
-    to_make = [] if own else [*tasks, *(setting.task for each in growth if each.knob == "data" for setting in each.settings)]
-    return Workload(
-        rows, limit, limited, possible if options.bisect else [], possible if options.sweep else [], growth,
-        list(dict.fromkeys(task for task in to_make if not unwritable(task))), notes,
-    )  # fmt: skip
+    to_make = [] if own else [task for task in dict.fromkeys(tasks) if not unwritable(task)]
+    return Workload(rows, limit, limited, to_make, notes)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -302,13 +267,9 @@ def _check(options: argparse.Namespace) -> None:
             raise InvalidValueError(f"--{name} {getattr(options, name)} is not valid; expected {least} or more.")
     if options.path is None and options.labels is not None:
         raise InvalidValueError(f"--labels {options.labels} without the data they belong to: give their PATH as well.")
-    for name in ("size", "form", "task", "scale"):
+    for name in ("size", "form", "task"):
         if options.path is not None and getattr(options, name):
             raise InvalidValueError(f"--{name} is for generated data, and {options.path} is read as it is. Leave one of them out.")
-
-
-def _generated(options: argparse.Namespace, kind: str, form: str, nbytes: int) -> Task:
-    return planned(kind, form, nbytes, data_directory(options), options.seed, options.batch)
 
 
 def _controls(possible: Sequence[Planned], candidates: Sequence[Planned], notes: list[str]) -> list[Planned]:
@@ -323,31 +284,4 @@ def _controls(possible: Sequence[Planned], candidates: Sequence[Planned], notes:
             found.append(min(others, key=lambda one: one.predicted or 0))
         elif not asked:
             notes.append(f"no strategy for these data ({data[0]}) holds them in memory, so no row under the limit will count.")
-    return found
-
-
-def _growth(options: argparse.Namespace, possible: Sequence[Planned], available: int, notes: list[str]) -> list[Growth]:
-    largest = parse_bytes(options.size or LARGEST_OF_SCALE, "--size")
-    forms = dict.fromkeys(one.task.form for one in possible) if options.form else ("npy", "folder")
-    found = []
-    left_out: dict[str, list[str]] = {}  # sizes: rows
-    for one in possible:
-        task = one.task
-        if task.form not in forms:
-            continue
-        sizes = [_generated(options, task.kind, task.form, size) for size in (largest // 16, largest // 4, largest)]
-        fitting = [size for size in sizes if options.run_all or (predicted(one.strategy, size) or 0) + FRAMEWORK <= available]
-        if len(fitting) > 1:
-            found.append(Growth(one.strategy, "data", [Setting(size.nbytes, size) for size in fitting]))
-        if len(fitting) < len(sizes):
-            left_out.setdefault(", ".join(format_bytes(size.nbytes) for size in sizes[len(fitting) :]), []).append(str(one))
-        if not one.too_large:
-            batches = [Setting(batch, replace(task, batch=batch)) for batch in BATCHES if task.pairs >= 2 * batch]
-            found.append(Growth(one.strategy, "batch", batches))
-            if strategies.load(one.strategy).has(LOOK_AHEAD):
-                found.append(
-                    Growth(one.strategy, "look-ahead", [Setting(count, task, {LOOK_AHEAD: count}) for count in LOOK_AHEADS])
-                )
-    for words, rows in left_out.items():
-        notes.append(f"memory against data leaves out {words}, which would not fit (--run-all), of {'; '.join(rows)}.")
     return found

@@ -59,7 +59,7 @@ class Diagnosis:
             lines += ["", f"{found.level}: {found.found} [{found.code}]", f"    mend: {found.mend}", f"    gain: {found.gain}"]
             if found.seconds is not None and found.seconds >= 0.0005:
                 lines[-1] += f"; about {format_duration(found.seconds)} less an epoch"
-        rows = [(route.name, format_bytes(route.nbytes), _words(route)) for route in self.routes]
+        rows = [(route.name, format_bytes(route.nbytes), "" if route.fits else "more than there is") for route in self.routes]
         if self.memory is not None:
             parts = (f"{name} {format_bytes(size)}" for name, size in self.memory.parts.items() if size * 200 > self.memory.total)
             rows.append((self.how, format_bytes(self.memory.total), f"= {' + '.join(parts)}"))
@@ -71,8 +71,3 @@ class Diagnosis:
             f"read: {self.read}",
         ]
         return "\n".join([*lines, *([f"speed: {self.bottleneck.words}"] if self.bottleneck else []), *self.notes])
-
-
-def _words(route: Route) -> str:
-    chance = [f"left to chance, from {format_bytes(route.least)} on"] if route.least < route.nbytes else []
-    return "  ".join(chance + ["more than there is"] * (not route.fits))

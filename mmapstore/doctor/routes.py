@@ -16,14 +16,10 @@ _CLASS_NBYTES = 64  # of a y that is a class
 
 @dataclass(frozen=True)
 class Route:
-    """A strategy and its peak of private memory in bytes beside the framework's own.
-
-    `nbytes` is the largest peak, `least` the smallest, where the peak depends on chance. `fits` is True if `nbytes` is available.
-    """
+    """A strategy, its peak of private memory in bytes beside the framework's own, and True if these are available."""
 
     name: str
     nbytes: int
-    least: int
     fits: bool
 
 
@@ -48,8 +44,7 @@ def predicted(found: Mapping[str, Task], available: int, times: float = 1.0) -> 
         strategy = strategies.load(name)
         if not strategy.title.startswith(_OURS):
             nbytes = int(strategy.private(task) * times)
-            least = int(strategy.least(task) * times) if strategy.least else nbytes
-            routes.append(Route(strategy.title, nbytes, least, nbytes <= available))
+            routes.append(Route(strategy.title, nbytes, nbytes <= available))
     return sorted(routes, key=lambda route: -route.nbytes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mmapstore.bench.contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Fit, Look, Report, Row, Smallest
+from mmapstore.bench.contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Look, Report, Row
 
 FRAMEWORK = 480_000_000
 SMALL, LARGE = 600_000_000, 8_000_000_000
@@ -90,7 +90,7 @@ def not_run(name: str, why: str, *, predicted: int | None, nbytes: int = SMALL, 
 
 
 def full_report(looked: int = 8) -> Report:
-    """Some 30 rows without a limit, `looked` of them with their memory over time, rows under one, a sweep, lines, a calibration."""
+    """Some 30 rows without a limit, `looked` of them with their memory over time, rows under one, a calibration."""
     slow = {"h5-gzip": 0.5, "zarr-zstd": 0.7, "zarr": 0.8, "h5": 0.9, "npy": 1.0}
     rows = [
         row(
@@ -136,7 +136,6 @@ def full_report(looked: int = 8) -> Report:
     for each in limited:
         each.limit, each.limited_by = LIMIT, "control group"
         each.epochs = each.epochs[:1]
-        each.limit_command = f"systemd-run --scope -p MemoryMax=1000000000 -p MemorySwapMax=0 {each.command}"
     return Report(
         MACHINE, 0,
         calibration=[
@@ -145,81 +144,7 @@ def full_report(looked: int = 8) -> Report:
             {"what": "holds 500 MB for 20 ms", "expected": 500_000_000, "measured": 446_000_000, "missed": 54_000_000},
         ],
         tasks=TASKS, rows=rows, limited=limited,
-        bisected=[
-            Smallest("fit(memmap)", "npy", "next", LARGE, 16_700_000_000),
-            Smallest("mmapstore to_tf", "npy", "next", LARGE, 511_000_000),
-            Smallest("mmapstore shuffled", "npy", "next", LARGE, 514_000_000),
-        ],
-        swept=sweep(), fits=fits(),
     )  # fmt: skip
-
-
-def sweep() -> list[Row]:
-    shares = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
-    found = []
-    for name, needs, most, least in (
-        ("fit(memmap)", 2.0, 2.2e9, 2.2e9),
-        ("hand-written Sequence", 0.0, 2.5e9, 0.5e9),
-        ("hand-written Sequence, workers=4", 0.08, 1.8e9, 0.45e9),
-        ("mmapstore to_tf", 0.0, 2.6e9, 0.62e9),
-        ("mmapstore shuffled", 0.0, 1.6e9, 0.55e9),
-        ("a way that never finished", 9.0, 0, 0),
-    ):
-        for share in shares:
-            limit = int(FRAMEWORK + share * SMALL)
-            if share < needs:
-                found.append(cut_short(name, KILLED, private=share * SMALL, seconds=1, nbytes=SMALL, limit=limit))
-            else:
-                rate = least + (most - least) * min(1.0, share / 1.1) ** 2
-                found.append(row(name, rate=rate, limit=limit, looks=[]))
-            found[-1].limited_by = "control group"
-    return found
-
-
-def fits() -> list[Fit]:
-    found = []
-    for name, form, slope, fixed in (
-        ("fit(memmap)", "npy", 2.0, 25e6),
-        (".shuffle(n)", "npy", 1.02, 30e6),
-        ("hand-written Sequence", "npy", 0.0, 6e6),
-        ("zarr Sequence", "zarr-zstd", 0.001, 48e6),
-        ("mmapstore to_tf", "npy", 0.0, 9e6),
-        ("mmapstore shuffled", "npy", 0.0, 0.4e6),
-        ("mmapstore shuffled", "zarr-zstd", 0.0, 21e6),
-    ):
-        points = [
-            (float(size), int(fixed + slope * size + wobble * (1 + 0.01 * slope * size)))
-            for size in (500_000_000, 2_000_000_000, 8_000_000_000)
-            for wobble in (-1, 1)
-        ]
-        found.append(Fit(name, form, "next", "data", slope, slope - 0.0008, slope + 0.0008, fixed, points))
-    found.append(
-        Fit(
-            "mmapstore to_tf",
-            "npy",
-            "next",
-            "batch",
-            240_000,
-            210_000,
-            270_000,
-            2e6,
-            [(16.0, 5_800_000), (64.0, 17_400_000), (256.0, 63_400_000)],
-        )
-    )
-    found.append(
-        Fit(
-            "mmapstore to_tf",
-            "npy",
-            "next",
-            "look-ahead",
-            1.9e6,
-            1.7e6,
-            2.1e6,
-            6e6,
-            [(1.0, 8_000_000), (4.0, 13_600_000), (16.0, 36_400_000)],
-        )
-    )
-    return found
 
 
 def small_report(**more) -> Report:
@@ -239,11 +164,10 @@ def empty_report() -> Report:
 def hostile_report() -> Report:
     """Every text a piece of HTML, that would show if it were not escaped."""
     bad = "<script>alert('x')</script>\"&$x$"
-    each = row(bad, bad, kind=bad, why=bad, command=bad, limit_command=bad)
+    each = row(bad, bad, kind=bad, why=bad, command=bad)
     ended = cut_short(bad, KILLED, bad, private=5e8, seconds=math.pi, nbytes=SMALL, limit=LIMIT, limited_by=bad)
     return Report(
         {"processor": bad, "versions": {bad: bad}}, 0, [{"what": bad, "expected": 1, "measured": 1, "missed": 1}],
         [{"kind": bad, "form": bad, "samples": 10, "shape": [3], "dtype": bad}],
-        [each], [ended], [Smallest(bad, bad, bad, 1, 1)], [row(bad, limit=LIMIT, limited_by=bad)],
-        [Fit(bad, bad, bad, bad, 1.0, 0.5, 1.5, 0.0, [(1.0, 10**7), (2.0, 2 * 10**7), (4.0, 3 * 10**7)])],
+        [each], [ended],
     )  # fmt: skip

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +22,6 @@ from mmapstore.bench.contract import FAILED, FINISHED, KILLED, NOT_RUN, Epoch, R
 from mmapstore.bench.generated_data import generated
 from mmapstore.bench.measuring import Measuring
 from mmapstore.bench.workload import plan_row, workload
-from mmapstore.plain.memory_budget import format_bytes
 
 MB = 10**6
 BASELINE = 300 * MB
@@ -34,15 +33,15 @@ class Machine:
     def __init__(self):
         self.runs = []
 
-    def __call__(self, strategy, task, *, epochs=2, limit=None, timeout=600.0, cold=False, knobs=None):
-        self.runs.append(SimpleNamespace(strategy=strategy, task=task, epochs=epochs, limit=limit, cold=cold, knobs=knobs))
+    def __call__(self, strategy, task, *, epochs=2, limit=None, timeout=600.0, cold=False):
+        self.runs.append(SimpleNamespace(strategy=strategy, task=task, epochs=epochs, limit=limit, cold=cold))
         private = strategies.load(strategy).private(task)
         row = Row(
             strategy, task.form, task.kind, FINISHED, data_nbytes=task.nbytes, limit=limit, predicted=private, private=private
         )
         row.baseline, row.first_batch, row.limited_by = BASELINE, 0.1, limit and "control group"
         row.epochs = [Epoch(0.5, task.pairs, 2 * task.nbytes, True) for _ in range(epochs)]
-        row.command = running.command(strategy, task, epochs=epochs, limit=limit, cold=cold, knobs=knobs)
+        row.command = running.command(strategy, task, epochs=epochs, limit=limit, cold=cold)
         if limit and BASELINE + private > limit:
             row.outcome, row.epochs = KILLED, []
         return row
@@ -84,7 +83,7 @@ def test_a_run_tells_first_then_measures_then_reports(run, machine, tmp_path):
     assert (code, err) == (0, "")
     report = Report.from_json((tmp_path / "r.json").read_text())
     assert [row.strategy for row in report.rows] == ["array_in_ram", "fit_memmap", "mmapstore_keras"]
-    assert [(one.epochs, one.limit, one.cold, one.knobs) for one in machine.runs] == [(2, None, False, None)] * 3
+    assert [(one.epochs, one.limit, one.cold) for one in machine.runs] == [(2, None, False)] * 3
     assert report.calibration[0]["missed"] == 1 and report.seed == 0
     assert report.machine["cores"] >= 1 and "numpy" in report.machine["versions"]
     (task,) = report.tasks
@@ -116,17 +115,16 @@ def test_data_of_an_earlier_run_are_used_again(run, tmp_path):
         ["--size", "3MB", "--form", "npy,h5-gzip", "--seed", "5", "--batch", "16", "--epochs", "3", "--cold"],
         ["--size", "2MB", "--task", "labelled", "--form", "npy,h5"],
         ["--size", "3MB", "--form", "npy", "--only", "mmapstore_keras,mmapstore_tf", "--limit", "1GB"],
-        ["--size", "3MB", "--form", "npy", "--only", "fit_memmap", "--sweep", "--epochs", "1"],
+        ["--size", "3MB,6MB", "--form", "npy", "--only", "fit_memmap", "--epochs", "1"],
     ],
-    ids=["default", "options", "labelled", "limit", "sweep"],
+    ids=["default", "options", "labelled", "limit", "sizes"],
 )
 def test_the_command_of_a_row_means_that_row(run, machine, tmp_path, words):
     """Parsed, it gives the same task and strategy and nothing else, run in the same way."""
     code, _, _ = run(*words, "--json", tmp_path / "r.json")
     assert code == 0
     report = Report.from_json((tmp_path / "r.json").read_text())
-    rows = [*report.rows, *report.limited, *report.swept]
-    ran = [row for row in rows if row.outcome != NOT_RUN]
+    ran = [row for row in report.everything if row.outcome != NOT_RUN]
     assert len(ran) == len(machine.runs) > 0
     for row, once in zip(ran, machine.runs, strict=True):
         parsed = cli._parser().parse_args([*shlex.split(row.command)[1:], "--data", str(tmp_path / "data")])
@@ -246,48 +244,25 @@ def test_ctrl_c_between_limit_rows_leaves_none_that_seems_to_count(run, machine,
     assert code == 130 and "does not count" in row.why
 
 
-@pytest.mark.parametrize("words", [["--limit", "1GB"], ["--bisect"], ["--sweep"]])
-def test_a_system_without_limits_is_told_before_anything_runs(run, machine, monkeypatch, words):
+def test_a_system_without_limits_is_told_before_anything_runs(run, machine, monkeypatch):
     monkeypatch.setattr(running, "can_limit", lambda: None)
-    code, _, err = run(*SMALL, *words)
-    assert code == 2 and "need a limit of memory that holds" in err and not machine.runs
+    code, _, err = run(*SMALL, "--limit", "1GB")
+    assert code == 2 and "needs a limit of memory that holds" in err and not machine.runs
 
 
-def test_bisect_finds_the_smallest_limit(run, machine, tmp_path):
-    words = ("--size", "30MB", "--form", "npy", "--only", "fit_memmap,sequence", "--bisect")
-    code, _, _ = run(*words, "--json", tmp_path / "r.json")
+def test_kinds_of_task_and_sizes_have_a_table_each(run, machine, tmp_path):
+    words = ("--size", "40MB,60MB", "--form", "npy", "--only", "fit_memmap,sequence", "--task", "next,labelled")
+    code, out, _ = run(*words, "--limit", "420MB", "--json", tmp_path / "r.json")
     assert code == 0
     report = Report.from_json((tmp_path / "r.json").read_text())
-    for row, found in zip(report.rows, report.bisected, strict=True):
-        assert (found.strategy, found.form, found.kind) == (row.strategy, row.form, row.kind)
-        assert found.data_nbytes == row.data_nbytes
-        needed = BASELINE + row.private
-        assert needed <= found.limit <= 1.05 * needed + 1
-    assert {(one.epochs, one.cold) for one in machine.runs if one.limit} == {(1, True)}
-
-
-def test_kinds_of_task_are_told_apart(run, machine, tmp_path):
-    words = (*MEDIUM, "--only", "fit_memmap,sequence", "--task", "next,labelled")
-    code, out, _ = run(*words, "--limit", "420MB", "--bisect", "--sweep", "--scale", "--json", tmp_path / "r.json")
-    assert code == 0
-    report = Report.from_json((tmp_path / "r.json").read_text())
-    ways = {(name, kind) for name in ("fit_memmap", "sequence") for kind in ("next", "labelled")}
-    assert len(report.bisected) == 4
-    assert {(each.strategy, each.kind) for each in report.bisected} == ways
-    assert {(fit.strategy, fit.kind, fit.knob) for fit in report.fits} == {
-        (*way, knob) for way in ways for knob in ("data", "batch")
-    }
-    private = {(row.strategy, row.kind): row.private for row in report.rows}
-    for found in report.bisected:
-        needed = BASELINE + private[found.strategy, found.kind]
-        assert needed <= found.limit <= 1.05 * needed + 1
-    enough = {(each.strategy, each.kind): format_bytes(each.limit) for each in report.bisected}
-    assert enough["fit_memmap", "next"] != enough["fit_memmap", "labelled"]
-    limited = out.split("UNDER A HARD LIMIT OF 420 MB")[1:]
-    for kind, text in zip(("next", "labelled"), limited, strict=True):
-        assert f"\n{kind}: " in text
-        assert re.search(rf"fit\(memmap\) +npy +{re.escape(enough['fit_memmap', kind])} ", text)
-    assert out.count("HOW MEMORY GROWS\n") == out.count("THROUGHPUT AGAINST THE LIMIT\n") == 2
+    assert len(report.rows) == len({(row.strategy, row.kind, row.data_nbytes) for row in report.rows}) == 8
+    assert len(report.limited) == 8
+    assert out.count("WHAT EACH STRATEGY COSTS") == out.count("UNDER A HARD LIMIT OF 420 MB") == 4
+    _, first, second = out.split("HOW MEMORY GROWS WITH THE DATA\n")
+    for text, kind in ((first, "next"), (second, "labelled")):
+        assert text.startswith(f"{kind}: ")
+        assert re.search(r"hand-written Sequence +npy +\+.* MB +\+.* MB +-?0\.0", text)
+    assert re.search(r"fit\(memmap\) +npy +\+\d+ MB +\+\d+ MB +4\.00", first)
 
 
 def test_a_strategy_of_ones_own_is_called_the_same_everywhere(run, machine, monkeypatch, tmp_path):
@@ -297,50 +272,10 @@ def test_a_strategy_of_ones_own_is_called_the_same_everywhere(run, machine, monk
         "def fit_arguments(task):\n    return {}\n"
     )
     monkeypatch.setattr(running, "run", lambda strategy, task, **how: replace(machine("fit_memmap", task, **how), strategy="mine"))
-    code, _, _ = run(*MEDIUM, "--only", own, "--bisect", "--scale", "--json", tmp_path / "r.json")
+    code, _, _ = run(*MEDIUM, "--only", own, "--json", tmp_path / "r.json")
     report = Report.from_json((tmp_path / "r.json").read_text())
     assert code == 0
-    assert {each.strategy for each in (*report.rows, *report.bisected, *report.fits)} == {"mine"}
-    assert len(report.bisected) == 1 and len(report.fits) == 2 and str(tmp_path) not in json.dumps(asdict(report)["fits"])
-
-
-def test_bisect_of_what_never_finishes_is_a_note(run, machine, monkeypatch):
-    def never(strategy, task, **how):
-        row = machine(strategy, task, **how)
-        row.outcome = KILLED if how.get("limit") else FINISHED
-        return row
-
-    monkeypatch.setattr(running, "run", never)
-    code, out, _ = run(*SMALL, "--only", "fit_memmap", "--bisect")
-    assert code == 0 and "note: fit(memmap), npy, next: no limit up to 20.0 GB was enough to finish twice" in out
-
-
-def test_sweep(run, machine, tmp_path):
-    code, _, _ = run("--size", "30MB", "--form", "npy", "--only", "fit_memmap,sequence", "--sweep", "--json", tmp_path / "r.json")
-    assert code == 0
-    report = Report.from_json((tmp_path / "r.json").read_text())
-    limits = [BASELINE + int(share * 30 * MB) for share in (2, 1.5, 1, 0.7, 0.5, 0.3, 0.2, 0.1)]
-    for free in report.rows:
-        rows = [row for row in report.swept if row.strategy == free.strategy]
-        enough = sum(BASELINE + free.private <= limit for limit in limits)
-        assert [row.limit for row in rows] == limits
-        assert [row.outcome for row in rows] == ([FINISHED] * enough + [KILLED] + [NOT_RUN] * 8)[:8]
-    assert report.swept[0].outcome == KILLED and report.swept[8].outcome == FINISHED
-    assert all(row.command for row in report.swept)
-
-
-def test_scale(run, machine, tmp_path):
-    words = ("--size", "60MB", "--form", "npy", "--only", "fit_memmap,sequence_workers", "--scale")
-    code, _, _ = run(*words, "--json", tmp_path / "r.json")
-    assert code == 0
-    fits = {(fit.strategy, fit.knob): fit for fit in Report.from_json((tmp_path / "r.json").read_text()).fits}
-    assert set(fits) == {
-        ("fit_memmap", "data"), ("fit_memmap", "batch"),
-        ("sequence_workers", "data"), ("sequence_workers", "batch"), ("sequence_workers", "look-ahead"),
-    }  # fmt: skip
-    assert fits["fit_memmap", "data"].slope > 1.9 and abs(fits["sequence_workers", "data"].slope) < 0.01
-    assert len(fits["fit_memmap", "data"].points) == 6
-    assert {one.knobs["look_ahead"] for one in machine.runs if one.knobs} == {1, 4, 16}
+    assert {each.strategy for each in report.rows} == {"mine"}
 
 
 # --- what is asked of it beside that ------------------------------------------------------------------------------------
@@ -391,41 +326,15 @@ def test_outputs_are_checked_before_anything_runs(run, machine, tmp_path, option
     assert not machine.runs
 
 
-def test_an_old_report_that_is_none_is_told_before_anything_runs(run, machine, tmp_path):
-    (tmp_path / "old.json").write_text("{}")
-    code, _, err = run(*SMALL, "--compare", tmp_path / "old.json")
-    assert code == 1 and "is not a report of this version" in err
-    code, _, err = run(*SMALL, "--compare", tmp_path / "no.json")
-    assert code == 1 and "there is no" in err
-    assert not machine.runs
-
-
-def test_compare_and_read(run, machine, tmp_path):
-    run(*SMALL, "--only", "fit_memmap", "--json", tmp_path / "old.json")
-    code, out, _ = run(*SMALL, "--only", "fit_memmap,sequence", "--json", tmp_path / "new.json", "--compare", tmp_path / "old.json")
-    assert code == 0 and "CHANGES: " in out
+def test_read_reports_again_without_a_run(run, machine, tmp_path):
+    _, out, _ = run(*SMALL, "--only", "fit_memmap,sequence", "--json", tmp_path / "new.json")
     ran = len(machine.runs)
-    code, again, _ = run("--read", tmp_path / "new.json", "--compare", tmp_path / "old.json")
+    code, again, _ = run("--read", tmp_path / "new.json", "--html", tmp_path / "r.html")
     assert code == 0 and len(machine.runs) == ran
-    assert again in out.replace("\n\nwritten: " + str(tmp_path / "new.json"), "")
+    assert again.partition("\n\nwritten: ")[0] in out and f"written: {tmp_path / 'r.html'}" in again
+    assert 'class="bars"' in (tmp_path / "r.html").read_text(encoding="utf-8")
     code, _, err = run("x.npy", "--read", tmp_path / "new.json")
     assert code == 2 and "measures nothing, so x.npy is not used" in err
-
-
-def test_html_and_pngs(run, tmp_path):
-    pytest.importorskip("matplotlib")
-    code, out, _ = run(*SMALL, "--only", "fit_memmap,sequence", "--html", tmp_path / "r.html", "--png", tmp_path / "plots")
-    assert code == 0
-    assert "<svg" in (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert list((tmp_path / "plots").glob("*.png"))
-    assert f"written: {tmp_path / 'r.html'}, {tmp_path / 'plots'}" in out
-
-
-def test_no_matplotlib_is_told_before_anything_runs(run, machine, monkeypatch, tmp_path):
-    found = bench.importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "matplotlib" else found(name, *more))
-    code, _, err = run(*SMALL, "--html", tmp_path / "r.html")
-    assert code == 1 and "matplotlib: pip install" in err and not machine.runs
 
 
 def test_too_little_disk_is_told_before_anything_is_written(run, machine, monkeypatch, tmp_path):
@@ -471,7 +380,6 @@ def test_real_rows_and_limits(tmp_path):
         assert under["array_in_ram"].outcome == KILLED
         assert under["mmapstore_keras"].outcome == FINISHED
         assert "does not count" not in under["mmapstore_keras"].why
-        assert "systemd-run" in under["mmapstore_keras"].limit_command
 
 
 @pytest.mark.slow

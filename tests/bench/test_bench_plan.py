@@ -97,7 +97,7 @@ def test_the_default_is_next_frame_in_every_form_in_under_ten_minutes():
     assert disk < 2 * GB
     expected = [(name, task.form) for task in work.tasks for name in strategies.serving(task)]
     assert ways(work) == expected
-    assert not work.limited and not work.bisected and not work.swept and not work.growth
+    assert not work.limited
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,6 @@ def test_kinds_and_forms():
         (["--only", "zarr_sequence", "--form", "npy"], "None of zarr_sequence is for next from npy"),
         (["--task", "images", "--form", "npy"], "images"),
         (["x.npy", "--size", "1GB"], "--size is for generated data, and x.npy is read as it is"),
-        (["x.npy", "--scale"], "--scale is for generated data"),
         (["x.npy", "--task", "next"], "--task is for generated data"),
     ],
 )
@@ -204,36 +203,10 @@ def test_ways_that_are_too_large_run_under_a_limit():
     assert [one.strategy for one in work.limited] == ["array_in_ram"]
 
 
-def test_the_search_and_the_sweep_take_what_can_run():
-    work = workload(options("--only", "fit_memmap", "--size", "3MB", "--bisect", "--sweep"), 10**12)
-    assert [len(work.bisected), len(work.swept)] == [1, 1]
-    assert [(stage.words, stage.runs) for stage in work.stages(2)] == [
-        ("in search of the smallest limit", 7),
-        ("for throughput against the limit", 8),
-    ]
-
-
-def test_scale_leaves_out_what_would_not_fit():
-    work = workload(options("--only", "array_in_ram,sequence_workers", "--scale"), 15 * GB)
-    lines = {(each.strategy, each.knob): [setting.value for setting in each.settings] for each in work.growth}
-    assert len(lines["array_in_ram", "data"]) == 2 and len(lines["sequence_workers", "data"]) == 3
-    assert lines["array_in_ram", "batch"] == [16, 64, 256]
-    assert lines["sequence_workers", "look-ahead"] == [1, 4, 16]
-    assert ("array_in_ram", "look-ahead") not in lines
-    assert work.notes == [
-        "memory against data leaves out 8.00 GB, which would not fit (--run-all), of array in RAM, fit(x, y) (npy, next)."
-    ]
-    assert {task.nbytes for task in work.to_make} >= {int(value) for value in lines["sequence_workers", "data"]}
-
-
-def test_scale_is_of_npy_unless_forms_are_asked_for():
-    forms = {each.settings[0].task.form for each in workload(options("--only", "mmapstore_keras", "--scale"), 10**12).growth}
-    assert forms == {"npy"}
-    asked = options("--only", "mmapstore_keras", "--scale", "--form", "npy,zarr", "--size", "1GB")
-    growth = workload(asked, 10**12).growth
-    assert {each.settings[0].task.form for each in growth} == {"npy", "zarr"}
-    sizes = [each.task.nbytes for line in growth if line.knob == "data" for each in line.settings[:3]]
-    assert max(sizes) <= GB and min(sizes) > GB / 17
+def test_several_sizes():
+    work = workload(options("--only", "fit_memmap", "--form", "npy", "--size", "6MB, 3MB"), 10**12)
+    assert [one.task.samples for one in work.rows] == [200, 100]
+    assert [task.nbytes for task in work.to_make] == [6_000_000, 3_000_000]
 
 
 def test_the_plan_in_words():

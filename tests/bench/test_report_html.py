@@ -10,11 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from sample_reports import empty_report, full_report, hostile_report, small_report
 
-from mmapstore.bench import derived, plots
-from mmapstore.bench.drawing import COLOURS
+from mmapstore.bench import derived, pictures
+from mmapstore.bench.contract import KILLED, Look
 from mmapstore.bench.report_html import html
-
-pytest.importorskip("matplotlib")
 
 REPORTS = {"full": full_report(), "small": small_report(), "empty": empty_report(), "hostile": hostile_report()}
 VOID = {"meta", "link", "br"}
@@ -82,9 +80,9 @@ def test_everything_is_escaped(pages):
 def test_it_begins_with_what_was_measured_and_the_answer(pages):
     text, report = Page(pages["full"]).text, REPORTS["full"]
     start = text.index("Where the memory goes: strategies of feeding Keras")
-    places = [text.index("Memory and time of 20 strategies of training a Keras model on stored arrays")]
+    places = [text.index("Memory and time of 19 strategies of training a Keras model on stored arrays")]
     places += [text.index(sentence) for sentence in derived.answer(report)]
-    places += [text.index(head) for head in ("The figures", "The plots", "How it was measured", "The instruments, on memory")]
+    places += [text.index(head) for head in ("The figures", "The pictures", "How it was measured", "The instruments, on memory")]
     places += [text.index(head) for head in ("The command of each row", "The machine")]
     assert places == sorted(places)
     assert start < places[0]
@@ -95,9 +93,8 @@ def test_every_row_is_in_a_table_with_its_command(pages):
     for row in (*report.rows, *report.limited):
         assert derived.title(row.strategy) in page.text
         assert row.command in page.text
-        assert row.limit_command in page.text
     emphasised = sum(tag == "tr" and attributes.get("class") == "ours" for tag, attributes in page.elements)
-    assert emphasised == 15 + 2 + 2 + 5  # of the rows, under the limit, in the sweep, of the lines
+    assert emphasised == 15 + 2  # of the rows, under the limit
 
 
 def test_cells_have_names_for_a_narrow_screen(pages):
@@ -105,33 +102,43 @@ def test_cells_have_names_for_a_narrow_screen(pages):
     assert {each["data-name"] for each in cells} >= {"stored as", "predicted", "private memory", "throughput", "first batch"}
 
 
-def test_every_plot_is_there_for_both_widths(pages):
-    elements = Page(pages["full"]).elements
-    count = len(plots.plots(REPORTS["full"]))
-    assert sum(tag == "svg" for tag, _ in elements) == 2 * count
-    assert sum(tag == "figcaption" for tag, _ in elements) == count
-    for which in ("wide", "narrow"):
-        assert sum(attributes.get("class") == which for _, attributes in elements) == count
-    assert all(attributes.get("aria-label") for tag, attributes in elements if tag == "svg")
+def test_each_row_has_a_bar_and_each_row_with_looks_a_panel(pages):
+    elements, report = Page(pages["full"]).elements, REPORTS["full"]
+    looked = [row for row in report.everything if row.looks]
+    assert sum(tag == "svg" for tag, _ in elements) == len(looked)
+    assert sum(tag == "figcaption" for tag, _ in elements) == len(pictures.pictures(report)) == 3
+    marks = [attributes["class"] for tag, attributes in elements if tag == "i"]
+    assert marks.count("data") == marks.count("predicted") == len(report.rows)
+    assert marks.count("measured") + marks.count("ended") == sum(row.private is not None for row in report.rows)
+    assert all(attributes["aria-label"] for tag, attributes in elements if attributes.get("role") == "img")
+    assert pages["full"].count("l4 8m0-8l-4 8") == sum(row.outcome == KILLED for row in report.limited)
 
 
-def test_the_colours_of_the_plots_are_those_of_the_page_by_day_and_by_night(pages):
-    day, night = re.findall(r":root \{(.*?)\}", pages["small"])
-    for name, (light, dark) in COLOURS.items():
-        assert f"--{name}: {light};" in day
-        assert f"--{name}: {dark};" in night
+def test_curves_and_marks_lie_where_the_figures_are():
+    report = small_report()
+    report.rows[0].looks = [
+        Look(0.0, 0, 0, 0),
+        Look(5.0, 1_000_000_000, 0, 2_000_000_000),
+        Look(10.0, 500_000_000, 0, 1_000_000_000),
+    ]
+    report.rows[0].private, report.rows[0].predicted = 1_000_000_000, 10_000_000
+    bars, panels = (picture.body for picture in pictures.pictures(small_report(rows=report.rows[:1])))
+    # 1 MB to 10 GB are four decades
+    assert 'class="measured" style="left:75.00%"' in bars and 'class="predicted" style="left:25.00%"' in bars
+    # 2.2 GB high
+    assert 'd="M0.0 100.0L50.0 54.5L100.0 77.3" stroke="var(--other' in panels
 
 
 def test_an_empty_report_says_so(pages):
     text = Page(pages["empty"]).text
     assert "This run has no rows." in text
     assert "a machine that is not named" in text
-    assert "The plots" not in text
+    assert "The pictures" not in text
     assert "were not calibrated in this run" in text
 
 
 def test_a_page_is_small_enough_to_send(pages):
-    assert len(pages["full"]) < 4_000_000
+    assert len(pages["full"]) < 1_000_000
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------------
@@ -145,10 +152,8 @@ FLAGS = [
 # A page of that width, which tells how wide its content is: browsers refuse to make their windows as narrow as a phone.
 MEASURE = """<!doctype html><link rel="icon" href="data:,"><iframe id="page" src="/" width="{width}" height="800"></iframe><script>
 document.getElementById("page").onload = event => {{
-  const page = event.target.contentDocument, seen = name => getComputedStyle(page.querySelector(name)).display != "none";
-  const svg = page.querySelector(seen(".wide") ? ".wide svg" : ".narrow svg");
-  document.title = [page.documentElement.scrollWidth, page.documentElement.clientWidth, seen(".wide"), seen(".narrow"),
-    Math.round(svg.getBoundingClientRect().width)].join(" ");
+  const page = event.target.contentDocument, width = name => Math.round(page.querySelector(name).getBoundingClientRect().width);
+  document.title = [page.documentElement.scrollWidth, page.documentElement.clientWidth, width("svg"), width(".track")].join(" ");
 }};</script>"""
 
 
@@ -182,11 +187,10 @@ def test_a_browser_shows_it_without_errors_requests_or_scrolling_sideways(pages,
     finally:
         server.shutdown()
         server.server_close()
-    found = re.search(r"<title>(\d+) (\d+) (true|false) (true|false) (\d+)</title>", done.stdout)
+    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", done.stdout)
     assert found, done.stdout[-500:] + done.stderr[-2000:]
-    content, inside, wide, narrow, picture = found.groups()
-    assert int(content) <= int(inside) <= width
-    assert (wide, narrow) == (("false", "true") if width <= 760 else ("true", "false"))
-    assert 300 <= int(picture) <= int(inside)
+    content, inside, panel, track = map(int, found.groups())
+    assert content <= inside <= width
+    assert 120 <= panel <= inside and 120 <= track <= inside
     assert sorted(asked) == ["/", "/measure"]
     assert "CONSOLE" not in done.stderr, done.stderr

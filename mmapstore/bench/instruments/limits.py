@@ -246,16 +246,3 @@ def limited(nbytes: int | None) -> Iterator[Limit]:
             f"a limit of {nbytes} bytes was asked for, and {sys.platform} offers none that can be relied on. "
             "Leave the limit off, or run inside a Linux container with `docker run --memory`."
         )
-
-
-def from_outside(nbytes: int, command: str) -> str:
-    """Return two lines for the shell, either of which runs `command` under the limit.
-
-    >>> print(from_outside(1_000_000_000, "mmapstore bench --only fit_memmap"))
-    systemd-run --user --scope -p MemoryMax=1000000000 -p MemorySwapMax=0 mmapstore bench --only fit_memmap
-    docker run --rm --memory 1000000000 --memory-swap 1000000000 -v "$PWD:$PWD" -w "$PWD" IMAGE mmapstore bench --only fit_memmap
-    """
-    return (
-        f"systemd-run --user --scope -p MemoryMax={nbytes} -p MemorySwapMax=0 {command}\n"
-        f'docker run --rm --memory {nbytes} --memory-swap {nbytes} -v "$PWD:$PWD" -w "$PWD" IMAGE {command}'
-    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...plain import framework_memory as rules
 from ..contract import Task
+from . import framework_memory as rules
 from .strategy import arrays, strategy
 
 

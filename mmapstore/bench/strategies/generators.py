@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...plain import framework_memory as rules
 from ..contract import Task
-from .strategy import arrays, feed, strategy
+from . import framework_memory as rules
+from .strategy import arrays, strategy
 
 
 def signature(task: Task) -> tuple[Any, ...]:
@@ -49,7 +49,7 @@ def from_generator(task: Task) -> dict[str, Any]:
     return {"x": data.batch(task.batch).prefetch(tf.data.AUTOTUNE)}
 
 
-@strategy(".shuffle(n)", rule=rules.shuffle_buffer, least=rules.shuffle_buffer_at_least)
+@strategy(".shuffle(n)", rule=rules.shuffle_buffer)
 def shuffle_n(task: Task) -> dict[str, Any]:
     """`.shuffle(n)` with a buffer as large as the data, as the documentation asks for perfect shuffling; batched afterwards.
 
@@ -64,15 +64,11 @@ def shuffle_n(task: Task) -> dict[str, Any]:
     return {"x": data.shuffle(task.pairs, seed=task.seed).batch(task.batch).prefetch(tf.data.AUTOTUNE)}
 
 
-def _by_slice(task: Task, look_ahead: int = -1) -> int:
-    return rules.by_slice(feed(task), rules.ALIVE if look_ahead < 0 else look_ahead + 2)
-
-
-@strategy("from_generator, by batch", private=_by_slice)
-def batched_generator(task: Task, look_ahead: int = -1) -> dict[str, Any]:
+@strategy("from_generator, by batch", rule=rules.by_slice)
+def batched_generator(task: Task) -> dict[str, Any]:
     """`from_generator` that yields whole batches, slices of a memory map: the fastest use of tf.data.
 
-    A slice at a multiple of 64 bytes is not even copied. `prefetch(-1)` is `prefetch(tf.data.AUTOTUNE)`.
+    A slice at a multiple of 64 bytes is not even copied.
     """
     import tensorflow as tf
 
@@ -83,4 +79,4 @@ def batched_generator(task: Task, look_ahead: int = -1) -> dict[str, Any]:
             yield tuple(one[i : i + task.batch] for one in kept)
 
     signature = tuple(tf.TensorSpec((None, *one.shape[1:]), one.dtype) for one in kept)
-    return {"x": tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(look_ahead)}
+    return {"x": tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(tf.data.AUTOTUNE)}

@@ -7,18 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ...plain import framework_memory as rules
 from ..contract import Task
+from . import framework_memory as rules
 from .strategy import strategy
 
 _FOLDER: dict[str, Any] = {"kinds": ("images",), "stored": ("folder",)}
 
 
-def _least(images: rules.Feed) -> int:
-    return rules.decoded_images(images, rules.LEAST_ALIVE)
-
-
-@strategy("ImageDataGenerator", rule=rules.decoded_images, least=_least, requires=("PIL",), **_FOLDER)
+@strategy("ImageDataGenerator", rule=rules.decoded_images, requires=("PIL",), **_FOLDER)
 def image_data_generator(task: Task) -> dict[str, Any]:
     """`ImageDataGenerator.flow_from_directory`: deprecated, still in tf.keras, and in most scripts.
 
@@ -52,7 +48,7 @@ def _from_directory(task: Task) -> Any:
     )
 
 
-@strategy("image_dataset_from_directory", rule=lambda feed: rules.decoded_in_threads(feed, queues=2), least=_least, **_FOLDER)
+@strategy("image_dataset_from_directory", rule=lambda feed: rules.decoded_in_threads(feed, queues=2), **_FOLDER)
 def image_dataset(task: Task) -> dict[str, Any]:
     """`keras.utils.image_dataset_from_directory`: Keras's recommendation. Every epoch decodes every file, in threads of tf.data.
 
@@ -63,7 +59,7 @@ def image_dataset(task: Task) -> dict[str, Any]:
     return {"x": _from_directory(task).prefetch(tf.data.AUTOTUNE)}
 
 
-@strategy("image_dataset_from_directory.cache()", rule=rules.cached_images, least=rules.cached_images_at_least, **_FOLDER)
+@strategy("image_dataset_from_directory.cache()", rule=rules.cached_images, **_FOLDER)
 def image_dataset_cached(task: Task) -> dict[str, Any]:
     """`keras.utils.image_dataset_from_directory` with `.cache()`, as the tutorials add it: decoded once, and then kept.
 

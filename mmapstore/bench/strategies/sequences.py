@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ...plain import framework_memory as rules
 from ...plain.inside_names import split_name
 from ..contract import Task
+from . import framework_memory as rules
 from .strategy import arrays, decoding_nbytes, feed, strategy
 
 
@@ -63,12 +63,12 @@ def sequence_shuffled(task: Task) -> dict[str, Any]:
 
 
 @strategy("hand-written Sequence, workers=4", rule=rules.by_slice)
-def sequence_workers(task: Task, look_ahead: int = 10) -> dict[str, Any]:
+def sequence_workers(task: Task) -> dict[str, Any]:
     """The hand-written Sequence with `workers=4`: Keras fills a queue of ten batches from four threads.
 
     Slices of a map cost nothing to make, nor to keep in a queue: the threads only hand them on.
     """
-    return sequence(task, workers=4, max_queue_size=look_ahead)
+    return sequence(task, workers=4, max_queue_size=10)
 
 
 def _decoded(task: Task) -> int:

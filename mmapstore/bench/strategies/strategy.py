@@ -7,17 +7,15 @@ A strategy of this package is a decorated function. A user's own strategy is a .
     STORED               the beginnings of the stored forms it reads, keys of `contract.FORMS`; ("",) for all forms
     REQUIRES             packages it needs beside Keras, TensorFlow and NumPy
     private(task)        predicted bytes of private memory at the peak
-    least(task)          optional: the least it takes, where the peak depends on timing and `private` is the most
     fit_arguments(task)  the keyword arguments of `keras.Model.fit`: {"x": x, "y": y, "batch_size": 32}
     prepare(task)        optional: writes what has to exist before training, in a process of its own
 
-`fit_arguments` and `private` may take `look_ahead=`, in batches. Only `fit_arguments` and `prepare` may import a framework.
+Only `fit_arguments` and `prepare` may import a framework.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from ...formats.registry import open_stored, split_inside
-from ...plain.framework_memory import Feed
 from ..contract import Task
+from .framework_memory import Feed
 
 ARRAYS = ("next", "labelled", "input")
 REGISTERED: dict[str, Strategy] = {}
@@ -43,19 +41,9 @@ class Strategy:
     kinds: tuple[str, ...]
     stored: tuple[str, ...]
     requires: tuple[str, ...]
-    predict: Callable[..., int]
+    private: Callable[[Task], int]
     fit_arguments: Callable[..., dict[str, Any]]
-    least: Callable[[Task], int] | None = None
     prepare: Callable[[Task], object] | None = None
-
-    def private(self, task: Task, **knobs: int) -> int:
-        """Return the predicted bytes of private memory; knobs that the prediction does not depend on are ignored."""
-        taken = inspect.signature(self.predict).parameters
-        return int(self.predict(task, **{name: value for name, value in knobs.items() if name in taken}))
-
-    def has(self, knob: str) -> bool:
-        """Return True if `fit_arguments` takes this knob."""
-        return knob in inspect.signature(self.fit_arguments).parameters
 
     def serves(self, kind: str, form: str) -> bool:
         return kind in self.kinds and form.startswith(self.stored)
@@ -65,8 +53,7 @@ def strategy(
     title: str,
     *,
     rule: Callable[[Feed], int] | None = None,
-    private: Callable[..., int] | None = None,
-    least: Callable[[Feed], int] | None = None,
+    private: Callable[[Task], int] | None = None,
     kinds: tuple[str, ...] = ARRAYS,
     stored: tuple[str, ...] = ("npy",),
     requires: tuple[str, ...] = (),
@@ -76,9 +63,8 @@ def strategy(
 
     def enter(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         name = function.__name__
-        lower = None if least is None else lambda task: least(feed(task))
         predict = private or (lambda task: rule(feed(task)))  # type: ignore[misc]
-        REGISTERED[name] = Strategy(name, title, kinds, stored, requires, predict, function, lower, prepare)
+        REGISTERED[name] = Strategy(name, title, kinds, stored, requires, predict, function, prepare)
         return function
 
     return enter
@@ -92,7 +78,7 @@ def own(path: str) -> Strategy:
     spec.loader.exec_module(module)
     return Strategy(
         Path(path).stem, module.NAME, tuple(module.KINDS), tuple(module.STORED), tuple(module.REQUIRES), module.private,
-        getattr(module, "fit_arguments", dict), getattr(module, "least", None), getattr(module, "prepare", None),
+        getattr(module, "fit_arguments", dict), getattr(module, "prepare", None),
     )  # fmt: skip
 
 

@@ -7,10 +7,12 @@ Measured with Keras 3.15 and TensorFlow 2.21, and explained by their sources whe
   such a dataset too (array_data_adapter.py), and casts floats that are not float32 before that, all at once (array_slicing.py).
 - A generator's arrays become tensors without a copy where they begin at a multiple of 64 bytes (ndarray_tensor.cc), also pages of
   a map; others are copied. Of samples taken one by one, the share that is copied follows from the bytes of a sample.
-- A shuffle buffer holds samples. From the second epoch on at most two of them were seen: most likely the next is filled from
-  another thread, while malloc gives back the first. Which is faster is left to chance, so the peak lies between one and two.
+- A shuffle buffer holds samples. From the second epoch on up to two of them were seen: most likely the next is filled from
+  another thread, while malloc gives back the first.
 - Queues are short: with `prefetch(AUTOTUNE)` some 6 batches were seen alive. A queue that was full and is found empty doubles
-  (prefetch_autotuner.cc), so decoding in bursts, in many threads, was seen to take it to 16. Which it gets to is left to chance.
+  (prefetch_autotuner.cc), so decoding in bursts, in many threads, was seen to take it to 16.
+
+Where chance decides, the prediction is the most that was seen.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from dataclasses import dataclass
 
 ALIGNMENT = 64
 ALIVE = 6  # batches: in queues, in training, being made
-LEAST_ALIVE = 2  # of the same, where the step waits for every batch
 GROWN = 16  # batches: in a queue that has doubled as often as was seen
 _STARTED = 4_000_000  # threads, arenas of malloc, functions that are traced
 _ELEMENT = 1_000  # of a sample that tf.data holds, beside its values
@@ -99,33 +100,20 @@ def by_sample(feed: Feed) -> int:
 
 
 def shuffle_buffer(feed: Feed) -> int:
-    """Of a buffer with all samples of a generator over a map, at most: that of the epoch before is still there, whole.
+    """Of a buffer with all samples of a generator over a map, and that of the epoch before, which is still there.
 
     >>> shuffle_buffer(Feed(300_000_000, pairs=10_000, batch=32, x=30_000, y=30_000, shift=1)) // 300_000_000
     3
     """
-    return round(2 * _shuffled(feed)) + by_sample(feed)
-
-
-def shuffle_buffer_at_least(feed: Feed) -> int:
-    """Of the same, where that of the epoch before was given back in time.
-
-    >>> shuffle_buffer_at_least(Feed(300_000_000, pairs=10_000, batch=32, x=30_000, y=30_000, shift=1)) / 300_000_000 < 1.7
-    True
-    """
-    return round(_shuffled(feed)) + by_sample(feed)
-
-
-def _shuffled(feed: Feed) -> float:
     y = feed.y if feed.shift is None else feed.y * copied_share(feed.x)
-    return feed.pairs * (feed.x * copied_share(feed.x) + y + _ELEMENT)
+    return round(2 * feed.pairs * (feed.x * copied_share(feed.x) + y + _ELEMENT)) + by_sample(feed)
 
 
-def by_slice(feed: Feed, alive: int = ALIVE) -> int:
+def by_slice(feed: Feed) -> int:
     """Of batches that are slices of a map; only those that are copied count."""
     x = feed.x * copied_share(feed.x, feed.batch)
     y = feed.y if feed.shift is None else feed.y * copied_share(feed.x, feed.batch, feed.shift)
-    return round(alive * feed.batch * (x + y)) + _STARTED
+    return round(ALIVE * feed.batch * (x + y)) + _STARTED
 
 
 def by_read(feed: Feed, scratch: int = 0) -> int:
@@ -141,29 +129,20 @@ def decoded_images(feed: Feed, alive: int = ALIVE) -> int:
     return alive * feed.batch * feed.x_float + _STARTED
 
 
-def decoded_in_threads(feed: Feed, queues: int) -> int:
-    """Of the same where tf.data decodes them, at most: `queues` of them, one after the other, have grown.
+def decoded_in_threads(feed: Feed, queues: int = 1) -> int:
+    """Of the same where tf.data decodes them: `queues` of them, one after the other, have grown.
 
     >>> images = Feed(0, pairs=10_000, batch=32, x=30_000, y=4, x_float=120_000)
     >>> decoded_in_threads(images, queues=2) / decoded_images(images) > 4
     True
     """
-    return decoded_images(feed, LEAST_ALIVE + min(queues * GROWN, math.ceil(feed.pairs / feed.batch)))
+    return decoded_images(feed, 2 + min(queues * GROWN, math.ceil(feed.pairs / feed.batch)))
 
 
 def cached_images(feed: Feed) -> int:
-    """Of float32 images that `.cache()` keeps, and of a queue before that, at most.
+    """Of float32 images that `.cache()` keeps, and of a queue before that.
 
     >>> cached_images(Feed(0, pairs=10_000, batch=32, x=30_000, y=4, x_float=120_000)) // 300_000_000
     4
     """
-    return _cached(feed) + decoded_in_threads(feed, queues=1)
-
-
-def cached_images_at_least(feed: Feed) -> int:
-    """Of the same, where that queue stays short."""
-    return _cached(feed) + decoded_images(feed, LEAST_ALIVE)
-
-
-def _cached(feed: Feed) -> int:
-    return feed.pairs * (feed.x_float + feed.y)
+    return feed.pairs * (feed.x_float + feed.y) + decoded_in_threads(feed)
