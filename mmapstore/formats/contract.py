@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.codecs import Chain
 from ..plain.extents import Extents
+
+if TYPE_CHECKING:
+    from .tree_contract import Container
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Selection = tuple[slice, ...]
@@ -33,6 +36,7 @@ class Format:
     list_arrays : (path, key or "") -> every array at or below the key
     is_live, from_live : an open array of the format's own library; both work without importing the library
     writing : None for a format that is read only
+    container : loads the form in which the format holds several arrays, groups and links; None for a format without one
     """
 
     title: str
@@ -43,6 +47,7 @@ class Format:
     is_live: Callable[[Any], bool] | None = None
     from_live: Callable[[Any], StoredArray] | None = None
     writing: Writing | None = None
+    container: Callable[[], Container] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,29 @@
-"""Attributes of HDF5 objects: as JSON, for targets that hold no more, and copied as they are into another HDF5 file."""
+"""Attributes of HDF5 objects: convert them to JSON and back, and copy them as they are into another HDF5 file."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import functools
+import json
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from ..plain.errors import WriteError
 from .contract import Array
 from .hdf5_boxes import memory_type
+from .hdf5_dimensions import LABELS
 from .hdf5_library import library
 from .hdf5_regions import region_words
 from .hdf5_runs import has_references, holds_runs, in_stored_order, is_flat, refusal, stored_elements
 from .tree_contract import FILL, Attribute
 
 PathOf = Callable[[Any], str]
+SCALE_LISTS = ("DIMENSION_LIST", "REFERENCE_LIST")
 UNLISTED = "*"  # whoever opens it is told what HDF5 does not know
 _MOST_NBYTES = 16 << 20
 _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError)
@@ -107,7 +112,7 @@ def attribute_names(item: Any) -> tuple[str, ...]:
         return (UNLISTED,)
 
 
-_OF_SCALES = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}
+_OF_SCALES = {"CLASS", "NAME", *SCALE_LISTS}
 
 
 def plain_attributes(item: Any, names: Iterable[str] | None = None) -> dict[str, Any]:
@@ -249,6 +254,81 @@ def told_by_bytes(item: Any, attribute: Attribute, path_of: PathOf) -> Attribute
     with contextlib.suppress(*_READ_ERRORS):
         return Attribute(attribute.name, repr(attribute_identity(item, attribute.name, path_of)))
     return attribute
+
+
+def set_attributes(item: Any, attributes: dict[str, Any]) -> None:
+    is_scale = attributes.get("CLASS") == "DIMENSION_SCALE" and isinstance(attributes.get("NAME", ""), str)
+    if is_scale and isinstance(item, library().Dataset):
+        item.make_scale(attributes.get("NAME", ""))
+        attributes = {name: value for name, value in attributes.items() if name not in ("CLASS", "NAME")}
+    for name, value in attributes.items():
+        if isinstance(item, library().Dataset) and (name in SCALE_LISTS or (name == LABELS and len(value) != item.ndim)):
+            continue  # see `attach_scales`; HDF5 would read as many labels as there are axes, and end the process
+        try:
+            item.attrs[name] = _typed(name, as_attribute(value), item)
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            raise WriteError(f"{name!r} cannot be an attribute in HDF5: {error}.") from error
+
+
+def _typed(name: str, value: Any, item: Any) -> Any:
+    """Return an attribute in the type that it has by convention: `_FillValue` and `missing_value` in that of the values.
+
+    A CLASS is text of fixed length, which HDF5 takes for granted when it looks for dimension scales: see `hdf5_scales.attach`.
+    """
+    if name == "CLASS" and isinstance(value, str):
+        return np.bytes_(value.encode("utf-8", "surrogateescape"))
+    if name in (FILL, "missing_value") and isinstance(item, library().Dataset):
+        kind = item.dtype.kind
+        if kind == "f" and isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
+            value = np.float64(value)  # as JSON has it, see `tree_contract.as_json`
+        if kind == "S" and isinstance(value, str):
+            return np.bytes_(value.encode("utf-8", "surrogateescape"))
+        if kind in "iuf" and isinstance(value, (np.integer, np.floating)):
+            with contextlib.suppress(OverflowError), np.errstate(all="ignore"):
+                fitted = np.asarray(value).astype(item.dtype.newbyteorder("="))[()]
+                return fitted if fitted == value or fitted != fitted else value
+    return value
+
+
+def as_attribute(value: Any) -> Any:
+    """Return the value to give to h5py for a value of JSON. Objects, and lists of several types, become JSON text."""
+    if value is None:
+        return library().Empty("f4")
+    if isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return np.int64(value) if -(2**63) <= value < 2**63 else np.uint64(value) if 0 <= value < 2**64 else str(value)
+    if isinstance(value, float):
+        return np.float64(value)
+    if isinstance(value, list) and value:
+        with contextlib.suppress(ValueError, OverflowError):
+            kinds = {type(element) for element in _elements(value)}
+            array = np.array(value)
+            if kinds == {int} and array.dtype.kind not in "iu":  # NumPy makes floats of large integers beside small ones
+                array = np.array(value, np.uint64)
+            if kinds == {str} and array.dtype.kind == "U" and all(map(is_text, _elements(value))):
+                return array.astype(object)
+            if kinds in ({bool}, {int}, {float}) and array.dtype.kind in "biuf":
+                return array
+    return [] if value == [] else json.dumps(value)
+
+
+def is_text(value: str) -> bool:
+    """Return False for text that HDF5 changes: halves of characters, which JSON can hold, and NUL, which ends a text."""
+    try:
+        return b"\0" not in value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+
+
+def _elements(value: Any) -> Any:
+    for element in value:
+        if isinstance(element, list):
+            yield from _elements(element)
+        else:
+            yield element
 
 
 def _encoded(name: str) -> bytes:

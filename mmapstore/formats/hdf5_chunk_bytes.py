@@ -12,10 +12,10 @@ from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError
 from .contract import Array
 from .hdf5_chunk_list import ChunkList
-from .tree_contract import Values
+from .tree_contract import TreeArray
 
 
-def chunk_bytes(dataset: Callable[[], Any], common: Values, name: str) -> Values:
+def chunk_bytes(dataset: Callable[[], Any], common: TreeArray, name: str) -> TreeArray:
     """All stored chunks in the order of their places. `dataset()` gives it, open; `common` is what is known of its values."""
     found: list[tuple[tuple[int, ...], int]] = []
     listed = ChunkList(dataset())

@@ -12,7 +12,7 @@ import numpy as np
 from ..plain.chunk_grid import Box
 from .contract import Array
 from .hdf5_library import library
-from .tree_contract import ARRAY, DIMENSION, Node, Values, inside
+from .tree_contract import ARRAY, DIMENSION, Node, TreeArray, inside
 
 SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
 """Attributes by which HDF5 and netCDF note the dimensions of a dataset. A writer makes them anew from the names of axes."""
@@ -96,7 +96,7 @@ class Dimensions:
         return is_derived(name, value, path, names, self._scales)
 
 
-def extended(values: Values, shape: tuple[int, ...]) -> Values:
+def extended(values: TreeArray, shape: tuple[int, ...]) -> TreeArray:
     """The values with those that stand for elements never stored behind them, up to `shape`."""
     if shape == values.shape:
         return values

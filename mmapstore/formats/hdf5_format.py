@@ -11,6 +11,7 @@ from ..codecs.encoding import FilterEncoder
 from ..files.worker_threads import usable_cpus
 from . import hdf5_file, hdf5_writer
 from .contract import Format, Writing
+from .tree_contract import Container
 
 _BUILT_IN = ("gzip", "lzf")
 _OF_PLUGIN = ("zstd", "blosc", "blosc2", "bitshuffle", "bzip2", "lz4")
@@ -28,6 +29,12 @@ def _kept_attribute(value: Any) -> Any:
 def _encoding_nbytes(chunk_nbytes: int) -> int:
     scratch: int = FilterEncoder.scratch_nbytes(chunk_nbytes)
     return usable_cpus() * scratch + _ENCODERS_NBYTES
+
+
+def _container() -> Container:
+    from .hdf5_tree_writer import CONTAINER
+
+    return CONTAINER
 
 
 FORMAT = Format(
@@ -51,4 +58,5 @@ FORMAT = Format(
         convert_memory=(2, 10_000_000),
         encoding_nbytes=_encoding_nbytes,
     ),
+    container=_container,
 )

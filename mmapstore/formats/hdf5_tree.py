@@ -1,4 +1,4 @@
-"""All of an HDF5 file: walked without leaving it, each object once, and each dataset given as plain values."""
+"""A whole HDF5 file: walk it without leaving it, each object once, and read each dataset in plain parts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ from .tree_contract import (
     UNKNOWN_LINK,
     Attribute,
     Node,
-    Values,
+    TreeArray,
+    TreeSource,
     refuse_unstored,
 )
 
@@ -75,8 +76,8 @@ def walk(path: str | os.PathLike[str], inside: str = "", allow_links: bool = Fal
         tree.close()
 
 
-class Hdf5Tree:
-    """An HDF5 file, or a group of one, as a `tree_contract.TreeSource`. Paths are counted from that group."""
+class Hdf5Tree(TreeSource):
+    """An HDF5 file, or a group of one. Paths are counted from that group."""
 
     def __init__(self, path: str | os.PathLike[str], inside: str = "", allow_links: bool = False) -> None:
         self.path = os.fspath(path)
@@ -117,7 +118,6 @@ class Hdf5Tree:
         return found
 
     def prefer_names_referred_to(self) -> None:
-        """See `tree_contract.ChoosesNames`."""
         places, preferred = {path: place for place, path in self._paths.items()}, names_referred_to(self)
         self._chosen = {places[path]: name for path, name in preferred.items() if path in places}
         found = self._places()
@@ -232,11 +232,10 @@ class Hdf5Tree:
         return self._paths.get(_place_of_id(identifier), "")
 
     def forget(self, path: str) -> None:
-        """References to the object at this path lead nowhere from now on: it has no place in a copy."""
         self._forgotten.add(path)
 
     def attributes(self, path: str, as_stored: bool = False) -> list[Attribute]:
-        """`as_stored`: to compare them within HDF5. What has no counterpart in JSON is told by its bytes, or what it selects."""
+        """Return the attributes. `as_stored`: those without a counterpart in JSON as text that is equal for equal attributes."""
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
             is_netcdf = self._dimensions.is_netcdf
@@ -251,15 +250,15 @@ class Hdf5Tree:
     def dimensions(self, path: str) -> tuple[str | None, ...]:
         return self._dimensions.of(self.item(path), path, self.path_of)
 
-    def values(self, path: str) -> list[Values]:
-        """The dataset in plain arrays, one for each member of a compound; none for a null dataspace.
+    def arrays(self, path: str) -> list[TreeArray]:
+        """Return the dataset in plain parts, one for each member of a compound; none for a null dataspace.
 
         Raises UnsafeFileError for storage in other files and for bytes that were never stored; MissingPackageError for filters
         that are missing here; DamagedFileError.
         """
-        return self._values(path)
+        return self._arrays(path)
 
-    def _values(self, path: str, regions: bool = False) -> list[Values]:
+    def _arrays(self, path: str, regions: bool = False) -> list[TreeArray]:
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
             kept_nbytes = self._refuse_unsafe(item, path)
@@ -286,11 +285,7 @@ class Hdf5Tree:
         with explaining_read_errors(name_of(self.path, path)):
             return read(box)
 
-    def stored_values(self, path: str) -> tuple[list[Values], str]:
-        """What tells whether a copy within HDF5 is equal: plain values where they can be had, else bytes as they are stored.
-
-        With the reason in words where that falls short of plain values.
-        """
+    def stored_arrays(self, path: str) -> tuple[list[TreeArray], str]:
         item = self.item(path)
         with explaining_read_errors(name_of(self.path, path)):
             self._refuse_unsafe(item, path)
@@ -307,13 +302,13 @@ class Hdf5Tree:
             if refused and is_flat(item.id.get_type()):
                 return [self._element_bytes(item, path)], f"compared by the bytes of its elements: {refused[0]}"
             words = f"not compared in full: {refused[0]}" if refused else ""
-            return [values for values in self._values(path, regions=True) if not values.refused], words
+            return [values for values in self._arrays(path, regions=True) if not values.refused], words
 
-    def _common(self, item: Any, path: str) -> Values:
+    def _common(self, item: Any, path: str) -> TreeArray:
         chunks = tuple(int(n) for n in item.chunks) if item.shape and item.chunks else None
         nbytes = item.id.get_type().get_size()
         is_foreign = item.file.id != self.file.id or item.external is not None or item.is_virtual
-        return Values(
+        return TreeArray(
             member="",
             shape=(),
             dtype=np.dtype("V1"),
@@ -341,7 +336,7 @@ class Hdf5Tree:
         refuse_unstored(name, tuple(item.shape), declared, sum(map(_stored_nbytes, sources or [item])))
         return read_nbytes(sources)
 
-    def _element_bytes(self, item: Any, path: str) -> Values:
+    def _element_bytes(self, item: Any, path: str) -> TreeArray:
         size = item.id.get_type().get_size()
 
         common = self._common(item, path)

@@ -1,9 +1,7 @@
-"""A new HDF5 file that receives a tree: out of another HDF5 file object by object as HDF5 copies them, out of others as values."""
+"""A new HDF5 file that receives a tree: object by object from another HDF5 file, as values from other formats."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 from collections.abc import Mapping
@@ -15,33 +13,47 @@ import numpy as np
 from ..files.system_errors import is_of_this_machine
 from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
-from ..plain.errors import DamagedFileError, InvalidTypeError, WriteError
+from ..plain.errors import DamagedFileError, InvalidTypeError
 from . import hdf5_scales
 from .contract import Array
-from .hdf5_attributes import attribute_names, copy_attribute, with_references
+from .hdf5_attributes import SCALE_LISTS, as_attribute, attribute_names, copy_attribute, is_text, set_attributes, with_references
 from .hdf5_boxes import memory_type, raw_elements, read_elements, write_elements
 from .hdf5_dimensions import LABELS, Names
+from .hdf5_file import TREE_SUFFIXES, matches
 from .hdf5_library import explaining_failed_writes, library, open_to_write
 from .hdf5_runs import has_references, in_stored_order, is_flat
 from .hdf5_tree import Hdf5Tree
 from .hdf5_writer import _reserve as reserve
-from .tree_contract import ALIAS, FILL, GROUP, SOFT_LINK, Attribute, Node, Values
+from .tree_contract import (
+    ALIAS,
+    ARRAY,
+    DIMENSION,
+    EMPTY,
+    GROUP,
+    SOFT_LINK,
+    Attribute,
+    Container,
+    Node,
+    TreeArray,
+    TreeSource,
+    TreeTarget,
+)
+from .tree_in_memory import InMemory
 
 _MOST_ATTRIBUTE_NBYTES = 60 << 10  # what an object's header holds beside its other messages
 _OWN_TYPE = "its type is no longer the named one"
-_SCALE_LISTS = ("DIMENSION_LIST", "REFERENCE_LIST")
 _SLACK_NBYTES = 1 << 20
 _REFERENCES_AT_ONCE = 1 << 14
 _COPY_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, NotImplementedError)
 
 
-class Hdf5TreeWriter:
-    """An HDF5 file as a `tree_contract.TreeTarget`.
+class Hdf5TreeWriter(TreeTarget):
+    """A new HDF5 file.
 
     With `like`, the file gets its user block, which a MATLAB file has, and lists the names of its root in the same order.
     """
 
-    has_hard_links = True
+    has_hard_links = has_scales = True
 
     def __init__(self, path: str, like: Hdf5Tree | None = None) -> None:
         self.path = path
@@ -67,7 +79,7 @@ class Hdf5TreeWriter:
 
     def fitted(self, attribute: Attribute, is_group: bool) -> Attribute:
         value, changed = attribute.value, attribute.changed
-        if attribute.name in _SCALE_LISTS and not is_group:
+        if attribute.name in SCALE_LISTS and not is_group:
             if _is_lists_of_paths(value) or attribute.name == "REFERENCE_LIST":
                 return Attribute(attribute.name, value, "made anew")
             return Attribute(attribute.name, refused="HDF5 keeps this name for lists of dimension scales")
@@ -75,7 +87,7 @@ class Hdf5TreeWriter:
         if attribute.name == LABELS and not is_group and not (isinstance(given, np.ndarray) and given.dtype == object):
             return Attribute(attribute.name, refused="HDF5 keeps this name for the names of axes, a list of text")
         words = "as JSON text" if isinstance(given, str) and not isinstance(value, str) else ""
-        if not (attribute.name and _is_text(attribute.name) and (not isinstance(value, str) or _is_text(value))):
+        if not (attribute.name and is_text(attribute.name) and (not isinstance(value, str) or is_text(value))):
             return Attribute(
                 attribute.name, refused="HDF5 has no text that is not UTF-8 or holds NUL, nor attributes without a name"
             )
@@ -93,18 +105,21 @@ class Hdf5TreeWriter:
 
     def add_group(self, path: str, attributes: dict[str, Any]) -> None:
         with explaining_failed_writes(self.path):
-            group = self.file.require_group(_encoded(path))
-            _set_attributes(group, attributes)
+            set_attributes(self.file.require_group(_encoded(path)), attributes)
+        self.note(path, GROUP, attributes)
 
-    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> _NewHdf5Array:
+    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> _NewHdf5Array:
         with explaining_failed_writes(self.path):
-            self.reserve((0 if values.compressed else values.nbytes) + _SLACK_NBYTES)
-            return _NewHdf5Array(self, self.file, path, values, attributes)
+            self.reserve((0 if array.compressed else array.nbytes) + _SLACK_NBYTES)
+            made = _NewHdf5Array(self, self.file, path, array, attributes)
+        self.note(path, ARRAY, attributes, array)
+        return made
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
         with explaining_failed_writes(self.path):
             dataset = self.file.create_dataset(_encoded(path), data=library().Empty("f4"))
-            _set_attributes(dataset, attributes)
+            set_attributes(dataset, attributes)
+        self.note(path, EMPTY, attributes)
         return ""
 
     def add_link(self, path: str, kind: str, target: str) -> str:
@@ -117,11 +132,15 @@ class Hdf5TreeWriter:
             elif kind == ALIAS:
                 created = h5py.h5p.create(h5py.h5p.LINK_CREATE)
                 self.file.id.links.create_hard(_encoded(path), self.file.id, _encoded(target), created)
+        self.note(path, kind, {}, target=target)
         return ""
 
     def attach_scales(self, axes: Mapping[str, Names], lists: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
         with explaining_failed_writes(self.path):
-            return hdf5_scales.attach(self.file, axes, lists)
+            added, failed = hdf5_scales.attach(self.file, axes, lists)
+        for path in added:
+            self.note(path, DIMENSION, {})
+        return added, failed
 
     # --- the ability to copy out of another HDF5 file ---
 
@@ -151,6 +170,7 @@ class Hdf5TreeWriter:
                 with explaining_failed_writes(self.path):
                     raise
             raise DamagedFileError(f"{source.name}{node.path}: HDF5 cannot copy it ({error}).") from error
+        self.note(node.path, node.kind, {})
         is_named = isinstance(item, h5py.Dataset) and item.id.get_type().committed() and source.path_of_id(item.id.get_type())
         return _OWN_TYPE if is_named else ""
 
@@ -232,8 +252,48 @@ def keeps_runs_as_fill(dataset: Any) -> bool:
     return bool(is_set) and not is_flat(dataset.id.get_type())
 
 
+class Hdf5InMemory(Hdf5TreeWriter, InMemory):
+    """An HDF5 file that would be at `path`."""
+
+    def __init__(self, path: str) -> None:
+        self._like = None
+        self.file = library().File(path, "w", driver="core", backing_store=False)
+        InMemory.__init__(self, path)
+
+    def reserve(self, nbytes: int) -> None:
+        pass
+
+    def remove(self, path: str) -> None:
+        super().remove(path)
+        InMemory.remove(self, path)
+
+    def copy_object(self, source: Hdf5Tree, node: Node, elements: int | None = None) -> str:
+        if node.kind != ARRAY:
+            return super().copy_object(source, node)
+        self._add_like(source.item(node.path), node.path)
+        self.note(node.path, node.kind, {})
+        return ""
+
+    def _add_like(self, item: Any, path: str) -> None:
+        """Create a dataset of the same type and shape, without values, which can have the same attributes."""
+        h5py = library()
+        created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        if h5py.h5o.get_info(item.id).hdr.version > 1:  # attributes beyond 64 kB need such a header, which H5Ocopy keeps
+            created.set_attr_creation_order(h5py.h5p.CRT_ORDER_TRACKED)
+        kind = item.id.get_type()
+        space = h5py.h5s.create_simple(item.shape) if item.shape else item.id.get_space()  # not one that can grow: that has chunks
+        kind = kind.copy() if kind.committed() else kind
+        h5py.h5d.create(self.file.id, _encoded(path), kind, space, created)
+
+    def commit(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.file.close()
+
+
 class _References:
-    """Called with a reference into one file, gives the one to the same object in the other."""
+    """Called with a reference into one file, return the one to the same object in the other."""
 
     def __init__(self, writer: Hdf5TreeWriter, file: Any, source: Hdf5Tree) -> None:
         self._writer = writer
@@ -266,7 +326,7 @@ class _References:
 class _NewHdf5Array:
     changed: tuple[str, ...] = ()
 
-    def __init__(self, writer: Hdf5TreeWriter, file: Any, path: str, values: Values, attributes: dict[str, Any]) -> None:
+    def __init__(self, writer: Hdf5TreeWriter, file: Any, path: str, values: TreeArray, attributes: dict[str, Any]) -> None:
         h5py = library()
         self._writer = writer
         self._text = values.text
@@ -282,7 +342,7 @@ class _NewHdf5Array:
             self._dataset = file.create_dataset(_encoded(path), values.shape, dtype, **options)
         except TypeError as error:
             raise InvalidTypeError(f"{writer.path}: HDF5 has no type for {values.dtype} ({error}).") from error
-        _set_attributes(self._dataset, attributes)
+        set_attributes(self._dataset, attributes)
 
     def write(self, box: Box, block: Array) -> None:
         with explaining_failed_writes(self._writer.path):
@@ -315,84 +375,16 @@ def _created(path: str, like: Hdf5Tree | None) -> Any:
         return open_to_write(path, "r+")
 
 
-def _set_attributes(item: Any, attributes: dict[str, Any]) -> None:
-    is_scale = attributes.get("CLASS") == "DIMENSION_SCALE" and isinstance(attributes.get("NAME", ""), str)
-    if is_scale and isinstance(item, library().Dataset):
-        item.make_scale(attributes.get("NAME", ""))
-        attributes = {name: value for name, value in attributes.items() if name not in ("CLASS", "NAME")}
-    for name, value in attributes.items():
-        if isinstance(item, library().Dataset) and (name in _SCALE_LISTS or (name == LABELS and len(value) != item.ndim)):
-            continue  # see `attach_scales`; HDF5 would read as many labels as there are axes, and end the process
-        try:
-            item.attrs[name] = _typed(name, as_attribute(value), item)
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise
-            raise WriteError(f"{name!r} cannot be an attribute in HDF5: {error}.") from error
-
-
-def _typed(name: str, value: Any, item: Any) -> Any:
-    """What has a type by convention in that type: what stands for no value in netCDF in that of the values, a CLASS as fixed text.
-
-    HDF5 itself reads any CLASS as text of fixed length, to find dimension scales: see `hdf5_scales.attach`.
-    """
-    if name == "CLASS" and isinstance(value, str):
-        return np.bytes_(value.encode("utf-8", "surrogateescape"))
-    if name in (FILL, "missing_value") and isinstance(item, library().Dataset):
-        kind = item.dtype.kind
-        if kind == "f" and isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
-            value = np.float64(value)  # as JSON has it, see `tree_contract.as_json`
-        if kind == "S" and isinstance(value, str):
-            return np.bytes_(value.encode("utf-8", "surrogateescape"))
-        if kind in "iuf" and isinstance(value, (np.integer, np.floating)):
-            with contextlib.suppress(OverflowError), np.errstate(all="ignore"):
-                fitted = np.asarray(value).astype(item.dtype.newbyteorder("="))[()]
-                return fitted if fitted == value or fitted != fitted else value
-    return value
-
-
-def as_attribute(value: Any) -> Any:
-    """What h5py makes an attribute of, equal to a value of JSON. Lists of unequal things, and objects, become JSON text."""
-    if value is None:
-        return library().Empty("f4")
-    if isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, int):
-        return np.int64(value) if -(2**63) <= value < 2**63 else np.uint64(value) if 0 <= value < 2**64 else str(value)
-    if isinstance(value, float):
-        return np.float64(value)
-    if isinstance(value, list) and value:
-        with contextlib.suppress(ValueError, OverflowError):
-            kinds = {type(element) for element in _elements(value)}
-            array = np.array(value)
-            if kinds == {int} and array.dtype.kind not in "iu":  # NumPy makes floats of large integers beside small ones
-                array = np.array(value, np.uint64)
-            if kinds == {str} and array.dtype.kind == "U" and all(map(_is_text, _elements(value))):
-                return array.astype(object)
-            if kinds in ({bool}, {int}, {float}) and array.dtype.kind in "biuf":
-                return array
-    return [] if value == [] else json.dumps(value)
-
-
-def _is_text(value: str) -> bool:
-    """True for what HDF5 keeps as it is; in JSON there are halves of characters, and NUL, at which HDF5 ends a text."""
-    try:
-        return b"\0" not in value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-
-
 def _is_lists_of_paths(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(paths, list) and {type(path) for path in paths} <= {str} for paths in value)
 
 
-def _elements(value: Any) -> Any:
-    for element in value:
-        if isinstance(element, list):
-            yield from _elements(element)
-        else:
-            yield element
-
-
 def _encoded(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
+
+
+def _create(path: str, source: TreeSource) -> Hdf5TreeWriter:
+    return Hdf5TreeWriter(path, source if isinstance(source, Hdf5Tree) else None)
+
+
+CONTAINER = Container("HDF5", TREE_SUFFIXES, matches, Hdf5Tree, _create, Hdf5InMemory)

@@ -17,7 +17,7 @@ from .hdf5_boxes import read_elements
 from .hdf5_library import library
 from .hdf5_regions import region_words
 from .hdf5_runs import in_stored_order
-from .tree_contract import OBJECT_NBYTES, Values
+from .tree_contract import OBJECT_NBYTES, TreeArray
 
 ENUMERATION = "enumeration"  # the note that keeps the names of an enumeration
 DATE = "unit"
@@ -259,7 +259,7 @@ def run_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
         start = row * inner + end
 
 
-def plain_values(reading: Reading, common: Values) -> list[Values]:
+def plain_values(reading: Reading, common: TreeArray) -> list[TreeArray]:
     """The plain arrays that one leaf becomes: one, or of runs of variable length two. `common` has what they share."""
     leaf = reading.leaf
     whole = (*reading.shape, *leaf.dims)
@@ -304,7 +304,7 @@ def plain_values(reading: Reading, common: Values) -> list[Values]:
     return runs(reading, values)
 
 
-def _text(reading: Reading, values: Values) -> Values:
+def _text(reading: Reading, values: TreeArray) -> TreeArray:
     width, nbytes, is_utf8 = 1, 0, True
     for block in reading.blocks():
         nbytes += sum(map(len, block))
@@ -339,7 +339,7 @@ class Runs(Protocol):
     def stored(self, box: Box) -> Array: ...
 
 
-def runs(reading: Runs, values: Values) -> list[Values]:
+def runs(reading: Runs, values: TreeArray) -> list[TreeArray]:
     """All runs one behind the other, and where each begins."""
     count = math.prod(values.shape)
     offsets = np.zeros(count + 1, np.int64)

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from . import npy_file, npy_tail
 from .contract import Format, Writing
+from .tree_contract import Container
+
+
+def _container() -> Container:
+    from .npy_tree import FILE
+
+    return FILE
+
 
 FORMAT = Format(
     title=".npy",
@@ -18,4 +26,5 @@ FORMAT = Format(
         holds_many=False,
         tail=Writing(create=npy_tail.reopen, reopen=npy_tail.reopen, suffixes=(), holds_many=False),
     ),
+    container=_container,
 )

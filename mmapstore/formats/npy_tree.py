@@ -1,7 +1,7 @@
-"""A tree as a directory: groups are directories, arrays .npy files, and one file of JSON lines holds all that these cannot.
+"""A tree as a directory: groups are directories, arrays .npy files, and one file of JSON lines holds the rest.
 
 out/tree.jsonl       a line for each group, array and link: kind, attributes, names of dimensions, fill value
-out/run1/frames.npy  what was /run1/frames
+out/run1/frames.npy  the array /run1/frames
 """
 
 from __future__ import annotations
@@ -18,14 +18,30 @@ from typing import Any
 import numpy as np
 
 from ..files.durable_writes import allocate, sync_data, sync_directory, write_text_atomically
+from ..files.stored_files import lies_in
 from ..files.system_errors import explaining_write_errors
 from ..plain.chunk_grid import Box
-from ..plain.errors import DamagedFileError, NotFoundError, UnsafeFileError
+from ..plain.errors import DamagedFileError, InvalidValueError, NotFoundError, UnsafeFileError
 from ..plain.text_padding import refuse_padding
 from .contract import Array
-from .npy_file import header_of, list_arrays, open_array
+from .npy_file import header_of, list_arrays, matches, open_array
 from .numpy_types import plain_values
-from .tree_contract import ALIAS, ARRAY, EMPTY, GROUP, LINKS, SOFT_LINK, Attribute, NewTreeArray, Node, Values, as_json
+from .tree_contract import (
+    ALIAS,
+    ARRAY,
+    EMPTY,
+    GROUP,
+    LINKS,
+    SOFT_LINK,
+    Attribute,
+    Container,
+    NewTreeArray,
+    Node,
+    TreeArray,
+    TreeSource,
+    TreeTarget,
+)
+from .tree_in_memory import InMemory
 from .tree_names import place_below, why_no_file
 
 NPY_TREE_SUFFIX = ".npy-tree"
@@ -36,7 +52,7 @@ _PLAIN_KINDS = "biufcS"
 
 
 def is_npy_tree(path: str | os.PathLike[str]) -> bool:
-    """True for a directory that holds a tree, as `NpyTreeWriter` leaves it."""
+    """Return True for a directory that holds a tree, as `NpyTreeWriter` leaves it."""
     try:
         with Path(path, TREE_FILE).open(encoding="utf-8") as file:
             return '"mmapstore_tree"' in file.readline(200)
@@ -44,10 +60,8 @@ def is_npy_tree(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-class NpyTreeWriter:
-    """A directory tree of .npy files, as a `tree_contract.TreeTarget`."""
-
-    has_hard_links = False
+class NpyTreeWriter(TreeTarget):
+    """A new directory tree of .npy files."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -67,19 +81,15 @@ class NpyTreeWriter:
         return place_below(self.path, path)
 
     def refusal(self, path: str, is_group: bool) -> str:
-        ending = "" if is_group else ENDING
-        return why_no_file(self.path, path, (TREE_FILE,), ending)
+        return why_no_file(self.path, path, (TREE_FILE,), "" if is_group else ENDING)
 
     def is_taken(self, path: str, is_group: bool) -> bool:
         return os.path.lexists(self._place(path) + ("" if is_group else ENDING))
 
-    def fitted(self, attribute: Attribute, is_group: bool) -> Attribute:
-        return as_json(attribute)
-
     def remove(self, path: str) -> None:
+        if path == "/":
+            return
         with explaining_write_errors(self.path):
-            if path == "/":
-                return
             self._lines.pop(path, None)
             file = self._place(path) + ENDING
             if os.path.isfile(file):
@@ -87,7 +97,15 @@ class NpyTreeWriter:
             elif os.path.isdir(self._place(path)):
                 shutil.rmtree(self._place(path))
 
-    def note(self, path: str, **line: Any) -> None:
+    def note(self, path: str, kind: str, attributes: dict[str, Any], array: TreeArray | None = None, target: str = "") -> None:
+        """Add the line of an object; the last line for a path counts."""
+        line: dict[str, Any] = {"kind": kind, "target": target} if kind in LINKS else {"kind": kind, "attributes": attributes}
+        if array is not None and array.dimensions:
+            line["dimensions"] = list(array.dimensions)
+        if array is not None and array.text:
+            line["text"] = "utf-8"
+        if array is not None and array.fill is not None:
+            line["fill"] = _fill_as_json(array.fill)
         self._lines[path] = line
         self._log.write(json.dumps({"path": path, **line}, allow_nan=False) + "\n")
 
@@ -95,31 +113,24 @@ class NpyTreeWriter:
         with explaining_write_errors(self._place(path)):
             os.makedirs(self._place(path), exist_ok=True)
             self._unsynced.add(self._place(path))
-            self.note(path, kind=GROUP, attributes=attributes)
+            self.note(path, GROUP, attributes)
 
-    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> NewTreeArray:
+    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewTreeArray:
         file = self._place(path) + ENDING
-        if values.text_nbytes:
+        if array.text_nbytes:
             remedy = "Convert to .h5 or .zarr, or shorten the longest."
-            refuse_padding("it", math.prod(values.shape), values.dtype.itemsize, values.text_nbytes, remedy)
+            refuse_padding("it", math.prod(array.shape), array.dtype.itemsize, array.text_nbytes, remedy)
         with explaining_write_errors(file):
-            line: dict[str, Any] = {"kind": ARRAY, "attributes": attributes}
-            if values.dimensions:
-                line["dimensions"] = list(values.dimensions)
-            if values.text:
-                line["text"] = "utf-8"
-            if values.fill is not None:
-                line["fill"] = _fill_as_json(values.fill)
-            self.note(path, **line)
+            self.note(path, ARRAY, attributes, array)
             self._unsynced.add(os.path.dirname(file))
-            return _NewNpyArray(file, values)
+            return _NewNpyArray(file, array)
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
-        self.note(path, kind=EMPTY, attributes=attributes)
+        self.note(path, EMPTY, attributes)
         return f"a null dataspace as a line in {TREE_FILE}"
 
     def add_link(self, path: str, kind: str, target: str) -> str:
-        self.note(path, kind=kind, target=target)
+        self.note(path, kind, {}, target=target)
         return f"a directory of .npy files has no links: {target!r} is noted in {TREE_FILE}"
 
     def commit(self) -> None:
@@ -133,7 +144,7 @@ class NpyTreeWriter:
         self._unsynced.clear()
 
     def close(self) -> None:
-        """Also orders the lines by path, so that runs that were interrupted leave the same file as those that were not."""
+        """Also order the lines by path, so that interrupted runs leave the same file as others."""
         if self._log.closed:
             return
         self._log.close()
@@ -143,33 +154,36 @@ class NpyTreeWriter:
             write_text_atomically(os.path.join(self.path, TREE_FILE), "\n".join(lines) + "\n")
 
 
-def changes_in_npy(values: Values) -> tuple[str, ...]:
-    """Return the differences between values and a .npy file, in words."""
-    return ("text as UTF-8 bytes of fixed width",) if values.text else ()
+class _NewArray:
+    def __init__(self, array: TreeArray) -> None:
+        self.changed: tuple[str, ...] = ("text as UTF-8 bytes of fixed width",) if array.text else ()
+
+    def write(self, box: Box, block: Array) -> None:
+        raise AssertionError("values are not moved to a target in memory")
+
+    def close(self) -> None:
+        pass
 
 
-class _NewNpyArray:
-    def __init__(self, file: str, values: Values) -> None:
-        self.changed = changes_in_npy(values)
-        header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False, "shape": values.shape}
+class _NewNpyArray(_NewArray):
+    def __init__(self, file: str, array: TreeArray) -> None:
+        super().__init__(array)
+        self._name, self._array = file, array
+        header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
         with explaining_write_errors(file):
             self._file = Path(file).open("x+b")  # noqa: SIM115
             np.lib.format.write_array_header_1_0(self._file, header)
             self._file.flush()
             self._offset = self._file.tell()
-            allocate(self._file.fileno(), self._offset + values.nbytes)
-        self._name = file
-        self._values = values
+            allocate(self._file.fileno(), self._offset + array.nbytes)
 
     def write(self, box: Box, block: Array) -> None:
-        """Boxes that lie in one piece, as those in C order do."""
-        values = self._values
-        at = 0
-        for axis, part in enumerate(box):
-            at += part.start * math.prod(values.shape[axis + 1 :])
-        data = np.ascontiguousarray(block, values.dtype)
+        """Write a box that lies in one piece, as boxes in C order do."""
+        shape, dtype = self._array.shape, self._array.dtype
+        at = sum(part.start * math.prod(shape[axis + 1 :]) for axis, part in enumerate(box))
+        data = np.ascontiguousarray(block, dtype)
         with explaining_write_errors(self._name):
-            self._file.seek(self._offset + at * values.dtype.itemsize)
+            self._file.seek(self._offset + at * dtype.itemsize)
             self._file.write(data.reshape(-1).view(np.uint8).data)
 
     def close(self) -> None:
@@ -179,8 +193,23 @@ class _NewNpyArray:
             self._file.close()
 
 
+class NpyInMemory(InMemory, NpyTreeWriter):
+    """A directory of .npy files that would be at `path`."""
+
+    def is_taken(self, path: str, is_group: bool) -> bool:
+        name = path if is_group else path + ENDING
+        return self._has(name, GROUP) or (name.endswith(ENDING) and self._has(name[: -len(ENDING)], ARRAY))
+
+    def _has(self, path: str, kind: str) -> bool:
+        return path in self.entries and self.entries[path].kind == kind
+
+    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewTreeArray:
+        self.note(path, ARRAY, attributes, array)
+        return _NewArray(array)
+
+
 def _ends_whole(file: Path) -> bool:
-    """False where a line was cut short."""
+    """Return False if the last line was cut short."""
     with file.open("rb") as opened:
         if not opened.seek(0, os.SEEK_END):
             return True
@@ -196,7 +225,7 @@ def _fill_as_json(fill: Any) -> Any:
 
 
 def _fill_from_json(fill: Any, dtype: np.dtype[Any]) -> Any:
-    if fill is None or dtype.kind not in "biufcS":
+    if fill is None or dtype.kind not in _PLAIN_KINDS:
         return None
     try:
         value = fill.encode("latin-1") if dtype.kind == "S" else complex(fill) if dtype.kind == "c" else fill
@@ -206,7 +235,7 @@ def _fill_from_json(fill: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def _lines_of(path: str) -> dict[str, dict[str, Any]]:
-    """By path; later lines replace earlier ones, and one that was cut short is left out. Cuts it off the file as well."""
+    """Return the lines by path; later lines replace earlier ones, and one that was cut short is skipped."""
     found: dict[str, dict[str, Any]] = {}
     file = Path(path, TREE_FILE)
     try:
@@ -226,18 +255,17 @@ def _lines_of(path: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-class NpyTree:
-    """A directory that `NpyTreeWriter` wrote, as a `tree_contract.TreeSource`."""
+class NpyTree(TreeSource):
+    """A directory that `NpyTreeWriter` wrote."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], inside: str = "", allow_links: bool = False) -> None:
         self.path = self.name = os.fspath(path)
+        if inside := inside.strip("/"):
+            raise InvalidValueError(f"{path} is converted as a whole; leave '::/{inside}' out, or name the .npy file in it.")
         self._lines = _lines_of(self.path)
 
-    def close(self) -> None:
-        pass
-
     def walk(self) -> Iterator[Node]:
-        """Further names of objects last, so that each comes behind the object."""
+        """Yield further names of objects last, so that each follows the object."""
         is_alias = {path: line.get("kind") in LINKS and line.get("kind") != SOFT_LINK for path, line in self._lines.items()}
         for path in sorted(self._lines, key=lambda path: (is_alias[path], path.split("/") if path != "/" else [])):
             line = self._lines[path]
@@ -247,48 +275,64 @@ class NpyTree:
             else:
                 yield Node(path, ARRAY if kind == EMPTY else kind, attributes=tuple(line.get("attributes", {})))
 
-    def attributes(self, path: str) -> list[Attribute]:
+    def attributes(self, path: str, as_stored: bool = False) -> list[Attribute]:
         return [Attribute(name, value) for name, value in self._lines[path].get("attributes", {}).items()]
 
     def dimensions(self, path: str) -> tuple[str | None, ...]:
         found = self._lines[path].get("dimensions") or ()
         return tuple(name if isinstance(name, str) else None for name in found) if isinstance(found, (list, tuple)) else ()
 
-    def values(self, path: str) -> list[Values]:
+    def arrays(self, path: str) -> list[TreeArray]:
         line = self._lines[path]
         if line.get("kind") == EMPTY:
             return []
-        why = next(
-            (why for depth in range(2, path.count("/") + 2) if (why := why_no_file(self.path, "/".join(path.split("/")[:depth])))),
-            "",
+        file = self._file(path)
+        array, dimensions = _mapped(file), self.dimensions(path)
+        whole = TreeArray(
+            member="",
+            shape=array.shape,
+            dtype=array.dtype,
+            read=functools.partial(_read, array),
+            stored=functools.partial(open_array, file) if array.dtype.kind in _PLAIN_KINDS else None,
+            text="text" in line,
+            fill=_fill_from_json(line.get("fill"), array.dtype),
+            dimensions=dimensions if len(dimensions) == array.ndim else (),
         )
-        if why:
-            raise UnsafeFileError(f"{self.path}: {TREE_FILE} lists {path!r}, and {why}. It was not written by mmapstore.")
+        return plain_values(whole, file)
+
+    def _file(self, path: str) -> str:
+        """Return the .npy file of an array. Raises UnsafeFileError for a name or a link that leads out of the directory."""
+        for depth in range(2, path.count("/") + 2):
+            if why := why_no_file(self.path, "/".join(path.split("/")[:depth])):
+                raise UnsafeFileError(f"{self.path}: {TREE_FILE} lists {path!r}, and {why}. It was not written by mmapstore.")
         file = os.path.join(self.path, *path.strip("/").split("/")) + ENDING
-        root = os.path.realpath(self.path)
-        if os.path.commonpath([root, os.path.realpath(file)]) != root:
+        if not lies_in(file, self.path):
             raise UnsafeFileError(
                 f"{file} is a link that leads out of {self.path}. Copy what it leads to into the directory first."
             )
-        dimensions = self.dimensions(path)
-        array = _mapped(file)
-        return [
-            Values(
-                member="",
-                shape=array.shape,
-                dtype=array.dtype,
-                read=functools.partial(_read, array),
-                stored=functools.partial(open_array, file) if array.dtype.kind in _PLAIN_KINDS else None,
-                text="text" in line,
-                fill=_fill_from_json(line.get("fill"), array.dtype),
-                dimensions=dimensions if len(dimensions) == array.ndim else (),
-            )
-        ]
+        return file
+
+
+class NpyFileTree(NpyTree):
+    """A single .npy file, of any data type but Python objects, as a tree with an array at its root."""
+
+    def __init__(self, path: str | os.PathLike[str], inside: str = "", allow_links: bool = False) -> None:
+        self.path = self.name = os.fspath(path)
+        self._lines = {"/": {"kind": ARRAY}}
+        dtype = np.dtype(list_arrays(self.path)[0].dtype)
+        if dtype.hasobject or dtype.kind in _PLAIN_KINDS:
+            header_of(self.path)  # raises for objects, and where bytes are missing
+        _mapped(self.path)
+
+    def _file(self, path: str) -> str:
+        return self.path
 
 
 def _mapped(file: str) -> Array:
     try:
-        return np.asarray(np.lib.format.open_memmap(file, mode="r") if _holds_values(file) else np.load(file, allow_pickle=False))
+        shape = list_arrays(file)[0].shape  # a scalar and an array without elements cannot be mapped
+        is_mapped = math.prod(shape) > 0 and bool(shape)
+        return np.asarray(np.lib.format.open_memmap(file, mode="r") if is_mapped else np.load(file, allow_pickle=False))
     except FileNotFoundError as error:
         raise NotFoundError(f"{file} does not exist, but {TREE_FILE} lists it. Convert again.") from error
     except (OSError, ValueError) as error:
@@ -299,45 +343,13 @@ def _read(array: Array, box: Box) -> Array:
     return np.array(array[box], array.dtype)  # of a scalar NumPy gives bytes without the zeros at their end
 
 
-def _holds_values(file: str) -> bool:
-    """False for a scalar and for an array without elements, which cannot be mapped."""
-    with Path(file).open("rb") as opened:
-        version = np.lib.format.read_magic(opened)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, _ = read(opened)
-    return math.prod(shape) > 0 and bool(shape)
-
-
-class NpyFileTree:
-    """A single .npy file, of any data type but Python objects, as a tree with an array at its root."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = self.name = os.fspath(path)
-        dtype = np.dtype(list_arrays(self.path)[0].dtype)
-        if dtype.hasobject or dtype.kind in _PLAIN_KINDS:
-            header_of(self.path)  # raises for objects, and where bytes are missing
-        self._array = _mapped(self.path)
-
-    def close(self) -> None:
-        pass
-
-    def walk(self) -> Iterator[Node]:
-        yield Node("/", ARRAY)
-
-    def attributes(self, path: str) -> list[Attribute]:
-        return []
-
-    def dimensions(self, path: str) -> tuple[str | None, ...]:
-        return ()
-
-    def values(self, path: str) -> list[Values]:
-        array = self._array
-        is_plain = array.dtype.kind in _PLAIN_KINDS and array.ndim and array.size
-        whole = Values(
-            member="",
-            shape=array.shape,
-            dtype=array.dtype,
-            read=functools.partial(_read, array),
-            stored=functools.partial(open_array, self.path) if is_plain else None,
-        )
-        return plain_values(whole, self.name)
+FILE = Container(".npy", (), matches, NpyFileTree)
+CONTAINER = Container(
+    title="directory of .npy",
+    suffixes=(NPY_TREE_SUFFIX, ""),
+    matches=is_npy_tree,
+    open=NpyTree,
+    create=lambda path, source: NpyTreeWriter(path),
+    in_memory=NpyInMemory,
+    keeps_manifest=False,  # the manifest of a directory would make it one of fields
+)

@@ -17,18 +17,18 @@ from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError
 from .contract import Array
 from .hdf5_types import LastBox, cut_behind, runs
-from .tree_contract import OBJECT_NBYTES, Values
+from .tree_contract import OBJECT_NBYTES, TreeArray
 
 _MEASURED_AT_ONCE, _MEASURED_NBYTES = 1 << 14, 16 << 20
 
 
-def plain_values(whole: Values, name: str) -> list[Values]:
+def plain_values(whole: TreeArray, name: str) -> list[TreeArray]:
     """The plain arrays that an array of any data type becomes, one for each member of a structure.
 
     `whole.read` gives elements of `whole.dtype` as they are stored. Text is read once, to measure it.
 
     >>> pairs = np.array([(1, "ä"), (2, "b")], [("x", "i4"), ("y", "U3")])
-    >>> whole = Values("", pairs.shape, pairs.dtype, lambda box: pairs[box])
+    >>> whole = TreeArray("", pairs.shape, pairs.dtype, lambda box: pairs[box])
     >>> [(part.member, part.dtype.str, part.read((slice(0, 1),)).tolist()) for part in plain_values(whole, "pairs")]
     [('x', '<i4', [1]), ('y', '|S2', [b'\\xc3\\xa4'])]
     """
@@ -50,7 +50,7 @@ class _Member:
         return cut_behind(found, box[self.width :])
 
 
-def _parts(common: Values, read: _Member, name: str) -> list[Values]:
+def _parts(common: TreeArray, read: _Member, name: str) -> list[TreeArray]:
     dtype = common.dtype
     if dtype.names is not None:
         return [
@@ -96,11 +96,11 @@ def _parts(common: Values, read: _Member, name: str) -> list[Values]:
     return [replace(plain, read=read) if common.member or read.width < len(common.shape) else common]
 
 
-def _with(values: Values, words: str) -> tuple[str, ...]:
+def _with(values: TreeArray, words: str) -> tuple[str, ...]:
     return values.changed if words in values.changed else (*values.changed, words)
 
 
-def _behind(values: Values, dims: tuple[int, ...]) -> Values:
+def _behind(values: TreeArray, dims: tuple[int, ...]) -> TreeArray:
     """With further axes, each in one chunk."""
     return replace(
         values,
@@ -118,7 +118,7 @@ def _bytes_of(found: Array, size: int) -> Array:
     return np.ascontiguousarray(found).reshape(-1).view(np.uint8).reshape(*found.shape, size)
 
 
-def _texts(common: Values, read: Callable[[Box], Array], name: str) -> list[Values]:
+def _texts(common: TreeArray, read: Callable[[Box], Array], name: str) -> list[TreeArray]:
     """Text of any kind as UTF-8 in fixed width, which is measured; as values and offsets where one ends in NUL, the padding."""
     width, nbytes, is_text, holds_bytes = 1, 0, True, False
     at_once = max(1, min(_MEASURED_AT_ONCE, _MEASURED_NBYTES // common.dtype.itemsize))
@@ -164,7 +164,7 @@ def _texts(common: Values, read: Callable[[Box], Array], name: str) -> list[Valu
 class _Encoded:
     """Texts as runs of bytes."""
 
-    common: Values
+    common: TreeArray
     read: Callable[[Box], Array]
     name: str
     at_once: int

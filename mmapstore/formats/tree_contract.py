@@ -1,28 +1,32 @@
-"""What a container gives when all of it is converted: its groups, arrays, links and attributes, in a form any other can take.
+"""Containers as a whole: walk the groups, arrays, links and attributes of one, and write them into another.
 
-A tree is walked, and each of its arrays broken down into `Values`: plain arrays of fixed-size elements, which every target holds.
+A container gives each array as `TreeArray`s: stored arrays of fixed-size elements, which every target holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..plain.chunk_grid import Box
-from ..plain.errors import UnsafeFileError
+from ..plain.errors import MmapstoreError, UnsafeFileError
 from ..plain.memory_budget import format_bytes
-from .contract import Array, StoredArray
+from .contract import Array, Selection, StoredArray
 
 GROUP, ARRAY, NAMED_TYPE, EMPTY, DIMENSION = "group", "array", "named type", "empty", "dimension"
 SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK = "soft link", "alias", "external link", "unknown link"
 LINKS = (SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK)
 MOST_UNSTORED_NBYTES, MOST_TIMES_STORED = 4 << 30, 1000
 OBJECT_NBYTES = 64
-"""Of a Python object and the pointer to it, beside the bytes that it holds."""
+"""Memory of a Python object and the pointer to it, beside the bytes that it holds."""
+FILL = "_FillValue"
+NON_COORDINATE = "_nc4_non_coord_"
+"""In HDF5, netCDF puts this before the name of a variable that another dimension has: the scale of that has the name itself."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,11 @@ class Node:
     Attributes
     ----------
     path : from the root, "/group/x"; "/" for the root itself. Each object has one path; its further names are aliases
-    kind : "group", "array", "named type" or "dimension" (of netCDF: a length with a name, and no values), which are objects;
-        "soft link", "alias" (of an object that has another name), "external link" or "unknown link", which are names alone
-    target : where a link leads: the path of the object or, of a soft link, what is written there; "other.h5::/x" of an external one
-    attributes : names of those of an object
-    damage : why nothing can be told of it, where that is so
+    kind : of objects "group", "array", "named type" or "dimension" (of netCDF: a length with a name, and no values); of links
+        "soft link", "alias" (of an object that has another name), "external link" or "unknown link"
+    target : of a link, the path of the object; of a soft link, the text that is stored; "other.h5::/x" of an external one
+    attributes : the names of an object's attributes
+    damage : the reason if the object cannot be described
     """
 
     path: str
@@ -53,9 +57,9 @@ class Attribute:
     Attributes
     ----------
     value : None, bool, int, float, str, or lists and dicts of these
-    changed : how that differs from what is stored ("object references as paths"); "" where it is equal
-    refused : why there is no value
-    derived : the source's way to note the dimensions of arrays, which the target has in a way of its own
+    changed : the difference from the stored value ("object references as paths"); "" if there is none
+    refused : the reason if there is no value
+    derived : the source notes the dimensions of arrays by this attribute; the target has a form of its own for them
     """
 
     name: str
@@ -66,27 +70,27 @@ class Attribute:
 
 
 @dataclass(frozen=True)
-class Values:
-    """One plain array out of a tree.
+class TreeArray:
+    """An array of a container, or one member of a compound array, as a `contract.StoredArray`.
 
     Attributes
     ----------
     member : of a compound array, the names that lead to this part of it, "position/x"; "" for the whole
     dtype : fixed-size numbers, bool or bytes, in the byte order of the source
-    text : the bytes are UTF-8 text, which was stored with variable length
-    chunks : pieces that are decoded as a whole; None where there are none
-    together_nbytes : bytes that are decoded to get at any one element
+    read : returns a box, with start and stop on each axis, in a new array, through the format's own library
+    text : the bytes are UTF-8 text that was stored with variable length
+    chunks : shape of the pieces that are decoded as a whole; None if there are none
+    together_nbytes : bytes that are decoded for any one element
     kept_nbytes : bytes of memory that this object keeps
-    compressed : the source is
-    fill : of elements never stored; None where it is 0, or where there is none
-    dimensions : a name or None for each axis; () where none has one
-    changed : how these values differ from what is stored; nothing where they are equal
-    notes : small JSON to keep beside them, such as the names of an enumeration
-    read : a box, with start and stop on each axis, in a new array
-    stored : opens the array for our own readers, where that gives these very values
+    compressed : the source is compressed
+    fill : the value of elements never stored; None if it is 0 or unknown
+    dimensions : a name or None for each axis; () if no axis has a name
+    changed : differences from the stored values, in words
+    notes : small JSON to keep beside the values, such as the names of an enumeration
+    stored : opens the array as `mmapstore.open` does; None if that does not give these values
     element_nbytes : bytes of memory that reading takes for each element, beside the result
-    text_nbytes : bytes that texts of variable length have together, without the padding to `dtype`
-    refused : why this part cannot be had; there are no values then
+    text_nbytes : bytes of all texts of variable length, without the padding to `dtype`
+    refused : the reason if this part cannot be read; there are no values then
     """
 
     member: str
@@ -106,136 +110,179 @@ class Values:
     element_nbytes: int = 0
     text_nbytes: int = 0
     refused: str = ""
+    name: str = ""
+    storage: str = ""
+    why_not_raw: str = "only the format's library knows how to read it"
+    extents: None = None
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def cache_nbytes(self) -> int:
+        return self.kept_nbytes + self.together_nbytes
 
-class TreeSource(Protocol):
-    """A container open for reading, all of it.
+    def read_box(self, selection: Selection, out: Array) -> None:
+        if math.prod(out.shape):
+            out[...] = self.read(selection)
 
-    `path` is its file or directory, `name` what messages call the part that is converted.
-    """
+    def opened(self) -> StoredArray:
+        """Return the array as `mmapstore.open` gives it, for our own readers; this object if only the library reads it."""
+        if self.stored is not None:
+            with contextlib.suppress(MmapstoreError):  # the library says better what is wrong
+                found = self.stored()
+                if found.shape == self.shape and found.dtype.newbyteorder("=") == self.dtype.newbyteorder("="):
+                    return found
+        return self
+
+
+class TreeSource:
+    """A container open for reading. `path` is its file or directory, `name` the part of it that is meant, for messages."""
 
     path: str
     name: str
 
     def walk(self) -> Iterator[Node]:
-        """The root, then all below, a group before what is in it. Follows no link, enters each group once."""
-        ...
+        """Yield the root, then all below, a group before its members. Links are not followed; each group is entered once."""
+        raise NotImplementedError
 
-    def attributes(self, path: str) -> list[Attribute]: ...
+    def attributes(self, path: str, as_stored: bool = False) -> list[Attribute]:
+        """Return the attributes of an object. `as_stored`: to compare them with those of a copy in the same format."""
+        return []
 
     def dimensions(self, path: str) -> tuple[str | None, ...]:
-        """A name or None for each axis of an array; () where none has one."""
-        ...
+        """Return a name or None for each axis of an array; () if no axis has a name."""
+        return ()
 
-    def values(self, path: str) -> list[Values]:
-        """An array in its plain parts; none for an array without a shape (a null dataspace).
+    def arrays(self, path: str) -> list[TreeArray]:
+        """Return an array in its plain parts; none for an array without a shape (a null dataspace).
 
-        Raises MmapstoreError where it cannot be read, or not safely.
+        Raises MmapstoreError if it cannot be read, or not safely.
         """
-        ...
+        raise NotImplementedError
 
-    def close(self) -> None: ...
-
-
-class TreeTarget(Protocol):
-    """A container that is being written, under a name of its own until it is whole. Paths begin with "/".
-
-    `has_hard_links`: an object can have several names there.
-    """
-
-    has_hard_links: bool
-
-    def refusal(self, path: str, is_group: bool) -> str:
-        """Why nothing can be written under this path: its last name cannot be had there. "" if it can."""
-        ...
-
-    def is_taken(self, path: str, is_group: bool) -> bool:
-        """Whether something has the name that this path would have there."""
-        ...
-
-    def fitted(self, attribute: Attribute, is_group: bool) -> Attribute:
-        """The attribute as it will be there, of a group or of an array."""
-        ...
-
-    def remove(self, path: str) -> None:
-        """What an interrupted run may have left there."""
-        ...
-
-    def add_group(self, path: str, attributes: dict[str, Any]) -> None:
-        """The root is there already, and gets the attributes."""
-        ...
-
-    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> NewTreeArray:
-        """Raises InvalidTypeError if the target has no such elements."""
-        ...
-
-    def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
-        """An array without a shape. Returns how that was done, "" if it is one in the target too."""
-        ...
-
-    def add_link(self, path: str, kind: str, target: str) -> str:
-        """Returns how, "" if it is a link in the target too."""
-        ...
-
-    def commit(self) -> None:
-        """Returns when the disk has all that was added."""
-        ...
-
-    def close(self) -> None: ...
-
-
-@runtime_checkable
-class ChoosesNames(Protocol):
-    """An ability: of an object with several names, the source can give any as its path, and the others as aliases."""
+    def stored_arrays(self, path: str) -> tuple[list[TreeArray], str]:
+        """Return an array in parts that tell if a copy in the same format is equal, and in words what they do not compare."""
+        return self.arrays(path), ""
 
     def prefer_names_referred_to(self) -> None:
-        """From now on each object has the path that most attributes and soft links of the source name."""
-        ...
+        """Give each object as its path the name that most attributes and soft links use, if it has several."""
+
+    def forget(self, path: str) -> None:
+        """Let references to the object at this path lead nowhere from now on: it has no place in a copy."""
+
+    def close(self) -> None:
+        pass
 
 
-@runtime_checkable
-class AttachesScales(Protocol):
-    """An ability: the target has dimension scales."""
+class TreeTarget:
+    """A container that is being written, under a temporary name until it is whole. Paths begin with "/".
+
+    `has_hard_links`: an object can have several names. `has_scales`: axes can have dimension scales, see `attach_scales`.
+    """
+
+    path: str
+    has_hard_links = False
+    has_scales = False
+
+    def refusal(self, path: str, is_group: bool) -> str:
+        """Return the reason if the target cannot have an object of this name; "" if it can."""
+        raise NotImplementedError
+
+    def is_taken(self, path: str, is_group: bool) -> bool:
+        """Return True if the name that this path would get is in use."""
+        raise NotImplementedError
+
+    def fitted(self, attribute: Attribute, is_group: bool) -> Attribute:
+        """Return the attribute of a group or an array as the target holds it."""
+        return as_json(attribute)
+
+    def remove(self, path: str) -> None:
+        """Delete an object that an interrupted run may have left."""
+        raise NotImplementedError
+
+    def add_group(self, path: str, attributes: dict[str, Any]) -> None:
+        """Create a group; the root exists already, and gets the attributes."""
+        raise NotImplementedError
+
+    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewTreeArray:
+        """Create an array. Raises InvalidTypeError if the target has no such elements."""
+        raise NotImplementedError
+
+    def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
+        """Create an array without a shape. Returns in words the form it has instead, "" if the target has such arrays."""
+        raise NotImplementedError
+
+    def add_link(self, path: str, kind: str, target: str) -> str:
+        """Create a link. Returns in words the form it has instead, "" if the target has such links."""
+        raise NotImplementedError
 
     def attach_scales(
         self, axes: Mapping[str, tuple[str | None, ...]], lists: Mapping[str, Any]
     ) -> tuple[list[str], dict[str, str]]:
-        """Give the axes of arrays that were added their scales: by names, or, where there is a list, by paths for each axis.
+        """Give the axes of arrays their scales: by names, or, for arrays in `lists`, by the paths given for each axis.
 
-        Returns the paths of scales that were missing and are added, and {array: why} where a list could not be followed.
+        Returns the paths of scales that were missing and are added, and {array: reason} of lists that cannot be followed.
         """
-        ...
+        return [], {}
+
+    def note(self, path: str, kind: str, attributes: dict[str, Any], array: TreeArray | None = None, target: str = "") -> None:
+        """Take note of an object that is added; `array` is None for a copy of the source's. Does nothing by default."""
+
+    def commit(self) -> None:
+        """Return when the disk has all that was added."""
+
+    def close(self) -> None:
+        pass
 
 
 class NewTreeArray(Protocol):
     changed: tuple[str, ...]
-    """How what is stored differs from the values given."""
+    """Differences of the stored form from the array given, in words."""
 
     def write(self, box: Box, block: Array) -> None: ...
 
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class Container:
+    """The form in which a format holds a tree.
+
+    Attributes
+    ----------
+    title : the name that people use
+    suffixes : of new targets
+    matches : True if a path holds such a container
+    open : (path, group inside it, allow_links) -> the tree
+    create : (path, source) -> a target to write, or to go on with; None for a container that is only read
+    in_memory : path -> a target that takes names and attributes as one at `path` would, and no values; None as `create`
+    is_native : values get the byte order of this machine
+    keeps_manifest : the manifest beside the source can be carried over
+    """
+
+    title: str
+    suffixes: tuple[str, ...]
+    matches: Callable[[str], bool]
+    open: Callable[[str, str, bool], TreeSource]
+    create: Callable[[str, TreeSource], TreeTarget] | None = None
+    in_memory: Callable[[str], Any] | None = None
+    is_native: bool = False
+    keeps_manifest: bool = True
+
+
 def refuse_unstored(name: str, shape: tuple[int, ...], declared: int, stored: int) -> None:
     """Raise UnsafeFileError for an array that would become far more bytes than its file has any of.
 
-    `stored` counts chunks that are there by their decoded bytes, in every format: what was accepted from one format and written
-    to another is accepted again, however well it was compressed.
+    `stored` counts the chunks that exist by their decoded bytes, in every format: an array that was accepted from one format and
+    written to another is accepted again, however well it was compressed.
     """
     if declared - stored > MOST_UNSTORED_NBYTES and declared > MOST_TIMES_STORED * stored:
         raise UnsafeFileError(
             f"{name} declares {format_bytes(declared)} of {shape}, of which {format_bytes(stored)} were ever stored; expected at "
             f"least a {MOST_TIMES_STORED}th. If it is meant to be so, convert the part that holds values."
         )
-
-
-def has_parts(values: list[Values]) -> bool:
-    """True where an array becomes a group of several, one for each member."""
-    return len(values) > 1 or bool(values and values[0].member)
 
 
 def inside(path: str, member: str) -> str:
@@ -246,20 +293,15 @@ def inside(path: str, member: str) -> str:
     return f"{path.rstrip('/')}/{member}" if member else path
 
 
-FILL = "_FillValue"
-NON_COORDINATE = "_nc4_non_coord_"
-"""In HDF5, netCDF puts this before the name of a variable that another dimension has: the scale of that has the name itself."""
-
-
 def as_json(attribute: Attribute) -> Attribute:
-    """The attribute with what JSON has no numbers for as text: "NaN", "Infinity", "-Infinity"."""
+    """Return the attribute with numbers that JSON lacks as text: "NaN", "Infinity", "-Infinity"."""
     value, found = _finite(attribute.value)
     words = "values that are not finite as text" if found else ""
     return replace(attribute, value=value, changed="; ".join(part for part in (attribute.changed, words) if part))
 
 
 def finite(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Attributes with such text."""
+    """Return attributes with such text."""
     found: dict[str, Any] = _finite(attributes)[0]
     return found
 

@@ -5,6 +5,14 @@ from __future__ import annotations
 from ..plain.json_values import as_json
 from . import zarr_store, zarr_writer
 from .contract import Format, Writing
+from .tree_contract import Container
+
+
+def _container() -> Container:
+    from .zarr_tree_writer import CONTAINER
+
+    return CONTAINER
+
 
 FORMAT = Format(
     title="Zarr",
@@ -26,4 +34,5 @@ FORMAT = Format(
         ingest_memory=(3, 6_000_000),
         convert_memory=(6, 16_000_000),
     ),
+    container=_container,
 )

@@ -1,4 +1,4 @@
-"""All of a Zarr store: walked without leaving its directory, each array given as plain values."""
+"""A whole Zarr store: walk it without leaving its directory, and read each array in plain parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ from ..plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, 
 from . import zarr_fill_attribute
 from .contract import Array
 from .numpy_types import plain_values
-from .tree_contract import ARRAY, FILL, GROUP, MOST_UNSTORED_NBYTES, UNKNOWN_LINK, Attribute, Node, Values, refuse_unstored
+from .tree_contract import (
+    ARRAY,
+    FILL,
+    GROUP,
+    MOST_UNSTORED_NBYTES,
+    UNKNOWN_LINK,
+    Attribute,
+    Node,
+    TreeArray,
+    TreeSource,
+    refuse_unstored,
+)
 from .zarr_library import chunks_of, explaining_damage, named, opened
 from .zarr_metadata import Node as StoredNode
 from .zarr_metadata import directories_in, directory_inside, node_at, read_node_or_group
@@ -27,24 +38,25 @@ from .zarr_store import open_array
 DIMENSIONS = "_ARRAY_DIMENSIONS"  # the names of axes in Zarr format 2, by xarray's convention
 
 
-class ZarrTree:
-    """A Zarr store in a directory, format 2 or 3, or a group of one, as a `tree_contract.TreeSource`."""
+class ZarrTree(TreeSource):
+    """A Zarr store in a directory, format 2 or 3, or a group of one."""
 
-    def __init__(self, path: str | os.PathLike[str], inside: str = "") -> None:
+    def __init__(self, path: str | os.PathLike[str], inside: str = "", allow_links: bool = False) -> None:
         self.path = os.fspath(path)
         self._inside = inside.strip("/")
         self.name = named(self.path, self._inside)
+        self._last: tuple[str, StoredNode | None] = ("", None)
         if node_at(self.path, self._inside).is_array and self._inside:
             raise InvalidValueError(f"{self.name} is one array, not a group. Convert it without --all (convert(...)).")
 
-    def close(self) -> None:
-        pass
+    def _key(self, path: str) -> str:
+        return "/".join(part for part in (self._inside, path.strip("/")) if part)
 
     def directory(self, path: str) -> str:
-        return directory_inside(self.path, "/".join(part for part in (self._inside, path.strip("/")) if part))
+        return directory_inside(self.path, self._key(path))
 
     def walk(self) -> Iterator[Node]:
-        """The root, then all below. Links, and directories in which there is no Zarr, are listed and not entered."""
+        """Yield the root, then all below. Links, and directories in which there is no Zarr, are listed and not entered."""
         pending = ["/"]
         while pending:
             path = pending.pop()
@@ -56,7 +68,8 @@ class ZarrTree:
                 if stored is None:
                     yield Node(path, UNKNOWN_LINK, damage="it is a directory without Zarr metadata, in it or below")
                     continue
-                names = tuple(self._stored_attributes(stored))
+                self._last = path, stored
+                names = tuple(_attributes_of(stored))
                 below = [] if stored.is_array else directories_in(directory)
             except MmapstoreError as error:
                 yield Node(path, UNKNOWN_LINK, damage=str(error))
@@ -64,30 +77,16 @@ class ZarrTree:
             yield Node(path, ARRAY if stored.is_array else GROUP, attributes=names)
             pending += [f"{path.rstrip('/')}/{name}" for name in reversed(below)]
 
-    def _stored_attributes(self, stored: StoredNode) -> dict[str, Any]:
-        if stored.version == 3:
-            found = stored.metadata.get("attributes", {})
-        else:
-            file = Path(stored.directory, ".zattrs")
-            try:
-                found = json.loads(file.read_text(encoding="utf-8"))
-            except FileNotFoundError:
-                found = {}
-            except (OSError, ValueError, RecursionError) as error:
-                raise DamagedFileError(f"{file} is not JSON: {error}. Copy or write the store again.") from error
-        if not isinstance(found, dict):
-            raise DamagedFileError(f"{stored.file}: its attributes are {type(found).__name__}; expected an object. Write it again.")
-        return found
-
     def _stored(self, path: str) -> StoredNode:
-        stored = read_node_or_group(self.directory(path))
-        if stored is None:
+        if self._last[0] != path:
+            self._last = path, read_node_or_group(self.directory(path))
+        if self._last[1] is None:
             raise DamagedFileError(f"{named(self.path, path.strip('/'))} is gone since the store was opened.")
-        return stored
+        return self._last[1]
 
-    def attributes(self, path: str) -> list[Attribute]:
+    def attributes(self, path: str, as_stored: bool = False) -> list[Attribute]:
         stored = self._stored(path)
-        given = self._stored_attributes(stored)
+        given = _attributes_of(stored)
         is_named = stored.version == 2 and given.get(DIMENSIONS) == [*self.dimensions(path)]
         found = [Attribute(name, value, derived=is_named and name == DIMENSIONS) for name, value in given.items()]
         is_text = isinstance(fill := stored.metadata.get("fill_value"), str) and not _is_of_floats(stored)
@@ -95,7 +94,7 @@ class ZarrTree:
             return found
         array, _ = opened(named(self.path, path.strip("/")), stored)
         if (is_named or FILL not in given) and (value := zarr_fill_attribute.of_array(array.fill_value)) is not None:
-            words = "the fill value of the array, which stands for no value"  # xarray masks what equals it
+            words = "the fill value of the array, which stands for no value"  # xarray masks values that equal it
             return [*(each for each in found if each.name != FILL), Attribute(FILL, value, words)]
         dtype = np.dtype(array.dtype)
         return [
@@ -104,22 +103,21 @@ class ZarrTree:
 
     def dimensions(self, path: str) -> tuple[str | None, ...]:
         stored = self._stored(path)
-        found = stored.metadata.get("dimension_names") or self._stored_attributes(stored).get(DIMENSIONS) or ()
+        found = stored.metadata.get("dimension_names") or _attributes_of(stored).get(DIMENSIONS) or ()
         shape = stored.metadata.get("shape")
         if not isinstance(found, (list, tuple)) or not isinstance(shape, list) or len(found) != len(shape):
             return ()
         return tuple(name if isinstance(name, str) else None for name in found)
 
-    def values(self, path: str) -> list[Values]:
-        stored = self._stored(path)
-        key = "/".join(part for part in (self._inside, path.strip("/")) if part)
+    def arrays(self, path: str) -> list[TreeArray]:
+        stored, key = self._stored(path), self._key(path)
         where = named(self.path, key)
         array, _ = opened(where, stored)
         dtype, shape, chunks = np.dtype(array.dtype), tuple(int(n) for n in array.shape), chunks_of(array)
         together = math.prod(getattr(array, "shards", None) or chunks or shape) * max(1, dtype.itemsize)
         _refuse_unstored(stored, shape, dtype, together, where)
         is_plain = dtype.kind in "biufcS"
-        whole = Values(
+        whole = TreeArray(
             member="",
             shape=shape,
             dtype=dtype,
@@ -133,6 +131,21 @@ class ZarrTree:
             stored=functools.partial(open_array, self.path, key) if is_plain else None,
         )
         return plain_values(whole, where)
+
+
+def _attributes_of(stored: StoredNode) -> dict[str, Any]:
+    file, found = stored.file, stored.metadata.get("attributes", {})
+    if stored.version == 2:
+        file = os.path.join(stored.directory, ".zattrs")
+        try:
+            found = json.loads(Path(file).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            found = {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise DamagedFileError(f"{file} is not JSON: {error}. Copy or write the store again.") from error
+    if not isinstance(found, dict):
+        raise DamagedFileError(f"{file}: its attributes are {type(found).__name__}; expected an object. Write it again.")
+    return found
 
 
 def _read(array: Any, where: str, box: Box) -> Array:
@@ -149,7 +162,7 @@ def _fill_of(array: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def _is_of_floats(stored: StoredNode) -> bool:
-    """True where a fill value that is text is a number: "NaN", or bits in hexadecimal. Format 2 has text alone for bytes."""
+    """Return True if text as fill value is a number: "NaN", or bits in hexadecimal. Format 2 has text for bytes only."""
     return stored.version == 3 and str(stored.metadata.get("data_type")).startswith(("float", "complex", "bfloat"))
 
 

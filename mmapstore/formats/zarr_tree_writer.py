@@ -1,4 +1,4 @@
-"""A new Zarr 3 store that receives a tree: out of another store file by file, out of others as values."""
+"""A new Zarr 3 store that receives a tree: file by file from another store, as values from other formats."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ from .tree_contract import (
     MOST_UNSTORED_NBYTES,
     OBJECT_NBYTES,
     Attribute,
+    Container,
     Node,
-    Values,
+    TreeArray,
+    TreeTarget,
     as_json,
     finite,
 )
+from .tree_in_memory import InMemory
 from .tree_names import why_no_file
 from .zarr_library import library
 from .zarr_metadata import METADATA_FILES, directory_inside, read_node
+from .zarr_store import matches
 from .zarr_tree import ZarrTree
 
 LINKS_ATTRIBUTE = "mmapstore_links"
@@ -43,10 +47,8 @@ _MANY_CHUNKS = 64
 _SYNCED_AT_ONCE = 8
 
 
-class ZarrTreeWriter:
-    """A new Zarr 3 store in a directory, as a `tree_contract.TreeTarget`."""
-
-    has_hard_links = False
+class ZarrTreeWriter(TreeTarget):
+    """A new Zarr 3 store in a directory."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -89,36 +91,39 @@ class ZarrTreeWriter:
                 file.write_text(text, encoding="utf-8")
         self._unsynced.add(directory)
 
-    def add_array(self, path: str, values: Values, attributes: dict[str, Any]) -> NewZarrArray:
+    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewZarrArray:
         directory = self._directory(path)
         self._unsynced.add(directory)
-        return NewZarrArray(library().storage.LocalStore(directory), directory, values, attributes)
+        self.note(path, ARRAY, attributes, array)
+        return NewZarrArray(self._store(directory), directory, array, attributes)
+
+    def _store(self, directory: str) -> Any:
+        return library().storage.LocalStore(directory)
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
         self.add_group(path, attributes)
         return "a null dataspace as a group without members"
 
     def add_link(self, path: str, kind: str, target: str) -> str:
-        """Kept by name among the attributes of the group: Zarr has no links."""
+        """Note the link among the attributes of its group: Zarr has no links."""
         parent, _, name = path.rpartition("/")
         self._links.setdefault(parent or "/", {})[name] = target
         return f"Zarr has no links: {target!r} is noted in the attribute {LINKS_ATTRIBUTE} of its group"
 
     def note_links(self) -> None:
-        """Write the links added since the last time: once for each group, as all of its attributes are written again."""
+        """Write the links added since the last call, once for each group: all attributes of a group are written together."""
         for path, links in self._links.items():
             attributes = self.group_attributes(path)
             self.add_group(path, {**attributes, LINKS_ATTRIBUTE: {**attributes.get(LINKS_ATTRIBUTE, {}), **links}})
         self._links.clear()
 
     def group_attributes(self, path: str) -> dict[str, Any]:
-        """Return the attributes that a group has so far."""
         stored = read_node(self._directory(path))
         assert stored is not None, "a group is written before what is in it"
         return dict(stored.metadata.get("attributes", {}))
 
     def copy_node(self, source: ZarrTree, node: Node) -> str:
-        """A group's metadata, or all files of an array, as they are stored. Returns what was left out, "" for nothing."""
+        """Copy a group's metadata, or all files of an array. Returns in words the parts that are skipped, "" for none."""
         origin, target = source.directory(node.path), self._directory(node.path)
         left_out = left_out_of_copy(source, node)
         with explaining_write_errors(target):
@@ -159,12 +164,31 @@ class ZarrTreeWriter:
                 list(threads.map(sync_directory, around))
         self._unsynced.clear()
 
-    def close(self) -> None:
-        pass
+
+class ZarrInMemory(InMemory, ZarrTreeWriter):
+    """A Zarr store that would be at `path`."""
+
+    def __init__(self, path: str) -> None:
+        self._links, self._unsynced = {}, set()
+        super().__init__(path)
+
+    def group_attributes(self, path: str) -> dict[str, Any]:
+        return dict(self.entries[path].attributes)
+
+    def _store(self, directory: str) -> Any:
+        return library().storage.MemoryStore()
+
+    def copy_node(self, source: ZarrTree, node: Node) -> str:
+        words = left_out_of_copy(source, node)
+        self.note(node.path, node.kind, {attribute.name: attribute.value for attribute in source.attributes(node.path)})
+        return words
+
+    def commit(self) -> None:
+        self.note_links()
 
 
 def left_out_of_copy(source: ZarrTree, node: Node) -> str:
-    """What a copy of the files does not hold, "" for nothing. Raises UnsafeFileError for an array that is not copied."""
+    """Return in words the parts that a copy of the files lacks, "" for none. Raises UnsafeFileError for an array with links."""
     origin = source.directory(node.path)
     if node.kind == ARRAY:
         if any(os.path.islink(os.path.join(folder, name)) for folder, below, names in os.walk(origin) for name in below + names):
@@ -200,7 +224,7 @@ def _is_group(directory: str) -> bool:
 class NewZarrArray:
     """A new array in a store of zarr-python's."""
 
-    def __init__(self, store: Any, where: str, values: Values, attributes: dict[str, Any]) -> None:
+    def __init__(self, store: Any, where: str, values: TreeArray, attributes: dict[str, Any]) -> None:
         zarr = library()
         self.changed: tuple[str, ...] = ()
         self._where = where
@@ -265,7 +289,7 @@ class NewZarrArray:
 
 
 def chunks_for(shape: tuple[int, ...], itemsize: int, stored: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Chunks of a new array: those of the source, but neither so small that each becomes a file of its own, nor too large.
+    """Return chunks of a new array: those of the source unless they are too large, or so small that files would be too many.
 
     >>> chunks_for((1000, 100, 100), 4, None), chunks_for((1000, 100, 100), 4, (10, 50, 100)), chunks_for((1000, 8), 4, (1, 8))
     ((26, 100, 100), (10, 50, 100), (1000, 8))
@@ -283,3 +307,14 @@ def chunks_for(shape: tuple[int, ...], itemsize: int, stored: tuple[int, ...] | 
         excess = -(-math.prod(chunk) * itemsize // _LARGE_CHUNK_NBYTES)
         chunk[axis] = max(1, chunk[axis] // max(1, excess))
     return tuple(chunk)
+
+
+CONTAINER = Container(
+    title="Zarr",
+    suffixes=(".zarr",),
+    matches=matches,
+    open=ZarrTree,
+    create=lambda path, source: ZarrTreeWriter(path),
+    in_memory=ZarrInMemory,
+    is_native=True,
+)

@@ -69,7 +69,7 @@ def test_big_endian_runs_in_datasets_members_and_attributes(tmp_path):
         assert attribute_as_json(file, "x", str).value == [[1, 2], [3]]
     tree = Hdf5Tree(tmp_path / "a.h5")
     for path in ("/x", "/mixed"):
-        found = {part.member: part.read((slice(0, part.shape[0]),)).tolist() for part in tree.values(path)}
+        found = {part.member: part.read((slice(0, part.shape[0]),)).tolist() for part in tree.arrays(path)}
         assert next(values for member, values in found.items() if member.endswith("values")) == [1, 2, 3]
     tree.close()
 

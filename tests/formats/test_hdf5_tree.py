@@ -78,7 +78,7 @@ def test_what_is_no_group(path, tmp_path):
 
 def test_values_are_read_in_boxes(path):
     tree = Hdf5Tree(path)
-    (values,) = tree.values("/a/x")
+    (values,) = tree.arrays("/a/x")
     assert (values.shape, values.dtype, values.member) == ((2, 3), np.dtype(">i2"), "")
     assert values.read((slice(1, 2), slice(0, 2))).tolist() == [[3, 4]]
     assert values.stored().shape == (2, 3)
@@ -93,7 +93,7 @@ def test_runs_of_variable_length_are_cut_at_any_place(tmp_path):
         for index, run in enumerate(runs):
             dataset[index] = run
     tree = Hdf5Tree(tmp_path / "a.h5")
-    values, offsets = tree.values("/x")
+    values, offsets = tree.arrays("/x")
     joined = np.concatenate(runs)
     assert values.shape == joined.shape and values.member == "values" and offsets.member == "offsets"
     for start, stop in ((0, len(joined)), (0, 1), (7, 8), (50, 133), (len(joined) - 1, len(joined))):
@@ -115,7 +115,7 @@ def test_opaque_bytes_with_a_tag_alone_in_arrays_and_in_compounds(tmp_path):
             dataset = h5py.h5d.create(file.id, name, kind, h5py.h5s.create_simple((6,)))
             dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, stored[: 6 * kind.get_size()].copy(), kind)
     tree = Hdf5Tree(tmp_path / "a.h5")
-    found = {name: tree.values(f"/{name}")[-1] for name in "orc"}
+    found = {name: tree.arrays(f"/{name}")[-1] for name in "orc"}
     for name, values in found.items():
         rows = stored[: 6 * (10 if name == "c" else 3 if name == "o" else 6)].reshape(6, -1)
         expected = (rows[:, 4:] if name == "c" else rows).reshape(values.shape)
@@ -131,8 +131,8 @@ def test_a_filter_that_is_missing_is_named(tmp_path, monkeypatch):
     tree = Hdf5Tree(tmp_path / "a.h5")
     monkeypatch.setattr(h5py.h5z, "filter_avail", lambda code: False)
     with pytest.raises(MissingPackageError, match=r"is compressed with lzf \(HDF5 filter 32000\), which HDF5 lacks here"):
-        tree.values("/x")
-    (stored,), words = tree.stored_values("/x")
+        tree.arrays("/x")
+    (stored,), words = tree.stored_arrays("/x")
     assert words.startswith("compared by its stored bytes")
     assert stored.read((slice(0, stored.nbytes),)).tobytes() == chunks
     tree.close()
@@ -146,7 +146,7 @@ def test_each_element_of_an_array_type_is_read_once(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(hdf5_types, "read_elements", lambda *given: calls.append(given) or hdf5_boxes.read_elements(*given))
     tree = Hdf5Tree(tmp_path / "a.h5")
-    [values] = tree.values("/x")
+    [values] = tree.arrays("/x")
     found = [values.read(box) for box in c_order_boxes(values.shape, 100)]
     tree.close()
     np.testing.assert_array_equal(np.concatenate([block.reshape(-1) for block in found]), expected.reshape(-1))

@@ -13,7 +13,7 @@ import zarr
 from mmapstore.cli import main
 from mmapstore.formats import tree_contract, zarr_tree, zarr_tree_writer
 from mmapstore.formats.numpy_types import plain_values
-from mmapstore.formats.tree_contract import Values
+from mmapstore.formats.tree_contract import TreeArray
 from mmapstore.operations.convert.tree import convert_all
 from mmapstore.operations.verify import verify
 from mmapstore.plain.c_order import c_order_boxes
@@ -294,7 +294,7 @@ def test_each_element_of_an_array_member_is_read_once():
     kind, reads = np.dtype([("image", "<f8", (3000,)), ("t", "<i4")]), []
     elements = np.zeros(5, kind)
     elements["image"] = np.arange(15000).reshape(5, 3000)
-    image, t = plain_values(Values("", (5,), kind, lambda box: reads.append(box) or elements[box]), "a")
+    image, t = plain_values(TreeArray("", (5,), kind, lambda box: reads.append(box) or elements[box]), "a")
     found = [image.read(box) for box in c_order_boxes(image.shape, 100)]
     np.testing.assert_array_equal(np.concatenate([block.reshape(-1) for block in found]), np.arange(15000))
     assert (len(found), len(reads)) == (150, 5)

@@ -1,4 +1,4 @@
-"""A directory of archives: found at any depth, each converted to the same place in another directory, one broken file or not."""
+"""Convert a directory of archives: each, at any depth, to the same place in another directory, also if some are broken."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
 from ...files.stored_files import lies_in
 from ...files.system_errors import explaining_write_errors, is_of_this_machine
+from ...formats.containers import NPY_TREE, ZARR
 from ...formats.hdf5_format import FORMAT as HDF5
 from ...formats.npy_format import FORMAT as NPY
-from ...formats.npy_tree import NPY_TREE_SUFFIX, is_npy_tree
+from ...formats.npy_tree import NPY_TREE_SUFFIX
 from ...formats.registry import PARTIAL
-from ...formats.zarr_format import FORMAT as ZARR
 from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError
 from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ...plain.memory_budget import parse_bytes
@@ -33,13 +33,13 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Archive:
-    """A file, or a store in a directory, found below another.
+    """A file, or a store in a directory, found below another directory.
 
     Attributes
     ----------
     relative : its place below the directory, with "/"
     path : as it opens
-    format : "HDF5", "Zarr", ".npy", "directory of .npy"; "" for what is none of these, with the reason in `why_none`
+    format : the title of its container; "" for a file that is none, with the reason in `why_none`
     """
 
     relative: str
@@ -49,9 +49,9 @@ class Archive:
 
 
 def archives_below(directory: str | os.PathLike[str], leave_out: str | None = None) -> Iterator[Archive]:
-    """Every file and store below a directory, in order of names; told by their first bytes. Symbolic links are not followed.
+    """Yield every file and store below a directory, in order of names. Symbolic links are not followed.
 
-    `leave_out` is a directory not to look into.
+    `leave_out` is a directory to skip.
 
     >>> import tempfile, os, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -73,8 +73,8 @@ def archives_below(directory: str | os.PathLike[str], leave_out: str | None = No
         elif os.path.isdir(path):
             if avoided is not None and os.path.realpath(path) == avoided:
                 continue
-            found = ZARR.title if ZARR.matches(path) else "directory of .npy" if is_npy_tree(path) else ""
-            if found:
+            found = next((each.title for each in (ZARR, NPY_TREE) if each.matches(path)), None)
+            if found is not None:
                 yield Archive(relative, path, found)
                 continue
             try:
@@ -94,22 +94,18 @@ def _file(relative: str, path: str) -> Archive:
         return Archive(relative, path, "", "a file that mmapstore keeps beside data")
     if path.endswith(PARTIAL):
         return Archive(relative, path, "", "left by a run that did not finish")
-    found = next((format for format in (HDF5, NPY) if format.matches(path)), None)
+    found = next((each.title for each in (HDF5, NPY) if each.matches(path)), None)
+    if found is None and Path(path).suffix.lower() in (*HDF5.suffixes, *NPY.suffixes):
+        found = HDF5.title  # opening it says what is wrong
     if found is not None:
-        return Archive(relative, path, found.title)
-    if Path(path).suffix.lower() in (*HDF5.suffixes, *NPY.suffixes):
-        return Archive(relative, path, HDF5.title)  # by its name it should be one: opening it says what is wrong
+        return Archive(relative, path, found)
     return Archive(relative, path, "", "not an archive: neither HDF5 nor Zarr nor .npy by its first bytes")
 
 
 def is_directory_of_archives(path: str | os.PathLike[str]) -> bool:
-    """True for a directory that is itself no store, nor one that mmapstore wrote."""
-    return (
-        os.path.isdir(path)
-        and not ZARR.matches(os.fspath(path))
-        and not is_npy_tree(path)
-        and not os.path.exists(os.path.join(path, DIRECTORY_MANIFEST))
-    )
+    """Return True for a directory that is itself no store, nor one that mmapstore wrote."""
+    is_one = ZARR.matches(os.fspath(path)) or NPY_TREE.matches(os.fspath(path))
+    return os.path.isdir(path) and not is_one and not os.path.exists(os.path.join(path, DIRECTORY_MANIFEST))
 
 
 def convert_directory(
@@ -126,15 +122,15 @@ def convert_directory(
 ) -> TreeReport:
     """Convert every archive below a directory, all of each, to the same place below another.
 
-    "runs/a.h5" becomes "out/runs/a.zarr"; where two would get one name ("a.h5", "a.nc") both keep theirs ("a.nc.zarr"). An archive
-    that fails is a row of the report, and the others go on. What was converted before and has not changed since is not converted
-    again, so that an interrupted run goes on, and a later one adds what is new.
+    "runs/a.h5" becomes "out/runs/a.zarr"; if two would get one name ("a.h5", "a.nc") both keep theirs ("a.nc.zarr"). An archive
+    that fails is a row of the report, and the others are converted. Archives that have not changed since they were converted are
+    skipped, so that a later call continues an interrupted run, and adds new archives.
 
     Parameters
     ----------
     to : ".zarr", ".h5", or ".npy-tree" for a directory of .npy files for each archive
     report : a CSV file to write, a line for each object
-    overwrite : replace targets whose archives have changed, and those that this function did not make
+    overwrite : replace targets of archives that have changed, and targets that this function did not write
     resume : False converts all again
     max_memory, allow_links, progress : as in `convert_all`
 
@@ -156,7 +152,8 @@ def convert_directory(
     archives = list(archives_below(root, leave_out=target))
     _make_directory(target, overwrite)
     with exclusive_lock(os.path.join(target, f"{JOURNAL}.lock"), target):
-        conversion = _Directory(root, target, to, max_memory, overwrite, resume, allow_links, progress)
+        options = {"max_memory": max_memory, "allow_links": allow_links, "progress": progress}
+        conversion = _Directory(target, {"to": to, "allow_links": allow_links}, overwrite, resume, options)
         rows = [row for archive in _named(archives, to) for row in conversion.rows_of(*archive)]
     result = TreeReport(root, target, tuple(rows), time.monotonic() - began)
     if report is not None:
@@ -178,7 +175,7 @@ def _make_directory(target: str, overwrite: bool) -> None:
 
 
 def _named(archives: list[Archive], to: str) -> Iterator[tuple[Archive, str]]:
-    """Each archive and where it goes, below the target."""
+    """Yield each archive and its place below the target."""
     short = {archive.relative: os.path.splitext(archive.relative)[0] + to for archive in archives if archive.format}
     uses = Counter(name.lower() for name in short.values())  # as file systems compare that ignore case
     for archive in archives:
@@ -187,7 +184,7 @@ def _named(archives: list[Archive], to: str) -> Iterator[tuple[Archive, str]]:
 
 
 def converted_archives(source: str, out: str) -> list[tuple[Archive, str]] | None:
-    """Each archive below `source` and its place below `out`, "" if it is left out; None if `out` is not of `convert_directory`.
+    """Return each archive below `source` and its place below `out`, "" if skipped; None if `convert_directory` did not write `out`.
 
     Raises StateMismatchError for a journal that cannot be read.
     """
@@ -203,22 +200,10 @@ def converted_archives(source: str, out: str) -> list[tuple[Archive, str]] | Non
 
 
 class _Directory:
-    """Converts archives one after the other, and keeps a line for each that is finished."""
+    """Converts archives one after the other, and keeps a line for each finished one."""
 
-    def __init__(
-        self,
-        root: str,
-        target: str,
-        to: str,
-        max_memory: int | str,
-        overwrite: bool,
-        resume: bool,
-        allow_links: bool,
-        progress: ProgressCall | bool | None,
-    ) -> None:
-        self._root, self._target, self._overwrite, self._resume = root, target, overwrite, resume
-        self._options: dict[str, Any] = {"max_memory": max_memory, "allow_links": allow_links, "progress": progress}
-        self._asked = {"to": to, "allow_links": allow_links}
+    def __init__(self, target: str, asked: dict[str, Any], overwrite: bool, resume: bool, options: dict[str, Any]) -> None:
+        self._target, self._asked, self._overwrite, self._resume, self._options = target, asked, overwrite, resume, options
         self._journal = os.path.join(target, JOURNAL)
         self._lines = self._found()
 
@@ -256,7 +241,7 @@ class _Directory:
         except (MmapstoreError, OSError) as error:
             if is_of_this_machine(error):
                 raise
-            return [_failed(archive, error)]
+            return [TreeRow("/", "archive", FAILED, str(error), archive=archive.relative)]
 
     def _converted(self, archive: Archive, name: str) -> list[TreeRow]:
         target = os.path.join(self._target, *name.split("/"))
@@ -264,9 +249,9 @@ class _Directory:
         before = self._lines.get(archive.relative, {})
         is_same = {key: before.get(key) for key in now} == now
         if is_same and before.get("rows") and self._resume and os.path.lexists(target):
-            rows: list[TreeRow] = before["rows"]
-            return rows
-        # A target that was begun here is ours to replace, if it was finished and the kill came before its line.
+            found: list[TreeRow] = before["rows"]
+            return found
+        # A target that was begun here may have been finished right before a kill.
         is_ours = is_same and before.get("target") == name
         if os.path.lexists(target) and not is_ours and not self._overwrite:
             why = "its archive has changed since" if before else "it was not made by this conversion"
@@ -281,7 +266,3 @@ class _Directory:
         rows = [replace(row, archive=archive.relative) for row in report.rows]
         add_lines(self._journal, [{"archive": archive.relative, **now, "rows": [asdict(row) for row in rows]}])
         return rows
-
-
-def _failed(archive: Archive, error: Exception) -> TreeRow:
-    return TreeRow("/", "archive", FAILED, str(error), archive=archive.relative)

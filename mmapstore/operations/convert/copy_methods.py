@@ -1,4 +1,4 @@
-"""How an object of a tree comes into a target: by its values, or, between files of one format, as it is stored."""
+"""Copy the objects of a tree into a target: by their values, or, between files of one format, as they are stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from ...files.crashes import step
 from ...files.system_errors import is_of_this_machine
@@ -19,11 +19,10 @@ from ...formats.tree_contract import (
     LINKS,
     NAMED_TYPE,
     NON_COORDINATE,
-    AttachesScales,
     Node,
+    TreeArray,
     TreeSource,
     TreeTarget,
-    Values,
     finite,
     inside,
 )
@@ -41,40 +40,13 @@ from .tree_values import copy_values, digest_of, joint_digest, plan_blocks
 
 REFUSALS = (UnsafeFileError, MissingPackageError, InvalidTypeError, InvalidValueError, MemoryBudgetError)
 Suspects = dict[str, list[str]]
+Checks = tuple[tuple[str, str], ...]
 _MOST_COPIED_NBYTES = 1 << 20  # of a further name of an array
-_ROOT_ARRAY = "/data"  # what the array at the root of a Zarr store is called where a root cannot be an array
+_ROOT_ARRAY = "/data"  # name of the array at the root of a Zarr store where a root cannot be an array
 
 
-class Way(Protocol):
-    """One way from a source to a target."""
-
-    def convert(self, node: Node) -> Done:
-        """One object or link. Raises WriteError; what is wrong with the source is a row."""
-        ...
-
-    def note(self, done: Done) -> None:
-        """Take into account what became of an object in a run before this."""
-        ...
-
-    def finish(self, done: dict[str, Done]) -> Iterator[Done]:
-        """What can be done only when all objects are there, given by path. Gives those whose rows change."""
-        ...
-
-    def place(self, node: Node) -> str:
-        """The path of an object in the target."""
-        ...
-
-    def expected_attributes(self, node: Node) -> dict[str, Any]:
-        """The attributes that the target is to read back for an object, as JSON."""
-        ...
-
-    def differences(self, node: Node, done: Done, written: Any) -> dict[str, str]:
-        """Return the differences between target and source, in words, by object ("/x") or attribute ("/x@unit")."""
-        ...
-
-
-def row_of_error(node: Node, error: Exception, path: str | None = None) -> TreeRow:
-    """The row of an object that cannot be copied. Raises `error` if it is none of the object's but of the machine."""
+def row_of_error(node: Node, error: Exception, path: str = "") -> TreeRow:
+    """Return the row of an object that cannot be copied. Raises `error` if the machine is at fault, not the object."""
     if is_of_this_machine(error):
         raise error
     outcome = REFUSED if isinstance(error, REFUSALS) else FAILED
@@ -86,41 +58,61 @@ def row_of_values(path: str, kind: str, nbytes: int, digest: str, changed: str) 
     return TreeRow(path, kind, CHANGED if changed else COPIED, changed, nbytes, digest)
 
 
-class Common:
-    """What all ways do alike: links, names that cannot be had, objects without a way.
+class CopyMethod:
+    """Copies trees by one method; this class holds the parts that all share: links, refused names, failures.
 
-    `dry`: tell what becomes of each object, and move no values; for `verify`, which compares them with those of a target.
-    `suspects`: what read back otherwise than it was read, "/x" or "/x@unit", in words for each attempt.
+    `dry`: report on each object without moving values; `verify` compares the result with a target.
+    `suspects`: objects and attributes that read back differently, "/x" or "/x@unit", with the words of each attempt.
     """
 
-    methods = 1
-    """Attempts that each go about an object in another way."""
+    attempts = 1
+    """Attempts that each copy an object differently."""
 
     def __init__(
         self, source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False, suspects: Suspects | None = None
     ) -> None:
-        self.source = source
-        self.target = target
-        self.max_memory = max_memory
-        self.dry = dry
+        self.source, self.target, self.max_memory, self.dry = source, target, max_memory, dry
         self.suspects = suspects or {}
         self._lost: set[str] = set()
         self._array_nbytes: dict[str, int] = {}
 
     def convert(self, node: Node) -> Done:
-        done = self.refused(node) or self._attempted(node)
+        """Copy one object or link. Raises WriteError; a fault of the source is a row."""
+        done = self._refused(node) or self._attempted(node)
         self.note(done)
         return done
 
+    def finish(self, done: dict[str, Done]) -> Iterator[Done]:
+        """Do the rest once all objects are there; yield those whose rows change."""
+        return iter(())
+
+    def expected_attributes(self, node: Node) -> dict[str, Any]:
+        """Return the attributes that the target is to read back for an object, as JSON."""
+        return {attribute.name: attribute.value for attribute in self.source.attributes(node.path)}
+
+    def differences(self, node: Node, done: Done, written: Any) -> dict[str, str]:
+        """Return the differences between target and source, in words, by object ("/x") or attribute ("/x@unit")."""
+        raise NotImplementedError
+
+    def place(self, node: Node) -> str:
+        """Return the path of an object in the target."""
+        return _ROOT_ARRAY if node.path == "/" and node.kind == ARRAY else node.path
+
+    def note(self, done: Done) -> None:
+        """Take the outcome of an object into account, also one of an interrupted run."""
+        if done.rows[0].is_lost:  # its members and its other names cannot be written either
+            self._lost.add(done.path)
+        elif done.rows[0].kind == ARRAY:
+            self._array_nbytes[done.path] = sum(row.nbytes for row in done.rows)
+
     def _attempted(self, node: Node) -> Done:
-        """An object that cannot be copied is a row, whatever was raised over it, and leaves nothing in the target."""
         tried = self.suspects.get(node.path, [])
-        if len(tried) >= self.methods:
+        if len(tried) >= self.attempts:
             return self._row(node, FAILED, tried[-1])
         try:
             with step(f"copying {node.path} of {self.source.name}"):
                 return self._converted(node)
-        except Exception as error:  # files of others make libraries raise anything
+        except Exception as error:  # foreign files make libraries raise anything
             row = row_of_error(node, error)
             self.target.remove(self.place(node))
             return Done(node.path, (row,))
@@ -128,85 +120,76 @@ class Common:
     def _converted(self, node: Node) -> Done:
         raise NotImplementedError
 
-    def note(self, done: Done) -> None:
-        if done.rows[0].is_lost:  # what lies in it, or is another name of it, cannot be written either
-            self._lost.add(done.path)
-        elif done.rows[0].kind == ARRAY:
-            self._array_nbytes[done.path] = sum(row.nbytes for row in done.rows)
-
-    def digest(self, parts: list[Values], name: str) -> str:
-        """One digest of all parts that can be had."""
-        if self.dry:
-            return ""
-        found = [(part.member, digest_of(part, plan_blocks(part, self.max_memory, name))) for part in parts if not part.refused]
-        return joint_digest(found)
-
-    def different_values(self, done: Done, values: Callable[[str], list[Values]]) -> dict[str, str]:
-        """Return the differences from the noted digests, in the form of `differences`."""
-        for place, digest in done.checks:
-            found = self.digest(values(place), place)
-            if found != digest:
-                return {done.path: f"{place} reads back as {found}, expected {digest} (SHA-256 of the values)"}
-        return {}
-
-    def refused(self, node: Node) -> Done | None:
-        """A row for what cannot come into the target, None if it can."""
-        parent = node.path.rsplit("/", 1)[0]
+    def _refused(self, node: Node) -> Done | None:
+        parent, place, is_group = node.path.rsplit("/", 1)[0], self.place(node), node.kind == GROUP
         if parent in self._lost:
             return self._row(node, REFUSED, f"its group {parent} was not written")
         if node.damage:
             return self._row(node, REFUSED if node.kind in LINKS else FAILED, node.damage)
         if node.kind == EXTERNAL_LINK:
-            return self._row(
-                node,
-                REFUSED,
+            why = (
                 f"it leads to another file, {node.target}; a file from elsewhere could name any file of yours. If you trust it, "
-                "pass allow_links=True (--allow-links)",
+                "pass allow_links=True (--allow-links)"
             )
-        if node.kind == ALIAS and (node.target in self._lost or parent_in(self._lost, node.target)):
+            return self._row(node, REFUSED, why)
+        if node.kind == ALIAS and any(f"{node.target}/".startswith(f"{each}/") for each in self._lost):
             return self._row(node, REFUSED, f"{node.target}, which it is another name of, was not written")
-        place, is_group = self.place(node), node.kind == GROUP
         why = self.target.refusal(place, is_group)
         if not why:
-            self.target.remove(place)  # what a kill may have left
-        if not why and place != "/" and self.target.is_taken(place, is_group):
-            why = "something of another kind has its name there already"
-        if why:
-            return self._row(node, REFUSED, why)
-        return None
+            self.target.remove(place)  # an interrupted run may have left it
+            if place != "/" and self.target.is_taken(place, is_group):
+                why = "something of another kind has its name there already"
+        return self._row(node, REFUSED, why) if why else None
 
     def _row(self, node: Node, outcome: str, how: str) -> Done:
         return Done(node.path, (TreeRow(node.path, node.kind, outcome, how),))
 
-    def place(self, node: Node) -> str:
-        return _ROOT_ARRAY if node.path == "/" and node.kind == ARRAY else node.path
-
-    def link(self, node: Node) -> Done:
+    def _link(self, node: Node) -> Done:
         how = self.target.add_link(node.path, node.kind, node.target)
-        return Done(node.path, (TreeRow(node.path, node.kind, CHANGED if how else COPIED, how),))
+        return self._row(node, CHANGED if how else COPIED, how)
+
+    def _digest(self, parts: list[TreeArray], name: str) -> str:
+        """Return one digest of all parts that can be read."""
+        if self.dry:
+            return ""
+        readable = [part for part in parts if not part.refused]
+        return joint_digest([(part.member, digest_of(part, plan_blocks(part, self.max_memory, name))) for part in readable])
+
+    def _different_values(self, done: Done, arrays: Callable[[str], list[TreeArray]]) -> dict[str, str]:
+        for place, digest in done.checks:
+            found = self._digest(arrays(place), place)
+            if found != digest:
+                return {done.path: f"{place} reads back as {found}, expected {digest} (SHA-256 of the values)"}
+        return {}
 
 
-def _origin(node: Node) -> str:
-    """Return the path of the values and attributes in the source."""
-    return node.target if node.kind == ALIAS else node.path
-
-
-def parent_in(lost: set[str], path: str) -> bool:
-    return any(path.startswith(f"{each}/") for each in lost)
-
-
-class ByValues(Common):
-    """Any tree into any target: attributes as JSON, arrays as plain values."""
+class ByValues(CopyMethod):
+    """Copies any tree into any target: attributes as JSON, arrays as plain values."""
 
     def convert(self, node: Node) -> Done:
         if node.kind != DIMENSION:
             return super().convert(node)
         how = "the arrays that have it name it" if "REFERENCE_LIST" in node.attributes else "no array has it"
-        return Done(node.path, (TreeRow(node.path, node.kind, CHANGED, f"a dimension without coordinates: {how}"),))
+        return self._row(node, CHANGED, f"a dimension without coordinates: {how}")
+
+    def place(self, node: Node) -> str:
+        group, _, name = node.path.rpartition("/")
+        if node.path == "/" or node.kind != ARRAY:
+            return super().place(node)
+        if not self.target.has_scales:
+            return f"{group}/{name.removeprefix(NON_COORDINATE)}"
+        return f"{group}/{NON_COORDINATE}{name}" if node.path in self._named_as_dimensions else node.path
+
+    @functools.cached_property
+    def _named_as_dimensions(self) -> set[str]:
+        """Arrays that are named as a dimension in their group but are not its coordinates: HDF5 needs the name for a scale."""
+        names = {node.path: self.source.dimensions(node.path) for node in self.source.walk() if node.kind == ARRAY}
+        scales = {f"{path.rpartition('/')[0]}/{name}" for path, axes in names.items() for name in axes if name}
+        return {path for path in scales & names.keys() if names[path][:1] != (path.rpartition("/")[-1],)}
 
     def _converted(self, node: Node) -> Done:
         if node.kind in LINKS and not self._is_copied(node):
-            return self.link(node)
+            return self._link(node)
         carried, rows = self._attributes(node)
         if node.kind == NAMED_TYPE:
             row = TreeRow(node.path, node.kind, CHANGED, "no object there: each array has its own type")
@@ -218,37 +201,20 @@ class ByValues(Common):
         return self._array(node, carried, rows)
 
     def _is_copied(self, node: Node) -> bool:
-        """True for a further name of a small array, where an object has one name: readers find the values under each."""
+        """Return True for a further name of a small array if the target has one name for each: readers find the values there."""
         is_small = self._array_nbytes.get(node.target, _MOST_COPIED_NBYTES + 1) <= _MOST_COPIED_NBYTES
         return node.kind == ALIAS and is_small and not self.target.has_hard_links
-
-    def place(self, node: Node) -> str:
-        group, _, name = node.path.rpartition("/")
-        if node.path == "/" or node.kind != ARRAY:
-            return super().place(node)
-        if not isinstance(self.target, AttachesScales):
-            return f"{group}/{name.removeprefix(NON_COORDINATE)}"
-        return f"{group}/{NON_COORDINATE}{name}" if node.path in self._named_as_dimensions else node.path
-
-    @functools.cached_property
-    def _named_as_dimensions(self) -> set[str]:
-        """Arrays with the name of a dimension in their group whose coordinates they are not: HDF5 needs the name for a scale."""
-        names = {node.path: self.source.dimensions(node.path) for node in self.source.walk() if node.kind == ARRAY}
-        scales = {f"{path.rpartition('/')[0]}/{name}" for path, axes in names.items() for name in axes if name}
-        return {path for path in scales & names.keys() if names[path][:1] != (path.rpartition("/")[-1],)}
 
     def _attributes(self, node: Node) -> tuple[dict[str, Any], list[TreeRow]]:
         carried, rows = {}, []
         for attribute in self.source.attributes(_origin(node)):
-            given = attribute if attribute.refused or attribute.derived else self.target.fitted(attribute, node.kind == GROUP)
-            path = f"{node.path}@{given.name}"
-            if given.derived:
+            path = f"{node.path}@{attribute.name}"
+            if attribute.derived:
                 rows.append(TreeRow(path, "attribute", CHANGED, "kept as the names of axes"))
                 continue
-            if path in self.suspects:
-                given = replace(given, refused=self.suspects[path][-1])
-            if given.refused:
-                rows.append(TreeRow(path, "attribute", REFUSED, given.refused))
+            given = attribute if attribute.refused else self.target.fitted(attribute, node.kind == GROUP)
+            if why := self.suspects[path][-1] if path in self.suspects else given.refused:
+                rows.append(TreeRow(path, "attribute", REFUSED, why))
                 continue
             carried[given.name] = given.value
             if given.changed:
@@ -256,7 +222,7 @@ class ByValues(Common):
         return carried, rows
 
     def _array(self, node: Node, carried: dict[str, Any], rows: list[TreeRow]) -> Done:
-        place, parts = self.place(node), self.source.values(_origin(node))
+        place, parts = self.place(node), self.source.arrays(_origin(node))
         renamed = f"named {place}" if place != node.path else ""
         if node.kind == ALIAS:
             renamed = f"a copy of {node.target}: in the source both are one array, in the target an array has one name"
@@ -264,14 +230,14 @@ class ByValues(Common):
             how = joined([renamed, self.target.add_empty(place, carried)])
             return Done(node.path, (TreeRow(node.path, node.kind, CHANGED if how else COPIED, how), *rows))
         if len(parts) == 1 and not parts[0].member:
-            row, check = self._part(node, parts[0], place, carried, renamed)
-            return Done(node.path, (row, *(rows if check else ())), check)
+            row, checks = self._part(node, parts[0], place, carried, renamed)
+            return Done(node.path, (row, *(rows if checks else ())), checks)
         if why := self.target.refusal(place, True):
             return self._row(node, REFUSED, why)
         self.target.add_group(place, carried)
         groups = {place}
-        made: list[TreeRow] = [TreeRow(node.path, node.kind, CHANGED, joined([renamed, "a compound as a group of its members"]))]
-        checks: list[tuple[str, str]] = []
+        made = [TreeRow(node.path, node.kind, CHANGED, joined([renamed, "a compound as a group of its members"]))]
+        checks = ()
         for part in parts:
             if not part.refused:
                 self._add_groups(place, part.member, groups)
@@ -282,45 +248,40 @@ class ByValues(Common):
                 self.target.remove(inside(place, part.member))
             made.append(row)
             checks += check
-        return Done(node.path, (*made, *rows), tuple(checks))
+        return Done(node.path, (*made, *rows), checks)
 
     def _add_groups(self, place: str, member: str, groups: set[str]) -> None:
-        names = member.split("/")[:-1]
-        for depth in range(1, len(names) + 1):
-            path = inside(place, "/".join(names[:depth]))
+        for path in _steps(place, inside(place, member))[:-1]:
             if path not in groups and not self.target.refusal(path, True) and not self.target.is_taken(path, True):
                 self.target.add_group(path, {})
                 groups.add(path)
 
-    def _part(
-        self, node: Node, values: Values, place: str, carried: dict[str, Any], renamed: str
-    ) -> tuple[TreeRow, tuple[tuple[str, str], ...]]:
-        path = inside(node.path, values.member)
-        if values.refused:
-            return TreeRow(path, node.kind, REFUSED, values.refused), ()
-        why = next((why for at in _steps(self.place(node), place) if (why := self.target.refusal(at, at != place))), "")
-        if not why and values.member and self.target.is_taken(place, False):
+    def _part(self, node: Node, array: TreeArray, place: str, carried: dict[str, Any], renamed: str) -> tuple[TreeRow, Checks]:
+        path, why = inside(node.path, array.member), array.refused
+        if not why:
+            why = next((why for at in _steps(self.place(node), place) if (why := self.target.refusal(at, at != place))), "")
+        if not why and array.member and self.target.is_taken(place, False):
             why = "another member has its name there already"
         if why:
             return TreeRow(path, node.kind, REFUSED, why), ()
-        plan = None if self.dry else plan_blocks(values, self.max_memory, path)
-        notes = {name: note for name, note in values.notes if name not in carried}
-        new = self.target.add_array(place, values, {**carried, **notes})
+        plan = None if self.dry else plan_blocks(array, self.max_memory, path)
+        notes = {name: note for name, note in array.notes if name not in carried}
+        new = self.target.add_array(place, array, {**carried, **notes})
         try:
-            digest = copy_values(values, new, plan) if plan else ""
+            digest = copy_values(array, new, plan) if plan else ""
         finally:
             new.close()
-        again = (
-            f"each chunk decoded {plan.decoded} times, because they fight the order of writing: more max_memory reads them once"
-            if plan and plan.decoded > 1
-            else ""
-        )
-        changed = joined([renamed, *values.changed, *new.changed])
-        row = row_of_values(path, node.kind, values.nbytes, digest, changed)
-        return replace(row, how=joined([row.how, again])), ((place, digest),)
+        row = row_of_values(path, node.kind, array.nbytes, digest, joined([renamed, *array.changed, *new.changed]))
+        if plan and plan.decoded > 1:
+            again = (
+                f"each chunk decoded {plan.decoded} times, because they fight the order of writing: more max_memory reads them once"
+            )
+            row = replace(row, how=joined([row.how, again]))
+        return row, ((place, digest),)
 
     def finish(self, done: dict[str, Done]) -> Iterator[Done]:
-        if not isinstance(self.target, AttachesScales):
+        """Attach the dimension scales."""
+        if not self.target.has_scales:
             return
         axes: dict[str, tuple[str | None, ...]] = {}
         lists: dict[str, Any] = {}
@@ -341,7 +302,7 @@ class ByValues(Common):
 
     def expected_attributes(self, node: Node) -> dict[str, Any]:
         carried = self._attributes(node)[0]
-        if isinstance(self.target, AttachesScales) and node.kind != GROUP:
+        if self.target.has_scales and node.kind != GROUP:
             for name in ("DIMENSION_LIST", "REFERENCE_LIST"):
                 carried.pop(name, None)  # made anew, see `finish`
         return carried
@@ -353,11 +314,19 @@ class ByValues(Common):
             for name, value in self.expected_attributes(node).items():
                 if name not in found_there or json.dumps(finite({name: found_there[name]})) != json.dumps(finite({name: value})):
                     found[f"{done.path}@{name}"] = f"it reads back as {found_there.get(name)!r}, expected {value!r}"
-        return found | self.different_values(done, written.values)
+        return found | self._different_values(done, written.arrays)
 
 
-def _steps(first: str, last: str) -> Iterator[str]:
-    """The paths below `first` on the way to `last`, both ends of it."""
+def _origin(node: Node) -> str:
+    """Return the path of the values and attributes in the source."""
+    return node.target if node.kind == ALIAS else node.path
+
+
+def _steps(first: str, last: str) -> list[str]:
+    """Return the paths below `first` on the way to `last`, with `last`.
+
+    >>> _steps("/a", "/a/b/c"), _steps("/a", "/a")
+    (['/a/b', '/a/b/c'], [])
+    """
     rest = last[len(first) :].strip("/").split("/") if last != first else []
-    for depth in range(1, len(rest) + 1):
-        yield inside(first, "/".join(rest[:depth]))
+    return [inside(first, "/".join(rest[:depth])) for depth in range(1, len(rest) + 1)]

@@ -1,26 +1,26 @@
-"""What lies beside an array in its container and does not go along with that array alone."""
+"""Name the metadata of an array in its container that a copy of that array alone lacks."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 
+from ...formats.containers import open_tree
 from ...formats.registry import split_inside
 from ...plain.errors import MmapstoreError
-from .tree import open_tree
 
 
 def left_behind(name: str, shape: tuple[int, ...], fill_is_kept: bool) -> str:
-    """In words, for an array that is called "a.h5::/x" and stored in `shape`; "" for nothing, and for what is in no container.
+    """Return a sentence on an array that is called "a.h5::/x" and stored in `shape`; "" if nothing is dropped.
 
-    The same words name the remedy: `convert --all` has a place for all of it.
+    The sentence names the remedy, `convert --all`.
     """
     path, inside = split_inside(name)
     found = []
     if os.path.exists(path) and not path.lower().endswith(".npy"):
-        with contextlib.suppress(MmapstoreError, OSError):  # it could be opened as an array: that is all that was asked for
+        with contextlib.suppress(MmapstoreError, OSError):  # the array itself could be opened, which is enough
             with contextlib.closing(open_tree(path)) as tree:
-                (values, *_) = tree.values(inside or "/")
+                (values, *_) = tree.arrays(inside or "/")
             if (whole := values.shape[: len(shape)]) != shape:
                 found.append(
                     f"elements never stored, up to the length of its unlimited dimension ({whole} in netCDF, {shape} stored)"

@@ -1,4 +1,4 @@
-"""`convert_all`: a whole HDF5 file or Zarr store into another, or a directory of .npy files; the tree kept, each object proven."""
+"""`convert_all`: convert a whole HDF5 file, Zarr store or tree of .npy files into another, and prove each object equal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ import numpy as np
 from ...batches.opening import entries_beside
 from ...files.crashes import step
 from ...files.exclusive_lock import exclusive_lock
+from ...formats.containers import NPY_TREE, WRITTEN, container_of, open_tree
 from ...formats.hdf5_file import TREE_SUFFIXES
-from ...formats.hdf5_tree import Hdf5Tree
-from ...formats.hdf5_tree_writer import Hdf5TreeWriter
-from ...formats.npy_tree import NPY_TREE_SUFFIX, NpyFileTree, NpyTree, NpyTreeWriter, is_npy_tree
-from ...formats.registry import identify, require_exists, split_inside
-from ...formats.zarr_tree import ZarrTree
-from ...formats.zarr_tree_writer import ZarrTreeWriter
+from ...formats.npy_tree import NPY_TREE_SUFFIX
+from ...formats.registry import require_exists, split_inside
+from ...formats.tree_contract import Container, TreeSource
 from ...plain.errors import (
     DamagedFileError,
     InvalidTypeError,
@@ -38,15 +36,13 @@ from ...plain.memory_budget import MemoryPlan, parse_bytes
 from ..ingest.description import written_by
 from ..manifest_files import read_leaves
 from ..progress import progress_bar, shows_bar
-from .copy_methods import Suspects, row_of_error
-from .tree_copies import way
+from .copy_methods import CopyMethod, Suspects, row_of_error
+from .tree_copies import copy_method
 from .tree_journal import TreeJournal
 from .tree_report import TreeReport, TreeRow
 from .tree_values import BOOKKEEPING_NBYTES, LEAST_BLOCK_NBYTES
 
-HDF5, ZARR, NPY_TREE = "HDF5", "Zarr", "directory of .npy"
-TARGETS = {**dict.fromkeys(TREE_SUFFIXES, HDF5), ".zarr": ZARR, NPY_TREE_SUFFIX: NPY_TREE, "": NPY_TREE}
-
+TARGETS = {suffix: container for container in WRITTEN for suffix in container.suffixes}
 _MOST_ATTEMPTS = 5  # three are enough: as HDF5 copies, by value, and without what neither does
 
 ProgressCall = Callable[[TreeRow], Any]
@@ -68,21 +64,20 @@ def convert_all(
     ----------
     source : "a.h5", "a.zarr", "a.h5::/group", or a directory that this function wrote
     out : ends in .zarr, or in .h5 or another name of HDF5 files (.hdf5, .nc, .h5ad, .nwb ...); without a suffix, or with .npy-tree
-        or a "/" behind it, it becomes a directory of .npy files, a directory for each group, and a file `tree.jsonl` with what
-        these cannot hold
-    max_memory : bytes of private memory, beside what the libraries take when they are loaded. An array one chunk of which does not
-        fit is refused, with the number that would do; the others are converted
-    overwrite : replace a target that is there, when the new one is whole and proven
-    resume : go on with an interrupted run, object by object; False begins anew
+        or a final "/", it becomes a directory of .npy files: a directory for each group, and a file `tree.jsonl` with the rest
+    max_memory : bytes of private memory, beside those of the loaded libraries. An array with a larger chunk is refused, with the
+        limit that would do; the others are converted
+    overwrite : replace an existing target, once the new one is whole and proven
+    resume : continue an interrupted run, object by object; False starts again
     allow_links : follow external links, and read external storage and virtual datasets. They may name any file you can read:
         only for files you trust
     progress : a function called with each row; None shows a line on a terminal, False nothing
 
-    Returns a TreeReport: a row for each object, and for each attribute that is not in the target as it was; `exit_code` is 1 where
-    something was refused. Every array is read back from the target and compared by its SHA-256 before the target gets its name.
+    Returns a TreeReport: a row for each object, and for each attribute that is changed or refused; `exit_code` is 1 if anything was
+    refused. Every array is read back from the target and compared by its SHA-256 before the target gets its name.
 
-    A crash inside HDF5, a filter or a codec ends this process; the command line works in a child process, and goes on without the
-    object that crashed.
+    A crash inside HDF5, a filter or a codec ends this process; the command line works in a child process, and continues without
+    the object that crashed.
 
     Raises InvalidValueError, NotFoundError, DamagedFileError (not a container), TargetExistsError, WriteError, MemoryBudgetError,
     LockedFileError, StateMismatchError (an interrupted run of something else), MissingPackageError.
@@ -101,13 +96,13 @@ def convert_all(
     plan = MemoryPlan({"bookkeeping": BOOKKEEPING_NBYTES, "blocks": LEAST_BLOCK_NBYTES})
     plan.require(limit, "Converting a tree", "Raise max_memory (--max-memory).")
     path, inside = split_inside(source)
-    target, kind = _target_of(out)
+    target, container = _target_of(out)
     _require_apart(path, target)
     call = {
         "source": os.path.realpath(path),
         "inside": (inside or "").strip("/"),
         "files": fingerprint(path),
-        "target": kind,
+        "target": container.title,
         "allow_links": bool(allow_links),
     }
     journal = TreeJournal(target, call)
@@ -118,17 +113,22 @@ def convert_all(
         if not resume:
             journal.discard()
         if not journal.found() or not journal.is_verified:
-            _require_free(target, kind, overwrite)
-            with _reporting(progress) as report:
-                _Conversion(path, inside or "", kind, journal, limit, allow_links, report).run()
-        journal.publish(overwrite, _manifest(path, inside or "", target, kind, journal))
-    return _report(source, target, journal, began)
+            _require_free(target, container, overwrite)
+            with (
+                _reporting(progress) as report,
+                step(f"converting {path}"),
+                contextlib.closing(open_tree(path, inside or "", allow_links)) as tree,
+            ):
+                _Conversion(tree, container, journal, limit, report).run()
+        journal.publish(overwrite, _manifest(path, inside or "", target, container, journal))
+    rows = tuple(row for done in journal.done.values() for row in done.rows)
+    return TreeReport(os.fspath(source), target, rows, time.monotonic() - began)
 
 
-def _manifest(path: str, inside: str, target: str, kind: str, journal: TreeJournal) -> Manifest | None:
-    """Carry over what the manifest beside the source says of arrays whose values are in the target; None without any of these."""
-    if kind == NPY_TREE:
-        return None  # the manifest of a directory would make it one of fields
+def _manifest(path: str, inside: str, target: str, container: Container, journal: TreeJournal) -> Manifest | None:
+    """Return the entries of the manifest beside the source for arrays whose values are in the target; None for no entries."""
+    if not container.keeps_manifest:
+        return None
     group = f"/{inside.strip('/')}".rstrip("/")
     fields = {}
     path = path if os.path.exists(f"{path.rstrip('/')}{SUFFIX}") else os.path.realpath(path)
@@ -136,31 +136,15 @@ def _manifest(path: str, inside: str, target: str, kind: str, journal: TreeJourn
         for name, entry in entries_beside(path).items():
             key = f"/{entry.key.strip('/')}"
             done = journal.done.get(key[len(group) :] or "/") if f"{key}/".startswith(f"{group}/") else None
-            is_kept = kind == HDF5 or np.dtype(entry.dtype).isnative  # Zarr changes the byte order, to which the checksums belong
+            is_kept = not container.is_native or np.dtype(entry.dtype).isnative  # checksums belong to a byte order
             if done is not None and is_kept and entry.sha256 in (digest for _, digest in done.checks[:1]):
                 leaves = read_leaves(path.rstrip("/") + SUFFIX, entry)
                 fields[name] = replace(entry, file=os.path.basename(target), key=done.checks[0][0].strip("/"), leaves=leaves)
     return Manifest(fields, written_by()) if fields else None
 
 
-def open_tree(path: str, inside: str = "", allow_links: bool = False) -> Any:
-    """A container as a `tree_contract.TreeSource`."""
-    if is_npy_tree(path):
-        if inside.strip("/"):
-            raise InvalidValueError(
-                f"{path} is converted as a whole; leave '::/{inside.strip('/')}' out, or name the .npy file in it."
-            )
-        return NpyTree(path)
-    title = identify(path).title
-    if title == HDF5:
-        return Hdf5Tree(path, inside, allow_links)
-    if title == ZARR:
-        return ZarrTree(path, inside)
-    return NpyFileTree(path)
-
-
 def fingerprint(path: str) -> list[int]:
-    """[files, bytes, latest time of change in ns] of a file, or of all below a directory: equal while nothing is written there."""
+    """Return [files, bytes, latest time of change in ns] of a file, or of all below a directory."""
     require_exists(path)
     if not os.path.isdir(path):
         found = os.stat(path)
@@ -174,30 +158,25 @@ def fingerprint(path: str) -> list[int]:
 
 
 class _Conversion:
-    """One run, from nothing or from what an interrupted run left."""
+    """One run, from nothing or from the state of an interrupted run."""
 
-    def __init__(
-        self, path: str, inside: str, kind: str, journal: TreeJournal, limit: int, allow_links: bool, report: ProgressCall
-    ) -> None:
-        self._path, self._inside, self._kind, self._allow_links = path, inside, kind, allow_links
-        self._journal = journal
-        self._limit = limit
-        self._report = report
+    def __init__(self, source: TreeSource, container: Container, journal: TreeJournal, limit: int, report: ProgressCall) -> None:
+        self._source, self._container, self._journal = source, container, journal
+        self._limit, self._report = limit, report
 
     def run(self) -> None:
-        """Leaves a verified partial target, and a journal that says so."""
-        with step(f"converting {self._path}"), contextlib.closing(open_tree(self._path, self._inside, self._allow_links)) as source:
-            if not self._gone_on_with(source):
-                self._begun_anew(source)
+        """Leave a verified partial target, and a journal that says so."""
+        if not self._resumed():
+            self._start_again()
         self._journal.rewrite()
 
-    def _begun_anew(self, source: Any) -> None:
+    def _start_again(self) -> None:
         """Write objects that read back differently by another method, from the beginning; skip objects that still differ."""
         suspects: Suspects = {}
         for _ in range(_MOST_ATTEMPTS):
             self._journal.discard()
             self._journal.begin()
-            wrong = self._attempt(source, suspects)
+            wrong = self._attempt(suspects)
             if not wrong:
                 return
             for path, why in wrong.items():
@@ -209,49 +188,44 @@ class _Conversion:
             "with resume=False (--no-resume)."
         )
 
-    def _gone_on_with(self, source: Any) -> bool:
-        """False where there is nothing to go on with, or where a kill left what cannot be: an HDF5 file that was being changed."""
+    def _resumed(self) -> bool:
+        """Return False if no run was interrupted, or if its target is unusable, as an HDF5 file that was being changed is."""
         if not self._journal.done:
             return False
         try:
             with step(f"going on with {self._journal.partial}"):
-                return not self._attempt(source, {})
+                return not self._attempt({})
         except (WriteError, DamagedFileError, StateMismatchError, InvalidValueError) as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno:
-                raise  # a full disk, a permission: what is there stays for the next run
+                raise  # a full disk, a permission: the partial target stays for the next run
             return False
 
-    def _attempt(self, source: Any, suspects: Suspects) -> dict[str, str]:
-        """Returns what reads back otherwise than it was read, and how."""
-        self._write(source, suspects)
-        written = self._written()
-        try:
-            return self._different(source, written)
-        finally:
-            written.close()
-
-    def _written(self) -> Any:
-        partial = self._journal.partial
-        if self._kind == HDF5:
-            return Hdf5Tree(partial, allow_links=True)  # there are none to other files in it
-        return ZarrTree(partial) if self._kind == ZARR else NpyTree(partial)
-
-    def _target(self, source: Any) -> Any:
-        partial = self._journal.partial
-        if self._kind == HDF5:
-            return Hdf5TreeWriter(partial, source if isinstance(source, Hdf5Tree) else None)
-        return ZarrTreeWriter(partial) if self._kind == ZARR else NpyTreeWriter(partial)
-
-    def _write(self, source: Any, suspects: Suspects) -> None:
-        journal = self._journal
-        target = self._target(source)
-        try:
-            self.way = way(source, target, self._limit, suspects=suspects)
-            for node in source.walk():
-                if node.path in journal.done:
-                    self.way.note(journal.done[node.path])
+    def _attempt(self, suspects: Suspects) -> dict[str, str]:
+        """Write all objects, and return those that read back differently, with the difference."""
+        method = self._write(suspects)
+        wrong: dict[str, str] = {}
+        with contextlib.closing(self._container.open(self._journal.partial, "", True)) as written:  # no links lead out of it
+            for node in self._source.walk():
+                done = self._journal.done[node.path]
+                if done.rows[0].is_lost and not done.checks:
                     continue
-                done = self.way.convert(node)
+                try:
+                    with step(f"reading back {node.path} of {self._journal.partial}"):
+                        wrong |= method.differences(node, done, written)
+                except Exception as error:  # as while objects are copied
+                    wrong[node.path] = f"its copy cannot be read back: {row_of_error(node, error).how}"
+        return wrong
+
+    def _write(self, suspects: Suspects) -> CopyMethod:
+        journal = self._journal
+        assert self._container.create is not None, "a target is of a container that is written"
+        with contextlib.closing(self._container.create(journal.partial, self._source)) as target:
+            method = copy_method(self._source, target, self._limit, suspects=suspects)
+            for node in self._source.walk():
+                if node.path in journal.done:
+                    method.note(journal.done[node.path])
+                    continue
+                done = method.convert(node)
                 for row in done.rows:
                     self._report(row)
                 if journal.add(done):
@@ -259,27 +233,13 @@ class _Conversion:
                     journal.commit()
             target.commit()
             journal.commit()
-            for done in self.way.finish(journal.done):
+            for done in method.finish(journal.done):
                 journal.done[done.path] = done
             target.commit()
-        finally:
-            target.close()
-
-    def _different(self, source: Any, written: Any) -> dict[str, str]:
-        wrong: dict[str, str] = {}
-        for node in source.walk():
-            done = self._journal.done[node.path]
-            if done.rows[0].is_lost and not done.checks:
-                continue
-            try:
-                with step(f"reading back {node.path} of {self._journal.partial}"):
-                    wrong |= self.way.differences(node, done, written)
-            except Exception as error:  # as over what is converted
-                wrong[node.path] = f"its copy cannot be read back: {row_of_error(node, error).how}"
-        return wrong
+        return method
 
 
-def _target_of(out: str | os.PathLike[str]) -> tuple[str, str]:
+def _target_of(out: str | os.PathLike[str]) -> tuple[str, Container]:
     if not isinstance(out, (str, os.PathLike)):
         raise InvalidTypeError(f"out is a {type(out).__name__}; expected a path such as 'a.zarr', 'a.h5' or a directory.")
     text = os.fspath(out)
@@ -287,7 +247,7 @@ def _target_of(out: str | os.PathLike[str]) -> tuple[str, str]:
         raise InvalidValueError(f"{text}: a tree is written to a file or directory of its own; leave '::' and what follows out.")
     path = text.rstrip("/" + os.sep) or text
     suffix = os.path.splitext(path)[1].lower()
-    is_directory = path != text  # "v1.5/" is one, whatever it ends in
+    is_directory = path != text  # "v1.5/" is a directory, whatever its suffix
     if suffix not in TARGETS and not is_directory:
         raise InvalidValueError(
             f"{text!r} ends in {suffix!r}, a kind that no tree is written to; expected .zarr, one of {', '.join(TREE_SUFFIXES)} "
@@ -302,21 +262,18 @@ def _require_apart(source: str, target: str) -> None:
         raise InvalidValueError(f"{target} is the target, and the same as {source}, or in it, or around it. Write to another name.")
 
 
-def _require_free(target: str, kind: str, overwrite: bool) -> None:
+def _require_free(target: str, container: Container, overwrite: bool) -> None:
     if not os.path.lexists(target) or (os.path.isdir(target) and not os.listdir(target)):
         return
     if not overwrite:
         raise TargetExistsError(f"{target} exists. Pass overwrite=True (--overwrite) to replace it, or choose another name.")
-    if kind == NPY_TREE:
-        ours = is_npy_tree(target)
-    else:
-        try:
-            ours = identify(target).title == kind
-        except MmapstoreError:
-            ours = os.path.isfile(target)
-    if not ours:
+    try:
+        is_replaced = container_of(target) is container
+    except MmapstoreError:  # a file that no format knows
+        is_replaced = os.path.isfile(target) and container is not NPY_TREE
+    if not is_replaced:
         raise TargetExistsError(
-            f"{target} is not a {kind} that would be replaced by another. Choose another name, or move it away."
+            f"{target} is not a {container.title} that would be replaced by another. Choose another name, or move it away."
         )
 
 
@@ -334,8 +291,3 @@ def _reporting(progress: ProgressCall | bool | None) -> Iterator[ProgressCall]:
             bar.update(row.nbytes)
 
         yield show
-
-
-def _report(source: str | os.PathLike[str], target: str, journal: TreeJournal, began: float) -> TreeReport:
-    rows = tuple(row for done in journal.done.values() for row in done.rows)
-    return TreeReport(os.fspath(source), target, rows, time.monotonic() - began)

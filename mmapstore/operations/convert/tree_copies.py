@@ -1,4 +1,4 @@
-"""Trees between files of one format, copied as they are stored: nothing is decoded but to prove that the copy is equal."""
+"""Copy trees between files of one format as they are stored: values are decoded only to prove that the copy is equal."""
 
 from __future__ import annotations
 
@@ -12,34 +12,31 @@ from ...formats.hdf5_layout import missing_filters
 from ...formats.hdf5_runs import has_references
 from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.hdf5_tree_writer import Hdf5TreeWriter, keeps_runs_as_fill
-from ...formats.tree_contract import ARRAY, GROUP, LINKS, ChoosesNames, Node, TreeSource, TreeTarget, Values
+from ...formats.tree_contract import ARRAY, GROUP, LINKS, Node, TreeArray, TreeSource, TreeTarget
 from ...formats.zarr_tree import ZarrTree
 from ...formats.zarr_tree_writer import ZarrTreeWriter
 from ...plain.errors import DamagedFileError
-from .copy_methods import ByValues, Common, Suspects, Way, row_of_error, row_of_values
+from .copy_methods import ByValues, CopyMethod, Suspects, row_of_error, row_of_values
 from .tree_journal import Done
 from .tree_report import CHANGED, COPIED, REFUSED, TreeRow, joined
 from .tree_values import copy_values, plan_blocks
 
 
-class Hdf5Copies(Common):
+class Hdf5Copies(CopyMethod):
     """HDF5 into HDF5: types, filters, chunks, fill values, links and references stay."""
 
     source: Hdf5Tree
     target: Hdf5TreeWriter
-    methods = 2  # as HDF5 copies it, and by value
+    attempts = 2  # as HDF5 copies it, and by value
 
     def _converted(self, node: Node) -> Done:
         if node.kind in LINKS:
-            return self.link(node)
+            return self._link(node)
         if node.kind != ARRAY:
             self.target.copy_object(self.source, node)
-            return Done(node.path, (TreeRow(node.path, node.kind, COPIED),))
-        return self._array(node)
-
-    def _array(self, node: Node) -> Done:
+            return self._row(node, COPIED, "")
         item = self.source.item(node.path)
-        parts, words = self.source.stored_values(node.path)
+        parts, words = self.source.stored_arrays(node.path)
         # HDF5 copies chunk by chunk, so a copy needs no more than reading.
         blocks = [plan_blocks(part, self.max_memory, node.path).elements for part in parts if not self.dry]
         if item.external is not None or item.is_virtual:
@@ -48,14 +45,14 @@ class Hdf5Copies(Common):
             how = self._copied(node, item, min(blocks, default=1))
             nbytes = sum(part.nbytes for part in parts)
             row = row_of_values(node.path, node.kind, nbytes, "", how)
-        has_open_ends = item.shape is not None and has_references(item.id.get_type())
         # References are equal once all that they lead to is there: see `finish`.
-        digest = "" if has_open_ends else self.digest(parts, node.path)
+        is_open = item.shape is not None and has_references(item.id.get_type())
+        digest = "" if is_open else self._digest(parts, node.path)
         row = replace(row, sha256=digest, how=joined([row.how, words]))
         return Done(node.path, (row,), ((node.path, digest),))
 
     def _copied(self, node: Node, item: Any, elements: int) -> str:
-        """A dataset as HDF5 copies it; by value where it does so wrongly, with another type, or not at all."""
+        """Copy a dataset with HDF5; by value if HDF5 copies it wrongly, with another type, or not at all."""
         is_named = self.target.named_type(self.source, item.id.get_type()).committed() and not missing_filters(item)
         if node.path not in self.suspects and not keeps_runs_as_fill(item) and not is_named:
             try:
@@ -65,8 +62,8 @@ class Hdf5Copies(Common):
                 self.target.remove(node.path)
         return self.target.copy_object(self.source, node, elements)
 
-    def _gathered(self, node: Node, parts: list[Values]) -> TreeRow:
-        """A dataset whose bytes lie in other files, as an ordinary one."""
+    def _gathered(self, node: Node, parts: list[TreeArray]) -> TreeRow:
+        """Write a dataset whose bytes lie in other files as an ordinary one."""
         if len(parts) != 1 or parts[0].member:
             raise DamagedFileError(f"{node.path} gathers compound values from elsewhere, which is not done here. Use h5repack.")
         new = self.target.add_array(node.path, parts[0], {})
@@ -76,7 +73,7 @@ class Hdf5Copies(Common):
         return row_of_values(node.path, node.kind, parts[0].nbytes, "", "an ordinary dataset, gathered from its sources")
 
     def finish(self, done: dict[str, Done]) -> Iterator[Done]:
-        """References made anew, attributes copied, those that cannot be listed."""
+        """Make references anew, and copy attributes."""
         for path, entry in done.items():
             if entry.rows[0].is_lost:
                 self.source.forget(path)
@@ -87,14 +84,14 @@ class Hdf5Copies(Common):
             try:
                 with step(f"copying the attributes of {node.path} of {self.source.name}"):
                     words, refused = self.target.copy_attributes_and_references(self.source, node, self._wrong_attributes(node))
-            except Exception as error:  # as over the object itself
+            except Exception as error:  # as of the object itself
                 words, refused = "", [(UNLISTED, row_of_error(node, error).how)]
             rows = [entry.rows[0], *(TreeRow(f"{node.path}@{name}", "attribute", REFUSED, why) for name, why in refused)]
             checks = entry.checks
             if words:
                 rows[0] = replace(rows[0], outcome=CHANGED, how=joined([rows[0].how, words]))
             if checks and not checks[0][1]:
-                digest = self.digest(self.source.stored_values(node.path)[0], node.path)
+                digest = self._digest(self.source.stored_arrays(node.path)[0], node.path)
                 rows[0], checks = replace(rows[0], sha256=digest), ((node.path, digest),)
             yield Done(node.path, tuple(rows), checks)
 
@@ -115,18 +112,18 @@ class Hdf5Copies(Common):
             for name in attribute_names(found)
             if attribute_identity(source, name, self.source.path_of) != attribute_identity(found, name, written.path_of)
         }
-        return wrong | self.different_values(done, lambda place: written.stored_values(place)[0])
+        return wrong | self._different_values(done, lambda place: written.stored_arrays(place)[0])
 
 
-class ZarrCopies(Common):
+class ZarrCopies(CopyMethod):
     """Zarr into Zarr: files are copied, in the format that they have."""
 
     source: ZarrTree
     target: ZarrTreeWriter
 
     def _converted(self, node: Node) -> Done:
-        parts = self.source.values(node.path) if node.kind == ARRAY else []
-        digest = self.digest(parts, node.path)
+        parts = self.source.arrays(node.path) if node.kind == ARRAY else []
+        digest = self._digest(parts, node.path)
         lost = [f"not compared in full: {part.refused}" for part in parts if part.refused]
         how = self.target.copy_node(self.source, node)
         nbytes = sum(part.nbytes for part in parts)
@@ -136,24 +133,20 @@ class ZarrCopies(Common):
     def place(self, node: Node) -> str:
         return node.path
 
-    def finish(self, done: dict[str, Done]) -> Iterator[Done]:
-        return iter(())
-
-    def expected_attributes(self, node: Node) -> dict[str, Any]:
-        return {attribute.name: attribute.value for attribute in self.source.attributes(node.path)}
-
     def differences(self, node: Node, done: Done, written: ZarrTree) -> dict[str, str]:
         if node.kind in (ARRAY, GROUP) and repr(self.source.attributes(done.path)) != repr(written.attributes(done.path)):
             return {done.path: f"the attributes of {done.path} read back differently"}
-        return self.different_values(done, written.values)
+        return self._different_values(done, written.arrays)
 
 
-def way(source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False, suspects: Suspects | None = None) -> Way:
-    """The way between these two that keeps most. See `Common`."""
+def copy_method(
+    source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False, suspects: Suspects | None = None
+) -> CopyMethod:
+    """Return the method that keeps most between these two. See `CopyMethod`."""
     if isinstance(source, Hdf5Tree) and isinstance(target, Hdf5TreeWriter):
         return Hdf5Copies(source, target, max_memory, dry, suspects)
     if isinstance(source, ZarrTree) and isinstance(target, ZarrTreeWriter):
         return ZarrCopies(source, target, max_memory, dry, suspects)
-    if isinstance(source, ChoosesNames) and not target.has_hard_links:
+    if not target.has_hard_links:
         source.prefer_names_referred_to()
     return ByValues(source, target, max_memory, dry, suspects)

@@ -16,7 +16,6 @@ from ...plain.array_spec import StoredLayout
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MissingPackageError, MmapstoreError
 from ...plain.inside_names import file_of
 from ...plain.memory_budget import parse_bytes
-from ..convert.tree import HDF5
 from ..convert.tree_report import TreeRow
 from ..progress import Progress
 from .comparison import Side, compare
@@ -227,7 +226,7 @@ def _both(firsts: list[Archive], seconds: list[Archive], trees: tuple[Trees, Tre
             listed(a, archive, functools.partial(add_archive, a, archive, trees[0]))
     for archive in seconds:
         like = mine.get(archive.prefix)
-        as_stored = like is not None and like.format == archive.format == HDF5
+        as_stored = like is not None and like.format == archive.format
         listed(b, archive, functools.partial(add_archive, b, archive, trees[1], as_stored))
     return a, b
 

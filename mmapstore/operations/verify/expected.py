@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...formats.hdf5_tree import Hdf5Tree
+from ...formats.containers import WRITTEN
 from ...formats.registry import PARTIAL
-from ...formats.tree_contract import ARRAY, EMPTY, LINKS, Attribute, ChoosesNames, Node, TreeSource, inside
-from ...formats.tree_in_memory import Entry, Hdf5InMemory, NpyInMemory, ZarrInMemory
-from ..convert.tree import HDF5, ZARR
-from ..convert.tree_copies import way
+from ...formats.tree_contract import ARRAY, EMPTY, LINKS, Attribute, Node, TreeSource, inside
+from ...formats.tree_in_memory import Entry
+from ..convert.tree_copies import copy_method
 from ..convert.tree_journal import Done
 from ..convert.tree_report import COPIED
 from .objects import NPY, Archive, Objects, Trees, add_archive, array_of, layouts_of, values_of
@@ -25,7 +24,7 @@ def add_expected(found: Objects, archive: Archive, like: Archive, trees: Trees, 
         return
     tree = trees.open(archive)
     target = _target(like)
-    listing = _Listing(found, archive, tree, trees, target, as_stored=archive.format == like.format == HDF5)
+    listing = _Listing(found, archive, tree, trees, target, as_stored=archive.format == like.format)
     try:
         listing.convert(max_memory)
     finally:
@@ -36,9 +35,7 @@ def add_expected(found: Objects, archive: Archive, like: Archive, trees: Trees, 
 
 def _target(like: Archive) -> Any:
     path = f"{like.path}{PARTIAL}"  # as long as where a conversion writes: paths of files can be too long
-    if like.format == HDF5:
-        return Hdf5InMemory(path)
-    return ZarrInMemory(path) if like.format == ZARR else NpyInMemory(path)
+    return next(each for each in WRITTEN if each.title == like.format).in_memory(path)  # type: ignore[misc]
 
 
 class _Listing:
@@ -53,8 +50,8 @@ class _Listing:
         self._attributes: dict[str, dict[str, Any]] = {}
 
     def convert(self, max_memory: int) -> None:
-        planned = way(self._tree, self._target, max_memory, dry=True)
-        log = self._target.found.log
+        planned = copy_method(self._tree, self._target, max_memory, dry=True)
+        log = self._target.log
         for node in self._tree.walk():
             before = len(log)
             self._done[node.path] = planned.convert(node)
@@ -65,7 +62,7 @@ class _Listing:
         for done in list(planned.finish(self._done)):
             self._done[done.path] = done
             self._places.setdefault(done.path, done.path)  # what the target has beside
-        entries = self._target.found.entries
+        entries = self._target.entries
         for node in self._tree.walk():  # once it is known to which objects references can lead
             place = self._places[node.path]
             if place in entries and entries[place].kind not in LINKS:
@@ -73,15 +70,15 @@ class _Listing:
 
     def prepare(self, tree: TreeSource) -> None:
         """The same names, and references to the same objects, in the tree opened again."""
-        if isinstance(tree, ChoosesNames) and not self._target.has_hard_links:
+        if not self._target.has_hard_links:
             tree.prefer_names_referred_to()
         for done in self._done.values():
-            if isinstance(tree, Hdf5Tree) and self._as_stored and done.rows[0].is_lost:
+            if self._as_stored and done.rows[0].is_lost:
                 tree.forget(done.path)
 
     def add_all(self) -> None:
         layouts = layouts_of(self._archive)
-        for path, entry in self._target.found.entries.items():
+        for path, entry in self._target.entries.items():
             self._add(path, entry, layouts)
         for done in self._done.values():
             for row in done.rows:
@@ -103,9 +100,9 @@ class _Listing:
         found.attributes[key] = [Attribute(*each) for each in (own | added).items()]
         parts = []
         if entry.kind == ARRAY:
-            parts = [entry.values] if entry.values is not None else values_of(self._tree, node.path, self._as_stored)
+            parts = [entry.array] if entry.array is not None else values_of(self._tree, node.path, self._as_stored)
         if entry.kind == EMPTY or (entry.kind == ARRAY and not parts):
             found.empty.add(key)
         for values in parts:
-            place = path if entry.values is not None else inside(path, values.member)
+            place = path if entry.array is not None else inside(path, values.member)
             found.add(array_of(self._archive, self._tree, self._trees, node, place, values, layouts, self._as_stored))

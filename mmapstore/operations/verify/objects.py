@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...batches.opening import natural
 from ...files.crashes import step
-from ...formats.contract import Selection, StoredArray
-from ...formats.hdf5_tree import Hdf5Tree
-from ...formats.npy_tree import is_npy_tree
+from ...formats.containers import NPY_TREE, WRITTEN, container_of, open_tree
+from ...formats.contract import StoredArray
 from ...formats.registry import PARTIAL, identify, list_stored, open_stored, split_inside
-from ...formats.tree_contract import ARRAY, LINKS, Attribute, Node, TreeSource, Values, inside
+from ...formats.tree_contract import ARRAY, LINKS, Attribute, Node, TreeArray, TreeSource, inside
 from ...plain.errors import InvalidTypeError, MmapstoreError, NotFoundError
 from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ..convert.archives import JOURNAL, converted_archives
-from ..convert.tree import HDF5, NPY_TREE, ZARR, open_tree
 from ..convert.tree_report import TreeRow
 from .manifest_check import described_arrays
-from .rows import Array
 
-CONTAINERS = (HDF5, ZARR, NPY_TREE)
+CONTAINERS = tuple(container.title for container in WRITTEN)
 NPY = ".npy"
 _MOST_LINKS = 40  # one after the other, as Linux follows; HDF5 follows 16
 
@@ -135,7 +130,7 @@ def archives_at(path: str, allow_links: bool = False) -> list[Archive]:
     if os.path.isfile(os.path.join(outer, DIRECTORY_MANIFEST)):
         return [Archive(path, "", "", "fields")]
     inner = (within or "").strip("/")
-    if not os.path.isdir(outer) or _is_container(outer) or is_npy_tree(outer):
+    if not os.path.isdir(outer) or _is_container(outer) or NPY_TREE.matches(outer):
         return [Archive(outer, inner, "", _format(outer, inner), allow_links)]
     if within is not None:
         raise NotFoundError(f"{outer} is a directory of files; it has no {within!r}. Name one of its files before the '::'.")
@@ -162,11 +157,10 @@ def _is_container(path: str) -> bool:
 
 
 def _format(path: str, within: str) -> str:
-    if is_npy_tree(path):
-        return NPY_TREE
-    title = identify(path).title
-    if title not in CONTAINERS:
-        return NPY if title == NPY else "array"
+    container = container_of(path)
+    title = "array" if container is None else container.title
+    if title not in CONTAINERS or title == NPY_TREE.title:
+        return title
     is_array = within and any(listing.key.strip("/") == within for listing in list_stored(path, within))
     return "array" if is_array else title
 
@@ -246,7 +240,7 @@ def _add_tree(found: Objects, archive: Archive, trees: Trees, as_stored: bool) -
             continue
         try:
             with step(f"listing {name}"):
-                found.attributes[key] = _attributes_of(tree, node.path, as_stored)
+                found.attributes[key] = tree.attributes(node.path, as_stored)
                 parts = values_of(tree, node.path, as_stored) if node.kind == ARRAY else []
         except MmapstoreError as error:
             found.add(Object(key, name, archive.path, raising(str(error))))
@@ -259,12 +253,8 @@ def _add_tree(found: Objects, archive: Archive, trees: Trees, as_stored: bool) -
             found.add(array_of(archive, tree, trees, node, inside(node.path, values.member), values, layouts, as_stored))
 
 
-def _attributes_of(tree: TreeSource, path: str, as_stored: bool) -> list[Attribute]:
-    return tree.attributes(path, as_stored=True) if as_stored and isinstance(tree, Hdf5Tree) else tree.attributes(path)
-
-
-def values_of(tree: TreeSource, path: str, as_stored: bool) -> list[Values]:
-    return tree.stored_values(path)[0] if as_stored and isinstance(tree, Hdf5Tree) else tree.values(path)
+def values_of(tree: TreeSource, path: str, as_stored: bool) -> list[TreeArray]:
+    return tree.stored_arrays(path)[0] if as_stored else tree.arrays(path)
 
 
 def array_of(
@@ -273,7 +263,7 @@ def array_of(
     trees: Trees,
     node: Node,
     place: str,
-    values: Values,
+    values: TreeArray,
     layouts: dict[str, str],
     as_stored: bool,
 ) -> Object:
@@ -296,36 +286,14 @@ def raising(why: str) -> Callable[[], StoredArray]:
 
 
 def _opened(
-    archive: Archive, tree: TreeSource, trees: Trees, origin: str, values: Values, name: str, as_stored: bool
+    archive: Archive, tree: TreeSource, trees: Trees, origin: str, values: TreeArray, name: str, as_stored: bool
 ) -> StoredArray:
-    if values.stored is not None:
-        with contextlib.suppress(MmapstoreError):
-            return values.stored()
+    if (opened := values.opened()) is not values:
+        return opened
     now = trees.open(archive)  # the format's own library reads more than we do, or says better what is wrong
     if now is not tree:
         values = next(each for each in values_of(now, origin, as_stored) if each.member == values.member)
-    return TreeArray(values, name)
-
-
-class TreeArray:
-    """An array of a tree that only its format's library can give (text, members of a compound ...), as a StoredArray."""
-
-    extents = None
-    why_not_raw = "only the format's library knows how to read it"
-    storage = ""
-
-    def __init__(self, values: Values, name: str) -> None:
-        if values.dtype.kind not in "biufcS":
-            raise InvalidTypeError(f"{name} has the dtype {values.dtype}, which is not compared; expected numbers, bool or bytes.")
-        self._values = values
-        self.name = name
-        self.shape, self.dtype, self.chunks = values.shape, values.dtype, values.chunks
-        self.element_nbytes = values.element_nbytes
-        self.cache_nbytes = values.kept_nbytes + values.together_nbytes
-
-    def read_box(self, selection: Selection, out: Array) -> None:
-        if math.prod(out.shape):
-            out[...] = self._values.read(selection)
+    return replace(values, name=name)
 
 
 # --- directories -----------------------------------------------------------------------------------------------------------
@@ -341,7 +309,7 @@ def _archives_in(folder: Path, allow_links: bool) -> Iterator[Archive]:
         if (file / DIRECTORY_MANIFEST).is_file():
             yield Archive(str(file), "", f"{prefix}", "fields")
         else:
-            is_archive = is_npy_tree(file) or _is_container(str(file))
+            is_archive = NPY_TREE.matches(str(file)) or _is_container(str(file))
             yield Archive(str(file), "", prefix, _format(str(file), "") if is_archive else "", allow_links)
 
 
@@ -354,7 +322,7 @@ def archive_files(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir(), key=lambda entry: natural(entry.name)):
         if is_beside(entry.name) or entry.name.endswith(PARTIAL) or f"{PARTIAL}." in entry.name or entry.name == JOURNAL:
             continue
-        is_one = (entry / DIRECTORY_MANIFEST).is_file() or is_npy_tree(entry) or _is_container(str(entry))
+        is_one = (entry / DIRECTORY_MANIFEST).is_file() or NPY_TREE.matches(str(entry)) or _is_container(str(entry))
         if not entry.is_dir() or is_one:
             yield entry
         elif not entry.is_symlink():
