@@ -12,10 +12,10 @@ from ..bench import strategies
 from ..bench.contract import Task
 from ..files.process_memory import memory_available
 from ..operations.ingest.contract import Position
-from ..operations.ingest.images.decoding import read_header
 from ..operations.ingest.images.files import images_in_folder
+from ..operations.ingest.images.form import FULL_SCALE
+from ..operations.ingest.images.header import read_header
 from ..operations.ingest.images.images import Images
-from ..operations.ingest.images.values import FULL_SCALE
 from ..plain.display import format_duration
 from ..plain.memory_budget import format_bytes
 from .diagnosis import Diagnosis

@@ -288,7 +288,7 @@ def test_names_that_a_subset_cannot_mean(tree):
     listing.write_text("\n")
     with pytest.raises(InvalidValueError, match="lists no names"):
         source_of(tree, subset=listing)
-    with pytest.raises(NotFoundError, match=r"none\.txt does not exist.*--subset"):
+    with pytest.raises(NotFoundError, match=r"none\.txt does not exist\. Check the path"):
         source_of(tree, subset=tree / "none.txt")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 import mmapstore as mm
 from mmapstore.cli import main
-from mmapstore.operations.ingest.images import decoding, file_kinds
+from mmapstore.operations.ingest.images import files, header
 from mmapstore.operations.ingest.images.files import looks_like_images
 from mmapstore.plain.errors import DamagedFileError, NotFoundError, SourceWarning
 
@@ -31,8 +31,8 @@ def encoded(format: str, **options) -> bytes:
 
 @contextlib.contextmanager
 def without_heif(monkeypatch):
-    formats = tuple(name for name in decoding._formats() if name != "HEIF")
-    monkeypatch.setattr(decoding, "_formats", lambda: formats)
+    formats = tuple(name for name in header._formats() if name != "HEIF")
+    monkeypatch.setattr(header, "_formats", lambda: formats)
     yield
 
 
@@ -40,11 +40,11 @@ def without_heif(monkeypatch):
 @pytest.mark.parametrize("name", ["3", "photo.jpg_large", "IMG 1.0001"])
 def test_content_tells_where_the_suffix_does_not(tmp_path, format, name):
     """The judge is Pillow: what it opens by content is a sample, but for TIFF by another name, which cameras write."""
-    if format == "AVIF" and ".avif" not in decoding.image_suffixes():
+    if format == "AVIF" and ".avif" not in header.image_suffixes():
         pytest.skip("this Pillow has no AVIF")
     (tmp_path / name).write_bytes(encoded(format))
     if format == "TIFF" and "." in name:
-        assert "cameras write RAW" in file_kinds.why_no_image(str(tmp_path / name))
+        assert "cameras write RAW" in files.why_no_image(str(tmp_path / name))
         return
     with Image.open(tmp_path / name) as image:
         expected = np.asarray(image.convert("RGB"))

@@ -13,7 +13,7 @@ from PIL import Image
 
 import mmapstore as mm
 from mmapstore.operations.ingest.contract import Position
-from mmapstore.operations.ingest.images.files import path_inside
+from mmapstore.operations.ingest.images.tables import path_inside
 from mmapstore.plain.errors import (
     DamagedFileError,
     InvalidTypeError,

@@ -11,8 +11,9 @@ import pytest
 from image_examples import PACKAGED, PHOTOGRAPHS, by_pillow, photograph
 from PIL import Image, ImageOps
 
-from mmapstore.operations.ingest.images.decoding import ImageDecoder, image_suffixes, read_header
-from mmapstore.operations.ingest.images.values import Values, values_for
+from mmapstore.operations.ingest.images.decoding import ImageDecoder
+from mmapstore.operations.ingest.images.form import Values, values_for
+from mmapstore.operations.ingest.images.header import image_suffixes, read_header
 from mmapstore.plain.errors import (
     DamagedFileError,
     InvalidTypeError,

@@ -17,8 +17,8 @@ from PIL import Image
 
 import mmapstore as mm
 from mmapstore.cli import main
+from mmapstore.operations.ingest.images.decoding import PictureFiles
 from mmapstore.operations.ingest.images.order import WantedOrder, are_numbered_frames
-from mmapstore.operations.ingest.images.picture_files import PictureFiles
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, SourceWarning, StateMismatchError
 
 COUNTS = {"ant": 9, "cat": 30, "dog": 12}
@@ -249,8 +249,8 @@ def test_pages_of_a_file_stay_together(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"order": "random"}, InvalidValueError, "order='random' is not understood; expected 'mixed' or 'sorted', or None"),
-        ({"episodes": "file"}, InvalidValueError, "episodes='file' is not understood; expected 'folder', or None"),
+        ({"order": "random"}, InvalidValueError, "order='random' is not understood; expected one of 'mixed', 'sorted', None"),
+        ({"episodes": "file"}, InvalidValueError, "episodes='file' is not understood; expected one of 'folder', None"),
         ({"seed": 0.5}, InvalidTypeError, "seed=0.5 is not a whole number"),
         ({"seed": True}, InvalidTypeError, "seed=True is not a whole number"),
         ({"order": "mixed", "episodes": "folder"}, InvalidValueError, "would take apart the sequences"),

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from mmapstore.operations.ingest.images.decoding import ImageDecoder, read_header
+from mmapstore.operations.ingest.images.decoding import ImageDecoder
+from mmapstore.operations.ingest.images.form import Values
+from mmapstore.operations.ingest.images.header import read_header
 from mmapstore.operations.ingest.images.placement import FITS, Placement, draft_scale, upright_box, upright_size
-from mmapstore.operations.ingest.images.values import Values
 
 sides = st.integers(1, 400)
 fits = st.sampled_from(FITS)

@@ -20,8 +20,7 @@ from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, is_beside
 from ...readers.contract import NamesFiles
 from .contract import DoubtsAxes, Source
 from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_directory, matching
-from .images.file_kinds import PassedOver, is_hidden
-from .images.files import looks_like_images
+from .images.files import PassedOver, is_hidden, looks_like_images
 from .images.images import Images
 from .megabatches.unpickling import PICKLE_SUFFIXES, is_pickle, refuse_pickle
 from .sources import ArraySource, DatasetSource, IterableSource

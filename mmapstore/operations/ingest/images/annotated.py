@@ -11,13 +11,13 @@ import numpy as np
 from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
 from ..sources import content_mark
 from .annotations import Annotation, category_numbers, inside, read_annotation
-from .decoding import ImageHeader
+from .decoding import BROKEN
 from .files import ListedImages
-from .form import ImageForm
+from .form import ImageForm, require_one_of
+from .header import ImageHeader
 from .images import LABELS
 from .order import WantedOrder
 from .pairs import UNMATCHED, PairedFolders
-from .picture_files import BROKEN
 from .placement import Box, upright_box
 from .samples import ImageSamples
 
@@ -100,13 +100,9 @@ class AnnotatedImages(ImageSamples):
     ) -> None:
         form = ImageForm.of(size, fit, channels, dtype, scale)
         wanted = WantedOrder.of(order, seed, episodes)
-        for name, value, understood in (
-            ("labels", labels, (*LABELS, None)),
-            ("unmatched", unmatched, UNMATCHED),
-            ("first_pixel", first_pixel, (0, 1)),
-        ):
-            if value not in understood:
-                raise InvalidValueError(f"{name}={value!r} is not understood; expected one of {', '.join(map(repr, understood))}.")
+        require_one_of("labels", labels, LABELS)
+        require_one_of("unmatched", unmatched, UNMATCHED)
+        require_one_of("first_pixel", first_pixel, (0, 1))
         if isinstance(clip_boxes, bool) or not isinstance(clip_boxes, (int, float)) or not clip_boxes >= 0:
             raise InvalidValueError(f"clip_boxes={clip_boxes!r} is not understood; expected a number of pixels from 0 on.")
         folders = PairedFolders(_folder(images, "images"), _folder(annotations, "annotations"))

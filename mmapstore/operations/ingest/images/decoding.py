@@ -1,251 +1,43 @@
-"""One image file through Pillow: what its header tells, and its pixels, upright, in the size and the channels asked for."""
+"""Image files as arrays of one shape through Pillow: decoded, upright, in the size and with the channels asked for."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
-import struct
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ....files.descriptors import check_is_file
-from ....files.system_errors import explaining_read_errors, raised_in
-from ....plain.errors import DamagedFileError, InvalidValueError, MissingPackageError, MmapstoreError, UnsafeFileError
-from .pages import is_deep, is_unsigned_of_32_bits, pages_of
-from .placement import Placement, draft_scale, upright_size
-from .values import Values
+from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError, NotReadableError, UnsafeFileError
+from ..contract import Array
+from ..ordered_map import in_order
+from .form import ImageForm, Values, values_for
+from .header import ImageHeader, opened, orientation_of, pillow, read_header
+from .placement import Placement, draft_scale
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-# Formats that Pillow hands to other programs (EPS to Ghostscript), only identifies, or only draws.
-_NOT_PICTURES = ("EPS", "WMF", "MPEG", "HDF5", "BUFR", "GRIB")
-_ORIENTATION = 0x0112  # EXIF
+BROKEN = (DamagedFileError, UnsafeFileError, NotFoundError, NotReadableError)  # what skip_broken leaves out
+_HEADERS_AT_ONCE = 4  # threads, which wait for the disk, or else for each other
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_GREY = ("1", "L", "LA", "La")
-_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_JPEG = ("JPEG", "MPO")
 _MOST_ROWS = 512
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-_STREAMED = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "BMP",
-    "PPM",
-    "TIFF",
-    "GIF",
-)  # decoded row by row; others hold the file, or a picture of their own
-_BROKEN = "Open it in a viewer, copy it again, or leave it out with skip_broken=True (--skip-broken)."
 
-
-@functools.cache
-def _pillow() -> Any:
-    try:
-        import PIL.Image
-    except ImportError as error:
-        raise MissingPackageError("Reading images needs Pillow. Install it with: pip install 'mmapstore[images]'") from error
-    PIL.Image.init()  # here, once: plugins are registered for the whole process, which is no work for threads
-    with contextlib.suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    return PIL.Image
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    return tuple(name for name in _pillow().OPEN if name not in _NOT_PICTURES)
-
-
-def reads_heif() -> bool:
-    """True if pillow-heif is installed, or another plugin for HEIF is registered."""
-    return "HEIF" in _formats()
-
-
-@functools.cache
-def image_suffixes() -> frozenset[str]:
-    """Suffixes of the formats that Pillow reads here by itself, such as ".jpg". Raises MissingPackageError without Pillow."""
-    readable = set(_formats()) - {"HEIF"}
-    return frozenset(suffix for suffix, name in _pillow().registered_extensions().items() if name in readable)
-
-
-def is_heif_start(first: bytes) -> bool:
-    """True if a file that begins with these 12 bytes is HEIF, which Pillow reads with pillow-heif only."""
-    return first[4:8] == b"ftyp" and first[8:12] in _HEIF_BRANDS
-
-
-def allow_pixels(most: int) -> None:
-    """Set Pillow's limit against decompression bombs, for this whole process."""
-    _pillow().MAX_IMAGE_PIXELS = most
-
-
-class ImageHeader(NamedTuple):
-    """The header of an image file, read before a pixel is decoded.
-
-    Attributes
-    ----------
-    stored : (height, width) in pixels, as they lie in the file
-    orientation : 1 to 8, as EXIF counts, of what is still to be done to make it upright
-    dtype : of its values: uint8, uint16, int32 or float32
-    colour, alpha : whether it has them
-    is_reduced : 16 bits of colour, of which Pillow decodes the upper 8
-    is_jpeg : it can be decoded smaller
-    mode : Pillow's name of how pixels lie in memory
-    codec_nbytes : bytes that its decoder holds beside the pixels
-    is_unsigned : its int32 values are unsigned ones of 32 bits
-    pages : numbers of the pictures in the file that are samples, all of this header
-    left_out : in words, what of the file gives no samples; "" for nothing
-    """
-
-    stored: tuple[int, int]
-    orientation: int
-    dtype: str
-    colour: bool
-    alpha: bool
-    is_reduced: bool
-    is_jpeg: bool
-    mode: str
-    codec_nbytes: int
-    is_unsigned: bool = False
-    pages: Sequence[int] = range(1)
-    left_out: str = ""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) as one looks at it."""
-        return upright_size(self.stored, self.orientation)
-
-
-def read_header(path: str) -> ImageHeader:
-    """Look at an image without decoding it.
-
-    Raises DamagedFileError, UnsafeFileError (more pixels than Pillow's limit), NotFoundError, NotReadableError.
-    """
-    with _opened(path) as image:
-        header, pages, left_out = pages_of(image, path, lambda: _header(image, path))
-        _require_pixels(header.stored, path)
-        found: ImageHeader = header._replace(pages=pages, left_out=left_out)
-        return found
+Files = Sequence[tuple[str, ImageHeader]]
 
 
 def read_numbers(path: str) -> tuple[Array, list[int] | None]:
-    """The numbers of a picture without colours, (height, width), of a palette its indices; and its palette, red, green, blue.
+    """Return the numbers of a picture without colours, (rows, width), for a palette its indices; and the palette, red, green, blue.
 
-    Of a large picture every so many-th row alone.
+    Rows are spread over the height of a large picture.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         image.load()
         found: Array = np.asarray(image)
         return found[:: max(1, len(found) // _MOST_ROWS)].astype(np.int64), image.getpalette() if image.mode == "P" else None
 
 
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """The image, not yet decoded. What goes wrong with it inside is translated, and names it."""
-    pillow = _pillow()
-    with explaining_read_errors(path):
-        check_is_file(path, os.stat(path))  # opening a pipe waits for who writes to it
-    with (
-        explaining_read_errors(path, _damage),
-        Path(path).open("rb") as file,
-        pillow.open(file, formats=_formats()) as image,
-    ):
-        _require_pixels((image.height, image.width), path)
-        yield image
-
-
-def _require_pixels(size: tuple[int, int], path: str) -> None:
-    limit = _pillow().MAX_IMAGE_PIXELS
-    if limit is not None and size[0] * size[1] > limit:
-        raise _bomb(path, f"{size[1]} x {size[0]} pixels")
-
-
-def _damage(error: Exception, path: str) -> MmapstoreError | None:
-    """Translate what Pillow raises for damaged input, which is not bounded by any list."""
-    pillow = _pillow()
-    if isinstance(error, (pillow.DecompressionBombError, pillow.DecompressionBombWarning)):
-        return _bomb(path, str(error))
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) or not raised_in(error, "PIL", "pillow_heif"):
-        return None
-    if isinstance(error, pillow.UnidentifiedImageError):
-        size = os.path.getsize(path)
-        found = "is empty" if size == 0 else f"is no image that Pillow can read ({size} bytes)"
-        return DamagedFileError(f"{path} {found}{_other_reader(path)}. {_BROKEN}")
-    return DamagedFileError(f"{path} cannot be decoded ({type(error).__name__}: {error}). {_BROKEN}")
-
-
-def _other_reader(path: str) -> str:
-    """Return the reader of a file whose format phones write as .jpg too, or of a kind that Pillow does not know."""
-    with Path(path).open("rb") as file:
-        first = file.read(12)
-    if is_heif_start(first) and not reads_heif():
-        return "; it is HEIF: pip install pillow-heif"
-    is_tiff = first[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    return f"; it is TIFF, which tifffile may read: mmapstore.ingest(tifffile.imread({path!r}), ...)" if is_tiff else ""
-
-
-def _bomb(path: str, found: str) -> UnsafeFileError:
-    limit = _pillow().MAX_IMAGE_PIXELS
-    return UnsafeFileError(
-        f"{path} declares {found}, over Pillow's limit of {limit} pixels against decompression bombs. "
-        "If you trust it, raise the limit first: PIL.Image.MAX_IMAGE_PIXELS = ... (--max-pixels)."
-    )
-
-
-def _header(image: Any, path: str) -> ImageHeader:
-    mode, width, height = image.mode, image.width, image.height
-    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        dtype = "uint16"
-    else:
-        dtype = {"I": "int32", "F": "float32"}.get(mode, "uint8")
-    bands = len(image.getbands())
-    codec = 1 << 20
-    if image.format in _JPEG:
-        codec += 2 * bands * height * width if image.info.get("progressive") else 0  # all coefficients, before the first pixel
-    elif image.format not in _STREAMED:
-        codec += 4 * bands * height * width + 2 * os.path.getsize(path)
-    if image.format != "TIFF" and getattr(image, "n_frames", 1) > 1:
-        codec += 12 * height * width  # the picture before, the one that it changes, and what is below both
-    raw_modes = [str(part) for tile in image.tile for part in (tile[3] if isinstance(tile[3], (tuple, list)) else (tile[3],))]
-    return ImageHeader(
-        (height, width),
-        _orientation(image),
-        dtype,
-        mode not in _GREY and dtype == "uint8",
-        mode in _WITH_ALPHA or "transparency" in image.info,
-        dtype == "uint8" and (_holds_16_bits(image.format, raw_modes) or is_deep(image)),
-        image.format in _JPEG,
-        mode,
-        codec,
-        is_unsigned_of_32_bits(image),
-    )
-
-
-def _holds_16_bits(format: str | None, raw_modes: list[str]) -> bool:
-    if format == "PPM":
-        return any(part.isdigit() and int(part) > 255 for part in raw_modes)
-    return any(";16" in part for part in raw_modes)
-
-
-def _orientation(image: Any) -> int:
-    if image.format == "TIFF":
-        return 1  # Pillow turns these itself
-    try:
-        # Not image.getexif(): for PNG that decodes the whole picture in search of a chunk behind it.
-        found = _pillow().Image.getexif(image).get(_ORIENTATION, 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        return 1  # EXIF that cannot be read says nothing of the pixels, which can
-    return int(found) if isinstance(found, int) and 1 <= found <= 8 else 1
-
-
 @dataclass(frozen=True)
 class ImageDecoder:
-    """Files to arrays of one shape. Threads may share it.
+    """A decoder of image files into arrays of one shape. Threads may share it.
 
     Attributes
     ----------
@@ -263,21 +55,21 @@ class ImageDecoder:
     is_mask: bool = False
 
     def placement(self, header: ImageHeader) -> Placement:
-        """The place of the upright picture."""
+        """Return the place of the upright picture."""
         return Placement.of(header.size, self.size, self.fit)
 
     def decode(self, path: str, header: ImageHeader) -> Array:
-        """The image as written, (height, width, channels): a new array, or a view of one, in native byte order.
+        """Return the first sample of a file as written, (height, width, channels): a new array, or a view of one, in native order.
 
-        The first that is a sample of a file with several. Resized with a bilinear filter as wide as the reduction needs. Raises
-        DamagedFileError also for a file that is cut off.
+        Images are resized with a bilinear filter as wide as the reduction needs. Raises DamagedFileError also for a file that is
+        cut off.
         """
         with contextlib.closing(self.pages(path, header, header.pages[:1])) as pages:
             return next(pages)
 
     def pages(self, path: str, header: ImageHeader, numbers: Sequence[int]) -> Generator[Array]:
-        """The same for these pages of a file, rising, which is opened once: those of an animation build on each other."""
-        with _opened(path) as image:
+        """Yield these pages of a file, rising. The file is opened once: pages of an animation build on each other."""
+        with opened(path) as image:
             for number in numbers:
                 if number or len(header.pages) > 1:
                     image.seek(number)
@@ -295,7 +87,7 @@ class ImageDecoder:
             if reduced is not None:
                 factor = (reduced[1][3] / height, reduced[1][2] / width)
         image.load()
-        if _orientation(image) != header.orientation:
+        if orientation_of(image) != header.orientation:
             raise _changed(path, header, image)
         if header.is_unsigned and image.getextrema()[0] < 0:
             raise InvalidValueError(
@@ -305,11 +97,11 @@ class ImageDecoder:
         return self._finished(self._pixels(image, header, placement, factor), header, placement)
 
     def _pixels(self, image: Any, header: ImageHeader, placement: Placement, factor: tuple[float, float]) -> Array:
-        """The part that is wanted, resized, still as it lies in the file: (height, width, channels)."""
+        """Return the part of the picture that is wanted, resized and not yet turned: (height, width, channels)."""
         if self.is_mask:
             if header.dtype == "uint16":
                 image = image.convert("I")  # Pillow resizes 16 bits in one order of bytes alone
-            found: Array = np.asarray(_resized(image, header, placement, factor, _pillow().Resampling.NEAREST))
+            found: Array = np.asarray(_resized(image, header, placement, factor, pillow().Resampling.NEAREST))
             return found.reshape(*found.shape[:2], self.channels).astype(self.values.dtype)
         if header.dtype == "uint8":
             wanted = _MODES[self.channels]
@@ -347,7 +139,7 @@ class ImageDecoder:
         return self.values.of(pixels)
 
     def working_nbytes(self, header: ImageHeader) -> int:
-        """Most bytes held while this file is decoded, its result among them."""
+        """Return the most bytes held while a file is decoded, its result among them."""
         placement = self.placement(header)
         scale = draft_scale(placement) if header.is_jpeg else 1
         decoded = -(-header.stored[0] // scale) * -(-header.stored[1] // scale)
@@ -366,7 +158,7 @@ class ImageDecoder:
 
 
 def _resized(image: Any, header: ImageHeader, placement: Placement, factor: tuple[float, float], filter: Any = None) -> Any:
-    """Cut and resize a picture as it lies in the file, each side of which is `factor` of what its header says."""
+    """Cut and resize a picture that is not yet turned, and whose sides are `factor` of those in its header."""
     box, size = placement.box, placement.size
     if header.orientation >= 5:
         box, size = (box[1], box[0], box[3], box[2]), (size[1], size[0])
@@ -375,13 +167,112 @@ def _resized(image: Any, header: ImageHeader, placement: Placement, factor: tupl
     is_whole = (top, left) == (0, 0) and bottom == image.height and right == image.width
     if is_whole and image.height == size[0] and image.width == size[1]:
         return image
-    filter = _pillow().Resampling.BILINEAR if filter is None else filter
+    filter = pillow().Resampling.BILINEAR if filter is None else filter
     return image.resize((size[1], size[0]), filter, box=(left, top, right, bottom))
 
 
 def _changed(path: str, header: ImageHeader, image: Any) -> InvalidValueError:
     return InvalidValueError(
-        f"{path} is {image.width} x {image.height} pixels with orientation {_orientation(image)} once decoded; its header promised "
-        f"{header.stored[1]} x {header.stored[0]} with {header.orientation}. It was changed meanwhile, "
+        f"{path} is {image.width} x {image.height} pixels with orientation {orientation_of(image)} once decoded; its header "
+        f"promised {header.stored[1]} x {header.stored[0]} with {header.orientation}. It was changed meanwhile, "
         "or tells its orientation behind the pixels: open it and save it again."
     )
+
+
+def picture_decoder(files: Files, form: ImageForm) -> ImageDecoder:
+    """Return the decoder of these files, at least one, into images all alike. An error names the files that do not fit."""
+    form.require_one_size(files)
+    stored: dict[str, str] = {}
+    for path, header in files:
+        stored.setdefault(header.dtype, path)
+    channels = form.channels or _common_channels([header for _, header in files])
+    values = values_for(form.dtype, form.scale, list(stored.items()), channels)
+    deep = next((path for path, header in files if header.is_reduced), None)
+    if deep is not None and form.dtype is None:
+        raise InvalidValueError(
+            f"{deep} has 16 bits per colour, of which Pillow reads 8. "
+            "Say dtype='uint8' (--dtype uint8; or 'float32') if that will do, or convert it to an array with another program."
+        )
+    measured = next(((name, path) for name, path in stored.items() if name != "uint8"), None)
+    if measured is not None and channels in (2, 4):
+        raise InvalidValueError(
+            f"{measured[1]} holds {measured[0]} values, which come without transparency: "
+            f"channels={channels} cannot be had. Say channels=1, or 3 for the same values three times."
+        )
+    return ImageDecoder(form.size, form.fit, channels, values)
+
+
+def _common_channels(headers: Sequence[ImageHeader]) -> int:
+    """Return the channels that hold all images: colour if any image has it, transparency if all have it."""
+    colour = any(header.colour for header in headers)
+    alpha = all(header.alpha and header.dtype == "uint8" for header in headers)
+    return (3 if colour else 1) + alpha
+
+
+class PictureFiles:
+    """The files of one field of pictures, and their decoder.
+
+    Attributes
+    ----------
+    paths, headers : of each file; the header is None for a file that is left out
+    decoder : (height, width, channels) from each file, once `decode_by` has chosen it
+    sample_shape, most_working_nbytes : of the decoder's images; most bytes that decoding one file takes
+    """
+
+    decoder: ImageDecoder
+    sample_shape: tuple[int, int, int]
+    most_working_nbytes: int
+
+    def __init__(self, paths: Sequence[str], left_out: Container[int], skip_broken: bool) -> None:
+        self.paths = paths
+        self.headers = _headers(paths, left_out, skip_broken)
+
+    def reorder(self, places: Sequence[int]) -> None:
+        """Put file `places[i]` at place i."""
+        self.paths = [self.paths[number] for number in places]
+        self.headers = [self.headers[number] for number in places]
+
+    def usable(self) -> list[tuple[str, ImageHeader]]:
+        return [(path, header) for path, header in zip(self.paths, self.headers, strict=True) if header is not None]
+
+    def decode_by(self, decoder_of: Callable[[Files], ImageDecoder]) -> None:
+        """Choose the decoder for the usable files, of which there is at least one."""
+        usable = self.usable()
+        self.decoder = decoder_of(usable)
+        height, width = self.decoder.size or usable[0][1].size
+        self.sample_shape = (height, width, self.decoder.channels)
+        self.most_working_nbytes = max(map(self.decoder.working_nbytes, {header for _, header in usable}))
+
+    def decode(self, number: int) -> Array:
+        """Return the first picture of a file."""
+        header = self.headers[number]
+        assert header is not None
+        return self.decoder.decode(self.paths[number], header)
+
+    def pages(self, number: int, first: int) -> Generator[Array]:
+        """Yield the pictures of a file that are samples, without the `first` of them."""
+        header = self.headers[number]
+        assert header is not None
+        return self.decoder.pages(self.paths[number], header, header.pages[first:])
+
+    def working_nbytes(self, number: int) -> int:
+        """Return the bytes that decoding a file takes."""
+        header = self.headers[number]
+        return 0 if header is None else self.decoder.working_nbytes(header)
+
+
+def _headers(paths: Sequence[str], left_out: Container[int], skip_broken: bool) -> list[ImageHeader | None]:
+    """Return the header of each file, None for those that are left out. Equal headers are one object: there may be millions."""
+    once: dict[ImageHeader, ImageHeader] = {}
+
+    def look(number: int) -> ImageHeader | None:
+        try:
+            return None if number in left_out else read_header(paths[number])
+        except BROKEN:
+            if skip_broken:
+                return None
+            raise
+
+    looked = in_order(range(len(paths)), look, workers=_HEADERS_AT_ONCE, ahead=64)
+    with contextlib.closing(looked):
+        return [header and once.setdefault(header, header) for header in looked]

@@ -10,13 +10,13 @@ from typing import Any
 from ....plain.errors import InvalidTypeError, InvalidValueError, NotFoundError
 from ..files import matching
 from .files import TABLE_SUFFIXES, ListedImages, images_in_folder, images_of_list
-from .form import ImageForm
-from .masks import require_unmatched, with_masks
+from .form import ImageForm, require_one_of
 from .order import WantedOrder
+from .pairs import UNMATCHED, with_masks
 from .samples import PAGES, ImageSamples
 from .tables import images_of_table
 
-LABELS = ("index", "one-hot")
+LABELS = ("index", "one-hot", None)
 
 
 class Images(ImageSamples):
@@ -110,11 +110,9 @@ class Images(ImageSamples):
     ) -> None:
         form = ImageForm.of(size, fit, channels, dtype, scale)
         wanted = WantedOrder.of(order, seed, episodes)
-        if labels is not None and labels not in LABELS:
-            raise InvalidValueError(f"labels={labels!r} is not understood; expected 'index', 'one-hot' or None.")
-        if pages not in PAGES:
-            raise InvalidValueError(f"pages={pages!r} is not understood; expected 'all' or 'first'.")
-        require_unmatched(unmatched)
+        require_one_of("labels", labels, LABELS)
+        require_one_of("pages", pages, PAGES)
+        require_one_of("unmatched", unmatched, [each.replace("annotations", "masks") for each in UNMATCHED])
         listed, name = _listed(source, path_column, label_column)
         if labels == "one-hot" and listed.labels is None:
             raise InvalidValueError(

@@ -1,4 +1,4 @@
-"""Label masks, images whose numbers are classes: how they are decoded, told from pictures, and paired with them."""
+"""Label masks, images whose numbers are classes: decoded as they are stored, and told from pictures by their look."""
 
 from __future__ import annotations
 
@@ -6,22 +6,15 @@ import contextlib
 import itertools
 import os
 import shlex
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
+from ....plain.errors import DamagedFileError, InvalidValueError
 from ..contract import Array
-from .decoding import ImageDecoder, ImageHeader, read_numbers
-from .file_kinds import PassedOver, files_below, images_among
-from .files import ListedImages
-from .form import ImageForm
-from .pairs import UNMATCHED, by_name
-from .picture_files import BROKEN
-from .values import Values
-
-Files = Sequence[tuple[str, ImageHeader]]
+from .decoding import BROKEN, Files, ImageDecoder, read_numbers
+from .form import ImageForm, Values
+from .header import ImageHeader
 
 _LOOKED_AT = 8  # files that stand for all of a folder
 _MOST_FOLDERS = 4  # of pictures and of masks side by side; Pascal VOC has three
@@ -201,36 +194,6 @@ def mask_decoder(files: Files, form: ImageForm) -> ImageDecoder:
     return ImageDecoder(form.size, form.fit, wanted, Values(dtype), is_mask=True)
 
 
-def with_masks(listed: ListedImages, folder: str, masks_folder: str, unmatched: str) -> tuple[ListedImages, list[str]]:
-    """Images of a folder and the path of the mask of each, which has its name below the folder of masks, with any suffix.
-
-    Raises NotFoundError for images without a mask and masks without an image, unless `unmatched` leaves them out.
-    """
-    others = PassedOver()
-    masks = by_name(masks_folder, images_among(files_below(masks_folder, others), masks_folder, others))
-    names = [os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/") for path in listed.paths]
-    lacking = [path for path, name in zip(listed.paths, names, strict=True) if name not in masks]
-    if lacking and unmatched not in ("skip", "skip-images"):
-        raise NotFoundError(
-            f"{len(lacking)} of {len(names)} images have no mask of their name in {masks_folder}; the first is {lacking[0]}. "
-            "Check the folders, or skip them with unmatched='skip-images' (--unmatched)."
-        )
-    alone = sorted(set(masks) - set(names))
-    if alone and unmatched not in ("skip", "skip-masks"):
-        raise NotFoundError(
-            f"{len(alone)} of {len(masks)} masks have no image of their name in {folder}; the first is "
-            f"{os.path.join(masks_folder, masks[alone[0]])}. Check the folders, or skip them with unmatched='skip-masks' "
-            "(--unmatched)."
-        )
-    for name in alone:
-        others.add(os.path.join(masks_folder, masks[name]), "no image has its name")
-    left_out = frozenset(number for number, name in enumerate(names) if name not in masks)
-    paths = [os.path.join(masks_folder, masks[name]) if name in masks else "" for name in names]
-    read_too = tuple(path for path in paths if path)
-    found = ListedImages(listed.paths, listed.labels, listed.classes, left_out, read_too, [*listed.others, *others.words()])
-    return found, paths
-
-
 def require_alike(image: str, header: ImageHeader, mask: str, mask_header: ImageHeader, are_resized: bool) -> None:
     """Raise DamagedFileError for a mask of another picture: of another size, or with other pages."""
     (height, width), (rows, columns) = header.size, mask_header.size
@@ -243,9 +206,3 @@ def require_alike(image: str, header: ImageHeader, mask: str, mask_header: Image
         f"{height} x {width}{pages} (height x width, turned as EXIF says). A mask belongs to its image pixel by pixel: find the "
         "right one, or leave both out with skip_broken=True (--skip-broken)."
     )
-
-
-def require_unmatched(unmatched: Any) -> None:
-    understood = [each.replace("annotations", "masks") for each in UNMATCHED]
-    if unmatched not in understood:
-        raise InvalidValueError(f"unmatched={unmatched!r} is not understood; expected one of {', '.join(map(repr, understood))}.")

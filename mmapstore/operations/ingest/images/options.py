@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
+from ....plain.errors import InvalidValueError
 from ...command_options import keywords, refuse_options
 from ..contract import Source
 from .files import looks_like_images
+from .header import pillow
 from .order import ORDERS
-from .pairs import UNMATCHED
+from .pairs import UNMATCHED, listed_lines
 from .placement import FITS
 from .samples import PAGES
 
@@ -93,7 +93,9 @@ def source_from(options: argparse.Namespace) -> Source | None:
             refuse_options(options, _ONLY_IMAGES, f"is for images, which {sources[0]} is not.")
             return None
     if options.max_pixels is not None:
-        _allow_pixels(options.max_pixels)
+        if options.max_pixels < 1:
+            raise InvalidValueError(f"--max-pixels {options.max_pixels}; expected a number of pixels from 1 on.")
+        pillow().MAX_IMAGE_PIXELS = options.max_pixels  # of this whole process
     changed = {
         "size": options.size and size_of(options.size),
         "scale": options.scale and _scale(options.scale),
@@ -111,7 +113,7 @@ def source_from(options: argparse.Namespace) -> Source | None:
         if len(sources) > 1:
             raise InvalidValueError(f"--annotations belongs to one folder of images; {len(sources)} sources were given.")
         changed["images"] = sources[0]
-        changed["categories"] = options.categories and _names(options.categories)
+        changed["categories"] = options.categories and [name for _, name in listed_lines(options.categories)]
     given = {name: value for name, value in keywords(kind, options, **changed).items() if value is not None}
     found: Source = kind(**given | ({"labels": None} if options.labels == "none" else {}))
     return found
@@ -140,21 +142,3 @@ def _scale(text: str) -> Any:
             "each one number or one per channel, such as 0.485,0.456,0.406/0.229,0.224,0.225."
         ) from error
     return mean, deviation
-
-
-def _names(path: str) -> list[str]:
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path} does not exist. Check the path of --categories.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DamagedFileError(f"{path} cannot be read as a list of names ({error}). Expected a text file.") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _allow_pixels(most: int) -> None:
-    from .decoding import allow_pixels
-
-    if most < 1:
-        raise InvalidValueError(f"--max-pixels {most}; expected a number of pixels from 1 on.")
-    allow_pixels(most)

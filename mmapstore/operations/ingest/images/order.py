@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ....plain.errors import InvalidTypeError, InvalidValueError, SourceWarning
+from ....plain.errors import InvalidTypeError, InvalidValueError, SourceWarning, warn_user
 from ....plain.sample_order import Permutation
 from ..contract import Array
-from .decoding import ImageHeader
+from .form import require_one_of
+from .header import ImageHeader
 
 ORDERS = ("mixed", "sorted")
 _FRAME = re.compile(r"(frame[ _.-]?)?([0-9]{1,18})", re.IGNORECASE)
@@ -24,7 +24,7 @@ _MIXES = "order='mixed' (--order mixed) mixes them"
 
 @dataclass(frozen=True)
 class WantedOrder:
-    """The order that a user asks for: see `Images`."""
+    """The order that a user asks for, as `Images` explains."""
 
     order: str | None
     seed: int
@@ -32,10 +32,8 @@ class WantedOrder:
 
     @classmethod
     def of(cls, order: Any, seed: Any, episodes: Any) -> WantedOrder:
-        for name, value, understood in (("order", order, ORDERS), ("episodes", episodes, ("folder",))):
-            if value is not None and value not in understood:
-                expected = " or ".join(map(repr, understood))
-                raise InvalidValueError(f"{name}={value!r} is not understood; expected {expected}, or None.")
+        require_one_of("order", order, (*ORDERS, None))
+        require_one_of("episodes", episodes, ("folder", None))
         if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
             raise InvalidTypeError(f"seed={seed!r} is not a whole number; expected one such as 0, from which the order is made.")
         if order == "mixed" and episodes is not None:
@@ -47,27 +45,25 @@ class WantedOrder:
     def note(
         self, name: str, paths: Sequence[str], headers: Sequence[ImageHeader | None], in_folders: bool, is_labelled: bool
     ) -> dict[str, Any]:
-        """Decide on the order of these files, and return what the manifest notes of it; with a "seed" if it is mixed.
+        """Choose the order of these files, and return the manifest's note of it, which has a "seed" if the order is mixed.
 
         Parameters
         ----------
-        in_folders : labels are those of the folders, or masks: files that are numbered as frames then stay in order, each folder
-            an episode, which a SourceWarning says. Whoever labels files one by one has samples
-        is_labelled : there is something to be learned of each image
+        in_folders : folders are the classes, or hold images with masks. Files numbered as frames then stay in order, each folder an
+            episode, which a SourceWarning says; files that are labelled one by one are samples
+        is_labelled : there is a field beside "image"
         """
-        order, guessed = self.order, False
+        order = self.order
         if order is None and is_labelled and not self.by_folder:
-            guessed = in_folders and are_numbered_frames(paths, headers)
-            order = None if guessed else "mixed"
-        if guessed:
-            warnings.warn(
-                f"{name}: files are numbered as frames, such as {paths[0]}, and stay in the order of names, each folder an "
-                "episode. If that is right, say episodes='folder' (--episodes folder); if they are images without an order in "
-                "time, say order='mixed' (--order mixed).",
-                SourceWarning,
-                stacklevel=4,
-            )
-            return {"order": "sorted", "why": "numbered frames"}
+            if in_folders and are_numbered_frames(paths, headers):
+                warn_user(
+                    f"{name}: files are numbered as frames, such as {paths[0]}, and stay in the order of names, each folder an "
+                    "episode. If that is right, say episodes='folder' (--episodes folder); if they are images without an order in "
+                    "time, say order='mixed' (--order mixed).",
+                    SourceWarning,
+                )
+                return {"order": "sorted", "why": "numbered frames"}
+            order = "mixed"
         if order == "mixed":
             # Pages of a file stay together: they may follow each other in time.
             are_episodes = all(header is None or len(header.pages) > 1 for header in headers)
@@ -75,7 +71,7 @@ class WantedOrder:
         return {"order": "sorted"} if order or is_labelled or self.by_folder else {}
 
     def places(self, samples: int) -> Array:
-        """The number in the list of the sample at each place of the mixed order: a function of the seed and the length alone.
+        """Return the sample at each place of the mixed order, a function of the seed and the number of samples alone.
 
         >>> WantedOrder.of("mixed", 0, None).places(6).tolist()
         [3, 2, 0, 5, 4, 1]
@@ -114,9 +110,9 @@ def _count_up(names: Sequence[tuple[str, str]], is_padded: bool) -> bool:
 
 
 def order_words(note: Any) -> str:
-    """The order of samples in words, from what a source or a manifest notes of it, with how to change it; "" if nothing is noted.
+    """Return the order of samples in words, with the option that changes it, from a source's or a manifest's note; "" without one.
 
-    Of several calls that wrote samples, the last is told.
+    Where several calls wrote samples, the note of the last counts.
 
     >>> order_words({"samples": 9, "order": "mixed", "seed": 0})
     "samples in an order mixed by seed 0; order='sorted' (--order sorted) keeps the order of names"

@@ -1,17 +1,19 @@
-"""Pairs of images and annotations: names compared, nothing opened but a list of names."""
+"""Pairs of images and annotations, or of images and label masks, by the names of their files."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ....batches.opening import natural
-from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError, NotReadableError
-from .file_kinds import PassedOver, files_below, images_among
-from .files import is_image_name
+from ....files.system_errors import explaining_read_errors
+from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
+from .files import ListedImages, PassedOver, files_below, images_among
+from .header import image_suffixes
 
 UNMATCHED = ("error", "skip", "skip-images", "skip-annotations")
 _NUMBER_BEHIND = re.compile(r"(.+?)\s+[+-]?[0-9]+")
@@ -60,7 +62,7 @@ class PairedFolders:
         shorter: dict[str, list[str]] = {}
         for name in {*self.annotations, *self.images}:
             shorter.setdefault(name.rpartition("/")[2], []).append(name)
-        return [self._listed_name(line, f"{subset}, line {number}", shorter) for number, line in _lines(subset)]
+        return [self._listed_name(line, f"{subset}, line {number}", shorter) for number, line in listed_lines(subset)]
 
     def _listed_name(self, line: str, where: str, shorter: dict[str, list[str]]) -> str:
         numbered = _NUMBER_BEHIND.fullmatch(line)
@@ -114,25 +116,44 @@ class PairedFolders:
         return None
 
     def left_out(self, pairs: Sequence[Pair], unmatched: str, broken: Container[int]) -> set[int]:
-        """Numbers of the pairs that are not whole, if that is allowed; else an error that names the first and counts them.
+        """Return the numbers of incomplete pairs, if `unmatched` skips them. The image of a `broken` annotation is unknown."""
+        without_image = [number for number, pair in enumerate(pairs) if pair.image is None and number not in broken]
+        without_annotation = [number for number, pair in enumerate(pairs) if pair.annotation is None]
+        annotations = [self.annotation_path(pairs[number].name) for number in without_image]
+        _require_pairs(annotations, len(self.annotations), "annotations", f"image in {self.images_folder}", unmatched)
+        images = [self.image_path(pairs[number].name) for number in without_annotation]
+        _require_pairs(images, len(self.images), "images", f"annotation in {self.annotations_folder}", unmatched)
+        return {*without_image, *without_annotation}
 
-        Of pairs that are `broken` it is not known what they lack.
-        """
-        without_image = {number for number, pair in enumerate(pairs) if pair.image is None and number not in broken}
-        without_annotation = {number for number, pair in enumerate(pairs) if pair.annotation is None}
-        if without_image and unmatched not in ("skip", "skip-annotations"):
-            path = self.annotation_path(pairs[min(without_image)].name)
-            raise NotFoundError(
-                f"{len(without_image)} of {len(self.annotations)} annotations have no image in {self.images_folder}; "
-                f"the first is {path}. Check the folders, or leave them out with unmatched='skip-annotations' (--unmatched)."
-            )
-        if without_annotation and unmatched not in ("skip", "skip-images"):
-            path = self.image_path(pairs[min(without_annotation)].name)
-            raise NotFoundError(
-                f"{len(without_annotation)} of {len(self.images)} images have no annotation in {self.annotations_folder}; "
-                f"the first is {path}. Check the folders, or leave them out with unmatched='skip-images' (--unmatched)."
-            )
-        return without_image | without_annotation
+
+def with_masks(listed: ListedImages, folder: str, masks_folder: str, unmatched: str) -> tuple[ListedImages, list[str]]:
+    """Images of a folder and the path of the mask of each, which has its name below the folder of masks, with any suffix.
+
+    Raises NotFoundError for images without a mask and masks without an image, unless `unmatched` leaves them out.
+    """
+    others = PassedOver()
+    masks = by_name(masks_folder, images_among(files_below(masks_folder, others), masks_folder, others))
+    masks = {name: os.path.join(masks_folder, file) for name, file in masks.items()}
+    names = [os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/") for path in listed.paths]
+    left_out = [number for number, name in enumerate(names) if name not in masks]
+    alone = [masks[name] for name in sorted(set(masks) - set(names))]
+    images = [listed.paths[number] for number in left_out]
+    _require_pairs(images, len(names), "images", f"mask of their name in {masks_folder}", unmatched)
+    _require_pairs(alone, len(masks), "masks", f"image of their name in {folder}", unmatched)
+    for path in alone:
+        others.add(path, "no image has its name")
+    paths = [masks.get(name, "") for name in names]
+    read_too, words = tuple(filter(None, paths)), [*listed.others, *others.words()]
+    return replace(listed, left_out=frozenset(left_out), read_too=read_too, others=words), paths
+
+
+def _require_pairs(lacking: Sequence[str], count: int, kind: str, other: str, unmatched: str) -> None:
+    """Raise NotFoundError if some of `count` files of a kind lack the other, unless `unmatched` skips them."""
+    if lacking and unmatched not in ("skip", f"skip-{kind}"):
+        raise NotFoundError(
+            f"{len(lacking)} of {count} {kind} have no {other}; the first is {lacking[0]}. "
+            f"Check the folders, or skip them with unmatched='skip-{kind}' (--unmatched)."
+        )
 
 
 def by_name(folder: str, files: Iterable[str]) -> dict[str, str]:
@@ -151,18 +172,16 @@ def _is_xml(name: str) -> bool:
 
 
 def _without_suffix(name: str) -> str:
-    return os.path.splitext(name)[0] if is_image_name(name) or _is_xml(name) else name
+    bare, suffix = os.path.splitext(name)
+    return bare if suffix.lower() in image_suffixes() or _is_xml(name) else name
 
 
-def _lines(path: str) -> list[tuple[int, str]]:
-    """The lines of a text that are not empty, and their numbers from 1 on."""
+def listed_lines(path: str) -> list[tuple[int, str]]:
+    """Return the lines of a text file that are not empty, and their numbers from 1 on."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path} does not exist. Check the path of subset= (--subset).") from error
-    except PermissionError as error:
-        raise NotReadableError(f"{path} may not be read ({error.strerror}). Check its permissions.") from error
-    except (UnicodeDecodeError, IsADirectoryError) as error:
+        with explaining_read_errors(path):
+            text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
         raise DamagedFileError(f"{path} is not a list of names ({error}). Expected a text file with a name per line.") from error
     found = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,23 +12,22 @@ import numpy as np
 
 from ....files.worker_threads import usable_cpus
 from ....plain.array_spec import ArraySpec
-from ....plain.errors import DamagedFileError, InvalidValueError, SourceWarning
+from ....plain.errors import DamagedFileError, InvalidValueError, SourceWarning, warn_user
 from ..contract import Array, Piece, Position
 from ..ordered_map import in_order
 from ..sources import content_mark, stamp
-from .file_kinds import PassedOver
-from .files import ListedImages
+from .decoding import BROKEN, PictureFiles, picture_decoder
+from .files import ListedImages, PassedOver
 from .form import ImageForm
 from .masks import are_masks, mask_decoder, require_alike, require_no_pairs
 from .order import WantedOrder, order_words
-from .picture_files import BROKEN, PictureFiles
-from .source_names import SourceNames
 
 _MOST_CATEGORIES = 1 << 16
 _PIECE_NBYTES = 1 << 20
 _DECODING_NBYTES = 96 << 20  # for all threads that decode: two photographs of 12 megapixels
 _WAITING_NBYTES = 16 << 20
-_LISTED_NBYTES = 400  # a path, its label and box, what is known of the file
+_LISTED_NBYTES = 400  # a path, its label and box, its header
+_SOURCE_WIDTH = 32  # bytes, of which the width of "source" is a multiple: files with somewhat longer names can be appended
 PAGES = ("all", "first")
 
 
@@ -79,12 +77,10 @@ class ImageSamples:
             require_no_pairs(name, images.usable())
         self._decide_how(images, form, masks)
         self._number_items()
-        self._by_folder = False  # each folder is an episode
-        self._names: SourceNames | None = None  # of the field "source", if there is that field
         usable = sum(len(header.pages) for header in self._headers if header is not None)
         self.samples: int | None = None if skip_broken else usable
         self.guess = usable
-        self._fields: dict[str, Array] = {}  # those without pixels, for every file
+        self._fields: dict[str, Array] = {}  # fields without pixels: the value of every file
         self.specs: dict[str, ArraySpec] = {}
         for field, pictures in self._pictures.items():
             self.specs[field] = ArraySpec((self.samples or 0, *pictures.sample_shape), pictures.decoder.values.dtype, "NHWC")
@@ -109,17 +105,18 @@ class ImageSamples:
         self._first_item = np.cumsum([0, *counts])  # of each file
 
     def _arrange(self, wanted: WantedOrder, in_folders: bool, is_labelled: bool, root: str, source_field: bool | None) -> None:
-        """Put the files into the order in which they are written, when all else is known of them; see `WantedOrder.note`.
+        """Put the files into the order in which they are written, once all fields but "source" are known; see `WantedOrder.note`.
 
-        `root` is the folder to which the paths in the field "source" are relative. `source_field` says whether there is that field,
-        None if there are others beside "image".
+        `root` is the folder to which paths in the field "source" are relative; other paths, and all paths for "", stay as given.
         """
+        self._root = os.path.join(root, "") if root else ""
         if source_field or (source_field is None and len(self.specs) > 1):
-            usable = [path for path, _ in self._pictures["image"].usable()]
-            self._names = SourceNames(usable, root, self.samples or 0)
-            self.specs["source"], self.notes["source"] = self._names.spec, self._names.notes
+            longest = max(len(self._source_of(path)) for path, _ in self._pictures["image"].usable())
+            width = -(-longest // _SOURCE_WIDTH) * _SOURCE_WIDTH
+            self.specs["source"] = ArraySpec((self.samples or 0,), np.dtype(f"S{width}"), "N")
+            self.notes["source"] = {"encoding": "utf-8", "padding": 0}
         note = wanted.note(self.name, self._files, self._headers, in_folders, is_labelled)
-        self._by_folder = wanted.by_folder or "why" in note
+        self._by_folder = wanted.by_folder or "why" in note  # each folder is an episode
         if "seed" in note:
             places = wanted.places(len(self._files)).tolist()
             for pictures in self._pictures.values():
@@ -131,6 +128,10 @@ class ImageSamples:
         for name in self._pictures if note else ():
             self.notes[name] = {**self.notes[name], "order": note}
         self.fingerprint["order"] = [note, self._by_folder]
+
+    def _source_of(self, path: str) -> bytes:
+        """Return a path as UTF-8 with "/" between folders; a name that is no text as its bytes."""
+        return os.fsencode(path.removeprefix(self._root).replace(os.sep, "/"))
 
     def __repr__(self) -> str:
         fields = "; ".join(f"{name!r} {spec.sample_shape} {spec.dtype}" for name, spec in self.specs.items())
@@ -157,8 +158,9 @@ class ImageSamples:
     def _decide_how(self, images: PictureFiles, form: ImageForm, masks: Sequence[str] | bool | None) -> None:
         is_mask, words = (masks is True, "") if masks is not None else are_masks(images.usable(), form)
         if words:
-            self._say("taken for label masks" if is_mask else "maybe label masks", words, True, level=5)
-        images.decode_by((lambda files: mask_decoder(files, form)) if is_mask else form.decoder)
+            self._say("taken for label masks" if is_mask else "maybe label masks", words, True)
+        decoder_of = mask_decoder if is_mask else picture_decoder
+        images.decode_by(lambda files: decoder_of(files, form))
         if is_mask:
             self.notes["image"] = {**self.notes["image"], "label masks": True}
 
@@ -173,7 +175,7 @@ class ImageSamples:
             if header is not None and header.left_out:
                 left_out.add(self._files[number], header.left_out)
         if left_out.words():
-            self._say("not taken of files", f"skipped parts of {'; '.join(left_out.words())}", left_out.words(), level=5)
+            self._say("not taken of files", f"skipped parts of {'; '.join(left_out.words())}", left_out.words())
         if not several:
             return
         example = f"{len(several)} of {len(self._headers)} files hold several images, such as {self._files[several[0]]}"
@@ -184,20 +186,15 @@ class ImageSamples:
                 self._headers[number] = header._replace(pages=header.pages[:1])
             self.notes["image"] = {**self.notes["image"], "pages": "first"}
             if pages is None:
-                self._say(
-                    "pages",
-                    f"{example}; the first of each is taken, as the one that is annotated",
-                    "first",
-                    level=5,
-                )
+                self._say("pages", f"{example}; the first of each is taken, as the one that is annotated", "first")
         elif are_labelled or len(several) < len(self._headers):
             label = " with the label of its file" if are_labelled else ""
             words = f"{example}; each image is a sample{label}, and the file an episode"
             self._say("pages", f"{words}. pages='first' (--pages first) takes the first of each", "all")
 
-    def _say(self, what: str, words: str, note: Any, field: str = "image", level: int = 4) -> None:
-        """Warn whoever makes this source, so many calls above, and keep a note for the manifest."""
-        warnings.warn(f"{self.name}: {words}.", SourceWarning, stacklevel=level)
+    def _say(self, what: str, words: str, note: Any, field: str = "image") -> None:
+        """Warn the user, and keep a note for the manifest."""
+        warn_user(f"{self.name}: {words}.", SourceWarning)
         self.notes[field] = {**self.notes.get(field, {}), what: note}
 
     def _add_labels(self, labels: Array, classes: tuple[str, ...] | None, kind: str) -> None:
@@ -278,8 +275,9 @@ class ImageSamples:
             if name == "label" and self._one_hot:
                 found = (found[:, None] == np.arange(self._one_hot)).astype(np.uint8)
             fields[name] = found
-        if self._names is not None:
-            fields["source"] = self._names.of(self._files[file] for file in self._file_of[items].tolist())
+        if "source" in self.specs:
+            names = [self._source_of(self._files[file]) for file in self._file_of[items].tolist()]
+            fields["source"] = np.array(names, self.specs["source"].dtype)
         return Piece(fields, starts, skipped)
 
     def _decoded(self, first: int, is_behind_broken: bool) -> Generator[dict[str, Array] | None]:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,11 +14,12 @@ from typing import Any, TextIO
 import numpy as np
 
 from ....files.system_errors import explaining_read_errors
-from ....plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, SourceWarning, UnsafeFileError
-from .files import ListedImages, path_inside
+from ....plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, SourceWarning, UnsafeFileError, warn_user
+from ..contract import Array
+from .files import ListedImages
 
 _WHOLE = re.compile(r"[+-]?[0-9]+")
-_Row = tuple[int, dict[str, Any]]  # line, counted from 1, and the values by column
+_Row = tuple[int, dict[str, Any]]  # line, counted from 1; values by column
 
 
 def images_of_table(table: str, path_column: str, label_column: str | None) -> ListedImages:
@@ -57,11 +57,10 @@ def images_of_table(table: str, path_column: str, label_column: str | None) -> L
         raise InvalidValueError(f"{table} names no images; expected a line for each, with {path_column!r} and {label_column!r}.")
     if unread:
         labelled = f"labels are those of {label_column!r}" if labels else "labels are those of label_column= (--label-column)"
-        warnings.warn(
+        warn_user(
             f"{table}: not read are the columns {', '.join(map(repr, unread))}; {labelled}. To have another column as a field, "
             "open its array beside the store: mmapstore.open({**ds.fields, 'patient': array}), an entry for each of ds['source'].",
             SourceWarning,
-            stacklevel=5,
         )
     if not labels:
         return ListedImages(paths, read_too=(table,))
@@ -111,6 +110,14 @@ def _json_lines(table: str, file: TextIO) -> Iterator[_Row]:
         yield number, row
 
 
+def path_inside(folder: str, name: str) -> str | None:
+    """Return the path of `name` in `folder`; None for an absolute path, and one that leads out of the folder."""
+    steps = name.replace("\\", "/").split("/")
+    if os.path.isabs(name) or os.path.splitdrive(name)[0] or steps[0] == "" or ".." in steps or "\0" in name:
+        return None
+    return os.path.join(folder, *(step for step in steps if step not in ("", ".")))
+
+
 def _path(table: str, line: int, folder: str, path: Any) -> str:
     if not isinstance(path, str) or not path.strip():
         raise InvalidValueError(f"{table}, line {line}: its path is {path!r}; expected the path of an image.")
@@ -135,8 +142,8 @@ def _label(table: str, line: int, column: str, label: Any) -> int | float | str:
     raise InvalidValueError(f"{table}, line {line}: its {column!r} is {label!r}; expected a class name or a number.")
 
 
-def _numbered(table: str, labels: list[Any]) -> tuple[np.ndarray[Any, np.dtype[Any]], tuple[str, ...] | None]:
-    """Labels as numbers, and the class names that they number, None if they were numbers."""
+def _numbered(table: str, labels: list[Any]) -> tuple[Array, tuple[str, ...] | None]:
+    """Return labels as numbers, and the names of the classes that they number; None if the labels are numbers."""
     if all(isinstance(label, int) or (isinstance(label, str) and _WHOLE.fullmatch(label)) for label in labels):
         whole = [int(label) for label in labels]
         largest = max(whole, key=abs)
