@@ -49,10 +49,13 @@ class LibraryReader:
 
     @property
     def scratch_nbytes(self) -> int:
-        """Bytes the library may hold while it reads: chunks, encoded and decoded, and a copy of the piece it returns."""
+        """Bytes the library may hold while it reads: chunks, encoded and decoded, and the piece it returns.
+
+        zarr-python has all chunks of the piece encoded, decoded and copied at once.
+        """
         chunks = self._stored.chunks
         chunk = math.prod(chunks) * self._stored.dtype.itemsize if chunks else 0
-        return 2 * chunk + 2 * self._step * self._sample_nbytes + self.kept_nbytes
+        return 2 * chunk + 4 * self._step * self._sample_nbytes + self.kept_nbytes
 
     @property
     def files(self) -> list[str]:

@@ -112,14 +112,14 @@ class Cast:
         """Counts, and the first value refused, of a piece that is flat and contiguous."""
         if self.target.kind == "c":
             return self._complex(out, values)
-        nearest, off, beyond, hopeless = _nearest(values, self.target)
+        found, off, beyond, hopeless = nearest(values, self.target)
         rounded, clipped = int(np.count_nonzero(off)), int(np.count_nonzero(beyond))
         bad = hopeless
         if self.casting == "exact":
             bad = hopeless | beyond | off
         elif self.casting == "round":
             bad = hopeless | beyond
-        out.reshape(-1)[...] = nearest
+        out.reshape(-1)[...] = found
         return Changes(rounded, clipped), int(np.argmax(bad)) if bad.any() else None
 
     def _complex(self, out: Array, values: Array) -> tuple[Changes, int | None]:
@@ -190,8 +190,8 @@ def _pieces(values: Array, out: Array) -> Iterator[tuple[int, Array, Array]]:
             yield start * row, values[start : start + step], out[start : start + step]
 
 
-def _nearest(values: Array, target: np.dtype[Any]) -> tuple[Array, Array, Array, Array]:
-    """The nearest value of `target` for each, and masks: not equal to it, out of its range, no such thing (NaN as an integer)."""
+def nearest(values: Array, target: np.dtype[Any]) -> tuple[Array, Array, Array, Array]:
+    """Return the nearest value of `target` for each, and masks: not equal to it, out of its range, none (NaN as an integer)."""
     none = np.zeros(values.shape, np.bool_)
     with np.errstate(invalid="ignore", over="ignore"):
         if target.kind == "f":

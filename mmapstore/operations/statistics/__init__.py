@@ -21,8 +21,8 @@ from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.memory_budget import MemoryPlan, parse_bytes
 from ...readers.contract import Reader
 from ..progress import Progress
-from ..verify.manifest_check import BOOKKEEPING, Described, described_arrays
-from ..verify.rows import BLOCK_NBYTES, BLOCKS, Array, Rows, read_ahead
+from ..verify.manifest_check import Described, described_arrays
+from ..verify.rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Array, Rows, read_ahead
 
 _PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
@@ -201,8 +201,8 @@ def _computed(
 ) -> tuple[ChannelStatistics, ChannelStatistics]:
     spec = reader.spec
     axis = spec.layout.index("C") if "C" in spec.layout else None
-    rows = Rows(path, spec.shape, spec.dtype, reader, reader.why)
-    together = rows.rows_together(min(BLOCK_NBYTES, budget // 8), budget // 4)
+    rows = Rows(path, spec.shape, spec.dtype, reader)
+    together = rows.together(min(BLOCK_NBYTES, budget // 8), budget // 4)
     _plan(rows, together).require(budget, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
     values, differences = ChannelStatistics(), DifferenceStatistics()
     steps = [(at, min(at + together, stop)) for at in range(start, stop, together)]
@@ -228,9 +228,9 @@ def _computed(
 def _plan(rows: Rows, together: int) -> MemoryPlan:
     return MemoryPlan(
         {
-            "blocks read": BLOCKS * together * rows.row_nbytes,
+            "blocks read": BLOCKS * together * rows.nbytes,
             "decoding": rows.scratch_nbytes,
-            "statistics": 2 * SCRATCH_NBYTES + 2 * rows.row_nbytes,
+            "statistics": 2 * SCRATCH_NBYTES + 2 * rows.nbytes,
             "bookkeeping": BOOKKEEPING,
         }
     )

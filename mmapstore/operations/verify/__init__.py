@@ -18,12 +18,13 @@ from ...plain.inside_names import file_of
 from ...plain.memory_budget import parse_bytes
 from ..convert.tree_report import TreeRow
 from ..progress import Progress
-from .comparison import Side, compare
+from .comparison import Side, paired
 from .expected import add_expected
-from .manifest_check import Report, check_by_itself, check_described, described_arrays, undescribed_keys
+from .manifest_check import ReadThrough, check_described, described_arrays, undescribed_keys
 from .matching import attribute_words, matched
 from .objects import CONTAINERS, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, archives_converted, listed
-from .rows import NumpyFile
+from .regions import Report, performed
+from .rows import by_numpy
 from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
 
 __all__ = ["ArrayVerdict", "BadBlock", "Difference", "Verdict", "verify"]
@@ -160,7 +161,7 @@ def _by_itself(item: Object, budget: int, independent: bool, report: Report) -> 
     except MmapstoreError as error:
         return ArrayVerdict(item.name, ok=False, summary=f"{item.name}: DAMAGED, it cannot be opened", problems=(str(error),))
     try:
-        return check_by_itself(stored, item.path, budget, independent, report)
+        return performed(ReadThrough.of(stored, item.name, item.path, None, budget, independent), report)
     finally:
         _close(stored)
 
@@ -257,11 +258,11 @@ def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None],
             if layout is not None:
                 StoredLayout.of(layout, tuple(stored.shape), item.name)
             if how.independent and item.path.endswith(".npy"):
-                stored = NumpyFile(stored, item.path)
+                stored = by_numpy(item.name, item.path)
             sides.append(Side(stored, (layout or item.layout or "").upper() or None, item.name))
         if refused:
             return _not_compared(first, second, *refused)
-        return compare(sides[0], sides[1], how.max_memory, how.cast, how.independent, report)
+        return performed(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent), report)
 
 
 def _not_compared(first: Object, second: Object, *problems: str) -> ArrayVerdict:

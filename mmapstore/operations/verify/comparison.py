@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from ...formats.contract import StoredArray
 from ...plain.array_spec import StoredLayout
 from ...plain.errors import MmapstoreError
 from ...plain.memory_budget import MemoryPlan
+from ..convert.casts import SCRATCH_NBYTES
 from .differences import Differences, cast_values
-from .manifest_check import BOOKKEEPING, Report
-from .rows import BLOCK_NBYTES, BLOCKS, Array, Rows, read_ahead, rows_by_layout, rows_in_order
+from .regions import Region, Report, regions
+from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Array, Rows, read_ahead, rows_by_layout, rows_in_order
 from .verdict import ArrayVerdict, Difference, dtype_words
 
-_PIECE = 1 << 20  # values cast at a time
+_PIECE_NBYTES = 1 << 19  # of values that are cast at a time
 _NOTHING: Array = np.empty(0, np.uint8)
 
 
@@ -31,41 +33,159 @@ class Side:
     name: str
 
 
+def paired(a: Side, b: Side, max_memory: int, cast: bool, independent: bool) -> Comparison:
+    """Pair the values of both. Shapes and dtypes that differ are problems; lengths may differ, up to the shorter.
+
+    Raises MemoryBudgetError, MissingPackageError.
+    """
+    dtypes = a.stored.dtype, b.stored.dtype
+    problems, notes = _dtype_words(*dtypes, cast)
+    found = _paired(a, b, max(1, max_memory // 16), independent)
+    rows = found.rows if _comparable(*dtypes, cast) else (_without_values(a), _without_values(b))
+    return replace(found, rows=rows, problems=(*problems, *found.problems), notes=(*notes, *found.notes)).fitted(max_memory)
+
+
 @dataclass(frozen=True)
-class _Pair:
-    """Both as rows that belong together. `axes` bring a run of the second's into the order of the first's; None: as they come."""
+class Comparison:
+    """Two arrays as rows that belong together. Regions are samples [start, stop), which may be checked in any order.
 
-    a: Rows
-    b: Rows
+    Attributes
+    ----------
+    rows : of both; a sample, the part of an array at one place along its first axis, is one row of each or several
+    together : rows of each that are read at a time
+    axes : bring a run of the second's values into the order of the first's; None where they come in that order
+    layouts : of both, where their axes are compared by what they mean
+    problems, notes : what is known before any value is read
+    """
+
+    sides: tuple[Side, Side]
+    rows: tuple[Rows, Rows]
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    together: tuple[int, int] = (1, 1)
     axes: tuple[int, ...] | None = None
-    a_layout: StoredLayout | None = None
-    b_layout: StoredLayout | None = None
+    layouts: tuple[StoredLayout, StoredLayout] | None = None
 
+    @property
+    def _samples(self) -> int:
+        """That both have."""
+        return min((rows.shape or (1,))[0] if rows.count else 0 for rows in self.rows)
 
-def compare(a: Side, b: Side, max_memory: int, cast: bool, independent: bool, report: Report) -> ArrayVerdict:
-    """Compare the values of both. Shapes and dtypes that differ are reported first; lengths may differ, up to the shorter."""
-    problems, notes = _dtype_words(a.stored.dtype, b.stored.dtype, cast)
-    paired = _paired(a, b, max_memory, independent)
-    if isinstance(paired, str):
-        return _verdict(a, b, [*problems, paired], notes, Differences(), None)
-    shape_problem, shape_note = _shape_words(a, b, paired)
-    problems += [shape_problem] if shape_problem else []
-    notes += [shape_note] if shape_note else []
-    if _incomparable(a.stored.dtype, b.stored.dtype, cast):
-        return _verdict(a, b, problems, notes, Differences(), paired)
-    found = Differences()
-    try:
-        _look_through(paired, a, b, found, max_memory, report)
-    except _UnreadableError as error:
-        problems.append(str(error))
-    return _verdict(a, b, problems, notes, found, paired)
+    @property
+    def _sample_values(self) -> int:
+        return math.prod(self.rows[0].shape[1:])
+
+    def fitted(self, max_memory: int) -> Comparison:
+        """Decide how much is read at a time. Raises MemoryBudgetError."""
+        most = min(BLOCK_NBYTES, max_memory // 16), max_memory // 8
+        a, b = self.rows
+        together = a.together(*most), b.together(*most)
+        a_nbytes, b_nbytes = together[0] * a.nbytes, together[1] * b.nbytes
+        parts = {
+            "blocks of the first": BLOCKS * a_nbytes,
+            "blocks of the second": BLOCKS * b_nbytes,
+            "axes brought into one order": 2 * b_nbytes if self.axes else 0,
+            "values cast": SCRATCH_NBYTES if a.dtype != b.dtype else 0,
+            "bookkeeping": BOOKKEEPING,
+        }
+        share = (max_memory - sum(parts.values())) // 2
+        rows = a.within(share), b.within(share)
+        MemoryPlan({**parts, "decoding": sum(each.scratch_nbytes for each in rows)}).require(
+            max_memory, f"Comparing {self.sides[0].name} and {self.sides[1].name}", "Give a larger max_memory= (--max-memory)."
+        )
+        return replace(self, rows=rows, together=together)
+
+    def plan(self, parts: int = 1) -> list[Region]:
+        unit = max(each * self._sample_values // max(1, rows.values) for each, rows in zip(self.together, self.rows, strict=True))
+        return regions(self._samples, unit, parts)
+
+    def check(self, region: Region, report: Report) -> Differences:
+        """Compare the values of a region, up to where one side cannot be read."""
+        found, values, total = Differences(), self._sample_values, self.rows[0].shape
+        try:
+            with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
+                for a, b in _overlaps(*(self._runs(side, region, threads) for side in (0, 1))):
+                    step = max(1, _PIECE_NBYTES // max(a.itemsize, b.itemsize))
+                    for at in range(0, len(a), step):
+                        _compare_piece(a[at : at + step], b[at : at + step], found)
+                    report(region[0] + found.compared // values, (total or (1,))[0], values * self.rows[0].dtype.itemsize)
+        except _UnreadableError as error:
+            found.unread = str(error)
+        return found
+
+    def _runs(self, side: int, region: Region, threads: ThreadPoolExecutor) -> Iterator[Array]:
+        """Yield the values of a region, flat, in runs that are valid until the next is asked for."""
+        rows, together = self.rows[side], self.together[side]
+        first, last = (at * self._sample_values // rows.values for at in region)
+        steps = ((at, min(at + together, last)) for at in range(first, last, together))
+        for start, stop, found in read_ahead(rows, steps, together, threads):
+            if isinstance(found, MmapstoreError):
+                raise _UnreadableError(f"{self.sides[side].name} cannot be read in rows [{start}, {stop}): {found}")
+            yield (found if self.axes is None or not side else found.transpose(self.axes)).reshape(-1)
+
+    def finish(self, records: Iterable[Differences]) -> ArrayVerdict:
+        """Merge the records of all regions, in the order of the plan."""
+        found = Differences()
+        for record in records:
+            found.add(record)
+            if found.unread:
+                break
+        (a, b), (dtype, _) = self.sides, (side.stored.dtype for side in self.sides)
+        problems, notes, difference = [*self.problems], [*self.notes], None
+        problems += [found.unread] if found.unread else []
+        if found.first is not None:
+            index, other = self._places(found.first)
+            values = exact(found.first_values[0], dtype), exact(found.first_values[1], dtype)
+            difference = Difference(found.differing, found.compared, index, other, values, found.largest)
+            there = f" ({list(other)} of the second)" if other is not None and other != index else ""
+            far = f"; the largest distance is {found.largest:g}" if found.largest is not None else ""
+            problems.insert(
+                0,
+                f"{found.differing:,} of {found.compared:,} values differ, the first at {list(index)}{there}: "
+                f"{values[0]} against {values[1]}{far}",
+            )
+        elif problems and found.compared:
+            same = f"{found.compared:,} values"
+            notes.append(f"up to there, {same} are equal" if found.unread else f"the {same} that both have are equal")
+        if found.bits_only:
+            notes.append(f"{found.bits_only:,} values are equal but not bit by bit: -0.0 and 0.0, or NaNs of other payloads")
+        shape = tuple(int(n) for n in a.stored.shape)
+        count = f"all {found.compared:,} values" if found.compared > 1 else "its one value" if found.compared else "both are empty"
+        equal = f"EQUAL, {count}, {shape} {dtype_words(dtype)}"
+        return ArrayVerdict(
+            a.name,
+            b.name,
+            not problems,
+            f"{a.name} and {b.name}: {'DIFFERENT' if problems else equal}",
+            shape=shape,
+            dtype=dtype.str,
+            problems=tuple(problems),
+            notes=tuple(notes),
+            difference=difference,
+            nbytes=found.compared * dtype.itemsize,
+        )
+
+    def _places(self, flat: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Return the index of a value in both arrays as stored; None for the second where that is the same."""
+        shape = self.rows[0].shape
+        if self.layouts is None:
+            return tuple(int(n) for n in np.unravel_index(flat, shape)) if shape else (), None
+        sample, within = divmod(flat, self._sample_values)
+        along = dict(zip(self.layouts[0].sample_letters, map(int, np.unravel_index(within, shape[1:])), strict=True))
+        return _place(sample, along, self.layouts[0]), _place(sample, along, self.layouts[1])
 
 
 class _UnreadableError(Exception):
     pass
 
 
-# --- what is compared ------------------------------------------------------------------------------------------------------
+def _place(sample: int, along: dict[str, int], layout: StoredLayout) -> tuple[int, ...]:
+    episode, step = divmod(sample, layout.episode_length)
+    along = along | ({"T": step, "N": episode} if "T" in layout.letters else {"N": step})
+    return tuple(along.get(letter, 0) for letter in layout.letters)
+
+
+# --- pairing ---------------------------------------------------------------------------------------------------------------
 
 
 def _dtype_words(a: np.dtype[Any], b: np.dtype[Any], cast: bool) -> tuple[list[str], list[str]]:
@@ -82,110 +202,53 @@ def _dtype_words(a: np.dtype[Any], b: np.dtype[Any], cast: bool) -> tuple[list[s
     return [], [f"{words}: compared after a cast of the first's values to {b.name}, {rounding}"]
 
 
-def _incomparable(a: np.dtype[Any], b: np.dtype[Any], cast: bool) -> bool:
+def _comparable(a: np.dtype[Any], b: np.dtype[Any], cast: bool) -> bool:
     same = a.newbyteorder("=") == b.newbyteorder("=")
-    return not same and not a.kind == b.kind == "S" and not (cast and a.kind in "biufc" and b.kind in "biufc")
+    return same or a.kind == b.kind == "S" or (cast and a.kind in "biufc" and b.kind in "biufc")
 
 
 def _order(dtype: np.dtype[Any]) -> str:
     return "big-endian" if dtype.newbyteorder(">") == dtype else "little-endian"
 
 
-def _paired(a: Side, b: Side, max_memory: int, independent: bool) -> _Pair | str:
-    """The rows to compare; or why there are none."""
-    a_shape, b_shape = tuple(a.stored.shape), tuple(b.stored.shape)
-    most = max(1, max_memory // 16)
+def _paired(a: Side, b: Side, most_row_nbytes: int, independent: bool) -> Comparison:
+    """Return both as rows that belong together; as rows without values where there are none."""
+    a_shape, b_shape = (tuple(int(n) for n in side.stored.shape) for side in (a, b))
     known = a.layout and b.layout and len(a.layout) == len(a_shape) and len(b.layout) == len(b_shape)
     if known and a.layout != b.layout and 0 not in a_shape and 0 not in b_shape:
         return _paired_by_layout(a, b, independent)
+    problem = f"shape {a_shape} against {b_shape}"
     if len(a_shape) != len(b_shape) or a_shape[1:] != b_shape[1:]:
         moved = sorted(a_shape) == sorted(b_shape)
         hint = "; if only the order of axes differs, say how both are stored with layout= and other_layout=" if moved else ""
-        return f"shape {a_shape} against {b_shape}{hint}"
-    return _Pair(rows_in_order(a.stored, most, independent), rows_in_order(b.stored, most, independent))
+        return Comparison((a, b), (_without_values(a), _without_values(b)), (problem + hint,))
+    rows = rows_in_order(a.stored, most_row_nbytes, independent), rows_in_order(b.stored, most_row_nbytes, independent)
+    return Comparison((a, b), rows, () if a_shape == b_shape else (problem,))
 
 
-def _paired_by_layout(a: Side, b: Side, independent: bool) -> _Pair | str:
-    a_layout = StoredLayout.of(a.layout, tuple(a.stored.shape), a.name)
-    b_layout = StoredLayout.of(b.layout, tuple(b.stored.shape), b.name)
-    a_rows, b_rows = (rows_by_layout(*each, independent) for each in ((a.stored, a_layout), (b.stored, b_layout)))
-    assert a_rows.reader is not None and b_rows.reader is not None
-    letters, others = a_rows.reader.spec.layout, b_rows.reader.spec.layout
-    lengths = dict(zip(letters[1:], a_rows.shape[1:], strict=True))
-    other_lengths = dict(zip(others[1:], b_rows.shape[1:], strict=True))
+def _without_values(side: Side) -> Rows:
+    return Rows(side.name, tuple(side.stored.shape), side.stored.dtype, None)
+
+
+def _paired_by_layout(a: Side, b: Side, independent: bool) -> Comparison:
+    layouts = StoredLayout.of(a.layout, tuple(a.stored.shape), a.name), StoredLayout.of(b.layout, tuple(b.stored.shape), b.name)
+    rows = rows_by_layout(a.stored, layouts[0], independent), rows_by_layout(b.stored, layouts[1], independent)
+    letters, others = layouts[0].sample_letters, layouts[1].sample_letters
+    lengths, other_lengths = (dict(zip(each.sample_letters, each.sample_shape, strict=True)) for each in layouts)
     if any(lengths.get(letter, 1) != other_lengths.get(letter, 1) for letter in {*lengths, *other_lengths}):
-        return f"shape {tuple(a.stored.shape)} ({a.layout}) against {tuple(b.stored.shape)} ({b.layout}): samples of other shapes"
+        shapes = f"shape {tuple(a.stored.shape)} ({a.layout}) against {tuple(b.stored.shape)} ({b.layout})"
+        return Comparison((a, b), (_without_values(a), _without_values(b)), (f"{shapes}: samples of other shapes",))
     # An axis that one of them lacks has length 1, and changes no order.
-    shared = [letter for letter in letters if letter in others]
-    axes = (*(others.index(letter) for letter in shared), *(place for place, letter in enumerate(others) if letter not in letters))
-    return _Pair(a_rows, b_rows, None if axes == tuple(range(len(others))) else axes, a_layout, b_layout)
+    shared = [others.index(letter) for letter in letters if letter in others]
+    axes = [0, *(1 + place for place in shared), *(1 + place for place, letter in enumerate(others) if letter not in letters)]
+    problem, note = f"{rows[0].count} samples against {rows[1].count}", ""
+    if rows[0].count == rows[1].count:
+        problem, note = "", f"the axes are stored as {a.layout} and {b.layout}; compared in the order of the first"
+    moved = tuple(axes) if axes != sorted(axes) else None
+    return Comparison((a, b), rows, (problem,) * bool(problem), (note,) * bool(note), axes=moved, layouts=layouts)
 
 
-def _shape_words(a: Side, b: Side, pair: _Pair) -> tuple[str, str]:
-    """(problem, note) about shapes of rows that can be compared."""
-    a_shape, b_shape = tuple(a.stored.shape), tuple(b.stored.shape)
-    if pair.a_layout is not None and pair.b_layout is not None:
-        if pair.a.rows != pair.b.rows:
-            return f"{pair.a.rows} samples against {pair.b.rows}", ""
-        return "", f"the axes are stored as {pair.a_layout.letters} and {pair.b_layout.letters}; compared in the order of the first"
-    return (f"shape {a_shape} against {b_shape}", "") if a_shape != b_shape else ("", "")
-
-
-# --- going through both ----------------------------------------------------------------------------------------------------
-
-
-def _look_through(pair: _Pair, a: Side, b: Side, found: Differences, max_memory: int, report: Report) -> None:
-    a_together, b_together = (rows.rows_together(min(BLOCK_NBYTES, max_memory // 16), max_memory // 8) for rows in (pair.a, pair.b))
-    _plan(pair, a_together, b_together, a.stored.dtype != b.stored.dtype).require(
-        max_memory, f"Comparing {a.name} and {b.name}", "Give a larger max_memory= (--max-memory)."
-    )
-    common = min(pair.a.nbytes // max(1, pair.a.dtype.itemsize), pair.b.nbytes // max(1, pair.b.dtype.itemsize))
-    if not common:
-        return
-    with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
-        a_runs = _runs(pair.a, a_together, common, a.name, None, threads)
-        b_runs = _runs(pair.b, b_together, common, b.name, pair.axes, threads)
-        for a_part, b_part in _overlaps(a_runs, b_runs):
-            for start in range(0, len(a_part), _PIECE):
-                _compare_piece(a_part[start : start + _PIECE], b_part[start : start + _PIECE], found)
-            report(found.compared // pair.a.row_values, pair.a.rows, pair.a.row_nbytes)
-
-
-def _compare_piece(a: Array, b: Array, found: Differences) -> None:
-    if a.dtype == b.dtype:
-        found.update(a, b)
-    elif a.dtype.kind == b.dtype.kind == "S":
-        wide = max(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
-        found.update(a.astype(wide), b.astype(wide))
-    else:
-        cast, misfits = cast_values(a, b.dtype)
-        found.update(cast, b, misfits)
-
-
-def _plan(pair: _Pair, a_together: int, b_together: int, casts: bool) -> MemoryPlan:
-    width = pair.b.dtype.itemsize + 3 * pair.a.dtype.itemsize
-    return MemoryPlan(
-        {
-            "blocks of the first": BLOCKS * a_together * pair.a.row_nbytes,
-            "blocks of the second": BLOCKS * b_together * pair.b.row_nbytes,
-            "decoding": pair.a.scratch_nbytes + pair.b.scratch_nbytes,
-            "axes brought into one order": 2 * b_together * pair.b.row_nbytes if pair.axes else 0,
-            "values cast": width * _PIECE if casts else 0,
-            "bookkeeping": BOOKKEEPING,
-        }
-    )
-
-
-def _runs(
-    rows: Rows, together: int, values: int, name: str, axes: tuple[int, ...] | None, threads: ThreadPoolExecutor
-) -> Iterator[Array]:
-    """The first `values` values of an array, flat, in runs that are valid until the next is asked for."""
-    last = -(-values // rows.row_values)
-    steps = ((start, min(stop, last)) for start, stop in rows.steps(together) if start < last)
-    for start, stop, found in read_ahead(rows, steps, together, threads):
-        if isinstance(found, MmapstoreError):
-            raise _UnreadableError(f"{name} cannot be read in rows [{start}, {stop}): {found}")
-        yield (found if axes is None else found.transpose(axes)).reshape(-1)[: values - start * rows.row_values]
+# --- comparing values ------------------------------------------------------------------------------------------------------
 
 
 def _overlaps(a_runs: Iterator[Array], b_runs: Iterator[Array]) -> Iterator[tuple[Array, Array]]:
@@ -200,49 +263,15 @@ def _overlaps(a_runs: Iterator[Array], b_runs: Iterator[Array]) -> Iterator[tupl
         a, b = a[count:], b[count:]
 
 
-# --- what was found --------------------------------------------------------------------------------------------------------
-
-
-def _verdict(a: Side, b: Side, problems: list[str], notes: list[str], found: Differences, pair: _Pair | None) -> ArrayVerdict:
-    shape, dtype = tuple(int(n) for n in a.stored.shape), a.stored.dtype
-    both = f"{a.name} and {b.name}"
-    difference = None
-    if found.differing and pair is not None and found.first is not None and found.first_values is not None:
-        index, other = _index(found.first, shape, pair.a, pair.a_layout), None
-        if pair.b_layout is not None and pair.a_layout is not None:
-            other = _other_index(found.first, pair)
-        values = tuple(exact(value, dtype) for value in found.first_values)
-        difference = Difference(found.differing, found.compared, index, other, (values[0], values[1]), found.largest)
-        there = f" ({list(other)} of the second)" if other is not None and other != index else ""
-        far = f"; the largest distance is {found.largest:g}" if found.largest is not None else ""
-        problems = [
-            f"{found.differing:,} of {found.compared:,} values differ, the first at {list(index)}{there}: "
-            f"{values[0]} against {values[1]}{far}",
-            *problems,
-        ]
-    elif problems and found.compared:
-        notes = [
-            *notes,
-            f"the {found.compared:,} values that both have are equal"
-            if "cannot be read" not in problems[-1]
-            else f"up to there, {found.compared:,} values are equal",
-        ]
-    if found.bits_only:
-        notes = [*notes, f"{found.bits_only:,} values are equal but not bit by bit: -0.0 and 0.0, or NaNs of other payloads"]
-    ok = not problems
-    count = f"all {found.compared:,} values" if found.compared > 1 else "its one value" if found.compared else "both are empty"
-    return ArrayVerdict(
-        a.name,
-        b.name,
-        ok,
-        f"{both}: EQUAL, {count}, {shape} {dtype_words(dtype)}" if ok else f"{both}: DIFFERENT",
-        shape=shape,
-        dtype=dtype.str,
-        problems=tuple(problems),
-        notes=tuple(notes),
-        difference=difference,
-        nbytes=found.compared * dtype.itemsize,
-    )
+def _compare_piece(a: Array, b: Array, found: Differences) -> None:
+    if a.dtype == b.dtype:
+        found.update(a, b)
+    elif a.dtype.kind == b.dtype.kind == "S":
+        wide = max(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+        found.update(a.astype(wide), b.astype(wide))
+    else:
+        cast, misfits = cast_values(a, b.dtype)
+        found.update(cast, b, misfits)
 
 
 def exact(value: Any, dtype: np.dtype[Any]) -> str:
@@ -253,26 +282,3 @@ def exact(value: Any, dtype: np.dtype[Any]) -> str:
     if dtype.kind in "fc" and isinstance(value, (float, complex)):
         return str(dtype.newbyteorder("=").type(value))
     return repr(value)
-
-
-def _index(flat: int, shape: tuple[int, ...], rows: Rows, layout: StoredLayout | None) -> tuple[int, ...]:
-    """The place of a value in the array as stored. `flat` counts values in the order in which they were compared."""
-    if layout is None:
-        return tuple(int(n) for n in np.unravel_index(flat, shape)) if shape else ()
-    sample, within = divmod(flat, rows.row_values)
-    return _place(sample, tuple(int(n) for n in np.unravel_index(within, rows.shape[1:])), layout)
-
-
-def _place(sample: int, within: tuple[int, ...], layout: StoredLayout) -> tuple[int, ...]:
-    episode, step = divmod(sample, layout.episode_length)
-    along = {"T": step, "N": episode} if "T" in layout.letters else {"N": step}
-    along |= dict(zip(layout.sample_letters, within, strict=True))
-    return tuple(along[letter] for letter in layout.letters)
-
-
-def _other_index(flat: int, pair: _Pair) -> tuple[int, ...]:
-    assert pair.a_layout is not None and pair.b_layout is not None
-    sample, within = divmod(flat, pair.a.row_values)
-    own = np.unravel_index(within, pair.a.shape[1:])
-    along = {letter: int(n) for letter, n in zip(pair.a_layout.sample_letters, own, strict=True)}
-    return _place(sample, tuple(along.get(letter, 0) for letter in pair.b_layout.sample_letters), pair.b_layout)

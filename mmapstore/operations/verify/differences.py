@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from ..convert.casts import nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _SLICE = 1 << 16  # values looked at together: masks of them stay in the cache, and cost no memory worth predicting
@@ -22,8 +25,9 @@ class Differences:
     ----------
     compared, differing, bits_only : values, counted
     first : the flat index of the first value that differs; None if none does
-    first_values : both values there, as Python numbers
+    first_values : both values there, as Python numbers; None where no value differs
     largest : the largest distance between two values that differ, as float; None where there is none that is finite
+    unread : why the values behind these were not compared; "" where all were
 
     >>> found = Differences()
     >>> found.update(np.array([1.0, np.nan, -0.0, 4.0]), np.array([1.0, np.nan, 0.0, 4.5]))
@@ -35,8 +39,19 @@ class Differences:
     differing: int = 0
     bits_only: int = 0
     first: int | None = None
-    first_values: tuple[Any, Any] | None = None
+    first_values: tuple[Any, Any] = (None, None)
     largest: float | None = None
+    unread: str = ""
+
+    def add(self, other: Differences) -> None:
+        """Append the differences of the values behind these."""
+        if self.first is None and other.first is not None:
+            self.first, self.first_values = self.compared + other.first, other.first_values
+        self.compared += other.compared
+        self.differing += other.differing
+        self.bits_only += other.bits_only
+        self.largest = max((each for each in (self.largest, other.largest) if each is not None), default=None)
+        self.unread = other.unread
 
     def update(self, a: Array, b: Array, misfits: Array | None = None) -> None:
         """Compare the next values: `a` and `b` are flat, contiguous, of one length and of one native dtype.
@@ -46,7 +61,8 @@ class Differences:
         for start in range(0, len(a), _SLICE):
             part_a, part_b = a[start : start + _SLICE], b[start : start + _SLICE]
             lost = None if misfits is None else misfits[start : start + _SLICE]
-            if not same_bytes(part_a, part_b) or (lost is not None and lost.any()):
+            same = np.array_equal(part_a.view(np.uint8), part_b.view(np.uint8))
+            if not same or (lost is not None and lost.any()):
                 self._look_closer(part_a, part_b, lost)
             self.compared += len(part_a)
 
@@ -71,44 +87,23 @@ class Differences:
                 self.largest = max(float(apart.max()), self.largest or 0.0)
 
 
-def same_bytes(a: Array, b: Array) -> bool:
-    """True if two contiguous arrays of one dtype and length hold the same bytes.
-
-    >>> same_bytes(np.array([0.0, np.nan]), np.array([0.0, np.nan])), same_bytes(np.array([0.0]), np.array([-0.0]))
-    (True, False)
-    """
-    a_bytes, b_bytes = a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8)
-    whole = len(a_bytes) // 8 * 8
-    if not np.array_equal(a_bytes[:whole].view(np.uint64), b_bytes[:whole].view(np.uint64)):
-        return False
-    return bool(np.array_equal(a_bytes[whole:], b_bytes[whole:]))
-
-
 def _unlike(a: Array, b: Array) -> tuple[Array, Array]:
-    """Two masks: where bits differ, and where values do."""
-    kind, size = a.dtype.kind, a.dtype.itemsize
-    if kind == "c":
-        halves = [_unlike(*pair) for pair in ((a.real.copy(), b.real.copy()), (a.imag.copy(), b.imag.copy()))]
-        return halves[0][0] | halves[1][0], halves[0][1] | halves[1][1]
-    if kind == "f":
-        with np.errstate(invalid="ignore"):
-            values = (a != b) & ~(np.isnan(a) & np.isnan(b))
-        if size not in (2, 4, 8):
-            return values.copy(), values  # bits of a long double that stand for nothing differ at will
-        unsigned = np.dtype(f"u{size}")
-        return a.view(unsigned) != b.view(unsigned), values
-    if kind == "b":
-        a_bytes, b_bytes = a.view(np.uint8), b.view(np.uint8)
-        return a_bytes != b_bytes, (a_bytes != 0) != (b_bytes != 0)
-    if kind in "iu":
-        values = a != b
-        return values.copy(), values
-    values = (a.view(np.uint8).reshape(-1, size) != b.view(np.uint8).reshape(-1, size)).any(axis=1)
-    return values.copy(), values
+    """Return two masks: of values whose bits differ, and of values that differ."""
+    part = np.dtype(f"f{a.dtype.itemsize // 2}") if a.dtype.kind == "c" else a.dtype
+    word = np.dtype(f"u{math.gcd(8, part.itemsize)}")
+    bits = (a.view(word).reshape(len(a), -1) != b.view(word).reshape(len(a), -1)).any(axis=1)
+    if part.kind == "b":
+        return bits, (a.view(np.uint8) != 0) != (b.view(np.uint8) != 0)
+    if part.kind != "f":
+        return bits, bits.copy()
+    x, y = (each.view(part).reshape(len(a), -1) for each in (a, b))
+    with np.errstate(invalid="ignore"):
+        values = ((x != y) & ~(np.isnan(x) & np.isnan(y))).any(axis=1)
+    return (values.copy() if part.itemsize > 8 else bits), values  # bits of a long double that stand for nothing differ at will
 
 
-def cast_values(values: Array, dtype: np.dtype[Any]) -> tuple[Array, Array | None]:
-    """`values` as `dtype`, and a mask of those that it cannot hold; None where it holds all there can be.
+def cast_values(values: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """Return `values` as `dtype`, and a mask of those that it cannot hold.
 
     Floats are rounded to the nearest that `dtype` has, and that is no loss. A whole number out of range, a fraction cast to an
     integer, anything but 0 and 1 cast to bool, an imaginary part cast to a real, and a finite number that becomes infinite are.
@@ -117,19 +112,11 @@ def cast_values(values: Array, dtype: np.dtype[Any]) -> tuple[Array, Array | Non
     [False, True, True]
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        if values.dtype.kind == "c" and dtype.kind != "c":
-            found, lost = cast_values(np.ascontiguousarray(values.real), dtype)
-            imaginary = values.imag != 0
-            return found, imaginary if lost is None else imaginary | lost
-        found = values.astype(dtype)
-        if np.can_cast(values.dtype, dtype, "safe"):
-            return found, None
-        if dtype.kind == "b":
-            return found, (values != 0) & (values != 1)
-        if dtype.kind in "fc":
+        if dtype.kind == "c":
+            found = values.astype(dtype)
             return found, np.isinf(found) & np.isfinite(values)
-        back = found.astype(values.dtype)
-        lost = (back != values) | ((values < 0) != (found < 0))
-        if values.dtype.kind == "f":
-            lost |= values >= 2.0 ** (8 * dtype.itemsize - (dtype.kind == "i"))  # the first one too large, and exact as a float
-        return found, lost
+        if values.dtype.kind == "c":
+            found, lost = cast_values(np.ascontiguousarray(values.real), dtype)
+            return found, lost | (values.imag != 0)
+    found, off, beyond, none = nearest(values, dtype)
+    return found, beyond if dtype.kind == "f" else off | beyond | none

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,15 @@ from ...formats.contract import HasChunks, StoredArray
 from ...formats.registry import list_stored, open_stored, split_inside
 from ...plain.array_spec import LETTERS
 from ...plain.content_digest import LeafDigests
-from ...plain.digest_leaves import leaves_of
+from ...plain.digest_leaves import Leaves, leaves_of
 from ...plain.errors import DamagedFileError, KeyNotFoundError, MmapstoreError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, leaves_path
 from ...plain.memory_budget import MemoryPlan
 from ..manifest_files import read_leaves
-from .rows import BLOCK_NBYTES, BLOCKS, Array, NumpyFile, Rows, read_ahead, rows_in_order
+from .regions import Region, Report, performed, regions
+from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Array, Rows, by_numpy, read_ahead, rows_in_order
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
 
-Report = Callable[[int, int, int], None]  # samples done, of how many, bytes of one
-BOOKKEEPING = 4 << 20  # Python objects, and what malloc rounds up
 _OWN_CHECKS = {
     "fletcher32": "the fletcher32 checksum of every chunk",
     "crc32c": "the CRC-32C checksum of every chunk",
@@ -95,66 +95,244 @@ def undescribed_keys(path: str, found: list[Described]) -> list[str]:
     return [listing.key for listing in list_stored(outer, None) if listing.key.strip("/") not in known]
 
 
-def plan_for_one(values: Rows, together: int) -> MemoryPlan:
-    return MemoryPlan(
-        {
-            "blocks read": BLOCKS * together * values.row_nbytes,
-            "decoding": values.scratch_nbytes,
-            "bookkeeping": BOOKKEEPING,
-        }
-    )
+@dataclass
+class Record:
+    """The result of one region.
+
+    Attributes
+    ----------
+    checksums : the CRC-32 of each block whose bytes could be read, by its number
+    leaves : the SHA-256 of each run of values that was hashed, by its number
+    unread : rows that could not be read: first, last + 1, and why
+    """
+
+    checksums: dict[int, int] = field(default_factory=dict)
+    leaves: dict[int, bytes] = field(default_factory=dict)
+    unread: list[tuple[int, int, str]] = field(default_factory=list)
 
 
-def opened_rows(stored: StoredArray, path: str, max_memory: int, independent: bool) -> Rows:
-    if independent and path.endswith(".npy"):
-        stored = NumpyFile(stored, path)
-    return rows_in_order(stored, max(1, max_memory // 8), independent)
+@dataclass(frozen=True)
+class ReadThrough:
+    """The reading of one array to its end, against the blocks and the digest of its manifest where it has one.
+
+    Regions are samples [start, stop). They may be checked in any order, in any process, and more than once.
+    """
+
+    name: str
+    path: str
+    stored: StoredArray
+    rows: Rows
+    together: int
+    manifest: Described | None
+    independent: bool
+
+    @classmethod
+    def of(
+        cls, stored: StoredArray, name: str, path: str, manifest: Described | None, max_memory: int, independent: bool
+    ) -> ReadThrough:
+        """Decide how the array is read. Raises MemoryBudgetError, MissingPackageError, DamagedFileError."""
+        if independent and path.endswith(".npy"):
+            stored = by_numpy(name, path)
+        rows = rows_in_order(stored, max(1, max_memory // 8), independent)
+        together = rows.together(min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
+        if manifest is not None:
+            block = max(1, min(manifest.entry.block_samples, manifest.entry.shape[0]))
+            together = max(1, min(together, block * (rows.count // max(1, manifest.entry.shape[0]))))
+        blocks = (BLOCKS + (not stored.dtype.isnative)) * together * rows.nbytes
+        rows = rows.within(max_memory - blocks - BOOKKEEPING)
+        parts = {"blocks read": blocks, "decoding": rows.scratch_nbytes, "bookkeeping": BOOKKEEPING}
+        MemoryPlan(parts).require(max_memory, f"Verifying {name}", "Give a larger max_memory= (--max-memory).")
+        return cls(name, path, stored, rows, together, manifest, independent)
+
+    @property
+    def _samples(self) -> int:
+        return (self.rows.shape or (1,))[0] if self.rows.count else 0
+
+    @property
+    def _row_per_sample(self) -> int:
+        """More than one where samples are cut."""
+        return self.rows.count // max(1, self._samples)
+
+    @property
+    def _block_rows(self) -> int:
+        samples = self.manifest.entry.block_samples if self.manifest is not None else self._samples
+        return max(1, samples * self._row_per_sample)
+
+    def plan(self, parts: int = 1) -> list[Region]:
+        return regions(self._samples, self._block_rows // self._row_per_sample if self.manifest else self.together, parts)
+
+    def check(self, region: Region, report: Report) -> Record:
+        """Read a region, and on to the end of the last leaf that begins in it."""
+        record, digests, rows = Record(), LeafDigests(self.rows.dtype), self.rows
+        first, last = (at * self._row_per_sample for at in region)
+        run = Leaves(0, rows.dtype.itemsize).run
+        end = min(rows.count, -(-(-(-last * rows.values // run) * run) // max(1, rows.values)))
+
+        def steps() -> Iterator[tuple[int, int]]:
+            at = first
+            while at < end:
+                stop = min(at + self.together, end, (at // self._block_rows + 1) * self._block_rows)
+                yield at, stop
+                at = stop
+
+        crc: int | None = 0
+        with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
+            for start, stop, found in read_ahead(rows, steps(), self.together, threads):
+                hashed: Future[None] | None = None
+                if isinstance(found, MmapstoreError):
+                    record.unread.append((start, stop, str(found)))
+                    crc = None
+                else:
+                    hashed = threads.submit(digests.update, found, start * rows.values)
+                    if crc is not None:
+                        crc = zlib.crc32(_stored_bytes(found, self.stored.dtype), crc)
+                if stop % self._block_rows == 0 or stop == rows.count:
+                    if crc is not None:
+                        record.checksums[(stop - 1) // self._block_rows] = crc
+                    crc = 0
+                if hashed is not None:
+                    hashed.result()
+                report(stop // self._row_per_sample, self._samples, self._row_per_sample * rows.nbytes)
+        digests.of(rows.shape)  # the last leaf, which may be short
+        record.leaves = digests.done
+        return record
+
+    def finish(self, records: Iterable[Record]) -> ArrayVerdict:
+        """Merge the records of all regions."""
+        checksums: dict[int, int] = {}
+        digests, unread = LeafDigests(self.rows.dtype), set()
+        for record in records:
+            checksums |= record.checksums
+            digests.done |= record.leaves
+            unread |= set(record.unread)
+        if self.manifest is not None:
+            return self._against_manifest(self.manifest, checksums, digests, sorted(unread))
+        return self._by_itself(digests, sorted(unread))
+
+    def _against_manifest(
+        self, manifest: Described, checksums: dict[int, int], digests: LeafDigests, unread: list[tuple[int, int, str]]
+    ) -> ArrayVerdict:
+        entry, sha256 = manifest.entry, digests.root(self.rows.shape)
+        bad = list(self._bad_blocks(entry, checksums, unread))
+        problems, notes = [], []
+        if bad:
+            problems.append(
+                f"{len(bad)} of {len(entry.checksums)} blocks are not what was written; the first bad one is number {bad[0].number}"
+            )
+        if entry.sha256 and sha256 != entry.sha256:
+            problems += [f"SHA-256 of all values is {sha256}, expected {entry.sha256}"] if sha256 else []
+            problems += _damaged_leaves(manifest, digests)
+        elif not entry.sha256:
+            notes.append("its manifest names no SHA-256 digest to compare with")
+        extra = _appended(self.stored, self.path)
+        problems += [extra] if extra else []
+        many = len(entry.checksums) > 1
+        how = f", read {self.rows.reader.why}" if self.independent and self.rows.reader is not None else ""
+        checked = [
+            f"all {len(entry.checksums)} blocks have the checksums of {manifest.where}"
+            if many
+            else f"its one block has the checksum of {manifest.where}",
+            f"shape {entry.shape}, {np.dtype(entry.dtype)}, {entry.layout}{how}",
+        ]
+        checked += ["the SHA-256 digest of all values is the one that its manifest names"] if entry.sha256 else []
+        return ArrayVerdict(
+            self.name,
+            ok=not problems,
+            summary=f"{self.name}: {'DAMAGED' if problems else 'whole, every value is the one that was written'}",
+            shape=entry.shape,
+            dtype=entry.dtype,
+            problems=tuple(problems),
+            checked=() if problems else tuple(checked),
+            notes=tuple(notes),
+            sha256=sha256,
+            bad_blocks=tuple(bad[: 10 * LISTED]),
+            bad_block_count=len(bad),
+            nbytes=self.rows.count * self.rows.nbytes,
+        )
+
+    def _bad_blocks(
+        self, entry: ArrayManifest, checksums: dict[int, int], unread: list[tuple[int, int, str]]
+    ) -> Iterator[BadBlock]:
+        why = {start // self._block_rows: words for start, _, words in reversed(unread)}  # no run goes past the end of a block
+        extents = self.stored.extents
+        for number, expected in enumerate(entry.checksums):
+            found = f"{checksums[number]:08x}" if number in checksums else ""
+            if found == expected:
+                continue
+            problem = f"checksum {found}, expected {expected}" if found else f"cannot be read: {why[number]}"
+            start = number * entry.block_samples
+            stop = min(start + entry.block_samples, entry.shape[0])
+            place = None
+            if extents is not None and extents.is_one_run and extents.offset_of(0) >= 0:
+                place = (extents.offset_of(0) + start * extents.row_nbytes, extents.offset_of(0) + stop * extents.row_nbytes)
+            yield BadBlock(number, (start, stop), self.path, place, problem)
+
+    def _by_itself(self, digests: LeafDigests, unread: list[tuple[int, int, str]]) -> ArrayVerdict:
+        problems = [f"rows [{start}, {stop}) along the first axis cannot be read: {why}" for start, stop, why in unread[:1]]
+        problems += [f"and {len(unread) - 1} more runs of that length cannot be read"] if len(unread) > 1 else []
+        inside = _checks_inside(self.stored)
+        checked = ["every value can be read" if self.rows.count else "it is empty"]
+        checked += [f"and found right: {words}" for words in inside]
+        extra = _appended(self.stored, self.path)
+        notes = [extra] if extra else []
+        if self.rows.count:
+            none = "no manifest is there"
+            notes.append(
+                f"{none} to tell whether these are the values that were written"
+                if inside
+                else f"{none} and the format keeps no checksums, so a changed value cannot be told from the right one"
+            )
+        state = "DAMAGED" if problems else "readable from end to end"
+        return ArrayVerdict(
+            self.name,
+            ok=not problems,
+            summary=f"{self.name}: {state}, {self.rows.shape} {dtype_words(self.rows.dtype)}",
+            shape=self.rows.shape,
+            dtype=self.stored.dtype.str,
+            problems=tuple(problems),
+            checked=() if problems else tuple(checked),
+            notes=tuple(notes),
+            sha256=digests.root(self.rows.shape),
+            nbytes=self.rows.count * self.rows.nbytes,
+        )
 
 
 def check_described(each: Described, max_memory: int, independent: bool, report: Report) -> ArrayVerdict:
-    """One array against what its manifest says."""
+    """Check one array against its manifest."""
     entry = each.entry
+    refused = functools.partial(ArrayVerdict, each.name, ok=False, shape=entry.shape, dtype=entry.dtype)
     try:
         stored = open_stored(each.path, entry.key or None)
     except MmapstoreError as error:
-        return ArrayVerdict(
-            each.name,
-            ok=False,
-            summary=f"{each.name}: DAMAGED, it cannot be opened",
-            problems=(str(error),),
-            shape=entry.shape,
-            dtype=entry.dtype,
-        )
+        return refused(summary=f"{each.name}: DAMAGED, it cannot be opened", problems=(str(error),))
     shape, dtype = tuple(int(n) for n in stored.shape), stored.dtype.str
     if (shape, dtype) != (entry.shape, entry.dtype):
-        return ArrayVerdict(
-            each.name,
-            ok=False,
-            summary=f"{each.name}: NOT WHAT WAS WRITTEN, another array is there",
-            problems=(
-                f"found {shape} {stored.dtype}, expected {entry.shape} {np.dtype(entry.dtype)} as {each.where} says: "
-                "the data was replaced. Write it again, or delete the manifest if this is the data you want",
-            ),
-            shape=shape,
-            dtype=dtype,
+        words = (
+            f"found {shape} {stored.dtype}, expected {entry.shape} {np.dtype(entry.dtype)} as {each.where} says: "
+            "the data was replaced. Write it again, or delete the manifest if this is the data you want"
         )
-    problems = _inconsistencies(each, stored)
-    values = opened_rows(stored, each.path, max_memory, independent)
+        summary = f"{each.name}: NOT WHAT WAS WRITTEN, another array is there"
+        return refused(summary=summary, problems=(words,), shape=shape, dtype=dtype)
+    problems = _inconsistencies(each)
     if problems:
-        return ArrayVerdict(
-            each.name, ok=False, summary=f"{each.name}: THE MANIFEST IS DAMAGED", problems=tuple(problems), shape=shape, dtype=dtype
+        return refused(summary=f"{each.name}: THE MANIFEST IS DAMAGED", problems=tuple(problems))
+    return performed(ReadThrough.of(stored, each.name, each.path, each, max_memory, independent), report)
+
+
+def _inconsistencies(each: Described) -> list[str]:
+    entry, found = each.entry, []
+    samples = entry.shape[0] if entry.shape else 0
+    blocks = -(-samples // entry.block_samples) if entry.block_samples > 0 else -1
+    if blocks != len(entry.checksums):
+        found.append(
+            f"{each.where} has {len(entry.checksums)} checksums of blocks of {entry.block_samples} samples; expected {blocks} "
+            f"for {samples} samples. Write the data again"
         )
-    together = min(values.rows_together(min(BLOCK_NBYTES, max_memory // 8), max_memory // 4), _rows_in_block(values, entry))
-    plan_for_one(values, together).require(max_memory, f"Verifying {each.name}", "Give a larger max_memory= (--max-memory).")
-    bad, digests = _checked_blocks(each, stored, values, together, report)
-    sha256 = digests.root(entry.shape)
-    if entry.sha256 and sha256 != entry.sha256:
-        problems += [f"SHA-256 of all values is {sha256}, expected {entry.sha256}"] if sha256 else []
-        problems += _damaged_leaves(each, digests)
-    extra = _appended(stored, each.path)
-    if extra:
-        problems.append(extra)
-    return _verdict(each, values, bad, sha256, problems, independent)
+    if len(entry.layout) != len(entry.shape) or set(entry.layout) - set(LETTERS):
+        found.append(f"{each.where} gives the axes {entry.shape} the letters {entry.layout!r}; expected one of {LETTERS} for each")
+    if entry.episodes[-1] != samples:
+        found.append(f"{each.where} says that episodes end at sample {entry.episodes[-1]}; expected {samples}")
+    return found
 
 
 def _damaged_leaves(each: Described, digests: LeafDigests) -> list[str]:
@@ -176,76 +354,9 @@ def _damaged_leaves(each: Described, digests: LeafDigests) -> list[str]:
     return [*found[:LISTED], *([f"and {len(found) - LISTED} more leaves"] if len(found) > LISTED else [])]
 
 
-def _inconsistencies(each: Described, stored: StoredArray) -> list[str]:
-    entry, found = each.entry, []
-    samples = entry.shape[0] if entry.shape else 0
-    blocks = -(-samples // entry.block_samples) if entry.block_samples > 0 else -1
-    if blocks != len(entry.checksums):
-        found.append(
-            f"{each.where} has {len(entry.checksums)} checksums of blocks of {entry.block_samples} samples; expected {blocks} "
-            f"for {samples} samples. Write the data again"
-        )
-    if len(entry.layout) != len(entry.shape) or set(entry.layout) - set(LETTERS):
-        found.append(f"{each.where} gives the axes {entry.shape} the letters {entry.layout!r}; expected one of {LETTERS} for each")
-    if entry.episodes[-1] != samples:
-        found.append(f"{each.where} says that episodes end at sample {entry.episodes[-1]}; expected {samples}")
-    return found
-
-
-def _rows_in_block(values: Rows, entry: ArrayManifest) -> int:
-    return max(1, min(entry.block_samples, entry.shape[0]) * (values.rows // max(1, entry.shape[0])))
-
-
-def _checked_blocks(
-    each: Described, stored: StoredArray, values: Rows, together: int, report: Report
-) -> tuple[list[BadBlock], LeafDigests]:
-    """All blocks that are not as written, in order; and the digests of all leaves that could be read."""
-    entry = each.entry
-    per_sample = values.rows // max(1, entry.shape[0])  # rows: more than one where samples are cut
-    block_rows = entry.block_samples * per_sample
-    bad: list[BadBlock] = []
-    digests = LeafDigests(entry.dtype)
-    crc, broken = 0, ""
-
-    def steps() -> Iterator[tuple[int, int]]:
-        for block in range(0, values.rows, block_rows):
-            end = min(block + block_rows, values.rows)
-            for start in range(block, end, together):
-                yield start, min(start + together, end)
-
-    with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
-        for start, stop, found in read_ahead(values, steps(), together, threads):
-            hashed: Future[None] | None = None
-            if isinstance(found, MmapstoreError):
-                broken = broken or str(found)
-            else:
-                hashed = threads.submit(digests.update, found, start * values.row_values)
-                crc = zlib.crc32(_stored_bytes(found, stored.dtype), crc)
-            if stop % block_rows == 0 or stop == values.rows:
-                number = (stop - 1) // block_rows
-                if broken:
-                    bad.append(_bad_block(each, stored, number, f"cannot be read: {broken}"))
-                elif f"{crc:08x}" != entry.checksums[number]:
-                    bad.append(_bad_block(each, stored, number, f"checksum {crc:08x}, expected {entry.checksums[number]}"))
-                crc, broken = 0, ""
-            if hashed is not None:
-                hashed.result()
-            report(stop // per_sample, entry.shape[0], per_sample * values.row_nbytes)
-    return bad, digests
-
-
 def _stored_bytes(found: Array, dtype: np.dtype[Any]) -> memoryview:
     """The bytes that the checksum was taken of: in stored byte order."""
     return (found if dtype.isnative else found.byteswap()).reshape(-1).view(np.uint8).data
-
-
-def _bad_block(each: Described, stored: StoredArray, number: int, problem: str) -> BadBlock:
-    start = number * each.entry.block_samples
-    stop = min(start + each.entry.block_samples, each.entry.shape[0])
-    extents, place = stored.extents, None
-    if extents is not None and extents.is_one_run and extents.offset_of(0) >= 0:
-        place = (extents.offset_of(0) + start * extents.row_nbytes, extents.offset_of(0) + stop * extents.row_nbytes)
-    return BadBlock(number, (start, stop), each.path, place, problem)
 
 
 def _appended(stored: StoredArray, path: str) -> str:
@@ -256,88 +367,6 @@ def _appended(stored: StoredArray, path: str) -> str:
     end = extents.offset_of(0) + extents.rows * extents.row_nbytes
     found = os.path.getsize(path)
     return f"{path} has {found} bytes, expected {end}: {found - end} were appended behind the last value" if found != end else ""
-
-
-def _verdict(
-    each: Described, values: Rows, bad: list[BadBlock], sha256: str, problems: list[str], independent: bool
-) -> ArrayVerdict:
-    entry, blocks = each.entry, len(each.entry.checksums)
-    checked = [
-        f"shape {entry.shape}, {np.dtype(entry.dtype)}, {entry.layout}, read {values.how}"
-        if independent
-        else f"shape {entry.shape}, {np.dtype(entry.dtype)}, {entry.layout}"
-    ]
-    notes = []
-    if entry.sha256 and sha256 == entry.sha256:
-        checked.append("the SHA-256 digest of all values is the one that its manifest names")
-    elif not entry.sha256:
-        notes.append("its manifest names no SHA-256 digest to compare with")
-    if bad:
-        problems.insert(0, f"{len(bad)} of {blocks} blocks are not what was written; the first bad one is number {bad[0].number}")
-    else:
-        checked.insert(
-            0,
-            f"all {blocks} blocks have the checksums of {each.where}"
-            if blocks > 1
-            else f"its one block has the checksum of {each.where}",
-        )
-    ok = not problems
-    return ArrayVerdict(
-        each.name,
-        ok=ok,
-        summary=f"{each.name}: {'whole, every value is the one that was written' if ok else 'DAMAGED'}",
-        shape=entry.shape,
-        dtype=entry.dtype,
-        problems=tuple(problems),
-        checked=tuple(checked) if ok else (),
-        notes=tuple(notes),
-        sha256=sha256,
-        bad_blocks=tuple(bad[: 10 * LISTED]),
-        bad_block_count=len(bad),
-        nbytes=values.nbytes,
-    )
-
-
-def check_by_itself(stored: StoredArray, path: str, max_memory: int, independent: bool, report: Report) -> ArrayVerdict:
-    """An array that no manifest describes: read to the end, with whatever checksums its format has inside."""
-    values = opened_rows(stored, path, max_memory, independent)
-    together = values.rows_together(min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
-    plan_for_one(values, together).require(max_memory, f"Verifying {values.name}", "Give a larger max_memory= (--max-memory).")
-    digests, problems = LeafDigests(values.dtype), []
-    failed = 0
-    with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
-        for start, stop, found in read_ahead(values, values.steps(together), together, threads):
-            if isinstance(found, MmapstoreError):
-                failed += 1
-                if failed == 1:
-                    problems.append(f"rows [{start}, {stop}) along the first axis cannot be read: {found}")
-            elif not failed:
-                digests.update(found)
-            report(stop, values.rows, values.row_nbytes)
-    if failed > 1:
-        problems.append(f"and {failed - 1} more runs of that length cannot be read")
-    extra = _appended(stored, path)
-    checked = ["every value can be read"] if values.rows else ["it is empty"]
-    inside = _checks_inside(stored)
-    checked += [f"and found right: {words}" for words in inside]
-    notes = [extra] if extra else []
-    if not inside and values.rows:
-        notes.append("no manifest is there and the format keeps no checksums, so a changed value cannot be told from the right one")
-    elif values.rows:
-        notes.append("no manifest is there to tell whether these are the values that were written")
-    state = "DAMAGED" if problems else "readable from end to end"
-    return ArrayVerdict(
-        values.name,
-        ok=not problems,
-        summary=f"{values.name}: {state}, {values.shape} {dtype_words(values.dtype)}",
-        shape=values.shape,
-        dtype=stored.dtype.str,
-        problems=tuple(problems),
-        checked=tuple(checked) if not problems else (),
-        notes=tuple(notes),
-        sha256="" if failed else digests.root(values.shape),
-        nbytes=values.nbytes,
-    )
 
 
 def _checks_inside(stored: StoredArray) -> list[str]:
