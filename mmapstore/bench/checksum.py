@@ -2,8 +2,8 @@
 
 For each sample the sum sx of the words of x, and sy of those of y or, of a class, its number (0 without y); over all samples the
 sum of `sx * (2 * sy + 1)`, all of it modulo 2**64. Words have 64 bits where the bytes of a sample divide so, else 8. Floats are
-taken as Keras computes with them (float32), and images as floats, because strategies deliver uint8 or floats. For images that
-each strategy decodes or resizes in its own manner, sx is the number of values, or 0 if they are not all from 0 to 255.
+taken as Keras computes with them (float32). Image files are decoded and resized by each strategy in its own manner: sx is their
+number of values, or 0 if these are not all from 0 to 255.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def checksum(task: Task) -> int:
     """Return the checksum of an epoch over `task`, signed, of 64 bits. Reads all of the data once; kept beside generated data."""
     record = Path(split_inside(task.path)[0]).parent / RECORD
     kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    key = f"{task.kind}, {task.samples} of {task.shape} {task.dtype}{'' if task.exact else ', counted'}"  # the same in any form
+    key = f"{task.kind}, {task.samples} of {task.shape} {task.dtype}"  # the same in any form
     if key not in kept:
         kept[key] = signed(sum(of_batch(task, *batch) for batch in _batches(task)))
         if record.exists():
@@ -69,13 +69,13 @@ def in_training_step(task: Task, x: Any, y: Any = None) -> Any:
 
     def sums(one: Any) -> Any:
         one = tf.cast(one, tf.uint8) if one.dtype == tf.bool else one
-        if not task.exact:
+        if task.kind == "images":
             # By the least and the greatest: counting takes four bytes of memory a value. All bytes are in range, and are just read.
             rows = words(one) if one.dtype == tf.uint8 else tf.reshape(one, (tf.shape(one)[0], -1))
             least, most = (rows.dtype.min, rows.dtype.max) if one.dtype == tf.uint8 else (0, 255)
             inside = (tf.reduce_min(rows, axis=1) >= least) & (tf.reduce_max(rows, axis=1) <= most)
             return tf.where(inside, tf.constant(values, tf.int64), 0)
-        if one.dtype.is_floating or task.kind == "images":
+        if one.dtype.is_floating:
             one = tf.cast(one, tf.float32)
         return tf.reduce_sum(tf.cast(words(one), tf.int64), axis=1)
 
@@ -96,11 +96,11 @@ def signed(total: int) -> int:
 
 def sample_sums(task: Task, samples: Array) -> Array:
     """Return sx of each sample, int64. Reads every byte once."""
-    if not task.exact:
+    if task.kind == "images":
         rows = samples.reshape(len(samples), -1)
         inside: Array = (rows.min(axis=1) >= 0) & (rows.max(axis=1) <= 255)
         return inside * np.int64(rows.shape[1])
-    if samples.dtype.kind == "f" or task.kind == "images":
+    if samples.dtype.kind == "f":
         samples = samples.astype(_FLOAT, copy=False)
     return word_sums(samples)
 
@@ -117,8 +117,8 @@ def _batches(task: Task) -> Iterator[tuple[Array, ...]]:
     if task.kind == "images":
         listed = images_in_folder(task.path)
         assert listed.labels is not None
-        for path, label in zip(listed.paths, listed.labels, strict=True):
-            yield _image(path, task.shape) if task.exact else np.zeros((1, *task.shape), np.uint8), np.array([label])
+        image = np.zeros((1, *task.shape), np.uint8)  # images are counted
+        yield from ((image, np.array([label])) for label in listed.labels)
         return
     import mmapstore as mm
 
@@ -132,11 +132,3 @@ def _batches(task: Task) -> Iterator[tuple[Array, ...]]:
             yield frames[:-1], frames[1:]
         else:
             yield (samples[start:stop],) if labels is None else (samples[start:stop], labels[start:stop])
-
-
-def _image(path: str, shape: tuple[int, ...]) -> Array:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        pixels: Array = np.asarray(image.convert("L" if shape[-1] == 1 else "RGB"), np.uint8)
-    return pixels.reshape(1, *shape)

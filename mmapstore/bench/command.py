@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure and report. Returns 0; 1 where a strategy delivered wrong data, or none finished; 130 after Ctrl-C, with
     the measurements until then printed and saved."""
     from . import strategies
-    from .selection import chosen_strategies
     from .table import read
+    from .workload import chosen_strategies
 
     if options.list:
         for name in strategies.names():

@@ -58,8 +58,6 @@ class Task:
     labels : path of a .npy with one int64 class for each sample; None unless the kind is "labelled"
     samples, shape, dtype : of the stored array, samples along the first axis; of "images", as they are after decoding
     seed : of whatever is shuffled
-    exact : False for image files that each strategy decodes (JPEG), turns or resizes in its own manner: the checksum then counts
-        the values of a sample, with its class, if they are in the range of images, and does not compare them
     prepared : where `prepare` of a strategy puts what it makes beforehand; None: beside `path`
     """
 
@@ -72,7 +70,6 @@ class Task:
     labels: str | None = None
     batch: int = 32
     seed: int = 0
-    exact: bool = True
     prepared: str | None = None
 
     @property

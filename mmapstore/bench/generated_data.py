@@ -109,9 +109,8 @@ def planned(
     home = Path(directory) / f"{kind}-{chosen.name}-{samples}-seed{seed}"
     name = {"npy": "data.npy", "folder": "images"}.get(form) or f"{form}.{form.split('-')[0]}::{_KEY}"
     labels = str(home / "labels.npy") if kind == "labelled" else None
-    is_images = kind == "images"  # JPEGs, which TensorFlow decodes faster and less exactly than others
-    prepared = str(home / "prepared") if is_images else None
-    return Task(kind, form, f"{home}/{name}", samples, shape, chosen.name, labels, batch, seed, not is_images, prepared)
+    prepared = str(home / "prepared") if kind == "images" else None
+    return Task(kind, form, f"{home}/{name}", samples, shape, chosen.name, labels, batch, seed, prepared)
 
 
 def _keep(path: Path, write: Callable[[Path], None]) -> None:

@@ -89,17 +89,10 @@ def _task_words(report: Report, row: Row) -> str:
     """Describe the task of a group of rows: x and y, the amount of data, and its shape."""
     words = f"{row.kind}: {KINDS.get(row.kind, row.kind)}; {format_bytes(row.data_nbytes)}"
     for task in report.tasks:
-        try:
-            nbytes = task["samples"] * math.prod(task["shape"]) * np.dtype(task["dtype"]).itemsize
-        except (KeyError, TypeError):  # of another version, or edited
-            continue
-        if (task.get("kind"), nbytes) == data_of(row):
+        if (task["kind"], task["samples"] * math.prod(task["shape"]) * np.dtype(task["dtype"]).itemsize) == data_of(row):
             shape = ", ".join(map(str, task["shape"])) + ("," if len(task["shape"]) == 1 else "")
-            own = (
-                "" if task.get("exact", True) else "; each strategy decodes in its own manner, so values are counted, not compared"
-            )
-            words += f": {task['samples']:,} samples of {task['dtype']} ({shape}), batches of {task.get('batch', '?')}{own}"
-            break
+            counted = "; each strategy decodes in its own manner, so values are counted, not compared" * (row.kind == "images")
+            return f"{words}: {task['samples']:,} samples of {task['dtype']} ({shape}), batches of {task['batch']}{counted}."
     return f"{words}."
 
 

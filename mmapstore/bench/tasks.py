@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..formats.registry import identify, open_stored, split_inside
+from ..operations.ingest.images.decoding import read_header
 from ..operations.ingest.images.files import images_in_folder, looks_like_images
-from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
+from ..plain.errors import InvalidTypeError, InvalidValueError
 from .contract import Task
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 _FORMS = {".npy": "npy", "HDF5": "h5-own", "Zarr": "zarr-own"}
 _READ_BY_ALL = (".png", ".bmp", ".jpg", ".jpeg")  # of image files
-_EXACT = _READ_BY_ALL[:2]  # of JPEG, TensorFlow takes a faster decoding than Pillow, and values differ by a few units
-_TURNED = range(2, 9)  # values of EXIF's orientation
-_ORIENTATION = 0x0112
 
 
 def of_user(
@@ -149,29 +147,8 @@ def _of_images(path: str, batch: int, seed: int, directory: Any) -> Task:
             f"{path} holds {len(others)} images, such as {others[0]}, that Keras's loaders skip or cannot decode; expected "
             f"{', '.join(_READ_BY_ALL)}. Move them elsewhere, or convert them."
         )
-    sizes, modes, turned = _headers(listed.paths)
-    width, height = sizes[0]  # to which images of unequal size are resized
-    grey = set(modes) <= {"1", "L"}
-    exact = set(sizes) == {(width, height)} and set(modes) <= {"L", "RGB"} and not turned
-    exact = exact and all(name.lower().endswith(_EXACT) for name in listed.paths)
-    return Task(
-        "images", "folder", path, len(listed.paths), (height, width, 1 if grey else 3), "uint8", None, batch, seed, exact,
-        None if directory is None else str(Path(directory) / "prepared"),
-    )  # fmt: skip
-
-
-def _headers(paths: list[str]) -> tuple[list[tuple[int, int]], list[str], bool]:
-    """Return (width, height) and mode of each image, and True if EXIF turns any of them."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingPackageError(
-            f'Reading images needs Pillow ({error}). Install it with: pip install "mmapstore[images]"'
-        ) from error
-    sizes, modes, turned = [], [], False
-    for path in paths:
-        with Image.open(path) as image:
-            sizes.append(image.size)
-            modes.append(image.mode)
-            turned = turned or image.getexif().get(_ORIENTATION, 1) in _TURNED
-    return sizes, modes, turned
+    headers = [read_header(name) for name in listed.paths]
+    height, width = headers[0].size  # to which images of unequal size are resized
+    channels = 3 if any(header.colour or header.alpha for header in headers) else 1
+    prepared = None if directory is None else str(Path(directory) / "prepared")
+    return Task("images", "folder", path, len(headers), (height, width, channels), "uint8", None, batch, seed, prepared)

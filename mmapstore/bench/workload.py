@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib.util
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -19,26 +20,16 @@ from .contract import KINDS, NOT_RUN, Row, Task, delivered, name_of
 from .derived import USUAL_FRAMEWORK as FRAMEWORK
 from .derived import grouped, holds_the_data, title
 from .generated_data import planned
-from .selection import chosen_forms, chosen_kinds, chosen_strategies
 from .tasks import of_user
 
 DEFAULT_SIZE = "300MB"
 DEFAULT_DIRECTORY = "mmapstore-bench"  # in the temporary directory
 _WRITTEN_BY = {"h5": ("h5py", "hdf5"), "zarr": ("zarr", "zarr"), "folder": ("PIL", "images")}  # module, extra
 
-START_SECONDS = 10.0  # until TensorFlow is imported and one step compiled and run, on 2 cores
-# Bytes of x and y a second through `fit`, on 2 cores from the page cache, the summing of every bit included.
-USUAL_RATE = 1.0e9
-RATES = {
-    **dict.fromkeys(("from_generator", "from_generator_args", "timeseries"), 0.3e9),
-    **{"shuffle_n": 0.25e9, "image_data_generator": 0.04e9, "image_dataset": 0.1e9, "image_dataset_cached": 0.2e9},
-}
-# Bytes a second that decoding takes besides, once for each sample of an epoch.
-_DECODED = {"npy": float("inf"), "folder": 10e9, "h5": 1.5e9, "h5-gzip": 0.3e9, "zarr": 1.0e9, "zarr-zstd": 0.5e9}
-_USUALLY_DECODED, _FROM_DISK = 0.5e9, 0.5e9
-# Bytes a second at which data is generated and written; and bytes on disk for each byte of data.
-_WRITTEN = {"npy": 0.3e9, "h5": 0.5e9, "h5-gzip": 0.05e9, "zarr": 0.3e9, "zarr-zstd": 0.15e9, "folder": 0.03e9}
-_STORED = {"h5-gzip": 0.7, "zarr-zstd": 0.7, "folder": 0.3}
+# Of the estimate, on 2 cores: seconds until TensorFlow has run one step; bytes a second that `fit` takes, and that are written.
+START_SECONDS, _FED, _WRITTEN = 10.0, 0.4e9, 0.1e9
+_ARRAYS = ("npy", "h5", "h5-gzip", "zarr", "zarr-zstd")
+_GENERATED_FORMS = {"next": _ARRAYS, "labelled": _ARRAYS, "images": ("folder",)}
 
 
 def data_directory(options: argparse.Namespace) -> Path:
@@ -55,7 +46,6 @@ class Planned:
     Attributes
     ----------
     predicted : bytes of private memory; None while unknown
-    seconds : that the process may take
     missing : the packages to install first; "" if none
     too_large : the prediction and the memory available, if the row would not fit and --run-all was not given; else ""
     """
@@ -63,7 +53,6 @@ class Planned:
     strategy: str
     task: Task
     predicted: int | None
-    seconds: float
     missing: str = ""
     too_large: str = ""
 
@@ -99,9 +88,7 @@ def predicted(strategy: str, task: Task) -> int | None:
         return None
 
 
-def plan_row(
-    strategy: str, task: Task, *, epochs: int, available: int, cold: bool = False, run_all: bool = False, own: bool = True
-) -> Planned:
+def plan_row(strategy: str, task: Task, available: int, *, run_all: bool = False, own: bool = True) -> Planned:
     """Plan one row. It would not fit if its prediction and the framework are over `available` bytes; `run_all` runs it anyway.
 
     own : True for a user's data, which need not be written first
@@ -113,7 +100,7 @@ def plan_row(
             f"would not fit: predicted {format_bytes(expected)} and {format_bytes(FRAMEWORK)} of the framework, "
             f"available {format_bytes(available)}"
         )
-    return Planned(strategy, task, expected, seconds_of(strategy, task, epochs, cold), missing, too_large)
+    return Planned(strategy, task, expected, missing, too_large)
 
 
 def unwritable(task: Task) -> str:
@@ -122,31 +109,62 @@ def unwritable(task: Task) -> str:
     return "" if importlib.util.find_spec(module) else f'{module} is not installed: pip install "mmapstore[{extra}]"'
 
 
-def seconds_of(strategy: str, task: Task, epochs: int, cold: bool = False) -> float:
+def seconds_of(task: Task, epochs: int) -> float:
     """Estimate the seconds of one process, from starting Python to the end of the last epoch.
 
-    >>> round(seconds_of("fit_memmap", Task("next", "npy", "a.npy", 10**6 + 1, (250,), "float32"), epochs=2))
-    14
+    >>> round(seconds_of(Task("next", "npy", "a.npy", 10**6 + 1, (250,), "float32"), epochs=2))
+    20
     """
-    epoch = delivered(task.kind, task.nbytes, task.pairs) / RATES.get(strategy, USUAL_RATE)
-    epoch += task.nbytes / _DECODED.get(task.form, _USUALLY_DECODED)
-    return START_SECONDS + epochs * epoch + (task.nbytes / _FROM_DISK if cold else 0)
+    return START_SECONDS + epochs * delivered(task.kind, task.nbytes, task.pairs) / _FED
 
 
-def to_write(tasks: Iterable[Task], exists: Callable[[str], bool] = lambda path: Path(path).exists()) -> tuple[int, float]:
+def to_write(tasks: Iterable[Task]) -> tuple[int, float]:
     """Estimate (bytes of disk, seconds) for generating the missing data of these tasks.
 
     All forms but images are converted from a .npy, which is made too.
     """
-    wanted = {}
-    for task in tasks:
-        path = file_of(task.path)
-        if task.form != "folder":
-            wanted[str(PurePath(path).with_name("data.npy"))] = ("npy", task.nbytes)
-        wanted[path] = (task.form, task.nbytes)
-    absent = [made for path, made in wanted.items() if not exists(path)]
-    nbytes = sum(size * _STORED.get(form, 1.0) for form, size in absent)
-    return round(nbytes), sum(size / _WRITTEN[form] for form, size in absent)
+    wanted = {file_of(task.path): task.nbytes for task in tasks}
+    wanted |= {str(PurePath(path).with_name("data.npy")): size for path, size in wanted.items() if not path.endswith("images")}
+    nbytes = sum(size for path, size in wanted.items() if not Path(path).exists())
+    return nbytes, nbytes / _WRITTEN
+
+
+def chosen_strategies(only: str | None) -> list[str]:
+    """Return the strategies that `only` names, with commas between and `*` for anything, in the order of the table; None: all.
+
+    A strategy is named as its function or as its title in the table; the path of a .py file is a user's own strategy.
+    Raises InvalidValueError for a word that matches none.
+    """
+    known = strategies.names()
+    titles = {name: strategies.load(name).title for name in known}
+
+    def meant(word: str) -> list[str]:
+        pattern = word.strip().lower().replace("[", "[[]")
+        found = [name for name in known if any(fnmatch.fnmatchcase(each.lower(), pattern) for each in (name, titles[name]))]
+        return [word.strip()] if word.strip().endswith(".py") and Path(word.strip()).is_file() else found
+
+    if only is None:
+        return known
+    found: list[str] = []
+    # A title may contain a comma: "array in RAM, fit(x, y)".
+    for word in [only] if meant(only) else only.split(","):
+        if not meant(word):
+            raise InvalidValueError(f"there is no strategy {word.strip()!r}. `mmapstore bench --list` has all.")
+        found += meant(word)
+    return sorted(dict.fromkeys(found), key=lambda name: known.index(name) if name in known else len(known))
+
+
+def chosen_words(given: str | None, option: str, known: Sequence[str], default: Sequence[str]) -> list[str]:
+    """Return the words with commas between that an option takes, in the order of `known`.
+
+    >>> chosen_words("zarr,npy", "--form", ["npy", "h5", "zarr"], [])
+    ['npy', 'zarr']
+    """
+    words = list(default) if given is None else [word.strip().lower() for word in given.split(",")]
+    for word in words:
+        if word not in known:
+            raise InvalidValueError(f"{option} {word} is not known; expected {', '.join(known)}, or several with commas between.")
+    return [word for word in known if word in words]
 
 
 # --- all of a run -------------------------------------------------------------------------------------------------------
@@ -179,12 +197,9 @@ class Workload:
         """Number of processes."""
         return sum(one.runs for one in self.rows) + len(self.limited)
 
-    def seconds_under_limit(self, epochs: int) -> float:
-        return sum(seconds_of(one.strategy, one.task, epochs, cold=True) for one in self.limited)
-
     def seconds(self, epochs: int) -> float:
         """Estimate the seconds of all runs, without those that make the data."""
-        return sum(one.seconds for one in self.rows if one.runs) + self.seconds_under_limit(epochs)
+        return sum(seconds_of(one.task, epochs) for one in [*(one for one in self.rows if one.runs), *self.limited])
 
     def to_text(self, epochs: int, data: str, seconds: float) -> str:
         """Say what will be run, what will not, and how long it takes; `data` says where the data are or will be."""
@@ -198,8 +213,7 @@ class Workload:
         runs = f"{count} row{'s' * (count != 1)} of {epochs} epoch{'s' * (epochs > 1)}, each in a process of its own"
         lines += [("data", data), ("runs", runs)]
         if self.limited:
-            time = format_duration(self.seconds_under_limit(epochs))
-            lines.append(("", f"{len(self.limited)} more under a limit of {format_bytes(self.limit or 0)}, {time} of the time"))
+            lines.append(("", f"{len(self.limited)} more under a limit of {format_bytes(self.limit or 0)}"))
         stop = "Ctrl-C ends it and keeps what was measured"
         lines.append(("time", f"about {format_duration(seconds)}, estimated for 2 cores; {stop}"))
         for missing, rows in grouped((one for one in self.rows if not one.runs), lambda one: one.missing).items():
@@ -231,18 +245,19 @@ def workload(options: argparse.Namespace, available: int) -> Workload:
         about = {"labels": options.labels, "batch": options.batch, "seed": options.seed, "directory": data_directory(options)}
         tasks = [of_user(options.path, **about, notes=notes)]
     else:
+        forms = chosen_words(options.form, "--form", [*_ARRAYS, "folder"], [*_ARRAYS, "folder"])
         sizes = [parse_bytes(size.strip(), "--size") for size in (options.size or DEFAULT_SIZE).split(",")]
         tasks = [
             planned(kind, form, nbytes, data_directory(options), options.seed, options.batch)
             for nbytes in ([2 * limit] if limit is not None and not options.size else sizes)
-            for kind in chosen_kinds(options.task)
-            for form in chosen_forms(options.form, kind)
+            for kind in chosen_words(options.task, "--task", list(_GENERATED_FORMS), ["next"])
+            for form in forms
+            if form in _GENERATED_FORMS[kind]
         ]
 
     def rows_of(names: Sequence[str]) -> list[Planned]:
-        how = {"epochs": options.epochs, "cold": options.cold, "run_all": options.run_all, "own": own}
         chosen = [(name, task) for task in tasks for name in names if strategies.load(name).serves(task.kind, task.form)]
-        return [plan_row(name, task, available=available, **how) for name, task in chosen]
+        return [plan_row(name, task, available, run_all=options.run_all, own=own) for name, task in chosen]
 
     rows = rows_of(names)
     if not rows:

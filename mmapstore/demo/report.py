@@ -76,11 +76,7 @@ class Outcome:
                 format_bytes(held + copied),
                 f"computed: all frames as float32 {format_bytes(held)}, and the x and y that Keras copies {format_bytes(copied)}",
             ),
-            (
-                "samples a second",
-                f"{trained.samples_per_second:.3g}",
-                "in training and validation, reading and shrinking included",
-            ),
+            ("samples a second", f"{trained.samples_per_second:.3g}", "in training and validation, reading and shrinking included"),
             ("validation loss", f"{loss:.3g}", f"{compared(loss, trained.baseline)} ({trained.baseline:.3g})"),
             (
                 "test loss",
@@ -106,7 +102,7 @@ class Outcome:
             verdict = "within the prediction"
         elif own <= predicted + framework:
             verdict = "above the prediction, by less than the framework's own: too little data to tell them apart"
-        peak = "peak growth (RssAnon) while training and validating, after the framework, the model and a warm-up"
+        peak = "peak growth while training and validating, after the framework, the model and a warm-up"
         return [
             ("private memory, measured", format_bytes(measured), peak),
             ("  framework's own share", format_bytes(framework), "growth in the same steps on one batch held in RAM"),

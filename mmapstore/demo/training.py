@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from ..bench.instruments.process_tree import Watch
+from ..files.process_memory import give_back_free_memory
 from ..plain.errors import MissingPackageError
-from .footprint import PrivatePeak
 from .frames import HISTORY, Frames, Parts
 from .video import INSTALL
 
@@ -81,12 +82,8 @@ def quiet_stderr() -> Iterator[None]:
 
     TensorFlow 2.21 writes its first lines before its own TF_CPP_MIN_LOG_LEVEL counts; drop this when it no longer does.
     """
-    try:
-        sys.stderr.flush()
-        kept = os.dup(2)
-    except (OSError, AttributeError, ValueError):  # there is no standard error
-        yield
-        return
+    sys.stderr.flush()
+    kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
@@ -191,7 +188,7 @@ def train(parts: Parts, about: Frames, epochs: int, say: Callable[[str], object]
             f"{compared(losses[-1], baseline)}"
         )
 
-    with PrivatePeak() as peak:
+    with watched() as watch:
         baseline = float(repeat.evaluate(parts.validation_batches.to_keras(), verbose=0))
         say(f"Repeating the last frame has a validation loss of {baseline:.3g}; the model starts there. Training:")
         model.fit(
@@ -211,10 +208,19 @@ def train(parts: Parts, about: Frames, epochs: int, say: Callable[[str], object]
         test_baseline=float(repeat.evaluate(parts.test_batches.to_keras(), verbose=0)),
         samples_per_second=samples / seconds,
         framework_bytes=framework,
-        measured_bytes=peak.growth,
+        measured_bytes=watch.private,
         seconds=seconds,
         shown=_shown(model, repeat, parts, about, columns),
     )
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Watch]:
+    """Watch the private memory of this process above that at the beginning of the block."""
+    with Watch(os.getpid()) as watch:
+        give_back_free_memory()
+        watch.mark()
+        yield watch
 
 
 def _framework_growth(model: Any, repeat: Any, held: list[Array], parts: Parts, epochs: int) -> int | None:
@@ -250,11 +256,11 @@ def _framework_growth(model: Any, repeat: Any, held: list[Array], parts: Parts, 
     before = [keras.ops.copy(variable) for variable in variables]
     run(1, epochs=2)
     steps = min(parts.steps, _CONTROL_STEPS)
-    with PrivatePeak() as peak:
+    with watched() as watch:
         run(steps, min(epochs, max(2, _CONTROL_BATCHES // steps)))
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)
-    return peak.growth
+    return watch.private
 
 
 def compared(loss: float, baseline: float) -> str:

@@ -14,9 +14,8 @@ from ..plain.errors import DamagedFileError, InvalidValueError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from .diagnosis import Diagnosis
 from .findings import all_findings, elements
-from .findings.arrangement import alignment_words
 from .findings.contract import Finding
-from .findings.shuffling import fitting_shuffle
+from .findings.shuffling import fitting_options
 from .frameworks import installed
 from .remedies import all_at_once
 from .routes import routes_of
@@ -72,7 +71,7 @@ def examine(
     return Diagnosis(
         path=subject.name,
         what=_what(subject),
-        read="; ".join(filter(None, (subject.reader.why.partition("; this writes it once")[0], alignment_words(subject)))),
+        read=subject.reader.why.partition("; this writes it once")[0],
         findings=tuple(findings),
         routes=tuple(routes_of(subject)),
         memory=memory,
@@ -107,11 +106,10 @@ def _explained(path: str, error: DamagedFileError) -> Exception:
 
 def _ours(subject: Subject) -> tuple[MemoryPlan, str]:
     """Return mmapstore's predicted peak, shuffled the usual way or, under a limit, as well as fits."""
-    if subject.max_memory is not None and subject.usual.memory.total > subject.max_memory:
-        samples = fitting_shuffle(subject, subject.max_memory)
-        if samples is not None:
-            return subject.batches(shuffle=samples).memory, f"mmapstore, shuffle={samples}"
-    return subject.usual.memory, "mmapstore, shuffled"
+    options = {} if subject.max_memory is None else fitting_options(subject, subject.max_memory)
+    if options is None or "shuffle" not in options or "batch" in options:
+        return subject.usual.memory, "mmapstore, shuffled"
+    return subject.batches(**options).memory, f"mmapstore, shuffle={options['shuffle']}"
 
 
 def _what(subject: Subject) -> str:

@@ -45,14 +45,12 @@ class Speeds:
     ----------
     copy : from one array in RAM to another
     disk : stored bytes, at places that were not in the page cache; None where all were, or where that is unknown
-    cached : share of the sampled places that were in the page cache; None where that is unknown
     read : from the page cache, by the reader in use, whole chunks where there are any; None for chunks too large to try
     batch : seconds of a shuffled batch, once its data is in the page cache
     """
 
     copy: float
     disk: float | None
-    cached: float | None
     read: float | None
     batch: float | None
 
@@ -66,9 +64,8 @@ class Speeds:
 def measured(subject: Subject) -> Speeds:
     """Measure the speeds. Raises what reading raises, such as DamagedFileError."""
     copy = copy_speed()
-    disk, cached = _disk_speed(subject)
-    read = _read_speed(subject)
-    return Speeds(copy, disk, cached, read, _batch_seconds(subject, read, copy))
+    disk, read = _disk_speed(subject), _read_speed(subject)
+    return Speeds(copy, disk, read, _batch_seconds(subject, read, copy))
 
 
 def copy_speed() -> float:
@@ -123,7 +120,7 @@ def bottleneck_of(subject: Subject, speeds: Speeds) -> Bottleneck | None:
     epoch, first = each * subject.steps, max(cached, uncached) * subject.steps
     source, speed = "the disk" if each > cached else "the page cache", format_bytes(subject.delivered_nbytes / epoch)
     words = f"an epoch of {subject.steps} batches comes in {format_duration(epoch)} from {source}, {speed}/s"
-    if speeds.disk and (speeds.cached or 0.0) < 0.5 and first > _MUCH_LONGER * epoch:
+    if speeds.disk and first > _MUCH_LONGER * epoch:
         words += f" ({format_duration(first)} the first time, from the disk at {format_bytes(speeds.disk)}/s)"
     step = format_duration(each)
     waits = f"if it takes more than {step} a batch" if name == STEP else f"for steps shorter than {step}"
@@ -133,34 +130,21 @@ def bottleneck_of(subject: Subject, speeds: Speeds) -> Bottleneck | None:
 # --- the disk -----------------------------------------------------------------------------------------------------------
 
 
-def _disk_speed(subject: Subject) -> tuple[float | None, float | None]:
-    """Return the speed of the disk, and the share of places in the page cache."""
+def _disk_speed(subject: Subject) -> float | None:
     if not isinstance(subject.reader, NamesFiles):
-        return None, None
-    # All places are looked up before one is read, as the kernel reads ahead into the next one where they lie close.
-    looked: list[bool] = []
-    not_cached: list[tuple[Descriptor, int, int]] = []
+        return None
+    nbytes, seconds = 0, 0.0
+    out = np.empty(_PIECE, np.uint8)
     for path, offset, length in _spread(list(subject.reader.files)):
         with contextlib.suppress(NotFoundError, OSError):
             descriptor = Descriptor(path)
-            was_cached = is_cached(descriptor.number, offset + length // 2)
-            if was_cached is None:
-                return None, None
-            looked.append(was_cached)
-            if not was_cached:
-                not_cached.append((descriptor, offset, length))
-    nbytes, seconds = 0, 0.0
-    out = np.empty(_PIECE, np.uint8)
-    for descriptor, offset, length in not_cached:
-        with contextlib.suppress(NotFoundError, OSError):
-            if is_cached(descriptor.number, offset + length // 2):
-                continue  # by read-ahead, which says nothing of the disk
-            seconds += _timed(read_exactly, descriptor, offset, [out[:length]])
-            nbytes += length
-            let_go(descriptor, offset, length)  # leaves the page cache as it was
+            if is_cached(descriptor.number, offset + length // 2) is False:
+                seconds += _timed(read_exactly, descriptor, offset, [out[:length]])
+                nbytes += length
+                let_go(descriptor, offset, length)  # leaves the page cache as it was
         if seconds > _DISK_SECONDS:
             break
-    return (nbytes / seconds if nbytes >= _PAGE and seconds else None), (sum(looked) / len(looked) if looked else None)
+    return nbytes / seconds if nbytes >= _PAGE and seconds else None
 
 
 def _spread(paths: list[str]) -> Iterator[tuple[str, int, int]]:
@@ -209,35 +193,25 @@ def _read_speed(subject: Subject) -> float | None:
 
 
 def _batch_seconds(subject: Subject, read: float | None, copy: float) -> float | None:
-    """Return seconds of a batch from the loop that feeds training.
-
-    Decoding windows of frames, each for many batches, is calculated, and the loop measured inside the first window, unless that
-    takes too long.
-    """
+    """Return seconds of a batch: measured, or calculated where windows of frames are decoded, each for many batches."""
     batches, memory = subject.usual, subject.usual.memory
-    windows = memory.parts["windows of frames"]
-    if (windows and read is None) or (not windows and memory.total > _MOST_HELD):
+    if memory.parts["windows of frames"]:
+        decoding = None if read is None else subject.spec.nbytes * subject.decodes / subject.steps / read
+        return None if decoding is None else decoding + subject.delivered_nbytes / subject.steps / copy
+    if memory.total > _MOST_HELD:
         return None
-    if not windows or read is None:
-        steps = _loop(batches, 0, subject.steps)[0]  # into the page cache
-        steps, seconds = _loop(batches, 0, steps)
-        return seconds / steps
-    decoding = subject.spec.nbytes * subject.decodes / subject.steps / read
-    inside = min(subject.steps, windows // max(1, 4 * subject.spec.sample_nbytes * subject.batch))
-    if windows / read > _LOOP_SECONDS or memory.total > _MOST_HELD or inside < 2:
-        return decoding + subject.delivered_nbytes / subject.steps / copy
-    batches.read(0, 0)
-    steps, seconds = _loop(batches, 1, inside)
-    return decoding + seconds / steps
+    steps = _loop(batches, subject.steps)[0]  # into the page cache
+    steps, seconds = _loop(batches, steps)
+    return seconds / steps
 
 
-def _loop(batches: Any, first: int, stop: int) -> tuple[int, float]:
-    """Read batches [first, stop), or fewer in the time there is, and touch x and y. Returns (batches, seconds)."""
-    began, step = time.perf_counter(), first
-    while step < stop:
+def _loop(batches: Any, most: int) -> tuple[int, float]:
+    """Read the first `most` batches, or fewer in the time there is, and touch x and y. Returns (batches, seconds)."""
+    began, step = time.perf_counter(), 0
+    while step < most:
         for array in leaves(batches.read(0, step)):
             np.bitwise_or.reduce(np.ascontiguousarray(array).reshape(-1).view(np.uint8)[::64])  # touches every cache line
         step += 1
         if time.perf_counter() - began > _LOOP_SECONDS:
             break
-    return step - first, time.perf_counter() - began
+    return step, time.perf_counter() - began

@@ -168,6 +168,6 @@ def hostile_report() -> Report:
     ended = cut_short(bad, KILLED, bad, private=5e8, seconds=math.pi, nbytes=SMALL, limit=LIMIT, limited_by=bad)
     return Report(
         {"processor": bad, "versions": {bad: bad}}, 0, [{"what": bad, "expected": 1, "measured": 1, "missed": 1}],
-        [{"kind": bad, "form": bad, "samples": 10, "shape": [3], "dtype": bad}],
+        [{"kind": bad, "form": bad, "samples": 10, "shape": [3], "dtype": "uint8", "batch": bad}],
         [each], [ended],
     )  # fmt: skip

@@ -74,13 +74,12 @@ def test_calibration_comes_to_what_was_taken():
     rows = calibrate()
     found = [row["measured"] for row in rows]
     assert [row["missed"] for row in rows] == [row["expected"] - row["measured"] for row in rows]
-    assert [row["expected"] for row in rows] == [HELD, 0, HELD, HELD, SPIKE]
+    assert [row["expected"] for row in rows] == [HELD, 0, HELD, SPIKE]
     assert found[0] == pytest.approx(HELD, abs=3 * MB)
     assert found[1] == pytest.approx(0, abs=3 * MB)
     assert found[2] == pytest.approx(HELD, abs=8 * MB)
-    assert found[3] == pytest.approx(HELD, abs=8 * MB)  # with the pages of Python that the child writes to
-    assert found[4] < SPIKE + 3 * MB  # how much of it is seen depends on what else the machine does
-    assert "looked every" in rows[4]["what"]
+    assert found[3] < SPIKE + 3 * MB  # how much of it is seen depends on what else the machine does
+    assert "looked every" in rows[3]["what"]
 
 
 @linux

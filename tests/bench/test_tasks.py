@@ -197,16 +197,8 @@ def test_checksum_knows_pairs_and_not_the_order():
     assert checksums.of_batch(task, x[:-1], y[:-1]) != right
 
 
-def test_images_may_come_as_bytes_or_as_floats():
-    task = Task("images", "folder", "x", 4, (2, 2, 3), "uint8")
-    x = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 3), np.uint8)
-    y = np.arange(4)
-    assert checksums.of_batch(task, x, y) == checksums.of_batch(task, x.astype("float32"), y.astype("float32"))
-    assert checksums.of_batch(task, x, y) != checksums.of_batch(task, x ^ 1, y)
-
-
 def test_images_that_are_resized_are_counted():
-    task = Task("images", "folder", "x", 4, (2, 2, 3), "uint8", exact=False)
+    task = Task("images", "folder", "x", 4, (2, 2, 3), "uint8")
     x, y = np.zeros((4, 2, 2, 3), np.uint8), np.arange(4)
     assert checksums.of_batch(task, x, y) == checksums.of_batch(task, x + 9, y) == 12 * (1 + 3 + 5 + 7)
     assert checksums.of_batch(task, x[:, :1], y) == 6 * (1 + 3 + 5 + 7), "half an image is seen"
@@ -220,7 +212,6 @@ def test_checksum_of_a_task(tmp_path, kind):
     if kind == "images":
         image = pytest.importorskip("PIL.Image")
         files = [(path, ord(path.parent.name) - ord("a")) for path in sorted(Path(task.path).rglob("*.jpg"))]
-        assert not task.exact, "decoders of JPEG differ"
         x = np.stack([np.asarray(image.open(path)) for path, _ in files])
         y = np.array([label for _, label in files])
     else:
@@ -330,45 +321,22 @@ def picture_folder(tmp_path, sizes, suffix=".png", mode="RGB", **options):
     return tmp_path / "photos"
 
 
-def test_checksum_of_images_without_loss(tmp_path):
-    task = of_user(picture_folder(tmp_path, [(12, 10)] * 8), batch=4)
-    assert task.exact
-    x = np.zeros((8, 10, 12, 3), np.uint8)
-    x[...] = (90, 0, 0)  # what Pillow takes the number for
-    assert checksum(task) == checksums.of_batch(task, x, np.arange(8) // 4)
-
-
 def test_a_folder_of_images(tmp_path):
     task = of_user(picture_folder(tmp_path, [(12, 10)] * 8), batch=4, directory=tmp_path / "made")
-    assert (task.kind, task.form, task.samples, task.shape, task.exact) == ("images", "folder", 8, (10, 12, 3), True)
+    assert (task.kind, task.form, task.samples, task.shape) == ("images", "folder", 8, (10, 12, 3))
     assert task.prepared == str(tmp_path / "made" / "prepared")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_images_of_other_modes(tmp_path, mode):
     task = of_user(picture_folder(tmp_path, [(12, 10)] * 8, mode=mode), batch=4)
-    assert task.shape == (10, 12, 1 if mode == "L" else 3) and task.exact == (mode == "L")
+    assert task.shape == (10, 12, 1 if mode == "L" else 3)
 
 
-def test_images_of_unequal_size_are_brought_to_one_and_only_counted(tmp_path):
+def test_images_of_unequal_size_are_brought_to_one(tmp_path):
     folder = picture_folder(tmp_path, [(12, 10)] * 4 + [(20, 30)] * 4)
     task = of_user(folder, batch=4)
-    assert task.shape == (10, 12, 3) and not task.exact
-
-
-def test_images_that_lie_on_their_side_are_only_counted(tmp_path):
-    image = pytest.importorskip("PIL.Image")
-    exif = image.Exif()
-    exif[0x0112] = 6
-    task = of_user(picture_folder(tmp_path / "0", [(12, 10)] * 8, exif=exif), batch=4)
-    assert not task.exact
-    task = of_user(picture_folder(tmp_path / "1", [(12, 10)] * 8), batch=4)
-    assert task.exact
-
-
-def test_jpegs_are_only_counted(tmp_path):
-    task = of_user(picture_folder(tmp_path, [(12, 10)] * 8, ".jpg"), batch=4)
-    assert not task.exact
+    assert task.shape == (10, 12, 3)
 
 
 def test_images_that_keras_does_not_read(tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmapstore.demo.footprint import PrivatePeak, private_bytes
 from mmapstore.demo.report import save_picture
 from mmapstore.demo.training import Trained
 from mmapstore.demo.video import ingested, is_video, require_packages, sample_video
@@ -61,7 +60,7 @@ def test_frames_of_ones_own(tmp_path):
     assert found["test_loss"] < 0.8 * found["test_baseline"]
     # All frames, and of the 19 windows to train on and the 3 to validate two frames for x and one for y.
     assert found["in_ram_bytes"] == (30 + 3 * (19 + 3)) * 3 * 160 * 320 * 4
-    if private_bytes() is not None:
+    if sys.platform == "linux":
         assert 0 < found["measured_private_bytes"] <= found["predicted_private_bytes"] + found["framework_private_bytes"]
     with Image.open(tmp_path / found["picture"]) as picture:
         assert picture.size == tuple(found["picture_size"]) and picture.size[0] > 4 * 320 and picture.size[1] > 5 * 160
@@ -222,19 +221,6 @@ def test_the_picture_keeps_its_colours(tmp_path):
     frame = 4 * 4 * 40 * 80
     # Red: input and truth; the complement: truth; white: grey input; black: the NaN, and errors of nothing or below 0 at once.
     assert seen[255, 0, 0] >= 3 * frame and seen[0, 255, 255] >= frame and seen[255, 255, 255] >= frame and seen[0, 0, 0] >= frame
-
-
-@pytest.mark.skipif(private_bytes() is None, reason="no /proc here")
-def test_the_peak_of_private_memory_is_seen(tmp_path):
-    np.save(tmp_path / "x.npy", np.zeros(20_000_000, np.uint8))
-    with PrivatePeak() as peak:
-        held = np.ones(60_000_000, np.uint8)
-        assert held.sum() == 60_000_000
-        del held
-    assert 55_000_000 < peak.growth < 90_000_000
-    with PrivatePeak() as peak:
-        assert np.load(tmp_path / "x.npy", mmap_mode="r").sum() == 0
-    assert peak.growth < 10_000_000
 
 
 @pytest.mark.slow

@@ -22,15 +22,6 @@ def _npy(array: Any, name: str = "x.npy") -> Callable[[Path], str]:
     return write
 
 
-def _old_npy(folder: Path) -> str:
-    """As NumPy wrote it before 1.14: the samples begin at a multiple of 16."""
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {RANDOM.shape}, }}".encode().ljust(69) + b"\n"
-    path = folder / "old.npy"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + RANDOM.tobytes())
-    assert (path.stat().st_size - RANDOM.nbytes) % 64 == 16
-    return str(path)
-
-
 def _hdf5(**storage: Any) -> Callable[[Path], str]:
     def write(folder: Path) -> str:
         h5py = pytest.importorskip("h5py")
@@ -63,7 +54,6 @@ FAULTS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "pixels as float32": ("values", _npy((RANDOM * 200).astype("u1").astype("f4"))),
     "pixels as int64": ("values", _npy((RANDOM * 200).astype("i8"))),
     "Fortran order": ("order", _npy(np.asfortranarray(RANDOM))),
-    "an old .npy": ("alignment", _old_npy),
     "chunks that split samples": ("chunks", _hdf5(chunks=(100, 8, 8))),
     "a codec of the library alone": ("codec", _hdf5(chunks=(100, 16, 16), scaleoffset=3)),
     "a chunk for each sample": ("pieces", _zarr(chunks=(1, 16, 16), compressors=None)),

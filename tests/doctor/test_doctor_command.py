@@ -8,14 +8,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from doctor_data import FAULTS, RANDOM, SAMPLES
 
 from mmapstore.cli import main
-from mmapstore.doctor import examination, frameworks
+from mmapstore.doctor import examination
 from mmapstore.doctor.examination import examine
 from mmapstore.doctor.frameworks import installed
 from mmapstore.plain.errors import InvalidValueError
@@ -218,52 +217,6 @@ def test_float64_is_right_for_a_keras_of_float64(frames: str, tmp_path: Path, mo
     monkeypatch.setattr(examination, "installed", installed)
     (tmp_path / "keras.json").write_text('{"floatx": "float64"}')
     assert examine(frames, quick=True).findings == ()
-
-
-@pytest.mark.parametrize(("asked", "here"), [("0", False), ("false", False), ("1", True)])
-def test_onednn_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, asked: str, here: bool) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", asked)
-    assert installed().has_onednn is here
-
-
-@pytest.mark.parametrize(
-    ("flags", "here"), [("fpu avx2 fma", False), ("fpu avx2 avx_vnni", True), ("fpu avx512_vnni", True), (None, False)]
-)
-def test_onednn_is_on_for_some_processors(monkeypatch: pytest.MonkeyPatch, flags: str | None, here: bool) -> None:
-    def read(path: Path, **_: Any) -> str:
-        if flags is None:
-            raise FileNotFoundError(path)
-        return f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: avx512_bf16\n"
-
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
-    monkeypatch.setattr(Path, "read_text", read)
-    assert frameworks._has_onednn() is here
-
-
-FITS = """
-import keras, numpy as np
-model = keras.Sequential([keras.Input((3, 8, 8)), keras.layers.Conv2D(3, 1, data_format="channels_first")])
-model.compile("sgd", "mse")
-x = np.zeros((8, 3, 8, 8), "f4")
-model.fit(x, x, verbose=0)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("asked", [None, "0", "1"])
-def test_channels_first_fits_where_the_doctor_says_so(monkeypatch: pytest.MonkeyPatch, asked: str | None) -> None:
-    pytest.importorskip("tensorflow")
-    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
-    if asked is not None:
-        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", asked)
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    if installed().has_gpu:
-        pytest.skip("TensorFlow would compute on the GPU")
-    done = subprocess.run([sys.executable, "-c", FITS], capture_output=True, text=True, check=False)
-    assert (done.returncode == 0) is installed().has_onednn, done.stderr[-1000:]
-    assert done.returncode == 0 or "only supports NHWC" in done.stderr
 
 
 # --- files from elsewhere -----------------------------------------------------------------------------------------------

@@ -55,8 +55,9 @@ def test_the_usual_ways_take_what_was_predicted(frames: str, monkeypatch: pytest
         row = running.run(strategy, task, timeout=300)
         assert row.outcome == FINISHED and row.private is not None, f"{strategy}: {row.outcome}, {row.why}"
         route = predicted[strategies.load(strategy).title]
-        if not 0.85 * route.least - 30 * MIB <= row.private <= 1.15 * route.nbytes + 30 * MIB:
-            wrong[strategy] = f"predicted {route.least / MIB:.0f} to {route.nbytes / MIB:.0f} MiB, took {row.private / MIB:.0f} MiB"
+        least = route.nbytes / 2 if strategy == "shuffle_n" else 0.85 * route.nbytes  # if there are two buffers is left to chance
+        if not least - 30 * MIB <= row.private <= 1.15 * route.nbytes + 30 * MIB:
+            wrong[strategy] = f"predicted {route.nbytes / MIB:.0f} MiB, took {row.private / MIB:.0f} MiB"
     assert not wrong
 
 

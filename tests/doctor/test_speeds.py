@@ -23,7 +23,6 @@ def test_every_kind_of_file_can_be_measured(tmp_path: Path, name: str) -> None:
     path = SOUND[name](tmp_path) if name in SOUND else FAULTS[name][1](tmp_path)
     found = speeds.measured(subject_of(path, KERAS))
     assert found.copy > 0 and found.read is not None and found.read > 0 and found.batch is not None and found.batch > 0
-    assert found.cached is None or 0 <= found.cached <= 1
 
 
 class Counted:
@@ -39,11 +38,11 @@ class Counted:
 
 def test_the_loop_stops_at_its_end_and_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = Counted()
-    assert speeds._loop(batches, 1, 4)[0] == 3
-    assert batches.read_ones == [(0, 1), (0, 2), (0, 3)]
+    assert speeds._loop(batches, 3)[0] == 3
+    assert batches.read_ones == [(0, 0), (0, 1), (0, 2)]
     monkeypatch.setattr(speeds, "_LOOP_SECONDS", 0.0)
     batches = Counted()
-    assert speeds._loop(batches, 0, 4)[0] == 1
+    assert speeds._loop(batches, 4)[0] == 1
 
 
 def test_reading_stops_at_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,14 +95,14 @@ def test_what_was_just_read_is_in_the_page_cache_and_what_was_dropped_is_not(tmp
     np.save(path, np.zeros((20 << 20, 1), np.uint8))
     path.read_bytes()
     case = subject_of(str(path), KERAS)
-    assert speeds._disk_speed(case) == (None, 1.0)
+    assert speeds._disk_speed(case) is None
     if page_cache.drop([path]) > 0:
         pytest.skip("these files are on a tmpfs, which keeps what it has")
-    disk, cached = speeds._disk_speed(case)
-    assert disk is not None and disk > 0 and cached == 0  # although the kernel reads ahead, into the next places
+    disk = speeds._disk_speed(case)
+    assert disk is not None and disk > 0
 
 
 def test_a_speed_of_the_disk_that_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", RANDOM)
     monkeypatch.setattr(speeds, "is_cached", lambda descriptor, at: None)
-    assert speeds._disk_speed(subject_of(str(tmp_path / "x.npy"), KERAS)) == (None, None)
+    assert speeds._disk_speed(subject_of(str(tmp_path / "x.npy"), KERAS)) is None

@@ -19,65 +19,51 @@ _GOOD = 0.5
 
 
 def findings(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
-    if subject.max_memory is not None:
-        try:
-            subject.batches(max_memory=subject.max_memory)
-        except MemoryBudgetError:
-            yield _limited(subject, subject.max_memory)
-            return
-    yield from _mixing(subject)
+    if subject.max_memory is not None and (options := fitting_options(subject, subject.max_memory)) != {}:
+        yield _limited(subject, subject.max_memory, options)
+    else:
+        yield from _mixing(subject)
 
 
-def _limited(subject: Subject, limit: int) -> Finding:
+def _limited(subject: Subject, limit: int, options: dict[str, Any] | None) -> Finding:
     """Return the finding for a limit below the usual window: a smaller window, or what would fit."""
     batch, needed = subject.batch, subject.usual.memory.total
     over = f"takes {format_bytes(needed)}, over --max-memory {format_bytes(limit)}"
-    samples = fitting_shuffle(subject, limit)
-    if samples is None:
-        if (fewer := _fitting_batch(subject, limit)) is not None:
-            line = batches_line(subject, fewer[0], shuffle=fewer[1], max_memory=limit)
-        else:
-            line = batches_line(subject, max_memory=_rounded_up(subject.batches(shuffle=False).memory.total))
+    if options is None or "batch" in options:
+        more = {"max_memory": limit} if options else {"max_memory": _rounded_up(subject.batches(shuffle=False).memory.total)}
         found = f"an epoch in batches of {batch} {over}, and no shuffling window fits either"
+        line = batches_line(subject, **(options or {}), **more)
         return Finding("memory", FAILS, found, line, "an epoch that fits", None, needed - limit)
-    smaller = subject.batches(shuffle=samples, max_memory=limit)
-    found = f"the usual shuffling {over}; a window of {samples} samples fits, and mixes a batch of {batch} like "
+    smaller = subject.batches(**options, max_memory=limit)
+    found = f"the usual shuffling {over}; a window of {options['shuffle']} samples fits, and mixes a batch of {batch} like "
     found += f"{smaller.effective_batch:.1f} independent samples"
     if smaller.effective_batch >= _ENOUGH * batch:
         level, gain = NOTE, f"an epoch in {format_bytes(smaller.memory.total)}"
-        line = batches_line(subject, shuffle=samples, max_memory=limit)
+        line = batches_line(subject, **options, max_memory=limit)
     else:
         level, gain = SLOW, f"batches that mix like {subject.usual.effective_batch:.1f}"
         line = batches_line(subject, shuffle=True, max_memory=_rounded_up(needed))
     return Finding("memory", level, found, line, gain, None, needed - limit)
 
 
-def fitting_shuffle(subject: Subject, limit: int) -> int | None:
-    """Return the samples of about the largest shuffling window within `limit` bytes; None if none fits."""
-    samples = subject.usual.samples
+def fitting_options(subject: Subject, limit: int) -> dict[str, Any] | None:
+    """Return options of `batches` that fit `limit` bytes: none, about the largest shuffling window, or the largest batch.
+
+    None if not even one sample fits.
+    """
+    tried: list[dict[str, Any]] = [{}]
+    samples, batch = subject.usual.samples, subject.batch // 2
     while samples >= 2:
-        if _fits(subject, limit, shuffle=samples):
-            return samples
+        tried.append({"shuffle": samples})
         samples = samples * 3 // 4
-    return None
-
-
-def _fitting_batch(subject: Subject, limit: int) -> tuple[int, bool] | None:
-    """Return about the largest batch that fits, and if it can be shuffled; None if not even one sample fits."""
-    batch = subject.batch // 2
     while batch:
-        for shuffle in (True, False):
-            if _fits(subject, limit, shuffle=shuffle, batch=batch):
-                return batch, shuffle
+        tried += [{"batch": batch, "shuffle": shuffle} for shuffle in (True, False)]
         batch //= 2
+    for options in tried:
+        with contextlib.suppress(MemoryBudgetError):
+            subject.batches(**options, max_memory=limit)
+            return options
     return None
-
-
-def _fits(subject: Subject, limit: int, **options: Any) -> bool:
-    with contextlib.suppress(MemoryBudgetError):
-        subject.batches(max_memory=limit, **options)
-        return True
-    return False
 
 
 def _rounded_up(nbytes: int) -> str:
