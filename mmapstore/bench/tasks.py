@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..formats.registry import identify, open_stored, split_inside
-from ..operations.ingest.images.decoding import read_header
 from ..operations.ingest.images.files import images_in_folder, looks_like_images
+from ..operations.ingest.images.header import read_header
 from ..plain.errors import InvalidTypeError, InvalidValueError
 from .contract import Task
 
