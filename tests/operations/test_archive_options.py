@@ -37,7 +37,22 @@ def test_pickles_only_when_allowed(folder: Path, capsys: pytest.CaptureFixture[s
     assert "b0.pkl is a pickle, and loading a pickle runs whatever code" in capsys.readouterr().err
     assert run("info", "b0.pkl") == 1
     assert "mmapstore ingest b0.pkl OUT --allow-pickle" in capsys.readouterr().err
-    assert run("ingest", "*.pkl", "out", "--allow-pickle", "--source-layout", "NHWC", "--text-width", "9", "--json") == 0
+    assert (
+        run(
+            "ingest",
+            "*.pkl",
+            "out",
+            "--allow-pickle",
+            "--source-layout",
+            "NHWC",
+            "--text-width",
+            "9",
+            "--classes",
+            "labels",
+            "--json",
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["fields"]["images"]["shape"] == [3, 4, 5]
     ds = mm.open("out")
     assert {name: field.shape for name, field in ds.fields.items()} == {"images": (4, 3, 4, 5), "labels": (4,), "texts": (4, 9)}
@@ -45,7 +60,7 @@ def test_pickles_only_when_allowed(folder: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_archives_of_several_fields(folder: Path) -> None:
-    assert run("ingest", "b0.npz", "b1.npz", "out.h5", "--fields", "image=images,labels") == 0
+    assert run("ingest", "b0.npz", "b1.npz", "out.h5", "--fields", "image=images,labels", "--classes", "labels") == 0
     np.testing.assert_array_equal(mm.open("out.h5::/labels")[:], [1, 0, 1, 0])
     assert mm.open("out.h5::/image").shape == (4, 4, 5, 3)
 

@@ -175,7 +175,7 @@ def test_modules_beside_the_files_are_not_imported(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     processes = ReadingProcesses(1)
     try:
-        processes.read("a.npz", ["x"], False)
+        processes.read("a.npz", {"x": "x"}, False)
     finally:
         processes.close()
     assert not (tmp_path / "imported").exists()

@@ -158,8 +158,10 @@ def test_pickles_of_python_2(tmp_path: Path) -> None:
 
 def test_labels_that_are_texts_become_classes(tmp_path: Path) -> None:
     for number, labels in enumerate([["dog", "cat", "dog"], ["zebra", "ant"], ["Käfer"]]):
-        as_npz(tmp_path / f"{number}.npz", {"x": np.zeros((len(labels), 2)), "fine_labels": np.array(labels)})
-    ds = mm.open(mm.ingest(mm.Megabatches(tmp_path), tmp_path / "out"))
+        fields = {"x": np.zeros((len(labels), 2)), "fine_labels": np.array(labels), "y": np.array(labels)}
+        as_npz(tmp_path / f"{number}.npz", fields)
+    ds = mm.open(mm.ingest(mm.Megabatches(tmp_path, classes=["fine_labels"]), tmp_path / "out"))
+    assert text_of(ds["y"][0]) == "dog"  # a name alone makes no classes of texts
     classes = ["Käfer", "ant", "cat", "dog", "zebra"]
     assert notes_of(str(tmp_path / "out"))["fine_labels"] == {"classes": classes}
     assert [classes[n] for n in ds["fine_labels"][:]] == ["dog", "cat", "dog", "zebra", "ant", "Käfer"]
@@ -255,7 +257,7 @@ def test_empty_texts_have_a_width(tmp_path: Path) -> None:
 def test_tokens_by_a_function(tmp_path: Path) -> None:
     for number, texts in enumerate([["ab", ""], ["größer", "c"]]):
         as_npz(tmp_path / f"{number}.npz", {"texts": np.array(texts), "labels": np.array(["x", "y"])})
-    source = mm.Megabatches(tmp_path, tokenize=lambda text: [ord(letter) for letter in text])
+    source = mm.Megabatches(tmp_path, tokenize=lambda text: [ord(letter) for letter in text], classes=["labels"])
     ds = mm.open(mm.ingest(source, tmp_path / "out"))
     assert ds["texts"].dtype == np.int32 and ds["texts"].shape == (4, 6)
     assert ["".join(map(chr, row[row > 0])) for row in ds["texts"][:]] == ["ab", "", "größer", "c"]
@@ -360,14 +362,20 @@ def test_arguments_that_cannot_be_meant(tmp_path: Path) -> None:
     for options, kind, said in [
         ({"fields": "images"}, InvalidTypeError, "expected a list of names"),
         ({"fields": []}, InvalidValueError, "names no field"),
+        ({"classes": "labels"}, InvalidTypeError, "expected a list of names of fields"),
         ({"workers": 0}, InvalidValueError, "workers=0 is less than 1"),
         ({"workers": 1.5}, InvalidTypeError, "not a number"),
         ({"text_width": -1}, InvalidValueError, "less than 1"),
     ]:
         with pytest.raises(kind, match=said):
             mm.Megabatches(path, **options)  # type: ignore[arg-type]
-    with pytest.raises(InvalidValueError, match="has no field 'image'; it has images, labels, texts"):
-        mm.ingest(mm.Megabatches(path, fields=["image"]), tmp_path / "out")
+    for options, said in [
+        ({"fields": ["image"]}, "has no field 'image'; it has images, labels, texts"),
+        ({"classes": ["label"]}, "names 'label', which is no field: the files hold images .*, labels .*, texts"),
+        ({"classes": ["labels"]}, "'labels' holds int64 numbers, not names of classes"),
+    ]:
+        with pytest.raises(InvalidValueError, match=said):
+            mm.ingest(mm.Megabatches(path, **options), tmp_path / "out")  # type: ignore[arg-type]
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").write_text("")
     for source, kind, said in [

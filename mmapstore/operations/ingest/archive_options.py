@@ -18,7 +18,7 @@ from .video import VIDEO_SUFFIXES, Videos
 
 # Options by their name in the parsed arguments, where they are None or False if nobody gave them.
 _ORDER = ("order", "seed", "episodes", "no_source")  # of images alone
-_MEGABATCHES = ("allow_pickle", "fields", "text_width")
+_MEGABATCHES = ("allow_pickle", "fields", "classes", "text_width")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-pickle", action="store_true", help="load pickles, which runs code in them; only for trusted files"
     )
     batches.add_argument("--fields", metavar="NAMES", help="fields to read: images,labels, or renamed: image=images,label=labels")
+    batches.add_argument("--classes", metavar="NAMES", help="fields whose texts are names of classes, such as label,category")
     batches.add_argument("--text-width", type=int, metavar="BYTES", help="width of texts (default: that of the longest)")
     add_raw_options(parser)
     videos = parser.add_argument_group("videos", "--size and --skip-broken are for videos as well")
@@ -50,6 +51,7 @@ def source_from(options: argparse.Namespace) -> Any:
             sources,
             allow_pickle=options.allow_pickle,
             fields=options.fields and _names(options.fields),
+            classes=options.classes.split(",") if options.classes else (),
             text_width=options.text_width,
             layout=options.source_layout,
             skip_broken=options.skip_broken,

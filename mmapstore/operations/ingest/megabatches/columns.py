@@ -20,15 +20,14 @@ _HOW = "Save a dict of arrays or lists, one entry per sample in each, or a list 
 
 @dataclass(frozen=True)
 class Columns:
-    """The contents of one file.
+    """The fields of one file.
 
     Attributes
     ----------
     arrays : by field, (samples, ...) in native byte order; dtype "S" for texts, as wide as the longest
-    coded : fields whose texts were given as bytes, so that nobody knows in what encoding
-    held : bytes of what it was loaded as
-    objects : of how many Python objects that was made
-    made : bytes of the arrays that were made of it, and not found in it
+    coded : fields whose texts were given as bytes, in an unknown encoding
+    held, objects : bytes and Python objects of the file as it was loaded
+    made : bytes of the arrays that were not loaded as arrays, but made of other objects
     """
 
     arrays: dict[str, Array]
@@ -38,10 +37,12 @@ class Columns:
     made: int = 0
 
 
-def read_columns(path: str, fields: Sequence[str] | None, allow_pickle: bool) -> Columns:
-    """Load a file and arrange it. `fields` are those to take; None takes all, and each has to have an entry per sample.
+def read_columns(path: str, fields: Mapping[str, str] | None, allow_pickle: bool) -> Columns:
+    """Load a file and arrange its fields, each of which has to have an entry per sample.
 
-    Raises what `load_whole` does, and InvalidTypeError, InvalidValueError for what is no megabatch: the text names the field.
+    `fields` are the names to take: by the name in `Columns` the name in the file. None takes all.
+
+    Raises the errors of `load_whole`; InvalidTypeError and InvalidValueError, naming the field, for a file that is no megabatch.
     """
     values = _by_field(load_whole(path, allow_pickle), path)
     try:
@@ -49,18 +50,19 @@ def read_columns(path: str, fields: Sequence[str] | None, allow_pickle: bool) ->
     except RecursionError as error:
         raise InvalidTypeError(f"{path} holds lists in lists without end; expected arrays. {_HOW}") from error
     arrays: dict[str, Array] = {}
+    lengths: dict[str, int] = {}
     coded, made = set(), 0
-    for name in fields if fields is not None else list(values):
-        if name not in values:
+    for name, stored in (fields if fields is not None else {name: name for name in values}).items():
+        if stored not in values:
             raise InvalidValueError(
-                f"{path} has no field {name!r}; it has {', '.join(values)}. Leave the file out, or name others."
+                f"{path} has no field {stored!r}; it has {', '.join(values)}. Leave the file out, or name others."
             )
-        value = values.pop(name)
-        arrays[name], is_coded = _column(value, f"{path}: the field {name!r}")
+        value = values.pop(stored)
+        arrays[name], is_coded = _column(value, f"{path}: the field {stored!r}")
+        lengths[stored] = len(arrays[name])
         made += arrays[name].nbytes * (arrays[name] is not value)
         del value
         coded |= {name} if is_coded else set()
-    lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise InvalidValueError(
             f"{path} holds fields of different lengths: {', '.join(f'{name} {length}' for name, length in lengths.items())}. "
@@ -72,7 +74,7 @@ def read_columns(path: str, fields: Sequence[str] | None, allow_pickle: bool) ->
 
 
 def _by_field(loaded: Any, path: str) -> dict[str, Any]:
-    """The values of each field: as they were saved, or gathered from the samples."""
+    """Return the values of each field: as they were saved, or gathered from the samples."""
     if isinstance(loaded, Mapping):
         return {_name(key, path): value for key, value in loaded.items()}
     if not isinstance(loaded, (list, tuple)) or not loaded or not all(isinstance(sample, Mapping) for sample in loaded):
@@ -100,7 +102,7 @@ def _name(key: Any, path: str) -> str:
 
 
 def _column(value: Any, where: str) -> tuple[Array, bool]:
-    """An array with an entry for each sample, and whether it is of texts that came as bytes."""
+    """Return an array with an entry for each sample, and True if it holds texts that came as bytes."""
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or (isinstance(value, np.ndarray) and value.ndim == 0):
         raise InvalidTypeError(
             f"{where} holds one {type(value).__name__} for all samples; expected an entry for each. "
@@ -134,7 +136,7 @@ def _example(value: Any) -> str:
 
 
 def _ragged(value: Any, where: str) -> InvalidValueError | None:
-    """The error for samples of different shapes; None if all have the same."""
+    """Return the error for samples of different shapes; None if all have the same."""
     shapes: dict[tuple[int, ...], int] = {}
     for number, each in enumerate(value):
         try:

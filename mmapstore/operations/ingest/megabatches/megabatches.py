@@ -1,4 +1,4 @@
-"""Pickled, joblib and `.npz` megabatches: files that each hold thousands of samples of several fields, joined field by field."""
+"""Pickled, joblib and `.npz` megabatches: files of thousands of samples of several fields, joined field by field."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ from ..files import inside_directory, matching
 from ..ordered_map import in_order
 from ..sources import stamp
 from .columns import Columns, read_columns
-from .fields import Numbers, Tokenize, Tokens
 from .reading_process import HELD_NBYTES, ReadingProcesses, can_be_started
-from .survey import Survey, SurveyedFile
+from .survey import Survey, SurveyedFile, Tokenize, Tokens, Wanted
 from .unpickling import SUFFIXES, held_while_loading, is_pickle, least_held, refuse_pickle
 
 _OBJECTS_FOR_PROCESSES = 4_000_000  # unpickling so many takes longer than starting processes does
 _KEPT_NBYTES = 8 << 20  # by malloc for each thread, of what was freed
-_Read = Callable[[str, Sequence[str] | None, bool], Columns]
+_Read = Callable[[str, Mapping[str, str] | None, bool], Columns]
 
 
 class Megabatches:
@@ -40,9 +39,8 @@ class Megabatches:
     dicts of one sample each. Files are loaded whole, several at a time, by threads, or by processes where there are so many small
     Python objects that unpickling them holds Python's lock. All are read twice: first to tell what they hold, then to be written.
 
-    Numbers stay what they are. Texts become UTF-8 in (width,) uint8, padded with zeros, as wide as the longest; in fields whose
-    name ends like `label`, `class`, `category`, `target` or `y` they become numbers of classes, int64, whose names, sorted, are in
-    the manifest. Lists of numbers become what `numpy.asarray` makes of them.
+    Numbers keep their dtype. Texts become UTF-8 in (width,) uint8, padded with zeros, as wide as the longest; in the fields that
+    `classes` names, numbers of classes. Lists of numbers become what `numpy.asarray` makes of them.
 
     Parameters
     ----------
@@ -54,6 +52,8 @@ class Megabatches:
     tokenize : a function from a text to a sequence of ints, called in this process for every text, twice. Texts become rows of
         int32 (int64 where a token needs it), padded with zeros
     fields : names of the fields to take; or a dict of the names to write and those in the files. None: all
+    classes : names of the fields, as written, whose texts are names of classes. Each text becomes the number of its class, int64;
+        the names, sorted, are in the manifest
     layout : the axes of a field's arrays, one letter each, beginning with N; or a dict by field, as written. By default the usual
         ones for that many axes: NCHW for four. Text alone is for the fields that have as many axes as it has letters
     workers : files loaded at once; None: as many as there are processors and as memory allows
@@ -72,7 +72,7 @@ class Megabatches:
     ...     for number, labels in enumerate([["cat", "dog"], ["dog"]]):
     ...         images = np.zeros((len(labels), 3, 8, 8), np.uint8)
     ...         np.savez(os.path.join(folder, f"{number}.npz"), images=images, labels=labels)
-    ...     ds = mmapstore.open(mmapstore.ingest(Megabatches(folder), os.path.join(folder, "store")))
+    ...     ds = mmapstore.open(mmapstore.ingest(Megabatches(folder, classes=["labels"]), os.path.join(folder, "store")))
     ...     ds["images"].shape, ds["labels"][:].tolist(), ds.episodes.tolist()
     ((3, 3, 8, 8), [0, 1, 1], [0, 2, 3])
     """
@@ -87,6 +87,7 @@ class Megabatches:
         text_width: int | None = None,
         tokenize: Tokenize | None = None,
         fields: Sequence[str] | Mapping[str, str] | None = None,
+        classes: Sequence[str] = (),
         layout: str | Mapping[str, str] | None = None,
         workers: int | None = None,
         skip_broken: bool = False,
@@ -100,10 +101,11 @@ class Megabatches:
         _check_number("workers", workers)
         self.paths = [os.path.abspath(path) for path in paths]
         self._allow_pickle = bool(allow_pickle)
-        self._text_width = text_width
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+            raise InvalidTypeError(f"classes={classes!r} is not understood; expected a list of names of fields, such as ['label'].")
         self._tokens = Tokens(tokenize) if tokenize is not None else None
+        self._wanted = Wanted(layout, text_width, self._tokens, tuple(classes))
         self._names = _names_of(fields)
-        self._layout = layout
         self._skip_broken = bool(skip_broken)
         self._workers = min(len(paths), workers or usable_cpus())
         self._may_use_fewer = workers is None
@@ -116,9 +118,9 @@ class Megabatches:
     # --- what it holds -----------------------------------------------------------------------------------------------
 
     def look(self, max_memory: int) -> None:
-        """Read all files once, to tell what they hold: within `max_memory` bytes, by fewer workers if it takes that.
+        """Read all files once, to know their fields, within `max_memory` bytes; fewer workers take less.
 
-        Raises MemoryBudgetError if the files are too large, before any is read.
+        Raises MemoryBudgetError before any file is read, if one is too large.
         """
         self._use_fewer_workers(max_memory)
         MemoryPlan(self.memory(1)).require(
@@ -136,7 +138,7 @@ class Megabatches:
 
     def _survey(self) -> Survey:
         if self._found is None:
-            self._found = Survey.of(self._surveyed_files(), self._layout, self._text_width, self._tokens)
+            self._found = Survey.of(self._surveyed_files(), self._wanted)
         return self._found
 
     def _surveyed_files(self) -> Iterator[SurveyedFile | tuple[str, DamagedFileError]]:
@@ -155,9 +157,7 @@ class Megabatches:
 
     def _surveyed_file(self, path: str, read: _Read) -> SurveyedFile | tuple[str, DamagedFileError]:
         try:
-            columns = read(path, self._taken, self._allow_pickle)
-            found = SurveyedFile.of(path, self._named(columns), self._tokens)
-            del columns
+            found = SurveyedFile.of(path, read(path, self._names, self._allow_pickle), self._wanted)
             give_back_freed_memory()
             return found
         except DamagedFileError as error:
@@ -165,22 +165,9 @@ class Megabatches:
                 raise
             return path, error
 
-    @property
-    def _taken(self) -> list[str] | None:
-        """The names in the files of what is taken."""
-        return None if self._names is None else list(self._names.values())
-
-    def _named(self, columns: Columns) -> Columns:
-        """The columns by the names that are written."""
-        if self._names is None:
-            return columns
-        arrays = {name: columns.arrays[its_name] for name, its_name in self._names.items()}
-        coded = frozenset(name for name, its_name in self._names.items() if its_name in columns.coded)
-        return replace(columns, arrays=arrays, coded=coded)
-
     @contextlib.contextmanager
     def _reading(self) -> Iterator[_Read]:
-        """Return the loader of files, for any thread."""
+        """Yield the loader of files, which any thread may call."""
         if not self._in_processes:
             yield read_columns
             return
@@ -192,13 +179,13 @@ class Megabatches:
 
     @property
     def specs(self) -> Mapping[str, ArraySpec]:
-        """Shape, dtype and layout of each field, over all files. Reads them all, if that was not done."""
+        """Shape, dtype and layout of each field, over all files, which are read first if they were not."""
         survey = self._survey()
-        return {name: form.spec(survey.samples) for name, form in survey.forms.items()}
+        return {name: replace(form.spec, shape=(survey.samples, *form.spec.sample_shape)) for name, form in survey.forms.items()}
 
     @property
     def samples(self) -> int | None:
-        """Of all files."""
+        """Samples of all files."""
         return self._survey().samples
 
     @property
@@ -213,12 +200,12 @@ class Megabatches:
 
     @property
     def doubts(self) -> list[Doubt]:
-        """Of fields whose axes were not named, where they are likely others than the usual ones."""
-        return [form.doubt for form in self._survey().forms.values() if isinstance(form, Numbers) and form.doubt]
+        """Fields whose axes nobody named and are likely not the usual ones."""
+        return [form.doubt for form in self._survey().forms.values() if form.doubt]
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Other JSON when a file is another, or something else would be written."""
+        """JSON that changes when a file does, or the samples that are made of it."""
         survey = self._survey()
         return {
             "kind": "megabatches",
@@ -256,7 +243,7 @@ class Megabatches:
             yield Piece(nothing, (), [file.path for file in survey.broken[told:]])
 
     def _samples_of(self, file: SurveyedFile, read: _Read) -> dict[str, Array]:
-        columns = self._named(read(file.path, self._taken, self._allow_pickle))
+        columns = read(file.path, self._names, self._allow_pickle)
         if stamp([file.path]) != file.stamp:
             raise DamagedFileError(
                 f"{file.path} was written to while it was read. Run the same ingest again once nothing writes to it."
@@ -264,12 +251,11 @@ class Megabatches:
         fields = {}
         for name, form in self._survey().forms.items():
             fields[name] = form.samples(columns.arrays.pop(name), f"{file.path}: the field {name!r}")
-        del columns
         give_back_freed_memory()
         return fields
 
     def memory(self, at_most: int) -> dict[str, int]:
-        """Before the files are looked at, what their sizes tell: pickles may turn out to take more."""
+        """Return the most private bytes; before `look` an estimate from the sizes of files, which pickles may exceed."""
         if self._found is not None:
             sizes = [(file.path, file.needed, file.given) for file in self._found.files]
         else:
@@ -286,7 +272,7 @@ class Megabatches:
 
 
 def _paths_of(source: Any) -> list[str]:
-    """Files in natural order. Raises for what is none, and for files of other kinds."""
+    """Return the files of a source, in natural order. Raises for one that is missing, and for files of other kinds."""
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         if os.path.isdir(path):
@@ -310,13 +296,11 @@ def _paths_of(source: Any) -> list[str]:
 
 
 def _names_of(fields: Any) -> dict[str, str] | None:
-    """By the name that is written, the name in the files."""
+    """Return the name in the files of each name that is written; None for all names."""
     if fields is None:
         return None
-    names = (
-        fields if isinstance(fields, Mapping) else {name: name for name in fields} if isinstance(fields, (list, tuple)) else None
-    )
-    if names is None or not all(isinstance(name, str) for pair in names.items() for name in pair):
+    names = {name: name for name in fields} if isinstance(fields, (list, tuple)) else fields
+    if not isinstance(names, Mapping) or not all(isinstance(name, str) for pair in names.items() for name in pair):
         raise InvalidTypeError(
             f"fields={fields!r} is not understood; expected a list of names, or a dict of new names and those in the files."
         )

@@ -1,7 +1,8 @@
 """Processes that load megabatches: unpickling a million small objects holds Python's lock, which each process has of its own.
 
-They are started as programs of their own, not as copies of this one: the script that the user runs is not imported in them, so
-it needs no `if __name__ == "__main__":`, and nothing is left behind when they, or the process that started them, are killed.
+Processes are started as programs of their own, not as copies of this one: the user's script is not imported in them, so it needs no
+`if __name__ == "__main__":`, and no process stays behind when one is killed, this one included. The pools of `concurrent.futures`
+and loky import the script, or end by a timeout.
 """
 
 from __future__ import annotations
@@ -9,19 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
 
 from ....files.process_memory import give_back_freed_memory
-from ....plain import errors
 from ....plain.errors import DamagedFileError, MmapstoreError
-from ..contract import Array
 from .columns import Columns, read_columns
 
 HELD_NBYTES = 40_000_000  # private memory of such a process before it loads anything
@@ -38,129 +38,97 @@ class ReadingProcesses:
     """Up to `most` processes, started when there is work for them. Any thread may call `read`; `close` ends them all."""
 
     def __init__(self, most: int) -> None:
-        self._idle: queue.LifoQueue[_ReadingProcess | None] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[subprocess.Popen[bytes] | None] = queue.LifoQueue()
         for _ in range(most):
             self._idle.put(None)
-        self._started: list[_ReadingProcess] = []
+        self._started: list[subprocess.Popen[bytes]] = []
         self._closed = False
 
-    def read(self, path: str, fields: Sequence[str] | None, allow_pickle: bool) -> Columns:
+    def read(self, path: str, fields: Mapping[str, str] | None, allow_pickle: bool) -> Columns:
         """Return or raise the outcome of `read_columns`, from the first process that is free."""
         process = self._idle.get()
         try:
-            if process is None:
-                process = _ReadingProcess()
+            if process is None or process.poll() is not None:
+                process = _started()
                 self._started.append(process)
                 if self._closed:
-                    process.end()
-            return process.read(path, fields, allow_pickle)
+                    process.kill()
+            return _answer(process, path, fields, allow_pickle)
         finally:
-            alive = process is not None and process.is_alive()
-            self._idle.put(process if alive else None)
+            self._idle.put(process)
 
     def close(self) -> None:
-        """Ends the processes at once, whatever they do; a `read` under way raises."""
+        """End the processes at once, whatever they do; a `read` under way raises."""
         self._closed = True
         for process in self._started:
-            process.end()
-
-
-class _ReadingProcess:
-    def __init__(self) -> None:
-        search = json.dumps([entry if entry else os.getcwd() for entry in sys.path if isinstance(entry, str)])
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM, search], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-        )
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def read(self, path: str, fields: Sequence[str] | None, allow_pickle: bool) -> Columns:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        request = json.dumps({"path": path, "fields": fields, "allow_pickle": allow_pickle})
-        try:
-            self._process.stdin.write(request.encode() + b"\n")
-            answer = json.loads(_line(self._process.stdout))
-            if "error" in answer:
-                raise getattr(errors, answer["error"])(answer["message"])
-            arrays = {name: _received(self._process.stdout, dtype, shape) for name, dtype, shape in answer["arrays"]}
-        except (OSError, EOFError) as error:
-            if isinstance(error, MmapstoreError):
-                raise
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)
-            self._process.kill()
-            code = self._process.wait()
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise DamagedFileError(
-                f"{path} ended the process that loaded it ({how}). It is damaged, or takes more memory than there is."
-            ) from error
-        return Columns(arrays, frozenset(answer["coded"]), answer["held"], answer["objects"], answer["made"])
-
-    def end(self) -> None:
-        with contextlib.suppress(OSError):
-            self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # of what was not yet sent
+                    assert pipe is not None
                     pipe.close()
 
 
-def _line(pipe: IO[bytes]) -> bytes:
-    found = bytearray()
-    while not found.endswith(b"\n"):  # unbuffered: what follows the line must stay in the pipe
-        byte = pipe.read(1)
-        if not byte:
-            raise EOFError
-        found += byte
-    return bytes(found)
+def _started() -> subprocess.Popen[bytes]:
+    search = json.dumps([entry if entry else os.getcwd() for entry in sys.path if isinstance(entry, str)])
+    return subprocess.Popen([sys.executable, "-P", "-c", _PROGRAM, search], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def _received(pipe: IO[bytes], dtype: str, shape: Sequence[int]) -> Array:
-    array = np.empty(tuple(shape), dtype)
-    rest = array.reshape(-1).view(np.uint8).data
-    while rest:
-        done = pipe.readinto(rest)  # type: ignore[attr-defined]
-        if not done:
-            raise EOFError
-        rest = rest[done:]
-    return array
+def _answer(process: subprocess.Popen[bytes], path: str, fields: Mapping[str, str] | None, allow_pickle: bool) -> Columns:
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        pickle.dump((path, fields, allow_pickle), process.stdin)
+        process.stdin.flush()
+        answer = _received(process.stdout)
+    except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        process.kill()
+        code = process.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise DamagedFileError(
+            f"{path} ended the process that loaded it ({how}). It is damaged, or takes more memory than there is."
+        ) from error
+    if isinstance(answer, MmapstoreError):
+        raise answer
+    return answer
+
+
+def _received(pipe: IO[bytes]) -> Columns | MmapstoreError:
+    head, lengths = pickle.load(pipe)
+    arrays = [np.empty(length, np.uint8) for length in lengths]
+    if any(pipe.readinto(array.data) < len(array) for array in arrays):  # type: ignore[attr-defined]
+        raise EOFError
+    answer: Columns | MmapstoreError = pickle.loads(head, buffers=arrays)
+    return answer
 
 
 def serve() -> None:
     """In the process: answer requests until there are no more. What a pickle prints goes to stderr."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that was asked ends the others
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    with contextlib.suppress(BrokenPipeError):
-        for line in requests:
-            _answer(json.loads(line), answers)
+    with contextlib.suppress(BrokenPipeError, EOFError):
+        while True:
+            _send(_outcome(*pickle.load(requests)), answers)
             give_back_freed_memory()
+    os._exit(0)
 
 
-def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
+def _outcome(path: str, fields: Mapping[str, str] | None, allow_pickle: bool) -> Columns | MmapstoreError:
     try:
-        found = read_columns(request["path"], request["fields"], request["allow_pickle"])
+        return read_columns(path, fields, allow_pickle)
     except MmapstoreError as error:
-        answers.write(json.dumps({"error": type(error).__name__, "message": str(error)}).encode() + b"\n")
-        return
-    head = {
-        "arrays": [[name, array.dtype.str, array.shape] for name, array in found.arrays.items()],
-        "coded": sorted(found.coded),
-        "held": found.held,
-        "objects": found.objects,
-        "made": found.made,
-    }
-    _write(answers, json.dumps(head).encode() + b"\n")
-    while found.arrays:
-        array = found.arrays.pop(next(iter(found.arrays)))
-        _write(answers, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return error
 
 
-def _write(pipe: IO[bytes], data: bytes | memoryview) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[pipe.write(rest) :]
+def _send(answer: Any, pipe: IO[bytes]) -> None:
+    """Send arrays from where they lie: a pickle that holds them would hold a copy."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(answer, 5, buffer_callback=buffers.append)
+    arrays = [buffer.raw() for buffer in buffers]
+    pickle.dump((head, [array.nbytes for array in arrays]), pipe)
+    for array in arrays:
+        pipe.write(array)
+    pipe.flush()

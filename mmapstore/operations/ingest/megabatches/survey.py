@@ -1,37 +1,104 @@
-"""A survey of megabatches, once all were read: the number of samples, their form, and the broken files."""
+"""A survey of megabatches: the fields that each file holds, and the form in which each field is written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import threading
+import zlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from ....plain.errors import DamagedFileError, InvalidValueError
+import numpy as np
+
+from ....plain.array_spec import ArraySpec, StoredLayout
+from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
+from ....plain.guessed_axes import Doubt, doubt_about
+from ....plain.text_padding import refuse_padding
+from ..contract import Array
 from ..sources import stamp
 from .columns import Columns
-from .fields import FieldForm, Found, Tokens, form_of, found_in
 from .unpickling import held_while_loading
+
+Tokenize = Callable[[str], Sequence[int]]
+MOST_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class FieldForm:
+    """The form in which a field is written, alike in all files.
+
+    Attributes
+    ----------
+    spec : of no samples
+    samples : the samples, (n, *sample shape), of a file's column, and of words for messages; maybe a view
+    notes : small JSON for the manifest
+    doubt : why axes that nobody named are likely others than the usual ones
+    """
+
+    spec: ArraySpec
+    samples: Callable[[Array, str], Array]
+    notes: dict[str, Any] = field(default_factory=dict)
+    doubt: Doubt | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The arguments of `Megabatches` that decide on the form of fields."""
+
+    layout: str | Mapping[str, str] | None
+    text_width: int | None
+    tokens: Tokens | None
+    classes: Collection[str]
+
+
+class _Found(NamedTuple):
+    """One field of one file.
+
+    Attributes
+    ----------
+    samples, shape, dtype : entries; shape and dtype of each; "text" for texts of any length
+    longest, total, largest : of texts, bytes of the longest and of all; or tokens, and the largest absolute value of one
+    classes : the different texts, where they are names of classes
+    coded : texts came as bytes in an unknown encoding
+    """
+
+    samples: int
+    shape: tuple[int, ...]
+    dtype: str
+    longest: int = 0
+    largest: int = 0
+    total: int = 0
+    classes: frozenset[bytes] = frozenset()
+    coded: bool = False
+
+    @property
+    def words(self) -> str:
+        return "texts" if self.dtype == "text" else f"samples of shape {self.shape} {self.dtype}"
 
 
 @dataclass(frozen=True)
 class SurveyedFile:
-    """
-    path, stamp : the file, and what changes when it does
-    found : what it holds, by field
-    needed : bytes of memory that loading it and arranging what it holds takes
+    """A file that can be loaded.
+
+    Attributes
+    ----------
+    stamp : text that changes when the file does
+    found : the file's fields
+    needed : bytes of memory that loading the file and arranging its fields takes
     given : bytes of the columns that come of it
     objects : Python objects that it was loaded as
     """
 
     path: str
     stamp: str
-    found: Mapping[str, Found]
+    found: Mapping[str, _Found]
     needed: int
     given: int
     objects: int
 
     @classmethod
-    def of(cls, path: str, columns: Columns, tokens: Tokens | None) -> SurveyedFile:
-        found = {name: found_in(array, name in columns.coded, name, path, tokens) for name, array in columns.arrays.items()}
+    def of(cls, path: str, columns: Columns, wanted: Wanted) -> SurveyedFile:
+        found = {name: _found_in(array, name in columns.coded, name, path, wanted) for name, array in columns.arrays.items()}
         # Texts and classes are arranged a second time, in their final form.
         needed = columns.held + max(held_while_loading(path), 2 * columns.made)
         given = sum(array.nbytes for array in columns.arrays.values())
@@ -42,9 +109,8 @@ class SurveyedFile:
         return next(iter(self.found.values())).samples
 
 
-@dataclass(frozen=True)
-class BrokenFile:
-    """`why` it cannot be loaded. `before` files that can be stand before it."""
+class BrokenFile(NamedTuple):
+    """A file that cannot be loaded, and `why`; `before` files that can be stand before it."""
 
     path: str
     why: str
@@ -53,7 +119,15 @@ class BrokenFile:
 
 @dataclass(frozen=True)
 class Survey:
-    """Files that hold samples, in order; the first sample of each, and the end; broken files; the form of each field."""
+    """All files once they were read.
+
+    Attributes
+    ----------
+    files : those that hold samples, in order
+    first_of : the first sample of each, and the number of all samples
+    broken : the others
+    forms : of each field
+    """
 
     files: list[SurveyedFile]
     first_of: list[int]
@@ -61,13 +135,7 @@ class Survey:
     forms: dict[str, FieldForm]
 
     @classmethod
-    def of(
-        cls,
-        seen: Iterable[SurveyedFile | tuple[str, DamagedFileError]],
-        layout: str | Mapping[str, str] | None,
-        text_width: int | None,
-        tokens: Tokens | None,
-    ) -> Survey:
+    def of(cls, seen: Iterable[SurveyedFile | tuple[str, DamagedFileError]], wanted: Wanted) -> Survey:
         """Raises DamagedFileError if no file can be loaded, InvalidValueError if two do not go together."""
         files: list[SurveyedFile] = []
         broken: list[BrokenFile] = []
@@ -87,27 +155,166 @@ class Survey:
                     f"{file.path} has the fields {', '.join(sorted(file.found))}; {first.path} {', '.join(sorted(first.found))}. "
                     "Name those that all files have with fields= (--fields)."
                 )
-        return cls(files, first_of, broken, _forms(files, layout, text_width, tokens))
+        letters = _letters(first.found, wanted)
+        forms = {name: _form(name, {file.path: file.found[name] for file in files}, letters, wanted) for name in first.found}
+        return cls(files, first_of, broken, forms)
 
     @property
     def samples(self) -> int:
         return self.first_of[-1]
 
 
-def _forms(
-    files: list[SurveyedFile], layout: str | Mapping[str, str] | None, text_width: int | None, tokens: Tokens | None
-) -> dict[str, FieldForm]:
-    first = files[0].found
+def _found_in(column: Array, coded: bool, name: str, path: str, wanted: Wanted) -> _Found:
+    where = f"{path}: the field {name!r}"
+    is_text = column.dtype.kind == "S"
+    if name in wanted.classes:
+        classes = frozenset(np.unique(column).tolist()) if is_text else frozenset()
+        if not 0 < len(classes) <= MOST_CLASSES:
+            held = f"{len(classes)} different texts, too many to be" if is_text else f"{column.dtype} numbers, not"
+            raise InvalidValueError(f"{where} holds {held} names of classes. Take it out of classes= (--classes).")
+        return _Found(len(column), (), "text", column.dtype.itemsize, classes=classes, coded=coded)
+    if not is_text:
+        return _Found(len(column), column.shape[1:], column.dtype.name)
+    if wanted.tokens is None:
+        return _Found(len(column), (), "text", column.dtype.itemsize, 0, int(np.char.str_len(column).sum()), coded=coded)
+    return _Found(len(column), (), "text", *wanted.tokens.measure(column, where), coded=coded)
+
+
+def _letters(found: Mapping[str, _Found], wanted: Wanted) -> dict[str, str]:
+    """Return the layout of each field for which one was given."""
+    layout = wanted.layout
     if isinstance(layout, Mapping):
-        unknown = sorted(set(layout) - set(first))
-        letters = dict(layout)
+        letters, fits = dict(layout), layout.keys() <= found.keys()
     else:
-        letters = {name: layout for name, found in first.items() if layout is not None and len(found.shape) + 1 == len(layout)}
-        unknown = [layout] if layout is not None and not letters else []
-    if unknown:
-        held = ", ".join(f"{name} {found.words}" for name, found in first.items())
+        letters = {name: layout for name, each in found.items() if layout is not None and len(each.shape) + 1 == len(layout)}
+        fits = layout is None or bool(letters)
+    held = ", ".join(f"{name} {each.words}" for name, each in found.items())
+    if not fits:
         raise InvalidValueError(f"layout={layout!r} fits no field: the files hold {held}.")
-    return {
-        name: form_of(name, {file.path: file.found[name] for file in files}, letters.get(name), text_width, tokens)
-        for name in first
-    }
+    unknown = sorted(set(wanted.classes) - found.keys())
+    if unknown:
+        raise InvalidValueError(f"classes= (--classes) names {unknown[0]!r}, which is no field: the files hold {held}.")
+    return letters
+
+
+def _form(name: str, found: Mapping[str, _Found], letters: Mapping[str, str], wanted: Wanted) -> FieldForm:
+    """Return the form for what all files hold, `found` by path. Raises InvalidValueError where files differ, or a text is long."""
+    first_path, first = next(iter(found.items()))
+    for path, other in found.items():
+        if (other.shape, other.dtype) != (first.shape, first.dtype):
+            raise InvalidValueError(
+                f"{path}: the field {name!r} holds {other.words}, in {first_path} {first.words}. Files that are joined have to be "
+                "alike: leave one out, or convert it."
+            )
+    if first.dtype != "text":
+        return _numbers(f"The field {name!r}", first, letters.get(name))
+    if name in wanted.classes:
+        return _class_numbers(sorted(frozenset().union(*(one.classes for one in found.values()))))
+    return _texts(name, found, wanted)
+
+
+def _numbers(where: str, found: _Found, layout: str | None) -> FieldForm:
+    """Numbers as they are."""
+    stored = StoredLayout.of(layout, (1, *found.shape), where)
+    if not stored.letters.startswith("N") or "T" in stored.letters:
+        raise InvalidValueError(
+            f"layout={layout!r} for {where[0].lower()}{where[1:]} is not understood; expected N, the samples, first, and no T: "
+            "each file is an episode."
+        )
+    doubt = doubt_about(where, (1, *found.shape), layout)
+    return FieldForm(stored.spec(np.dtype(found.dtype)), lambda column, where: column, doubt=doubt)
+
+
+def _class_numbers(names: list[bytes]) -> FieldForm:
+    """Positions in the sorted list of all classes: (n,) int64."""
+    classes = np.array(names)
+    notes = {"classes": [name.decode("utf-8", "backslashreplace") for name in names]}
+    spec = ArraySpec((0,), np.dtype(np.int64), "N")
+    return FieldForm(spec, lambda column, where: np.searchsorted(classes, column).astype(np.int64), notes)
+
+
+def _texts(name: str, found: Mapping[str, _Found], wanted: Wanted) -> FieldForm:
+    """Texts, or their tokens, padded with zeros: (n, width)."""
+    tokens = wanted.tokens
+    longest_path = max(found, key=lambda path: found[path].longest)
+    longest, largest = found[longest_path].longest, max(one.largest for one in found.values())
+    dtype = np.dtype(np.uint8 if tokens is None else np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
+    width = max(1, longest) if wanted.text_width is None else wanted.text_width
+    if longest > width:
+        unit = "bytes" if tokens is None else "tokens"
+        raise InvalidValueError(
+            f"{longest_path}: the field {name!r} holds a text of {longest} {unit}, the longest of all; text_width={width}. "
+            f"Give text_width={longest} (--text-width), or shorten the texts first."
+        )
+    if wanted.text_width is None:
+        refuse_padding(
+            f"The field {name!r}",
+            sum(one.samples for one in found.values()),
+            longest * dtype.itemsize,
+            sum(one.total for one in found.values()) * dtype.itemsize,
+            f"The longest is in {longest_path}: shorten that text, leave the file out, or give text_width={longest} "
+            "(--text-width) to have it so.",
+        )
+    spec = ArraySpec((0, width), dtype, "NC")
+    if tokens is not None:
+        return FieldForm(spec, lambda column, where: tokens.rows(column, where, width, dtype), {"tokens": width, "padding": 0})
+    encoding = None if any(one.coded for one in found.values()) else "utf-8"
+    return FieldForm(
+        spec,
+        lambda column, where: column.astype(f"S{width}").view(np.uint8).reshape(len(column), width),
+        {"encoding": encoding, "width": width, "padding": 0},
+    )
+
+
+class Tokens:
+    """The user's function, called from one thread at a time. `mark` changes with the tokens that were measured, in any order."""
+
+    def __init__(self, tokenize: Tokenize) -> None:
+        if not callable(tokenize):
+            raise InvalidTypeError(f"tokenize={tokenize!r} is not a function; expected one from a text to a sequence of ints.")
+        self._tokenize = tokenize
+        self._lock = threading.Lock()
+        self.mark = 0
+
+    def _of(self, column: Array, where: str) -> list[Array]:
+        with self._lock:
+            return [self._checked(text, number, where) for number, text in enumerate(column.tolist())]
+
+    def _checked(self, text: bytes, number: int, where: str) -> Array:
+        try:
+            decoded = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidValueError(
+                f"{where}: the text of sample {number} is not UTF-8, so it cannot be tokenized ({error})."
+            ) from error
+        found = np.asarray(self._tokenize(decoded))
+        if found.size == 0:
+            return np.zeros(0, np.int64)
+        if found.ndim != 1 or found.dtype.kind not in "iu" or int(found.max()) > np.iinfo(np.int64).max:
+            raise InvalidTypeError(
+                f"{where}: tokenize= gave {str(found)[:60]} for the text of sample {number}; expected a sequence of ints."
+            )
+        return found
+
+    def measure(self, column: Array, where: str) -> tuple[int, int, int]:
+        """Return the most tokens of a text, the largest absolute value of a token, and the number of all tokens."""
+        longest = largest = total = crc = 0
+        for tokens in self._of(column, where):
+            crc = zlib.crc32(b"%d:" % len(tokens) + tokens.astype("<i8").tobytes(), crc)
+            longest, total = max(longest, len(tokens)), total + len(tokens)
+            largest = max(largest, *(abs(int(end(tokens))) for end in (np.min, np.max))) if len(tokens) else largest
+        with self._lock:
+            self.mark = (self.mark + crc) % (1 << 32)
+        return longest, largest, total
+
+    def rows(self, column: Array, where: str, width: int, dtype: np.dtype[Any]) -> Array:
+        """Return the tokens of each text, (n, width). Raises InvalidValueError if there are more than were measured."""
+        rows = np.zeros((len(column), width), dtype)
+        for row, tokens in zip(rows, self._of(column, where), strict=True):
+            if len(tokens) > width:
+                raise InvalidValueError(
+                    f"{where}: tokenize= gave {len(tokens)} tokens for a text, {width} at most when it was called for all "
+                    "before. It has to give the same tokens for the same text."
+                )
+            row[: len(tokens)] = tokens
+        return rows

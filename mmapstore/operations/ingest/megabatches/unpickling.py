@@ -63,7 +63,7 @@ def load_whole(path: str, allow_pickle: bool) -> Any:
 
 
 def held_while_loading(path: str) -> int:
-    """Bytes that loading takes beside what is loaded. Older protocols read a value whole, then turn it into what it stands for."""
+    """Return the bytes that loading takes beside the loaded values. Older protocols hold a value twice while they decode it."""
     if not is_pickle(path):
         return 0
     try:
@@ -78,7 +78,7 @@ def held_while_loading(path: str) -> int:
 
 
 def least_held(path: str) -> int:
-    """Bytes that what is loaded takes at least, as far as can be told without loading it."""
+    """Return the least bytes that the loaded values take, as far as the file tells without being loaded."""
     try:
         if is_pickle(path):
             return os.stat(path).st_size
@@ -180,7 +180,7 @@ def _npz_array(archive: Any, name: str, path: str, allow_pickle: bool) -> Any:
 
 
 def held_by(value: Any) -> tuple[int, int]:
-    """Bytes and Python objects that a loaded value is made of. What is referred to several times is counted each time."""
+    """Return the bytes and the Python objects of a loaded value. An object with several references is counted each time."""
     if isinstance(value, np.ndarray):
         return (value.nbytes, 1) if value.dtype != object else held_by(value.tolist())
     if isinstance(value, dict):
