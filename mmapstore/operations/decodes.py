@@ -9,26 +9,29 @@ from ..batches.window_frames import WindowFrames
 from ..plain.array_spec import ArraySpec
 from ..plain.runs import merged
 from ..plain.sample_order import SampleOrder, Shuffling
-from ..plain.windows import Anchors, Episodes, NextFrame
+from ..plain.windows import Anchors, Episodes, NextFrame, Window
 from ..readers.contract import Decodes, Reader, ReadsRuns
 
 _MOST_WINDOWS = 64  # of an epoch, that are looked at: in longer ones the others are like them
+_PAIRS = NextFrame()
 
 
-def decodes_per_chunk(reader: Reader, episodes: Episodes) -> float | None:
-    """Return how often an epoch of next-frame pairs with `shuffle=True` decodes a chunk, on average over chunks.
+def decodes_per_chunk(reader: Reader, episodes: Episodes, target: Window | None = _PAIRS) -> float | None:
+    """Return how often an epoch with `shuffle=True` decodes a chunk, on average over chunks: of next-frame pairs, or of `target`.
 
     None for readers that do not decode, or not all chunks of a window at once; and where there is no pair.
     1 would be every chunk once: blocks that begin and end inside chunks, and the frame past a block, add to it.
     """
     if not (isinstance(reader, Decodes) and isinstance(reader, ReadsRuns)):
         return None
-    return decodes_with(reader.spec, episodes, reader.whole_chunks)
+    return decodes_with(reader.spec, episodes, reader.whole_chunks, target)
 
 
-def decodes_with(spec: ArraySpec, episodes: Episodes, whole_chunks: Callable[[int, int], tuple[int, int]]) -> float | None:
+def decodes_with(
+    spec: ArraySpec, episodes: Episodes, whole_chunks: Callable[[int, int], tuple[int, int]], target: Window | None = _PAIRS
+) -> float | None:
     """Return the same for any chunks: `whole_chunks` widens a run [start, stop) to the samples that are decoded with it."""
-    plan = plan_for({"x": spec}, None, NextFrame())
+    plan = plan_for({"x": spec}, None, target)
     anchors = Anchors(episodes, plan.reach())
     if len(anchors) == 0:
         return None

@@ -23,7 +23,7 @@ from ..plain.cf_packing import packed_words
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ..plain.memory_budget import format_bytes
-from ..plain.windows import Episodes
+from ..plain.windows import Episodes, NextFrame
 from ..readers.contract import OffersViews, Reader
 from .archives import Archive, archive_table, claims_to_be_an_archive
 from .decodes import decodes_per_chunk
@@ -38,8 +38,8 @@ _FEWER = ": chunks of fewer samples would have fewer decoded again, and ds.cache
 class ArrayDescription:
     """One array: its form, how it is read, and advice.
 
-    `decodes` is how often a shuffled epoch of next-frame pairs decodes each chunk; 0 where nothing is decoded. `refused` is the
-    reason why the array cannot be opened; all other attributes but `name` are then empty.
+    `decodes` is how often a shuffled epoch decodes each chunk, of next-frame pairs unless samples are mixed or have labels; 0 where
+    nothing is decoded. `refused` is the reason why the array cannot be opened; all other attributes but `name` are then empty.
     """
 
     name: str
@@ -125,7 +125,8 @@ def describe(
             return _described_folder(outer)
         raise
     listing = list_stored(outer, inside)
-    arrays = tuple(_described_entry(outer, entry.key, layout if len(listing) == 1 else None, entry.storage) for entry in listing)
+    only, has_labels = len(listing) == 1, any(is_label(_tail(entry.key)) for entry in listing)
+    arrays = tuple(_described_entry(outer, entry.key, layout if only else None, entry.storage, has_labels) for entry in listing)
     opened = [array for array in arrays if not array.refused]
     manifest = _manifest_beside(Path(outer.rstrip("/") + SUFFIX))
     together = manifest is not None and len(manifest.fields) > 1 and not inside
@@ -141,13 +142,17 @@ def describe(
     )
 
 
-def _described_entry(outer: str, key: str, layout: str | None, storage: str) -> ArrayDescription:
+def _tail(key: str) -> str:
+    return key.strip("/").rpartition("/")[2]
+
+
+def _described_entry(outer: str, key: str, layout: str | None, storage: str, has_labels: bool) -> ArrayDescription:
     name = f"{outer}::/{key.strip('/')}" if key.strip("/") else outer
-    field = key.strip("/").rpartition("/")[2]
+    field = _tail(key)
     try:
         # By its own name a field of labels is known as one.
         source: Any = {field: name} if is_label(field) else name
-        return _described_field(name, name, open_quietly(source, layout=layout), storage, layout)
+        return _described_field(name, name, open_quietly(source, layout=layout), has_labels, storage, layout)
     except MmapstoreError as error:
         return ArrayDescription(name, refused=str(error))
 
@@ -163,8 +168,10 @@ def _ingest_command(source: str, layout: str | None) -> str:
     return f"mmapstore ingest {shlex.quote(source)} {stem.strip('/')}-nchw.npy{option}"
 
 
-def _described_field(name: str, source: str, dataset: Dataset, storage: str = "", layout: str | None = None) -> ArrayDescription:
-    """Describe one field; `source` is a path that opens it alone."""
+def _described_field(
+    name: str, source: str, dataset: Dataset, has_labels: bool, storage: str = "", layout: str | None = None
+) -> ArrayDescription:
+    """Describe one field; `source` is a path that opens it alone, `has_labels` is true if there is a field of labels beside it."""
     reader = next(iter(dataset.readers.values()))
     spec = reader.spec
     packed = packed_words(next(iter(dataset.packed.values()), ()))
@@ -173,16 +180,18 @@ def _described_field(name: str, source: str, dataset: Dataset, storage: str = ""
         notes.append(
             f"training from this order is slow; this writes it once in the order it is read: {_ingest_command(source, layout)}"
         )
-    decodes = decodes_per_chunk(reader, Episodes.of(dataset.episodes)) or 0.0
+    labelled = label_field(dataset)
+    is_of_frames = labelled is None and not (has_labels or dataset.mixed)
+    decodes = decodes_per_chunk(reader, Episodes.of(dataset.episodes), NextFrame() if is_of_frames else None) or 0.0
     if decodes:
         fewer = _FEWER if decodes > _MANY_DECODES else ""
-        notes.append(f"a shuffled epoch of next-frame pairs decodes each chunk {decodes:.2f} times{fewer}")
+        pairs = " of next-frame pairs" if is_of_frames else ""
+        notes.append(f"a shuffled epoch{pairs} decodes each chunk {decodes:.2f} times{fewer}")
     if _begins_aligned(reader):
         batch = ALIGNMENT // math.gcd(spec.sample_nbytes, ALIGNMENT)
         sizes = f", where the batch size is a multiple of {batch}" if batch > 1 else ""
         notes.append(f"to_keras() hands x of unshuffled batches to TensorFlow without a copy{sizes}")
     notes += [doubt.words("layout") for doubt in dataset.doubts.values()]
-    labelled = label_field(dataset)
     if labelled is not None:
         notes.append(class_words(*labelled))
         if are_sorted(labelled[1]):
@@ -224,9 +233,9 @@ def _begins_aligned(reader: Reader) -> bool:
 
 
 def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | None) -> Description:
-    several = len(dataset.fields) > 1
+    several, has_labels = len(dataset.fields) > 1, any(map(is_label, dataset.fields))
     arrays = tuple(
-        _described_field(*((f"field {name!r}", f"{path}::/{name}") if several else (path, path)), part, layout=layout)
+        _described_field(*((f"field {name!r}", f"{path}::/{name}") if several else (path, path)), part, has_labels, layout=layout)
         for name, part in dataset.fields.items()
     )
     outer = Path(split_inside(path)[0])

@@ -77,6 +77,21 @@ def test_it_is_told_in_words_and_in_json(
     assert ("ds.cache(directory)" in line) is (times > 2)
 
 
+def test_samples_with_labels_are_no_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmapstore.plain.sample_order.BLOCK_BYTES", 16 * FRAMES[0].nbytes)
+    h5py = pytest.importorskip("h5py")
+    for name in ("other", "label"):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_dataset("x", data=FRAMES, chunks=(16, *FRAMES.shape[1:]), compression="gzip")
+            file.create_dataset(name, data=np.arange(SAMPLES) % 2)
+        (told,) = [
+            note for array in describe(tmp_path / f"{name}.h5").arrays for note in array.notes if "decodes each chunk" in note
+        ]
+        # The frame past a block is in another chunk; labelled samples have none.
+        assert told.startswith("a shuffled epoch decodes each chunk 1.00 times") is (name == "label")
+        assert (" of next-frame pairs " in told) is (name == "other")
+
+
 def test_what_is_not_decoded_says_nothing(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", FRAMES[:8])
     (array,) = describe(tmp_path / "a.npy").arrays
