@@ -15,13 +15,9 @@ Kind = tuple[Any, tuple["int | None", ...]]  # dtype and shape of an array; None
 
 
 class BatchShapes:
-    """The structure, dtypes and shapes of a first batch, which all others must have.
+    """The structure, dtypes and shapes of a first batch, `made`, which all others must have.
 
-    Parameters
-    ----------
-    batches : whose batches they are, for errors
-    made : the parts of the first batch
-    length : of the first axis of all arrays, where every batch is full; None for any
+    `length` is that of the first axis of all arrays, where every batch is full; None for any.
     """
 
     def __init__(self, batches: BatchSource, made: tuple[Any, ...], length: int | None = None) -> None:

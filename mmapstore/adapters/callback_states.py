@@ -63,7 +63,7 @@ class OtherCallbacks:
         return found
 
     def capture(self) -> dict[str, Any]:
-        """The states of callbacks that have one; those of a user's own are what their `state_dict()` returns."""
+        """Return the states of callbacks that have one; a user's own have `state_dict()`."""
         return {name: state for name, one in self._named().items() if (state := _state_of(one)) is not None}
 
     def restore(self, states: dict[str, Any]) -> None:
@@ -98,8 +98,8 @@ class OtherCallbacks:
     def end_epoch_early(self) -> None:
         """Let Keras end the running epoch after this batch, and go on with validation and the next epoch as ever.
 
-        Keras counts batches, and ends an epoch when there were as many as there should be. Where it does not know how many, or was
-        told with `steps_per_epoch`, it leaves its loop for one flag alone, which is taken back before others look.
+        Keras ends an epoch after its number of batches. Where the number is unknown, or given by `steps_per_epoch`, Keras leaves
+        its loop for one flag alone, which is taken back before others look.
         """
         epochs, model = self._epochs(), self._own._model
         if epochs is None or model.stop_training:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ _ARRAY = "<array>"
 class CheckpointFiles:
     """The files `checkpoint-00000001.npz`, `checkpoint-00000002.npz` ... of a directory.
 
-    Each is an ordinary archive of NumPy: `state.json`, as bytes, and the arrays that it names. The archive has a CRC-32 of each
-    part, and its table of contents is at its end: damage and half a file are seen when it is read.
+    Each is an archive of NumPy: `state.json`, as bytes, and the arrays that it names. Its CRC-32 of each part and its table of
+    contents at the end show damage and half files.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
@@ -71,7 +72,7 @@ class CheckpointFiles:
         path = self._directory / f"checkpoint-{max(there, default=0) + 1:08d}.npz"
         temporary = path.with_suffix(".tmp")
         arrays: dict[str, Any] = {}
-        text = json.dumps(_packed(state, arrays))
+        text = json.dumps(state, default=partial(_stored, arrays))
         arrays[_STATE] = np.frombuffer(text.encode(), np.uint8)
         self._directory.mkdir(parents=True, exist_ok=True)
         try:
@@ -99,26 +100,20 @@ class CheckpointFiles:
         self._good = []
 
 
-def _packed(value: Any, arrays: dict[str, Any]) -> Any:
-    """`value` as JSON, whose arrays are put into `arrays` and named."""
-    if isinstance(value, dict):
-        return {str(key): _packed(part, arrays) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_packed(part, arrays) for part in value]
-    if isinstance(value, np.generic):
-        value = np.asarray(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+def _stored(arrays: dict[str, Any], value: Any) -> dict[str, str]:
+    """Put an array, or a number of NumPy's, among the `arrays`; return its name as JSON."""
+    if not isinstance(value, (np.ndarray, np.generic)) or value.dtype.hasobject:
         raise InvalidTypeError(
             f"a state to save holds {value!r}, a {type(value).__name__}; expected dicts and lists of numbers, strings and arrays. "
             "Return these from state_dict() of the callback."
         )
-    name = f"array{len(arrays)}"
+    name, array = f"array{len(arrays)}", np.asarray(value)
+    if array.dtype.kind != "V":
+        arrays[name] = array
+        return {_ARRAY: name}
     # Types that NumPy does not have itself, such as bfloat16, are stored as their bytes.
-    own = value.dtype.kind != "V"
-    arrays[name] = value if own else np.asarray(value, order="C").view(np.dtype((np.void, value.dtype.itemsize)))
-    return {_ARRAY: name} if own else {_ARRAY: name, "dtype": value.dtype.name}
+    arrays[name] = np.asarray(array, order="C").view(np.dtype((np.void, array.dtype.itemsize)))
+    return {_ARRAY: name, "dtype": array.dtype.name}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -127,15 +122,11 @@ def _read(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} does not match")
 
-        def unpacked(value: Any) -> Any:
-            if isinstance(value, list):
-                return [unpacked(part) for part in value]
-            if not isinstance(value, dict):
+        def found(value: dict[str, Any]) -> Any:
+            if _ARRAY not in value:
                 return value
-            if _ARRAY in value:
-                array = archive[value[_ARRAY]]
-                return array.view(np.dtype(value["dtype"])) if "dtype" in value else array
-            return {key: unpacked(part) for key, part in value.items()}
+            array = archive[value[_ARRAY]]
+            return array.view(np.dtype(value["dtype"])) if "dtype" in value else array
 
-        state: dict[str, Any] = unpacked(json.loads(archive[_STATE].tobytes()))
+        state: dict[str, Any] = json.loads(archive[_STATE].tobytes(), object_hook=found)
         return state

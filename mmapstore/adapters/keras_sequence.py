@@ -48,7 +48,59 @@ _UNDER_WAY = ("_lock", "_walks", "_adapters", "_short")  # what belongs to itera
 
 
 class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches for Keras. Made by `Batches.to_keras()`; see `to_keras` for the promises it keeps."""
+    """Batches as a keras.utils.PyDataset, for `fit`, `evaluate`, `predict` and `validation_data=`, on any Keras backend.
+
+    Made by `Batches.to_keras()`. Pass `shuffle=False` to `fit`: the samples are in the order of the batches already, and Keras's
+    default `shuffle=True` permutes the batches once more. Each is still seen once an epoch, but compressed data is decoded many
+    times over, and a run cannot be resumed in mid-epoch.
+
+    `seq[i]` and iteration return (x,), (x, y) or (x, y, w); each is an ndarray of shape (batch, *sample), or a tuple, list or
+    dict of them, in the dtype of the batches. On the TensorFlow and JAX backends arrays are aligned to 64 bytes, so that they are
+    taken without a copy, and may be read-only; on torch they are writable, copied if need be. On TensorFlow lists are tuples and
+    text is tf.string; on the other backends, which have no tensors of text, a batch of it is an error.
+
+    Each pass (an epoch of `fit`, an `evaluate`, a `for` loop) follows and moves the position of the batches, whatever else takes
+    them meanwhile: a pass begins where the position stands, and after a whole epoch the next pass has the next order; a pass broken
+    off is begun again. `predict` and `seq[i]` leave the position where it is. After `batches.load_state_dict(state)` in mid-epoch
+    the first Keras epoch ends with that of the data: it has fewer than `len(seq)` batches, and later ones are whole (not with
+    `steps`, whose epochs all have as many). In callbacks `batches.state_dict(batch + 1)` is exact in `on_train_batch_end(batch,
+    logs)`, with `fit(shuffle=False)`. With several replicas of a `tf.distribute` strategy Keras takes one more step, without
+    samples, at the end of the short epoch: save at the ends of epochs there.
+
+    At most four batches are alive, the one in training and the one being read included: where TensorFlow would queue more, reading
+    waits for one to be let go. A caller that keeps n batches waits a tenth of a second each time that their number doubles.
+
+    On TensorFlow Keras leaves tf.data's autotuning on behind every Sequence, and the end of an epoch may wait for its thread, at
+    worst for as long as the epoch took. `to_tf()` turns it off. TensorFlow also keeps each Sequence that it was given, with open
+    files and buffers, after `fit` has ended; many in one process (one for each fold, say) are let go by
+    `keras.utils.clear_session()`.
+
+    Keras's progress bar and `tqdm.keras.TqdmCallback` count to `len(seq)`, also in the short epoch after `load_state_dict`: from
+    where they were if `mmapstore.BackupAndRestore` loads the state, and from 1 otherwise. With `steps_per_execution` tqdm counts
+    executions.
+
+    Parameters
+    ----------
+    steps : batches in a Keras epoch; None for all. With `steps=k`, batch i of Keras epoch e is number e * k + i of the batches of
+        all epochs, one after the other: validation and checkpoints come more often (or, with k larger than len(batches), less
+        often) and no sample is lost. Prefer it to `fit(steps_per_epoch=)`, which is served right too, but for which Keras cuts
+        the last part short, with a warning, where it does not divide the epoch
+    workers, use_multiprocessing : 0 or 1, which is the same, and False; anything else raises
+    max_queue_size : kept for Keras; without workers there is no queue
+
+    Raises
+    ------
+    InvalidValueError : workers > 1 or use_multiprocessing, here or when set later; steps < 1; no batches
+    MissingPackageError : Keras, or the backend it is set to, is not installed
+    While training: InvalidTypeError for text on JAX and torch, InvalidValueError for a batch whose structure, dtypes or shapes
+    are not those that Keras told TensorFlow of after the first two
+
+    >>> import numpy as np, mmapstore as mm
+    >>> ds = mm.open(np.arange(40, dtype=np.float32).reshape(10, 1, 2, 2))
+    >>> seq = ds.batches(4, target=mm.NextFrame()).to_keras()
+    >>> len(seq), [x.shape for x, y in seq]
+    (3, [(4, 1, 2, 2), (4, 1, 2, 2), (1, 1, 2, 2)])
+    """
 
     def __init__(
         self,
@@ -59,17 +111,14 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
     ) -> None:
-        _check_workers(workers, use_multiprocessing)
-        super().__init__(workers=workers, use_multiprocessing=use_multiprocessing, max_queue_size=max_queue_size)
-        if steps is not None:
-            if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)):
-                raise InvalidTypeError(
-                    f"steps={steps!r} is not a number of batches; expected an int, or None for all {len(batches)}."
-                )
-            if steps < 1:
-                raise InvalidValueError(
-                    f"steps={steps}; expected at least 1 batch in each Keras epoch, or None for all {len(batches)}."
-                )
+        super().__init__()
+        self.workers, self.use_multiprocessing, self.max_queue_size = workers, use_multiprocessing, max_queue_size
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer))):
+            raise InvalidTypeError(f"steps={steps!r} is not a number of batches; expected an int, or None for all {len(batches)}.")
+        if steps is not None and steps < 1:
+            raise InvalidValueError(
+                f"steps={steps}; expected at least 1 batch in each Keras epoch, or None for all {len(batches)}."
+            )
         if len(batches) == 0:
             raise InvalidValueError(
                 "There is no batch to train on: 0 batches an epoch. Use a smaller batch_size, or drop_last=False."
@@ -77,6 +126,13 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         self.batches = batches
         self._steps = None if steps is None else int(steps)
         self._forget()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "use_multiprocessing" and value:
+            raise _workers_error("use_multiprocessing=True")
+        if name == "workers" and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= 1):
+            raise _workers_error(f"workers={value!r}")
+        super().__setattr__(name, value)
 
     def _forget(self) -> None:
         """Begin without iterators that are under way."""
@@ -257,112 +313,13 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         epoch, batch = self.batches.cursor.next
         return f"Sequence({len(self)} batches a Keras epoch, next from epoch {epoch}, batch {batch}, of {self.batches!r})"
 
-    # -- worker arguments ----------------------------------------------------------------------------------------
 
-    @property
-    def workers(self) -> int:
-        """0 or 1: which is the same, Keras asks for batches itself, one at a time."""
-        return int(self._workers)
-
-    @workers.setter
-    def workers(self, value: int) -> None:
-        _check_workers(value, False)
-        self._workers = value
-
-    @property
-    def use_multiprocessing(self) -> bool:
-        """Always False."""
-        return bool(self._use_multiprocessing)
-
-    @use_multiprocessing.setter
-    def use_multiprocessing(self, value: bool) -> None:
-        _check_workers(0, value)
-        self._use_multiprocessing = value
-
-
-def to_keras(
-    batches: BatchSource,
-    steps: int | None = None,
-    *,
-    workers: int = 1,
-    use_multiprocessing: bool = False,
-    max_queue_size: int = 10,
-) -> Sequence:
-    """`batches` as a keras.utils.PyDataset, for `fit`, `evaluate`, `predict` and `validation_data=`, on any Keras backend.
-
-    Pass `shuffle=False` to `fit`. The samples are in the order of `batches` already; Keras's default `shuffle=True`
-    permutes the batches once more. Each is still seen once an epoch, but compressed data is decoded many times over,
-    and a run cannot be resumed in mid-epoch.
-
-    Parameters
-    ----------
-    batches : what to serve.
-    steps : batches in a Keras epoch; None for all. With `steps=k`, batch i of Keras epoch e is number e * k + i of the
-        batches of all epochs, one after the other: validation and checkpoints come more often (or, with k larger than
-        len(batches), less often) and no sample is lost. Prefer it to `fit(steps_per_epoch=)`, which is served right too, but
-        for which Keras cuts the last part short, with a warning, where it does not divide the epoch.
-    workers : 0 or 1, which is the same. More is refused.
-    use_multiprocessing : False. True is refused.
-    max_queue_size : kept for Keras; without workers there is no queue and nothing is held in it.
-
-    Returns
-    -------
-    A `Sequence`: `seq[i]` and iteration give (x,), (x, y) or (x, y, w); each is an ndarray of shape (batch, *sample), or a tuple,
-    list or dict of them, in the dtype of `batches`. On the TensorFlow and JAX backends they are aligned to 64 bytes, so that they
-    are taken without a copy, and may be read-only; on torch they are writable, copied if need be. On TensorFlow lists are tuples
-    and text is a tf.string tensor; JAX and torch have no text, and a batch of it is an error.
-
-    Each pass (an epoch of `fit`, an `evaluate`, a `for` loop) follows and moves the position of `batches`, whatever else takes
-    them meanwhile: it begins where the position stands, and after a whole epoch the next pass has the next order; a pass broken off
-    is begun again. `predict` and `seq[i]` leave the position where it is. After `batches.load_state_dict(state)` in mid-epoch the
-    first Keras epoch ends with that of the data: it has fewer than `len(seq)` batches, and later ones are whole (not with `steps`,
-    whose epochs all have as many). In callbacks `batches.state_dict(batch + 1)` is exact in `on_train_batch_end(batch, logs)`, with
-    `fit(shuffle=False)`. With several replicas of a `tf.distribute` strategy Keras takes one more step, without samples, at the end
-    of the short epoch: save at the ends of epochs there.
-
-    At most four batches are alive, the one in training and the one being read included: where TensorFlow would queue more, reading
-    waits for one to be let go. A caller that keeps n batches waits a tenth of a second each time that their number doubles.
-
-    On TensorFlow Keras leaves tf.data's autotuning on behind every Sequence, and the end of an epoch was seen to wait for its
-    thread, at worst for as long as the epoch had taken: 44 s became 82. `to_tf()` turns it off.
-
-    Keras's progress bar and `tqdm.keras.TqdmCallback` count to `len(seq)`, also in the short epoch after `load_state_dict`: from
-    where they were if `mmapstore.BackupAndRestore` loads the state, and from 1 otherwise. With `steps_per_execution` tqdm counts
-    executions.
-
-    TensorFlow keeps what it was once given, a Sequence with its open files and buffers included, after `fit` has ended; many
-    in one process (one for each fold, say) are let go by `keras.utils.clear_session()`.
-
-    Raises
-    ------
-    InvalidValueError : workers > 1 or use_multiprocessing, here or when set later; steps < 1; no batches.
-    MissingPackageError : Keras, or the backend it is set to, is not installed.
-    While training: InvalidTypeError for text on JAX and torch, InvalidValueError for a batch whose structure, dtypes or shapes
-    are not those that Keras told TensorFlow of after the first two.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import mmapstore as mm
-    >>> ds = mm.open(np.arange(40, dtype=np.float32).reshape(10, 1, 2, 2))
-    >>> seq = ds.batches(4, target=mm.NextFrame()).to_keras()
-    >>> len(seq), [x.shape for x, y in seq]
-    (3, [(4, 1, 2, 2), (4, 1, 2, 2), (1, 1, 2, 2)])
-    """
-    return Sequence(batches, steps, workers=workers, use_multiprocessing=use_multiprocessing, max_queue_size=max_queue_size)
-
-
-def _check_workers(workers: int, use_multiprocessing: bool) -> None:
-    found = "use_multiprocessing=True" if use_multiprocessing else f"workers={workers!r}"
-    if isinstance(workers, bool) or not isinstance(workers, (int, np.integer)) or workers < 0:
-        raise InvalidValueError(f"{found}; expected workers=1 (the default) or 0.")
-    if use_multiprocessing or workers > 1:
-        raise InvalidValueError(
-            f"{found}; expected workers=1 and use_multiprocessing=False (the defaults). Keras's workers lose batches with "
-            "steps_per_epoch, leave threads and full queues behind when training stops in mid-epoch, and hold up to "
-            "max_queue_size more batches. Leave the argument out. "
-            "If transform= is what takes the time, try to_tf()."
-        )
+def _workers_error(found: str) -> InvalidValueError:
+    return InvalidValueError(
+        f"{found}; expected workers=1 and use_multiprocessing=False (the defaults). Keras's workers lose batches with "
+        "steps_per_epoch, leave threads and full queues behind when training stops in mid-epoch, and hold up to "
+        "max_queue_size more batches. Leave the argument out. If transform= is what takes the time, try to_tf()."
+    )
 
 
 def _keras_caller(caller: Any, name: str = "") -> tuple[Any, Any]:

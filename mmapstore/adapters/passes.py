@@ -36,9 +36,9 @@ def _end_iterators() -> None:
 class Room:
     """Holds up reading while too many batches are alive.
 
-    Keras on TensorFlow puts prefetch(AUTOTUNE) behind a PyDataset, whose queue was seen to grow to 255 batches where training is
-    fast. Waiting keeps what is alive to what the prediction of memory says. Callers who keep batches (steps_per_execution in
-    predict, a train_step that collects them) would wait for ever: where no batch comes back in time, twice as many may be alive.
+    Keras on TensorFlow puts prefetch(AUTOTUNE) behind a PyDataset, whose queue grows to hundreds of batches where training is fast.
+    Callers who keep batches (steps_per_execution in predict, a train_step that collects them) would wait for ever: where no batch
+    comes back in time, twice as many may be alive.
     """
 
     def __init__(self) -> None:
@@ -70,15 +70,10 @@ class Room:
 
 
 class Walk:
-    """A pass by one iterator of Keras.
+    """A pass, `walk`, by one `iterator` of an `adapter` of Keras (one for each `fit`, `evaluate`, `predict`); None for other loops.
 
-    Parameters
-    ----------
-    walk : the pass
-    iterator, adapter : what identifies the iterator, and the adapter of Keras (one for each `fit`, `evaluate` or `predict`) that
-        made it; None for who is not Keras
-    counts : False where the next pass is not to go on behind this one: building a model, predicting
-    shard : (index, number) of the parts among which Keras deals out the batches; this iterator asks for those of one part
+    It `counts` if the next pass is to go on behind this one: not where a model is built, or predicts. `shard` is the (index,
+    number) of the parts among which Keras deals out batches; the iterator asks for those of one part.
     """
 
     def __init__(self, walk: Pass, iterator: Any, adapter: Any, counts: bool, shard: tuple[int, int]) -> None:
@@ -105,14 +100,14 @@ class Walk:
         return self.asked >= self._batches
 
     def make(self, begin: Callable[[int], Callable[[], Any]], at: int, workers: int) -> Any:
-        """Make batch `at`, and up to `workers` of those that follow in order, by place. An iterator that is dropped drops them."""
+        """Make batch `at`, and ahead of the iterator up to `workers` of those that follow in order."""
         if self._ahead is None:
             self._ahead = LookAhead(begin, workers)
         place, end = self.walk.place + at, self.walk.place + len(self.walk)
         return self._ahead.get(place, range(place + self._step, end, self._step) if at == self.following else ())
 
     def close(self) -> None:
-        """Drop what was to be made ahead."""
+        """Drop the batches made ahead."""
         if self._ahead is not None:
             self._ahead.close()
 
@@ -126,9 +121,9 @@ class Walk:
 
 
 class ShortEpoch:
-    """Catches one warning of Keras, that the data ran out before its epoch: this one is meant to be short.
+    """Catches one warning of Keras, that the data ran out: the epoch is meant to be short.
 
-    A filter of `warnings`, which asks its `match` as if it were a regular expression. It goes when it has matched.
+    A filter of `warnings`, which calls `match` as that of a regular expression. It goes when it has matched.
     """
 
     def __init__(self) -> None:

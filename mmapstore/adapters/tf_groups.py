@@ -29,7 +29,7 @@ NO_END = 2**48  # batches: at a million a second, nine years
 
 
 def in_groups(source: Source) -> Callable[[Source], Any] | None:
-    """The cheapest way that TensorFlow can make these batches in; None where each is to be asked for."""
+    """Return the function that makes a dataset of these batches in groups; None where each is to be asked for."""
     reads = source.batches.grouped(_casts_alike) if source.batch_nbytes <= GATHERED_BYTES else None
     return None if reads is None else partial(_grouped, reads)
 
@@ -40,11 +40,9 @@ def _casts_alike(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
 
 
 def _gathered(rows: Any, frames: Any, one: Gather) -> Any:
-    """An array of a batch, as a tensor of its own.
-
-    Not `tf.slice`: what it gives may share the memory of a NumPy array, and TensorFlow does not know that any more. Once it is the
-    last to look there, it computes in place: in somebody's array, or in a mapped file, which ends the process.
-    """
+    """Return an array of a batch, as a tensor of its own."""
+    # Not tf.slice, whose result may share the memory of a NumPy array without TensorFlow's knowing. Once it is the last to look
+    # there, TensorFlow computes in place: in somebody's array, or in a mapped file, which ends the process.
     if one.has_time_axis:
         rows = rows[:, None] + np.arange(len(one.offsets)) * one.offsets.step
     array = tf.gather(frames, rows)
@@ -58,10 +56,8 @@ def _gathered(rows: Any, frames: Any, one: Gather) -> Any:
 
 
 def _grouped(reads: GroupedReads, source: Source) -> Any:
-    """The batches gathered from what is fetched for groups, none of which reaches into the next epoch.
-
-    No tensor of what is fetched enters the graph, where tf.data would copy it.
-    """
+    """Return the batches gathered from the frames of groups, none of which reaches into the next epoch."""
+    # No tensor of frames enters the graph, where tf.data would copy it.
     gathers, count, size = reads.arrays, source.count, source.batches.batch_size
     by_memory = min(GROUP_BYTES // max(1, source.batch_nbytes), GROUP_SAMPLES // size)
     group = max(1, by_memory if reads.most is None else reads.most)

@@ -11,7 +11,7 @@ tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU"
 
 from fake_batches import FakeBatches  # noqa: E402
 
-from mmapstore.adapters.keras_sequence import to_keras  # noqa: E402
+from mmapstore.adapters.keras_sequence import Sequence  # noqa: E402
 from mmapstore.adapters.tf_dataset import to_tf  # noqa: E402
 
 
@@ -42,7 +42,7 @@ strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert strategy.num_replicas_in_sync == 2
 # Through tf.data, whatever tf.distribute asks for ahead counts as taken, also to build the model: there, some more batches, and
 # no short epoch, for which TensorFlow makes up samples where batches have a known size.
-for make, samples, left in [(to_keras, 24, 1), (to_keras, 21, 2), (to_keras, 4, 1), (to_tf, 24, 6), (to_tf, 45, 12)]:
+for make, samples, left in [(Sequence, 24, 1), (Sequence, 21, 2), (Sequence, 4, 1), (to_tf, 24, 6), (to_tf, 45, 12)]:
     batches = FakeBatches(samples)
     states = []
 

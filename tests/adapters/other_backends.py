@@ -11,7 +11,7 @@ import numpy as np  # noqa: E402
 from fake_batches import FakeBatches  # noqa: E402
 
 import mmapstore as mm  # noqa: E402
-from mmapstore.adapters.keras_sequence import to_keras  # noqa: E402
+from mmapstore.adapters.keras_sequence import Sequence  # noqa: E402
 
 backend = keras.backend.backend()
 
@@ -32,7 +32,7 @@ def end_with(reads, passes, batches):
 
 for samples in (3, 7, 21):
     for built in (False, True):
-        seq = to_keras(FakeBatches(samples))
+        seq = Sequence(FakeBatches(samples))
         n = len(seq)
         model = model_of(built)
         model.fit(seq, epochs=3, verbose=0, shuffle=False)
@@ -47,13 +47,13 @@ for samples in (3, 7, 21):
         assert seq.batches.state_dict() == seq.batches.state_at(5, 0), (samples, built, seq.batches.state_dict())
 
 for built in (False, True):
-    seq = to_keras(FakeBatches(24, position=(2, 2)))
+    seq = Sequence(FakeBatches(24, position=(2, 2)))
     model_of(built).fit(seq, epochs=3, verbose=0, shuffle=False)
     rest, whole = [(2, i) for i in range(2, 6)], [(e, i) for e in (3, 4) for i in range(6)]
     assert seq.batches.reads[-16:] == [*rest, *whole], "the first epoch is short"
     assert seq.batches.cursor.next == (5, 0)
 
-seq = to_keras(FakeBatches(24))
+seq = Sequence(FakeBatches(24))
 model_of(True).fit(seq, epochs=6, steps_per_epoch=2, verbose=0, shuffle=False)
 end_with(seq.batches.reads, (0, 1), 6)
 
@@ -63,7 +63,7 @@ class Stop(keras.callbacks.Callback):
         self.model.stop_training = batch == 2
 
 
-seq = to_keras(FakeBatches(24))
+seq = Sequence(FakeBatches(24))
 model_of(True).fit(seq, verbose=0, shuffle=False, callbacks=[Stop()])
 model_of(True).fit(seq, epochs=2, verbose=0, shuffle=False)
 end_with(seq.batches.reads, (0, 1), 6)
@@ -73,8 +73,8 @@ for array in seq[0]:
     assert array.flags.writeable or backend != "torch"
     assert array.ctypes.data % 64 == 0 or backend == "torch"
 
-(x,) = to_keras(FakeBatches(9, target=False))[0]
-(pair,) = to_keras(FakeBatches(9, target=False, inputs=2))[0]
+(x,) = Sequence(FakeBatches(9, target=False))[0]
+(pair,) = Sequence(FakeBatches(9, target=False, inputs=2))[0]
 assert isinstance(pair, tuple) and len(pair) == 2 and x.shape == (4, 3)
 if backend == "torch":
     import torch

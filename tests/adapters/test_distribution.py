@@ -20,7 +20,7 @@ if keras.backend.backend() != "tensorflow":
 from fake_batches import FakeBatches  # noqa: E402
 from keras_recorder import Recorder, fit, numbers, orders  # noqa: E402
 
-from mmapstore.adapters.keras_sequence import to_keras  # noqa: E402
+from mmapstore.adapters.keras_sequence import Sequence  # noqa: E402
 from mmapstore.adapters.tf_dataset import to_tf  # noqa: E402
 from mmapstore.plain.errors import InvalidValueError  # noqa: E402
 
@@ -57,7 +57,7 @@ def test_workers_of_keras_share_each_epoch(worker, samples, shuffle):
     for index in range(2):
         worker(index, 2)
         batches = FakeBatches(samples)
-        seen.append(fit(to_keras(batches), Recorder(), epochs=3, shuffle=shuffle).trained)
+        seen.append(fit(Sequence(batches), Recorder(), epochs=3, shuffle=shuffle).trained)
         assert batches.cursor.next == batches.cursor.position == (3, 0)
     expected, each = orders(batches, range(3)), [len(one) // 3 for one in seen]
     if not shuffle:
@@ -72,13 +72,13 @@ def test_workers_of_keras_share_each_epoch(worker, samples, shuffle):
 def test_a_worker_of_keras_goes_on_in_mid_epoch(worker):
     worker(1, 2)
     batches = FakeBatches(24, position=(2, 2))
-    assert fit(to_keras(batches), epochs=2).trained == [*orders(batches, (2,))[3::2], *orders(batches, (3,))[1::2]]
+    assert fit(Sequence(batches), epochs=2).trained == [*orders(batches, (2,))[3::2], *orders(batches, (3,))[1::2]]
     assert batches.cursor.next == (4, 0)
 
 
 def test_a_part_of_a_part_is_an_error(worker):
     batches = FakeBatches(24, shard=(1, 2))
-    data, seq = to_tf(batches), to_keras(batches)
+    data, seq = to_tf(batches), Sequence(batches)
     distribution = worker(1, 2)
     remedy = (
         r"batches of shard=\(1, 2\) under a Keras distribution.*Set distribution.auto_shard_dataset = False, or leave out shard="

@@ -24,7 +24,7 @@ from keras_recorder import Recorder, fit, orders  # noqa: E402
 from real_batches import real_batches  # noqa: E402
 
 import mmapstore as mm  # noqa: E402
-from mmapstore.adapters.keras_sequence import Sequence, to_keras  # noqa: E402
+from mmapstore.adapters.keras_sequence import Sequence  # noqa: E402
 from mmapstore.adapters.passes import Room  # noqa: E402
 from mmapstore.batches.batch_reader import ALIVE  # noqa: E402
 from mmapstore.plain.errors import (  # noqa: E402
@@ -54,8 +54,8 @@ def let_go():
 def test_workers_are_refused_with_reasons(arguments, found):
     reason = r"; expected workers=1 .*lose batches with steps_per_epoch.*Leave the argument out"
     with pytest.raises(InvalidValueError, match=found + reason):
-        to_keras(FakeBatches(12), **arguments)
-    seq = to_keras(FakeBatches(12))
+        Sequence(FakeBatches(12), **arguments)
+    seq = Sequence(FakeBatches(12))
     for name, value in arguments.items():
         if value:
             with pytest.raises(InvalidValueError, match="expected workers=1"):
@@ -64,16 +64,16 @@ def test_workers_are_refused_with_reasons(arguments, found):
 
 
 def test_worker_arguments_without_effect_are_accepted():
-    seq = to_keras(FakeBatches(12), workers=0, use_multiprocessing=False, max_queue_size=3)
+    seq = Sequence(FakeBatches(12), workers=0, use_multiprocessing=False, max_queue_size=3)
     seq.workers = 1
     assert (seq.workers, seq.use_multiprocessing, seq.max_queue_size) == (1, False, 3)
     assert fit(seq, epochs=2).trained == orders(seq.batches, (0, 1))
     with pytest.raises(InvalidValueError, match="workers=-1; expected"):
-        to_keras(FakeBatches(12), workers=-1)
+        Sequence(FakeBatches(12), workers=-1)
 
 
 def test_indices():
-    seq = to_keras(FakeBatches(9))
+    seq = Sequence(FakeBatches(9))
     np.testing.assert_array_equal(seq[-1][0], seq[2][0])
     np.testing.assert_array_equal(seq[np.int64(1)][1], seq[1][1])
     for index in (3, -4):
@@ -87,25 +87,25 @@ def test_indices():
 @pytest.mark.parametrize("steps", [0, -2])
 def test_steps_below_one(steps):
     with pytest.raises(InvalidValueError, match=f"steps={steps}; expected at least 1"):
-        to_keras(FakeBatches(9), steps=steps)
+        Sequence(FakeBatches(9), steps=steps)
 
 
 def test_steps_that_are_no_number():
     with pytest.raises(InvalidTypeError, match=r"steps=2\.5 is not a number of batches"):
-        to_keras(FakeBatches(9), steps=2.5)
+        Sequence(FakeBatches(9), steps=2.5)
 
 
 def test_no_batches():
     with pytest.raises(InvalidValueError, match=r"no batch to train on.*smaller batch_size"):
-        to_keras(FakeBatches(0))
+        Sequence(FakeBatches(0))
 
 
 def test_structures():
-    x, y = to_keras(FakeBatches(9, inputs=2))[0]
+    x, y = Sequence(FakeBatches(9, inputs=2))[0]
     assert isinstance(x, tuple) and len(x) == 2 and y.shape == (4, 3)
-    (x,) = to_keras(FakeBatches(9, target=False))[0]
+    (x,) = Sequence(FakeBatches(9, target=False))[0]
     assert x.shape == (4, 3)
-    (x,) = to_keras(FakeBatches(9, target=False, inputs=2))[0]
+    (x,) = Sequence(FakeBatches(9, target=False, inputs=2))[0]
     assert isinstance(x, tuple) and len(x) == 2
 
 
@@ -118,7 +118,7 @@ def test_dtypes_pass_as_they_are(dtype):
             kinds.update(part.dtype.name for part in data)
             return super().train_step(data)
 
-    seq = to_keras(FakeBatches(9, dtype=dtype))
+    seq = Sequence(FakeBatches(9, dtype=dtype))
     assert fit(seq, Kinds()).trained == orders(seq.batches, (0,))
     assert kinds == {dtype}
 
@@ -131,7 +131,7 @@ def test_tensorflow_takes_the_arrays_without_a_copy():
             seen.extend(part._numpy().ctypes.data for part in data)
             return super().train_step(data)
 
-    seq = to_keras(FakeBatches(16))
+    seq = Sequence(FakeBatches(16))
     fit(seq, Addresses())
     assert len(seen) == 8 and set(seen) <= seq.batches.addresses
 
@@ -140,9 +140,9 @@ def test_two_inputs_reach_the_model():
     a, b = keras.Input((3,)), keras.Input((3,))
     model = keras.Model([a, b], keras.layers.Dense(3)(a + b))
     model.compile(optimizer="sgd", loss="mse")
-    seq = to_keras(FakeBatches(12, inputs=2))
+    seq = Sequence(FakeBatches(12, inputs=2))
     model.fit(seq, epochs=2, verbose=0, shuffle=False)
-    assert model.predict(to_keras(FakeBatches(12, inputs=2, target=False)), verbose=0).shape == (12, 3)
+    assert model.predict(Sequence(FakeBatches(12, inputs=2, target=False)), verbose=0).shape == (12, 3)
 
 
 def test_stop_iteration_does_not_end_an_epoch_silently():
@@ -152,7 +152,7 @@ def test_stop_iteration_does_not_end_an_epoch_silently():
         return x, y
 
     batches = mm.open(np.arange(21, dtype="f4").reshape(21, 1)).batches(4, target="data", transform=used_up)
-    seq = to_keras(batches)
+    seq = Sequence(batches)
     with pytest.raises(MmapstoreError, match=r"transform=.*used_up raised StopIteration.* for batch 2 of epoch 0"):
         seq[2]
     with pytest.raises(Exception, match=r"used_up raised StopIteration.* for batch 2 of epoch 0"):
@@ -166,7 +166,7 @@ def test_a_batch_that_could_not_be_read_was_not_served():
         if broken[0] and batch == 5:
             raise OSError("the disk is gone")
 
-    seq = to_keras(FakeBatches(21, fail=sometimes))
+    seq = Sequence(FakeBatches(21, fail=sometimes))
     with pytest.raises(Exception, match="the disk is gone"):
         fit(seq)
     broken[0] = False
@@ -174,7 +174,7 @@ def test_a_batch_that_could_not_be_read_was_not_served():
 
 
 def test_repr():
-    seq = to_keras(FakeBatches(21, position=(2, 3)), steps=4)
+    seq = Sequence(FakeBatches(21, position=(2, 3)), steps=4)
     assert repr(seq) == "Sequence(4 batches a Keras epoch, next from epoch 2, batch 3, of FakeBatches(21 samples))"
 
 
@@ -211,7 +211,7 @@ def test_no_more_batches_are_alive_than_predicted():
     # Without waiting, TensorFlow's queue behind a PyDataset grows to dozens of batches here, and to hundreds later.
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model.compile(optimizer="sgd", loss="mse")
-    seq = to_keras(FakeBatches(16000))
+    seq = Sequence(FakeBatches(16000))
     model.fit(seq, verbose=0, shuffle=False)
     assert seq.batches.most_alive <= 2 * (ALIVE + 1)  # x and y; TensorFlow lets go of a batch a moment after it is done
 
@@ -258,7 +258,7 @@ def test_who_keeps_batches_is_served_all_the_same(monkeypatch, keeps):
             kept.append(data)
             return super().train_step(data)
 
-    seq = to_keras(FakeBatches(200))
+    seq = Sequence(FakeBatches(200))
     if keeps == "train_step":
         assert fit(seq, Keeping(), epochs=2).trained == orders(seq.batches, (0, 1))
     else:
@@ -268,7 +268,7 @@ def test_who_keeps_batches_is_served_all_the_same(monkeypatch, keeps):
 
 
 def test_threads_asking_at_once():
-    seq = to_keras(FakeBatches(400, 4))
+    seq = Sequence(FakeBatches(400, 4))
     walk = iter(seq)
     found, lock = [], threading.Lock()
 

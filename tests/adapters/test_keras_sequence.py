@@ -20,7 +20,7 @@ from keras_recorder import fit, orders  # noqa: E402
 from real_batches import real_batches  # noqa: E402
 
 import mmapstore as mm  # noqa: E402
-from mmapstore.adapters.keras_sequence import Sequence, to_keras  # noqa: E402
+from mmapstore.adapters.keras_sequence import Sequence  # noqa: E402
 
 
 class Stop(keras.callbacks.Callback):
@@ -51,7 +51,7 @@ def make(request, tmp_path):
 
 @pytest.mark.parametrize("samples", [3, 7, 8, 21])  # 1, 2, 2 and 6 batches: spec inference alone asks for two
 def test_every_epoch_of_fit_sees_the_next_order_whole(make, samples):
-    seq = to_keras(make(samples))
+    seq = Sequence(make(samples))
     model = fit(seq, epochs=3)
     assert model.trained == orders(seq.batches, range(3))
     fit(seq, model, epochs=2)
@@ -60,7 +60,7 @@ def test_every_epoch_of_fit_sees_the_next_order_whole(make, samples):
 
 @pytest.mark.parametrize("samples", [3, 7, 21])
 def test_an_unbuilt_model_changes_nothing(samples):
-    seq = to_keras(FakeBatches(samples))
+    seq = Sequence(FakeBatches(samples))
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile(optimizer="sgd", loss="mse", metrics=["mae"])
     model.fit(seq, epochs=2, verbose=0, shuffle=False)
@@ -69,7 +69,7 @@ def test_an_unbuilt_model_changes_nothing(samples):
 
 @pytest.mark.parametrize("samples", [7, 8, 21])
 def test_training_and_validation_on_one_sequence(make, samples):
-    seq = to_keras(make(samples))
+    seq = Sequence(make(samples))
     model = fit(seq, epochs=2, validation_data=seq)
     # Every pass, whoever made it, has its own order and is whole.
     assert model.trained == orders(seq.batches, (0, 2))
@@ -77,14 +77,14 @@ def test_training_and_validation_on_one_sequence(make, samples):
 
 
 def test_validation_in_each_epoch_on_its_own_sequence():
-    seq, val = to_keras(FakeBatches(21)), to_keras(FakeBatches(9))
+    seq, val = Sequence(FakeBatches(21)), Sequence(FakeBatches(9))
     model = fit(seq, epochs=3, validation_data=val)
     assert model.trained == orders(seq.batches, range(3))
     assert model.tested == orders(val.batches, range(3))
 
 
 def test_evaluate_and_predict_in_between():
-    seq = to_keras(FakeBatches(21))
+    seq = Sequence(FakeBatches(21))
     model = fit(seq)
     model.evaluate(seq, verbose=0)
     found = model.predict(seq, verbose=0)
@@ -96,7 +96,7 @@ def test_evaluate_and_predict_in_between():
 
 @pytest.mark.parametrize("steps_per_epoch", [1, 3])
 def test_steps_per_epoch_that_divides_covers_each_order_once(make, steps_per_epoch):
-    seq = to_keras(make(21))
+    seq = Sequence(make(21))
     model = fit(seq, epochs=12 // steps_per_epoch, steps_per_epoch=steps_per_epoch)
     assert model.trained == orders(seq.batches, (0, 1))
 
@@ -104,14 +104,14 @@ def test_steps_per_epoch_that_divides_covers_each_order_once(make, steps_per_epo
 @pytest.mark.filterwarnings("ignore:.*ran out of data.*:UserWarning")
 @pytest.mark.parametrize("steps_per_epoch", [4, 5])
 def test_steps_per_epoch_that_does_not_divide_still_loses_nothing(steps_per_epoch):
-    seq = to_keras(FakeBatches(21))
+    seq = Sequence(FakeBatches(21))
     model = fit(seq, epochs=4, steps_per_epoch=steps_per_epoch)
     assert model.trained == orders(seq.batches, (0, 1))
 
 
 def test_steps_per_epoch_with_validation_on_the_same_sequence(make):
     # The iterator of training lives on while validation makes whole passes: hooks alone could not tell them apart.
-    seq = to_keras(make(24))
+    seq = Sequence(make(24))
     model = fit(seq, epochs=3, steps_per_epoch=2, validation_data=seq)
     assert model.trained == orders(seq.batches, (0,))
     assert model.tested[:6] == orders(seq.batches, (0,))
@@ -120,7 +120,7 @@ def test_steps_per_epoch_with_validation_on_the_same_sequence(make):
 
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_stop_in_mid_epoch_then_another_fit_replays_that_order(make, after):
-    seq = to_keras(make(24))
+    seq = Sequence(make(24))
     threads = threading.active_count()
     model = fit(seq, epochs=2, callbacks=[Stop(6 + after)])
     del model.trained[:6]
@@ -131,7 +131,7 @@ def test_a_stop_in_mid_epoch_then_another_fit_replays_that_order(make, after):
 
 
 def test_a_stop_in_mid_epoch_with_keras_permuting():
-    seq = to_keras(FakeBatches(24))
+    seq = Sequence(FakeBatches(24))
     fit(seq, shuffle=True, callbacks=[Stop(2)])
     again = fit(seq, epochs=2, shuffle=True)
     assert sorted(again.trained[:6]) == sorted(orders(seq.batches, (0,)))
@@ -139,7 +139,7 @@ def test_a_stop_in_mid_epoch_with_keras_permuting():
 
 
 def test_keras_shuffle_permutes_batches_and_keeps_coverage(make):
-    seq = to_keras(make(42))
+    seq = Sequence(make(42))
     model = fit(seq, epochs=3, shuffle=True)
     assert model.trained != orders(seq.batches, range(3))
     for epoch in range(3):
@@ -148,7 +148,7 @@ def test_keras_shuffle_permutes_batches_and_keeps_coverage(make):
 
 @pytest.mark.parametrize("samples", [24, 28])
 def test_several_steps_per_execution(samples):
-    seq = to_keras(FakeBatches(samples))
+    seq = Sequence(FakeBatches(samples))
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
     model.compile(optimizer="sgd", loss="mse", steps_per_execution=2)
     model.fit(seq, epochs=2, verbose=0, shuffle=False)
@@ -163,7 +163,7 @@ def test_a_look_between_batches_changes_nothing():
             for i in range(len(seq)):
                 seq[i]
 
-    seq = to_keras(FakeBatches(21))
+    seq = Sequence(FakeBatches(21))
     model = fit(seq, epochs=3, callbacks=[Look()])
     assert model.trained == orders(seq.batches, range(3))
 
@@ -174,7 +174,7 @@ def test_evaluation_of_the_same_sequence_in_mid_epoch():
             if batch == 2:
                 self.model.evaluate(seq, verbose=0)
 
-    seq = to_keras(FakeBatches(24))
+    seq = Sequence(FakeBatches(24))
     model = fit(seq, epochs=1, callbacks=[Evaluate()])
     assert model.trained == orders(seq.batches, (0,))
     assert model.tested == orders(seq.batches, (0,))
@@ -184,41 +184,41 @@ def test_evaluation_of_the_same_sequence_in_mid_epoch():
 
 @pytest.mark.parametrize("steps", [1, 4, 13])
 def test_steps_walk_on_through_the_orders(make, steps):
-    seq = to_keras(make(21), steps=steps)
+    seq = Sequence(make(21), steps=steps)
     assert len(seq) == seq.num_batches == steps
     model = fit(seq, epochs=5)
     assert model.trained == (orders(seq.batches, range(11)))[: 5 * steps]
 
 
 def test_steps_resume_where_they_ended(make):
-    first = to_keras(make(21), steps=4)
+    first = Sequence(make(21), steps=4)
     saved = []
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: saved.append(first.batches.state_dict()))
     model = fit(first, epochs=2, callbacks=[note])
     assert saved == [first.batches.state_at(0, 4), first.batches.state_at(1, 2)]
-    second = to_keras(make(21), steps=4)
+    second = Sequence(make(21), steps=4)
     second.batches.load_state_dict(saved[-1])
     fit(second, model, epochs=2)
     assert model.trained == orders(first.batches, range(3))[:16]
     resumed = make(21)
     resumed.load_state_dict(saved[-1])
-    assert fit(to_keras(resumed, steps=4)).trained == orders(first.batches, range(2))[8:12]
+    assert fit(Sequence(resumed, steps=4)).trained == orders(first.batches, range(2))[8:12]
 
 
 def test_a_position_in_mid_epoch_is_exact_when_told_how_many_were_trained(make):
     saved = []
-    first = to_keras(make(21))
+    first = Sequence(make(21))
     note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: saved.append(first.batches.state_dict(batch + 1)))
     model = fit(first, epochs=2, callbacks=[note, Stop(8)])
     assert saved == [first.batches.state_at(*divmod(i + 1, 6)) for i in range(8)]
-    second = to_keras(make(21))
+    second = Sequence(make(21))
     second.batches.load_state_dict(saved[-1])
     fit(second, model)
     assert model.trained == orders(first.batches, range(2)), "a short epoch, to the end of that of the data"
 
 
 def test_many_iterators_at_once_each_keep_their_order():
-    seq = to_keras(FakeBatches(24))
+    seq = Sequence(FakeBatches(24))
     walks = [iter(seq) for _ in range(3)]
     found = [[next(walk)[0][:, 0].astype(int).tolist() for walk in walks] for _ in range(6)]
     for walk in range(3):
@@ -227,7 +227,7 @@ def test_many_iterators_at_once_each_keep_their_order():
 
 
 def test_loops_of_ones_own_advance_through_both_hooks():
-    seq = to_keras(FakeBatches(21))
+    seq = Sequence(FakeBatches(21))
     for _ in range(2):
         seq.on_epoch_begin()
         for i in range(len(seq)):
@@ -243,7 +243,7 @@ def test_loops_of_ones_own_advance_through_both_hooks():
 @pytest.mark.parametrize("samples", [3, 7, 21])
 def test_hooks_alone_suffice_if_keras_hides_its_iterator(monkeypatch, samples):
     monkeypatch.setattr("mmapstore.adapters.keras_sequence._keras_caller", lambda caller, name="": (None, None))
-    seq = to_keras(FakeBatches(samples))
+    seq = Sequence(FakeBatches(samples))
     model = fit(seq, epochs=3)
     fit(seq, model, epochs=1)
     assert model.trained == orders(seq.batches, range(4))
@@ -261,7 +261,7 @@ def test_a_subclass_may_change_batches():
 
 
 def test_pickle_and_deepcopy_go_on_at_the_same_place(make):
-    seq = to_keras(make(21), steps=4)
+    seq = Sequence(make(21), steps=4)
     fit(seq, epochs=2)
     for other in (pickle.loads(pickle.dumps(seq)), copy.deepcopy(seq)):
         assert isinstance(other, keras.utils.PyDataset)
