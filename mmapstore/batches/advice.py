@@ -12,14 +12,14 @@ from .plan import Plan
 from .window_frames import WindowFrames
 
 _GAP_BYTES = 64 * 2**10  # samples left out between others are asked for as well: less than another call costs
-AHEAD_BYTES = 8 * 2**20  # how far ahead of a pass in stored order the kernel is told what comes
+AHEAD_BYTES = 8 * 2**20  # that the kernel is told of ahead of a pass in sequential order
 
 
 class Advice:
-    """Keeps the kernel one shuffling window, or some megabytes in stored order, ahead of a pass.
+    """Keeps the kernel one shuffling window, or some megabytes in sequential order, ahead of a pass.
 
-    Where the data exceeds the memory available when an epoch begins, what is done with is let go of: the next epoch would
-    not find it in memory anyway, and the pages of others would have to make room for it.
+    Where the data exceeds the memory available when an epoch begins, pages behind the pass are let go of: the next epoch would not
+    find them in memory anyway, and the pages of other programs would have to make room for them.
     """
 
     def __init__(self, readers: Mapping[str, Reader], plan: Plan, frames: WindowFrames) -> None:
@@ -30,14 +30,14 @@ class Advice:
         self._ahead = max(1, AHEAD_BYTES // max(1, sum(spec.sample_nbytes for spec in plan.fields.values())))
         self._end = frames.end if frames.order.shuffling is None else 0
         self._told = (-1, -1)  # (epoch, position) when shuffled, the samples told of when not
-        self._behind = 0  # in stored order: samples from here to those told of are not let go of yet
+        self._behind = 0  # in sequential order: samples from here to those told of are not let go of yet
         self._before = 0  # where the run before the last one began
         self._epoch = -1
         self._exceeds = False
         self._window: tuple[int, Window] | None = None
 
     def on_window(self, epoch: int, position: int) -> None:
-        """A batch of a shuffled pass begins at `position`: on entering a window, ask for the next one."""
+        """Ask for the next window when the first batch of one begins, at this position of a shuffled pass."""
         if self._told[0] == epoch and position < self._told[1]:
             return
         window = self._frames.at(epoch, position)
@@ -55,7 +55,7 @@ class Advice:
             self._tell_of_window(*done, "let_go")
 
     def on_sample(self, epoch: int, sample: int) -> None:
-        """A batch in stored order begins at this sample of the store."""
+        """Ask for the samples behind this one, at which a batch in sequential order begins."""
         low, high = self._told
         if low <= sample and min(sample + self._ahead, self._end) <= high:
             return
@@ -63,14 +63,12 @@ class Advice:
         follows = low <= sample <= high
         self._told = (sample, min(sample + 2 * self._ahead, self._end))
         self._tell(high if follows else sample, self._told[1], "will_need")
-        # What views of the last batches look at stays: a batch or two behind, far less than a step of advice.
+        # The samples that views of the last batches look at stay: a batch or two behind, far less than a step of advice.
         self._pass_by(sample - self._ahead if follows else sample, follows)
 
     def on_run(self, epoch: int, first: int, last: int) -> None:
-        """Samples [first, last) of the store are read next, in stored order, by somebody else, and as many again behind them.
-
-        What was told of them already is not told again: the kernel looks at every page, also of those that it has.
-        """
+        """Ask for samples [first, last), which somebody else reads next in sequential order, and for as many again behind them."""
+        # Only samples that were not asked for yet: the kernel looks at every page, also of those that it has.
         self._begin(epoch)
         low, high = self._told
         follows = low <= first <= high
@@ -81,7 +79,7 @@ class Advice:
         self._before = low if follows else first
 
     def _pass_by(self, sample: int, follows: bool) -> None:
-        """Nothing before this sample is needed any more, if this `follows` what was told before."""
+        """Let go of the samples before this one, if it `follows` those told of before."""
         if self._exceeds and follows and sample > self._behind:
             self._tell(self._behind, sample, "let_go")
         self._behind = max(self._behind, sample) if follows else sample
@@ -99,7 +97,7 @@ class Advice:
                 tell(start, stop)
 
     def _tell(self, start: int, stop: int, what: str) -> None:
-        """`what` of the samples whose windows begin at [start, stop)."""
+        """Call `what` for the samples of the windows that begin at [start, stop)."""
         for name, reader in self._readers.items():
             low, high = self._plan.reach(name)
             tell: Any = getattr(reader, what)

@@ -6,10 +6,10 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ..plain.memory_budget import format_bytes, parse_bytes
 from ..readers.cache_file import Numbers, allocated_nbytes, cache_file, flags_of, npy_header
 from ..readers.cached import Blocks, Cached, PartlyCached, SampleTransform, blocks_of, transformed
 from ..readers.contract import Array, Decodes, GathersWindows, NamesFiles, Reader, Settles
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
 
 Transforms = SampleTransform | Mapping[str, SampleTransform] | None
 _FORMAT = 1  # of the files: another number, other files
@@ -41,16 +44,16 @@ class _Field:
 
     @property
     def overhead(self) -> int:
-        """Bytes on disk beside the blocks: header, flags, and what is lost where the first and last block begin and end."""
+        """Bytes on disk beside the blocks: header, flags, and the rest of the pages of the first and last block."""
         flags = -(-len(self.ends) // _PAGE) * _PAGE
         return -(-len(npy_header(self.spec)) // _PAGE) * _PAGE + flags + 2 * _PAGE
 
     def nbytes(self, last: int) -> int:
-        """Bytes on disk with the blocks [first, last)."""
+        """Return the bytes on disk with the blocks [first, last)."""
         return int(self.ends[last] - self.ends[self.first]) * self.spec.sample_nbytes + self.overhead
 
     def most_blocks(self, nbytes: float) -> int:
-        """The largest `last` with which it takes no more than `nbytes`; `first` if there is none."""
+        """Return the largest `last` with which the file takes at most `nbytes`; `first` if there is none."""
         room = int((nbytes - self.overhead) // self.spec.sample_nbytes)
         found = int(np.searchsorted(self.ends, int(self.ends[self.first]) + room, side="right")) - 1
         return max(self.first, min(self.last, found))
@@ -61,27 +64,17 @@ class _Field:
 
 
 def cached_readers(
-    readers: Mapping[str, Reader],
-    start: int,
-    stop: int,
-    name: str,
-    directory: str | os.PathLike[str],
-    max_disk: int | str | None,
-    transform: Transforms,
-    version: Any,
-    fingerprint: Callable[[str], str],
+    dataset: Dataset, directory: str | os.PathLike[str], max_disk: int | str | None, transform: Transforms, version: Any
 ) -> dict[str, Reader]:
-    """The readers of the fields, those that decode with a cache before them; see `Dataset.cache`.
-
-    `fingerprint` gives that of all samples of a field, as `Dataset.fingerprint`.
-    """
+    """Return the readers of the fields, those that decode with a cache before them; see `Dataset.cache`."""
     limit = None if max_disk is None else parse_bytes(max_disk, "max_disk")
+    readers = dataset.readers
     transforms = _by_field(transform, readers, version)
     folder = os.path.abspath(os.fspath(directory))
     with explaining_write_errors(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
     fields = {
-        field: _field(field, reader, transforms.get(field), start, stop, folder, name, version, fingerprint)
+        field: _field(dataset, field, transforms.get(field), folder, version)
         for field, reader in readers.items()
         if field in transforms or needs_cache(reader)
     }
@@ -90,13 +83,12 @@ def cached_readers(
         whole = sum(one.nbytes(one.last) for one in fields.values())
         allowed = {field: one.most_blocks(limit * min(1, one.nbytes(one.last) / whole)) for field, one in fields.items()}
         _require_a_block(fields, allowed, limit)
-    _require_room(fields, allowed, folder, name)
-    found = dict(readers)
+    _require_room(fields, allowed, folder, dataset.name)
     for field, one in fields.items():
         kind = Cached if allowed[field] == one.last else PartlyCached
         made = kind(one.reader, one.path, one.spec, Blocks(one.ends, one.first, one.last, allowed[field]), one.transform)
-        found[field] = made.settled()
-    return found
+        readers[field] = made.settled()
+    return readers
 
 
 def needs_cache(reader: Reader) -> bool:
@@ -128,18 +120,10 @@ def _by_field(transform: Transforms, readers: Mapping[str, Reader], version: Any
     return found
 
 
-def _field(
-    field: str,
-    reader: Reader,
-    transform: SampleTransform | None,
-    start: int,
-    stop: int,
-    folder: str,
-    name: str,
-    version: Any,
-    fingerprint: Callable[[str], str],
-) -> _Field:
+def _field(dataset: Dataset, field: str, transform: SampleTransform | None, folder: str, version: Any) -> _Field:
+    reader = dataset.readers[field]
     ends = blocks_of(reader)
+    start, stop = dataset._selection.bounds
     first = int(np.searchsorted(ends, start, side="right")) - 1
     last = int(np.searchsorted(ends, stop, side="left"))
     spec, begin = reader.spec, None
@@ -149,7 +133,9 @@ def _field(
         begin = transformed(transform, samples)
         spec = _transformed_spec(reader.spec, begin)
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((_FORMAT, fingerprint(field), reader.spec, spec, None if version is None else str(version))).encode())
+    digest.update(
+        repr((_FORMAT, dataset._whole(field).fingerprint(), reader.spec, spec, None if version is None else str(version))).encode()
+    )
     digest.update(repr(_source_files(reader)).encode())
     digest.update(ends.astype("<i8").tobytes())
     path = os.path.join(folder, f"{re.sub(r'[^A-Za-z0-9._-]', '_', field)}-{digest.hexdigest()}.npy")
@@ -183,7 +169,7 @@ def _require_same(path: str, spec: ArraySpec, ends: Numbers, first: int, begin: 
 
 
 def _source_files(reader: Reader) -> list[tuple[int, int]]:
-    """(bytes, time of change) of the files that the samples come from, as far as they can be known."""
+    """Return the (bytes, time of change) of the files that the samples come from, as far as they are known."""
     found = []
     for path in reader.files if isinstance(reader, NamesFiles) else ():
         inside = [*Path(path).glob("*.json"), *Path(path).glob(".z*")] if os.path.isdir(path) else []

@@ -13,7 +13,7 @@ _lock = threading.Lock()  # of all cursors: held for a few assignments, and a cu
 
 
 class Cursor:
-    """A position in the epochs of batches: the beginning of the next pass, and the end of the latest so far. For any thread.
+    """A position in the epochs of batches: the beginning of the next pass, and the end of the latest so far. Any thread may use it.
 
     A place is the number of a batch in the row of all epochs: `epoch * batches + batch`.
 
@@ -79,7 +79,7 @@ class Pass:
 
     @property
     def numbers(self) -> tuple[int, int, int]:
-        """The arguments of `Pass` but the cursor, for who can hold on to numbers alone."""
+        """The arguments of `Pass` but the cursor, for a caller that can hold numbers alone."""
         return self.place, self._length, self._moves
 
     @property

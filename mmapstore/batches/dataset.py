@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from ..readers.contract import Array
 from .batches import Batches
 from .caching import Transforms, cached_readers
-from .notes import FieldNotes, mixed_samples
+from .notes import mixed_samples
 from .parts import Parts
 from .plan import Nested, plan_for, require_weights_like
 from .sampling import Balanced, sampling_of
@@ -76,20 +77,11 @@ class Dataset(Parts):
         ...     half.shape, half.dtype, [name.split("-")[0] for name in sorted(os.listdir(folder))]
         ((6, 2), dtype('float32'), ['data', 'data'])
         """
-        readers = cached_readers(
-            self._readers,
-            *self._selection.bounds,
-            self._name,
-            directory,
-            max_disk,
-            transform,
-            version,
-            fingerprint=lambda field: self._whole(field).fingerprint(),
-        )
+        readers = cached_readers(self, directory, max_disk, transform, version)
         # A transform may make other numbers of labels; the order of samples stays.
         changed = self._readers if callable(transform) else transform or {}
-        notes = {name: FieldNotes((), note.mixed) if name in changed else note for name, note in self._notes.items()}
-        return self._like(readers=readers, packed=self._packed if transform is None else {}, notes=notes)
+        notes = {name: replace(note, classes=(), packed=()) if name in changed else note for name, note in self._notes.items()}
+        return self._like(readers=readers, notes=notes)
 
     # --- batches -----------------------------------------------------------------------------------------------------
 
@@ -224,22 +216,10 @@ class Dataset(Parts):
         WriteError (the disk has too little room), LockedFileError (another run uses the directory), StateMismatchError (the
         directory has rounds of another dataset, function or seed), TransformError (`fn` raises)
         """
-        from ..operations.rounds.rounds import AugmentedRounds
+        from ..operations.rounds.rounds import AugmentedRounds, RoundOptions
 
-        return AugmentedRounds(
-            self,
-            fn,
-            directory,
-            balance=balance,
-            samples_per_class=samples_per_class,
-            epochs_per_round=epochs_per_round,
-            seed=seed,
-            field=field,
-            validation=validation,
-            workers=workers,
-            max_memory=max_memory,
-            max_disk=max_disk,
-        )
+        given = balance, samples_per_class, epochs_per_round, seed, field, validation, workers, max_memory, max_disk
+        return AugmentedRounds(self, fn, directory, RoundOptions(*given))
 
     def fingerprint(self) -> str:
         """A digest of shapes, dtypes, episodes, and the first KiB of up to 9 samples: the same for one content in any format."""

@@ -28,19 +28,13 @@ _LABEL = re.compile(_PATTERN.format(names="(label|class)(s|es)?|category|categor
 
 @dataclass(frozen=True)
 class Labels:
-    """The class of each sample of a dataset.
+    """The class of each sample of a dataset."""
 
-    Attributes
-    ----------
-    codes : (samples,), the number of each sample's class in `names`; the smallest unsigned dtype that holds all classes
-    values : (classes,), the classes that have samples, rising: integers, or bytes for text. The class of a one-hot row is the
-        place of its 1
-    class_names : of the integers 0, 1, ... where the store has such names
-    """
-
-    codes: Array
+    codes: Array  # (samples,), the number of each sample's class in `names`; the smallest unsigned dtype that holds all classes
+    # (classes,), the classes that have samples, rising: integers, or bytes for text. The class of a one-hot row is the
+    # place of its 1
     values: Array
-    class_names: Sequence[str] = ()
+    class_names: Sequence[str] = ()  # of the integers 0, 1, ... where the store has such names
 
     @cached_property
     def names(self) -> tuple[int | str, ...]:
@@ -93,21 +87,12 @@ def read_labels(
 ) -> Labels:
     """Read the class of each sample of `dataset` from one of its fields, in order, in a few MiB of memory beside the codes.
 
-    A field of labels holds one integer or bool for each sample, fixed-width bytes (UTF-8 text), or a one-hot row. Whole
-    floats are taken as integers, with a LabelWarning.
+    A field of labels holds one integer or bool for each sample, fixed-width bytes (UTF-8 text), or a one-hot row. Whole floats are
+    taken as integers, with a LabelWarning. Errors say `argument` for the argument that named the field. `class_names` has, by
+    field, the names of the integers 0, 1, ...
 
-    Parameters
-    ----------
-    field : name of the field
-    argument : what errors call the argument that named the field, such as "stratify"
-    most : classes; for groups there may be as many as samples
-    class_names : by field, the names of the integers 0, 1, ..., which then stand in `Labels.names`
-
-    Raises
-    ------
-    KeyNotFoundError : there is no such field
-    InvalidTypeError : `field` is no text, or the field holds something else than labels
-    InvalidValueError : fractions, soft or multiple labels, or more than `most` classes
+    Raises KeyNotFoundError; InvalidTypeError for a field of something else; InvalidValueError for fractions, soft or multiple
+    labels, or more than `most` classes.
     """
     if not isinstance(field, str):
         raise InvalidTypeError(
@@ -126,25 +111,38 @@ def read_labels(
             f"{argument}={field!r}: the field holds samples of {spec.sample_shape} {spec.dtype}; expected one integer or text for "
             "each sample, or a one-hot row."
         )
-    one, numbering = dataset[field], _Numbering(len(dataset), most, f"{argument}={field!r}")
+    one, where, is_float = dataset[field], f"{argument}={field!r}", is_single and spec.dtype.kind == "f"
     step = max(1, min(_READ_SAMPLES, _READ_BYTES // spec.sample_nbytes))
+    codes: Array = np.empty(len(dataset), np.uint8)
+    values: Array = np.empty(0)  # of all blocks, rising
+    blocks = []  # the values of each
     for start in range(0, len(dataset), step):
         block = one[start : start + step]
         if not is_single:
-            block = _places_of_ones(block, start, numbering.where)
+            block = _places_of_ones(block, start, where)
         else:
-            block = block.reshape(-1)
-            if spec.dtype.kind == "f":
-                block = _whole(block, start, numbering.where)
-        numbering.add(start, block)
-    if is_single and spec.dtype.kind == "f":
+            block = _whole(block.reshape(-1), start, where) if is_float else block.reshape(-1)
+        found, inverse = _distinct(block)
+        values = np.union1d(values, found) if len(values) else found
+        if len(values) > most:
+            raise InvalidValueError(
+                f"{where}: the field holds more than {most} different values; expected classes. A value to be predicted "
+                "(regression), or a number of its own for each sample, is no class: name another field, or make fewer of it."
+            )
+        codes = codes.astype(np.min_scalar_type(len(values) - 1), copy=False)
+        codes[start : start + len(block)] = inverse
+        blocks.append(found)
+    for start, found in zip(range(0, len(dataset), step), blocks, strict=True):
+        codes[start : start + step] = np.searchsorted(values, found)[codes[start : start + step]]
+    codes.flags.writeable = False  # many look at them
+    if is_float:
         warnings.warn(
-            f"{numbering.where}: the labels are {spec.dtype} numbers that are all whole; they are taken as the integers "
-            f"{_few(numbering.values.tolist())}. Store labels as integers; a value to be predicted (regression) has no classes.",
+            f"{where}: the labels are {spec.dtype} numbers that are all whole; they are taken as the integers "
+            f"{_few(values.tolist())}. Store labels as integers; a value to be predicted (regression) has no classes.",
             LabelWarning,
             stacklevel=3,
         )
-    return numbering.labels((class_names or {}).get(field, ()))
+    return Labels(codes, values, (class_names or {}).get(field, ()))
 
 
 def class_weights_of(dataset: Parts, labels: Labels, field: str) -> dict[int, float]:
@@ -168,7 +166,7 @@ def class_weights_of(dataset: Parts, labels: Labels, field: str) -> dict[int, fl
 
 
 def _places_of_ones(rows: Array, start: int, where: str) -> Array:
-    """The class of each one-hot row. Raises InvalidValueError for a row that is not one 1 among zeros."""
+    """Return the class of each one-hot row. Raises InvalidValueError for a row that is not one 1 among zeros."""
     marked = rows != 0
     places: Array = marked.argmax(axis=1)
     wrong = (marked.sum(axis=1) != 1) | (rows[np.arange(len(rows)), places] != 1)
@@ -193,54 +191,8 @@ def _whole(values: Array, start: int, where: str) -> Array:
     return values.astype(np.int64)
 
 
-class _Numbering:
-    """Numbers values as they come in blocks; `labels` puts the numbers into the order of the values."""
-
-    def __init__(self, samples: int, most: int, where: str) -> None:
-        self.where = where
-        self.values: Array = np.empty(0)  # seen so far, rising
-        self._numbers = np.empty(0, np.int64)  # of each of them, in order of appearance
-        self._codes: Array = np.empty(samples, np.uint8)
-        self._most = most
-
-    def add(self, start: int, block: Array) -> None:
-        unique, inverse = _distinct(block)
-        if not len(self.values):
-            self.values = unique[:0]
-        place = np.searchsorted(self.values, unique)
-        seen = np.zeros(len(unique), bool)
-        inside = place < len(self.values)
-        seen[inside] = self.values[place[inside]] == unique[inside]
-        if not seen.all():
-            self._insert(unique[~seen])
-            place = np.searchsorted(self.values, unique)
-        self._codes[start : start + len(block)] = self._numbers[place][inverse]
-
-    def _insert(self, fresh: Array) -> None:
-        count = len(self.values) + len(fresh)
-        if count > self._most:
-            raise InvalidValueError(
-                f"{self.where}: the field holds more than {self._most} different values; expected classes. A value to be predicted "
-                "(regression), or a number of its own for each sample, is no class: name another field, or make fewer of it."
-            )
-        numbers = np.concatenate([self._numbers, np.arange(len(self.values), count)])
-        values = np.concatenate([self.values, fresh])
-        order = np.argsort(values, kind="stable")
-        self.values, self._numbers = values[order], numbers[order]
-        self._codes = self._codes.astype(np.min_scalar_type(count - 1), copy=False)
-
-    def labels(self, class_names: Sequence[str]) -> Labels:
-        rank = np.empty(len(self.values), self._codes.dtype)
-        rank[self._numbers] = np.arange(len(self.values), dtype=rank.dtype)
-        for start in range(0, len(self._codes), _READ_SAMPLES):
-            piece = self._codes[start : start + _READ_SAMPLES]
-            piece[:] = rank[piece]
-        self._codes.flags.writeable = False  # many look at them
-        return Labels(self._codes, self.values, class_names)
-
-
 def _distinct(block: Array) -> tuple[Array, Array]:
-    """The different values of a block, rising, and the place of each entry among them."""
+    """Return the different values of a block, rising, and the place of each entry among them."""
     if block.dtype.kind == "b":
         block = block.view(np.uint8)
     wide = block.dtype if block.dtype.kind == "S" else np.dtype(np.uint64 if block.dtype == np.uint64 else np.int64)

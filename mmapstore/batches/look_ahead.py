@@ -1,8 +1,7 @@
-"""Work done ahead of the training step, in threads of our own, as promises of what comes next.
+"""Work done ahead of the training step, in threads of our own, as promises of results.
 
-A promise is one finite piece of work, a window to read or a batch to make, never a loop: when training stops in
-mid-epoch, an exception is raised or everything is dropped, there is nothing to stop. How much is under way is bounded by
-who makes promises, each of whom holds one at a time, or as many as were asked for with `transform_workers=`.
+A promise is one finite piece of work, a window to read or a batch to make, never a loop: when training stops in mid-epoch, an
+exception is raised or everything is dropped, there is nothing to stop.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class Promise(Generic[T]):
         return made  # type: ignore[return-value]
 
     def drop(self) -> None:
-        """Nobody will ask. Returns when nothing of it is under way, so that its buffers are free again."""
+        """Forget the work, or wait for its end where it has begun, so that its buffers are free again."""
         if self._begun.acquire(blocking=False):
             self._work = None
             self._ended.set()
@@ -80,7 +79,7 @@ class Promise(Generic[T]):
         self._made = self._error = None
 
     def wait(self) -> None:
-        """Return when the work has ended, well or not, or was dropped. Whoever finds it not begun does it."""
+        """Return when the work has ended, well or not, or was dropped; do it where nobody has begun."""
         if self._process != os.getpid():
             # A forked child has the promises of its parent, but not the threads that would keep them.
             self._begun, self._process = threading.Lock(), os.getpid()
@@ -89,7 +88,7 @@ class Promise(Generic[T]):
 
 
 class _Ahead(Generic[K, T]):
-    """A result that is made ahead for a key: read first, in the order of keys, and then finished beside others."""
+    """A result made ahead for a key: read in the order of keys, then finished beside others."""
 
     def __init__(self, key: K, begin: Callable[[K], Callable[[], T]], threads: WorkerThreads, first: bool) -> None:
         self.key = key
@@ -112,18 +111,17 @@ class _Ahead(Generic[K, T]):
         return made
 
     def follow(self, following: _Ahead[K, T]) -> None:
-        """Have `following` begin once this one is read. Where both this and `_make` see to that, it is begun once all the same."""
+        """Have `following` begin once this one is read, here or by `_make`; a promise begins once."""
         self._next = following
         if self._is_read:
             following.promise.begin()
 
 
 class LookAhead(Generic[K, T]):
-    """Makes what is asked for, and up to `workers` of those that come next while that is in use. One for each pass; for one thread.
+    """Makes the result asked for, and ahead of the caller up to `workers` of the next ones. One for each pass; for one thread.
 
-    `begin` reads what is stored and returns what makes the rest of it. Reading goes on in the order of keys, one at a time; the
-    rest of each is done in a thread of its own. With one worker, results that take less time than handing them over are made
-    when they are asked for.
+    `begin` reads, and returns the function that finishes the result. Reading goes on in the order of keys, one at a time; each is
+    finished in a thread of its own. With one worker, results that take less time than a handover are made when they are asked for.
 
     >>> ahead = LookAhead(lambda number: lambda: number * number, workers=2)
     >>> [ahead.get(number, range(number + 1, 4)) for number in range(4)]
@@ -137,7 +135,7 @@ class LookAhead(Generic[K, T]):
         self._seconds = 0.0  # that the latest result took
 
     def get(self, wanted: K, following: Iterable[K] = ()) -> T:
-        """The result for `wanted`; those for the first of `following` are promised to the next calls."""
+        """Return the result for `wanted`, and begin those for the first of `following`."""
         # Frameworks may ask from several threads all the same: whoever takes these has them to himself.
         ahead, self._ahead = self._ahead, deque()
         try:
@@ -172,7 +170,7 @@ class LookAhead(Generic[K, T]):
                 last.follow(ahead[-1])
 
     def close(self) -> None:
-        """Nothing more will be asked for. Returns when nothing is under way any more."""
+        """Drop all results made ahead. Returns when nothing is under way any more."""
         ahead, self._ahead = self._ahead, deque()
         _drop(ahead)
 

@@ -25,10 +25,9 @@ _FEW, _SHOWN = 4, 3  # parts or classes that are all named; missing classes name
 def label_field(dataset: Parts) -> tuple[str, Labels] | None:
     """Find the field that holds the classes of samples, and read it; None where no field surely does, or it is too large.
 
-    The first field that has class names, or is called like labels ("label", "fine_labels", "class", "category", "target", "y" ...),
-    and holds an integer, bool or text for each sample, or one-hot rows; at most 10**6 samples and 16 MB. Numbers that nothing but
-    the field's name calls classes are passed over where they may be something else: more than 1000 of them (20 in a field "y" or
-    "target"), fewer than 10 samples of each, or a number of its own for each episode.
+    The first field with class names, or a name like "label", "class", "category", "target" or "y", that holds an integer, bool or
+    text for each sample, or one-hot rows. Numbers that nothing but the name calls classes are passed over where they may be
+    something else: too many values, too few samples of each, or a number of its own for each episode.
     """
     for field, reader in dataset.readers.items():
         spec, names = reader.spec, dataset.notes[field].classes if field in dataset.notes else ()
@@ -106,12 +105,9 @@ def warn_of_missing_classes(
 ) -> None:
     """Warn, once for all parts, if one lacks a class of which it should have samples.
 
-    Parameters
-    ----------
-    parts : the name of each, and its samples of each class, (classes,)
-    call, remedy : the line that made the parts, and the sentence that says what to write instead
-    asked : classes were to be divided among the parts, so that all must be in each. Else a part should have a class if its share
-        is a whole sample, and the largest part should have every class
+    `parts` : the name and the (classes,) counts of each; `call` made them; `remedy` is a sentence that says what to write instead.
+    Where classes were `asked` to be divided, each part should have all. Else the largest part should have all, and others a class
+    whose share is a whole sample.
     """
     named, total, few = list(parts), int(labels.counts.sum()), len(labels.values) <= _FEW
     largest = max(int(counts.sum()) for _, counts in named)

@@ -1,4 +1,4 @@
-"""The facts of a field that its manifest keeps and its values do not show: names of classes, and an order that was mixed."""
+"""The facts of a field that its values do not show: names of classes, an order that was mixed, packing, doubtful axes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..plain.cf_packing import Packed
 from ..plain.errors import InvalidValueError, NoClassNamesError
+from ..plain.guessed_axes import Doubt
 from .labels import read_labels
 
 if TYPE_CHECKING:
@@ -15,23 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FieldNotes:
-    """Facts of one field.
+    """Facts of one field."""
 
-    Attributes
-    ----------
-    classes : names of the classes that its numbers 0, 1, ... stand for; empty if there are none
-    mixed : True if its samples were written in an order mixed by a seed
-    """
-
-    classes: tuple[str, ...] = ()
-    mixed: bool = False
+    classes: tuple[str, ...] = ()  # names of the classes that its numbers 0, 1, ... stand for; empty if there are none
+    mixed: bool = False  # True if its samples were written in an order mixed by a seed
+    packed: tuple[Packed, ...] = ()  # its files whose stored numbers stand for other values
+    doubt: Doubt | None = None  # the reason why its axes, which nobody named, are likely others
 
     @classmethod
     def of(cls, notes: Mapping[str, Any] | None) -> FieldNotes:
         """Read the notes of a manifest, which anybody may have written: everything of another form is passed over.
 
-        >>> FieldNotes.of({"classes": ["cat", "dog"], "order": [{"samples": 9, "order": "mixed", "seed": 0}]})
-        FieldNotes(classes=('cat', 'dog'), mixed=True)
+        >>> FieldNotes.of({"classes": ["cat", "dog"], "order": [{"samples": 9, "order": "mixed", "seed": 0}]}).classes
+        ('cat', 'dog')
         """
         classes, order = (notes or {}).get("classes"), (notes or {}).get("order")
         is_named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
@@ -52,14 +50,16 @@ Notes = Mapping[str, FieldNotes]  # by field
 
 
 def joined_notes(notes: Sequence[FieldNotes], paths: Sequence[str]) -> FieldNotes:
-    """Return the notes of files joined to one field. Raises InvalidValueError if they number their classes differently."""
+    """Return the notes of files joined to one field, whose axes are those of the first. Raises InvalidValueError if they number
+    their classes differently."""
     for path, each in zip(paths, notes, strict=True):
         if each.classes != notes[0].classes:
             raise InvalidValueError(
                 f"{path} has the classes {_few(each.classes)}, but {paths[0]} {_few(notes[0].classes)}: one number would stand for "
                 "different classes. Ingest these files anew with one list of classes, or open each by itself."
             )
-    return FieldNotes(notes[0].classes, any(each.mixed for each in notes))
+    packed = tuple(one for each in notes for one in each.packed)
+    return FieldNotes(notes[0].classes, any(each.mixed for each in notes), packed, notes[0].doubt)
 
 
 def class_names_of(dataset: Parts, whole: Callable[[str], Parts]) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +20,8 @@ from ..formats.raw_file import RawForm
 from ..formats.registry import PARTIAL, open_headerless, open_live, open_stored, split_inside
 from ..plain.array_likes import is_fields
 from ..plain.array_spec import StoredLayout, checked_dtype
-from ..plain.cf_packing import Packed
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, KeyNotFoundError, NotFoundError
-from ..plain.guessed_axes import Doubt, doubt_about, warn_of_doubts
+from ..plain.guessed_axes import doubt_about, warn_of_doubts
 from ..plain.inside_names import split_name
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, is_beside
 from ..plain.windows import Episodes
@@ -37,8 +38,6 @@ DEFAULT_FIELD = "data"
 class _Field(NamedTuple):
     reader: Reader
     episodes: Episodes
-    packed: tuple[Packed, ...] = ()
-    doubt: Doubt | None = None
     notes: FieldNotes = FieldNotes()
 
 
@@ -97,7 +96,7 @@ def open_quietly(
     source: Any, key: str | None = None, layout: Any = None, episodes: Any = None, mapped: bool = True, form: RawForm | None = None
 ) -> Dataset:
     """`open_dataset` for callers that report by themselves what is packed, and what is guessed (`Dataset.packed`, `doubts`)."""
-    if form is not None and not _is_paths(source):
+    if form is not None and not isinstance(source, (str, os.PathLike, list, tuple)):
         raise InvalidValueError(
             f"dtype=, shape= and offset= are for paths of files without a header; got {_name(source)}. "
             'In a dict of fields, open such a file of its own: {"x": mmapstore.open("x.bin", dtype=..., shape=...)}.'
@@ -117,7 +116,10 @@ def open_quietly(
         raise KeyNotFoundError(
             f"layout names {sorted(set(layout) - set(fields))}, but the fields are {', '.join(map(repr, fields))}."
         )
-    lengths = {field: len(reader.spec) for field, (reader, *_) in fields.items()}
+    readers, notes = {}, {}
+    for field, each in fields.items():
+        readers[field], notes[field] = each.reader, each.notes
+    lengths = {field: len(reader.spec) for field, reader in readers.items()}
     if len(set(lengths.values())) > 1:
         raise InvalidValueError(
             f"the fields of {name} are of unequal length ({', '.join(f'{field}: {n}' for field, n in lengths.items())} samples); "
@@ -129,10 +131,7 @@ def open_quietly(
         cut = cut.common(each.episodes)
     if episodes is not None:
         cut = _given_episodes(episodes, samples)
-    packed = {field: each.packed for field, each in fields.items() if each.packed}
-    doubts = {field: each.doubt for field, each in fields.items() if each.doubt}
-    notes = {field: each.notes for field, each in fields.items() if each.notes != FieldNotes()}
-    return Dataset({field: each.reader for field, each in fields.items()}, cut, name, packed=packed, doubts=doubts, notes=notes)
+    return Dataset(readers, cut, name, notes=notes)
 
 
 def _name(source: Any) -> str:
@@ -143,10 +142,6 @@ def _name(source: Any) -> str:
     if isinstance(source, (list, tuple)) and source and isinstance(source[0], (str, os.PathLike)):
         return f"{os.fspath(source[0])} and {len(source) - 1} more" if len(source) > 1 else os.fspath(source[0])
     return f"a live {type(source).__name__}"
-
-
-def _is_paths(source: Any) -> bool:
-    return isinstance(source, (str, os.PathLike, list, tuple))
 
 
 def _layout_of(layout: Any, field: str) -> str | None:
@@ -168,8 +163,7 @@ def _given_episodes(episodes: Any, samples: int) -> Episodes:
 def _open_fields(sources: Mapping[Any, Any], layout: str | Mapping[str, str] | None, mapped: bool) -> dict[str, _Field]:
     if not sources:
         raise InvalidValueError("a dict of fields was given, but it is empty; expected {'image': source, ...}.")
-    if isinstance(layout, str) and len(sources) > 1:
-        raise _layout_for_one(layout)
+    _require_one(layout, sources)
     fields = {}
     for field, source in sources.items():
         if not isinstance(field, str):
@@ -180,18 +174,18 @@ def _open_fields(sources: Mapping[Any, Any], layout: str | Mapping[str, str] | N
                     f"the field {field!r} is a part, or has several fields; give the path it was opened from. Fields are added to "
                     "a whole dataset, with an entry for each of its samples, and split or selected after that."
                 )
-            packed = next(iter(source.packed.values()), ())
-            notes = next(iter(source.notes.values()), FieldNotes())
-            fields[field] = _Field(next(iter(source.readers.values())), Episodes(source.episodes), packed, notes=notes)
+            ((name, reader),) = source.readers.items()
+            fields[field] = _Field(reader, Episodes(source.episodes), replace(source._notes[name], doubt=None))
         else:
             fields[field] = _open_field(source, None, _layout_of(layout, field), mapped)
     return fields
 
 
-def _layout_for_one(layout: str) -> InvalidValueError:
-    return InvalidValueError(
-        f"layout={layout!r} is for one array; for several fields give a dict, such as {{'image': {layout!r}}}."
-    )
+def _require_one(layout: Any, fields: Collection[Any]) -> None:
+    if isinstance(layout, str) and len(fields) > 1:
+        raise InvalidValueError(
+            f"layout={layout!r} is for one array; for several fields give a dict, such as {{'image': {layout!r}}}."
+        )
 
 
 def _written_together(
@@ -210,8 +204,7 @@ def _written_together(
         entries = {field: entry for field, entry in entries.items() if entry.key.startswith(f"{group}/") and not is_array}
     if not entries or list(entries) == [DEFAULT_FIELD]:
         return None
-    if isinstance(layout, str) and len(entries) > 1:
-        raise _layout_for_one(layout)
+    _require_one(layout, entries)
     fields, missing = {}, []
     for field, entry in entries.items():
         try:
@@ -247,8 +240,7 @@ def _written_directory(directory: str, layout: str | Mapping[str, str] | None, m
     if Path(directory).name.endswith(PARTIAL):  # whole, maybe, but without its name yet
         raise DamagedFileError(f"{directory} was left by an ingest that did not finish. Run the same ingest again: it resumes.")
     manifest = read_manifest(manifest_path)
-    if isinstance(layout, str) and len(manifest.fields) > 1:
-        raise _layout_for_one(layout)
+    _require_one(layout, manifest.fields)
     fields = {}
     for field, entry in manifest.fields.items():
         path = manifest_path.parent / entry.file
@@ -294,32 +286,24 @@ def _open_path(path: str, key: str | None, layout: str | None, mapped: bool, for
             raise KeyNotFoundError(f"{outer} has no field {name!r}; it has {', '.join(fields)}.")
         return fields[name]
     entries = list(entries_beside(outer).values())
-    stored = _the_one_named(outer, entries) if not inside and len(entries) == 1 else None
+    stored = None
+    if not inside and len(entries) == 1:
+        with suppress(KeyNotFoundError):  # the array that the manifest names, whatever others are in there with it
+            stored = open_stored(outer, entries[0].key or None)
     stored = stored or open_stored(outer, inside)
+    name = (split_name(stored.name)[1] or "").strip("/")
     for entry in entries:
-        if entry.key.strip("/") == _key_of(stored).strip("/"):
+        if entry.key.strip("/") == name:
             return _with_manifest(stored, entry, layout, mapped, _beside(outer))
     return _with_layout(stored, layout, mapped)
-
-
-def _the_one_named(path: str, entries: Sequence[ArrayManifest]) -> StoredArray | None:
-    """The array that the manifest names, whatever others are in there with it; None if it is not there."""
-    try:
-        return open_stored(path, entries[0].key or None)
-    except KeyNotFoundError:
-        return None
-
-
-def _key_of(stored: StoredArray) -> str:
-    return split_name(stored.name)[1] or ""
 
 
 def _with_layout(stored: StoredArray, layout: str | None, mapped: bool) -> _Field:
     checked_dtype(stored.dtype, stored.name)
     how = StoredLayout.of(layout, tuple(stored.shape), stored.name)
     is_matlab = layout is None and isinstance(stored, HasAttributes) and bool(stored.attributes(("MATLAB_class",)))
-    doubt = doubt_about(stored.name, tuple(stored.shape), layout, is_matlab)
-    return _Field(reader_for(stored, how, mapped), Episodes.equal(how.samples, how.episode_length), packed_of(stored), doubt)
+    notes = FieldNotes(packed=packed_of(stored), doubt=doubt_about(stored.name, tuple(stored.shape), layout, is_matlab))
+    return _Field(reader_for(stored, how, mapped), Episodes.equal(how.samples, how.episode_length), notes)
 
 
 def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None, mapped: bool, where: str) -> _Field:
@@ -338,11 +322,10 @@ def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None
             StoredLayout.of(entry.layout, entry.shape, stored.name)
         except InvalidValueError as error:
             raise DamagedFileError(f"{where}: {error} The manifest is damaged; delete it, or ingest again.") from error
-    found = _with_layout(stored, layout or entry.layout, mapped)._replace(notes=FieldNotes.of(entry.notes))
-    if layout is not None and layout != entry.layout:
-        return found
-    own = Episodes.of(list(entry.episodes), len(found.reader.spec), f"the episodes in {where}")
-    return found._replace(episodes=own)
+    reader, cut, opened = _with_layout(stored, layout or entry.layout, mapped)
+    if layout is None or layout == entry.layout:
+        cut = Episodes.of(list(entry.episodes), len(reader.spec), f"the episodes in {where}")
+    return _Field(reader, cut, replace(FieldNotes.of(entry.notes), packed=opened.packed, doubt=opened.doubt))
 
 
 # --- several files as one ------------------------------------------------------------------------------------------------
@@ -389,6 +372,5 @@ def _open_joined(paths: Sequence[str], key: str | None, layout: str | None, mapp
     for each in fields:
         offsets.extend((each.episodes.offsets[1:] + at).tolist())
         at = offsets[-1]
-    packed = tuple(one for field in fields for one in field.packed)
     notes = joined_notes([field.notes for field in fields], paths)
-    return _Field(join([field.reader for field in fields]), Episodes.of(offsets), packed, fields[0].doubt, notes)
+    return _Field(join([field.reader for field in fields]), Episodes.of(offsets), notes)

@@ -21,23 +21,14 @@ Nested = Any  # a tuple, list or dict of what is said, nested as deep as wanted
 
 @dataclass(frozen=True)
 class Frames:
-    """One array of a batch.
+    """One array of a batch."""
 
-    Attributes
-    ----------
-    field : the field it is taken from
-    offsets : frames, in samples from the anchor
-    has_time_axis : whether they are an axis after the batch axis; if not there is one frame
-    spec : of the field as it is read: (samples, *sample shape), dtype, layout
-    dtype : delivered
-    axes : the sample axes as delivered, counted in the sample as read; -1 is a new axis of length 1. None: as read
-    """
-
-    field: str
-    offsets: range
-    has_time_axis: bool
-    spec: ArraySpec
-    dtype: np.dtype[Any]
+    field: str  # the field it is taken from
+    offsets: range  # frames, in samples from the anchor
+    has_time_axis: bool  # whether they are an axis after the batch axis; if not there is one frame
+    spec: ArraySpec  # of the field as it is read: (samples, *sample shape), dtype, layout
+    dtype: np.dtype[Any]  # delivered
+    # the sample axes as delivered, counted in the sample as read; -1 is a new axis of length 1. None: as read
     axes: tuple[int, ...] | None
 
     @property
@@ -68,14 +59,9 @@ class Frames:
 
 @dataclass(frozen=True)
 class Plan:
-    """The arrays of a batch, and the window they are cut from.
+    """The arrays of a batch, and the window they are cut from."""
 
-    Attributes
-    ----------
-    parts : the structure of a batch: (x,), (x, y) or (x, y, w), each a nest of `Frames`
-    """
-
-    parts: tuple[Any, ...]
+    parts: tuple[Any, ...]  # the structure of a batch: (x,), (x, y) or (x, y, w), each a nest of `Frames`
     window: Window
 
     @cached_property

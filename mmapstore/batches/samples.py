@@ -33,8 +33,6 @@ class Samples:
         episodes: Episodes,
         name: str,
         selection: Selection | None = None,
-        packed: Mapping[str, tuple[Packed, ...]] | None = None,
-        doubts: Mapping[str, Doubt] | None = None,
         notes: Notes | None = None,
         dealt: bool = False,
     ) -> None:
@@ -42,9 +40,7 @@ class Samples:
         self._selection = selection or Selection.between_samples(0, len(self._first.spec))
         self._episodes = episodes
         self._name = name
-        self._packed = dict(packed or {})
-        self._doubts = dict(doubts or {})
-        self._notes = dict(notes or {})
+        self._notes = {name: (notes or {}).get(name, FieldNotes()) for name in self._readers}
         self._dealt = dealt  # its samples were taken from among others, one by one
         self._labels_read: dict[str, Labels] = {}
 
@@ -55,8 +51,6 @@ class Samples:
             "episodes": self._episodes,
             "name": self._name,
             "selection": self._selection,
-            "packed": self._packed,
-            "doubts": self._doubts,
             "notes": self._notes,
             "dealt": self._dealt,
         }
@@ -108,24 +102,22 @@ class Samples:
         return {name: self._field(name) for name in self._readers}
 
     def _field(self, name: str) -> Self:
-        by_field: dict[str, Mapping[str, Any]] = {"packed": self._packed, "doubts": self._doubts, "notes": self._notes}
-        kept = {key: {name: found[name]} if name in found else {} for key, found in by_field.items()}
-        return self._like(readers={name: self._readers[name]}, **kept)
+        return self._like(readers={name: self._readers[name]})
 
     @property
     def packed(self) -> dict[str, tuple[Packed, ...]]:
-        """By field, its files whose stored numbers stand for other values, or for none; how is in their `packing`."""
-        return dict(self._packed)
+        """By field, its files whose stored numbers stand for other values, or for none; the rule is in their `packing`."""
+        return {name: note.packed for name, note in self._notes.items() if note.packed}
 
     @property
     def doubts(self) -> dict[str, Doubt]:
         """By field, why its axes, which were not named where it was opened, are likely others than those of `layout`."""
-        return dict(self._doubts)
+        return {name: note.doubt for name, note in self._notes.items() if note.doubt}
 
     @property
     def notes(self) -> dict[str, FieldNotes]:
         """By field, the class names that the manifest has for its numbers, and whether `ingest` mixed the samples."""
-        return dict(self._notes)
+        return {name: note for name, note in self._notes.items() if note.classes or note.mixed}
 
     @property
     def mixed(self) -> bool:

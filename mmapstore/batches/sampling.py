@@ -27,18 +27,11 @@ Balanced = str | Mapping[str, Mapping[Any, float]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """The number of times that an epoch draws each anchor.
+    """The number of times that an epoch draws each anchor."""
 
-    Attributes
-    ----------
-    draws : by the number of the draw
-    words : the same for `repr`
-    digest : the same for saved positions
-    """
-
-    draws: Draws
-    words: str
-    digest: str
+    draws: Draws  # by the number of the draw
+    words: str  # the same for `repr`
+    digest: str  # the same for saved positions
 
 
 def sampling_of(

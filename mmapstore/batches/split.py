@@ -79,16 +79,10 @@ def fold_points(total: int, folds: Any, unit: str) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Dealt:
-    """The samples that were dealt to one part.
+    """The samples that were dealt to one part."""
 
-    Attributes
-    ----------
-    part_of_samples : (samples,) the part of each
-    number : of this part
-    """
-
-    part_of_samples: Array
-    number: int
+    part_of_samples: Array  # (samples,) the part of each
+    number: int  # of this part
 
     @property
     def mask(self) -> Array:

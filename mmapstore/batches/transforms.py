@@ -19,8 +19,8 @@ Transform = Callable[..., Any]
 def generator_of(seed: int, epoch: int, batch: int, shard: int = 0) -> np.random.Generator:
     """Return the generator that a transform with a parameter `rng` gets for a batch: always the same for the same numbers.
 
-    Its PCG64 is seeded, by NumPy's SeedSequence, with the whole number that the 16 bytes of BLAKE2b of the text
-    "seed epoch batch shard" make, the lowest first. No other library has a part in it.
+    Its PCG64 is seeded, by NumPy's SeedSequence, with the 16 bytes of BLAKE2b of the text "seed epoch batch shard" as a whole
+    number, the lowest first.
 
     >>> generator_of(0, 3, 14).integers(100, size=3).tolist()
     [9, 46, 69]
@@ -30,15 +30,10 @@ def generator_of(seed: int, epoch: int, batch: int, shard: int = 0) -> np.random
 
 
 class BatchTransform:
-    """A function given as `transform=`, called with the parts of a batch; its failures are named.
+    """A function given as `transform=`, of as many `parts` as batches have; errors of calls name it and the batch.
 
-    Parameters
-    ----------
-    function : of x; of x and y; or of x, y and w, as batches have `parts` of them. Where it has a parameter `rng`, that is a
-        `numpy.random.Generator` of the batch alone.
-    seed, shard : with the epoch and the batch, all that the generator follows from
-
-    Raises InvalidTypeError for what cannot be called so.
+    Its parameter `rng`, if it has one, gets the generator of `seed`, epoch, batch and `shard`. Raises InvalidTypeError for a
+    function that cannot be called so.
     """
 
     def __init__(self, function: Transform, parts: int, seed: int, shard: int) -> None:
@@ -66,10 +61,10 @@ class BatchTransform:
             ) from error
 
     def __call__(self, parts: tuple[Any, ...], epoch: int, batch: int, which: Callable[[], str]) -> tuple[Any, ...]:
-        """Return the parts of a batch, (x,), (x, y) or (x, y, w), as the function makes them of its own.
+        """Return the parts that the function makes of those of a batch, which `which` names for errors.
 
-        `which` names the batch, for errors. Raises TransformError, with the cause, where the function raises; InvalidTypeError
-        or InvalidValueError where what it returns is no batch of as many samples.
+        Raises TransformError where the function raises; InvalidTypeError or InvalidValueError where it returns no batch of as many
+        samples.
         """
         keywords = {"rng": generator_of(self._seed, epoch, batch, self._shard)} if self.takes_rng else {}
         try:

@@ -26,13 +26,10 @@ _JUMPS = 3  # out of order so many times in an epoch, it is a habit: validation,
 
 
 class _HeldFrames:
-    """The samples of some runs, in one buffer. Each is read, and so decoded, once, however many windows look at it.
+    """The samples of some runs, in one buffer for `capacity` samples: buffers of one size can be lent again.
 
-    Parameters
-    ----------
-    capacity : samples the buffer is made for: buffers of one size can be lent again
-    shared : samples at the beginning of the runs that others have read: they are copied from what `before` gives, which is
-        asked last, for it may have to wait; where it gives None they are read
+    The first `shared` samples are copied from the frames that `before` returns, which is called last, for it may have to wait;
+    where it returns None they are read.
     """
 
     def __init__(
@@ -40,9 +37,9 @@ class _HeldFrames:
         reader: Reader,
         runs: Runs,
         buffers: LentBuffers,
-        capacity: int = 0,
-        shared: int = 0,
-        before: Callable[[], _HeldFrames | None] | None = None,
+        capacity: int,
+        shared: int,
+        before: Callable[[], _HeldFrames | None] | None,
     ) -> None:
         kept = merged(runs)
         self._starts = kept[:, 0]
@@ -63,12 +60,12 @@ class _HeldFrames:
             at += stop - start
 
     def rows(self, wanted: Numbers) -> Numbers:
-        """Return the place of each of these samples in `samples`; all have to be here."""
+        """Return the row of each of these samples, all of which are here."""
         run = np.searchsorted(self._starts, wanted, side="right") - 1
         return self._rows[run] + wanted - self._starts[run]
 
     def run(self, start: int, stop: int) -> Array | None:
-        """A view of samples [start, stop); None if they are not all here."""
+        """Return a view of samples [start, stop); None if they are not all here."""
         number = int(np.searchsorted(self._starts, start, side="right")) - 1
         if number < 0:
             return None
@@ -85,12 +82,12 @@ class _HeldFrames:
 
 @dataclass
 class _Held:
-    """A window of an epoch and its frames, by field; None until they are read. The promise is to read them."""
+    """A window of an epoch and its frames."""
 
     epoch: int
     window: Window
-    frames: dict[str, _HeldFrames] | None = None
-    promise: Promise[None] | None = None
+    frames: dict[str, _HeldFrames] | None = None  # by field; None until they are read
+    promise: Promise[None] | None = None  # to read them
 
     @property
     def key(self) -> tuple[int, int]:
@@ -100,9 +97,8 @@ class _Held:
         return self.epoch == epoch and self.window.start <= position < self.window.stop
 
     def frames_of(self, name: str) -> _HeldFrames | None:
-        """The frames of a field once they have been read; None if that failed."""
-        promise = self.promise
-        if promise is not None:
+        """Wait until the frames of a field are read, and return them; None if reading failed."""
+        if (promise := self.promise) is not None:
             promise.wait()
         return self.frames.get(name) if self.frames is not None else None
 
@@ -110,10 +106,8 @@ class _Held:
 class WindowBuffers:
     """The frames of one window of positions, and those of the next ones, which threads read meanwhile.
 
-    In stored order these are two, where windows are small: while the last chunks of one are decoded, processors that have
-    nothing left to do in it go on with the other.
-
-    `readers` are those whose frames are worth holding, by field.
+    In sequential order two small windows are read ahead: while the last chunks of one are decoded, processors that have nothing
+    left to do in it go on with the other. `readers` are of the fields whose frames are worth holding.
     """
 
     def __init__(
@@ -126,7 +120,7 @@ class WindowBuffers:
         self._buffers = buffers
         self._decodes = {name: reader for name, reader in readers.items() if isinstance(reader, Decodes)}
         self._warned = False
-        self._in_stored_order = frames.order.shuffling is None
+        self._is_sequential = frames.order.shuffling is None
         self._ahead = self._windows_ahead(frames)
         self._reset()
 
@@ -150,10 +144,8 @@ class WindowBuffers:
     # --- serving -----------------------------------------------------------------------------------------------------
 
     def gather(self, epoch: int, start: int, starts: Numbers, parts: Mapping[str, list[Part]]) -> None:
-        """Fill the parts, by field, of positions [start, start + len(starts)), whose anchors lie at the samples `starts`.
-
-        A batch that straddles two windows takes from the first, lets go of it, and takes from the second.
-        """
+        """Fill the parts, by field, of positions [start, start + len(starts)), whose anchors lie at the samples `starts`."""
+        # A batch that straddles two windows takes from the first, lets go of it, and takes from the second.
         done = 0
         while done < len(starts):
             with self._locked():
@@ -167,7 +159,7 @@ class WindowBuffers:
             done = end
 
     def run(self, name: str, epoch: int, start: int, first: int, last: int) -> Array | None:
-        """Samples [first, last) of a field, a view, for the batch that begins at position `start`; None if not in one piece."""
+        """Return a view of samples [first, last) of a field, for the batch at position `start`; None if not in one piece."""
         with self._locked():
             _, held = self._hold(epoch, start)
             found = held[name].run(first, last)
@@ -175,10 +167,7 @@ class WindowBuffers:
         return found
 
     def rows(self, name: str, epoch: int, start: int, samples: Numbers) -> tuple[Numbers, Array]:
-        """Return the places of these anchors among the frames of a field that are held, and a view of those frames.
-
-        The anchors begin at position `start`, all in one window. Frames before and after an anchor lie beside it.
-        """
+        """Return the rows of these anchors, which begin at position `start` of one window, and a view of all frames held."""
         with self._locked():
             _, held = self._hold(epoch, start)
             self._look_ahead(epoch)
@@ -187,7 +176,7 @@ class WindowBuffers:
 
     @property
     def positions(self) -> int:
-        """The most positions of a window; in stored order all but the last have so many."""
+        """The most positions of a window; in sequential order all but the last have so many."""
         return self._frames.samples
 
     @property
@@ -221,13 +210,13 @@ class WindowBuffers:
                 assert dropped.promise is not None
                 dropped.promise.drop()
             follows = before is not None and before.key == (wanted.epoch, wanted.window.number - 1)
-            if not (follows and self._in_stored_order):
+            if not (follows and self._is_sequential):
                 before = None  # of its frames none are taken over: their buffer can be lent again
             self._read(wanted, before)
         self._now = wanted
 
     def _look_ahead(self, epoch: int) -> None:
-        """Begin with the windows after this one, now that no batch in order needs the one before any more."""
+        """Begin to read the windows after this one, now that no batch in order needs the one before any more."""
         if not self.is_asked_in_order:
             return
         while len(self._coming) < self._ahead:
@@ -237,10 +226,10 @@ class WindowBuffers:
             if following is None:
                 return
             self._coming.append(_Held(epoch, following))
-            self._coming[-1].promise = Promise(partial(self._read, self._coming[-1], last if self._in_stored_order else None))
+            self._coming[-1].promise = Promise(partial(self._read, self._coming[-1], last if self._is_sequential else None))
 
     def _read(self, wanted: _Held, before: _Held | None) -> None:
-        """Read the frames of a window; those that the window before has too, in stored order, are copied from there."""
+        """Read the frames of a window; in sequential order, copy those that the window `before` has as well."""
         found = {}
         for name, reader in self._readers.items():
             runs, shared = self._runs(name, wanted), 0
@@ -251,9 +240,8 @@ class WindowBuffers:
         wanted.frames = found
 
     def _runs(self, name: str, held: _Held) -> Runs:
-        """The samples of a field that a window draws on, in rising order."""
         runs = self._frames.runs(held.epoch, held.window, name)
-        if self._in_stored_order and name in self._decodes:
+        if self._is_sequential and name in self._decodes:
             # The rest of the last chunk is kept: the next stretch begins with it, or with samples of it.
             runs[-1, 1] = self._decodes[name].whole_chunks(*runs[-1].tolist())[1]
         return runs
@@ -287,18 +275,18 @@ class WindowBuffers:
         return frames.rows(name, self._decodes[name].decoded_together - 1 if name in self._decodes else 0)
 
     def nbytes(self, order: SampleOrder) -> int:
-        """Bytes of private memory that frames take at most in this order."""
+        """Return the most bytes of private memory that frames take in this order."""
         frames = self._frames.under(order)
         rows = sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self._readers.items())
         return self._alive(frames) * rows
 
     def index_nbytes(self, order: SampleOrder) -> int:
-        """Bytes of private memory that it takes to know where the frames are."""
+        """Return the bytes of private memory of the index of the frames."""
         frames = self._frames.under(order)
         return self._alive(frames) * len(self._readers) * frames.index_nbytes
 
     def _alive(self, frames: WindowFrames) -> int:
-        """Windows held: the one in use and those ahead; in stored order views of its batches keep the one before alive."""
+        """Count the windows held: in use and ahead; in sequential order, views of batches keep the one before alive as well."""
         return min(1 + self._windows_ahead(frames) + (frames.order.shuffling is None), frames.count)
 
 
@@ -313,7 +301,7 @@ def _shared(before: Runs, runs: Runs) -> int:
 
 
 def _cut(runs: Runs, rows: Numbers, samples: int) -> tuple[Runs, Runs]:
-    """The first `samples` samples of the runs, and the rest. `rows` counts the samples before each run.
+    """Divide runs into those of the first `samples` samples, and the rest. `rows` counts the samples before each run.
 
     >>> [part.tolist() for part in _cut(np.array([[0, 3], [5, 9]]), np.array([0, 3, 7]), 4)]
     [[[0, 3], [5, 6]], [[6, 9]]]

@@ -15,16 +15,13 @@ from ..plain.sample_order import SampleOrder, Window
 from ..plain.windows import Anchors
 from .plan import Plan
 
-STRETCH_BYTES = (
-    16 * 2**20
-)  # held at a time in stored order: several chunks, so that all processors decode; half cost a fifth of speed
-
+STRETCH_BYTES = 16 * 2**20  # held at a time in sequential order: several chunks, so that all processors decode
 RUN_BYTES = 64  # two numbers, sorted and merged, and where the run lies among the frames that are held
 
 
 @dataclass(frozen=True)
 class Stretches:
-    """A stored order cut into stretches of `size` positions: what its windows are to a shuffled one."""
+    """The windows of a sequential order: stretches of `size` positions."""
 
     order: SampleOrder
     size: int
@@ -41,10 +38,10 @@ class Stretches:
 
 
 class WindowFrames:
-    """The windows of positions of an order, shuffled or stored, and the samples of the store that each draws on.
+    """The windows of positions of an order, and the samples of the store that each draws on.
 
-    `specs` are of the fields that are held by windows. Of up to `together` batches that are read by one call, all lie in one
-    window of a stored order, which has about `stretch_bytes`.
+    `specs` are of the fields that are held by windows. In sequential order a window has about `stretch_bytes`, and holds all of
+    up to `together` batches that are read by one call.
     """
 
     def __init__(
@@ -74,23 +71,20 @@ class WindowFrames:
             self._windows = Stretches(order, batches // min(together, batches) * min(together, batches) * batch_size)
 
     def under(self, order: SampleOrder) -> WindowFrames:
-        """The same in another order."""
+        """Return the windows of another order."""
         return WindowFrames(self._specs, self._plan, self._anchors, order, self._batch_size, self._together, self.stretch_bytes)
 
     def at(self, epoch: int, position: int) -> Window:
-        """The window that holds a position."""
+        """Return the window that holds a position."""
         found: Window = self._windows.window_at(epoch, position)
         return found
 
     def after(self, epoch: int, window: Window) -> Window | None:
-        """The next window of the same epoch."""
+        """Return the next window of the same epoch; None after the last."""
         return self.at(epoch, window.stop) if window.stop < len(self.order) else None
 
     def runs(self, epoch: int, window: Window, name: str | None = None, gap: int = 0) -> Runs:
-        """The samples of a field, or of all, that the anchors of a window reach, in rising order.
-
-        Gaps of up to `gap` samples are filled.
-        """
+        """Return the samples of a field, or of all, that the anchors of a window reach; gaps of up to `gap` samples are filled."""
         low, high = self._plan.reach()
         reach, found = np.array(self._plan.reach(name)), []
         for numbers in self._windows.window_runs(epoch, window):
@@ -104,7 +98,7 @@ class WindowFrames:
 
     @property
     def end(self) -> int:
-        """The sample of the store behind the last anchor of a stored order."""
+        """The sample of the store behind the last anchor of a sequential order."""
         last = self.order.anchors_at(0, len(self.order) - 1, len(self.order))
         return int(self._anchors.starts(last)[0]) + 1
 
@@ -119,7 +113,7 @@ class WindowFrames:
         return -(-len(self.order) // self.samples)
 
     def rows(self, name: str, ahead: int = 0) -> int:
-        """Return the most samples of a field that a window can reach; in stored order its last run may be longer by `ahead`."""
+        """Return the most samples of a field that a window can reach; a sequential one's last run may be longer by `ahead`."""
         low, high = self._plan.reach(name)
         extra = ahead if self.order.shuffling is None else 0
         return min(len(self._specs[name]), self._most_samples(high - low) + extra)
@@ -138,12 +132,12 @@ class WindowFrames:
 
     @property
     def index_nbytes(self) -> int:
-        """Bytes that the runs of a window take, while they are worked out and after."""
+        """Bytes that the runs of a window take."""
         return RUN_BYTES * self._most_runs
 
     @property
     def _block(self) -> int:
-        """Consecutive anchors of which a window has as many as it has blocks; in stored order it is one block."""
+        """Consecutive anchors in each block of a window; a sequential window is one block."""
         return int(self._windows.largest_window()[0]) if self.order.shuffling is None else self.order.shuffling.block
 
     @cached_property

@@ -45,7 +45,7 @@ class Here:
     begun: ClassVar[list[int]] = []
     late = False
 
-    def __init__(self, kind, work, script, **given):
+    def __init__(self, work, script, **given):
         self.work, self.given, self.error = work, given, None
         self.was_interrupted = False
         self.begun.append(given["number"])

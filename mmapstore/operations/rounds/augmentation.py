@@ -19,54 +19,36 @@ ATTEMPTS = 8  # to make a sample that differs from the others of its original
 
 
 class Job(NamedTuple):
-    """Repeats [first, stop) of one original in a round, to be made.
+    """Repeats [first, stop) of one original in a round, to be made."""
 
-    Attributes
-    ----------
-    sample : number of the original
-    original : its array
-    is_repeated : the round holds more than one sample of this original
-    known : digests of the repeats before `first`, as far as they are known
-    """
-
-    sample: int
+    sample: int  # number of the original
     original: Array
     first: int
     stop: int
-    is_repeated: bool
-    known: Sequence[bytes]
+    is_repeated: bool  # the round holds more than one sample of this original
+    known: Sequence[bytes]  # digests of the repeats before `first`, as far as they are known
 
 
 class Made(NamedTuple):
-    """The result of a job: samples of (stop - first, *sample shape), True for each that equals an earlier one, digests of all."""
+    """The result of a job."""
 
-    samples: Array
-    duplicates: list[bool]
-    digests: list[bytes]
+    samples: Array  # (stop - first, *sample shape)
+    duplicates: list[bool]  # True for each that equals an earlier one
+    digests: list[bytes]  # of all repeats from 0 on
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """An augmenting function and what it returns.
-
-    Attributes
-    ----------
-    function : fn(x, rng) -> array
-    spec : of what it returns
-    keeps_originals : repeat 0 is the original as it is
-    """
+    """An augmenting function and the spec of its samples."""
 
     function: Function
     seed: int
     spec: ArraySpec
-    keeps_originals: bool
+    keeps_originals: bool  # repeat 0 is the original as it is
 
     @classmethod
     def of(cls, function: Function, seed: int, first: Array, source: ArraySpec, keeps_originals: bool) -> Augmentation:
-        """Call the function with the first original, to learn what it returns.
-
-        Raises InvalidTypeError or InvalidValueError for what no store holds, or cannot stand beside originals.
-        """
+        """Call the function with the first original. Raises InvalidTypeError or InvalidValueError for an unfit result."""
         where = f"fn({source.sample_shape} {source.dtype}, rng)"
         made = _called(function, first, _generator(seed, 0, 0, 0, 0), "sample 0")
         if made.dtype.kind == "O":
@@ -84,7 +66,7 @@ class Augmentation:
         return cls(function, seed, ArraySpec((0, *made.shape), dtype, layout), keeps_originals)
 
     def make(self, number: int, job: Job) -> Made:
-        """Make the samples of a job for round `number`. Those of one original differ, unless `ATTEMPTS` calls make no other one."""
+        """Make the samples of a job for round `number`; those of one original differ, if `ATTEMPTS` calls can make them so."""
         digests = list(job.known)
         samples = np.empty((job.stop - job.first, *self.spec.sample_shape), self.spec.dtype)
         duplicates = []

@@ -8,7 +8,7 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ class RoundWork:
         source, path = replace(self.source, number=given["number"]), given["path"]
         with contextlib.ExitStack() as stack:
             if self.workers > 1:
-                helpers = Helpers(self.workers, partial(make_task, source.augmentation), self.script)
+                helpers = Helpers(self.workers, partial(make_task, source.augmentation))
                 stack.callback(helpers.close)
                 source.made = helpers.map
             resume = True
@@ -112,32 +112,34 @@ class Preparation:
             raise StateMismatchError(
                 f"{path} is not what mmapstore wrote ({error}). Delete {self.directory}, or give another directory."
             ) from error
-        differing = sorted(key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key])
-        if differing:
-            of = ", ".join(
-                f"{key} (there {found.get(key)!r}, here {wanted[key]!r})" if isinstance(found, dict) else key for key in differing
-            )
+        found = found if isinstance(found, dict) else {}
+        others = [key for key in sorted(wanted) if found.get(key) != wanted[key]]
+        if others:
+            differing = ", ".join(f"{key} (there {found.get(key)!r}, here {wanted[key]!r})" for key in others)
             raise StateMismatchError(
-                f"{self.directory} holds rounds of another dataset or of other arguments: {of}. Delete it, or give another "
-                "directory."
+                f"{self.directory} holds rounds of another dataset or of other arguments: {differing}. Delete it, or give another "
+                " directory."
             )
+
+    def _stored(self) -> Iterator[tuple[int, str]]:
+        """The number and the path of each round that is there, finished or not."""
+        for name in os.listdir(self.directory):
+            if match := _STORE.fullmatch(name):
+                yield int(match[1]), os.path.join(self.directory, name)
 
     def keep(self, numbers: Collection[int]) -> None:
         """Delete all other rounds. Those that are mapped, or written by others, stay readable for them, or are left."""
-        for name in os.listdir(self.directory):
-            match = _STORE.fullmatch(name)
-            if match and int(match[1]) not in numbers:
-                with contextlib.suppress(OSError):  # on Windows, what is mapped cannot be deleted: the next time
-                    durable_writes.remove(os.path.join(self.directory, name))
+        for number, path in self._stored():
+            if number not in numbers:
+                with contextlib.suppress(OSError):  # on Windows, a mapped file cannot be deleted: the next time
+                    durable_writes.remove(path)
 
-    def on_disk(self, numbers: Collection[int] | None = None) -> int:
-        """Bytes that these rounds take, or all of them, finished or not."""
+    def on_disk(self) -> int:
+        """Bytes that all rounds take, finished or not."""
         found = 0
-        for name in os.listdir(self.directory):
-            match = _STORE.fullmatch(name)
-            if match and (numbers is None or int(match[1]) in numbers):
-                with contextlib.suppress(OSError):
-                    found += nbytes_on_disk(os.path.join(self.directory, name))
+        for _, path in self._stored():
+            with contextlib.suppress(OSError):
+                found += nbytes_on_disk(path)
         return found
 
     # --- the process -------------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ class Preparation:
         self._stop()
         if not is_ready(self.path(number)):
             self.hold()
-            self._process = Process("round", self._work, self._work.script, number=number, path=self.path(number))
+            self._process = Process(self._work, self._work.script, number=number, path=self.path(number))
             self._number = number
 
     def is_preparing(self, number: int) -> bool:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import multiprocessing
 import os
 import pickle
 import queue
@@ -20,13 +22,11 @@ import sys
 import threading
 import time
 import traceback
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from multiprocessing import spawn
+from multiprocessing.connection import Connection
 from typing import Any
 
-from ...plain import errors
 from ...plain.errors import InvalidValueError, MmapstoreError
 from ..ingest.ordered_map import in_order
 
@@ -42,13 +42,13 @@ _LONGEST_MESSAGE = 20_000  # characters: what fits into a pipe that nobody reads
 _PROGRAM = (
     f"import os; getattr(os, 'nice', int)({_NICE}); import json, sys; "
     f"given = json.loads(sys.stdin.buffer.readline() or sys.exit({_INTERRUPTED})); "
-    f"sys.path[:] = given['search']; from {__name__} import serve; serve(given)"
+    f"sys.path[:] = given['search']; from {__name__} import prepare; prepare(given)"
 )
 # Rounds are made beside the training step: not on its GPU, and not by all processors at once.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 is_child = False  # True in such a process
-_started: weakref.WeakSet[Process] = weakref.WeakSet()
+_heard_until = 0.0  # the time at which it ends, unless it hears before that training goes on
 
 
 def script_of(pickled: bytes) -> dict[str, str]:
@@ -58,23 +58,20 @@ def script_of(pickled: bytes) -> dict[str, str]:
     """
     if b"__main__" not in pickled:
         return {}
-    main = sys.modules["__main__"]
-    name, path = getattr(getattr(main, "__spec__", None), "name", None), getattr(main, "__file__", None)
-    if name is not None:
-        return {"init_main_from_name": name}
-    if path is None or not os.path.isfile(path):
+    script = {name: value for name, value in spawn.get_preparation_data("round").items() if name.startswith("init_main")}
+    if "init_main_from_name" not in script and not os.path.isfile(script.get("init_main_from_path", "")):
         raise InvalidValueError(
             "fn, or what it refers to, is defined in a notebook or at the prompt, where the processes that prepare rounds cannot "
             "import it. Write it to a file, such as augment.py (in a notebook, by a cell that begins with %%writefile augment.py), "
             "and import it from there."
         )
-    return {"init_main_from_path": os.path.abspath(path)}
+    return script
 
 
 class Process:
-    """A process of `kind` "round" or "helper" that runs `work`, a callable that pickles. `given` is plain JSON for it."""
+    """A process that prepares a round by `work`, a callable that pickles. `given` is plain JSON for it."""
 
-    def __init__(self, kind: str, work: Callable[..., Any], script: dict[str, str], **given: Any) -> None:
+    def __init__(self, work: Callable[[Mapping[str, Any]], Any], script: dict[str, str], **given: Any) -> None:
         if not sys.executable or getattr(sys, "frozen", False):
             raise MmapstoreError(
                 "Rounds are prepared by Python processes of their own, and this program is not Python's executable."
@@ -87,14 +84,13 @@ class Process:
             env={**dict.fromkeys(_THREADS, "1"), **os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
         )
         assert self._process.stdin is not None and self._process.stdout is not None
-        self.stdin, self.stdout = self._process.stdin, self._process.stdout
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
         search = [entry if entry else os.getcwd() for entry in sys.path if isinstance(entry, str)]
-        head = {"kind": kind, "search": search, "script": script, "parent": os.getpid(), "idle": IDLE_SECONDS, **given}
-        _started.add(self)
+        head = {"search": search, "script": script, "parent": os.getpid(), "idle": IDLE_SECONDS, **given}
         try:
-            self.stdin.write(json.dumps(head).encode() + b"\n")
-            pickle.dump(work, self.stdin, pickle.HIGHEST_PROTOCOL)
-            self.stdin.flush()
+            self._stdin.write(json.dumps(head).encode() + b"\n")
+            pickle.dump(work, self._stdin, pickle.HIGHEST_PROTOCOL)
+            self._stdin.flush()
         except OSError:
             pass  # it has ended already; `result` tells why
         except BaseException:
@@ -113,8 +109,8 @@ class Process:
     def is_wanted(self, seconds: float) -> None:
         """Tell the process that what it does is wanted, and to end if it does not hear that again in so many seconds."""
         with contextlib.suppress(OSError, ValueError):  # it has ended
-            self.stdin.write(f"{seconds:.1f}\n".encode())
-            self.stdin.flush()
+            self._stdin.write(f"{seconds:.1f}\n".encode())
+            self._stdin.flush()
 
     def result(self) -> None:
         """Wait for the end of the process. Raises what went wrong in it."""
@@ -123,112 +119,99 @@ class Process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._process.wait(_POLL_SECONDS)
                 break
-        answer: dict[str, Any] = {}
-        with contextlib.suppress(ValueError):
-            answer = json.loads(self.stdout.read())
+        answer = self._stdout.read()
         self.end()
         if code == 0:
             return
-        if "error" in answer:
-            error = getattr(errors, answer["error"], MmapstoreError)(answer["message"])
-            if answer["note"]:
-                error.add_note(answer["note"])
-            raise error
+        if answer:
+            raise pickle.loads(answer)
         if code in (_INTERRUPTED, -signal.SIGINT):
             raise MmapstoreError("The preparation of a round was interrupted. Run again: it goes on where it stopped.")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         memory = ", as the system does where memory runs out" if code == -9 else ""
         raise MmapstoreError(f"{how} ended the process that prepared a round{memory}. Run again: it goes on where it stopped.")
 
-    def kill(self) -> None:
-        with contextlib.suppress(OSError):
-            self._process.kill()
-
     def end(self) -> None:
         """End the process at once, whatever it does."""
         if os.getpid() != self._owner:
             return  # a forked copy of the training process has this object, but not the process
         with contextlib.suppress(OSError):
-            self.stdin.close()  # it ends when it sees that, and its helpers first
+            self._stdin.close()  # it ends when it sees that, and its helpers first
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE_SECONDS)
-        self.kill()
+        self._process.kill()
         self._process.wait()
         with contextlib.suppress(OSError):
-            self.stdout.close()
+            self._stdout.close()
 
 
 class Helpers:
-    """Processes that compute tasks for one that prepares a round."""
+    """Processes that compute tasks for the one that prepares a round."""
 
-    def __init__(self, count: int, work: Callable[..., Any], script: dict[str, str]) -> None:
-        self._all = [Process("helper", work, script) for _ in range(count)]
-        self._idle: queue.SimpleQueue[Process] = queue.SimpleQueue()
-        for process in self._all:
-            self._idle.put(process)
+    def __init__(self, count: int, work: Callable[[Any], Any]) -> None:
+        # The preparing process has the script as its main module, where that is needed: helpers import it as well.
+        context = multiprocessing.get_context("spawn")
+        self._count, self._idle = count, queue.SimpleQueue[Connection]()
+        for _ in range(count):
+            here, there = context.Pipe()
+            context.Process(target=_help, args=(work, there, os.getpid())).start()
+            there.close()
+            self._idle.put(here)
 
     def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
         """Yield the results of all tasks, in their order."""
-        return in_order(tasks, self._call, workers=len(self._all), ahead=TASKS_AHEAD * len(self._all))
+        return in_order(tasks, self._call, workers=self._count, ahead=TASKS_AHEAD * self._count)
 
     def _call(self, task: Any) -> Any:
-        process = self._idle.get()
+        helper = self._idle.get()
         try:
-            pickle.dump(task, process.stdin, pickle.HIGHEST_PROTOCOL)
-            process.stdin.flush()
-            answer = pickle.load(process.stdout)
+            helper.send(task)
+            answer = helper.recv()
         except (OSError, EOFError) as error:
-            process.result()
             raise MmapstoreError("A process that augments samples ended. Run again: it goes on where it stopped.") from error
         finally:
-            self._idle.put(process)
+            self._idle.put(helper)
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
     def close(self) -> None:
-        for process in self._all:
-            process.end()
+        for helper in multiprocessing.active_children():
+            helper.kill()
 
 
 # --- in the process ------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Heard:
-    ends_at: float  # unless somebody says before that training goes on
-
-
-def serve(given: dict[str, Any]) -> None:
+def prepare(given: dict[str, Any]) -> None:
     """Do what the process was started for, and end without Python's shutdown. What `fn` prints goes to stderr."""
-    global is_child
-    is_child = True
+    global is_child, _heard_until
+    is_child, _heard_until = True, time.monotonic() + given["idle"]
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    heard = _Heard(time.monotonic() + given["idle"])
-    threading.Thread(target=_end_when_not_needed, args=(given, heard), daemon=True).start()
+    threading.Thread(target=_end_when_not_needed, args=(given["parent"], lambda: _heard_until), daemon=True).start()
     code = 0
     try:
         work = _loaded(given)
-        if given["kind"] == "helper":
-            _help(work, answers)
-        else:
-            threading.Thread(target=_listen, args=(heard,), daemon=True).start()
-            work(given)
+        threading.Thread(target=_listen, daemon=True).start()
+        work(given)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except BaseException as error:
         code = 1
-        name = type(error).__name__ if isinstance(error, MmapstoreError) else "MmapstoreError"
-        message = str(error) if isinstance(error, MmapstoreError) else f"preparing a round: {type(error).__name__}: {error}"
-        notes = getattr(error, "__notes__", []) if isinstance(error, MmapstoreError) else traceback.format_exception(error)
-        answer = {"error": name, "message": message[:_LONGEST_MESSAGE], "note": "".join(notes)[-_LONGEST_MESSAGE:]}
+        found = _error_of("preparing a round", error)
+        told = type(found)(str(found)[:_LONGEST_MESSAGE])
+        told.add_note("".join(getattr(found, "__notes__", traceback.format_exception(error)))[-_LONGEST_MESSAGE:])
         with contextlib.suppress(OSError):
-            answers.write(json.dumps(answer).encode())
+            answers.write(pickle.dumps(told))
     with contextlib.suppress(OSError):
         answers.flush()
     sys.stderr.flush()
     _exit(code)
+
+
+def _error_of(doing: str, error: BaseException) -> MmapstoreError:
+    return error if isinstance(error, MmapstoreError) else MmapstoreError(f"{doing}: {type(error).__name__}: {error}")
 
 
 def _loaded(given: dict[str, Any]) -> Callable[..., Any]:
@@ -246,39 +229,38 @@ def _loaded(given: dict[str, Any]) -> Callable[..., Any]:
         ) from error
 
 
-def _help(work: Callable[[Any], Any], answers: Any) -> None:
-    while True:
-        try:
-            task = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            answer = work(task)
-        except MmapstoreError as error:
-            answer = error
-        except Exception as error:
-            answer = MmapstoreError(f"A process that augments samples: {type(error).__name__}: {error}")
-        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+def _help(work: Callable[[Any], Any], tasks: Connection, parent: int) -> None:
+    global is_child
+    is_child = True
+    threading.Thread(target=_end_when_not_needed, args=(parent,), daemon=True).start()
+    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+        while True:
+            task = tasks.recv()
+            try:
+                answer = work(task)
+            except Exception as error:
+                answer = _error_of("A process that augments samples", error)
+            tasks.send(answer)
 
 
-def _listen(heard: _Heard) -> None:
+def _listen() -> None:
+    global _heard_until
     while found := os.read(0, 1 << 12):
         with contextlib.suppress(ValueError):  # a part of a line
-            heard.ends_at = time.monotonic() + float(found.split()[-1])
+            _heard_until = time.monotonic() + float(found.split()[-1])
     _exit(1)  # the process that started this one has ended, or wants no more
 
 
-def _end_when_not_needed(given: Mapping[str, Any], heard: _Heard) -> None:
+def _end_when_not_needed(parent: int, end: Callable[[], float] = lambda: math.inf) -> None:
     # A pipe alone does not tell: a forked copy of the parent may hold it open.
-    while sys.platform == "win32" or os.getppid() == given["parent"]:
+    while sys.platform == "win32" or os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
-        if given["kind"] == "round" and time.monotonic() > heard.ends_at:
+        if time.monotonic() > end():
             _exit(_INTERRUPTED)
     _exit(1)
 
 
 def _exit(code: int) -> None:
-    for process in list(_started):
-        process.kill()
+    for helper in multiprocessing.active_children():
+        helper.kill()
     os._exit(code)

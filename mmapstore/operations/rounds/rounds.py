@@ -13,7 +13,7 @@ import time
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,20 @@ _BEAT_SECONDS = 1.0
 _PAUSES = 3  # longest pauses between two batches after which training is taken to be over
 
 
+class RoundOptions(NamedTuple):
+    """The arguments of `Dataset.augmented` as they were given."""
+
+    balance: str
+    samples_per_class: int | None
+    epochs_per_round: int
+    seed: int
+    field: str | None
+    validation: bool
+    workers: int
+    max_memory: int | str | None
+    max_disk: int | str | None
+
+
 class AugmentedRounds:
     """Augmented rounds of a dataset. Made by `Dataset.augmented`; see there for the arguments.
 
@@ -66,29 +80,21 @@ class AugmentedRounds:
         dataset: Dataset,
         fn: Function,
         directory: str | os.PathLike[str],
-        *,
-        balance: str,
-        samples_per_class: int | None = None,
-        epochs_per_round: int = 10,
-        seed: int = 0,
-        field: str | None = None,
-        validation: bool = False,
-        workers: int = 1,
-        max_memory: int | str | None = None,
-        max_disk: int | str | None = None,
+        options: RoundOptions,
     ) -> None:
         if processes.is_child:
             raise InvalidValueError(
                 "The process that prepares rounds imported the training script, because fn is defined in it. Put what the script "
                 "does below `if __name__ == '__main__':`, or define fn in a module of its own."
             )
-        self.epochs_per_round = whole_number("epochs_per_round", epochs_per_round, least=1)
-        self.seed = whole_number("seed", seed)
-        self.validation = bool(validation)
-        workers = whole_number("workers", workers, least=1)
+        balance, samples_per_class = options.balance, options.samples_per_class
+        self.epochs_per_round = whole_number("epochs_per_round", options.epochs_per_round, least=1)
+        self.seed = whole_number("seed", options.seed)
+        self.validation = bool(options.validation)
+        workers = whole_number("workers", options.workers, least=1)
         script = _script_of(fn)
         self._dataset = dataset
-        self._field = _augmented_field(dataset, field, balance)
+        self._field = _augmented_field(dataset, options.field, balance)
         labels = dataset._labels(balance, "balance")
         _warn_of_missing(dataset, balance, labels)
         most = int(labels.counts.max())
@@ -126,16 +132,16 @@ class AugmentedRounds:
         self.memory = MemoryPlan(
             {"Python": processes.HELD_NBYTES * (1 + helpers), "dataset in RAM": in_ram, **writing.memory().parts}
         )
-        if max_memory is not None:
+        if options.max_memory is not None:
             remedy = "Take smaller samples, fewer workers=, or a larger max_memory=."
-            self.memory.require(parse_bytes(max_memory), f"Preparing rounds of {dataset.name}", remedy)
+            self.memory.require(parse_bytes(options.max_memory), f"Preparing rounds of {dataset.name}", remedy)
         self.fingerprint = hashlib.blake2b(repr(sorted(described.items())).encode(), digest_size=16).hexdigest()
         work = RoundWork(source, max(_INGEST_MEMORY, writing.memory().total), workers, script)
         self._preparation = Preparation(self.directory, work)
         self._preparation.hold()
         self._end = weakref.finalize(self, self._preparation.end)
         self._preparation.describe(described)
-        self._require_disk(None if max_disk is None else parse_bytes(max_disk, "max_disk"))
+        self._require_disk(None if options.max_disk is None else parse_bytes(options.max_disk, "max_disk"))
         self._guard = threading.RLock()
         self._current: tuple[int, Dataset] | None = None
         self._beat = self._read = self._longest_pause = 0.0
@@ -320,14 +326,10 @@ def _script_of(fn: Any) -> dict[str, str]:
     return processes.script_of(pickled)
 
 
-class _Nowhere:
-    def write(self, data: Any) -> None:
-        """Forget what is written."""
-
-
 def _require_pickles(source: RoundSource, name: str) -> None:
     try:
-        pickle.Pickler(_Nowhere(), pickle.HIGHEST_PROTOCOL).dump(source)
+        with Path(os.devnull).open("wb") as nowhere:
+            pickle.dump(source, nowhere, pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         raise InvalidTypeError(
             f"{name} cannot be opened in other processes ({type(error).__name__}: {error}). Functions that its samples pass "

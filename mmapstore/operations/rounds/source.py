@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,26 +29,19 @@ Task = tuple[int, list[Job]]
 class RoundSource:
     """The samples of one round. Keeps the contract of ingest's sources.
 
-    Beside the fields of the dataset it gives `original`, the number of the sample that each was made of, and `duplicate`, true
+    Beside the fields of the dataset a round has `original`, the number of the sample that each was made of, and `duplicate`, true
     for a sample that equals an earlier one of the same original.
-
-    Attributes
-    ----------
-    augmented : name of the field that is augmented
-    description : small JSON that all rounds of one directory have in common
-    made : computes tasks (round number, jobs), in order; by default here, one after the other
-    tasks_ahead : how many of them it has under way
     """
 
     dataset: Dataset
-    augmented: str
+    augmented: str  # name of the field that is augmented
     augmentation: Augmentation
     order: RoundOrder
     number: int
-    description: Mapping[str, Any]
+    description: Mapping[str, Any]  # small JSON that all rounds of one directory have in common
     notes: Mapping[str, Mapping[str, Any]]
-    made: Callable[[Iterable[Task]], Iterable[list[Made]]] | None = None
-    tasks_ahead: int = 0
+    made: Callable[[Iterable[Task]], Iterable[list[Made]]] | None = None  # computes tasks, in order; None: here, one by one
+    tasks_ahead: int = 0  # that `made` has under way
     gives_from_any_sample: bool = field(default=True, init=False)
 
     @property
@@ -105,9 +99,16 @@ class RoundSource:
             samples, repeats = drawn.samples[at:end], drawn.repeats[at:end]
             originals, place = np.unique(samples, return_inverse=True)
             fields: dict[str, Array] = self.dataset[originals]
+            jobs, positions = [], np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1])
+            for original, array, where in zip(originals.tolist(), fields[self.augmented], positions, strict=True):
+                first, stop = int(repeats[where[0]]), int(repeats[where[-1]]) + 1
+                jobs.append(Job(original, array, first, stop, bool(repeated[original]), known.get(original, ())))
             window = np.empty((end - at, *self.augmentation.spec.sample_shape), self.augmentation.spec.dtype)
             duplicates = np.zeros(end - at, np.bool_)
-            self._augment(fields[self.augmented], originals, place, repeats, repeated, known, window, duplicates)
+            for job, where, one in zip(jobs, positions, self._made(jobs), strict=True):
+                window[where], duplicates[where] = one.samples, one.duplicates
+                if job.is_repeated:
+                    known[job.sample] = one.digests
             copied = {name: array[place] for name, array in fields.items() if name != self.augmented}
             made: dict[str, Array] = {ORIGINAL: samples, DUPLICATE: duplicates, **copied, self.augmented: window}
             for start in range(0, end - at, at_most):
@@ -115,30 +116,8 @@ class RoundSource:
                 yield Piece(part, (0,) if at + start == 0 else ())
             at = end
 
-    def _augment(
-        self,
-        arrays: Array,
-        originals: Array,
-        place: Array,
-        repeats: Array,
-        repeated: Array,
-        known: dict[int, list[bytes]],
-        window: Array,
-        duplicates: Array,
-    ) -> None:
-        """Fill `window` and `duplicates`, each original's repeats in the order of their positions."""
-        positions = np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1])
-        jobs = [
-            Job(
-                int(original),
-                arrays[i],
-                int(repeats[where[0]]),
-                int(repeats[where[-1]]) + 1,
-                bool(repeated[original]),
-                known.get(int(original), ()),
-            )
-            for i, (original, where) in enumerate(zip(originals.tolist(), positions, strict=True))
-        ]
+    def _made(self, jobs: list[Job]) -> Iterator[Made]:
+        """Yield the results of jobs, which are done in tasks of about `_TASK_SAMPLES` samples."""
         tasks: list[Task] = []
         held = _TASK_SAMPLES
         for job in jobs:
@@ -147,18 +126,8 @@ class RoundSource:
                 held = 0
             tasks[-1][1].append(job)
             held += job.stop - job.first
-        results = map(self._make_here, tasks) if self.made is None else self.made(tasks)
-        at = 0
-        for found in results:
-            for one in found:
-                window[positions[at]] = one.samples
-                duplicates[positions[at]] = one.duplicates
-                if jobs[at].is_repeated:
-                    known[jobs[at].sample] = one.digests
-                at += 1
-
-    def _make_here(self, task: Task) -> list[Made]:
-        return make_task(self.augmentation, task)
+        for found in map(partial(make_task, self.augmentation), tasks) if self.made is None else self.made(tasks):
+            yield from found
 
 
 def make_task(augmentation: Augmentation, task: Task) -> list[Made]:
