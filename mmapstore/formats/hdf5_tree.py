@@ -51,10 +51,10 @@ _WALK_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 
 def walk(path: str | os.PathLike[str], inside: str = "", allow_links: bool = False) -> Iterator[Node]:
-    """Every name in an HDF5 file, or below the group `inside`: the group itself ("/"), then what is in it, depth first.
+    """Yield every name in an HDF5 file, or below the group `inside`: the group itself ("/"), then its members, depth first.
 
-    A group is entered once, whatever links lead to it, and no link is followed; with `allow_links` those to other files are, and
-    what they lead to is listed as if it lay here. Nothing is read but names, and the file is open until the walk ends.
+    Each group is entered once, and links are not followed; with `allow_links`, links to other files are, and their objects are
+    listed as if they lay here. Only names are read, and the file is open until the walk ends.
 
     >>> import tempfile, h5py
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -69,11 +69,8 @@ def walk(path: str | os.PathLike[str], inside: str = "", allow_links: bool = Fal
     /runs group  ()
     /runs/first array  ('unit',)
     """
-    tree = Hdf5Tree(path, inside, allow_links)
-    try:
+    with contextlib.closing(Hdf5Tree(path, inside, allow_links)) as tree:
         yield from tree.walk()
-    finally:
-        tree.close()
 
 
 class Hdf5Tree(TreeSource):
@@ -99,7 +96,7 @@ class Hdf5Tree(TreeSource):
         self._chosen: dict[_Place, str] = {}
         self._forgotten: set[str] = set()
         self._named_types: set[str] = set()
-        self._current: tuple[str, Any] = ("/", root)
+        self._last: tuple[str, Any] = ("/", root)
         self._dimensions = Dimensions(self.file)
         try:
             with explaining_read_errors(self.name):
@@ -111,14 +108,16 @@ class Hdf5Tree(TreeSource):
     def _places(self) -> dict[_Place, str]:
         found: dict[_Place, str] = {}
         self._dimensions.forget()
-        for node in self.walk():
+        for node, item in self._walk():
             if node.kind in (GROUP, ARRAY, NAMED_TYPE, DIMENSION) and not node.damage:
-                found[_place(self._current[1])] = node.path
-                self._dimensions.note(node, self._current[1])
+                found[_place(item.id)] = node.path
+                self._dimensions.note(node, item)
         return found
 
     def prefer_names_referred_to(self) -> None:
         places, preferred = {path: place for place, path in self._paths.items()}, names_referred_to(self)
+        if not preferred:
+            return
         self._chosen = {places[path]: name for path, name in preferred.items() if path in places}
         found = self._places()
         if len(found) < len(self._paths):  # a name that leads through the object itself
@@ -127,17 +126,21 @@ class Hdf5Tree(TreeSource):
         self._paths = found
 
     def close(self) -> None:
-        self._current = ("/", None)
+        self._last = ("/", None)
         self.root = None
         self.file.close()
 
     # --- walking ---
 
     def walk(self) -> Iterator[Node]:
-        """See the function `walk`. While it waits, the object of the node it gave last is at hand."""
-        seen: dict[_Place, str] = {_place(self.root): "/"}
-        self._current = ("/", self.root)
-        yield self._described("/", GROUP, self.root)
+        for node, item in self._walk():
+            self._last = node.path, item  # most callers ask for the object next
+            yield node
+
+    def _walk(self) -> Iterator[tuple[Node, Any]]:
+        """Yield each node with its h5py object; None for a link."""
+        seen: dict[_Place, str] = {_place(self.root.id): "/"}
+        yield self._described("/", GROUP, self.root), self.root
         pending: list[tuple[str, Any, Iterator[bytes]]] = [("", self.root, self._names("/", self.root))]
         reached, early = {"/"}, []
         while pending:
@@ -146,45 +149,41 @@ class Hdf5Tree(TreeSource):
             if raw is None:
                 pending.pop()
                 continue
-            path = f"{prefix}/{raw.decode('utf-8', 'surrogateescape')}"
+            path = f"{prefix}/{_decoded(raw)}"
             node, item = self._met(path, group, raw, seen)
             if node.kind == ALIAS and node.target not in reached:
                 early.append(node)
                 continue
             reached.add(path)
-            self._current = (path, item)
-            yield node
+            yield node, item
             if node.kind == GROUP and not node.damage:
                 pending.append((path, item, self._names(path, item)))
-        for node in early:  # a name comes behind the object that it is another name of
-            self._current = (node.path, None)
-            yield node
+        for node in early:  # further names follow the object
+            yield node, None
 
     def _names(self, path: str, group: Any) -> Iterator[bytes]:
         with explaining_read_errors(name_of(self.path, path)):
             names = list(group.id)
             if self._named_types:  # before the arrays that have them
-                names.sort(key=lambda raw: f"{path.rstrip('/')}/{raw.decode('utf-8', 'surrogateescape')}" not in self._named_types)
+                names.sort(key=lambda raw: f"{path.rstrip('/')}/{_decoded(raw)}" not in self._named_types)
             return iter(names)
 
     def _met(self, path: str, group: Any, raw: bytes, seen: dict[_Place, str]) -> tuple[Node, Any]:
-        """The node under one name of a group, and its object where it is a new one."""
+        """Return the node under one name of a group, and its object if it is a new one."""
         h5py = library()
         try:
             kind = group.id.links.get_info(raw).type
             if kind == h5py.h5l.TYPE_SOFT:
-                target = group.id.links.get_val(raw).decode("utf-8", "surrogateescape")
                 elsewhere = "" if group.file.id == self.file.id else "it lies in another file, and leads somewhere in that"
-                return Node(path, SOFT_LINK, target, damage=elsewhere), None
+                return Node(path, SOFT_LINK, _decoded(group.id.links.get_val(raw)), damage=elsewhere), None
             if kind == h5py.h5l.TYPE_EXTERNAL:
-                other, there = (part.decode("utf-8", "surrogateescape") for part in group.id.links.get_val(raw))
                 if not self._allow_links:
-                    return Node(path, EXTERNAL_LINK, name_of(other, there)), None
+                    return Node(path, EXTERNAL_LINK, name_of(*map(_decoded, group.id.links.get_val(raw)))), None
             elif kind != h5py.h5l.TYPE_HARD:
                 return Node(path, UNKNOWN_LINK, damage="it is a link of a kind that only the program that made it knows"), None
             with step(f"opening {path} of {self.path}"):
                 item = group[raw]
-                place = _place(item)
+                place = _place(item.id)
                 first = seen.setdefault(place, self._chosen.get(place, path))
                 if first != path:
                     return Node(path, ALIAS, first), None
@@ -200,36 +199,31 @@ class Hdf5Tree(TreeSource):
         is_length = kind == ARRAY and {"CLASS", "NAME"} <= {*names} and is_length_alone(item)
         return Node(path, DIMENSION if is_length else kind, attributes=names)
 
-    # --- what is there ---
+    # --- objects ---
 
     def item(self, path: str) -> Any:
-        """The h5py object at a path that `walk` gave."""
-        if self._current[0] == path and self._current[1] is not None:
-            return self._current[1]
-        with explaining_read_errors(name_of(self.path, path)):
-            inside = f"{self.root.name.rstrip('/')}{path}"
-            encoded = inside.encode("utf-8", "surrogateescape")
-            found = self.file[encoded] if self._allow_links else find(self.file, self.path, inside)
-            if found is None:
-                raise no_such_key(self.file, self.path, inside)
-            self._current = (path, found)
-            return found
+        """Return the h5py object at a path that `walk` gave."""
+        if self._last[0] != path or self._last[1] is None:
+            with explaining_read_errors(name_of(self.path, path)):
+                inside = f"{self.root.name.rstrip('/')}{path}"
+                encoded = inside.encode("utf-8", "surrogateescape")
+                found = self.file[encoded] if self._allow_links else find(self.file, self.path, inside)
+                if found is None:
+                    raise no_such_key(self.file, self.path, inside)
+                self._last = (path, found)
+        return self._last[1]
 
     def path_of(self, reference: Any) -> str:
-        """Where an h5py.Reference leads: a path, or "" for a null reference and for what is no longer there."""
-        h5py = library()
-        if not reference:
-            return ""
+        """Return the path that an h5py.Reference leads to; "" for a null reference and for an object that is gone."""
         with contextlib.suppress(*_WALK_ERRORS):
-            found = h5py.h5r.dereference(reference, self.file.id)
-            if found is not None:
-                path = self.path_of_id(found)
-                return "" if path in self._forgotten else path
+            found = library().h5r.dereference(reference, self.file.id) if reference else None
+            if found is not None and (path := self.path_of_id(found)) not in self._forgotten:
+                return path
         return ""
 
     def path_of_id(self, identifier: Any) -> str:
         """Return the path of the object of an h5py.ObjectID; "" for an object without a name."""
-        return self._paths.get(_place_of_id(identifier), "")
+        return self._paths.get(_place(identifier), "")
 
     def forget(self, path: str) -> None:
         self._forgotten.add(path)
@@ -259,15 +253,12 @@ class Hdf5Tree(TreeSource):
         return self._arrays(path)
 
     def _arrays(self, path: str, regions: bool = False) -> list[TreeArray]:
-        item = self.item(path)
-        with explaining_read_errors(name_of(self.path, path)):
+        item, name = self.item(path), name_of(self.path, path)
+        with explaining_read_errors(name):
             kept_nbytes = self._refuse_unsafe(item, path)
-            missing = missing_filters(item)
-            if missing:
-                raise MissingPackageError(
-                    f"{name_of(self.path, path)} is compressed with {', '.join(missing)}, which HDF5 lacks here"
-                    f"{'' if filter_plugins() else '; try: pip install hdf5plugin'}."
-                )
+            if missing := missing_filters(item):
+                remedy = "" if filter_plugins() else "; try: pip install hdf5plugin"
+                raise MissingPackageError(f"{name} is compressed with {', '.join(missing)}, which HDF5 lacks here{remedy}.")
             if item.shape is None:
                 return []
             common = replace(self._common(item, path), kept_nbytes=kept_nbytes)
@@ -275,34 +266,34 @@ class Hdf5Tree(TreeSource):
             whole = self._dimensions.shape(item, path, self.item, self.path_of) if shape else ()
             kind = item.id.get_type()
             parts = [
-                extended(values, whole) if values.shape == shape else values
+                extended(part, whole) if part.shape == shape else part
                 for leaf in leaves_of(kind, regions)
-                for values in plain_values(Reading(lambda: self.item(path), leaf, shape, self.path_of, kind.get_size()), common)
+                for part in plain_values(Reading(lambda: self.item(path), leaf, shape, self.path_of, kind.get_size()), common)
             ]
-        return [replace(values, read=functools.partial(self._read, path, values.read)) for values in parts]
+        return [replace(part, read=functools.partial(self._read, path, part.read)) for part in parts]
 
     def _read(self, path: str, read: Callable[[Box], Array], box: Box) -> Array:
         with explaining_read_errors(name_of(self.path, path)):
             return read(box)
 
     def stored_arrays(self, path: str) -> tuple[list[TreeArray], str]:
-        item = self.item(path)
-        with explaining_read_errors(name_of(self.path, path)):
+        item, name = self.item(path), name_of(self.path, path)
+        with explaining_read_errors(name):
             self._refuse_unsafe(item, path)
-            if why := refusal(item.id.get_type()):
-                raise InvalidTypeError(f"{name_of(self.path, path)}: {why}.")
-            missing = missing_filters(item)
-            if missing:
-                chunks = chunk_bytes(lambda: self.item(path), self._common(item, path), name_of(self.path, path))
-                chunks = replace(chunks, read=functools.partial(self._read, path, chunks.read))
-                return [chunks], f"compared by its stored bytes: HDF5 lacks {', '.join(missing)} here"
+            kind = item.id.get_type()
+            if why := refusal(kind):
+                raise InvalidTypeError(f"{name}: {why}.")
+            if missing := missing_filters(item):
+                chunks = chunk_bytes(lambda: self.item(path), self._common(item, path), name)
+                words = f"compared by its stored bytes: HDF5 lacks {', '.join(missing)} here"
+                return [replace(chunks, read=functools.partial(self._read, path, chunks.read))], words
             if item.shape is None:
                 return [], ""
-            refused = [leaf.refused for leaf in leaves_of(item.id.get_type(), regions=True) if leaf.refused]
-            if refused and is_flat(item.id.get_type()):
+            refused = [leaf.refused for leaf in leaves_of(kind, regions=True) if leaf.refused]
+            if refused and is_flat(kind):
                 return [self._element_bytes(item, path)], f"compared by the bytes of its elements: {refused[0]}"
             words = f"not compared in full: {refused[0]}" if refused else ""
-            return [values for values in self._arrays(path, regions=True) if not values.refused], words
+            return [part for part in self._arrays(path, regions=True) if not part.refused], words
 
     def _common(self, item: Any, path: str) -> TreeArray:
         chunks = tuple(int(n) for n in item.chunks) if item.shape and item.chunks else None
@@ -322,7 +313,7 @@ class Hdf5Tree(TreeSource):
         )
 
     def _refuse_unsafe(self, item: Any, path: str) -> int:
-        """Raise for what may not be read; return the bytes that HDF5 may hold while it reads the sources of a virtual dataset."""
+        """Raise if the dataset may not be read; return the bytes that HDF5 may hold to read the sources of a virtual dataset."""
         name = name_of(self.path, path)
         if self._allow_links and item.is_virtual:
             return read_nbytes_anywhere(item, name)
@@ -337,9 +328,7 @@ class Hdf5Tree(TreeSource):
         return read_nbytes(sources)
 
     def _element_bytes(self, item: Any, path: str) -> TreeArray:
-        size = item.id.get_type().get_size()
-
-        common = self._common(item, path)
+        size, common = item.id.get_type().get_size(), self._common(item, path)
         chunks = (*common.chunks, size) if common.chunks else None
         return replace(
             common,
@@ -352,7 +341,7 @@ class Hdf5Tree(TreeSource):
 
 
 def _stored_nbytes(item: Any) -> int:
-    """Bytes of the values that are stored, decoded."""
+    """Return the bytes of the values that are stored, decoded."""
     if item.shape is None or item.is_virtual or not item.id.get_storage_size():
         return 0
     elements = item.id.get_num_chunks() * math.prod(item.chunks) if item.chunks else item.size
@@ -364,7 +353,7 @@ def _nothing_to_read(box: Box) -> Array:
 
 
 def _fill_of(item: Any) -> Any:
-    """What was set to stand for elements never stored; None where that is 0, or nothing was set."""
+    """Return the value that was set for elements never stored; None if it is 0 or was not set."""
     h5d = library().h5d
     with contextlib.suppress(*_WALK_ERRORS):
         if item.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED:
@@ -374,10 +363,10 @@ def _fill_of(item: Any) -> Any:
     return None
 
 
-def _place(item: Any) -> _Place:
-    return _place_of_id(item.id)
-
-
-def _place_of_id(identifier: Any) -> _Place:
+def _place(identifier: Any) -> _Place:
     info = library().h5o.get_info(identifier)
     return info.fileno, info.addr
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

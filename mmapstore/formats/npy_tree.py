@@ -137,10 +137,9 @@ class NpyTreeWriter(TreeTarget):
         with explaining_write_errors(self.path):
             self._log.flush()
             os.fsync(self._log.fileno())
-            for directory in sorted(self._unsynced):
-                if os.path.isdir(directory):
-                    sync_directory(directory)
-                    sync_directory(os.path.dirname(directory))
+            written = {directory for directory in self._unsynced if os.path.isdir(directory)}
+            for directory in written | {os.path.dirname(each) for each in written}:
+                sync_directory(directory)
         self._unsynced.clear()
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files.descriptors import read_small_text
-from ..files.stored_files import lies_in
 from ..plain.errors import DamagedFileError, KeyNotFoundError, NotFoundError, UnsafeFileError
 
 METADATA_FILES = ("zarr.json", ".zarray", ".zgroup")
@@ -109,7 +108,8 @@ def directory_inside(path: str, key: str) -> str:
         raise UnsafeFileError(
             f"{path}: the key {key!r} is not a path inside the store. Give names joined by '/', as `mmapstore info` lists them."
         )
-    if os.path.realpath(directory) != os.path.realpath(path) and not lies_in(directory, path):
+    root, found = os.path.realpath(path), os.path.realpath(directory)
+    if os.path.commonpath([root, found]) != root:
         raise UnsafeFileError(
             f"{directory} is a link that leads out of the store {path}. Open the store that it leads to by its own path."
         )

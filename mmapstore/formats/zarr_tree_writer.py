@@ -34,9 +34,9 @@ from .tree_contract import (
     finite,
 )
 from .tree_in_memory import InMemory
-from .tree_names import why_no_file
+from .tree_names import place_below, why_no_file
 from .zarr_library import library
-from .zarr_metadata import METADATA_FILES, directory_inside, read_node
+from .zarr_metadata import METADATA_FILES, read_node
 from .zarr_store import matches
 from .zarr_tree import ZarrTree
 
@@ -60,7 +60,7 @@ class ZarrTreeWriter(TreeTarget):
             self.add_group("/", {})
 
     def _directory(self, path: str) -> str:
-        return directory_inside(self.path, path.strip("/"))
+        return place_below(self.path, path)
 
     def refusal(self, path: str, is_group: bool) -> str:
         return why_no_file(self.path, path, _RESERVED)
