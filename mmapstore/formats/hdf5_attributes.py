@@ -18,23 +18,24 @@ from .contract import Array
 from .hdf5_boxes import memory_type
 from .hdf5_dimensions import LABELS
 from .hdf5_library import library
+from .hdf5_paths import decoded, encoded
 from .hdf5_regions import region_words
 from .hdf5_runs import has_references, holds_runs, in_stored_order, is_flat, refusal, stored_elements
 from .tree_contract import FILL, Attribute
 
 PathOf = Callable[[Any], str]
 SCALE_LISTS = ("DIMENSION_LIST", "REFERENCE_LIST")
-UNLISTED = "*"  # whoever opens it is told what HDF5 does not know
+UNLISTED = "*"  # opening it raises the error of HDF5
 _MOST_NBYTES = 16 << 20
 _READ_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, NotImplementedError, OverflowError)
 
 
 class _Refused(Exception):
-    """Says why a value has no counterpart in JSON."""
+    """A value has no counterpart in JSON."""
 
 
 class _Converted:
-    """Turns what h5py gives into JSON, and notes what is no longer the same."""
+    """Converts values of h5py to JSON, and notes the changes."""
 
     def __init__(self, path_of: PathOf, region_of: PathOf | None) -> None:
         self.changed: dict[str, None] = {}
@@ -65,10 +66,10 @@ class _Converted:
             return self._noted([self.json(value.real), self.json(value.imag)], "complex numbers as [real, imaginary]")
         if isinstance(value, (bytes, str)):
             return self._text(value)
-        if isinstance(value, h5py.RegionReference) and self._region_of is not None:
-            return self._region_of(value)
         if isinstance(value, h5py.RegionReference):
-            raise _Refused("region references have no counterpart outside HDF5")
+            if self._region_of is None:
+                raise _Refused("region references have no counterpart outside HDF5")
+            return self._region_of(value)
         if isinstance(value, h5py.Reference):
             return self._noted(self._path_of(value), "object references as the paths they lead to")
         raise _Refused(f"a {type(value).__name__} has no counterpart in JSON")
@@ -89,7 +90,7 @@ class _Converted:
         return self._noted(found, "a compound as an object of its members")
 
     def _text(self, value: bytes | str) -> Any:
-        raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(value)
+        raw = encoded(value) if isinstance(value, str) else bytes(value)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
@@ -105,25 +106,22 @@ def _base64(data: bytes) -> dict[str, str]:
 
 
 def attribute_names(item: Any) -> tuple[str, ...]:
-    """Of an h5py object, in the order in which the file lists them; `UNLISTED` where one is of a type that HDF5 does not know."""
+    """Return the names in the order of the file; `UNLISTED` if HDF5 does not know the type of one."""
     try:
-        return tuple(name if isinstance(name, str) else name.decode("utf-8", "surrogateescape") for name in item.attrs)
+        return tuple(name if isinstance(name, str) else decoded(name) for name in item.attrs)
     except RuntimeError:
         return (UNLISTED,)
 
 
-_OF_SCALES = {"CLASS", "NAME", *SCALE_LISTS}
-
-
 def plain_attributes(item: Any, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """The attributes of an h5py object that are numbers or text, all or those of these names. Others are left out."""
+    """Return the attributes that are numbers or text, all or those of these names; not those of dimension scales."""
     found = {}
     for name in item.attrs if names is None else names:
         try:
             if names is not None and name not in item.attrs:
                 continue
-            stored = library().h5a.open(item.id, _encoded(name))
-            if name in _OF_SCALES or stored.get_storage_size() > _MOST_NBYTES:
+            stored = library().h5a.open(item.id, encoded(name))
+            if name in ("CLASS", "NAME", *SCALE_LISTS) or stored.get_storage_size() > _MOST_NBYTES:
                 continue
             value = item.attrs[name]
         except _READ_ERRORS:
@@ -136,14 +134,13 @@ def plain_attributes(item: Any, names: Iterable[str] | None = None) -> dict[str,
 
 
 def attribute_as_json(item: Any, name: str, path_of: PathOf, is_netcdf: bool = False, regions: bool = False) -> Attribute:
-    """One attribute of an h5py object. What cannot be had says why, and does not raise.
+    """Return one attribute of an h5py object; one that cannot be read says why in `refused`.
 
-    An array of one is a number or text in a netCDF file, which has no others, and lists elsewhere: AnnData's list of one column
-    is a list. A `_FillValue` is always one value. `regions`: region references are text that says what they select, which is
-    enough to compare them.
+    An array of one element is a number or text in a netCDF file, which has no others, and a list elsewhere, as AnnData's list of
+    one column. A `_FillValue` is always one value. `regions`: region references are text that names their selection, to compare.
     """
     try:
-        stored = library().h5a.open(item.id, _encoded(name))
+        stored = library().h5a.open(item.id, encoded(name))
         is_null = stored.get_space().get_simple_extent_type() == library().h5s.NULL
         nbytes = 0 if is_null else math.prod(stored.shape) * stored.get_type().get_size()
         if nbytes > _MOST_NBYTES:
@@ -162,17 +159,17 @@ def attribute_as_json(item: Any, name: str, path_of: PathOf, is_netcdf: bool = F
 
 
 def copy_attribute(source: Any, target: Any, name: str, remapped: Callable[[Any], Any], named_type: Callable[[Any], Any]) -> None:
-    """Make an attribute of one h5py object also one of another, in place of what it has of that name.
+    """Copy an attribute from one h5py object to another, in place of the attribute of that name.
 
     `remapped` gives a reference into the other file for one into this, `named_type` the type there for one here. Raises what h5py
-    raises, and then the target has none.
+    raises, and then the target has no such attribute.
     """
-    h5a, encoded = library().h5a, _encoded(name)
-    stored = h5a.open(source.id, encoded)
-    if h5a.exists(target.id, encoded):
-        h5a.delete(target.id, encoded)
+    h5a, raw = library().h5a, encoded(name)
+    stored = h5a.open(source.id, raw)
+    if h5a.exists(target.id, raw):
+        h5a.delete(target.id, raw)
     kind, space = named_type(stored.get_type()), stored.get_space()
-    made = h5a.create(target.id, encoded, kind, space)
+    made = h5a.create(target.id, raw, kind, space)
     try:
         if space.get_simple_extent_type() == library().h5s.NULL:
             return
@@ -183,12 +180,12 @@ def copy_attribute(source: Any, target: Any, name: str, remapped: Callable[[Any]
         values = with_references(values, remapped) if has_references(kind) else values
         made.write(values, memory_type(stored.dtype, kind))
     except BaseException:
-        h5a.delete(target.id, encoded)
+        h5a.delete(target.id, raw)
         raise
 
 
 def raw_attribute(stored: Any) -> Array:
-    """The bytes of an attribute in its own type, as HDF5 gives them in memory: runs and text of variable length as addresses."""
+    """Return the bytes of an attribute in its own type in memory: runs and text of variable length are addresses."""
     data: Array = np.zeros(max(1, math.prod(stored.shape)) * stored.get_type().get_size(), np.uint8)
     if math.prod(stored.shape):
         stored.read(data, stored.get_type())
@@ -196,7 +193,7 @@ def raw_attribute(stored: Any) -> Array:
 
 
 def read_attribute(stored: Any) -> Array:
-    """The values of an h5py.h5a.AttrID, axes of array types behind its own. Raises what h5py raises, TypeError for what ends it."""
+    """Return the values of an h5py.h5a.AttrID, axes of array types last. Raises TypeError for a type that would end the process."""
     if why := refusal(stored.get_type()):
         raise TypeError(why)
     dtype = stored.dtype
@@ -208,17 +205,13 @@ def read_attribute(stored: Any) -> Array:
 
 
 def with_references(values: Array, remapped: Callable[[Any], Any]) -> Array:
-    """A copy of `values`, every h5py reference in it exchanged for `remapped` of it."""
+    """Return a copy of `values` with `remapped` of each h5py reference."""
     h5py = library()
     out = np.zeros(values.shape, values.dtype)
     if values.dtype.names is not None:
         for name in values.dtype.names:
-            field = values.dtype[name]
-            if field.hasobject:
-                part = with_references(np.asarray(values[name], _field_dtype(field)), remapped)
-                out[name] = part
-            else:
-                out[name] = values[name]
+            field, part = values.dtype[name], values[name]
+            out[name] = with_references(np.asarray(part, field.base), remapped) if field.hasobject else part
         return out
     element = h5py.check_vlen_dtype(values.dtype)
     flat, found = out.reshape(-1), values.reshape(-1)
@@ -231,13 +224,9 @@ def with_references(values: Array, remapped: Callable[[Any], Any]) -> Array:
     return flat.reshape(values.shape)
 
 
-def _field_dtype(field: np.dtype[Any]) -> np.dtype[Any]:
-    return field.subdtype[0] if field.subdtype is not None else field
-
-
 def attribute_identity(item: Any, name: str, path_of: PathOf) -> Any:
-    """Something that is equal for attributes that are: shape, size of the type, and bytes or JSON."""
-    stored = library().h5a.open(item.id, _encoded(name))
+    """Return a value that is equal for equal attributes: shape, size of the type, and bytes or JSON."""
+    stored = library().h5a.open(item.id, encoded(name))
     kind, space = stored.get_type(), stored.get_space()
     if space.get_simple_extent_type() == library().h5s.NULL:
         return "null", kind.get_class()
@@ -250,7 +239,7 @@ def attribute_identity(item: Any, name: str, path_of: PathOf) -> Any:
 
 
 def told_by_bytes(item: Any, attribute: Attribute, path_of: PathOf) -> Attribute:
-    """One that has no value in JSON, with text that is equal for equal attributes; as it is where that cannot be had."""
+    """Return an attribute without a value in JSON with text that is equal for equal attributes, if HDF5 can read it."""
     with contextlib.suppress(*_READ_ERRORS):
         return Attribute(attribute.name, repr(attribute_identity(item, attribute.name, path_of)))
     return attribute
@@ -278,13 +267,13 @@ def _typed(name: str, value: Any, item: Any) -> Any:
     A CLASS is text of fixed length, which HDF5 takes for granted when it looks for dimension scales: see `hdf5_scales.attach`.
     """
     if name == "CLASS" and isinstance(value, str):
-        return np.bytes_(value.encode("utf-8", "surrogateescape"))
+        return np.bytes_(encoded(value))
     if name in (FILL, "missing_value") and isinstance(item, library().Dataset):
         kind = item.dtype.kind
         if kind == "f" and isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
             value = np.float64(value)  # as JSON has it, see `tree_contract.as_json`
         if kind == "S" and isinstance(value, str):
-            return np.bytes_(value.encode("utf-8", "surrogateescape"))
+            return np.bytes_(encoded(value))
         if kind in "iuf" and isinstance(value, (np.integer, np.floating)):
             with contextlib.suppress(OverflowError), np.errstate(all="ignore"):
                 fitted = np.asarray(value).astype(item.dtype.newbyteorder("="))[()]
@@ -329,7 +318,3 @@ def _elements(value: Any) -> Any:
             yield from _elements(element)
         else:
             yield element
-
-
-def _encoded(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

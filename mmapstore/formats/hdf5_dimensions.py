@@ -1,9 +1,9 @@
-"""The dimensions of an HDF5 file, as netCDF, h5netcdf and xarray find them: names of axes, out of dimension scales and labels."""
+"""Find the names of axes in an HDF5 file from dimension scales and labels, as netCDF, h5netcdf and xarray do."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 from ..plain.chunk_grid import Box
 from .contract import Array
 from .hdf5_library import library
-from .tree_contract import ARRAY, DIMENSION, Node, TreeArray, inside
+from .hdf5_paths import decoded
+from .tree_contract import Kind, Node, TreeArray, inside
 
 SCALE_ATTRIBUTES = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates")
 """Attributes by which HDF5 and netCDF note the dimensions of a dataset. A writer makes them anew from the names of axes."""
@@ -39,38 +40,54 @@ class Dimensions:
         self.is_netcdf = any(library().h5a.exists(file.id, name.encode()) for name in NETCDF_ATTRIBUTES)
 
     def note(self, node: Node, item: Any) -> None:
-        """A group or dataset, under the path that it has from now on."""
+        """Take note of a group or dataset, under the path that it has from now on."""
         self.is_netcdf = self.is_netcdf or any(name in NETCDF_ATTRIBUTES for name in node.attributes)
         with contextlib.suppress(*_READ_ERRORS):
-            if node.kind == ARRAY and None in (item.maxshape or ()):
+            if node.kind == Kind.ARRAY and None in (item.maxshape or ()):
                 self._unlimited.append(node.path)
-            if node.kind in (ARRAY, DIMENSION) and "CLASS" in node.attributes and is_scale(item):
+            if node.kind in (Kind.ARRAY, Kind.DIMENSION) and "CLASS" in node.attributes and is_scale(item):
                 self._scales.add(node.path)
                 if "_Netcdf4Dimid" in node.attributes:
-                    self._by_id[int(item.attrs["_Netcdf4Dimid"])] = node.path.rsplit("/", 1)[-1]
+                    self._by_id[int(item.attrs["_Netcdf4Dimid"])] = _name_of(node.path)
 
     def forget(self) -> None:
-        """The paths of all objects, which get others."""
+        """Forget the paths of all objects, which get others."""
         self._scales.clear()
         self._unlimited.clear()
 
     def of(self, item: Any, path: str, path_of: Callable[[Any], str]) -> Names:
-        """Names of the axes of a dataset. `path_of` gives the path that an h5py.Reference leads to, "" for none."""
+        """Return a name or None for each axis of a dataset; () if no axis has a name.
 
-        def led_to(reference: Any) -> str:
-            if not reference or (path := path_of(reference)):
-                return path if reference else ""
-            found = library().h5r.dereference(reference, self._file.id)  # outside of the group that is converted
-            return (library().h5i.get_name(found) or b"").decode("utf-8", "surrogateescape")
-
+        In this order: the attached scales; the scales that netCDF notes by number, for a variable that is a scale itself; the own
+        name of a scale; the labels. `path_of` gives the path that an h5py.Reference leads to, "" for none.
+        """
         with contextlib.suppress(*_READ_ERRORS):
-            return axis_names(item, path.rsplit("/", 1)[-1], led_to, self._by_id)
+            names: list[str | None] = [None] * len(item.shape or ())
+            ids = np.asarray(item.attrs.get("_Netcdf4Coordinates", ())).reshape(-1)
+            if "DIMENSION_LIST" in item.attrs:
+                for axis, scales in enumerate(item.attrs["DIMENSION_LIST"]):
+                    if len(scales):
+                        names[axis] = _name_of(self._path_of(scales[0], path_of)) or None
+            elif is_scale(item):
+                if len(ids) == len(names) and all(int(number) in self._by_id for number in ids):
+                    names = [self._by_id[int(number)] for number in ids]
+                elif len(names) == 1:
+                    names = [_name_of(path)]
+            for axis, label in enumerate(labels_of(item)):
+                names[axis] = names[axis] or label or None
+            return tuple(names) if any(names) else ()
         return ()
 
-    def shape(self, item: Any, path: str, at: Callable[[str], Any], path_of: Callable[[Any], str]) -> tuple[int, ...]:
-        """The shape of a dataset as netCDF has it: an unlimited dimension is as long as in the longest of its variables.
+    def _path_of(self, reference: Any, path_of: Callable[[Any], str]) -> str:
+        if not reference or (path := path_of(reference)):
+            return path if reference else ""
+        found = library().h5r.dereference(reference, self._file.id)  # outside of the group that is converted
+        return decoded(library().h5i.get_name(found) or b"")
 
-        HDF5 stores each as far as it was written. `at` gives the dataset at a path.
+    def shape(self, item: Any, path: str, at: Callable[[str], Any], path_of: Callable[[Any], str]) -> tuple[int, ...]:
+        """Return the shape of a dataset in netCDF: an unlimited dimension is as long as in the longest of its variables.
+
+        HDF5 stores each variable as far as it was written. `at` gives the dataset at a path.
         """
         stored = tuple(int(n) for n in item.shape)
         if not self.is_netcdf or None not in item.maxshape:
@@ -91,13 +108,24 @@ class Dimensions:
             for length, limit, scale in zip(stored, item.maxshape, scales, strict=True)
         )
 
-    def derive(self, name: str, value: Any, path: str, names: Names) -> bool:
-        """See `is_derived`."""
-        return is_derived(name, value, path, names, self._scales)
+    def is_derived(self, name: str, value: Any, path: str, names: Names) -> bool:
+        """Return True if `hdf5_scales.attach` makes this attribute of an array anew from the `names` of its axes.
+
+        `value` is the attribute as JSON. Names alone do not tell of several scales for an axis, of scales with other names, or of
+        scales in groups beside that of the array.
+        """
+        own = _name_of(path)
+        if name in ("CLASS", "NAME"):
+            is_usual = name == "CLASS" or value in ("", own) or str(value).startswith(NO_VARIABLE)
+            return path in self._scales and names[:1] == (own,) and is_usual
+        if name == "DIMENSION_LIST" and isinstance(value, list):
+            found = [nearest(path, axis, self._scales) for axis in names or (None,) * len(value)]
+            return all(paths in ([], [""], [at]) for paths, at in zip(value, found, strict=False))
+        return name in SCALE_ATTRIBUTES
 
 
 def extended(values: TreeArray, shape: tuple[int, ...]) -> TreeArray:
-    """The values with those that stand for elements never stored behind them, up to `shape`."""
+    """Return an array that continues with fill values, for elements never stored, up to `shape`."""
     if shape == values.shape:
         return values
 
@@ -114,64 +142,27 @@ def extended(values: TreeArray, shape: tuple[int, ...]) -> TreeArray:
 
 
 def is_scale(item: Any) -> bool:
-    """True for an h5py.Dataset that is a dimension scale."""
+    """Return True for an h5py.Dataset that is a dimension scale."""
     return "CLASS" in item.attrs and text_of(item.attrs["CLASS"]) == "DIMENSION_SCALE"
 
 
 def is_length_alone(item: Any) -> bool:
-    """True for a scale that netCDF made for the name and length of a dimension: its values mean nothing."""
+    """Return True for a scale that netCDF made for the name and length of a dimension: its values mean nothing."""
     return is_scale(item) and text_of(item.attrs.get("NAME", "")).startswith(NO_VARIABLE)
 
 
-def axis_names(item: Any, own_name: str, path_of: Callable[[Any], str], by_id: Mapping[int, str]) -> Names:
-    """A name or None for each axis of a dataset; () where none has one.
-
-    In this order: the scales that are attached; those that netCDF notes by number, for a variable that is a scale itself; the own
-    name of a scale; the labels. `by_id` has the names of netCDF's dimensions by their numbers.
-    """
-    names: list[str | None] = [None] * len(item.shape or ())
-    ids = np.asarray(item.attrs.get("_Netcdf4Coordinates", ())).reshape(-1)
-    if "DIMENSION_LIST" in item.attrs:
-        for axis, scales in enumerate(item.attrs["DIMENSION_LIST"]):
-            if len(scales):
-                names[axis] = path_of(scales[0]).rsplit("/", 1)[-1] or None
-    elif is_scale(item):
-        if len(ids) == len(names) and all(int(number) in by_id for number in ids):
-            names = [by_id[int(number)] for number in ids]
-        elif len(names) == 1:
-            names = [own_name]
-    for axis, label in enumerate(labels_of(item)):
-        names[axis] = names[axis] or label or None
-    return tuple(names) if any(names) else ()
-
-
 def labels_of(item: Any) -> list[str]:
-    """The labels of the axes of a dataset, "" for an axis without. Not by H5DSget_label: it takes whatever attribute has this name
-    for as many texts as there are axes, and ends the process where it is not (HDF5 1.14.6).
+    """Return the labels of the axes of a dataset, "" for an axis without.
+
+    Not by H5DSget_label: it takes any attribute of this name for as many texts as there are axes, and otherwise ends the process
+    (HDF5 1.14.6).
     """
     found = np.asarray(item.attrs.get(LABELS, ()), object)
     return [text_of(label) for label in found] if found.shape == (len(item.shape or ()),) else []
 
 
-def is_derived(name: str, value: Any, path: str, names: Names, scales: Container[str]) -> bool:
-    """True where `attach` makes this attribute of an array anew from the names of axes.
-
-    `value` is the attribute as JSON, `names` are those of the array's axes, `scales` the paths of all scales in the file. Scales
-    of several to an axis, of names other than their own, or in groups beside that of the array, are what names do not say.
-    """
-    own = path.rsplit("/", 1)[-1]
-    if name in ("CLASS", "NAME"):
-        return (
-            path in scales and names[:1] == (own,) and (name == "CLASS" or value in ("", own) or str(value).startswith(NO_VARIABLE))
-        )
-    if name == "DIMENSION_LIST" and isinstance(value, list):
-        found = [nearest(path, axis, scales) for axis in names or (None,) * len(value)]
-        return all(paths in ([], [""], [at]) for paths, at in zip(value, found, strict=False))
-    return name in SCALE_ATTRIBUTES
-
-
 def nearest(path: str, name: str | None, scales: Container[str]) -> str | None:
-    """The scale that a name means for an array: that in its group, else in the group around, up to the root."""
+    """Return the scale of this name in the group of an array, else in the groups around it, up to the root."""
     group = path
     while name and group:
         group = group.rpartition("/")[0]
@@ -182,3 +173,7 @@ def nearest(path: str, name: str | None, scales: Container[str]) -> str | None:
 
 def text_of(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+
+
+def _name_of(path: str) -> str:
+    return path.rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""The names of HDF5 objects that the attributes and soft links of a file refer to."""
+"""Find the names of HDF5 objects that the attributes and soft links of a file refer to."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..plain.errors import MmapstoreError
-from .tree_contract import ALIAS, GROUP, SOFT_LINK, TreeSource
+from .tree_contract import Kind, TreeSource
 
 
 def names_referred_to(tree: TreeSource) -> dict[str, str]:
-    """{path that `walk` gives an object: another name of it, which is referred to more often}, for objects with several names.
+    """Return {path that `walk` gives an object: the name that is referred to most}, for objects where these differ.
 
-    Counted are soft links, and words in text attributes that name an object: by its whole path as NeXus's `target` does, or from
-    the group that has the attribute, or the array, as NeXus's `default`, `signal` and `axes`, and CF's `coordinates`.
+    Soft links count, and words in text attributes that name an object: by its whole path as NeXus's `target` does, or from the
+    group of the attribute or array, as NeXus's `default`, `signal` and `axes`, and CF's `coordinates`.
     """
     names: dict[str, list[str]] = {}
     for node in tree.walk():
-        if node.kind == ALIAS:
+        if node.kind == Kind.ALIAS:
             names.setdefault(node.target, [node.target]).append(node.path)
     if not names:
         return {}
@@ -36,8 +36,8 @@ def names_referred_to(tree: TreeSource) -> dict[str, str]:
 
 def _paths_in(tree: TreeSource) -> Iterator[str]:
     for node in tree.walk():
-        base = node.path if node.kind == GROUP else posixpath.dirname(node.path)
-        if node.kind == SOFT_LINK:
+        base = node.path if node.kind == Kind.GROUP else posixpath.dirname(node.path)
+        if node.kind == Kind.SOFT_LINK:
             yield _joined(base, node.target)
         if not node.attributes:
             continue

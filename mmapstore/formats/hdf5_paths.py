@@ -192,3 +192,12 @@ def _table(path: str, found: list[Listing]) -> str:
     if len(found) > len(shown):
         lines.append(f"  ... and {len(found) - len(shown)} more; `mmapstore info {path}` shows all")
     return "\n".join(lines)
+
+
+def encoded(name: str) -> bytes:
+    """Return a name as HDF5 takes it; `decoded` gives it back, also if it is not UTF-8 in the file."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""HDF5 region references as text that is equal for equal selections."""
+"""Describe HDF5 region references by text that is equal for equal selections."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MOST_LETTERS = 200
 
 
 def region_words(item: Any, reference: Any, path_of: Callable[[Any], str]) -> str:
-    """The path of the dataset and the elements: corners of boxes, first and last, or points. "" of a null reference.
+    """Return the path of the dataset and the elements: corners of boxes, first and last, or points. "" for a null reference.
 
-    `item` is any object of the file of an h5py.RegionReference. A long selection has a digest in its place.
+    `item` is any object of the file of an h5py.RegionReference. A long selection is given by its digest.
 
     >>> import h5py, tempfile
     >>> with tempfile.TemporaryDirectory() as folder, h5py.File(f"{folder}/a.h5", "w") as file:

@@ -1,4 +1,4 @@
-"""Dimension scales of a new HDF5 file, out of the names of axes: `hdf5_dimensions` reads them."""
+"""Give the axes of a new HDF5 file dimension scales, by their names: `hdf5_dimensions` reads them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from .hdf5_dimensions import NO_VARIABLE, Names, is_scale, nearest, text_of
 from .hdf5_library import library
+from .hdf5_paths import encoded
 from .tree_contract import inside
 
 _MOST_REFERENCES_NBYTES = 60 << 10  # an attribute in an object's header has at most 64 KiB
@@ -25,9 +26,8 @@ def attach(file: Any, axes: Mapping[str, Names], lists: Mapping[str, Any]) -> tu
 
     Returns (paths of the scales that were added without values, {path: why} of `lists` that could not be followed).
 
-    Not by H5DSattach_scale: it reads a CLASS attribute of variable length as if it were text of fixed length, and, by what the
-    address of that text happens to be, takes one dataset in sixteen for a scale and fails (HDF5 1.14.6). It also writes the list of
-    references anew for each dataset.
+    Not by H5DSattach_scale: it reads a CLASS attribute of variable length as if it were text of fixed length, and takes one dataset
+    in sixteen for a scale, by the address of that text (HDF5 1.14.6). It also writes the list of references anew for each dataset.
     """
     found = _Attaching(file)
     for path, names in sorted(axes.items()):
@@ -49,10 +49,10 @@ class _Attaching:
         self._labels: dict[str, list[str]] = {}
 
     def _at(self, path: str) -> Any:
-        return self._file[path.encode("utf-8", "surrogateescape")]
+        return self._file[encoded(path)]
 
     def add_variable(self, path: str, names: Names) -> None:
-        """A variable with the name of its first axis, which holds the coordinates along it, is the scale."""
+        """Take a variable with the name of its first axis, which holds the coordinates along it, as the scale."""
         item = self._at(path)
         if item.shape and ((names and names[0] == path.rsplit("/", 1)[-1]) or is_scale(item)):
             self._scales[path] = item
@@ -68,7 +68,7 @@ class _Attaching:
             given = [scale for scale in lists[axis] if scale] if axis < len(lists) else []
             name = names[axis] if axis < len(names) else None
             if given:
-                there = [scale for scale in given if self._is_array(scale)]
+                there = [scale for scale in given if isinstance(self._file.get(encoded(scale)), library().Dataset)]
                 if there != given:
                     self.failed[path] = f"{', '.join(sorted({*given} - {*there}))}, which it names, is no array there"
                 self._scales |= {scale: self._at(scale) for scale in there if scale not in self._scales}
@@ -82,18 +82,14 @@ class _Attaching:
         if any(labels):
             self._labels[path] = labels
 
-    def _is_array(self, path: str) -> bool:
-        return isinstance(self._file.get(path.encode("utf-8", "surrogateescape")), library().Dataset)
-
     def _scale_for(self, path: str, name: str, length: int) -> str | None:
         scale = nearest(path, name, self._scales)
         while scale and self._scales[scale].shape[:1] != (length,):  # of another length: that in a group around
             scale = nearest(scale.rpartition("/")[0], name, self._scales)
         own = inside(path.rpartition("/")[0] or "/", name)
-        encoded = own.encode("utf-8", "surrogateescape")
-        if scale or "/" in name or name in (".", "..") or "\0" in name or encoded in self._file:
+        if scale or "/" in name or name in (".", "..") or "\0" in name or encoded(own) in self._file:
             return scale
-        item = self._file.create_dataset(encoded, (length,), ">f4")  # never allocated
+        item = self._file.create_dataset(encoded(own), (length,), ">f4")  # never allocated
         item.attrs["NAME"] = np.bytes_(f"{NO_VARIABLE}.{length:10d}")
         self._scales[own] = item
         self.added.append(own)
@@ -113,8 +109,7 @@ class _Attaching:
                     references[scale].append((item.ref, axis))
             item.attrs.create("DIMENSION_LIST", made, made.shape, h5py.vlen_dtype(h5py.ref_dtype))
         for path, item in self._scales.items():
-            given = item.attrs.get("NAME", "")
-            item.make_scale((text_of(given) if "NAME" in item.attrs else "") or path.rsplit("/", 1)[-1])
+            item.make_scale(text_of(item.attrs.get("NAME", "")) or path.rsplit("/", 1)[-1])
             element = np.dtype([("dataset", h5py.ref_dtype), ("dimension", np.uint32)])
             if references[path] and len(references[path]) * element.itemsize <= _MOST_REFERENCES_NBYTES:
                 item.attrs.create("REFERENCE_LIST", np.array(references[path], element))
@@ -127,7 +122,7 @@ class _Attaching:
                         item.dims[axis].label = label
 
     def _note_numbers(self) -> None:
-        """As netCDF does for variables that are scales and have further axes; it wants all scales numbered, or none."""
+        """Number all scales, as netCDF does if variables that are scales have further axes."""
         numbers = {path: number for number, path in enumerate(self._scales)}
         for path, item in self._scales.items():
             item.attrs["_Netcdf4Dimid"] = np.int32(numbers[path])

@@ -25,52 +25,15 @@ from .hdf5_layout import check_stored_bytes, filters_of, missing_filters
 from .hdf5_library import explaining_read_errors, filter_plugins, library, open_to_read
 from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage
-from .hdf5_paths import find, name_of, no_such_key
+from .hdf5_paths import decoded, encoded, find, name_of, no_such_key
 from .hdf5_runs import is_flat, refusal
 from .hdf5_types import Reading, leaves_of, plain_values
 from .hdf5_virtual import read_nbytes, read_nbytes_anywhere
-from .tree_contract import (
-    ALIAS,
-    ARRAY,
-    DIMENSION,
-    EXTERNAL_LINK,
-    GROUP,
-    NAMED_TYPE,
-    SOFT_LINK,
-    UNKNOWN_LINK,
-    Attribute,
-    Node,
-    TreeArray,
-    TreeSource,
-    refuse_unstored,
-)
+from .tree_contract import Attribute, Kind, Node, TreeArray, TreeSource, refuse_unstored
 
 _Place = tuple[Any, int]
 """(number of the file, address in it): the same for all names of one object."""
 _WALK_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
-
-
-def walk(path: str | os.PathLike[str], inside: str = "", allow_links: bool = False) -> Iterator[Node]:
-    """Yield every name in an HDF5 file, or below the group `inside`: the group itself ("/"), then its members, depth first.
-
-    Each group is entered once, and links are not followed; with `allow_links`, links to other files are, and their objects are
-    listed as if they lay here. Only names are read, and the file is open until the walk ends.
-
-    >>> import tempfile, h5py
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with h5py.File(f"{folder}/a.h5", "w") as file:
-    ...         file["runs/first"] = [1, 2]
-    ...         file["runs/first"].attrs["unit"] = "m"
-    ...         file["latest"] = h5py.SoftLink("/runs/first")
-    ...     for node in walk(f"{folder}/a.h5"):
-    ...         print(node.path, node.kind, node.target, node.attributes)
-    / group  ()
-    /latest soft link /runs/first ()
-    /runs group  ()
-    /runs/first array  ('unit',)
-    """
-    with contextlib.closing(Hdf5Tree(path, inside, allow_links)) as tree:
-        yield from tree.walk()
 
 
 class Hdf5Tree(TreeSource):
@@ -109,7 +72,7 @@ class Hdf5Tree(TreeSource):
         found: dict[_Place, str] = {}
         self._dimensions.forget()
         for node, item in self._walk():
-            if node.kind in (GROUP, ARRAY, NAMED_TYPE, DIMENSION) and not node.damage:
+            if node.kind in (Kind.GROUP, Kind.ARRAY, Kind.NAMED_TYPE, Kind.DIMENSION) and not node.damage:
                 found[_place(item.id)] = node.path
                 self._dimensions.note(node, item)
         return found
@@ -140,7 +103,7 @@ class Hdf5Tree(TreeSource):
     def _walk(self) -> Iterator[tuple[Node, Any]]:
         """Yield each node with its h5py object; None for a link."""
         seen: dict[_Place, str] = {_place(self.root.id): "/"}
-        yield self._described("/", GROUP, self.root), self.root
+        yield self._described("/", Kind.GROUP, self.root), self.root
         pending: list[tuple[str, Any, Iterator[bytes]]] = [("", self.root, self._names("/", self.root))]
         reached, early = {"/"}, []
         while pending:
@@ -149,14 +112,14 @@ class Hdf5Tree(TreeSource):
             if raw is None:
                 pending.pop()
                 continue
-            path = f"{prefix}/{_decoded(raw)}"
+            path = f"{prefix}/{decoded(raw)}"
             node, item = self._met(path, group, raw, seen)
-            if node.kind == ALIAS and node.target not in reached:
+            if node.kind == Kind.ALIAS and node.target not in reached:
                 early.append(node)
                 continue
             reached.add(path)
             yield node, item
-            if node.kind == GROUP and not node.damage:
+            if node.kind == Kind.GROUP and not node.damage:
                 pending.append((path, item, self._names(path, item)))
         for node in early:  # further names follow the object
             yield node, None
@@ -165,7 +128,7 @@ class Hdf5Tree(TreeSource):
         with explaining_read_errors(name_of(self.path, path)):
             names = list(group.id)
             if self._named_types:  # before the arrays that have them
-                names.sort(key=lambda raw: f"{path.rstrip('/')}/{_decoded(raw)}" not in self._named_types)
+                names.sort(key=lambda raw: f"{path.rstrip('/')}/{decoded(raw)}" not in self._named_types)
             return iter(names)
 
     def _met(self, path: str, group: Any, raw: bytes, seen: dict[_Place, str]) -> tuple[Node, Any]:
@@ -175,29 +138,29 @@ class Hdf5Tree(TreeSource):
             kind = group.id.links.get_info(raw).type
             if kind == h5py.h5l.TYPE_SOFT:
                 elsewhere = "" if group.file.id == self.file.id else "it lies in another file, and leads somewhere in that"
-                return Node(path, SOFT_LINK, _decoded(group.id.links.get_val(raw)), damage=elsewhere), None
+                return Node(path, Kind.SOFT_LINK, decoded(group.id.links.get_val(raw)), damage=elsewhere), None
             if kind == h5py.h5l.TYPE_EXTERNAL:
                 if not self._allow_links:
-                    return Node(path, EXTERNAL_LINK, name_of(*map(_decoded, group.id.links.get_val(raw)))), None
+                    return Node(path, Kind.EXTERNAL_LINK, name_of(*map(decoded, group.id.links.get_val(raw)))), None
             elif kind != h5py.h5l.TYPE_HARD:
-                return Node(path, UNKNOWN_LINK, damage="it is a link of a kind that only the program that made it knows"), None
+                return Node(path, Kind.UNKNOWN_LINK, damage="it is a link of a kind that only the program that made it knows"), None
             with step(f"opening {path} of {self.path}"):
                 item = group[raw]
                 place = _place(item.id)
                 first = seen.setdefault(place, self._chosen.get(place, path))
                 if first != path:
-                    return Node(path, ALIAS, first), None
+                    return Node(path, Kind.ALIAS, first), None
                 is_group, is_array = isinstance(item, h5py.Group), isinstance(item, h5py.Dataset)
-                return self._described(path, GROUP if is_group else ARRAY if is_array else NAMED_TYPE, item), item
+                return self._described(path, Kind.GROUP if is_group else Kind.ARRAY if is_array else Kind.NAMED_TYPE, item), item
         except _WALK_ERRORS as error:
-            return Node(path, UNKNOWN_LINK, damage=f"HDF5 cannot open it ({error})"), None
+            return Node(path, Kind.UNKNOWN_LINK, damage=f"HDF5 cannot open it ({error})"), None
 
     def _described(self, path: str, kind: str, item: Any) -> Node:
-        if kind == NAMED_TYPE:
+        if kind == Kind.NAMED_TYPE:
             self._named_types.add(path)
         names = attribute_names(item)
-        is_length = kind == ARRAY and {"CLASS", "NAME"} <= {*names} and is_length_alone(item)
-        return Node(path, DIMENSION if is_length else kind, attributes=names)
+        is_length = kind == Kind.ARRAY and {"CLASS", "NAME"} <= {*names} and is_length_alone(item)
+        return Node(path, Kind.DIMENSION if is_length else kind, attributes=names)
 
     # --- objects ---
 
@@ -206,8 +169,7 @@ class Hdf5Tree(TreeSource):
         if self._last[0] != path or self._last[1] is None:
             with explaining_read_errors(name_of(self.path, path)):
                 inside = f"{self.root.name.rstrip('/')}{path}"
-                encoded = inside.encode("utf-8", "surrogateescape")
-                found = self.file[encoded] if self._allow_links else find(self.file, self.path, inside)
+                found = self.file[encoded(inside)] if self._allow_links else find(self.file, self.path, inside)
                 if found is None:
                     raise no_such_key(self.file, self.path, inside)
                 self._last = (path, found)
@@ -239,7 +201,7 @@ class Hdf5Tree(TreeSource):
             if not isinstance(item, library().Dataset):
                 return found
             names = self.dimensions(path)
-            return [replace(each, derived=self._dimensions.derive(each.name, each.value, path, names)) for each in found]
+            return [replace(each, derived=self._dimensions.is_derived(each.name, each.value, path, names)) for each in found]
 
     def dimensions(self, path: str) -> tuple[str | None, ...]:
         return self._dimensions.of(self.item(path), path, self.path_of)
@@ -303,7 +265,7 @@ class Hdf5Tree(TreeSource):
             member="",
             shape=(),
             dtype=np.dtype("V1"),
-            read=_nothing_to_read,
+            read=lambda box: np.empty(0, "V1"),  # each part has a `read` of its own
             chunks=tuple(min(each, max(1, length)) for each, length in zip(chunks, item.shape, strict=True)) if chunks else None,
             together_nbytes=math.prod(chunks) * nbytes if chunks else 0,
             compressed=bool(chunks and filters_of(item)),
@@ -323,8 +285,12 @@ class Hdf5Tree(TreeSource):
         for each in (item, *sources):
             if each.file.id == self.file.id:
                 check_stored_bytes(each, self.path, name)
-        declared = item.size * item.id.get_type().get_size()
-        refuse_unstored(name, tuple(item.shape), declared, sum(map(_stored_nbytes, sources or [item])))
+        nbytes = 0  # of the values that are stored, decoded
+        for each in sources or [item]:
+            if each.shape is not None and not each.is_virtual and each.id.get_storage_size():
+                elements = each.id.get_num_chunks() * math.prod(each.chunks) if each.chunks else each.size
+                nbytes += int(elements * each.id.get_type().get_size())
+        refuse_unstored(name, tuple(item.shape), item.size * item.id.get_type().get_size(), nbytes)
         return read_nbytes(sources)
 
     def _element_bytes(self, item: Any, path: str) -> TreeArray:
@@ -338,18 +304,6 @@ class Hdf5Tree(TreeSource):
             chunks=chunks,
             stored=None,
         )
-
-
-def _stored_nbytes(item: Any) -> int:
-    """Return the bytes of the values that are stored, decoded."""
-    if item.shape is None or item.is_virtual or not item.id.get_storage_size():
-        return 0
-    elements = item.id.get_num_chunks() * math.prod(item.chunks) if item.chunks else item.size
-    return int(elements * item.id.get_type().get_size())
-
-
-def _nothing_to_read(box: Box) -> Array:
-    raise AssertionError("a part that was refused has no values")
 
 
 def _fill_of(item: Any) -> Any:
@@ -366,7 +320,3 @@ def _fill_of(item: Any) -> Any:
 def _place(identifier: Any) -> _Place:
     info = library().h5o.get_info(identifier)
     return info.fileno, info.addr
-
-
-def _decoded(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")

@@ -21,23 +21,11 @@ from .hdf5_boxes import memory_type, raw_elements, read_elements, write_elements
 from .hdf5_dimensions import LABELS, Names
 from .hdf5_file import TREE_SUFFIXES, matches
 from .hdf5_library import explaining_failed_writes, library, open_to_write
+from .hdf5_paths import decoded, encoded
 from .hdf5_runs import has_references, in_stored_order, is_flat
 from .hdf5_tree import Hdf5Tree
 from .hdf5_writer import _reserve as reserve
-from .tree_contract import (
-    ALIAS,
-    ARRAY,
-    DIMENSION,
-    EMPTY,
-    GROUP,
-    SOFT_LINK,
-    Attribute,
-    Container,
-    Node,
-    TreeArray,
-    TreeSource,
-    TreeTarget,
-)
+from .tree_contract import Attribute, Container, Kind, NewTreeArray, Node, TreeArray, TreeSource, TreeTarget, as_texts
 from .tree_in_memory import InMemory
 
 _MOST_ATTRIBUTE_NBYTES = 60 << 10  # what an object's header holds beside its other messages
@@ -61,7 +49,7 @@ class Hdf5TreeWriter(TreeTarget):
         self.file = open_to_write(path, "r+") if os.path.exists(path) else _created(path, like)
 
     def reserve(self, nbytes: int) -> None:
-        """Set disk space aside, so that what is written next finds room."""
+        """Set disk space aside for the next writes."""
         reserve(self.file, nbytes)
 
     def refusal(self, path: str, is_group: bool) -> str:
@@ -72,13 +60,13 @@ class Hdf5TreeWriter(TreeTarget):
         # Not `path in file`: h5py looks at every group on the way, for each object of a deep tree anew.
         parent, _, name = path.rpartition("/")
         try:
-            group = self.file[_encoded(parent or "/")]
+            group = self.file[encoded(parent or "/")]
         except KeyError:
             return False
-        return isinstance(group, library().Group) and bool(group.id.links.exists(_encoded(name)))
+        return isinstance(group, library().Group) and bool(group.id.links.exists(encoded(name)))
 
     def fitted(self, attribute: Attribute, is_group: bool) -> Attribute:
-        value, changed = attribute.value, attribute.changed
+        value = attribute.value
         if attribute.name in SCALE_LISTS and not is_group:
             if _is_lists_of_paths(value) or attribute.name == "REFERENCE_LIST":
                 return Attribute(attribute.name, value, "made anew")
@@ -87,51 +75,48 @@ class Hdf5TreeWriter(TreeTarget):
         if attribute.name == LABELS and not is_group and not (isinstance(given, np.ndarray) and given.dtype == object):
             return Attribute(attribute.name, refused="HDF5 keeps this name for the names of axes, a list of text")
         words = "as JSON text" if isinstance(given, str) and not isinstance(value, str) else ""
+        why = attribute.refused
         if not (attribute.name and is_text(attribute.name) and (not isinstance(value, str) or is_text(value))):
-            return Attribute(
-                attribute.name, refused="HDF5 has no text that is not UTF-8 or holds NUL, nor attributes without a name"
-            )
-        if (nbytes := len(json.dumps(value))) > _MOST_ATTRIBUTE_NBYTES:
-            return Attribute(
-                attribute.name, refused=f"it has some {nbytes} bytes; HDF5 holds {_MOST_ATTRIBUTE_NBYTES} in an attribute"
-            )
-        fitted = given if words else value
-        return Attribute(attribute.name, fitted, "; ".join(part for part in (changed, words) if part), attribute.refused)
+            why = "HDF5 has no text that is not UTF-8 or holds NUL, nor attributes without a name"
+        elif (nbytes := len(json.dumps(value))) > _MOST_ATTRIBUTE_NBYTES:
+            why = f"it has some {nbytes} bytes; HDF5 holds {_MOST_ATTRIBUTE_NBYTES} in an attribute"
+        changed = "; ".join(part for part in (attribute.changed, words) if part)
+        return Attribute(attribute.name, given if words else value, changed, why)
 
     def remove(self, path: str) -> None:
         with explaining_failed_writes(self.path):
             if path != "/" and self.is_taken(path, False):
-                del self.file[_encoded(path)]
+                del self.file[encoded(path)]
 
     def add_group(self, path: str, attributes: dict[str, Any]) -> None:
         with explaining_failed_writes(self.path):
-            set_attributes(self.file.require_group(_encoded(path)), attributes)
-        self.note(path, GROUP, attributes)
+            set_attributes(self.file.require_group(encoded(path)), attributes)
+        self.note(path, Kind.GROUP, attributes)
 
     def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> _NewHdf5Array:
         with explaining_failed_writes(self.path):
             self.reserve((0 if array.compressed else array.nbytes) + _SLACK_NBYTES)
-            made = _NewHdf5Array(self, self.file, path, array, attributes)
-        self.note(path, ARRAY, attributes, array)
+            made = _NewHdf5Array(self, path, array, attributes)
+        self.note(path, Kind.ARRAY, attributes, array)
         return made
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
         with explaining_failed_writes(self.path):
-            dataset = self.file.create_dataset(_encoded(path), data=library().Empty("f4"))
+            dataset = self.file.create_dataset(encoded(path), data=library().Empty("f4"))
             set_attributes(dataset, attributes)
-        self.note(path, EMPTY, attributes)
+        self.note(path, Kind.EMPTY, attributes)
         return ""
 
     def add_link(self, path: str, kind: str, target: str) -> str:
         h5py = library()
         with explaining_failed_writes(self.path):
-            if kind == SOFT_LINK:
+            if kind == Kind.SOFT_LINK:
                 parent, _, name = path.rpartition("/")
-                group = self.file[_encoded(parent or "/")]
-                group.id.links.create_soft(_encoded(name), _encoded(target))
-            elif kind == ALIAS:
+                group = self.file[encoded(parent or "/")]
+                group.id.links.create_soft(encoded(name), encoded(target))
+            elif kind == Kind.ALIAS:
                 created = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-                self.file.id.links.create_hard(_encoded(path), self.file.id, _encoded(target), created)
+                self.file.id.links.create_hard(encoded(path), self.file.id, encoded(target), created)
         self.note(path, kind, {}, target=target)
         return ""
 
@@ -139,25 +124,25 @@ class Hdf5TreeWriter(TreeTarget):
         with explaining_failed_writes(self.path):
             added, failed = hdf5_scales.attach(self.file, axes, lists)
         for path in added:
-            self.note(path, DIMENSION, {})
+            self.note(path, Kind.DIMENSION, {})
         return added, failed
 
     # --- the ability to copy out of another HDF5 file ---
 
     def copy_object(self, source: Hdf5Tree, node: Node, elements: int | None = None) -> str:
-        """A group without what is in it, a dataset or a named type, without its attributes. Returns how that differs from a copy.
+        """Copy a group without its members, a dataset or a named type, without attributes. Returns the differences in words.
 
-        HDF5 copies it, and nothing is decoded or converted; or, of a dataset, its values are moved, `elements` at a time.
+        HDF5 copies the object, and nothing is decoded or converted; or the values of a dataset are moved, `elements` at a time.
         References lead nowhere until `copy_attributes_and_references`. Raises DamagedFileError if HDF5 cannot copy it.
         """
         h5py = library()
-        item, path = source.item(node.path), _encoded(node.path)
+        item, path = source.item(node.path), encoded(node.path)
         with explaining_failed_writes(self.path):
             self.reserve((item.id.get_storage_size() if isinstance(item, h5py.Dataset) else 0) + _SLACK_NBYTES)
         try:
             if elements is not None:
                 return self._copy_by_value(source, item, path, elements)
-            if node.kind != GROUP:
+            if node.kind != Kind.GROUP:
                 # Not with H5O_COPY_MERGE_COMMITTED_DTYPE_FLAG: it ends the process (HDF5 1.14.6) where a group of the target
                 # tracks the order of its links.
                 options = h5py.h5p.create(h5py.h5p.OBJECT_COPY)
@@ -190,23 +175,23 @@ class Hdf5TreeWriter(TreeTarget):
         return how
 
     def named_type(self, source: Hdf5Tree, kind: Any) -> Any:
-        """The named type in this file that one in the source was copied to; of a type that has none, itself without a name."""
+        """Return the copy in this file of a named type of the source; of a type without one, the type itself without a name."""
         if not kind.committed():
             return kind
         name = source.path_of_id(kind)
-        return library().h5t.open(self.file.id, _encoded(name)) if name and self.is_taken(name, False) else kind.copy()
+        return library().h5t.open(self.file.id, encoded(name)) if name and self.is_taken(name, False) else kind.copy()
 
     def copy_attributes_and_references(
         self, source: Hdf5Tree, node: Node, refused: dict[str, str]
     ) -> tuple[str, list[tuple[str, str]]]:
-        """All attributes but those named in `refused`, and references, in a dataset too, that lead to where they led.
+        """Copy all attributes but those in `refused`, and let references, of a dataset too, lead to the same objects.
 
-        Returns what became of the references, and the names of attributes that could not be copied, with the reason.
+        Returns a sentence on the references, and (name, reason) of each attribute that was not copied.
         """
         h5py = library()
         item = source.item(node.path)
-        made = _References(self, self.file, source)
-        target = self.file[_encoded(node.path)]
+        made = _References(self, source)
+        target = self.file[encoded(node.path)]
         without = list(refused.items())
         for name in attribute_names(item):
             try:
@@ -244,9 +229,9 @@ class Hdf5TreeWriter(TreeTarget):
 
 
 def keeps_runs_as_fill(dataset: Any) -> bool:
-    """True where the fill value of an h5py.Dataset has variable length, as that of text in NetCDF files.
+    """Return True for a fill value of variable length, as text in NetCDF files has.
 
-    HDF5 (to 1.14.6 at least) copies the address that it has in the source, and the copy cannot be opened.
+    HDF5 (to 1.14.6 at least) copies the address of the fill value in the source, and the copy cannot be opened.
     """
     is_set = dataset.id.get_create_plist().fill_value_defined() == library().h5d.FILL_VALUE_USER_DEFINED
     return bool(is_set) and not is_flat(dataset.id.get_type())
@@ -268,7 +253,7 @@ class Hdf5InMemory(Hdf5TreeWriter, InMemory):
         InMemory.remove(self, path)
 
     def copy_object(self, source: Hdf5Tree, node: Node, elements: int | None = None) -> str:
-        if node.kind != ARRAY:
+        if node.kind != Kind.ARRAY:
             return super().copy_object(source, node)
         self._add_like(source.item(node.path), node.path)
         self.note(node.path, node.kind, {})
@@ -283,7 +268,7 @@ class Hdf5InMemory(Hdf5TreeWriter, InMemory):
         kind = item.id.get_type()
         space = h5py.h5s.create_simple(item.shape) if item.shape else item.id.get_space()  # not one that can grow: that has chunks
         kind = kind.copy() if kind.committed() else kind
-        h5py.h5d.create(self.file.id, _encoded(path), kind, space, created)
+        h5py.h5d.create(self.file.id, encoded(path), kind, space, created)
 
     def commit(self) -> None:
         pass
@@ -293,12 +278,10 @@ class Hdf5InMemory(Hdf5TreeWriter, InMemory):
 
 
 class _References:
-    """Called with a reference into one file, return the one to the same object in the other."""
+    """Called with a reference into the source, return the one to the same object in the target."""
 
-    def __init__(self, writer: Hdf5TreeWriter, file: Any, source: Hdf5Tree) -> None:
-        self._writer = writer
-        self.file = file
-        self._source = source
+    def __init__(self, writer: Hdf5TreeWriter, source: Hdf5Tree) -> None:
+        self._writer, self._source = writer, source
         self._made = self._lost = 0
 
     def __call__(self, reference: Any) -> Any:
@@ -307,15 +290,15 @@ class _References:
         null = h5py.RegionReference() if is_region else h5py.Reference()
         if not reference:
             return null
-        path = _encoded(self._source.path_of(reference))
-        if not path or not (path == b"/" or self._writer.is_taken(path.decode("utf-8", "surrogateescape"), False)):
+        path = encoded(self._source.path_of(reference))
+        if not path or not (path == b"/" or self._writer.is_taken(decoded(path), False)):
             self._lost += 1
             return null
         self._made += 1
         if is_region:
             space = h5py.h5r.get_region(reference, self._source.file.id)
-            return h5py.h5r.create(self.file.id, path, h5py.h5r.DATASET_REGION, space)
-        return h5py.h5r.create(self.file.id, path, h5py.h5r.OBJECT)
+            return h5py.h5r.create(self._writer.file.id, path, h5py.h5r.DATASET_REGION, space)
+        return h5py.h5r.create(self._writer.file.id, path, h5py.h5r.OBJECT)
 
     def words(self) -> str:
         made = f"{self._made} reference{'s' * (self._made != 1)} made anew for this file" if self._made else ""
@@ -323,36 +306,28 @@ class _References:
         return ", ".join(part for part in (made, lost) if part)
 
 
-class _NewHdf5Array:
-    changed: tuple[str, ...] = ()
-
-    def __init__(self, writer: Hdf5TreeWriter, file: Any, path: str, values: TreeArray, attributes: dict[str, Any]) -> None:
-        h5py = library()
-        self._writer = writer
-        self._text = values.text
-        dtype: Any = h5py.string_dtype("utf-8") if values.text else values.dtype
+class _NewHdf5Array(NewTreeArray):
+    def __init__(self, writer: Hdf5TreeWriter, path: str, array: TreeArray, attributes: dict[str, Any]) -> None:
+        super().__init__()
+        self._path, self._text = writer.path, array.text
+        dtype: Any = library().string_dtype("utf-8") if array.text else array.dtype
         options: dict[str, Any] = {}
-        if values.shape and min(values.shape) > 0 and values.chunks is not None:
-            options["chunks"] = values.chunks
-            if values.compressed:
-                options |= {"compression": "gzip", "shuffle": values.dtype.itemsize > 1 and not values.text}
-        if values.fill is not None and not values.text:
-            options["fillvalue"] = values.fill
+        if array.shape and min(array.shape) > 0 and array.chunks is not None:
+            options["chunks"] = array.chunks
+            if array.compressed:
+                options |= {"compression": "gzip", "shuffle": array.dtype.itemsize > 1 and not array.text}
+        if array.fill is not None and not array.text:
+            options["fillvalue"] = array.fill
         try:
-            self._dataset = file.create_dataset(_encoded(path), values.shape, dtype, **options)
+            self._dataset = writer.file.create_dataset(encoded(path), array.shape, dtype, **options)
         except TypeError as error:
-            raise InvalidTypeError(f"{writer.path}: HDF5 has no type for {values.dtype} ({error}).") from error
+            raise InvalidTypeError(f"{writer.path}: HDF5 has no type for {array.dtype} ({error}).") from error
         set_attributes(self._dataset, attributes)
 
     def write(self, box: Box, block: Array) -> None:
-        with explaining_failed_writes(self._writer.path):
-            if block.size == 0:
-                return
-            if self._text:
-                texts = np.empty(block.size, object)
-                texts[:] = [element.decode("utf-8", "surrogateescape") for element in block.reshape(-1).tolist()]
-                block = texts.reshape(block.shape)
-            self._dataset[box] = block
+        with explaining_failed_writes(self._path):
+            if block.size:
+                self._dataset[box] = as_texts(block) if self._text else block
 
     def close(self) -> None:
         self._dataset = None
@@ -370,17 +345,13 @@ def _created(path: str, like: Hdf5Tree | None) -> Any:
         order = like.file["/"].id.get_create_plist().get_link_creation_order()
         if order:
             options.set_link_creation_order(order)
-        made = h5py.h5f.create(_encoded(path), h5py.h5f.ACC_EXCL, fcpl=options)
+        made = h5py.h5f.create(encoded(path), h5py.h5f.ACC_EXCL, fcpl=options)
         made.close()
         return open_to_write(path, "r+")
 
 
 def _is_lists_of_paths(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(paths, list) and {type(path) for path in paths} <= {str} for paths in value)
-
-
-def _encoded(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
 
 
 def _create(path: str, source: TreeSource) -> Hdf5TreeWriter:

@@ -26,21 +26,7 @@ from ..plain.text_padding import refuse_padding
 from .contract import Array
 from .npy_file import header_of, list_arrays, matches, open_array
 from .numpy_types import plain_values
-from .tree_contract import (
-    ALIAS,
-    ARRAY,
-    EMPTY,
-    GROUP,
-    LINKS,
-    SOFT_LINK,
-    Attribute,
-    Container,
-    NewTreeArray,
-    Node,
-    TreeArray,
-    TreeSource,
-    TreeTarget,
-)
+from .tree_contract import Attribute, Container, Kind, NewTreeArray, Node, TreeArray, TreeSource, TreeTarget
 from .tree_in_memory import InMemory
 from .tree_names import place_below, why_no_file
 
@@ -68,12 +54,10 @@ class NpyTreeWriter(TreeTarget):
         self._unsynced: set[str] = set()
         with explaining_write_errors(path):
             os.makedirs(path, exist_ok=True)
-            self._lines = _lines_of(path) if os.path.exists(os.path.join(path, TREE_FILE)) else {}
+            self._lines = _lines_of(path) if Path(path, TREE_FILE).exists() else {}
             self._log = Path(path, TREE_FILE).open("a", encoding="utf-8")  # noqa: SIM115
-            if not _ends_whole(Path(path, TREE_FILE)):
-                self._log.write("\n")
-            if not self._log.tell():
-                self._log.write(json.dumps({"mmapstore_tree": _VERSION}) + "\n")
+            # A kill may have cut the last line short: empty lines are skipped.
+            self._log.write("\n" if self._log.tell() else json.dumps({"mmapstore_tree": _VERSION}) + "\n")
         if "/" not in self._lines:
             self.add_group("/", {})
 
@@ -99,7 +83,7 @@ class NpyTreeWriter(TreeTarget):
 
     def note(self, path: str, kind: str, attributes: dict[str, Any], array: TreeArray | None = None, target: str = "") -> None:
         """Add the line of an object; the last line for a path counts."""
-        line: dict[str, Any] = {"kind": kind, "target": target} if kind in LINKS else {"kind": kind, "attributes": attributes}
+        line: dict[str, Any] = {"kind": kind, "target": target} if kind in Kind.LINKS else {"kind": kind, "attributes": attributes}
         if array is not None and array.dimensions:
             line["dimensions"] = list(array.dimensions)
         if array is not None and array.text:
@@ -113,7 +97,7 @@ class NpyTreeWriter(TreeTarget):
         with explaining_write_errors(self._place(path)):
             os.makedirs(self._place(path), exist_ok=True)
             self._unsynced.add(self._place(path))
-            self.note(path, GROUP, attributes)
+            self.note(path, Kind.GROUP, attributes)
 
     def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewTreeArray:
         file = self._place(path) + ENDING
@@ -121,12 +105,12 @@ class NpyTreeWriter(TreeTarget):
             remedy = "Convert to .h5 or .zarr, or shorten the longest."
             refuse_padding("it", math.prod(array.shape), array.dtype.itemsize, array.text_nbytes, remedy)
         with explaining_write_errors(file):
-            self.note(path, ARRAY, attributes, array)
+            self.note(path, Kind.ARRAY, attributes, array)
             self._unsynced.add(os.path.dirname(file))
             return _NewNpyArray(file, array)
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
-        self.note(path, EMPTY, attributes)
+        self.note(path, Kind.EMPTY, attributes)
         return f"a null dataspace as a line in {TREE_FILE}"
 
     def add_link(self, path: str, kind: str, target: str) -> str:
@@ -153,20 +137,9 @@ class NpyTreeWriter(TreeTarget):
             write_text_atomically(os.path.join(self.path, TREE_FILE), "\n".join(lines) + "\n")
 
 
-class _NewArray:
-    def __init__(self, array: TreeArray) -> None:
-        self.changed: tuple[str, ...] = ("text as UTF-8 bytes of fixed width",) if array.text else ()
-
-    def write(self, box: Box, block: Array) -> None:
-        raise AssertionError("values are not moved to a target in memory")
-
-    def close(self) -> None:
-        pass
-
-
-class _NewNpyArray(_NewArray):
+class _NewNpyArray(NewTreeArray):
     def __init__(self, file: str, array: TreeArray) -> None:
-        super().__init__(array)
+        super().__init__(_changes(array))
         self._name, self._array = file, array
         header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
         with explaining_write_errors(file):
@@ -192,28 +165,23 @@ class _NewNpyArray(_NewArray):
             self._file.close()
 
 
+def _changes(array: TreeArray) -> tuple[str, ...]:
+    return ("text as UTF-8 bytes of fixed width",) if array.text else ()
+
+
 class NpyInMemory(InMemory, NpyTreeWriter):
     """A directory of .npy files that would be at `path`."""
 
     def is_taken(self, path: str, is_group: bool) -> bool:
         name = path if is_group else path + ENDING
-        return self._has(name, GROUP) or (name.endswith(ENDING) and self._has(name[: -len(ENDING)], ARRAY))
+        return self._has(name, Kind.GROUP) or (name.endswith(ENDING) and self._has(name[: -len(ENDING)], Kind.ARRAY))
 
     def _has(self, path: str, kind: str) -> bool:
         return path in self.entries and self.entries[path].kind == kind
 
     def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewTreeArray:
-        self.note(path, ARRAY, attributes, array)
-        return _NewArray(array)
-
-
-def _ends_whole(file: Path) -> bool:
-    """Return False if the last line was cut short."""
-    with file.open("rb") as opened:
-        if not opened.seek(0, os.SEEK_END):
-            return True
-        opened.seek(-1, os.SEEK_END)
-        return opened.read() == b"\n"
+        self.note(path, Kind.ARRAY, attributes, array)
+        return NewTreeArray(_changes(array))
 
 
 def _fill_as_json(fill: Any) -> Any:
@@ -265,14 +233,16 @@ class NpyTree(TreeSource):
 
     def walk(self) -> Iterator[Node]:
         """Yield further names of objects last, so that each follows the object."""
-        is_alias = {path: line.get("kind") in LINKS and line.get("kind") != SOFT_LINK for path, line in self._lines.items()}
+        is_alias = {
+            path: line.get("kind") in Kind.LINKS and line.get("kind") != Kind.SOFT_LINK for path, line in self._lines.items()
+        }
         for path in sorted(self._lines, key=lambda path: (is_alias[path], path.split("/") if path != "/" else [])):
             line = self._lines[path]
             kind = str(line.get("kind"))
-            if kind in LINKS:
-                yield Node(path, SOFT_LINK if kind == SOFT_LINK else ALIAS, str(line.get("target")))
+            if kind in Kind.LINKS:
+                yield Node(path, Kind.SOFT_LINK if kind == Kind.SOFT_LINK else Kind.ALIAS, str(line.get("target")))
             else:
-                yield Node(path, ARRAY if kind == EMPTY else kind, attributes=tuple(line.get("attributes", {})))
+                yield Node(path, Kind.ARRAY if kind == Kind.EMPTY else kind, attributes=tuple(line.get("attributes", {})))
 
     def attributes(self, path: str, as_stored: bool = False) -> list[Attribute]:
         return [Attribute(name, value) for name, value in self._lines[path].get("attributes", {}).items()]
@@ -283,7 +253,7 @@ class NpyTree(TreeSource):
 
     def arrays(self, path: str) -> list[TreeArray]:
         line = self._lines[path]
-        if line.get("kind") == EMPTY:
+        if line.get("kind") == Kind.EMPTY:
             return []
         file = self._file(path)
         array, dimensions = _mapped(file), self.dimensions(path)
@@ -317,7 +287,7 @@ class NpyFileTree(NpyTree):
 
     def __init__(self, path: str | os.PathLike[str], inside: str = "", allow_links: bool = False) -> None:
         self.path = self.name = os.fspath(path)
-        self._lines = {"/": {"kind": ARRAY}}
+        self._lines = {"/": {"kind": Kind.ARRAY}}
         dtype = np.dtype(list_arrays(self.path)[0].dtype)
         if dtype.hasobject or dtype.kind in _PLAIN_KINDS:
             header_of(self.path)  # raises for objects, and where bytes are missing

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +18,20 @@ from ..plain.errors import MmapstoreError, UnsafeFileError
 from ..plain.memory_budget import format_bytes
 from .contract import Array, Selection, StoredArray
 
-GROUP, ARRAY, NAMED_TYPE, EMPTY, DIMENSION = "group", "array", "named type", "empty", "dimension"
-SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK = "soft link", "alias", "external link", "unknown link"
-LINKS = (SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK)
 MOST_UNSTORED_NBYTES, MOST_TIMES_STORED = 4 << 30, 1000
 OBJECT_NBYTES = 64
 """Memory of a Python object and the pointer to it, beside the bytes that it holds."""
 FILL = "_FillValue"
 NON_COORDINATE = "_nc4_non_coord_"
 """In HDF5, netCDF puts this before the name of a variable that another dimension has: the scale of that has the name itself."""
+
+
+class Kind:
+    """Kinds of nodes: objects, and links to them."""
+
+    GROUP, ARRAY, NAMED_TYPE, EMPTY, DIMENSION = "group", "array", "named type", "empty", "dimension"
+    SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK = "soft link", "alias", "external link", "unknown link"
+    LINKS = (SOFT_LINK, ALIAS, EXTERNAL_LINK, UNKNOWN_LINK)
 
 
 @dataclass(frozen=True)
@@ -237,13 +242,27 @@ class TreeTarget:
         pass
 
 
-class NewTreeArray(Protocol):
-    changed: tuple[str, ...]
-    """Differences of the stored form from the array given, in words."""
+class NewTreeArray:
+    """An array that is being written; by itself one in memory, without values.
 
-    def write(self, box: Box, block: Array) -> None: ...
+    `changed`: differences of the stored form from the array given, in words.
+    """
 
-    def close(self) -> None: ...
+    def __init__(self, changed: tuple[str, ...] = ()) -> None:
+        self.changed = changed
+
+    def write(self, box: Box, block: Array) -> None:
+        raise AssertionError("values are not moved to a target in memory")
+
+    def close(self) -> None:
+        pass
+
+
+def as_texts(block: Array) -> Array:
+    """Return UTF-8 text of fixed width as an array of str."""
+    texts = np.empty(block.size, object)
+    texts[:] = [element.decode("utf-8", "surrogateescape") for element in block.reshape(-1).tolist()]
+    return texts.reshape(block.shape)
 
 
 @dataclass(frozen=True)

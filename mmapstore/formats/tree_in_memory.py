@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .tree_contract import GROUP, TreeArray, TreeTarget
+from .tree_contract import Kind, TreeArray, TreeTarget
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class InMemory(TreeTarget):
             self.entries = {each: entry for each, entry in self.entries.items() if each != path and not each.startswith(f"{path}/")}
 
     def add_group(self, path: str, attributes: dict[str, Any]) -> None:
-        self.note(path, GROUP, attributes)
+        self.note(path, Kind.GROUP, attributes)
 
     def commit(self) -> None:
         pass

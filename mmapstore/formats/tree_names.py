@@ -1,4 +1,4 @@
-"""Names out of a file that become names of files: which of them a directory cannot hold, or could lead out of it."""
+"""Check names in a container that become names of files: a directory cannot hold some, and others lead out of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 from ..plain.errors import UnsafeFileError
 
 _MOST_NAME, _MOST_PATH = 255, 4095  # bytes, of ext4, XFS, APFS and NTFS alike (NTFS counts letters)
-_ROOM = 80  # for what is put behind: the name of a chunk, ".partial"
+_ROOM = 80  # for suffixes: the name of a chunk, ".partial"
 _NEVER_ON_WINDOWS = set('<>:"|?*')
 
 
 def place_below(root: str, path: str) -> str:
-    """The file or directory that `path` names below `root`. Raises UnsafeFileError for a path that leads elsewhere.
+    """Return the file or directory that `path` names below `root`. Raises UnsafeFileError for a path that leads elsewhere.
 
     >>> place_below("out", "/a/b"), place_below("out", "/")
     ('out/a/b', 'out')
@@ -26,7 +26,7 @@ def place_below(root: str, path: str) -> str:
 
 
 def why_no_file(root: str, path: str, reserved: tuple[str, ...] = (), ending: str = "") -> str:
-    """Why the last name of `path` cannot be that of a file or directory below `root`; "" if it can.
+    """Return the reason if the last name of `path` cannot be that of a file or directory below `root`; "" if it can.
 
     >>> why_no_file("out", "/a/b"), why_no_file("out", "/a/..")
     ('', "'..' leads out of the directory")

@@ -1,7 +1,7 @@
-"""The attribute `_FillValue` of arrays in Zarr, where xarray has rules of its own for it (xarray.backends.zarr.FillValueCoder).
+"""The attribute `_FillValue` of arrays in Zarr, by the rules of xarray (xarray.backends.zarr.FillValueCoder).
 
-In Zarr format 3 a float is base64 of a little-endian double, an integer and a bool a JSON number, and there is none for text and
-bytes: what stands for "no value" in these is the array's `fill_value`. In format 2 it is the `fill_value` for all of them.
+In Zarr format 3 a float is base64 of a little-endian double, and an integer or bool a JSON number; text and bytes have the array's
+`fill_value` instead, as all types have in format 2.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .tree_contract import FILL
 
 
 def placed(attributes: dict[str, Any], dtype: np.dtype[Any], is_text: bool, fill: Any) -> tuple[dict[str, Any], Any]:
-    """(attributes, fill_value) of a new Zarr 3 array, for attributes as JSON has them and what stands for elements never stored.
+    """Return (attributes, fill_value) of a new Zarr 3 array, for attributes as JSON and the value of elements never stored.
 
     >>> placed({"_FillValue": -999.0}, np.dtype("f4"), False, None), placed({"_FillValue": " "}, np.dtype("S1"), False, None)
     (({'_FillValue': 'AAAAAAA4j8A='}, 0), ({}, b' '))
@@ -37,7 +37,7 @@ def placed(attributes: dict[str, Any], dtype: np.dtype[Any], is_text: bool, fill
 
 
 def decoded(value: Any, dtype: np.dtype[Any]) -> Any:
-    """A `_FillValue` as it was before `placed`; other values as they are.
+    """Return a `_FillValue` as it was before `placed`; other values as they are.
 
     >>> decoded("AAAAAAA4j8A=", np.dtype("f4")), decoded("none", np.dtype("f4")), decoded(-1, np.dtype("i2"))
     (-999.0, 'none', -1)
@@ -51,7 +51,7 @@ def decoded(value: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def of_array(fill: Any) -> Any:
-    """The `fill_value` of a Zarr array as JSON has it: a number, text, or None where there is none."""
+    """Return the `fill_value` of a Zarr array as JSON has it: a number, text, or None if there is none."""
     if isinstance(fill, (bytes, np.bytes_)):
         try:
             return fill.decode("utf-8") or None

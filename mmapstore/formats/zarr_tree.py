@@ -18,18 +18,7 @@ from ..plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, 
 from . import zarr_fill_attribute
 from .contract import Array
 from .numpy_types import plain_values
-from .tree_contract import (
-    ARRAY,
-    FILL,
-    GROUP,
-    MOST_UNSTORED_NBYTES,
-    UNKNOWN_LINK,
-    Attribute,
-    Node,
-    TreeArray,
-    TreeSource,
-    refuse_unstored,
-)
+from .tree_contract import FILL, MOST_UNSTORED_NBYTES, Attribute, Kind, Node, TreeArray, TreeSource, refuse_unstored
 from .zarr_library import chunks_of, explaining_damage, named, opened
 from .zarr_metadata import Node as StoredNode
 from .zarr_metadata import directories_in, directory_inside, node_at, read_node_or_group
@@ -66,15 +55,15 @@ class ZarrTree(TreeSource):
                     raise UnsafeFileError(f"{directory} is a symbolic link, which is not followed. Copy what it leads to.")
                 stored = read_node_or_group(directory)
                 if stored is None:
-                    yield Node(path, UNKNOWN_LINK, damage="it is a directory without Zarr metadata, in it or below")
+                    yield Node(path, Kind.UNKNOWN_LINK, damage="it is a directory without Zarr metadata, in it or below")
                     continue
                 self._last = path, stored
                 names = tuple(_attributes_of(stored))
                 below = [] if stored.is_array else directories_in(directory)
             except MmapstoreError as error:
-                yield Node(path, UNKNOWN_LINK, damage=str(error))
+                yield Node(path, Kind.UNKNOWN_LINK, damage=str(error))
                 continue
-            yield Node(path, ARRAY if stored.is_array else GROUP, attributes=names)
+            yield Node(path, Kind.ARRAY if stored.is_array else Kind.GROUP, attributes=names)
             pending += [f"{path.rstrip('/')}/{name}" for name in reversed(below)]
 
     def _stored(self, path: str) -> StoredNode:

@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..files.durable_writes import remove, sync_directory, sync_tree, write_text_atomically
 from ..files.system_errors import explaining_write_errors
 from ..plain.chunk_grid import Box
@@ -20,17 +18,19 @@ from ..plain.errors import InvalidTypeError, UnsafeFileError
 from . import zarr_fill_attribute
 from .contract import Array
 from .tree_contract import (
-    ARRAY,
     FILL,
     MOST_TIMES_STORED,
     MOST_UNSTORED_NBYTES,
     OBJECT_NBYTES,
     Attribute,
     Container,
+    Kind,
+    NewTreeArray,
     Node,
     TreeArray,
     TreeTarget,
     as_json,
+    as_texts,
     finite,
 )
 from .tree_in_memory import InMemory
@@ -52,7 +52,8 @@ class ZarrTreeWriter(TreeTarget):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._unsynced: set[str] = set()
+        self._unsynced: dict[str, bool] = {}
+        """Directories that are not durable yet; True for an array, with all that is below it."""
         self._links: dict[str, dict[str, str]] = {}
         if not os.path.isdir(path):
             with explaining_write_errors(path):
@@ -89,12 +90,12 @@ class ZarrTreeWriter(TreeTarget):
                 write_text_atomically(file, text)
             else:  # `commit` makes it durable; after a kill before that, `remove` deletes it
                 file.write_text(text, encoding="utf-8")
-        self._unsynced.add(directory)
+        self._unsynced[directory] = False
 
     def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewZarrArray:
         directory = self._directory(path)
-        self._unsynced.add(directory)
-        self.note(path, ARRAY, attributes, array)
+        self._unsynced[directory] = True
+        self.note(path, Kind.ARRAY, attributes, array)
         return NewZarrArray(self._store(directory), directory, array, attributes)
 
     def _store(self, directory: str) -> Any:
@@ -129,12 +130,12 @@ class ZarrTreeWriter(TreeTarget):
         with explaining_write_errors(target):
             if node.path == "/":  # a new store begins as a group; a run that goes on finds what was copied
                 remove(os.path.join(target, "zarr.json"))
-            if node.kind == ARRAY:
+            if node.kind == Kind.ARRAY:
                 shutil.copytree(origin, target, dirs_exist_ok=node.path == "/")
             else:
                 os.makedirs(target, exist_ok=True)
                 self._copy_metadata(node.path, origin, target)
-        self._unsynced.add(target)
+        self._unsynced[target] = node.kind == Kind.ARRAY
         return left_out
 
     def _copy_metadata(self, path: str, origin: str, target: str) -> None:
@@ -157,10 +158,10 @@ class ZarrTreeWriter(TreeTarget):
     def commit(self) -> None:
         with explaining_write_errors(self.path):
             self.note_links()
-            written = {directory for directory in self._unsynced if os.path.isdir(directory)} | {self.path}
-            around = {os.path.dirname(directory) for directory in written} - written
+            written = {self.path: False} | {each: is_array for each, is_array in self._unsynced.items() if os.path.isdir(each)}
+            around = {os.path.dirname(directory) for directory in written} - written.keys()
             with ThreadPoolExecutor(_SYNCED_AT_ONCE, "ThreadPoolExecutor-mmapstore-sync") as threads:  # disks take many at once
-                list(threads.map(_sync_node, written))
+                list(threads.map(_sync_node, written, written.values()))
                 list(threads.map(sync_directory, around))
         self._unsynced.clear()
 
@@ -169,7 +170,7 @@ class ZarrInMemory(InMemory, ZarrTreeWriter):
     """A Zarr store that would be at `path`."""
 
     def __init__(self, path: str) -> None:
-        self._links, self._unsynced = {}, set()
+        self._links, self._unsynced = {}, {}
         super().__init__(path)
 
     def group_attributes(self, path: str) -> dict[str, Any]:
@@ -190,7 +191,7 @@ class ZarrInMemory(InMemory, ZarrTreeWriter):
 def left_out_of_copy(source: ZarrTree, node: Node) -> str:
     """Return in words the parts that a copy of the files lacks, "" for none. Raises UnsafeFileError for an array with links."""
     origin = source.directory(node.path)
-    if node.kind == ARRAY:
+    if node.kind == Kind.ARRAY:
         if any(os.path.islink(os.path.join(folder, name)) for folder, below, names in os.walk(origin) for name in below + names):
             raise UnsafeFileError(
                 f"{origin} holds symbolic links, which are not followed: a store from elsewhere could name any file of "
@@ -205,71 +206,59 @@ def left_out_of_copy(source: ZarrTree, node: Node) -> str:
     return "without its consolidated metadata, which zarr.consolidate_metadata makes anew" if consolidated else ""
 
 
-def _sync_node(directory: str) -> None:
-    """Make the files of a group durable, or all below an array."""
-    if os.path.isfile(os.path.join(directory, ".zgroup")) or _is_group(directory):
-        for name in _RESERVED:
-            if os.path.isfile(os.path.join(directory, name)):
-                sync_tree(os.path.join(directory, name))
-        sync_directory(directory)
-    else:
+def _sync_node(directory: str, is_array: bool) -> None:
+    if is_array:
         sync_tree(directory)
+        return
+    for name in _RESERVED:
+        if os.path.isfile(os.path.join(directory, name)):
+            sync_tree(os.path.join(directory, name))
+    sync_directory(directory)
 
 
-def _is_group(directory: str) -> bool:
-    stored = read_node(directory)
-    return stored is not None and not stored.is_array
-
-
-class NewZarrArray:
+class NewZarrArray(NewTreeArray):
     """A new array in a store of zarr-python's."""
 
-    def __init__(self, store: Any, where: str, values: TreeArray, attributes: dict[str, Any]) -> None:
-        zarr = library()
-        self.changed: tuple[str, ...] = ()
-        self._where = where
-        self._text = values.text
-        dtype: Any = values.dtype.newbyteorder("=")
+    def __init__(self, store: Any, where: str, array: TreeArray, attributes: dict[str, Any]) -> None:
+        super().__init__()
+        self._where, self._text = where, array.text
+        dtype = array.dtype.newbyteorder("=")
         if dtype.kind == "f" and dtype.itemsize > 8:
             raise InvalidTypeError(f"Zarr has no data type for {dtype}; convert to .h5, or cast it to float64 first.")
-        if values.dtype.kind in "iufc" and not values.dtype.isnative and values.dtype.itemsize > 1:
+        if array.dtype.kind in "iufc" and not array.dtype.isnative and array.dtype.itemsize > 1:
             self.changed = ("byte order: little-endian",)
         # Zarr decodes a chunk of text into an object for each element.
-        chunks = chunks_for(values.shape, values.dtype.itemsize + OBJECT_NBYTES * values.text, values.chunks)
-        if values.chunks is not None and chunks != values.chunks:
-            self.changed = (*self.changed, f"chunks of {chunks} instead of {values.chunks}")
-        attributes, fill = zarr_fill_attribute.placed(attributes, dtype, values.text, values.fill)
-        common = {
-            "store": store,
-            "shape": values.shape,
-            "chunks": chunks,
-            "zarr_format": 3,
-            "attributes": finite(attributes),
-            "fill_value": fill,
-            "dimension_names": list(values.dimensions) if values.dimensions else None,
-        }
+        chunks = chunks_for(array.shape, array.dtype.itemsize + OBJECT_NBYTES * array.text, array.chunks)
+        if array.chunks is not None and chunks != array.chunks:
+            self.changed = (*self.changed, f"chunks of {chunks} instead of {array.chunks}")
+        zarr = library()
+        attributes, fill = zarr_fill_attribute.placed(attributes, dtype, array.text, array.fill)
+        form: dict[str, Any] = {"dtype": str}
+        if not array.text:
+            little = zarr.codecs.BytesCodec(endian="little" if dtype.itemsize > 1 and dtype.kind != "S" else None)
+            compressors = zarr.codecs.ZstdCodec(level=3) if array.compressed else None
+            form = {"dtype": dtype, "filters": None, "serializer": little, "compressors": compressors}
         with explaining_write_errors(where), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fixed-width bytes: a data type that zarr-python has and the specification lacks
             try:
-                if values.text:
-                    self._array = zarr.create_array(**common, dtype=str)
-                else:
-                    little = zarr.codecs.BytesCodec(endian="little" if dtype.itemsize > 1 and dtype.kind != "S" else None)
-                    self._array = zarr.create_array(
-                        **common,
-                        dtype=dtype,
-                        filters=None,
-                        serializer=little,
-                        compressors=zarr.codecs.ZstdCodec(level=3) if values.compressed else None,
-                    )
+                self._array = zarr.create_array(
+                    store=store,
+                    shape=array.shape,
+                    chunks=chunks,
+                    zarr_format=3,
+                    attributes=finite(attributes),
+                    fill_value=fill,
+                    dimension_names=list(array.dimensions) or None,
+                    **form,
+                )
             except (ValueError, TypeError) as error:
                 raise InvalidTypeError(f"zarr has no data type for {dtype} here ({error}). Convert it to .h5 or .npy.") from error
-        # zarr leaves out chunks of nothing but fill values. Twice the part that `refuse_unstored` asks for is stored all the same:
-        # a large array that is mostly fill is then accepted again when it is read back.
+        # zarr skips chunks that hold only fill values. Twice the part that `refuse_unstored` asks for is stored all the same: a
+        # large array of mostly fill values is then accepted again when it is read back.
         self._first = 0
-        if math.prod(values.shape) * self._array.dtype.itemsize > MOST_UNSTORED_NBYTES:
-            self._first = -(-2 * values.shape[0] // (MOST_TIMES_STORED * chunks[0])) * chunks[0]
-            with zarr.config.set({"array.write_empty_chunks": True}):  # for open_array takes no notice of its `config` (zarr 3.1.6)
+        if math.prod(array.shape) * self._array.dtype.itemsize > MOST_UNSTORED_NBYTES:
+            self._first = -(-2 * array.shape[0] // (MOST_TIMES_STORED * chunks[0])) * chunks[0]
+            with zarr.config.set({"array.write_empty_chunks": True}):  # for open_array ignores its `config` (zarr 3.1.6)
                 self._whole = zarr.open_array(store, mode="r+", zarr_format=3)
 
     def write(self, box: Box, block: Array) -> None:
@@ -277,15 +266,8 @@ class NewZarrArray:
             return
         with explaining_write_errors(self._where), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if self._text:
-                texts = np.empty(block.size, object)
-                texts[:] = [element.decode("utf-8") for element in block.reshape(-1).tolist()]
-                block = texts.reshape(block.shape)
-            array = self._whole if box and box[0].start < self._first else self._array
-            array[box] = block.astype(block.dtype.newbyteorder("="), copy=False)
-
-    def close(self) -> None:
-        pass
+            target = self._whole if box and box[0].start < self._first else self._array
+            target[box] = as_texts(block) if self._text else block.astype(block.dtype.newbyteorder("="), copy=False)
 
 
 def chunks_for(shape: tuple[int, ...], itemsize: int, stored: tuple[int, ...] | None) -> tuple[int, ...]:

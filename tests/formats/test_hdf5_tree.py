@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import h5py
 import numpy as np
 import pytest
 
 from mmapstore.formats import hdf5_boxes, hdf5_types
-from mmapstore.formats.hdf5_tree import Hdf5Tree, walk
+from mmapstore.formats.hdf5_tree import Hdf5Tree
 from mmapstore.plain.c_order import c_order_boxes
 from mmapstore.plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, MissingPackageError, UnsafeFileError
 
@@ -24,6 +26,11 @@ def path(tmp_path):
         file["d"] = h5py.ExternalLink("other.h5", "/y")
         file["e"] = np.dtype("f4")
     return path
+
+
+def walk(path, *inside, **options):
+    with contextlib.closing(Hdf5Tree(path, *inside, **options)) as tree:
+        yield from tree.walk()
 
 
 def test_the_walk(path):

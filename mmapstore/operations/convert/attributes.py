@@ -1,4 +1,4 @@
-"""The small named values beside an array, in a form that the target holds."""
+"""Choose the attributes of an array that a target holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OF_FORMATS = ("layout", "_ARRAY_DIMENSIONS", "_Netcdf4Dimid", "_Netcdf4Coordina
 
 
 def held_by(writing: Writing, attributes: Mapping[str, Any], unpacked: bool) -> dict[str, Any]:
-    """Return the attributes that an array of this format keeps; of unpacked values without those that say how they were packed."""
+    """Return the attributes that an array of this format keeps; those of packed values only if the values stay packed."""
     found = {name: writing.kept_attribute(value) for name, value in _meant(attributes, unpacked).items()}
     return {name: value for name, value in found.items() if value is not None}
 

@@ -10,22 +10,7 @@ from typing import Any
 
 from ...files.crashes import step
 from ...files.system_errors import is_of_this_machine
-from ...formats.tree_contract import (
-    ALIAS,
-    ARRAY,
-    DIMENSION,
-    EXTERNAL_LINK,
-    GROUP,
-    LINKS,
-    NAMED_TYPE,
-    NON_COORDINATE,
-    Node,
-    TreeArray,
-    TreeSource,
-    TreeTarget,
-    finite,
-    inside,
-)
+from ...formats.tree_contract import NON_COORDINATE, Kind, Node, TreeArray, TreeSource, TreeTarget, finite, inside
 from ...plain.errors import (
     InvalidTypeError,
     InvalidValueError,
@@ -96,13 +81,13 @@ class CopyMethod:
 
     def place(self, node: Node) -> str:
         """Return the path of an object in the target."""
-        return _ROOT_ARRAY if node.path == "/" and node.kind == ARRAY else node.path
+        return _ROOT_ARRAY if node.path == "/" and node.kind == Kind.ARRAY else node.path
 
     def note(self, done: Done) -> None:
         """Take the outcome of an object into account, also one of an interrupted run."""
         if done.rows[0].is_lost:  # its members and its other names cannot be written either
             self._lost.add(done.path)
-        elif done.rows[0].kind == ARRAY:
+        elif done.rows[0].kind == Kind.ARRAY:
             self._array_nbytes[done.path] = sum(row.nbytes for row in done.rows)
 
     def _attempted(self, node: Node) -> Done:
@@ -121,18 +106,18 @@ class CopyMethod:
         raise NotImplementedError
 
     def _refused(self, node: Node) -> Done | None:
-        parent, place, is_group = node.path.rsplit("/", 1)[0], self.place(node), node.kind == GROUP
+        parent, place, is_group = node.path.rsplit("/", 1)[0], self.place(node), node.kind == Kind.GROUP
         if parent in self._lost:
             return self._row(node, REFUSED, f"its group {parent} was not written")
         if node.damage:
-            return self._row(node, REFUSED if node.kind in LINKS else FAILED, node.damage)
-        if node.kind == EXTERNAL_LINK:
+            return self._row(node, REFUSED if node.kind in Kind.LINKS else FAILED, node.damage)
+        if node.kind == Kind.EXTERNAL_LINK:
             why = (
                 f"it leads to another file, {node.target}; a file from elsewhere could name any file of yours. If you trust it, "
                 "pass allow_links=True (--allow-links)"
             )
             return self._row(node, REFUSED, why)
-        if node.kind == ALIAS and any(f"{node.target}/".startswith(f"{each}/") for each in self._lost):
+        if node.kind == Kind.ALIAS and any(f"{node.target}/".startswith(f"{each}/") for each in self._lost):
             return self._row(node, REFUSED, f"{node.target}, which it is another name of, was not written")
         why = self.target.refusal(place, is_group)
         if not why:
@@ -167,14 +152,14 @@ class ByValues(CopyMethod):
     """Copies any tree into any target: attributes as JSON, arrays as plain values."""
 
     def convert(self, node: Node) -> Done:
-        if node.kind != DIMENSION:
+        if node.kind != Kind.DIMENSION:
             return super().convert(node)
         how = "the arrays that have it name it" if "REFERENCE_LIST" in node.attributes else "no array has it"
         return self._row(node, CHANGED, f"a dimension without coordinates: {how}")
 
     def place(self, node: Node) -> str:
         group, _, name = node.path.rpartition("/")
-        if node.path == "/" or node.kind != ARRAY:
+        if node.path == "/" or node.kind != Kind.ARRAY:
             return super().place(node)
         if not self.target.has_scales:
             return f"{group}/{name.removeprefix(NON_COORDINATE)}"
@@ -183,19 +168,19 @@ class ByValues(CopyMethod):
     @functools.cached_property
     def _named_as_dimensions(self) -> set[str]:
         """Arrays that are named as a dimension in their group but are not its coordinates: HDF5 needs the name for a scale."""
-        names = {node.path: self.source.dimensions(node.path) for node in self.source.walk() if node.kind == ARRAY}
+        names = {node.path: self.source.dimensions(node.path) for node in self.source.walk() if node.kind == Kind.ARRAY}
         scales = {f"{path.rpartition('/')[0]}/{name}" for path, axes in names.items() for name in axes if name}
         return {path for path in scales & names.keys() if names[path][:1] != (path.rpartition("/")[-1],)}
 
     def _converted(self, node: Node) -> Done:
-        if node.kind in LINKS and not self._is_copied(node):
+        if node.kind in Kind.LINKS and not self._is_copied(node):
             return self._link(node)
         carried, rows = self._attributes(node)
-        if node.kind == NAMED_TYPE:
+        if node.kind == Kind.NAMED_TYPE:
             row = TreeRow(node.path, node.kind, CHANGED, "no object there: each array has its own type")
             lost = [TreeRow(f"{node.path}@{name}", "attribute", REFUSED, "no object is left to have it") for name in carried]
             return Done(node.path, (row, *lost, *(each for each in rows if each.is_lost)))
-        if node.kind == GROUP:
+        if node.kind == Kind.GROUP:
             self.target.add_group(node.path, carried)
             return Done(node.path, (TreeRow(node.path, node.kind, COPIED), *rows))
         return self._array(node, carried, rows)
@@ -203,7 +188,7 @@ class ByValues(CopyMethod):
     def _is_copied(self, node: Node) -> bool:
         """Return True for a further name of a small array if the target has one name for each: readers find the values there."""
         is_small = self._array_nbytes.get(node.target, _MOST_COPIED_NBYTES + 1) <= _MOST_COPIED_NBYTES
-        return node.kind == ALIAS and is_small and not self.target.has_hard_links
+        return node.kind == Kind.ALIAS and is_small and not self.target.has_hard_links
 
     def _attributes(self, node: Node) -> tuple[dict[str, Any], list[TreeRow]]:
         carried, rows = {}, []
@@ -212,7 +197,7 @@ class ByValues(CopyMethod):
             if attribute.derived:
                 rows.append(TreeRow(path, "attribute", CHANGED, "kept as the names of axes"))
                 continue
-            given = attribute if attribute.refused else self.target.fitted(attribute, node.kind == GROUP)
+            given = attribute if attribute.refused else self.target.fitted(attribute, node.kind == Kind.GROUP)
             if why := self.suspects[path][-1] if path in self.suspects else given.refused:
                 rows.append(TreeRow(path, "attribute", REFUSED, why))
                 continue
@@ -224,7 +209,7 @@ class ByValues(CopyMethod):
     def _array(self, node: Node, carried: dict[str, Any], rows: list[TreeRow]) -> Done:
         place, parts = self.place(node), self.source.arrays(_origin(node))
         renamed = f"named {place}" if place != node.path else ""
-        if node.kind == ALIAS:
+        if node.kind == Kind.ALIAS:
             renamed = f"a copy of {node.target}: in the source both are one array, in the target an array has one name"
         if not parts:
             how = joined([renamed, self.target.add_empty(place, carried)])
@@ -287,14 +272,14 @@ class ByValues(CopyMethod):
         lists: dict[str, Any] = {}
         owners: dict[str, str] = {}
         for node in self.source.walk():
-            if node.kind == ARRAY and not done[node.path].rows[0].is_lost:
+            if node.kind == Kind.ARRAY and not done[node.path].rows[0].is_lost:
                 names, place = self.source.dimensions(node.path), self.place(node)
                 axes |= {part: names for part, _ in done[node.path].checks}
                 if "DIMENSION_LIST" in node.attributes and (given := self._attributes(node)[0].get("DIMENSION_LIST")):
                     lists[place], owners[place] = given, node.path
         added, failed = self.target.attach_scales(axes, lists)
         for path in added:
-            yield Done(path, (TreeRow(path, DIMENSION, CHANGED, "a dimension without coordinates: a scale has its name"),))
+            yield Done(path, (TreeRow(path, Kind.DIMENSION, CHANGED, "a dimension without coordinates: a scale has its name"),))
         for place, why in failed.items():
             entry = done[owners[place]]
             row = TreeRow(f"{entry.path}@DIMENSION_LIST", "attribute", REFUSED, why)
@@ -302,14 +287,14 @@ class ByValues(CopyMethod):
 
     def expected_attributes(self, node: Node) -> dict[str, Any]:
         carried = self._attributes(node)[0]
-        if self.target.has_scales and node.kind != GROUP:
+        if self.target.has_scales and node.kind != Kind.GROUP:
             for name in ("DIMENSION_LIST", "REFERENCE_LIST"):
                 carried.pop(name, None)  # made anew, see `finish`
         return carried
 
     def differences(self, node: Node, done: Done, written: Any) -> dict[str, str]:
         found: dict[str, str] = {}
-        if (node.kind in (GROUP, ARRAY) or done.checks) and not done.rows[0].is_lost:
+        if (node.kind in (Kind.GROUP, Kind.ARRAY) or done.checks) and not done.rows[0].is_lost:
             found_there = {attribute.name: attribute.value for attribute in written.attributes(self.place(node))}
             for name, value in self.expected_attributes(node).items():
                 if name not in found_there or json.dumps(finite({name: found_there[name]})) != json.dumps(finite({name: value})):
@@ -319,7 +304,7 @@ class ByValues(CopyMethod):
 
 def _origin(node: Node) -> str:
     """Return the path of the values and attributes in the source."""
-    return node.target if node.kind == ALIAS else node.path
+    return node.target if node.kind == Kind.ALIAS else node.path
 
 
 def _steps(first: str, last: str) -> list[str]:

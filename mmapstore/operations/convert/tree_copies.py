@@ -12,7 +12,7 @@ from ...formats.hdf5_layout import missing_filters
 from ...formats.hdf5_runs import has_references
 from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.hdf5_tree_writer import Hdf5TreeWriter, keeps_runs_as_fill
-from ...formats.tree_contract import ARRAY, GROUP, LINKS, Node, TreeArray, TreeSource, TreeTarget
+from ...formats.tree_contract import Kind, Node, TreeArray, TreeSource, TreeTarget
 from ...formats.zarr_tree import ZarrTree
 from ...formats.zarr_tree_writer import ZarrTreeWriter
 from ...plain.errors import DamagedFileError
@@ -30,9 +30,9 @@ class Hdf5Copies(CopyMethod):
     attempts = 2  # as HDF5 copies it, and by value
 
     def _converted(self, node: Node) -> Done:
-        if node.kind in LINKS:
+        if node.kind in Kind.LINKS:
             return self._link(node)
-        if node.kind != ARRAY:
+        if node.kind != Kind.ARRAY:
             self.target.copy_object(self.source, node)
             return self._row(node, COPIED, "")
         item = self.source.item(node.path)
@@ -79,11 +79,13 @@ class Hdf5Copies(CopyMethod):
                 self.source.forget(path)
         for node in self.source.walk():
             entry = done[node.path]
-            if node.kind in LINKS or entry.rows[0].is_lost:
+            if node.kind in Kind.LINKS or entry.rows[0].is_lost:
                 continue
+            prefix = f"{node.path}@"
+            wrong = {path.removeprefix(prefix): tried[-1] for path, tried in self.suspects.items() if path.startswith(prefix)}
             try:
                 with step(f"copying the attributes of {node.path} of {self.source.name}"):
-                    words, refused = self.target.copy_attributes_and_references(self.source, node, self._wrong_attributes(node))
+                    words, refused = self.target.copy_attributes_and_references(self.source, node, wrong)
             except Exception as error:  # as of the object itself
                 words, refused = "", [(UNLISTED, row_of_error(node, error).how)]
             rows = [entry.rows[0], *(TreeRow(f"{node.path}@{name}", "attribute", REFUSED, why) for name, why in refused)]
@@ -95,16 +97,12 @@ class Hdf5Copies(CopyMethod):
                 rows[0], checks = replace(rows[0], sha256=digest), ((node.path, digest),)
             yield Done(node.path, tuple(rows), checks)
 
-    def _wrong_attributes(self, node: Node) -> dict[str, str]:
-        prefix = f"{node.path}@"
-        return {path.removeprefix(prefix): tried[-1] for path, tried in self.suspects.items() if path.startswith(prefix)}
-
     def expected_attributes(self, node: Node) -> dict[str, Any]:
         attributes = self.source.attributes(node.path, as_stored=True)
         return {attribute.name: attribute.value for attribute in attributes if not attribute.refused}
 
     def differences(self, node: Node, done: Done, written: Hdf5Tree) -> dict[str, str]:
-        if node.kind in LINKS:
+        if node.kind in Kind.LINKS:
             return {}
         source, found = self.source.item(done.path), written.item(done.path)
         wrong = {
@@ -122,7 +120,7 @@ class ZarrCopies(CopyMethod):
     target: ZarrTreeWriter
 
     def _converted(self, node: Node) -> Done:
-        parts = self.source.arrays(node.path) if node.kind == ARRAY else []
+        parts = self.source.arrays(node.path) if node.kind == Kind.ARRAY else []
         digest = self._digest(parts, node.path)
         lost = [f"not compared in full: {part.refused}" for part in parts if part.refused]
         how = self.target.copy_node(self.source, node)
@@ -134,7 +132,7 @@ class ZarrCopies(CopyMethod):
         return node.path
 
     def differences(self, node: Node, done: Done, written: ZarrTree) -> dict[str, str]:
-        if node.kind in (ARRAY, GROUP) and repr(self.source.attributes(done.path)) != repr(written.attributes(done.path)):
+        if node.kind in (Kind.ARRAY, Kind.GROUP) and repr(self.source.attributes(done.path)) != repr(written.attributes(done.path)):
             return {done.path: f"the attributes of {done.path} read back differently"}
         return self._different_values(done, written.arrays)
 

@@ -1,12 +1,12 @@
-"""How far the conversion of a tree has come: a line for each object that is on disk, so that a kill costs what came after.
+"""The journal of a tree's conversion: one line for each object that is on disk, so that a kill costs only the work after it.
 
-    out.partial         what is written so far
-    out.partial.json    the journal: what was asked for, then a line for each finished object, at the end that all is verified
+    out.partial         the target so far
+    out.partial.json    the journal: the call, then a line for each finished object, at the end that all is verified
     out.partial.lock    held by the process that writes
-    out.mmapstore.json  the manifest, written last, where the source has one
+    out.mmapstore.json  the manifest, written last, if the source has one
 
-The journal is there before the partial target, and goes last. Lines are added, never changed; one that a kill cut short counts as
-not written. Each begins with the CRC-32 of its JSON.
+The journal is written before the partial target, and deleted last. Lines are added, never changed, each behind the CRC-32 of its
+JSON; a line that a kill cut short does not count.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,7 @@ _COMMIT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Done:
-    """A finished object.
-
-    Attributes
-    ----------
-    path : in the source
-    rows : of the report
-    checks : (path in the target, content digest) of each array that was made of it
-    """
+    """A finished object: its path in the source, its rows in the report, and (path in the target, digest) of each of its arrays."""
 
     path: str
     rows: tuple[TreeRow, ...]
@@ -63,39 +57,22 @@ class TreeJournal:
         self._nbytes, self._committed = 0, time.monotonic()
 
     def found(self) -> bool:
-        """Read what an interrupted run left. False if there is nothing.
+        """Read the journal of an interrupted run. False if there is none.
 
-        Raises TargetExistsError for a partial target that no journal tells of; StateMismatchError if something else was asked for.
+        Raises TargetExistsError for a partial target without a journal; StateMismatchError for the journal of another call.
         """
-        try:
-            data = Path(self.path).read_bytes()
-        except FileNotFoundError:
-            if os.path.lexists(self.partial):
-                raise TargetExistsError(
-                    f"{self.partial} exists, and no journal says what it is. mmapstore would write there: move it away, "
-                    "or delete it."
-                ) from None
-            return False
-        try:
-            lines, whole = journal_lines(data)
-            first = lines[0] if lines else {}
-            if first.get("mmapstore_tree_journal") != _VERSION:
-                raise ValueError(f"its version is {first.get('mmapstore_tree_journal')!r}")
-            call = first["call"]
-            for line in lines[1:]:
-                self._take(line)
-        except UNREADABLE as error:
-            raise StateMismatchError(
-                f"{self.path} is not the journal of an interrupted conversion that this mmapstore can go on with ({error}). "
-                f"Pass resume=False (--no-resume) if nothing is to be kept of it, or delete it and {self.partial}."
-            ) from error
-        if call != self.call:
-            raise StateMismatchError(
-                f"{self.partial} was left by another conversion, or its source has changed since: found {call}, expected "
-                f"{self.call}. Pass resume=False (--no-resume) to begin anew, or delete {self.path} and {self.partial}."
+        remedy = f"Pass resume=False (--no-resume) if nothing is to be kept of it, or delete it and {self.partial}."
+        head = read_lines(self.path, ("mmapstore_tree_journal", _VERSION), self._take, remedy)
+        if head is None and os.path.lexists(self.partial):
+            raise TargetExistsError(
+                f"{self.partial} exists, and no journal says what it is. mmapstore would write there: move it away, or delete it."
             )
-        cut_to(self.path, whole)
-        return True
+        if head is not None and head.get("call") != self.call:
+            raise StateMismatchError(
+                f"{self.partial} was left by another conversion, or its source has changed since: found {head.get('call')}, "
+                f"expected {self.call}. Pass resume=False (--no-resume) to begin anew, or delete {self.path} and {self.partial}."
+            )
+        return head is not None
 
     def _take(self, line: dict[str, Any]) -> None:
         if line.get("verified"):
@@ -104,11 +81,11 @@ class TreeJournal:
         rows = tuple(TreeRow.from_json(row) for row in line["rows"])
         done = Done(line["path"], rows, tuple((path, digest) for path, digest in line["checks"]))
         if not rows or not all(isinstance(text, str) for text in (done.path, *(text for check in done.checks for text in check))):
-            raise ValueError("an object is told of in another way")
+            raise ValueError("the line of an object has another form")
         self.done[done.path] = done
 
     def begin(self) -> None:
-        """A journal without objects. Raises TargetExistsError if a name is taken that will be needed."""
+        """Write a journal without objects. Raises TargetExistsError if a temporary name is in use."""
         if os.path.lexists(f"{self.out}.replaced"):
             raise TargetExistsError(f"{self.out}.replaced exists, where an old target would be put meanwhile. Move it away first.")
         self.done, self._pending, self.is_verified = {}, [], False
@@ -116,20 +93,20 @@ class TreeJournal:
             durable_writes.write_text_atomically(self.path, journal_line(self._head()))
 
     def add(self, done: Done) -> bool:
-        """Note what is finished but not yet on disk. True once enough has gathered for a commit."""
+        """Take a finished object that is not yet on disk. Returns True once a commit is due."""
         self.done[done.path] = done
         self._pending.append(done)
         self._nbytes += sum(row.nbytes for row in done.rows)
         return self._nbytes >= _COMMIT_NBYTES or time.monotonic() - self._committed >= _COMMIT_SECONDS
 
     def commit(self) -> None:
-        """Record what was added, once the target has it on disk."""
+        """Record the objects that were added, once the target has them on disk."""
         add_lines(self.path, map(_told, self._pending))
         self._pending.clear()
         self._nbytes, self._committed = 0, time.monotonic()
 
     def rewrite(self) -> None:
-        """All of it anew, objects as they are now, and that the target is verified: what is left is to give it its name."""
+        """Write all of the journal again, with the objects as they are now, and that the target is verified."""
         self._pending = []
         lines = [self._head(), *map(_told, self.done.values()), {"verified": True}]
         with explaining_write_errors(self.path):
@@ -140,7 +117,7 @@ class TreeJournal:
         return {"mmapstore_tree_journal": _VERSION, "call": self.call}
 
     def discard(self) -> None:
-        """Forget what was written. A target that was moved aside is back under its name."""
+        """Delete the partial target, and give a target that was moved aside its name again."""
         with explaining_write_errors(self.out):
             old = f"{self.out}.replaced"
             if os.path.isdir(old) and not os.path.lexists(self.out) and os.path.exists(self.path):
@@ -149,7 +126,7 @@ class TreeJournal:
             durable_writes.remove(self.path)
 
     def publish(self, overwrite: bool, manifest: Manifest | None) -> None:
-        """Give the verified target its name, then its manifest. After a kill the old or the new is there, or goes on from here."""
+        """Give the verified target its name, then its manifest. After a kill the next call continues from here."""
         old = f"{self.out}.replaced"
         with explaining_write_errors(self.out):
             if os.path.lexists(self.partial):
@@ -172,3 +149,27 @@ class TreeJournal:
 
 def _told(done: Done) -> dict[str, Any]:
     return {"path": done.path, "rows": [asdict(row) for row in done.rows], "checks": [list(check) for check in done.checks]}
+
+
+def read_lines(path: str, version: tuple[str, int], take: Callable[[dict[str, Any]], Any], remedy: str) -> dict[str, Any] | None:
+    """Give each line of a journal to `take`, and return the first, which holds the version; None if there is no journal.
+
+    Cuts off a line that a kill cut short. Raises StateMismatchError with the `remedy` for a file that is no such journal.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        lines, whole = journal_lines(data)
+        head = lines[0] if lines else {}
+        if head.get(version[0]) != version[1]:
+            raise ValueError(f"its version is {head.get(version[0])!r}")
+        for line in lines[1:]:
+            take(line)
+    except UNREADABLE as error:
+        raise StateMismatchError(
+            f"{path} is not the journal of a conversion that this mmapstore can go on with ({error}). {remedy}"
+        ) from error
+    cut_to(path, whole)
+    return head

@@ -1,4 +1,4 @@
-"""What became of each object of a tree: copied, changed (how), refused or failed (why). A row for each, and an exit code."""
+"""The report on each object of a tree: copied, changed, refused or failed, with the reason; and the exit code."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _COLUMNS = ("archive", "path", "kind", "outcome", "how", "bytes", "sha256")
 
 @dataclass(frozen=True)
 class TreeRow:
-    """One object, or an attribute that is not carried over as it was.
+    """The outcome of one object, or of an attribute that is changed or refused.
 
     Attributes
     ----------
     path : in the source; "/group/x@units" is the attribute units of /group/x, "/table/time" also the member time of /table
     kind : "array", "group", "attribute", "soft link" ...
-    outcome : "copied", "changed" (the values are the same, the form is not: `how`), "refused" or "failed" (why: `how`); "left out"
-        for a file that is no archive
+    outcome : "copied", "changed" (equal values in another form), "refused" or "failed"; "left out" for a file that is no archive
+    how : the changes, or the reason
     nbytes : of the values
     sha256 : the content digest of an array's values, the same for the same values in any format; of a compound array that is
-        kept in one piece, that of the lines "member digest" of all its members
-    archive : which file of a directory of archives
+        kept in one piece, the digest of the lines "member digest" of all its members
+    archive : the file in a directory of archives
     """
 
     path: str
@@ -45,7 +45,7 @@ class TreeRow:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> TreeRow:
-        """What `dataclasses.asdict` gave, from a journal. Raises TypeError, ValueError for anything else."""
+        """Return the row that `dataclasses.asdict` gave, from a journal. Raises TypeError, ValueError for anything else."""
         row = cls(**found)
         if not all(isinstance(value, int if name == "nbytes" else str) for name, value in vars(row).items()):
             raise ValueError("a row is not made of text and a number")
@@ -67,7 +67,7 @@ class TreeReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many rows have each outcome."""
+        """Number of rows with each outcome."""
         found = Counter(row.outcome for row in self.rows)
         return {outcome: found[outcome] for outcome in (COPIED, CHANGED, REFUSED, FAILED, LEFT_OUT)}
 
@@ -92,7 +92,7 @@ class TreeReport:
         }
 
     def to_text(self) -> str:
-        """A line for each row that is not simply copied, one for attributes of an object with the same fate, and the counts."""
+        """Return a line for each row that is not "copied", attributes of one object and reason together, and the counts."""
         lines = []
         told = (row for row in self.rows if row.outcome != COPIED)
         for (archive, path, kind, outcome, how), rows in groupby(told, key=_told_together):
@@ -103,7 +103,7 @@ class TreeReport:
         return "\n".join(lines)
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """All rows as CSV, in UTF-8, with a header line. The file appears when it is whole."""
+        """Write all rows as CSV, in UTF-8, with a header line. The file appears when it is whole."""
         temporary = f"{os.fspath(path)}{PARTIAL}"
         with explaining_write_errors(path):
             with Path(temporary).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -121,5 +121,5 @@ def _told_together(row: TreeRow) -> tuple[str, ...]:
 
 
 def joined(rows: Iterable[str]) -> str:
-    """Notes as one, each once."""
+    """Join notes to one, each once."""
     return "; ".join(dict.fromkeys(part for part in rows if part))

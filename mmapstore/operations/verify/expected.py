@@ -6,7 +6,7 @@ from typing import Any
 
 from ...formats.containers import WRITTEN
 from ...formats.registry import PARTIAL
-from ...formats.tree_contract import ARRAY, EMPTY, LINKS, Attribute, Node, TreeSource, inside
+from ...formats.tree_contract import Attribute, Kind, Node, TreeSource, inside
 from ...formats.tree_in_memory import Entry
 from ..convert.tree_copies import copy_method
 from ..convert.tree_journal import Done
@@ -19,7 +19,7 @@ def add_expected(found: Objects, archive: Archive, like: Archive, trees: Trees, 
 
     No value is moved. What a conversion finds out by that alone, such as a damaged chunk, is found when values are compared.
     """
-    if archive.format == NPY and next(iter(theirs.open(like).walk())).kind == ARRAY:
+    if archive.format == NPY and next(iter(theirs.open(like).walk())).kind == Kind.ARRAY:
         add_archive(found, archive, trees)  # one array and another, neither of them in anything
         return
     tree = trees.open(archive)
@@ -65,7 +65,7 @@ class _Listing:
         entries = self._target.entries
         for node in self._tree.walk():  # once it is known to which objects references can lead
             place = self._places[node.path]
-            if place in entries and entries[place].kind not in LINKS:
+            if place in entries and entries[place].kind not in Kind.LINKS:
                 self._attributes[place] = planned.expected_attributes(node)
 
     def prepare(self, tree: TreeSource) -> None:
@@ -92,16 +92,16 @@ class _Listing:
 
     def _add(self, path: str, entry: Entry, layouts: dict[str, str]) -> None:
         found, node, key = self._found, self._nodes.get(path, Node(path, entry.kind)), self._archive.key(path)
-        if entry.kind in LINKS:
+        if entry.kind in Kind.LINKS:
             found.links[key] = self._archive.key(entry.target)
             return
         own = self._attributes.get(path, {})
         added = {name: value for name, value in entry.attributes.items() if name not in own and name not in node.attributes}
         found.attributes[key] = [Attribute(*each) for each in (own | added).items()]
         parts = []
-        if entry.kind == ARRAY:
+        if entry.kind == Kind.ARRAY:
             parts = [entry.array] if entry.array is not None else values_of(self._tree, node.path, self._as_stored)
-        if entry.kind == EMPTY or (entry.kind == ARRAY and not parts):
+        if entry.kind == Kind.EMPTY or (entry.kind == Kind.ARRAY and not parts):
             found.empty.add(key)
         for values in parts:
             place = path if entry.array is not None else inside(path, values.member)

@@ -14,7 +14,7 @@ from ...files.crashes import step
 from ...formats.containers import NPY_TREE, WRITTEN, container_of, open_tree
 from ...formats.contract import StoredArray
 from ...formats.registry import PARTIAL, identify, list_stored, open_stored, split_inside
-from ...formats.tree_contract import ARRAY, LINKS, Attribute, Node, TreeArray, TreeSource, inside
+from ...formats.tree_contract import Attribute, Kind, Node, TreeArray, TreeSource, inside
 from ...plain.errors import InvalidTypeError, MmapstoreError, NotFoundError
 from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ..convert.archives import JOURNAL, converted_archives
@@ -235,19 +235,19 @@ def _add_tree(found: Objects, archive: Archive, trees: Trees, as_stored: bool) -
         if node.damage:
             found.add(Object(key, name, archive.path, raising(f"{name} cannot be looked into: {node.damage}")))
             continue
-        if node.kind in LINKS:
+        if node.kind in Kind.LINKS:
             found.links[key] = archive.key(node.target)
             continue
         try:
             with step(f"listing {name}"):
                 found.attributes[key] = tree.attributes(node.path, as_stored)
-                parts = values_of(tree, node.path, as_stored) if node.kind == ARRAY else []
+                parts = values_of(tree, node.path, as_stored) if node.kind == Kind.ARRAY else []
         except MmapstoreError as error:
             found.add(Object(key, name, archive.path, raising(str(error))))
             continue
-        if node.kind == ARRAY and not parts:
+        if node.kind == Kind.ARRAY and not parts:
             found.empty.add(key)
-        if node.kind == ARRAY and node.path == "/":
+        if node.kind == Kind.ARRAY and node.path == "/":
             found.is_one_array = not archive.prefix
         for values in parts:
             found.add(array_of(archive, tree, trees, node, inside(node.path, values.member), values, layouts, as_stored))
@@ -268,7 +268,7 @@ def array_of(
     as_stored: bool,
 ) -> Object:
     """An array of a tree, which is called by its `place`, that of it or of its copy in a target."""
-    origin = node.target if node.kind in LINKS else node.path
+    origin = node.target if node.kind in Kind.LINKS else node.path
     name = archive.name(inside(node.path, values.member))
     if values.refused:
         opener = raising(f"{name}: {values.refused}")
