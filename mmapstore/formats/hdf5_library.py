@@ -24,6 +24,7 @@ from .foreign_files import hdf5_driver
 
 _LOCKED_BY_OTHERS = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 _WRITE_CACHE_NBYTES = 1 << 20  # of chunks not written yet, for each dataset; HDF5 2 would hold 8 MiB back
+_METADATA_NBYTES = 1 << 20  # kept by HDF5, which takes four times as much memory; by default it begins with 2 MiB and may keep 32
 _LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
 
 
@@ -50,7 +51,11 @@ def open_to_read(path: str) -> Any:
     h5py = library()
     with explaining_read_errors(path):
         try:
-            return h5py.File(path, "r")
+            file = h5py.File(path, "r")
+            config = file.id.get_mdc_config()
+            config.initial_size = config.min_size = config.max_size = _METADATA_NBYTES
+            file.id.set_mdc_config(config)
+            return file
         except OSError as error:
             if "already open for write" not in str(error):
                 raise

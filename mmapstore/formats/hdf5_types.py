@@ -22,7 +22,7 @@ from .tree_contract import OBJECT_NBYTES, TreeArray
 ENUMERATION = "enumeration"  # the note that keeps the names of an enumeration
 DATE = "unit"
 _PLAIN, _TEXT, _RUNS, _OBJECT_REFERENCES, _OPAQUE, _DATE, _REGION_REFERENCES = range(7)
-_FIRST, _MOST_AT_ONCE, _MEASURED_NBYTES = 64, 1 << 16, 16 << 20
+_FIRST, _MOST_AT_ONCE, _MEASURED_NBYTES = 64, 1 << 16, 2 << 20
 _ROWS_AT_ONCE = 1 << 12
 _NO_WORDS = "NumPy has no type for it"
 PathOf = Callable[[Any], str]
@@ -224,7 +224,7 @@ class Reading:
                 largest = max(largest, max((self._nbytes_of(element) for element in flat), default=1))
                 yield flat
             at = stop
-            most = max(1, min(4 * most, _MOST_AT_ONCE, _MEASURED_NBYTES // (largest + OBJECT_NBYTES)))
+            most = max(1, min(4 * most, _MOST_AT_ONCE, _MEASURED_NBYTES // (2 * largest + 3 * OBJECT_NBYTES)))
 
     @property
     def is_text(self) -> bool:
@@ -315,7 +315,7 @@ def _text(reading: Reading, values: TreeArray) -> TreeArray:
         values,
         dtype=dtype,
         text=is_utf8,
-        element_nbytes=width + OBJECT_NBYTES,
+        element_nbytes=width + 3 * OBJECT_NBYTES,  # the text as HDF5 has it in C, and as h5py has it in Python
         text_nbytes=nbytes,
         read=lambda box: reading.texts(box).astype(dtype),
     )

@@ -38,6 +38,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with h5py.File(folder / f"{size}.h5", "w") as file:
             file.create_dataset("data", data=array, chunks=(8, 3, 200, 300), compression="gzip", compression_opts=1)
         zarr.create_array(str(folder / f"{size}.zarr"), data=array, chunks=(8, 3, 200, 300))
+        with h5py.File(folder / f"{size}-text.h5", "w") as file:
+            file.create_dataset("words", data=[f"word {n}" for n in range(500 * samples)])
+            file["beside"] = np.arange(3)
     return folder
 
 
@@ -51,6 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("verify", ["{}.h5"], {"independent": True}),
         ("verify", ["{}.npy", "{}.h5"], {}),
         ("verify", ["{}.zarr", "{}.h5"], {}),
+        ("verify", ["{}-text.h5", "{}-text.h5"], {}),
         ("verify", ["{}.zarr", "{}.h5"], {"independent": True}),
         ("verify", ["{}.npy", "{}-f2.npy"], {"cast": True}),
         ("verify", ["{}.h5", "{}-last.npy"], {"layout": "NCHW", "other_layout": "NHWC"}),

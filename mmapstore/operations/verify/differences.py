@@ -112,7 +112,7 @@ def cast_values(values: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     [False, True, True]
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        if dtype.kind == "c":
+        if dtype.kind == "c" or np.can_cast(values.dtype, dtype, "safe"):
             found = values.astype(dtype)
             return found, np.isinf(found) & np.isfinite(values)
         if values.dtype.kind == "c":
