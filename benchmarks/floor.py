@@ -25,7 +25,6 @@ import numpy as np
 from mmapstore.codecs.chain import decoder_for
 from mmapstore.files.page_cache import drop, warm
 from mmapstore.files.stored_files import files_of
-from mmapstore.formats.contract import HasChunks
 from mmapstore.formats.registry import open_stored
 
 from .measure import machine
@@ -100,9 +99,9 @@ class Chunks(NamedTuple):
 
 def chunks_of(path: Path, most: int) -> Chunks:
     stored = open_stored(str(path), KEY)
-    encoded = stored.encoded if isinstance(stored, HasChunks) else None
+    encoded = stored.encoded
     if encoded is None:
-        return Chunks(None, 0, [], getattr(stored, "why_not_encoded", "") or "plain bytes")
+        return Chunks(None, 0, [], stored.why_not_encoded or "plain bytes")
     decoder, why = decoder_for(encoded.chain, encoded.dtype, encoded.grid.chunk)
     if decoder is None:
         return Chunks(None, 0, [], why)

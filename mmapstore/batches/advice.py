@@ -7,7 +7,7 @@ from typing import Any
 
 from ..files.process_memory import memory_available
 from ..plain.sample_order import Window
-from ..readers.contract import Reader, TakesAdvice
+from ..readers.contract import Reader
 from .plan import Plan
 from .window_frames import WindowFrames
 
@@ -23,7 +23,7 @@ class Advice:
     """
 
     def __init__(self, readers: Mapping[str, Reader], plan: Plan, frames: WindowFrames) -> None:
-        self._readers = {name: reader for name, reader in readers.items() if isinstance(reader, TakesAdvice)}
+        self._readers = {name: reader for name, reader in readers.items() if reader.takes_advice}
         self._plan = plan
         self._frames = frames
         self._nbytes = sum(reader.spec.nbytes for reader in readers.values())

@@ -16,7 +16,7 @@ from ..plain.memory_budget import MemoryPlan
 from ..plain.runs import Numbers
 from ..plain.sample_order import SampleOrder
 from ..plain.windows import Anchors
-from ..readers.contract import Array, Checks, GathersWindows, NamesFiles, NeedsScratch, OffersViews, Part, Reader, Settles
+from ..readers.contract import Array, Part, Reader
 from .advice import Advice
 from .batch_source import Gather, GroupedReads
 from .plan import Frames, Plan
@@ -38,15 +38,10 @@ class _Fields:
     """The readers of all fields, by ability. Replaced as a whole: a batch being read keeps the readers that it began with."""
 
     readers: Mapping[str, Reader]
-    gathering: Mapping[str, GathersWindows]
-    viewing: Mapping[str, OffersViews]
+    gathering: Mapping[str, Reader]
     decoded: WindowBuffers | None  # of fields that cannot be gathered; None where all can
     short: WindowBuffers | None  # of fields whose windows cost less to hold than to gather; None where there is none
     advice: Advice
-
-
-def _settled(reader: Reader) -> Reader:
-    return reader.settled() if isinstance(reader, Settles) else reader
 
 
 class BatchReader:
@@ -76,17 +71,15 @@ class BatchReader:
         self._name = name
         self._together = max(1, TOGETHER_BYTES // max(1, sum(frames.nbytes for frames in plan.arrays) * batch_size))
         self._buffers = LentBuffers()
-        self._fields = self._by_ability({name: _settled(readers[name]) for name in plan.fields})
+        self._fields = self._by_ability({name: readers[name].settled() for name in plan.fields})
         self._epoch = -1
         self._kept: tuple[tuple[int, int], Numbers] | None = None
 
     def _by_ability(self, readers: Mapping[str, Reader]) -> _Fields:
-        # Abilities are asked once: isinstance of a protocol looks up every method, too slow for each batch.
-        gathering = {name: reader for name, reader in readers.items() if isinstance(reader, GathersWindows)}
+        gathering = {name: reader for name, reader in readers.items() if reader.gathers}
         return _Fields(
             readers=readers,
             gathering=gathering,
-            viewing={name: reader for name, reader in readers.items() if isinstance(reader, OffersViews)},
             decoded=self._window_buffers({name: reader for name, reader in readers.items() if name not in gathering}),
             short=self._window_buffers({name: reader for name, reader in gathering.items() if self._is_short(name, reader)}),
             advice=Advice(readers, self._plan, self._window_frames(self._plan.fields)),
@@ -94,7 +87,7 @@ class BatchReader:
 
     def _settle(self) -> None:
         """Replace readers that offer a better one."""
-        found = {name: _settled(reader) for name, reader in self._fields.readers.items()}
+        found = {name: reader.settled() for name, reader in self._fields.readers.items()}
         if any(found[name] is not reader for name, reader in self._fields.readers.items()):
             self._buffers = LentBuffers()  # the buffers of windows that nobody needs any more go
             self._fields = self._by_ability(found)
@@ -193,9 +186,9 @@ class BatchReader:
         """False where every array is a view, of a map or of frames that are read ahead anyway."""
         if self._order.shuffling is not None:
             return True
-        held = self._fields.decoded if self._fields.decoded is not None else ()
+        readers, held = self._fields.readers, self._fields.decoded or ()
         return any(
-            frames.converts or not (frames.field in self._fields.viewing or frames.field in held) for frames in self._plan.arrays
+            frames.converts or not (readers[frames.field].offers_views or frames.field in held) for frames in self._plan.arrays
         )
 
     def _begin(self, epoch: int, start: int) -> None:
@@ -204,8 +197,7 @@ class BatchReader:
             return
         self._settle()
         for reader in self._fields.readers.values():
-            if isinstance(reader, Checks):
-                reader.check()
+            reader.check()
         if epoch != self._epoch and self._fields.decoded is not None:
             give_back_freed_memory()  # 3 ms; memory that decoders leave in malloc's arenas piles up from epoch to epoch
         self._epoch = epoch
@@ -240,7 +232,7 @@ class BatchReader:
 
     def _slab(self, fields: _Fields, field: str, epoch: int, position: int, start: int, stop: int, count: int) -> Array:
         reader = fields.readers[field]
-        view = fields.viewing[field].view(start, stop) if field in fields.viewing else None
+        view = fields.readers[field].view(start, stop)
         if view is None and fields.decoded is not None and field in fields.decoded:
             view = fields.decoded.run(field, epoch, position, start, stop)
             if view is not None:
@@ -345,7 +337,7 @@ class BatchReader:
 
     def _whole(self, fields: _Fields, name: str) -> Array | None:
         """All samples of a field as a view of its mapped file; None where there is none, or TensorFlow would copy it at a cost."""
-        whole = fields.viewing[name].view(0, len(fields.readers[name].spec)) if name in fields.viewing else None
+        whole = fields.readers[name].view(0, len(fields.readers[name].spec))
         return whole if whole is not None and (is_aligned(whole) or whole.nbytes <= COPIED_BYTES) else None
 
     # --- prediction --------------------------------------------------------------------------------------------------
@@ -376,8 +368,8 @@ class BatchReader:
                 "small batches read together": ALIVE * TOGETHER_BYTES if self._together > 1 else 0,
                 "frames before conversion": read + slabs,
                 "windows of frames": sum(one.nbytes(order) for one in held),
-                "decoder": sum(reader.scratch_nbytes for reader in readers if isinstance(reader, NeedsScratch)),
-                "opened files": OPENED_BYTES * sum(len(reader.files) for reader in readers if isinstance(reader, NamesFiles)),
+                "decoder": sum(reader.scratch_nbytes for reader in readers),
+                "opened files": OPENED_BYTES * sum(len(reader.files) for reader in readers),
                 "index of samples": index + (order.draws.nbytes if order.draws is not None else 0),
                 "bookkeeping": BOOKKEEPING_BYTES,
             },

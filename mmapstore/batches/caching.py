@@ -19,7 +19,7 @@ from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
 from ..plain.memory_budget import format_bytes, parse_bytes
 from ..readers.cache_file import Numbers, allocated_nbytes, cache_file, flags_of, npy_header
 from ..readers.cached import Blocks, Cached, PartlyCached, SampleTransform, blocks_of, transformed
-from ..readers.contract import Array, Decodes, GathersWindows, NamesFiles, Reader, Settles
+from ..readers.contract import Array, Reader
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -93,7 +93,7 @@ def cached_readers(
 
 def needs_cache(reader: Reader) -> bool:
     """False where the bytes are read as they lie, or are cached already: there is nothing to decode."""
-    return not isinstance(reader, Settles) and (isinstance(reader, Decodes) or not isinstance(reader, GathersWindows))
+    return not isinstance(reader, Cached) and not reader.gathers
 
 
 def _by_field(transform: Transforms, readers: Mapping[str, Reader], version: Any) -> dict[str, SampleTransform]:
@@ -171,7 +171,7 @@ def _require_same(path: str, spec: ArraySpec, ends: Numbers, first: int, begin: 
 def _source_files(reader: Reader) -> list[tuple[int, int]]:
     """Return the (bytes, time of change) of the files that the samples come from, as far as they are known."""
     found = []
-    for path in reader.files if isinstance(reader, NamesFiles) else ():
+    for path in reader.files:
         inside = [*Path(path).glob("*.json"), *Path(path).glob(".z*")] if os.path.isdir(path) else []
         for one in (Path(path), *sorted(inside)):
             if one.exists():

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..files.stored_files import lies_in
 from ..files.stored_manifest import read_manifest
-from ..formats.contract import HasAttributes, StoredArray
+from ..formats.contract import StoredArray
 from ..formats.raw_file import RawForm
 from ..formats.registry import PARTIAL, open_headerless, open_live, open_stored, split_inside
 from ..plain.array_likes import is_fields
@@ -301,7 +301,7 @@ def _open_path(path: str, key: str | None, layout: str | None, mapped: bool, for
 def _with_layout(stored: StoredArray, layout: str | None, mapped: bool) -> _Field:
     checked_dtype(stored.dtype, stored.name)
     how = StoredLayout.of(layout, tuple(stored.shape), stored.name)
-    is_matlab = layout is None and isinstance(stored, HasAttributes) and bool(stored.attributes(("MATLAB_class",)))
+    is_matlab = layout is None and bool(stored.attributes(("MATLAB_class",)))
     notes = FieldNotes(packed=packed_of(stored), doubt=doubt_about(stored.name, tuple(stored.shape), layout, is_matlab))
     return _Field(reader_for(stored, how, mapped), Episodes.equal(how.samples, how.episode_length), notes)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
-from ..formats.contract import HasAttributes, MarksUnwritten, StoredArray
+from ..formats.contract import StoredArray
 from ..plain.cf_packing import ATTRIBUTES, Packed, Packing, packed_words
 from ..plain.errors import PackedValuesWarning
 
 
 def packed_of(stored: StoredArray) -> tuple[Packed, ...]:
     """Return the packing that the attributes of an array declare, as a tuple of one; an empty tuple where they declare none."""
-    attributes = stored.attributes(ATTRIBUTES) if isinstance(stored, HasAttributes) else {}
+    attributes = stored.attributes(ATTRIBUTES)
     if not attributes:
         return ()
-    packing = Packing.of(attributes, stored.dtype, stored.unwritten() if isinstance(stored, MarksUnwritten) else None)
+    packing = Packing.of(attributes, stored.dtype, stored.unwritten())
     return () if packing is None else (Packed(stored.name, packing),)
 
 

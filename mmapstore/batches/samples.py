@@ -17,7 +17,7 @@ from ..plain.memory_budget import format_bytes
 from ..plain.runs import runs_of
 from ..plain.selection import Selection
 from ..plain.windows import Episodes
-from ..readers.contract import Array, OffersViews, Reader, read_runs, within
+from ..readers.contract import Array, Reader, within
 from .labels import Labels
 from .notes import FieldNotes, Notes
 
@@ -193,11 +193,11 @@ class Samples:
         if stop == start:
             return self._new(reader, 0)
         runs = self._selection.runs(start, stop)
-        view = reader.view(*runs[0].tolist()) if isinstance(reader, OffersViews) and len(runs) == 1 else None
+        view = reader.view(*runs[0].tolist()) if len(runs) == 1 else None
         if view is not None:
             return view
         out = self._new(reader, stop - start)
-        read_runs(reader, runs, out)
+        reader.read_runs(runs, out)
         return out
 
     def _new(self, reader: Reader, samples: int) -> Array:
@@ -212,7 +212,7 @@ class Samples:
         rising = bool((np.diff(wanted) > 0).all())
         samples = wanted if rising else np.unique(wanted)
         found = out if rising else self._new(reader, len(samples))
-        read_runs(reader, runs_of(samples), found)
+        reader.read_runs(runs_of(samples), found)
         if not rising:
             np.take(found, np.searchsorted(samples, wanted), axis=0, out=out, mode="clip")
         return out

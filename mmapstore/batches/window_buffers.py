@@ -17,7 +17,7 @@ from ..files.lent_buffers import LentBuffers
 from ..plain.errors import SlowAccessWarning
 from ..plain.runs import Numbers, Runs, merged
 from ..plain.sample_order import SampleOrder, Window
-from ..readers.contract import Array, Decodes, Part, Reader, read_runs
+from ..readers.contract import Array, Part, Reader
 from .look_ahead import Promise
 from .plan import Plan
 from .window_frames import WindowFrames
@@ -48,11 +48,11 @@ class _HeldFrames:
         self.samples = buffers.lend((max(samples, capacity), *reader.spec.sample_shape), reader.spec.dtype)[:samples]
         head, tail = _cut(kept, self._rows, shared)
         if len(tail):
-            read_runs(reader, tail, self.samples[shared:])
+            reader.read_runs(tail, self.samples[shared:])
         there = before() if before is not None and len(head) else None
         if there is None:
             if len(head):
-                read_runs(reader, head, self.samples[:shared])
+                reader.read_runs(head, self.samples[:shared])
             return
         at = 0
         for (start, stop), first in zip(head.tolist(), there.rows(head[:, 0]).tolist(), strict=True):
@@ -73,7 +73,7 @@ class _HeldFrames:
         return self.samples[first : first + stop - start] if first + stop - start <= int(self._rows[number + 1]) else None
 
     def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
-        """As `GathersWindows.gather`, for windows each inside of one run."""
+        """As `Reader.gather`, for windows each inside of one run."""
         lowest = min(part.first for part in parts)
         rows = self.rows(starts + lowest) - lowest
         for part in parts:
@@ -118,7 +118,7 @@ class WindowBuffers:
         self._frames = frames
         self._batch_size = batch_size
         self._buffers = buffers
-        self._decodes = {name: reader for name, reader in readers.items() if isinstance(reader, Decodes)}
+        self._decodes = {name: reader for name, reader in readers.items() if reader.decoded_together}
         self._warned = False
         self._is_sequential = frames.order.shuffling is None
         self._ahead = self._windows_ahead(frames)

@@ -20,7 +20,6 @@ from ..plain.memory_budget import format_bytes
 from ..plain.nests import leaves
 from ..plain.sample_order import BLOCK_BYTES
 from ..readers.chunk_runs import batch_cost
-from ..readers.contract import Decodes, NamesFiles
 from .subject import Subject
 
 DISK, DECODER, PYTHON, STEP = "disk", "decoder", "Python", "the step"
@@ -131,7 +130,7 @@ def bottleneck_of(subject: Subject, speeds: Speeds) -> Bottleneck | None:
 
 
 def _disk_speed(subject: Subject) -> float | None:
-    if not isinstance(subject.reader, NamesFiles):
+    if not subject.reader.files:
         return None
     nbytes, seconds = 0, 0.0
     out = np.empty(_PIECE, np.uint8)
@@ -173,7 +172,7 @@ def _read_speed(subject: Subject) -> float | None:
     for k in range(8):
         start = (len(spec) - samples) * k // 7
         run = start, start + samples
-        whole = reader.whole_chunks(*run) if isinstance(reader, Decodes) else run
+        whole = reader.whole_chunks(*run)
         decoded = (whole[1] - whole[0]) * spec.sample_nbytes
         if decoded > _MOST_DECODED:
             return None

@@ -13,13 +13,13 @@ from ..batches.batches import Batches
 from ..batches.dataset import Dataset
 from ..batches.opening import open_quietly
 from ..files.process_memory import memory_available
-from ..formats.contract import EncodedChunks, HasChunks, StoredArray
+from ..formats.contract import EncodedChunks, StoredArray
 from ..operations.decodes import decodes_per_chunk
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.cf_packing import Packed
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
 from ..plain.windows import Episodes, NextFrame
-from ..readers.contract import Decodes, Reader
+from ..readers.contract import Reader
 from .frameworks import Frameworks
 from .locations import Location, largest_inside, locations_of, with_key
 
@@ -80,7 +80,7 @@ class Subject:
     @property
     def chunks(self) -> EncodedChunks | None:
         """Chunks of x that mmapstore itself reads, with or without a codec."""
-        return self.stored.encoded if isinstance(self.stored, HasChunks) and isinstance(self.reader, Decodes) else None
+        return self.stored.encoded if self.reader.decoded_together else None
 
     @property
     def chunk(self) -> tuple[int, ...] | None:

@@ -6,9 +6,10 @@ nothing of samples beyond the axes: `readers/` turn a stored array into samples,
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -107,94 +108,74 @@ class Listing:
     storage: str
 
 
-class StoredArray(Protocol):
+class StoredArray(abc.ABC):
     """One array, opened and not read.
 
     It pickles by path and opens again; the file is opened anew in a forked child. Any thread may call `read_box`.
+
+    Attributes
+    ----------
+    name : the array's name in messages, as `open` would take it: "a.h5::/frames"
+    shape, dtype : as stored, byte order included
+    chunks : shape of the pieces that are decoded as a whole; None where there are none
+    storage : a few words for `info`: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"
+    path : the file that `as_array` is a map of; None where it is in RAM
+    cache_nbytes : bytes of decoded chunks that the library may keep for this array, private memory
+    element_nbytes : bytes that the library takes for each element beside its value, such as a Python object
+    is_being_written : a writer had the file open when the array was opened, so that growth is expected
     """
 
-    @property
-    def name(self) -> str:
-        """What messages call it, and what `open` would take: "a.h5::/frames"."""
-        ...
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...] | None = None
+    storage: str = ""
+    path: str | None = None
+    cache_nbytes: int = 0
+    element_nbytes: int = 0
+    is_being_written: bool = False
 
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """As stored, byte order included."""
-        ...
-
-    @property
-    def chunks(self) -> tuple[int, ...] | None:
-        """Shape of the pieces that are decoded as a whole; None where there are none."""
-        ...
-
-    @property
-    def storage(self) -> str:
-        """A few words for `info`: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"."""
-        ...
+    @abc.abstractmethod
+    def read_box(self, selection: Selection, out: Array) -> None:
+        """Fill `out` with the selected region, through the format's own library. Casts to the dtype of `out`."""
 
     @property
     def extents(self) -> Extents | None:
         """Where rows along the first axis lie as plain bytes; None if they are encoded, or rows are split over chunks."""
-        ...
+        return None
 
     @property
     def why_not_raw(self) -> str:
-        """Why `extents` is None, for `info`: "the chunks are compressed (gzip)". Empty where it is not."""
-        ...
+        """The reason, for `info`, where `extents` is None: "the chunks are compressed (gzip)". Else empty."""
+        return ""
 
-    def read_box(self, selection: Selection, out: Array) -> None:
-        """Fill `out` with the selected region, through the format's own library. Casts to the dtype of `out`."""
-        ...
+    @property
+    def encoded(self) -> EncodedChunks | None:
+        """Where the chunks lie and how they are encoded; None where only the format's library can read them."""
+        return None
 
+    @property
+    def why_not_encoded(self) -> str:
+        """The reason, for `info`, where `encoded` is None. Else empty."""
+        return ""
 
-@runtime_checkable
-class SeenAsArray(Protocol):
-    """An ability: the whole of the stored array can be seen as a NumPy array without reading it."""
+    def as_array(self) -> Array | None:
+        """Return all of the array without reading it, read-only, shape and dtype as stored, in any strides; else None.
 
-    def as_array(self) -> Array:
-        """Shape and dtype as stored, read-only, in any strides. A view: of a memory map, or of the caller's own array."""
-        ...
-
-
-@runtime_checkable
-class MayLackCodecs(Protocol):
-    """An ability: it opens where its library lacks a codec that it is stored with, for those who have decoders of their own."""
+        A view of a memory map, or of the caller's own array.
+        """
+        return None
 
     def require_codecs(self) -> None:
         """Raise MissingPackageError, which names what to install, where `read_box` would for want of a codec."""
-        ...
-
-
-@runtime_checkable
-class MayGrow(Protocol):
-    """An ability: it tells whether its file may change rightly while it is read."""
-
-    @property
-    def is_being_written(self) -> bool:
-        """A writer has the file open, in this process or, sharing it, in another."""
-        ...
-
-
-@runtime_checkable
-class HasAttributes(Protocol):
-    """An ability: small named values lie beside the array."""
 
     def attributes(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Return the attributes of these names, or all that can be read: NumPy scalars and arrays, text, or JSON values."""
-        ...
-
-
-@runtime_checkable
-class MarksUnwritten(Protocol):
-    """An ability: one number of its dtype stands, by the rules of NetCDF, for values that were never written."""
+        return {}
 
     def unwritten(self) -> float | None:
-        """None for dtypes that NetCDF has not, and for bytes that were not declared to be filled."""
-        ...
+        """Return the number that NetCDF has for values of this dtype that were never written; None where it has none."""
+        return None
 
 
 class ChunkPlace(NamedTuple):
@@ -258,19 +239,6 @@ class EncodedChunks(Protocol):
         ...
 
 
-@runtime_checkable
-class HasChunks(Protocol):
-    """An ability: the stored array tells where its encoded chunks lie, and how they are encoded."""
-
-    @property
-    def encoded(self) -> EncodedChunks | None:
-        """None where only the format's library can read them; `why_not_encoded` says why."""
-        ...
-
-    @property
-    def why_not_encoded(self) -> str: ...
-
-
 @dataclass(frozen=True)
 class NewArray:
     """What a writer is asked to create. `shape[0]` is the number of samples.
@@ -294,57 +262,55 @@ class NewArray:
     like: StoredArray | None = None
 
 
-class Writer(Protocol):
+class Writer(abc.ABC):
     """Writes a new array in blocks of samples, in order, at a path that nobody reads yet.
 
     `create` makes it, `reopen` goes on with one that was interrupted. Blocks written before the last `flush` survive a kill.
+
+    Attributes
+    ----------
+    flushes_beside : one thread may `flush` and `read_box` written regions while another writes
     """
 
+    flushes_beside: bool = False
+
+    @abc.abstractmethod
     def write(self, start: int, block: Array) -> None:
-        """Samples [start, start + len(block))."""
-        ...
+        """Write samples [start, start + len(block))."""
 
+    @abc.abstractmethod
     def read(self, start: int, stop: int) -> Array:
-        """What is there now: to check, on resuming, that a block recorded as complete is."""
-        ...
+        """Return samples [start, stop) as they are now: to check, on resuming, that a block recorded as complete is."""
 
+    @abc.abstractmethod
     def flush(self) -> None:
-        """On disk, so that a block may be recorded as complete."""
-        ...
+        """Return when the disk has all that was written, so that a block may be recorded as complete."""
 
+    @abc.abstractmethod
     def truncate(self, samples: int) -> None:
         """Keep the first `samples` only: the source turned out shorter than announced, or its length was not known."""
-        ...
 
+    @abc.abstractmethod
     def close(self) -> None: ...
 
-
-@runtime_checkable
-class WritesBoxes(Protocol):
-    """An ability of a writer: regions that are no run of samples. Every box has a slice with start and stop on each axis."""
-
-    @property
-    def flushes_beside(self) -> bool:
-        """Whether one thread may `flush` and `read_box` what is written already while another writes."""
-        ...
-
     def memory_offset(self, box: Selection) -> int:
-        """How far from a page's beginning the block of a region best lies in memory; 0 where it does not matter."""
-        ...
+        """Return how far from a page's beginning the block of a region best lies in memory; 0 where it does not matter."""
+        return 0
 
     def write_box(self, box: Selection, block: Array) -> None:
-        """The region `box`, of the dtype of the array. A box that is one run of bytes, or whole chunks, costs least."""
-        ...
+        """Write the region `box`, which has a slice with start and stop on each axis. `block` has the dtype of the array.
+
+        A box that is one run of bytes, or whole chunks, costs least.
+        """
+        raise NotImplementedError
 
     def read_box(self, box: Selection) -> Array:
-        """What is there now, in a new array."""
-        ...
-
-
-@runtime_checkable
-class CopiesChunks(Protocol):
-    """An ability of a writer: chunks that are encoded already, as `EncodedChunks` of an array like the new one has them."""
+        """Return a region as it is now, in a new array."""
+        raise NotImplementedError
 
     def write_encoded(self, number: int, stored: bytes, skipped: int) -> None:
-        """Chunk `number` of the grid, which was not written yet. `skipped` as in `ChunkPlace`."""
-        ...
+        """Write chunk `number` of the grid, which was not written yet, as an array like this one stores it.
+
+        `skipped` as in `ChunkPlace`.
+        """
+        raise NotImplementedError

@@ -145,14 +145,8 @@ def takes_chunks_of(stored: StoredArray) -> bool:
     return isinstance(stored, Hdf5Array) and stored.encoded is not None
 
 
-class Hdf5Array:
-    """A dataset in an HDF5 file, as `formats.contract.StoredArray`.
-
-    Attributes
-    ----------
-    cache_nbytes : bytes of decoded chunks that HDF5 may keep for this array, private memory, once it is read through h5py
-    is_being_written : whether a writer had the file open when this was opened, in this process or sharing it (SWMR)
-    """
+class Hdf5Array(StoredArray):
+    """A dataset in an HDF5 file."""
 
     def __init__(self, path: str, key: str, shown_path: str) -> None:
         self._path = path
@@ -169,44 +163,22 @@ class Hdf5Array:
         recently_used.touch(self)
 
     def _describe(self, dataset: Any, name: str) -> None:
-        self._name = name
-        self._shape = tuple(int(n) for n in dataset.shape)
-        self._dtype = plain_dtype(dataset, name)
-        self._chunks = tuple(int(n) for n in dataset.chunks) if dataset.chunks else None
-        checked_lengths(self._shape, self._chunks, name)
+        self.name = name
+        self.shape = tuple(int(n) for n in dataset.shape)
+        self.dtype = plain_dtype(dataset, name)
+        self.chunks = tuple(int(n) for n in dataset.chunks) if dataset.chunks else None
+        checked_lengths(self.shape, self.chunks, name)
         sources = sources_of(dataset, name)
         for each in (dataset, *sources):
             check_filter_settings(each, name if each is dataset else f"{name}, put together from {each.name}")
-        self._storage = storage_words(dataset)
-        self._blank = (
-            fill_of(dataset, self._dtype) if leaves_gaps(dataset) and (self._chunks or not is_allocated(dataset)) else None
-        )
-        cache_nbytes = dataset.id.get_access_plist().get_chunk_cache()[1] if self._chunks else 0
+        self.storage = storage_words(dataset)
+        self._blank = fill_of(dataset, self.dtype) if leaves_gaps(dataset) and (self.chunks or not is_allocated(dataset)) else None
+        cache_nbytes = dataset.id.get_access_plist().get_chunk_cache()[1] if self.chunks else 0
         of_each = SOURCES_CACHE_NBYTES // max(1, len(sources)) if self._opened is not None else None
         self.cache_nbytes = cache_nbytes + read_nbytes(sources, of_each)
         self.is_being_written = being_written(dataset.file)
         self._extents: tuple[Extents | None, str] | None = None
         self._encoded: tuple[EncodedChunks | None, str] | None = None
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._dtype
-
-    @property
-    def chunks(self) -> tuple[int, ...] | None:
-        return self._chunks
-
-    @property
-    def storage(self) -> str:
-        return self._storage
 
     @property
     def extents(self) -> Extents | None:
@@ -237,24 +209,24 @@ class Hdf5Array:
     def _located(self, find: Callable[[Any, str, str, np.dtype[Any]], tuple[_Found | None, str]]) -> tuple[_Found | None, str]:
         """What `find` says about places in the file, where they can be relied upon; else None and the reason."""
         opened = self._open()
-        with explaining_read_errors(self._name):
+        with explaining_read_errors(self.name):
             if being_written(opened.file):
                 return None, "the file is being written, so what lies on disk may be behind"
             if opened.file.driver != "sec2":  # as the environment variable HDF5_DRIVER may have it
                 return None, f"HDF5 is told to read its file through the driver {opened.file.driver}"
             if not _lies_at(self._path, opened.file):
                 raise DamagedFileError(f"{self._path} was replaced by another file since it was opened. Open it again.")
-            return find(opened.dataset, self._path, self._name, self._dtype)
+            return find(opened.dataset, self._path, self.name, self.dtype)
 
     def _open(self) -> Opened:
         opened = self._opened
         if opened is None or opened.pid != os.getpid():
             opened, _ = open_checked(self._path, self._key, self._shown_path)
-            found = tuple(opened.dataset.shape), plain_dtype(opened.dataset, self._name)
-            if found != (self._shape, self._dtype):
+            found = tuple(opened.dataset.shape), plain_dtype(opened.dataset, self.name)
+            if found != (self.shape, self.dtype):
                 raise DamagedFileError(
-                    f"{self._name} has changed since it was opened: found {found[0]} {found[1]}, expected {self._shape} "
-                    f"{self._dtype}. Open it again."
+                    f"{self.name} has changed since it was opened: found {found[0]} {found[1]}, expected {self.shape} "
+                    f"{self.dtype}. Open it again."
                 )
             self._opened = opened
         recently_used.touch(self)
@@ -262,25 +234,25 @@ class Hdf5Array:
 
     def attributes(self, names: Iterable[str] | None = None) -> dict[str, Any]:
         """Those of the dataset, without references and what HDF5's dimension scales keep in attributes."""
-        with explaining_read_errors(self._name):
+        with explaining_read_errors(self.name):
             return plain_attributes(self._open().dataset, names)
 
     def unwritten(self) -> float | None:
         """As netCDF4-python has it: any HDF5 file may be one of NetCDF, and bytes need a fill value that somebody set."""
-        if self._dtype.itemsize == 1 and self.create_plist().fill_value_defined() != library().h5d.FILL_VALUE_USER_DEFINED:
+        if self.dtype.itemsize == 1 and self.create_plist().fill_value_defined() != library().h5d.FILL_VALUE_USER_DEFINED:
             return None
-        return unwritten_fill(self._dtype)
+        return unwritten_fill(self.dtype)
 
     def create_plist(self) -> Any:
         """A copy of the properties that the dataset was created with: chunks, filters, fill value."""
-        with explaining_read_errors(self._name):
+        with explaining_read_errors(self.name):
             return self._open().dataset.id.get_create_plist()
 
     def read_box(self, selection: Selection, out: Array) -> None:
         if out.size == 0:
             return
         opened = self._open_for_library()
-        with explaining_read_errors(self._name):
+        with explaining_read_errors(self.name):
             self._read(opened.dataset, selection, out)
 
     def require_codecs(self) -> None:
@@ -289,14 +261,14 @@ class Hdf5Array:
     def _open_for_library(self) -> Opened:
         opened = self._open()
         if not opened.has_filters:
-            with explaining_read_errors(self._name):
-                for each in (opened.dataset, *sources_of(opened.dataset, self._name)):
-                    need_filters(each, self._name)
+            with explaining_read_errors(self.name):
+                for each in (opened.dataset, *sources_of(opened.dataset, self.name)):
+                    need_filters(each, self.name)
             opened.has_filters = True
         return opened
 
     def _read(self, dataset: Any, selection: Selection, out: Array) -> None:
-        native = self._dtype.newbyteorder("=")
+        native = self.dtype.newbyteorder("=")
         if self._blank is not None:
             out[...] = self._blank
         if native.kind == "S" and out.dtype == native and out.flags.c_contiguous:
@@ -308,8 +280,8 @@ class Hdf5Array:
         if out.ndim == 0:
             out[...] = dataset[()]
             return
-        first, last, _ = selection[0].indices(self._shape[0])
-        each = self._chunks[0] if self._chunks else 1
+        first, last, _ = selection[0].indices(self.shape[0])
+        each = self.chunks[0] if self.chunks else 1
         step = max(1, _CAST_NBYTES // (each * max(1, math.prod(out.shape[1:]) * native.itemsize))) * each
         buffer = np.empty((min(step + each, last - first), *out.shape[1:]), native)
         buffer = buffer.view(dataset.dtype) if native.kind == "S" else buffer
@@ -327,7 +299,7 @@ class Hdf5Array:
         return Hdf5Array, (self._path, self._key, self._shown_path)
 
     def __repr__(self) -> str:
-        return f"<{self._name} {self._shape} {self._dtype}, {self._storage}>"
+        return f"<{self.name} {self.shape} {self.dtype}, {self.storage}>"
 
 
 class _LiveHdf5Array(Hdf5Array):
@@ -349,12 +321,12 @@ class _LiveHdf5Array(Hdf5Array):
     def _open(self) -> Opened:
         if not self._live.dataset:
             raise InvalidValueError(
-                f"{self._name}: its file was closed. Keep it open while it is read, or open it by path: open({self._name!r})."
+                f"{self.name}: its file was closed. Keep it open while it is read, or open it by path: open({self.name!r})."
             )
         return self._live
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise InvalidTypeError(
-            f"{self._name} is a live h5py.Dataset whose file is open for writing, or in memory, and cannot be sent to another "
-            f"process. Close the file and open it by path instead: open({self._name!r})."
+            f"{self.name} is a live h5py.Dataset whose file is open for writing, or in memory, and cannot be sent to another "
+            f"process. Close the file and open it by path instead: open({self.name!r})."
         )

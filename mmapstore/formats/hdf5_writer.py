@@ -23,7 +23,7 @@ from ..plain.errors import (
     TargetExistsError,
     UnsafeFileError,
 )
-from .contract import Array, NewArray, Selection
+from .contract import Array, NewArray, Selection, Writer
 from .hdf5_creation import creation_options, refuse_mismatch
 from .hdf5_library import explaining_failed_writes, explaining_read_errors, library, open_to_read, open_to_write
 from .hdf5_paths import find, name_of, no_such_key, parts_of
@@ -163,8 +163,8 @@ def _refuse_taken(file: Any, path: str, key: str) -> None:
             raise TargetExistsError(f"{name_of(path, group.name)} exists. Choose another key, or delete the file first.")
 
 
-class Hdf5Writer:
-    """Writes samples in place, as `formats.contract.Writer`. One thread at a time.
+class Hdf5Writer(Writer):
+    """Writes samples in place. One thread at a time.
 
     Blocks written before the last `flush` survive the end of the process at any moment between flushes: HDF5 is kept from
     writing half of its index early. Where the place of every value is fixed from the start (uncompressed), a kill during a
@@ -217,13 +217,6 @@ class Hdf5Writer:
             if stop > shape[0]:
                 dataset.resize(stop, axis=0)
             self._write((slice(start, stop), *(slice(0, length) for length in shape[1:])), np.ascontiguousarray(block, dtype))
-
-    @property
-    def flushes_beside(self) -> bool:
-        return False
-
-    def memory_offset(self, box: Selection) -> int:
-        return 0
 
     def write_box(self, box: Selection, block: Array) -> None:
         """Any region. Where it is whole chunks, they are encoded in threads if the filters are gzip or zstd."""

@@ -14,7 +14,7 @@ from ..plain.array_likes import exact_array, is_array_like, lies_in_memory
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError
 from ..plain.extents import Extents
-from .contract import Array, Selection
+from .contract import Array, Selection, StoredArray
 
 
 def is_live(obj: Any) -> bool:
@@ -57,18 +57,14 @@ def from_live(obj: Any) -> MappedArray | ArrayInMemory:
     return MappedArray(path, offset_of_map + start, array)
 
 
-class ArrayInMemory:
+class ArrayInMemory(StoredArray):
     """An array in RAM as a StoredArray. Pickles as its data."""
 
-    chunks: tuple[int, ...] | None = None
-    extents: Extents | None = None
     storage = "in RAM"
     why_not_raw = "it is an array in RAM"
 
     def __init__(self, array: Array, name: str) -> None:
-        self.name = name
-        self.shape: tuple[int, ...] = array.shape
-        self.dtype: np.dtype[Any] = array.dtype
+        self.name, self.shape, self.dtype = name, array.shape, array.dtype
         self._array = _read_only(array)
 
     def __repr__(self) -> str:
@@ -85,22 +81,20 @@ class ArrayInMemory:
         out[...] = self._array[selection]
 
 
-class MappedArray:
+class MappedArray(StoredArray):
     """A view of a memory map as a StoredArray. Pickles as path, byte offset, shape, strides and dtype, and maps the file again.
 
     offset : byte of the file at which element [0, 0, ...] lies
     """
 
-    chunks: tuple[int, ...] | None = None
+    path: str
+    extents: Extents | None = None
+    why_not_raw = ""
 
     def __init__(self, path: str, offset: int, array: Array) -> None:
-        self.name = path
-        self.shape: tuple[int, ...] = array.shape
-        self.dtype: np.dtype[Any] = array.dtype
+        self.name = self.path = path
+        self.shape, self.dtype = array.shape, array.dtype
         self.offset = offset
-        self.extents: Extents | None = None
-        self.why_not_raw = ""
-        self._path = path
         self._array = _read_only(array)
         if not self.shape:
             self.why_not_raw = "a scalar has no rows"
@@ -114,7 +108,7 @@ class MappedArray:
         return f"<MappedArray {self.name} {self.shape} {self.dtype}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _map_again, (self._path, self.offset, self.shape, self._array.strides, self.dtype)
+        return _map_again, (self.path, self.offset, self.shape, self._array.strides, self.dtype)
 
     def as_array(self) -> Array:
         """The view of the map, read-only. A file that shrinks under a map kills the process that looks there."""

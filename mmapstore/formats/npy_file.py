@@ -25,7 +25,7 @@ from ..plain.errors import (
     StateMismatchError,
     TargetExistsError,
 )
-from .contract import Array, Listing, NewArray, Selection
+from .contract import Array, Listing, NewArray, Selection, Writer
 from .raw_file import PlainBytes
 
 _MAGIC = b"\x93NUMPY"
@@ -151,11 +151,13 @@ class NpyArray(PlainBytes):
         super().__init__(name, name, header.shape, header.dtype, header.offset, header.fortran_order)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_array, (self._path,)
+        return open_array, (self.path,)
 
 
-class NpyWriter:
+class NpyWriter(Writer):
     """Writes samples in place. `numpy.load` reads the file at any time; it is zeros where nothing was written yet."""
+
+    flushes_beside = hasattr(os, "pwrite")
 
     def __init__(self, name: str, file: io.FileIO, header: NpyHeader, resizable: bool) -> None:
         self._name = name
@@ -204,10 +206,6 @@ class NpyWriter:
                     )
                 rest = rest[done:]
         return out
-
-    @property
-    def flushes_beside(self) -> bool:
-        return hasattr(os, "pwrite")
 
     def write_box(self, box: Selection, block: Array) -> None:
         """A region that is one run of bytes: single places along the first axes, then a slice, then whole axes."""

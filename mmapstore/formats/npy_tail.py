@@ -17,7 +17,7 @@ import numpy as np
 from ..files.durable_writes import allocate, sync_data
 from ..files.system_errors import explaining_write_errors
 from ..plain.errors import DamagedFileError, InvalidValueError, StateMismatchError
-from .contract import Array, NewArray
+from .contract import Array, NewArray, Writer
 from .npy_file import NpyHeader, header_bytes, header_of
 
 
@@ -46,8 +46,8 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyT
     return NpyTail(name, file, header)
 
 
-class NpyTail:
-    """Writes as `formats.contract.Writer`, but what the header declares: writing that again does nothing."""
+class NpyTail(Writer):
+    """Writes behind the samples that the header declares; writing declared samples again does nothing."""
 
     def __init__(self, name: str, file: io.FileIO, header: NpyHeader) -> None:
         self._name = name

@@ -119,7 +119,7 @@ class NpzMember(PlainBytes):
         self._key = key
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_array, (self._path, self._key)
+        return open_array, (self.path, self._key)
 
 
 # --- the archive ---------------------------------------------------------------------------------------------------------

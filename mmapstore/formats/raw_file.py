@@ -16,7 +16,7 @@ from ..files.system_errors import explaining_read_errors
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
-from .contract import Array, Selection
+from .contract import Array, Selection, StoredArray
 
 
 @dataclass(frozen=True)
@@ -131,30 +131,28 @@ def _fitting_shape(name: str, form: RawForm, nbytes: int) -> tuple[int, ...]:
     raise InvalidValueError(f"{name} has {held} bytes{behind}, but {wanted}. {remedy}")
 
 
-class PlainBytes:
-    """Bytes of a file as a StoredArray, in C or Fortran order; `as_array` shows all of them as one read-only memory map."""
+class PlainBytes(StoredArray):
+    """Bytes of a file, in C or Fortran order; `as_array` shows all of them as one read-only memory map."""
 
-    chunks: tuple[int, ...] | None = None
+    path: str
+    extents: Extents | None = None
+    why_not_raw = ""
 
     def __init__(
         self, name: str, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, fortran_order: bool = False
     ) -> None:
-        self.name = name
-        self.shape = shape
-        self.dtype = dtype
+        self.name, self.shape, self.dtype = name, shape, dtype
         self.fortran_order = fortran_order
         self.storage = "contiguous, Fortran order" if fortran_order else "contiguous"
-        self.extents: Extents | None = None
-        self.why_not_raw = ""
-        self._path = os.path.abspath(path)
+        self.path = os.path.abspath(path)
         self._offset = offset
-        self._files = Descriptors(self._path)  # few at a time in a process, however many arrays are joined
+        self._files = Descriptors(self.path)  # few at a time in a process, however many arrays are joined
         if not shape:
             self.why_not_raw = "a scalar has no rows"
         elif fortran_order:
             self.why_not_raw = "Fortran order: the values of a row lie far apart"
         else:
-            self.extents = Extents.one_run(self._path, offset, shape[0], math.prod(shape[1:]) * dtype.itemsize, dtype)
+            self.extents = Extents.one_run(self.path, offset, shape[0], math.prod(shape[1:]) * dtype.itemsize, dtype)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} {self.shape} {self.dtype}>"
@@ -168,7 +166,7 @@ class PlainBytes:
             array: Array = np.empty(self.shape, self.dtype)
             array.flags.writeable = False
             return array
-        mapped = self._files.get(self._path).map(self._offset, math.prod(self.shape) * self.dtype.itemsize)
+        mapped = self._files.get(self.path).map(self._offset, math.prod(self.shape) * self.dtype.itemsize)
         return np.ndarray(self.shape, self.dtype, mapped, self._offset, order="F" if self.fortran_order else "C")
 
     def read_box(self, selection: Selection, out: Array) -> None:
@@ -183,4 +181,4 @@ class RawFile(PlainBytes):
         self.storage = f"headerless, {f'from byte {form.offset} on, ' if form.offset else ''}contiguous"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_raw, (self._path, RawForm(self.dtype, self.shape, self._offset))
+        return open_raw, (self.path, RawForm(self.dtype, self.shape, self._offset))

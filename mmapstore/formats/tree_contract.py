@@ -75,8 +75,8 @@ class Attribute:
 
 
 @dataclass(frozen=True)
-class TreeArray:
-    """An array of a container, or one member of a compound array, as a `contract.StoredArray`.
+class TreeArray(StoredArray):
+    """An array of a container, or one member of a compound array.
 
     Attributes
     ----------
@@ -118,14 +118,13 @@ class TreeArray:
     name: str = ""
     storage: str = ""
     why_not_raw: str = "only the format's library knows how to read it"
-    extents: None = None
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
-    def cache_nbytes(self) -> int:
+    def cache_nbytes(self) -> int:  # type: ignore[override]  # what `replace` makes has its own
         return self.kept_nbytes + self.together_nbytes
 
     def read_box(self, selection: Selection, out: Array) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from ..plain.array_spec import checked_lengths
 from ..plain.errors import InvalidTypeError, KeyNotFoundError, MissingPackageError, MmapstoreError
+from ..plain.extents import Extents
 from . import zarr_fill_attribute
-from .contract import Array, Listing, Selection
+from .contract import Array, EncodedChunks, Listing, Selection, StoredArray
 from .zarr_layout import Layout
 from .zarr_library import chunks_of, explaining_damage, fill_of, library, named, opened, stored_dtype
 from .zarr_metadata import METADATA_FILES, Node, arrays_below, directory_inside, listed, node_at, read_node
@@ -110,12 +111,17 @@ def from_live(obj: Any) -> ZarrArray:
     return ZarrArray(where, obj, None, Layout("", None, why, why), None)
 
 
-class ZarrArray:
-    """A Zarr array as a StoredArray that HasChunks. Pickles by path; `read_box` makes one temporary copy of the region."""
+class ZarrArray(StoredArray):
+    """A Zarr array. Pickles by path; `read_box` makes one temporary copy of the region."""
+
+    extents: Extents | None = None
+    why_not_raw = ""
+    encoded: EncodedChunks | None = None
+    why_not_encoded = ""
 
     def __init__(self, name: str, array: Any, node: Node | None, layout: Layout, reopened_from: tuple[str, str] | None) -> None:
         self.name = name
-        self.shape: tuple[int, ...] = tuple(int(n) for n in array.shape)
+        self.shape = tuple(int(n) for n in array.shape)
         self.dtype = stored_dtype(array, layout, name)
         self.chunks = chunks_of(array)
         checked_lengths(self.shape, self.chunks, name)

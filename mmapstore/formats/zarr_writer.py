@@ -24,7 +24,7 @@ from ..plain.errors import (
     TargetExistsError,
     WriteError,
 )
-from .contract import Array, HasChunks, NewArray, Selection, StoredArray
+from .contract import Array, NewArray, Selection, StoredArray, Writer
 from .zarr_library import chunks_of, explaining_damage, library, named, opened, stored_dtype
 from .zarr_metadata import directory_inside, node_at, read_node
 
@@ -61,7 +61,7 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
             compressors=_compressor(new.compression, dtype) if new.like is None else _compressors_like(where, new.like),
             filters=None,
             serializer=zarr.codecs.BytesCodec(endian=_endian(dtype)),
-            fill_value=dtype.type() if new.like is None else new.like.encoded.fill,  # type: ignore[attr-defined]
+            fill_value=dtype.type() if new.like is None else new.like.encoded.fill,  # type: ignore[union-attr]
             zarr_format=3,
             attributes=dict(new.attributes),
             chunk_key_encoding={"name": "default", "configuration": {"separator": "."}},
@@ -105,7 +105,7 @@ def _remove_unfinished(directory: str) -> None:
                 os.unlink(entry.path)
 
 
-class ZarrWriter:
+class ZarrWriter(Writer):
     """Writes samples through zarr-python. Blocks that begin and end at chunk borders are written as they are; others make
     zarr read the chunks at their ends, and decode and encode them again.
     """
@@ -142,13 +142,6 @@ class ZarrWriter:
                 self._array.resize((stop, *sample_shape))
                 self._grid = ChunkGrid((stop, *sample_shape), self._grid.chunk)
         self.write_box((slice(start, stop), *(slice(0, length) for length in sample_shape)), block)
-
-    @property
-    def flushes_beside(self) -> bool:
-        return False
-
-    def memory_offset(self, box: Selection) -> int:
-        return 0
 
     def write_box(self, box: Selection, block: Array) -> None:
         """Any region; one of whole chunks is written as it is, encoded in the threads of zarr."""
@@ -265,7 +258,7 @@ _AS_ZARR = {"zstd": "ZstdCodec", "gzip": "GzipCodec", "blosc": "BloscCodec", "cr
 
 def takes_chunks_of(stored: StoredArray) -> bool:
     """Whether the encoded chunks of `stored` can be the files of a new array as they are, by their codecs and byte order."""
-    chunks = stored.encoded if isinstance(stored, HasChunks) else None
+    chunks = stored.encoded
     return (
         chunks is not None
         and chunks.axes is None
@@ -278,7 +271,7 @@ def _compressors_like(where: str, like: StoredArray) -> Any:
     if not takes_chunks_of(like):
         raise InvalidValueError(f"{where} cannot be encoded as {like.name} is. Leave the codecs to be chosen anew.")
     codecs = library().codecs
-    return [getattr(codecs, _AS_ZARR[codec.name])() for codec in like.encoded.chain] or None  # type: ignore[attr-defined]
+    return [getattr(codecs, _AS_ZARR[codec.name])() for codec in like.encoded.chain] or None  # type: ignore[union-attr]
 
 
 def _endian(dtype: np.dtype[Any]) -> str | None:

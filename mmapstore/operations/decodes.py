@@ -10,7 +10,7 @@ from ..plain.array_spec import ArraySpec
 from ..plain.runs import merged
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, Episodes, NextFrame, Window
-from ..readers.contract import Decodes, Reader, ReadsRuns
+from ..readers.contract import Reader
 
 _MOST_WINDOWS = 64  # of an epoch, that are looked at: in longer ones the others are like them
 _PAIRS = NextFrame()
@@ -22,7 +22,7 @@ def decodes_per_chunk(reader: Reader, episodes: Episodes, target: Window | None 
     None for readers that do not decode, or not all chunks of a window at once; and where there is no pair.
     1 would be every chunk once: blocks that begin and end inside chunks, and the frame past a block, add to it.
     """
-    if not (isinstance(reader, Decodes) and isinstance(reader, ReadsRuns)):
+    if not (reader.decoded_together and reader.joins_runs):
         return None
     return decodes_with(reader.spec, episodes, reader.whole_chunks, target)
 

@@ -24,7 +24,7 @@ from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ..plain.memory_budget import format_bytes
 from ..plain.windows import Episodes, NextFrame
-from ..readers.contract import OffersViews, Reader
+from ..readers.contract import Reader
 from .archives import Archive, archive_table, claims_to_be_an_archive
 from .decodes import decodes_per_chunk
 from .verify.objects import archive_files
@@ -224,7 +224,7 @@ def _described_field(
 
 def _begins_aligned(reader: Reader) -> bool:
     """Return True if samples are views of a mapped file, and the first is aligned for TensorFlow."""
-    if reader.place != "memory-mapped" or not isinstance(reader, OffersViews) or reader.spec.nbytes == 0:
+    if reader.place != "memory-mapped" or reader.spec.nbytes == 0:
         return False
     if reader.spec.dtype.kind == "S":  # a tensor holds strings of its own
         return False

@@ -8,40 +8,40 @@ from typing import Any
 import numpy as np
 
 from ..files.descriptors import Descriptors
-from ..formats.contract import SeenAsArray
-from ..plain.array_spec import ArraySpec, StoredLayout
-from .contract import Array, Part
+from ..formats.contract import StoredArray
+from ..plain.array_spec import StoredLayout
+from ..plain.runs import Numbers
+from .contract import Array, Part, Reader
 
 
-class ArrayView:
-    """Views of runs, copies for gathers. `source` gives the array, and pickles by path where it has one.
+class ArrayView(Reader):
+    """Views of runs, copies for gathers. `stored` has an `as_array`; the file that it maps is checked to stay as it is."""
 
-    `path` is the file that it maps, if it does: that file is checked to stay as it is.
-    """
+    gathers = offers_views = True
 
-    def __init__(self, source: SeenAsArray, layout: StoredLayout, why: str, place: str, path: str | None = None) -> None:
-        self._source = source
+    def __init__(self, stored: StoredArray, layout: StoredLayout, why: str) -> None:
+        self._stored = stored
         self._layout = layout
         self.why = why
-        self.place = place
-        self._path = path
-        self._files = Descriptors(path)
-        array = source.as_array()
-        self.spec: ArraySpec = layout.spec(array.dtype)
+        self.place = "in RAM" if stored.path is None else "memory-mapped"
+        self._files = Descriptors(stored.path)
+        self.spec = layout.spec(stored.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ArrayView, (self._source, self._layout, self.why, self.place, self._path)
+        return ArrayView, (self._stored, self._layout, self.why)
 
     @property
     def files(self) -> list[str]:
-        return [] if self._path is None else [self._path]
+        return [] if self._stored.path is None else [self._stored.path]
 
     def check(self) -> None:
         self._files.check()
 
     def _episodes(self) -> Array:
         """The array as (episodes, samples of an episode, *sample)."""
-        return self._layout.samples_first(self._source.as_array())
+        array = self._stored.as_array()
+        assert array is not None
+        return self._layout.samples_first(array)
 
     def read(self, start: int, stop: int, out: Array) -> None:
         by_episode, at = self._episodes(), start
@@ -62,7 +62,7 @@ class ArrayView:
             return None
         return by_episode.reshape(self.spec.shape)[start:stop]
 
-    def gather(self, starts: np.ndarray[Any, np.dtype[np.int64]], parts: Sequence[Part]) -> None:
+    def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
         by_episode = self._episodes()
         if by_episode.flags.c_contiguous and by_episode.dtype == self.spec.dtype:
             samples = by_episode.reshape(self.spec.shape)

@@ -16,7 +16,7 @@ from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
 from ..plain.runs import Runs, as_runs
 from .cache_file import Numbers, cache_file, check_same, npy_header
-from .contract import Array, Checks, Decodes, NeedsScratch, Reader, TakesAdvice, read_runs
+from .contract import Array, Reader
 from .raw_reader import StoredRaw
 
 SampleTransform = Callable[[Array], Any]
@@ -29,7 +29,7 @@ def blocks_of(reader: Reader) -> Numbers:
     """Return the begin of each block, and the end: about `BLOCK_BYTES` each, in whole chunks, each decoded for one block."""
     samples = len(reader.spec)
     most = max(1, BLOCK_BYTES // max(1, reader.spec.sample_nbytes))
-    if not isinstance(reader, Decodes):
+    if not reader.decoded_together:
         return np.array([*range(0, samples, most), samples], np.int64)
     ahead = max(1, most - reader.decoded_together + 1)
     ends = [0]
@@ -56,14 +56,17 @@ class _Piece(NamedTuple):
     at: int
 
 
-class Cached:
-    """Reads samples from the cache file at `path`; those that are not there, from `source`, and leaves them there.
+class Cached(Reader):
+    """Reads samples from the cache file at `path`; missing samples are read from `source` and written to the file.
 
     Parameters
     ----------
     spec : of the samples as they come out, transformed
     transform : applied to samples of the source before they are kept; the same samples must give the same result
     """
+
+    place = "decoded once"
+    joins_runs = takes_advice = True
 
     def __init__(
         self, source: Reader, path: str, spec: ArraySpec, blocks: Blocks, transform: SampleTransform | None = None
@@ -75,7 +78,6 @@ class Cached:
         self._transform = transform
         self._scratch: np.ndarray[Any, np.dtype[np.uint8]] | None = None
         self._settled: Reader | None = None
-        self.place = "decoded once"
         self._reset()
 
     def _reset(self) -> None:
@@ -85,7 +87,7 @@ class Cached:
         self._filling = threading.RLock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What goes to another process finds there what is here; and all of it without source and transform.
+        # Pickling keeps the cache's path; once all is cached, neither the source nor the transform.
         settled = self.settled()
         if isinstance(settled, CompleteCache):
             return settled.__reduce__()
@@ -94,7 +96,7 @@ class Cached:
     # --- the contract ------------------------------------------------------------------------------------------------------
 
     @property
-    def why(self) -> str:
+    def why(self) -> str:  # type: ignore[override]  # it counts the blocks that are there
         blocks = self._blocks
         done = int(np.count_nonzero(self._file.filled(blocks.first, blocks.last)))
         words = f"decoded once into {self._file.path}: {done} of {blocks.last - blocks.first} blocks so far"
@@ -104,9 +106,8 @@ class Cached:
 
     @property
     def scratch_nbytes(self) -> int:
-        needed = self._source.scratch_nbytes if isinstance(self._source, NeedsScratch) else 0
         index = self._blocks.ends.nbytes + len(self._blocks.ends)
-        return needed + index + self._capacity + self._transform_nbytes
+        return self._source.scratch_nbytes + index + self._capacity + self._transform_nbytes
 
     def read(self, start: int, stop: int, out: Array) -> None:
         self.read_runs(as_runs([(start, stop)]), out)
@@ -128,12 +129,11 @@ class Cached:
         self._advise(start, stop, "let_go")
 
     def check(self) -> None:
-        if isinstance(self._source, Checks):
-            self._source.check()
+        self._source.check()
         self._file.check()
 
     def settled(self) -> Reader:
-        """Once every block is there, a reader that maps the file; until then this one. Asked at the beginning of an epoch."""
+        """Return a reader that maps the file once every block is there; until then this one."""
         if self._settled is None:
             self._file.flush()
             if self._is_complete():
@@ -221,7 +221,7 @@ class Cached:
             else:
                 runs.append((start, stop))
         samples = self._scratch_for(sum(stop - start for start, stop in runs))
-        read_runs(self._source, as_runs(runs), samples)
+        self._read_source(runs, samples)
         at = 0
         for number in numbers:
             start, stop = self._ends(number)
@@ -243,7 +243,7 @@ class Cached:
         runs: list[tuple[int, int]] = []
         for piece in pieces:
             if piece.at != end and runs:
-                read_runs(self._source, as_runs(runs), out[begin:end])
+                self._read_source(runs, out[begin:end])
                 runs = []
             if not runs:
                 begin = piece.at
@@ -253,7 +253,10 @@ class Cached:
             else:
                 runs.append((piece.start, piece.stop))
         if runs:
-            read_runs(self._source, as_runs(runs), out[begin:end])
+            self._read_source(runs, out[begin:end])
+
+    def _read_source(self, runs: list[tuple[int, int]], out: Array) -> None:
+        self._source.read_runs(as_runs(runs), out)
 
     def _made(self, samples: Array) -> Array:
         return samples if self._transform is None else transformed(self._transform, samples, self.spec)
@@ -309,8 +312,7 @@ class Cached:
         for number in range(1, len(pieces) + 1):
             if number == len(pieces) or filled[number] != filled[begin]:
                 told = self._file if filled[begin] else self._source
-                if isinstance(told, TakesAdvice):
-                    getattr(told, what)(pieces[begin].start, pieces[number - 1].stop)
+                getattr(told, what)(pieces[begin].start, pieces[number - 1].stop)
                 begin = number
 
 
@@ -319,10 +321,10 @@ class PartlyCached(Cached):
 
     @property
     def decoded_together(self) -> int:
-        return self._source.decoded_together if isinstance(self._source, Decodes) else 1
+        return max(1, self._source.decoded_together)
 
     def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
-        return self._source.whole_chunks(start, stop) if isinstance(self._source, Decodes) else (start, stop)
+        return self._source.whole_chunks(start, stop)
 
 
 class CompleteCache(StoredRaw):

@@ -22,14 +22,14 @@ from ..codecs.contract import ChunkDecoder, CorruptChunk
 from ..files.descriptors import Descriptor, let_go, will_need
 from ..files.process_memory import no_memory, require_memory
 from ..files.worker_threads import share_out, usable_cpus
-from ..formats.contract import ChunkPlace, EncodedChunks, HasChunks
-from ..plain.array_spec import ArraySpec, StoredLayout
+from ..formats.contract import ChunkPlace, EncodedChunks, StoredArray
+from ..plain.array_spec import StoredLayout
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
 from ..plain.runs import Numbers, Runs, samples_of
 from .chunk_files import ChunkFiles
 from .chunk_runs import sample_axis, whole_chunks
-from .contract import Array
+from .contract import Array, Reader
 from .workspaces import Workspace, most_workers, shared_workspaces
 
 READ_TOGETHER = 256 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
@@ -62,16 +62,18 @@ class _Chunk(NamedTuple):
     targets: list[Target]
 
 
-class Decoded:
+class Decoded(Reader):
     """Reads samples from `EncodedChunks`. `chunks` are those of `stored`, `decoder` is theirs."""
 
-    def __init__(self, stored: HasChunks, layout: StoredLayout, why: str, chunks: EncodedChunks, decoder: ChunkDecoder) -> None:
+    place = "decoded in threads"
+    joins_runs = takes_advice = True
+
+    def __init__(self, stored: StoredArray, layout: StoredLayout, why: str, chunks: EncodedChunks, decoder: ChunkDecoder) -> None:
         self._stored = stored
-        self._name: str = getattr(stored, "name", chunks.root)
+        self._name = stored.name
         self._layout = layout
         self.why = why
-        self.place = "decoded in threads"
-        self.spec: ArraySpec = layout.spec(chunks.dtype)
+        self.spec = layout.spec(chunks.dtype)
         self._chunks = chunks
         self._decoder = decoder
         self._files = ChunkFiles(self._name, chunks)
@@ -383,8 +385,8 @@ class Decoded:
                 advise(descriptor, place.offset, nbytes)
 
 
-def decoded_reader(stored: HasChunks, layout: StoredLayout, why: str = "") -> tuple[Decoded | None, str]:
-    """A reader of the chunks of `stored`, a StoredArray too, and ""; or None, and why there is none."""
+def decoded_reader(stored: StoredArray, layout: StoredLayout, why: str = "") -> tuple[Decoded | None, str]:
+    """A reader of the chunks of `stored`, and ""; or None, and why there is none."""
     chunks = stored.encoded
     if chunks is None:
         return None, stored.why_not_encoded
@@ -392,7 +394,7 @@ def decoded_reader(stored: HasChunks, layout: StoredLayout, why: str = "") -> tu
     return (Decoded(stored, layout, why, chunks, decoder), "") if decoder is not None else (None, why_not)
 
 
-def _reopened(stored: HasChunks, layout: StoredLayout, why: str, workers: int) -> Decoded:
+def _reopened(stored: StoredArray, layout: StoredLayout, why: str, workers: int) -> Decoded:
     reader, why_not = decoded_reader(stored, layout, why)
     if reader is None:
         raise DamagedFileError(f"{stored} cannot be decoded here, though it could where it was opened: {why_not}. Open it again.")

@@ -10,37 +10,35 @@ from typing import Any
 import numpy as np
 
 from ..files.descriptors import Descriptors
-from ..formats.contract import MayGrow, MayLackCodecs, Selection, StoredArray
-from ..plain.array_spec import ArraySpec, StoredLayout
+from ..formats.contract import Selection, StoredArray
+from ..plain.array_spec import StoredLayout
 from ..plain.errors import DamagedFileError
 from ..plain.inside_names import file_of
 from .chunk_runs import sample_axis, whole_chunks
-from .contract import Array
+from .contract import Array, Reader
 
 PIECE_BYTES = 2 * 2**20  # asked of the library at a time, if chunks are no larger
 
 
-class LibraryReader:
+class LibraryReader(Reader):
     """Reads runs only. Windows are cut from runs held in memory, so that no chunk is decoded for each of them.
 
     Raises MissingPackageError where the library lacks a codec.
     """
 
+    place = "decoded by its library"
+
     def __init__(self, stored: StoredArray, layout: StoredLayout, why: str) -> None:
-        if isinstance(stored, MayLackCodecs):
-            stored.require_codecs()
+        stored.require_codecs()
         self._stored = stored
         self._layout = layout
         self.why = why
-        self.place = "decoded by its library"
-        self.spec: ArraySpec = layout.spec(stored.dtype)
+        self.spec = layout.spec(stored.dtype)
         self._axis = sample_axis(layout)
         self._together = stored.chunks[self._axis] if stored.chunks else 1
-        beside: int = getattr(stored, "element_nbytes", 0)  # that the library takes for each element, such as a Python object
-        self._sample_nbytes = self.spec.sample_nbytes + beside * math.prod(self.spec.sample_shape)
+        self._sample_nbytes = self.spec.sample_nbytes + stored.element_nbytes * math.prod(self.spec.sample_shape)
         self._step = max(1, PIECE_BYTES // max(1, self._together * self._sample_nbytes)) * self._together
-        # A file that is being written changes rightly.
-        checked = [] if isinstance(stored, MayGrow) and stored.is_being_written else self.files
+        checked = [] if stored.is_being_written else self.files  # growth is expected then
         self._checked = [Descriptors(path) for path in checked if not os.path.isdir(path)]
         self._folders = [(path, os.stat(path)) for path in checked if os.path.isdir(path)]
 
@@ -75,8 +73,7 @@ class LibraryReader:
 
     @property
     def kept_nbytes(self) -> int:
-        kept: int = getattr(self._stored, "cache_nbytes", 0)  # HDF5 keeps decoded chunks
-        return kept
+        return self._stored.cache_nbytes
 
     @property
     def decoded_together(self) -> int:

@@ -17,18 +17,20 @@ import numpy as np
 
 from ..files.descriptors import Descriptor, Descriptors, let_go, read_exactly, read_rows, will_need
 from ..files.process_memory import memory_available
-from ..plain.array_spec import ArraySpec, StoredLayout
+from ..plain.array_spec import StoredLayout
 from ..plain.errors import DamagedFileError, NotFoundError
 from ..plain.extents import Extents
-from ..plain.runs import Runs, runs_of
-from .contract import Array, Part
+from ..plain.runs import Numbers, Runs, runs_of
+from .contract import Array, Part, Reader
 
 
-class StoredRaw:
+class StoredRaw(Reader):
     """Reads samples at the places an `Extents` names. The layout must keep each sample in one piece (`has_rows`).
 
     Not `mapped`: no view is offered, and nothing is mapped ever.
     """
+
+    gathers = offers_views = takes_advice = True
 
     def __init__(self, extents: Extents, layout: StoredLayout, why: str, mapped: bool = True) -> None:
         self._given = extents
@@ -37,7 +39,7 @@ class StoredRaw:
         self._folder = _existing_folder(extents.file_of(0)) if extents.one_file_each else None
         self._layout = layout
         self.why = why
-        self.spec: ArraySpec = layout.spec(extents.dtype)
+        self.spec = layout.spec(extents.dtype)
         self._mapped = mapped and extents.is_one_run
         self.place = "memory-mapped" if self._mapped else "read in place"
         self._swapped = not extents.dtype.isnative
@@ -68,7 +70,7 @@ class StoredRaw:
             return None  # the run goes on in another episode, which lies elsewhere
         return by_episode[episode, first : first + stop - start]
 
-    def gather(self, starts: np.ndarray[Any, np.dtype[np.int64]], parts: Sequence[Part]) -> None:
+    def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
         if self._fits is None:
             self._fits = self._mapped and self._extents.offset_of(0) >= 0 and self.spec.nbytes <= memory_available()
         if self._fits:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ..files.descriptors import Descriptors
 from ..files.worker_threads import usable_cpus
-from ..formats.contract import EncodedChunks, HasChunks, SeenAsArray, StoredArray
+from ..formats.contract import EncodedChunks, StoredArray
+from ..formats.raw_file import PlainBytes
 from ..plain.array_spec import DEFAULT_LAYOUTS, ArraySpec, StoredLayout
 from ..plain.extents import Extents
 from ..plain.inside_names import file_of
 from ..plain.memory_budget import format_bytes
 from .array_view import ArrayView
 from .chunk_runs import batch_cost
-from .contract import Array, Reader
+from .contract import Reader
 from .decoded import decoded_reader
 from .library_reader import LibraryReader
 from .plain_chunks import PlainChunks
-from .raw_reader import StoredRaw, mapped_array
+from .raw_reader import StoredRaw
 
 BATCH = 32  # samples, where the cost of chunks is told in numbers
 _MUCH = 4  # times what is wanted, or what a block of a shuffled epoch holds anyway
@@ -36,26 +32,19 @@ def reader_for(stored: StoredArray, layout: StoredLayout, mapped: bool = True) -
     if extents is not None and layout.has_rows:
         return StoredRaw(extents, layout, _raw_words(extents, layout, mapped), mapped)
     whole = extents is not None and extents.is_one_run and extents.offset_of(0) >= 0
-    in_ram = stored.storage.startswith("in RAM")
     if extents is not None and whole and not mapped:
         reader, _ = decoded_reader(PlainChunks(stored.name, extents, layout), layout, _unmapped_words(layout))
         assert reader is not None, "bytes without codecs need no decoder"
         return reader
-    if isinstance(stored, SeenAsArray) or (extents is not None and whole):
-        source: SeenAsArray
-        if isinstance(stored, SeenAsArray):
-            source, path = stored, stored.name if not in_ram and os.path.isfile(stored.name) else None
-        else:
-            assert extents is not None
-            source, path = _MappedFile(extents.path, extents.offset_of(0), stored.shape, stored.dtype), extents.path
-        words = _view_words(stored, layout, in_ram, mapped)
-        return ArrayView(source, layout, words, "in RAM" if in_ram else "memory-mapped", path)
-    reason = ""
-    if isinstance(stored, HasChunks):
-        chunks = stored.encoded
-        reader, reason = decoded_reader(stored, layout, "" if chunks is None else _decoded_words(stored.name, chunks, layout))
-        if reader is not None:
-            return reader
+    if stored.as_array() is not None:
+        return ArrayView(stored, layout, _view_words(stored, layout, mapped))
+    if extents is not None and whole:
+        in_file = PlainBytes(stored.name, extents.path, stored.shape, stored.dtype, extents.offset_of(0))
+        return ArrayView(in_file, layout, _view_words(in_file, layout, mapped))
+    chunks = stored.encoded
+    reader, reason = decoded_reader(stored, layout, "" if chunks is None else _decoded_words(stored.name, chunks, layout))
+    if reader is not None:
+        return reader
     reason = reason or stored.why_not_raw or f"stored as {layout.letters}, in chunks that split each sample"
     return LibraryReader(stored, layout, f"through the format's own library, because {reason}")
 
@@ -87,7 +76,8 @@ def _unmapped_words(layout: StoredLayout) -> str:
     )
 
 
-def _view_words(stored: StoredArray, layout: StoredLayout, in_ram: bool, mapped: bool) -> str:
+def _view_words(stored: StoredArray, layout: StoredLayout, mapped: bool) -> str:
+    in_ram = stored.path is None
     ways = ["an array in RAM, nothing is read from disk" if in_ram else "memory-mapped where the bytes lie"]
     if not mapped and not in_ram:
         ways.append("mapped=False cannot be had for it")
@@ -143,17 +133,3 @@ def _rewrite_line(name: str, spec: ArraySpec, layout: StoredLayout) -> str:
     if layout.letters != ordered:
         words += ["--layout", ordered]
     return shlex.join(words)
-
-
-class _MappedFile:
-    """Plain bytes in one piece, seen as an array in stored axis order."""
-
-    def __init__(self, path: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._given = (path, offset, shape, dtype)
-        self._files = Descriptors(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _MappedFile, self._given
-
-    def as_array(self) -> Array:
-        return mapped_array(self._files, *self._given)

@@ -31,6 +31,7 @@ from mmapstore.plain.errors import (
 )
 from mmapstore.plain.windows import Episodes
 from mmapstore.readers import raw_reader
+from mmapstore.readers.contract import Reader
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (97, 2, 3, 4)).astype("f4")
 LABELS = np.arange(97, dtype="i8") * 10
@@ -213,7 +214,7 @@ def test_transform(store):
 # --- views ----------------------------------------------------------------------------------------------------------------
 
 
-class Counting:
+class Counting(Reader):
     """A reader that notes what it is asked for, and by which thread, and offers runs alone."""
 
     def __init__(self, reader):

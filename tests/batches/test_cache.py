@@ -106,14 +106,14 @@ def taken(folder: Path) -> int:
 def count(monkeypatch):
     """How often each sample was read from a source by the cache."""
     counts = collections.Counter()
-    real = cached.read_runs
+    real = cached.Cached._read_source
 
-    def counted(reader, runs, out):
+    def counted(self, runs, out):
         for start, stop in runs:
             counts.update(range(start, stop))
-        real(reader, runs, out)
+        real(self, runs, out)
 
-    monkeypatch.setattr(cached, "read_runs", counted)
+    monkeypatch.setattr(cached.Cached, "_read_source", counted)
     return counts
 
 

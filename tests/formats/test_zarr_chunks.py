@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from mmapstore.codecs.chain import decoder_for
 from mmapstore.formats import zarr_shards, zarr_store
-from mmapstore.formats.contract import HasChunks
 from mmapstore.formats.zarr_layout import layout_of
 from mmapstore.formats.zarr_metadata import Node
 from mmapstore.plain.errors import DamagedFileError, NotReadableError
@@ -80,7 +79,7 @@ def read_all(encoded):
 def assert_same_as_zarr(path):
     """The array at the root of the store, read by places, has zarr's own bytes. Gives the opened array."""
     stored = zarr_store.open_array(path)
-    assert isinstance(stored, HasChunks) and stored.why_not_encoded == ""
+    assert stored.why_not_encoded == ""
     encoded = stored.encoded
     assert encoded.root == os.path.abspath(path) and encoded.grid.shape == stored.shape and encoded.dtype == stored.dtype
     expected = np.asarray(zarr.open_array(LocalStore(path), mode="r")[...])
@@ -476,7 +475,7 @@ def test_what_is_not_understood_is_left_to_zarr_with_a_reason(tmp_path, case):
     create(tmp_path / "a.zarr", filled=False, **options)
     edit(tmp_path / "a.zarr", change)
     stored = zarr_store.open_array(tmp_path / "a.zarr")
-    assert stored.encoded is None and stored.extents is None and isinstance(stored, HasChunks)
+    assert stored.encoded is None and stored.extents is None
     assert why in stored.why_not_encoded and why in stored.why_not_raw
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmapstore.formats.contract import ChunkPlace
+from mmapstore.formats.contract import ChunkPlace, StoredArray
 from mmapstore.plain.chunk_grid import ChunkGrid
 from mmapstore.plain.codecs import Chain, Codec
 
@@ -35,11 +35,11 @@ class FakeChunks:
 
 
 @dataclass
-class FakeStored:
-    """A StoredArray that has chunks; what else a StoredArray has is not asked for."""
+class FakeStored(StoredArray):
+    """A StoredArray that has chunks."""
 
     name: str
-    encoded: FakeChunks | None
+    encoded: FakeChunks | None = None
     why_not_encoded: str = ""
     storage: str = "chunks"
     extents: None = None
@@ -60,6 +60,9 @@ class FakeStored:
     def chunks(self) -> tuple[int, ...]:
         assert self.encoded is not None
         return self.encoded.grid.chunk
+
+    def read_box(self, selection: Any, out: Any) -> None:
+        raise NotImplementedError
 
 
 def stored_chunks(

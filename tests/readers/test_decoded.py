@@ -26,7 +26,6 @@ from mmapstore.plain.runs import as_runs
 from mmapstore.readers import chunk_files
 from mmapstore.readers import decoded as decoded_module
 from mmapstore.readers.chunk_runs import whole_chunks
-from mmapstore.readers.contract import Checks, Decodes, KeepsMemory, NeedsScratch, ReadsRuns, TakesAdvice
 from mmapstore.readers.decoded import Decoded, decoded_reader
 from mmapstore.readers.workspaces import Workspaces, most_workers
 
@@ -120,8 +119,7 @@ def test_runs_are_the_samples_of_the_array(tmp_path_factory, case, seed):
 
 def test_abilities(tmp_path):
     reader = reader_of(stored_chunks(tmp_path, FRAMES.copy(), (8, 3, 4, 5)))
-    for ability in (ReadsRuns, Decodes, NeedsScratch, KeepsMemory, TakesAdvice, Checks):
-        assert isinstance(reader, ability)
+    assert reader.joins_runs and reader.takes_advice and not (reader.gathers or reader.offers_views)
     assert (reader.why, reader.place, reader.decoded_together) == ("why", "decoded in threads", 8)
 
 

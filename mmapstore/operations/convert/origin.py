@@ -17,7 +17,7 @@ from ...batches.notes import FieldNotes
 from ...batches.opening import entries_beside, open_quietly
 from ...batches.packed_values import packed_of
 from ...files.descriptors import Descriptors, read_exactly
-from ...formats.contract import EncodedChunks, HasAttributes, HasChunks, SeenAsArray, StoredArray
+from ...formats.contract import EncodedChunks, StoredArray
 from ...formats.registry import open_live, open_stored, split_inside
 from ...plain.array_likes import is_fields
 from ...plain.array_spec import DEFAULT_LAYOUTS, StoredLayout
@@ -27,7 +27,7 @@ from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.guessed_axes import Doubt, doubt_about
 from ...plain.inside_names import file_of, split_name
 from ...plain.manifest import DIRECTORY_MANIFEST, ArrayManifest
-from ...readers.contract import NamesFiles, NeedsScratch, Reader, within
+from ...readers.contract import Reader
 from ...readers.decoded import Decoded, decoded_reader
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -131,7 +131,7 @@ class Stored:
         self.storage = stored.storage
         path = file_of(self.name)
         self.paths: Sequence[str] = [os.path.abspath(path)] if os.path.exists(path) else []
-        self.attributes: Mapping[str, Any] = stored.attributes() if isinstance(stored, HasAttributes) else {}
+        self.attributes: Mapping[str, Any] = stored.attributes()
         self.packed: Sequence[Packed] = packed_of(stored)
         doubt = doubt_about(self.name, self.shape, given, "MATLAB_class" in self.attributes)
         self.doubts: Sequence[Doubt] = [doubt] if doubt else []
@@ -152,20 +152,19 @@ class Stored:
             self._path, self._offset = extents.path, extents.offset_of(0)
             self.how = _IN_PLACE
             return self._read_bytes
-        if isinstance(stored, HasChunks):
-            # Letters that name nothing: the first axis stands for samples, so that axes stay in stored order.
-            letters = "N" + string.ascii_lowercase[: len(self.shape) - 1]
-            reader, _ = decoded_reader(stored, StoredLayout(letters, self.shape)) if len(letters) == len(self.shape) else (None, "")
-            if reader is not None:
-                self.chunks = stored.chunks
-                self._reader = reader
-                self.how = "decoded in threads"
-                return reader.read_box
+        # Letters that name nothing: the first axis stands for samples, so that axes stay in stored order.
+        letters = "N" + string.ascii_lowercase[: len(self.shape) - 1]
+        reader, _ = decoded_reader(stored, StoredLayout(letters, self.shape)) if len(letters) == len(self.shape) else (None, "")
+        if reader is not None:
+            self.chunks = stored.chunks
+            self._reader = reader
+            self.how = "decoded in threads"
+            return reader.read_box
         self.chunks = stored.chunks
         chunk = math.prod(self.chunks or (0,)) * self.dtype.itemsize
-        self._scratch_nbytes = 2 * chunk + int(getattr(stored, "cache_nbytes", 0)) + (8 << 20)
+        self._scratch_nbytes = 2 * chunk + stored.cache_nbytes + (8 << 20)
         self.how = "an array in RAM" if stored.storage.startswith("in RAM") else "through the format's own library"
-        if isinstance(stored, SeenAsArray):
+        if stored.as_array() is not None:
             self._scratch_nbytes = 0
         return stored.read_box
 
@@ -223,20 +222,20 @@ class Joined:
         self.shape, self.dtype, self.layout = reader.spec.shape, reader.spec.dtype, reader.spec.layout
         self.episodes = tuple(int(at) for at in dataset.episodes)
         self.noted = next(iter(dataset.notes.values()), FieldNotes())
-        together = int(getattr(reader, "decoded_together", 1))
+        together = reader.decoded_together
         self.chunks = (together, *self.shape[1:]) if together > 1 else None
         self.storage, self.how = reader.place, reader.why
-        self.paths: Sequence[str] = [os.path.abspath(path) for path in reader.files] if isinstance(reader, NamesFiles) else []
+        self.paths: Sequence[str] = [os.path.abspath(path) for path in reader.files]
         self.attributes: Mapping[str, Any] = {}
         self.packed: Sequence[Packed] = next(iter(dataset.packed.values()), ())
         self.doubts: Sequence[Doubt] = list(dataset.doubts.values())
 
     @property
     def scratch_nbytes(self) -> int:
-        return self._reader.scratch_nbytes if isinstance(self._reader, NeedsScratch) else 0
+        return self._reader.scratch_nbytes
 
     def fit(self, nbytes: int) -> None:
-        self._reader = within({"": self._reader}, nbytes)[""]
+        self._reader = self._reader.within(nbytes)
 
     def read_box(self, box: Box, out: Array) -> None:
         if any(part != slice(0, length) for part, length in zip(box[1:], self.shape[1:], strict=True)):
@@ -257,7 +256,7 @@ def packing_of(origin: Origin) -> Packing | None:
 
 def encoded_of(stored: StoredArray | None) -> EncodedChunks | None:
     """Where the encoded chunks of an array lie; None where only its library can tell."""
-    return stored.encoded if isinstance(stored, HasChunks) else None
+    return stored.encoded if stored is not None else None
 
 
 def fingerprint(origin: Origin) -> dict[str, Any]:

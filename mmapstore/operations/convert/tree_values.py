@@ -17,7 +17,7 @@ from ...plain.chunk_grid import Box
 from ...plain.content_digest import LeafDigests
 from ...plain.errors import MmapstoreError
 from ...plain.memory_budget import MemoryPlan, format_bytes
-from ...readers.contract import Array, NeedsScratch
+from ...readers.contract import Array
 from ...readers.select_reader import reader_for
 
 BOOKKEEPING_NBYTES = 32 << 20
@@ -93,7 +93,7 @@ def _reading(array: TreeArray) -> Callable[[Box], Array]:
         return array.read
     with contextlib.suppress(MmapstoreError):  # the library says what is wrong, if it cannot read it either
         reader = reader_for(stored, StoredLayout.of(None, array.shape, stored.name), mapped=False)
-        if (reader.scratch_nbytes if isinstance(reader, NeedsScratch) else 0) > _BLOCK_NBYTES:
+        if reader.scratch_nbytes > _BLOCK_NBYTES:
             return array.read
 
         def read(box: Box) -> Array:

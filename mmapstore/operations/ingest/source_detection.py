@@ -17,7 +17,6 @@ from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError,
 from ...plain.guessed_axes import warn_of_doubts
 from ...plain.inside_names import file_of
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, is_beside
-from ...readers.contract import NamesFiles
 from .contract import DoubtsAxes, Source
 from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_directory, matching
 from .images.files import PassedOver, is_hidden, looks_like_images
@@ -240,5 +239,5 @@ def _dataset_name(dataset: Any) -> str:
 
 def _dataset_paths(dataset: Any) -> list[str]:
     """The files that its samples come from: none of them may be the target."""
-    readers = [reader for reader in dataset.readers.values() if isinstance(reader, NamesFiles)]
+    readers = list(dataset.readers.values())
     return [os.path.abspath(path) for reader in readers for path in reader.files]

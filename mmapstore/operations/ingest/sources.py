@@ -18,7 +18,6 @@ from ...plain.array_likes import exact_array, is_read_in_slices
 from ...plain.array_spec import DEFAULT_LAYOUTS, LETTERS, ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.guessed_axes import Doubt, doubt_about
-from ...readers.contract import Decodes, NeedsScratch
 from .contract import ONLY, Array, Piece, Position
 
 _MOST_DECODINGS = 4  # of a chunk that is read in parts to save memory
@@ -125,7 +124,7 @@ class DatasetSource:
 
     def __init__(self, dataset: Any, name: str, paths: list[str], doubts: Sequence[Doubt] = ()) -> None:
         self._dataset, self.doubts = dataset, doubts
-        self._together = self._reader.decoded_together if isinstance(self._reader, Decodes) else 1
+        self._together = max(1, self._reader.decoded_together)
         self._takes_whole = True
         self.name = name
         self.paths = paths
@@ -172,7 +171,7 @@ class DatasetSource:
             at += len(read)
 
     def memory(self, at_most: int) -> dict[str, int]:
-        scratch = self._reader.scratch_nbytes if isinstance(self._reader, NeedsScratch) else 0
+        scratch = self._reader.scratch_nbytes
         # The samples read before, those being read, and where the reader does not tell, as much for chunks decoded whole.
         times = 2 if scratch else 3
         return {"samples being read": times * self._step(at_most) * self._spec.sample_nbytes, "decoding": scratch}

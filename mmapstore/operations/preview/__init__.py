@@ -12,7 +12,6 @@ import numpy as np
 from ...batches.opening import open_dataset
 from ...plain.errors import InvalidValueError
 from ...plain.memory_budget import MemoryPlan, parse_bytes
-from ...readers.contract import NeedsScratch
 from . import colours, sheet
 from .arrangement import columns_for
 from .colours import Array, Picture, Range
@@ -97,7 +96,7 @@ def preview(
     pixels = look.scale.size[0] * look.scale.size[1] * look.panels * len(numbers) * rows
     plan = {
         "a sample": reader.spec.sample_nbytes + 3 * look.frame_nbytes,
-        "decoding": reader.scratch_nbytes if isinstance(reader, NeedsScratch) else 0,
+        "decoding": reader.scratch_nbytes,
         "values shown": 6 * len(numbers) * min(rows, 2) * look.tile_nbytes,
         "pictures": 11 * pixels,
         "drawing": _BOOKKEEPING,

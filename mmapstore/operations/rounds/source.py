@@ -13,7 +13,6 @@ import numpy as np
 from ...batches.dataset import Dataset
 from ...plain.array_spec import ArraySpec
 from ...plain.round_order import RoundOrder
-from ...readers.contract import NamesFiles, NeedsScratch
 from ..ingest.contract import Piece, Position
 from ..ingest.sources import stamp
 from .augmentation import Array, Augmentation, Job, Made
@@ -66,7 +65,7 @@ class RoundSource:
 
     @property
     def paths(self) -> list[str]:
-        readers = [reader for reader in self.dataset.readers.values() if isinstance(reader, NamesFiles)]
+        readers = list(self.dataset.readers.values())
         return [path for reader in readers for path in reader.files]
 
     @property
@@ -84,7 +83,7 @@ class RoundSource:
             "originals of a window": window * read,
             "augmented samples of a window": window * (made + copied),
             "samples under way": 2 * (1 + self.tasks_ahead) * task * (made + read),
-            "decoder": sum(reader.scratch_nbytes for reader in self.dataset.readers.values() if isinstance(reader, NeedsScratch)),
+            "decoder": sum(reader.scratch_nbytes for reader in self.dataset.readers.values()),
             "order of the round": self.order.nbytes + _DIGEST_NBYTES * len(self.order),
         }
 

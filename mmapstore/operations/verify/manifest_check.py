@@ -16,7 +16,7 @@ import numpy as np
 
 from ...files.stored_files import lies_in
 from ...files.stored_manifest import read_manifest
-from ...formats.contract import HasChunks, StoredArray
+from ...formats.contract import StoredArray
 from ...formats.registry import list_stored, open_stored, split_inside
 from ...plain.array_spec import LETTERS
 from ...plain.content_digest import LeafDigests
@@ -370,6 +370,6 @@ def _appended(stored: StoredArray, path: str) -> str:
 
 
 def _checks_inside(stored: StoredArray) -> list[str]:
-    chunks = stored.encoded if isinstance(stored, HasChunks) else None
+    chunks = stored.encoded
     names = [codec.name for codec in chunks.chain] if chunks is not None else []
     return [_OWN_CHECKS[name] for name in dict.fromkeys(names) if name in _OWN_CHECKS]

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ...formats.contract import MayLackCodecs, Selection, StoredArray
+from ...formats.contract import Selection, StoredArray
 from ...formats.in_memory import ArrayInMemory
 from ...plain.array_spec import StoredLayout
 from ...plain.errors import DamagedFileError, MmapstoreError
 from ...plain.extents import Extents
-from ...readers.contract import Decodes, NeedsScratch, Reader, within
+from ...readers.contract import Reader
 from ...readers.library_reader import LibraryReader
 from ...readers.raw_reader import StoredRaw
 from ...readers.select_reader import reader_for
@@ -61,16 +61,16 @@ class Rows:
 
     @property
     def scratch_nbytes(self) -> int:
-        return self.reader.scratch_nbytes if isinstance(self.reader, NeedsScratch) else 0
+        return 0 if self.reader is None else self.reader.scratch_nbytes
 
     def within(self, nbytes: int) -> Rows:
         """Return the same rows, read in fewer threads where reading would take more than `nbytes` of memory."""
-        return self if self.reader is None else replace(self, reader=within({"": self.reader}, nbytes)[""])
+        return self if self.reader is None else replace(self, reader=self.reader.within(nbytes))
 
     def together(self, nbytes: int, most_nbytes: int) -> int:
         """Return the rows to read at a time: `nbytes` in whole chunks, unless one row of chunks takes over `most_nbytes`."""
         fitting = max(1, nbytes // max(1, self.nbytes))
-        together = self.reader.decoded_together if isinstance(self.reader, Decodes) else 1
+        together = 1 if self.reader is None else max(1, self.reader.decoded_together)
         if together > fitting:
             fitting = together if together * self.nbytes <= most_nbytes else max(1, most_nbytes // self.nbytes)
         return max(1, min(fitting // together * together or fitting, self.count))
@@ -98,8 +98,7 @@ def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool =
         flat = Extents.one_run(extents.path, extents.offset_of(0), math.prod(shape), dtype.itemsize, stored.dtype)
         reader = StoredRaw(flat, StoredLayout("N", (flat.rows,)), "read with preadv where the bytes lie", mapped=False)
     if reader is None:
-        if isinstance(stored, MayLackCodecs):
-            stored.require_codecs()
+        stored.require_codecs()
         folded = _Folded(stored, cut)
         reader = LibraryReader(folded, StoredLayout("NC", folded.shape), _BY_LIBRARY)
     return Rows(stored.name, shape, dtype, reader)
@@ -119,11 +118,8 @@ def by_numpy(name: str, path: str) -> StoredArray:
         raise DamagedFileError(f"{name} cannot be read by numpy.load: {error}. Copy or write it again.") from error
 
 
-class _Folded:
+class _Folded(StoredArray):
     """A stored array of two axes: those before `cut` counted as one, and those behind it as one."""
-
-    extents = None
-    why_not_raw = ""
 
     def __init__(self, stored: StoredArray, cut: int) -> None:
         self._stored, self._cut = stored, cut
@@ -133,8 +129,8 @@ class _Folded:
         chunk = stored.chunks or (1,) * len(stored.shape)
         together = chunk[cut - 1] if cut else 1
         self.chunks = (together, math.prod(chunk) // together) if stored.chunks else None
-        self.element_nbytes: int = getattr(stored, "element_nbytes", 0)
-        self.cache_nbytes: int = getattr(stored, "cache_nbytes", 0)
+        self.element_nbytes = stored.element_nbytes
+        self.cache_nbytes = stored.cache_nbytes
 
     def read_box(self, selection: Selection, out: Array) -> None:
         if not self._cut:
