@@ -262,22 +262,17 @@ def run_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
 def plain_values(reading: Reading, common: TreeArray) -> list[TreeArray]:
     """The plain arrays that one leaf becomes: one, or of runs of variable length two. `common` has what they share."""
     leaf = reading.leaf
-    whole = (*reading.shape, *leaf.dims)
-    dimensions = (*common.dimensions, *(None for _ in leaf.dims)) if common.dimensions else ()
-    member = "/".join(leaf.names)
     values = replace(
         common,
-        member=member,
-        shape=whole,
+        member="/".join(leaf.names),
+        shape=reading.shape,
         dtype=leaf.base,
-        dimensions=dimensions,
         changed=(*common.changed, *leaf.changed),
         notes=(*common.notes, *leaf.notes),
-        chunks=(*common.chunks, *leaf.dims) if common.chunks else None,
         fill=None if leaf.needs_conversion else common.fill,
         stored=None if leaf.needs_conversion else common.stored,
         refused=leaf.refused,
-    )
+    ).with_axes(leaf.dims)
     if leaf.refused:
         return [values]
     if leaf.dims:  # one element is kept; HDF5 converts it in two buffers that hold an element with all of its members
@@ -288,17 +283,7 @@ def plain_values(reading: Reading, common: TreeArray) -> list[TreeArray]:
     if leaf.kind == _DATE:
         return [replace(values, read=reading.dates, dtype=np.dtype(np.int64).newbyteorder(leaf.base.byteorder))]
     if leaf.kind == _OPAQUE:
-        size = leaf.base.itemsize
-        return [
-            replace(
-                values,
-                shape=(*whole, size),
-                dtype=np.dtype(np.uint8),
-                chunks=(*values.chunks, size) if values.chunks else None,
-                dimensions=(*dimensions, None) if dimensions else (),
-                read=reading.opaque,
-            )
-        ]
+        return [replace(values.with_axes((leaf.base.itemsize,)), dtype=np.dtype(np.uint8), read=reading.opaque)]
     if reading.is_text:
         return [_text(reading, values)]
     return runs(reading, values)

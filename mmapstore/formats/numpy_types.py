@@ -72,7 +72,7 @@ def _parts(common: TreeArray, read: _Member, name: str) -> list[TreeArray]:
     if dtype.subdtype is not None:
         base, dims = dtype.subdtype
         inner = replace(
-            _behind(common, dims),
+            common.with_axes(dims),
             dtype=base,
             changed=_with(common, "an array type as further axes"),
             kept_nbytes=common.kept_nbytes or common.element_nbytes or dtype.itemsize,
@@ -91,23 +91,13 @@ def _parts(common: TreeArray, read: _Member, name: str) -> list[TreeArray]:
         return [replace(plain, dtype=np.dtype(np.int64), read=lambda box: _integers(read(box)), changed=changed, notes=notes)]
     if dtype.kind == "V":
         changed = _with(common, "raw bytes as a further axis of uint8")
-        raw = replace(_behind(plain, (dtype.itemsize,)), dtype=np.dtype(np.uint8), changed=changed)
+        raw = replace(plain.with_axes((dtype.itemsize,)), dtype=np.dtype(np.uint8), changed=changed)
         return [replace(raw, read=lambda box: _bytes_of(read(box[:-1]), dtype.itemsize)[..., box[-1]])]
     return [replace(plain, read=read) if common.member or read.width < len(common.shape) else common]
 
 
 def _with(values: TreeArray, words: str) -> tuple[str, ...]:
     return values.changed if words in values.changed else (*values.changed, words)
-
-
-def _behind(values: TreeArray, dims: tuple[int, ...]) -> TreeArray:
-    """With further axes, each in one chunk."""
-    return replace(
-        values,
-        shape=(*values.shape, *dims),
-        chunks=(*values.chunks, *(max(1, length) for length in dims)) if values.chunks else None,
-        dimensions=(*values.dimensions, *(None for _ in dims)) if values.dimensions else (),
-    )
 
 
 def _integers(dates: Array) -> Array:

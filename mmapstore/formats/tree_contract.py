@@ -131,6 +131,15 @@ class TreeArray(StoredArray):
         if math.prod(out.shape):
             out[...] = self.read(selection)
 
+    def with_axes(self, dims: tuple[int, ...]) -> TreeArray:
+        """Return the array with further axes at the end, each in one chunk."""
+        return replace(
+            self,
+            shape=(*self.shape, *dims),
+            chunks=(*self.chunks, *(max(1, length) for length in dims)) if self.chunks else None,
+            dimensions=(*self.dimensions, *(None for _ in dims)) if self.dimensions else (),
+        )
+
     def opened(self) -> StoredArray:
         """Return the array as `mmapstore.open` gives it, for our own readers; this object if only the library reads it."""
         if self.stored is not None:

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -257,5 +257,5 @@ class _Directory:
         except StateMismatchError:  # what an interrupted run left of another version of this archive
             report = convert_all(archive.path, target, overwrite=True, resume=False, **self._options)
         rows = [replace(row, archive=archive.relative) for row in report.rows]
-        add_lines(self._journal, [{"archive": archive.relative, **now, "rows": [asdict(row) for row in rows]}])
+        add_lines(self._journal, [{"archive": archive.relative, **now, "rows": [vars(row) for row in rows]}])
         return rows

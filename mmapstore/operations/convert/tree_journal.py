@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ class TreeJournal:
 
 
 def _told(done: Done) -> dict[str, Any]:
-    return {"path": done.path, "rows": [asdict(row) for row in done.rows], "checks": [list(check) for check in done.checks]}
+    return {"path": done.path, "rows": [vars(row) for row in done.rows], "checks": [list(check) for check in done.checks]}
 
 
 def read_lines(path: str, version: tuple[str, int], take: Callable[[dict[str, Any]], Any], remedy: str) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import csv
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class TreeReport:
             "bytes": self.nbytes,
             "seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [vars(row) for row in self.rows],
         }
 
     def to_text(self) -> str:
