@@ -284,23 +284,45 @@ def plain_values(reading: Reading, common: TreeArray) -> list[TreeArray]:
         return [replace(values, read=reading.dates, dtype=np.dtype(np.int64).newbyteorder(leaf.base.byteorder))]
     if leaf.kind == _OPAQUE:
         return [replace(values.with_axes((leaf.base.itemsize,)), dtype=np.dtype(np.uint8), read=reading.opaque)]
-    if reading.is_text:
-        return [_text(reading, values)]
-    return runs(reading, values)
+    if not reading.is_text:
+        return runs(reading, values)
+    # In memory, HDF5 holds each text in C, and h5py in Python.
+    found = texts(reading, replace(values, element_nbytes=2 * OBJECT_NBYTES))
+    assert found is not None, "HDF5 ends text of variable length at NUL"
+    return [found]
 
 
-def _text(reading: Reading, values: TreeArray) -> TreeArray:
-    width, nbytes, is_utf8 = 1, 0, True
+class Runs(Protocol):
+    """Elements of variable length, each a flat array, or text as bytes."""
+
+    def blocks(self) -> Iterator[Array]:
+        """Yield all elements, flat, in C order; text as bytes."""
+        ...
+
+    def stored(self, box: Box) -> Array:
+        """Return an object array of arrays."""
+        ...
+
+    def texts(self, box: Box) -> Array:
+        """Return an object array of bytes."""
+        ...
+
+
+def texts(reading: Runs, values: TreeArray) -> TreeArray | None:
+    """Return text as bytes of fixed width, which is measured; None if one ends in NUL, as the padding does."""
+    width, nbytes, is_text = 1, 0, True
     for block in reading.blocks():
+        if any(element.endswith(b"\0") for element in block):
+            return None
         nbytes += sum(map(len, block))
-        width = max(width, max((len(element) for element in block), default=1))
-        is_utf8 = is_utf8 and all(_is_utf8(element) for element in block)
+        width = max(width, max(map(len, block), default=1))
+        is_text = is_text and all(b"\0" not in element and _is_utf8(element) for element in block)
     dtype = np.dtype(f"S{width}")
     return replace(
         values,
         dtype=dtype,
-        text=is_utf8,
-        element_nbytes=width + 3 * OBJECT_NBYTES,  # the text as HDF5 has it in C, and as h5py has it in Python
+        text=is_text,
+        element_nbytes=values.element_nbytes + width + OBJECT_NBYTES,
         text_nbytes=nbytes,
         read=lambda box: reading.texts(box).astype(dtype),
     )
@@ -312,16 +334,6 @@ def _is_utf8(element: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-class Runs(Protocol):
-    """Elements of variable length, each a flat array."""
-
-    def blocks(self) -> Iterator[Array]:
-        """All, flat, in C order."""
-        ...
-
-    def stored(self, box: Box) -> Array: ...
 
 
 def runs(reading: Runs, values: TreeArray) -> list[TreeArray]:

@@ -16,8 +16,8 @@ from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError
 from .contract import Array
-from .hdf5_types import LastBox, cut_behind, runs
-from .tree_contract import OBJECT_NBYTES, TreeArray
+from .hdf5_types import LastBox, cut_behind, runs, texts
+from .tree_contract import TreeArray
 
 _MEASURED_AT_ONCE, _MEASURED_NBYTES = 1 << 14, 16 << 20
 
@@ -109,66 +109,47 @@ def _bytes_of(found: Array, size: int) -> Array:
 
 
 def _texts(common: TreeArray, read: Callable[[Box], Array], name: str) -> list[TreeArray]:
-    """Text of any kind as UTF-8 in fixed width, which is measured; as values and offsets where one ends in NUL, the padding."""
-    width, nbytes, is_text, holds_bytes = 1, 0, True, False
-    at_once = max(1, min(_MEASURED_AT_ONCE, _MEASURED_NBYTES // common.dtype.itemsize))
-    for box in c_order_boxes(common.shape, at_once, common.chunks):
-        for element in np.asarray(read(box), object).reshape(-1):
-            encoded = _encoded(element, name)
-            if encoded.endswith(b"\0"):
-                return runs(
-                    _Encoded(common, read, name, at_once),
-                    replace(
-                        common,
-                        dtype=np.dtype(np.uint8),
-                        fill=None,
-                        stored=None,
-                        changed=_with(common, "text that ends in NUL as bytes and offsets"),
-                    ),
-                )
-            width, nbytes = max(width, len(encoded)), nbytes + len(encoded)
-            holds_bytes = holds_bytes or isinstance(element, bytes)
-            is_text = is_text and b"\0" not in encoded and _is_utf8(encoded)
-    dtype, is_fixed = np.dtype(f"S{width}"), common.dtype.kind == "U"
-
-    def read_texts(box: Box) -> Array:
-        found = np.asarray(read(box), object)
-        return np.array([_encoded(element, name) for element in found.reshape(-1)], dtype).reshape(found.shape)
-
-    words = "fixed-width Unicode" if is_fixed else "bytes of variable length" if holds_bytes else "" if is_text else "text"
-    texts = replace(
-        common,
-        dtype=dtype,
-        text=is_text,
-        fill=None,
-        stored=None,
-        read=read_texts,
-        element_nbytes=common.element_nbytes + width + OBJECT_NBYTES + 4 * is_fixed * width,
-        text_nbytes=nbytes,
-        changed=_with(common, f"{words} as {'UTF-8 text' if is_text else 'bytes of fixed width'}") if words else common.changed,
-    )
-    return [texts]
+    """Return text of any kind as UTF-8 in fixed width; as values and offsets if one ends in NUL, as the padding does."""
+    encoded, plain = _Encoded(common, read, name), replace(common, fill=None, stored=None)
+    found = texts(encoded, plain)
+    if found is None:
+        changed = _with(common, "text that ends in NUL as bytes and offsets")
+        return runs(encoded, replace(plain, dtype=np.dtype(np.uint8), changed=changed))
+    is_fixed = common.dtype.kind == "U"
+    if is_fixed or encoded.holds_bytes or not found.text:
+        words = "fixed-width Unicode" if is_fixed else "bytes of variable length" if encoded.holds_bytes else "text"
+        changed = _with(common, f"{words} as {'UTF-8 text' if found.text else 'bytes of fixed width'}")
+        found = replace(found, changed=changed)
+    return [replace(found, element_nbytes=found.element_nbytes + 4 * is_fixed * found.dtype.itemsize)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Encoded:
-    """Texts as runs of bytes."""
+    """Texts as bytes. `holds_bytes`: at least one of those that were read is stored as bytes."""
 
     common: TreeArray
     read: Callable[[Box], Array]
     name: str
-    at_once: int
+    holds_bytes: bool = False
 
     def blocks(self) -> Iterator[Array]:
-        for box in c_order_boxes(self.common.shape, self.at_once, self.common.chunks):
-            yield self.stored(box).reshape(-1)
+        at_once = max(1, min(_MEASURED_AT_ONCE, _MEASURED_NBYTES // self.common.dtype.itemsize))
+        for box in c_order_boxes(self.common.shape, at_once, self.common.chunks):
+            yield self.texts(box).reshape(-1)
 
-    def stored(self, box: Box) -> Array:
+    def texts(self, box: Box) -> Array:
         found = np.asarray(self.read(box), object)
         out = np.empty(found.size, object)
         for at, element in enumerate(found.reshape(-1)):
-            out[at] = np.frombuffer(_encoded(element, self.name), np.uint8)
+            self.holds_bytes = self.holds_bytes or isinstance(element, bytes)
+            out[at] = _encoded(element, self.name)
         return out.reshape(found.shape)
+
+    def stored(self, box: Box) -> Array:
+        found = self.texts(box)
+        for at, element in enumerate(found.reshape(-1)):
+            found.reshape(-1)[at] = np.frombuffer(element, np.uint8)
+        return found
 
 
 def _encoded(element: Any, name: str) -> bytes:
@@ -182,11 +163,3 @@ def _encoded(element: Any, name: str) -> bytes:
     raise InvalidTypeError(
         f"{name} holds Python objects, such as a {type(element).__name__}; expected text. Write them as arrays of numbers or text."
     )
-
-
-def _is_utf8(encoded: bytes) -> bool:
-    try:
-        encoded.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
