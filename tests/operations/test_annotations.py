@@ -87,7 +87,7 @@ def test_annotations_that_do_not_know_the_size(tmp_path, size):
         (xml([("", (0, 0, 9, 9))]), "object 1 has no <name>"),
         ("<annotation><object><name>cat</name></object></annotation>", r"object 1 \(cat\) has no <bndbox>"),
         (xml([], ("tall", 3)), "its <size> is 'tall' by '3'"),
-        (xml([], (-4, 3)), "its <size> is -4 by 3"),
+        (xml([], (-4, 3)), "its <size> is '-4' by '3'"),
         (xml([], (4.5, 3)), "its <size> is '4.5' by '3'; expected whole numbers"),
         (xml([], ("inf", 3)), "its <size> is 'inf' by '3'"),
         (xml([("cat", (0, 120, 9, 121))]), "which lies outside its image of 90 x 120"),

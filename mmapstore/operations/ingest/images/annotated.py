@@ -1,9 +1,9 @@
-"""Images, and beside them, in another folder, their annotations: the largest object of each is its label."""
+"""Images with annotations in another folder: the largest object of an image is its label."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ....plain.errors import DamagedFileError, InvalidValueError, NotFoundError
 from ..sources import content_mark
 from .annotations import Annotation, category_numbers, inside, read_annotation
-from .decoding import BROKEN
+from .decoding import skipping_broken
 from .files import ListedImages
 from .form import ImageForm, require_one_of
 from .header import ImageHeader
@@ -106,11 +106,14 @@ class AnnotatedImages(ImageSamples):
         if isinstance(clip_boxes, bool) or not isinstance(clip_boxes, (int, float)) or not clip_boxes >= 0:
             raise InvalidValueError(f"clip_boxes={clip_boxes!r} is not understood; expected a number of pixels from 0 on.")
         folders = PairedFolders(_folder(images, "images"), _folder(annotations, "annotations"))
-        listing = os.fspath(subset) if subset is not None else None
-        names = folders.all_names() if listing is None else folders.listed_names(listing)
+        listing = [] if subset is None else [os.fspath(subset)]
+        names = folders.listed_names(*listing) if listing else folders.all_names()
         # Categories that are not given are those of all annotations, so that each subset counts them the same way.
         needed = folders.annotations if categories is None else [name for name in names if name in folders.annotations]
-        parsed = _parsed(folders, needed, skip_broken, first_pixel, clip_boxes)
+        parsed: dict[str, Annotation] = {}
+        for name in needed:
+            with skipping_broken(skip_broken):
+                parsed[name] = read_annotation(folders.annotation_path(name), first_pixel, clip_boxes)
         pairs = folders.pairs(names, lambda name: parsed[name].filename if name in parsed else "")
         numbers = category_numbers(categories, parsed)
         classes = tuple(numbers)
@@ -123,7 +126,7 @@ class AnnotatedImages(ImageSamples):
         broken = {number for number, pair in enumerate(pairs) if pair.annotation and pair.annotation not in parsed}
         left_out = broken | folders.left_out(pairs, unmatched, broken)
         found = [None if number in left_out else parsed[pair.name] for number, pair in enumerate(pairs)]
-        read_too = [folders.annotation_path(name) for name in needed] + ([listing] if listing is not None else [])
+        read_too = [*map(folders.annotation_path, needed), *listing]
         paths, values = [], []
         for pair, annotation in zip(pairs, found, strict=True):
             told_by = folders.annotation_path(pair.name) if pair.annotation else ""
@@ -143,25 +146,19 @@ class AnnotatedImages(ImageSamples):
         for number, (annotation, header) in enumerate(zip(found, self._headers, strict=True)):
             if annotation is None or header is None or annotation.largest is None:
                 continue
-            try:
+            self._headers[number] = None  # if its box is broken
+            with skipping_broken(self._skip_broken):
                 box, count = _upright(annotation, header, self._files[number], paths[number], clip)
-            except BROKEN:
-                if not self._skip_broken:
-                    raise
-                self._headers[number] = None
-                continue
-            boxes[number] = self._pictures["image"].decoder.placement(header).moved(box)
-            clipped += [paths[number]] * count
+                boxes[number] = self._pictures["image"].decoder.placement(header).moved(box)
+                clipped += [paths[number]] * count
+                self._headers[number] = header
         self._add_field("box", boxes)
         self.fingerprint["boxes"] = content_mark(boxes)
-        self.notes["box"] = {
-            "edges": ["ymin", "xmin", "ymax", "xmax"],
-            "unit": "pixels of the image as written",
-            "no object": "NaN",
-        }
+        edges = ["ymin", "xmin", "ymax", "xmax"]
+        self.notes["box"] = {"edges": edges, "unit": "pixels of the image as written", "no object": "NaN"}
         if clipped:
-            boxes_words = f"{len(clipped)} box{'es' * (len(clipped) > 1)}"
-            words = f"clipped {boxes_words} to the image, first in {clipped[0]} (clip_boxes={clip:g}, --clip-boxes)"
+            count_words = f"{len(clipped)} box{'es' * (len(clipped) > 1)}"
+            words = f"clipped {count_words} to the image, first in {clipped[0]} (clip_boxes={clip:g}, --clip-boxes)"
             self._say("clipped", words, len(clipped), "box")
 
 
@@ -170,20 +167,6 @@ def _folder(path: str | os.PathLike[str], name: str) -> str:
     if not os.path.isdir(found):
         what = "is not a folder" if os.path.exists(found) else "does not exist"
         raise NotFoundError(f"{found} {what}; expected the folder of {name}.")
-    return found
-
-
-def _parsed(
-    folders: PairedFolders, names: Iterable[str], skip_broken: bool, first_pixel: int, clip: float
-) -> dict[str, Annotation]:
-    """The annotations of these names; without those that are broken, if they are to be left out."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = read_annotation(folders.annotation_path(name), first_pixel, clip)
-        except BROKEN:
-            if not skip_broken:
-                raise
     return found
 
 
@@ -203,7 +186,7 @@ def _label(annotation: Annotation, numbers: Mapping[str, int], background: bool,
 
 
 def _upright(annotation: Annotation, header: ImageHeader, image: str, path: str, clip: float) -> tuple[Box, int]:
-    """The largest box of an annotation in the picture as one looks at it, and how many boxes were clipped."""
+    """Return the largest box of an annotation in the upright picture, and the number of boxes that were clipped."""
     if annotation.size is None:
         annotation = inside(annotation, header.size, path, clip)
     assert annotation.largest is not None

@@ -1,4 +1,4 @@
-"""Pascal VOC annotations, one XML file for each image: the objects in it, and which of them is the largest."""
+"""Pascal VOC annotations, one XML file for each image: the objects in it, and the largest of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from .placement import Box
 
 _MOST_NBYTES = 16 << 20  # thousands of times what an annotation takes
 _EDGES = ("ymin", "xmin", "ymax", "xmax")
+_WHOLE = re.compile(r"\d{1,18}(\.0*)?")
 _ENCODING = re.compile(rb"""^\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]*)["']""")
 _LARGER = {"gb2312": "gb18030", "gbk": "gb18030"}  # files that say the smaller of these sets hold characters of the larger
 
 
 @dataclass(frozen=True)
 class AnnotatedObject:
-    """An object in an image: its category, and where it is, in pixels from the top left corner."""
+    """An object in an image: its category, and its box in pixels from the top left corner."""
 
     name: str
     box: Box
@@ -39,10 +40,9 @@ class Annotation:
 
     Attributes
     ----------
-    filename : of the image, as the annotation says; "" if it does not
-    size : (height, width) of the image, None if it does not say
+    filename, size : name and (height, width) of the image; "" and None where the annotation does not say
     objects : in their order
-    clipped : how many of their boxes reached out of the image, and were clipped to it
+    clipped : number of boxes that reached out of the image, and were clipped to it
     """
 
     filename: str
@@ -64,11 +64,11 @@ def read_annotation(path: str, first_pixel: int, clip: float = 1.0) -> Annotatio
     """Parse and check one annotation.
 
     `first_pixel` is the number of the first row and column: with 0, a box that is w pixels wide goes from x to x + w; with 1, as
-    Pascal VOC counts, from x to x + w - 1, the last pixel in it. Boxes are returned the first way, and those that reach out of the
-    image by at most `clip` pixels clipped to it. An object with several boxes is several objects of one name.
+    Pascal VOC counts, from x to x + w - 1, the last pixel in it. Boxes are returned the first way, and boxes that reach out of the
+    image by at most `clip` pixels are clipped to it. An object with several boxes is several objects of one name.
 
-    Raises DamagedFileError for what is no XML or no box in the image, naming the object; UnsafeFileError for XML that declares
-    entities or a document type, or is larger than 16 MiB; NotFoundError, NotReadableError, MissingPackageError.
+    Raises DamagedFileError, naming the object, for a file that is no XML or a box that is not in the image; UnsafeFileError for XML
+    that declares entities or a document type, or is larger than 16 MiB; NotFoundError, NotReadableError, MissingPackageError.
     """
     root = _parsed(path)
     size = _size(root, path)
@@ -87,7 +87,7 @@ def read_annotation(path: str, first_pixel: int, clip: float = 1.0) -> Annotatio
 
 
 def inside(annotation: Annotation, size: tuple[int, int] | None, path: str, clip: float, first_pixel: int = 0) -> Annotation:
-    """An annotation whose boxes are in an image of (height, width); None for an image of which it is not known how large it is.
+    """Return the annotation with its boxes clipped to an image of (height, width), or to one of unknown size for None.
 
     Raises DamagedFileError for a box that reaches out by more than `clip` pixels, or that lies outside as a whole.
     """
@@ -138,7 +138,7 @@ def _parsed(path: str) -> Any:
 
 
 def _as_expat_reads(text: bytes) -> bytes | str:
-    """XML in an encoding that expat does not know, such as GB2312, decoded as it says that it is encoded."""
+    """Return XML as it is, or decoded if its encoding is one that expat does not know, such as GB2312."""
     declared = _ENCODING.match(text)
     name = declared[1].decode().lower() if declared else "utf-8"
     if name.startswith(("utf", "us-ascii", "iso-8859-1")):
@@ -151,28 +151,19 @@ def _size(root: Any, path: str) -> tuple[int, int] | None:
     if found is None:
         return None
     texts = [(found.findtext(side) or "").strip() for side in ("height", "width")]
-    try:
-        height, width = (int(text) if text.isdecimal() else _whole(float(text)) for text in texts)
-    except (ValueError, OverflowError) as error:
-        raise DamagedFileError(f"{path}: its <size> is {texts[0]!r} by {texts[1]!r}; expected whole numbers of pixels.") from error
-    if height < 0 or width < 0:
-        raise DamagedFileError(f"{path}: its <size> is {height} by {width}; expected whole numbers of pixels.")
+    if not all(_WHOLE.fullmatch(text) for text in texts):
+        raise DamagedFileError(f"{path}: its <size> is {texts[0]!r} by {texts[1]!r}; expected whole numbers of pixels.")
+    height, width = (int(text.partition(".")[0]) for text in texts)
     return (height, width) if height and width else None  # tools that did not know it wrote 0
-
-
-def _whole(number: float) -> int:
-    if number != int(number):
-        raise ValueError
-    return int(number)
 
 
 def _box(found: Any, where: str, first_pixel: int) -> Box:
     texts = {edge: (found.findtext(edge) or "").strip() for edge in _EDGES}
     shown = ", ".join(f"{edge} {text or 'missing'}" for edge, text in texts.items())
     try:
-        top, left, bottom, right = (float(texts[edge]) for edge in _EDGES)
-    except ValueError as error:
-        raise DamagedFileError(f"{where} has the box {shown}; expected four numbers.") from error
+        top, left, bottom, right = map(float, texts.values())
+    except ValueError:
+        top = left = bottom = right = math.nan
     if not all(map(math.isfinite, (top, left, bottom, right))):
         raise DamagedFileError(f"{where} has the box {shown}; expected four numbers.")
     if bottom < top or right < left:
@@ -193,10 +184,9 @@ def _outside(where: str, box: Box, size: tuple[int, int] | None, first_pixel: in
 
 
 def category_numbers(categories: Any, annotations: dict[str, Annotation]) -> dict[str, int]:
-    """Number of each category: in the order given, or, without one, of all names in these annotations, sorted."""
+    """Return the number of each category: in the order given, or, for None, of all names in these annotations, sorted."""
     if categories is None:
-        names = sorted({found.name for annotation in annotations.values() for found in annotation.objects})
-        return {name: number for number, name in enumerate(names)}
+        categories = sorted({found.name for annotation in annotations.values() for found in annotation.objects})
     if isinstance(categories, str) or not all(isinstance(name, str) for name in categories):
         raise InvalidValueError(
             f"categories={categories!r} is not understood; expected the names in order, such as ['cat', 'dog']."

@@ -16,12 +16,17 @@ from .form import ImageForm, Values, values_for
 from .header import ImageHeader, opened, orientation_of, pillow, read_header
 from .placement import Placement, draft_scale
 
-BROKEN = (DamagedFileError, UnsafeFileError, NotFoundError, NotReadableError)  # what skip_broken leaves out
+BROKEN = (DamagedFileError, UnsafeFileError, NotFoundError, NotReadableError)  # errors of files that skip_broken skips
 _HEADERS_AT_ONCE = 4  # threads, which wait for the disk, or else for each other
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _MOST_ROWS = 512
 
 Files = Sequence[tuple[str, ImageHeader]]
+
+
+def skipping_broken(skip: bool) -> contextlib.suppress:
+    """Return a context that suppresses the errors of broken files, if `skip`."""
+    return contextlib.suppress(*(BROKEN if skip else ()))
 
 
 def read_numbers(path: str) -> tuple[Array, list[int] | None]:
@@ -223,14 +228,14 @@ class PictureFiles:
     sample_shape: tuple[int, int, int]
     most_working_nbytes: int
 
-    def __init__(self, paths: Sequence[str], left_out: Container[int], skip_broken: bool) -> None:
+    def __init__(self, paths: list[str], left_out: Container[int], skip_broken: bool) -> None:
         self.paths = paths
         self.headers = _headers(paths, left_out, skip_broken)
 
     def reorder(self, places: Sequence[int]) -> None:
-        """Put file `places[i]` at place i."""
-        self.paths = [self.paths[number] for number in places]
-        self.headers = [self.headers[number] for number in places]
+        """Put file `places[i]` at place i, in these lists themselves."""
+        self.paths[:] = [self.paths[number] for number in places]
+        self.headers[:] = [self.headers[number] for number in places]
 
     def usable(self) -> list[tuple[str, ImageHeader]]:
         return [(path, header) for path, header in zip(self.paths, self.headers, strict=True) if header is not None]
@@ -266,12 +271,9 @@ def _headers(paths: Sequence[str], left_out: Container[int], skip_broken: bool) 
     once: dict[ImageHeader, ImageHeader] = {}
 
     def look(number: int) -> ImageHeader | None:
-        try:
+        with skipping_broken(skip_broken):
             return None if number in left_out else read_header(paths[number])
-        except BROKEN:
-            if skip_broken:
-                return None
-            raise
+        return None
 
     looked = in_order(range(len(paths)), look, workers=_HEADERS_AT_ONCE, ahead=64)
     with contextlib.closing(looked):

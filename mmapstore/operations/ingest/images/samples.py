@@ -16,7 +16,7 @@ from ....plain.errors import DamagedFileError, InvalidValueError, SourceWarning,
 from ..contract import Array, Piece, Position
 from ..ordered_map import in_order
 from ..sources import content_mark, stamp
-from .decoding import BROKEN, PictureFiles, picture_decoder
+from .decoding import PictureFiles, picture_decoder, skipping_broken
 from .files import ListedImages, PassedOver
 from .form import ImageForm
 from .masks import are_masks, mask_decoder, require_alike, require_no_pairs
@@ -49,7 +49,7 @@ class ImageSamples:
         skip_broken: bool,
         workers: int | None,
         pages: str | None,
-        masks: Sequence[str] | bool | None = False,
+        masks: list[str] | bool | None = False,
     ) -> None:
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise InvalidValueError(f"workers={workers!r}; expected how many images to decode at once, at least 1, or None.")
@@ -57,12 +57,12 @@ class ImageSamples:
         files = listed.paths if len(listed.read_too) <= 1 else [*listed.paths, *listed.read_too]
         folders = {os.path.dirname(path) for path in files}  # in place of their files, of which there may be millions
         self.paths = [os.path.abspath(path) for path in (*sorted(folders), *(listed.read_too if len(listed.read_too) == 1 else ()))]
-        self._files: Sequence[str] = listed.paths
+        self._files = listed.paths
         self._skip_broken = bool(skip_broken)
         self._workers = workers or usable_cpus()
         images = PictureFiles(listed.paths, listed.left_out, self._skip_broken)
         self._pictures = {"image": images}
-        if isinstance(masks, Sequence):
+        if isinstance(masks, list):
             self._pictures["mask"] = PictureFiles(masks, listed.left_out, self._skip_broken)
         self._headers = images.headers
         if not images.usable():
@@ -121,8 +121,6 @@ class ImageSamples:
             places = wanted.places(len(self._files)).tolist()
             for pictures in self._pictures.values():
                 pictures.reorder(places)
-            images = self._pictures["image"]
-            self._files, self._headers = images.paths, images.headers
             self._fields = {name: values[places] for name, values in self._fields.items()}
             self._number_items()
         for name in self._pictures if note else ():
@@ -140,22 +138,19 @@ class ImageSamples:
 
     def _pair_masks(self, masks: PictureFiles, form: ImageForm) -> None:
         for number, (header, mask) in enumerate(zip(self._headers, masks.headers, strict=True)):
-            try:
+            with skipping_broken(self._skip_broken):
                 if header is not None and mask is not None:
                     pages = mask.pages[: len(header.pages)] if self.notes["image"].get("pages") == "first" else mask.pages
                     masks.headers[number] = mask = mask._replace(pages=pages)
                     require_alike(self._files[number], header, masks.paths[number], mask, form.size is not None)
                     continue
-            except BROKEN:
-                if not self._skip_broken:
-                    raise
             self._headers[number] = masks.headers[number] = None
         if not masks.usable():
             raise DamagedFileError(f"{self.name}: no image has a mask that can be read. Check the folders.")
         masks.decode_by(lambda files: mask_decoder(files, form.of_masks()))
         self.notes["mask"] = {"label masks": True, **form.of_masks().to_json()}
 
-    def _decide_how(self, images: PictureFiles, form: ImageForm, masks: Sequence[str] | bool | None) -> None:
+    def _decide_how(self, images: PictureFiles, form: ImageForm, masks: list[str] | bool | None) -> None:
         is_mask, words = (masks is True, "") if masks is not None else are_masks(images.usable(), form)
         if words:
             self._say("taken for label masks" if is_mask else "maybe label masks", words, True)
@@ -306,31 +301,23 @@ class ImageSamples:
                     yield from self._of_pages(file, skip)
 
     def _of_file(self, file: int) -> dict[str, Array] | None:
-        if self._headers[file] is None:
-            return None
-        try:
-            return {name: pictures.decode(file) for name, pictures in self._pictures.items()}
-        except BROKEN:
-            if self._skip_broken:
-                return None
-            raise
+        with skipping_broken(self._skip_broken):
+            if self._headers[file] is not None:
+                return {name: pictures.decode(file) for name, pictures in self._pictures.items()}
+        return None
 
     def _of_pages(self, file: int, first: int) -> Generator[dict[str, Array] | None]:
         """Yield the samples of a file. A broken page skips the pages behind it too, because they may build on it."""
         given = first
-        with contextlib.ExitStack() as stack:
+        with skipping_broken(self._skip_broken), contextlib.ExitStack() as stack:
             flows = {
                 name: stack.enter_context(contextlib.closing(pictures.pages(file, first)))
                 for name, pictures in self._pictures.items()
             }
-            try:
-                while given < self._count(file):
-                    pictures = {name: next(flow) for name, flow in flows.items()}
-                    yield pictures
-                    given += 1
-            except BROKEN:
-                if not self._skip_broken:
-                    raise
+            while given < self._count(file):
+                pictures = {name: next(flow) for name, flow in flows.items()}
+                yield pictures
+                given += 1
         yield from itertools.repeat(None, self._count(file) - given)
 
     def _nbytes(self, file: int) -> int:
