@@ -44,7 +44,7 @@ def lies_in_memory(obj: Any) -> bool:
 
 
 def exact_array(value: Any, where: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """`value` as `numpy.asarray` reads it, a plain ndarray and a view where that is one.
+    """Return `value` as `numpy.asarray` reads it, a plain ndarray and a view where that is one.
 
     Raises InvalidTypeError, naming `where`, if values lie under a mask, if the matrix is sparse, if there is no one shape, and if
     NumPy's common dtype changes a value: `numpy.asarray([2**63, -1])` is float64.

@@ -16,7 +16,7 @@ DEFAULT_LAYOUTS = {1: "N", 2: "NC", 3: "NHW", 4: "NCHW", 5: "NCDHW", 6: "NTCDHW"
 
 
 def checked_dtype(dtype: Any, where: str) -> np.dtype[Any]:
-    """`dtype` if it is a fixed-size bool, integer, float, complex or bytes type; an error naming `where` if not."""
+    """Return `dtype` if it is a fixed-size bool, integer, float, complex or bytes type. Raises InvalidTypeError, naming `where`."""
     found: np.dtype[Any] = np.dtype(dtype)
     if found.kind in "biufcS" and found.itemsize > 0:
         return found
@@ -102,7 +102,7 @@ class StoredLayout:
 
     @classmethod
     def of(cls, layout: str | None, shape: tuple[int, ...], where: str) -> StoredLayout:
-        """The layout given, or the usual one for that many axes (N, NC, NHW, NCHW, NCDHW, NTCDHW)."""
+        """Check the layout given, or take the usual one for that many axes (N, NC, NHW, NCHW, NCDHW, NTCDHW)."""
         if len(shape) == 0:
             raise InvalidValueError(f"{where} is a scalar; expected an array of samples with at least one axis.")
         if layout is None:
@@ -162,20 +162,20 @@ class StoredLayout:
         return self.has_rows and (self._length("T") == 1 or self._length("N") == 1 or not self.letters.startswith("TN"))
 
     def spec(self, dtype: np.dtype[Any]) -> ArraySpec:
-        """The array as its samples come out, in native byte order."""
+        """Return the array as its samples come out, in native byte order."""
         return ArraySpec((self.samples, *self.sample_shape), dtype.newbyteorder("="), "N" + self.sample_letters)
 
     def samples_first(self, stored: np.ndarray) -> np.ndarray:
-        """`stored` seen as (episodes, samples of an episode, *sample): always a view."""
+        """Return `stored` as (episodes, samples of an episode, *sample), which is always a view."""
         axes = [self.letters.index(letter) for letter in "NT" if letter in self.letters]
         rest = [axis for axis in range(stored.ndim) if axis not in axes]
         view = stored.transpose(axes + rest)
         return view if len(axes) == 2 else view[None]
 
     def boxes(self, start: int, stop: int) -> list[tuple[tuple[slice, ...], int, int]]:
-        """The stored regions that hold samples [start, stop), each with the range of those samples it fills.
+        """Return the stored regions that hold samples [start, stop), one for each episode.
 
-        Returns a list of (slices into the stored array, first, last + 1 relative to `start`); one per episode touched.
+        Each is (slices into the stored array, first sample, one past the last), samples counted from `start`.
         """
         length = self.episode_length
         found = []
@@ -192,7 +192,7 @@ class StoredLayout:
         return found
 
     def rows_of(self, samples: np.ndarray) -> np.ndarray:
-        """The row of each sample number, where `has_rows`. Rows are counted in stored order."""
+        """Return the row of each sample number, where `has_rows`. Rows are counted in stored order."""
         if self.is_consecutive:
             return samples
         episode, step = np.divmod(samples, self.episode_length)

@@ -10,7 +10,7 @@ from .chunk_grid import Box
 
 
 def c_order_boxes(shape: tuple[int, ...], most: int, chunk: tuple[int, ...] | None = None) -> Iterator[Box]:
-    """Boxes of at most `most` elements, and at least one; put one after the other they are the array in C order.
+    """Yield boxes of at most `most` elements, and at least one; put one after the other they are the array in C order.
 
     Each has a start and stop on every axis. Where they can, boxes end at the borders of chunks, so that none is decoded twice.
 
@@ -37,7 +37,7 @@ def c_order_boxes(shape: tuple[int, ...], most: int, chunk: tuple[int, ...] | No
 
 
 def cut(shape: tuple[int, ...], most: int) -> tuple[int, int]:
-    """(axis along which boxes of at most `most` elements are cut, entries of that axis in each)."""
+    """Return (axis along which boxes of at most `most` elements are cut, entries of that axis in each)."""
     axis = next((axis for axis in range(len(shape)) if math.prod(shape[axis + 1 :]) <= most), len(shape) - 1)
     return axis, min(shape[axis], max(1, most // math.prod(shape[axis + 1 :])))
 

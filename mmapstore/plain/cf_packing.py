@@ -21,7 +21,7 @@ _SCALES, _FILLS = {"scale_factor": 1.0, "add_offset": 0.0}, ("_FillValue", "miss
 ATTRIBUTES = (*_SCALES, *_FILLS, "_Unsigned", "valid_min", "valid_max", "valid_range")
 _SLICE = 1 << 16
 _MOST_FILLS = 1 << 10  # each is compared with every value, and a file may declare millions
-# What the NetCDF library puts where nothing was written, by NumPy's names (netcdf.h, NC_FILL_*).
+# The numbers that the NetCDF library puts where nothing was written, by NumPy's names (netcdf.h, NC_FILL_*).
 _UNWRITTEN = {
     "i1": -127,
     "u1": 255,
@@ -167,12 +167,12 @@ def packed_words(packed: Iterable[Packed]) -> str:
 
 
 def unwritten_fill(dtype: np.dtype[Any]) -> float | None:
-    """The number of this dtype that NetCDF stores where nothing was written; None for dtypes that NetCDF has not."""
+    """Return the number that NetCDF stores where nothing was written; None for dtypes that NetCDF has not."""
     return _UNWRITTEN.get(dtype.str[1:])
 
 
 def _numbers(value: Any, stored: np.dtype[Any]) -> Array | None:
-    """An attribute as the numbers that are compared with; None where it is no numbers, or `stored` does not hold one of them."""
+    """Return an attribute as numbers of the dtype `stored`; None if it is no numbers, or the dtype does not hold one of them."""
     found = _array(value)
     if found.dtype.kind not in "iuf" or found.size > _MOST_FILLS:
         return None
@@ -192,13 +192,13 @@ def _array(value: Any) -> Array:
 
 
 def _bound(found: Array | None) -> float | None:
-    """A single number, and not NaN."""
+    """Return a single number; None for none, several, and NaN."""
     bound: float | None = found.item() if found is not None and found.size == 1 else None
     return bound if bound == bound else None
 
 
 def _scales(attributes: Mapping[str, Any]) -> tuple[float, float, list[np.dtype[Any]]]:
-    """(scale, offset, the dtypes that say how exact they are meant). Neither counts where one of them is no number."""
+    """Return scale, offset, and the dtypes in which they are given. Neither counts where one of them is no number."""
     found, types = [], []
     for name, neutral in _SCALES.items():
         value = _array(attributes.get(name, neutral))
@@ -212,7 +212,7 @@ def _scales(attributes: Mapping[str, Any]) -> tuple[float, float, list[np.dtype[
 
 
 def _text(value: Any) -> str:
-    """Of an attribute in any of the forms that libraries give text in, one-element arrays among them."""
+    """Return the text of an attribute, in any form in which libraries give text, one-element arrays among them."""
     found = _array(value)
     text = found.item() if found.size == 1 else ""
     return (text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)).replace("\0", "")

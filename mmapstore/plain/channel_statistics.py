@@ -128,7 +128,7 @@ class ChannelStatistics:
             self._minimum, self._maximum = self._minimum.astype(common), self._maximum.astype(common)
 
     def _merge_slice(self, at: slice, box: Array) -> None:
-        """`box` is (channels, ...), at most `_SLICE` elements."""
+        """Take in (channels, ...), at most `_SLICE` elements."""
         with np.errstate(invalid="ignore", over="ignore"):
             box = np.ascontiguousarray(box).reshape(len(box), -1)  # one row each channel: reductions over strides are 7x slower
             low, high = box.min(axis=1), box.max(axis=1)
@@ -165,7 +165,7 @@ class ChannelStatistics:
                 count == 0, self._mean[at], np.where(before == 0, mean, self._mean[at] + shift * (count / some))
             )
             self._deviations[at] += np.where(count == 0, 0, deviations + between)
-        # What was seen last is cast to the dtype kept; `_expect` has made that wide enough.
+        # `_expect` has made the dtype kept wide enough for both.
         low, high = low.astype(self._minimum.dtype), high.astype(self._maximum.dtype)
         self._minimum[at] = np.where(before == 0, low, np.where(count == 0, self._minimum[at], np.minimum(self._minimum[at], low)))
         self._maximum[at] = np.where(
@@ -182,7 +182,7 @@ class ChannelStatistics:
         self._combine(slice(None), other._count, other._nans, other._minimum, other._maximum, other._mean, other._deviations)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists by name, one entry per channel; numbers that JSON lacks are the texts "nan", "inf", "-inf".
+        """Return plain lists by name, one entry per channel; numbers that JSON lacks are the texts "nan", "inf", "-inf".
 
         `deviations` is the sum of squared deviations from the mean, from which `from_json` goes on without losing a bit.
         """
@@ -229,7 +229,7 @@ class ChannelStatistics:
 
 
 def _moments_of_small(rows: Array) -> tuple[Array, Array]:
-    """(mean, sum of squared deviations) of each row of at most `_SLICE` integers up to `_SMALL`, with one rounding at the end.
+    """Return (mean, sum of squared deviations) of each row of at most `_SLICE` integers up to `_SMALL`, rounded once.
 
     In float32, which is twice as fast: sums stay below 2**24, up to which it holds every integer, as do squares `_EXACT` at a time.
     """
@@ -253,9 +253,9 @@ def _channels_first(block: Array, channel_axis: int | None) -> Array:
 
 
 def _boxes(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """(channels, ...) cut into boxes of at most `_SLICE` elements.
+    """Cut (channels, ...) into boxes of at most `_SLICE` elements.
 
-    Cut along the outermost of the other axes that has to be, so that a box takes long runs of memory; along the channels last.
+    The outermost of the other axes are cut first, so that a box takes long runs of memory; the channels last.
     """
     order = [*range(1, len(shape)), 0]
     values = math.prod(shape[1:])
@@ -271,7 +271,7 @@ def _boxes(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
 
 
 def _difference_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """One that holds every difference of two such values: exactly for bool and integers up to 32 bits."""
+    """Return a dtype that holds every difference of two such values, exactly for bool and integers up to 32 bits."""
     if dtype.kind == "f" or dtype.itemsize == 8:
         return np.dtype(np.float64)
     return np.dtype({1: np.int16, 2: np.int32, 4: np.int64}[dtype.itemsize])
@@ -325,7 +325,7 @@ class DifferenceStatistics:
         self._last = block[-1:].copy()
 
     def _update_many(self, block: Array, borders: Sequence[int], channel_axis: int | None) -> None:
-        """Episodes of a few samples each: those that have one before them are gathered, where calls for each would cost."""
+        """Take in episodes of a few samples each by gathering the samples that have one before them: a call for each would cost."""
         follows = np.ones(len(block), np.bool_)
         follows[[0, *borders]] = False
         later = np.flatnonzero(follows)

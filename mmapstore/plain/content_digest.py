@@ -83,7 +83,7 @@ class LeafDigests:
                     self.done[run] = self._hash.digest()
 
     def _pieces(self, block: Array) -> Iterator[Array]:
-        """The values as they are hashed, one-dimensional and contiguous."""
+        """Yield the values as they are hashed, one-dimensional and contiguous."""
         if block.size == 0:
             return
         if self._is_text:
@@ -167,7 +167,7 @@ def _merged(pair: Sequence[bytes | None]) -> bytes | None:
 
 
 def _prefixed(texts: Array) -> bytes:
-    """The bytes of each text behind its length."""
+    """Return the bytes of each text behind its length."""
     if texts.dtype.kind != "S":
         encoded = [text if isinstance(text, bytes) else str(text).encode() for text in texts.tolist()]
         return b"".join(len(text).to_bytes(_PREFIX.itemsize, "little") + text for text in encoded)

@@ -1,4 +1,4 @@
-"""Is ingesting worth it? The arithmetic: every epoch from the source, against once through it and then from the store."""
+"""The cost of ingesting: every epoch from the source, against once through the source and then from the store."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class IngestCost:
                 raise InvalidValueError(f"{name}={value!r} is no duration; expected a number that is not negative.")
 
     def from_source(self, epochs: int) -> float:
-        """`(prepare + train) * epochs`."""
+        """Return `(prepare + train) * epochs`."""
         return (self.prepare + self.train) * epochs
 
     def from_store(self, epochs: int) -> float:
-        """`ingest + (train + read) * epochs`."""
+        """Return `ingest + (train + read) * epochs`."""
         return self.ingest + (self.train + self.read) * epochs
 
     @property

@@ -82,7 +82,7 @@ def proportional_counts(counts: Numbers, sizes: Numbers) -> Numbers:
 
 
 def _cheapest_path(up: Codes, rest: Numbers, excess: Numbers) -> tuple[list[int], list[Numbers]]:
-    """The cheapest way of a unit from a part with too many to one with too few, and for each step the classes that can take it."""
+    """Return the cheapest path of a unit from a part with too many to one with too few, and the classes that can take each step."""
     parts = len(excess)
     cost = np.full((parts, parts), np.inf)
     for a in range(parts):

@@ -93,7 +93,7 @@ class Draws:
                 yield runs_of(drawn)
 
     def _uses(self, epoch: int) -> tuple[Any, Numbers]:
-        """The uses of each anchor, in rows of `_SPAN`, and the draws before each row."""
+        """Return the uses of each anchor, in rows of `_SPAN`, and the draws before each row."""
         kept = self._kept  # read once: another thread may replace it
         for one, uses, sums in kept:
             if one == epoch:
@@ -222,7 +222,7 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def _stride(members: int) -> int:
-    """The step around a circle of so many places that leaves no place out, and spreads any number of steps evenly."""
+    """Return the step around a circle of so many places that leaves no place out, and spreads any number of steps evenly."""
     step = max(1, round(members * (math.sqrt(5) - 1) / 2))
     while math.gcd(step, members) != 1:
         step += 1

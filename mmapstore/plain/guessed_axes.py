@@ -32,7 +32,7 @@ class Doubt:
     why: str
 
     def words(self, argument: str, option: str = "") -> str:
-        """A text for people who give the axes by that argument, on the command line by `option`."""
+        """Return the warning for an axes argument of that name, on the command line `option`."""
         option = option or f"--{argument.replace('_', '-')}"
         return (
             f"{self.name}: {self.why} Say {argument}={self.likely!r} ({option} {self.likely}), or {self.taken!r} if that is right."

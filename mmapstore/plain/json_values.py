@@ -9,7 +9,7 @@ import numpy as np
 
 
 def as_json(value: Any) -> Any:
-    """A value that JSON holds and that is equal; None where there is none.
+    """Return an equal value that JSON holds; None where there is none.
 
     >>> as_json(np.float32(0.5)), as_json(np.array([1, 2], "i2")), as_json(b"m/s"), as_json(1j)
     (0.5, [1, 2], 'm/s', None)

@@ -15,7 +15,7 @@ for _power, _letter in enumerate("kmgtp", start=1):
 
 
 def parse_bytes(size: int | str, name: str = "max_memory") -> int:
-    """A number of bytes, from an int or text such as "256MB" (10**6) or "256MiB" (2**20).
+    """Return a number of bytes, from an int or text such as "256MB" (10**6) or "256MiB" (2**20).
 
     >>> parse_bytes("256MB"), parse_bytes("1.5 GiB"), parse_bytes(4096)
     (256000000, 1610612736, 4096)

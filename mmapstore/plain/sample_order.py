@@ -85,7 +85,7 @@ class Permutation:
 
 
 def _shifted(half: Any, other: Any, keys: Any, modulus: np.uint64, forward: bool) -> Any:
-    """(half ± hash(other)) modulo `modulus`; the hash is the finalizer of MurmurHash3 with the key mixed in twice."""
+    """Return (half ± hash(other)) modulo `modulus`; the hash is the finalizer of MurmurHash3 with the key mixed in twice."""
     mixed = other + keys[0]
     mixed ^= mixed >> np.uint64(33)
     mixed *= np.uint64(0xFF51AFD7ED558CCD)
@@ -108,7 +108,7 @@ class Shuffling:
 
     @classmethod
     def of(cls, shuffle: bool | int, sample_nbytes: int) -> Shuffling | None:
-        """From the `shuffle=` argument and the bytes of a sample, and nothing else: one seed gives one order everywhere.
+        """Make the measures from the `shuffle=` argument and the bytes of a sample, and nothing else: a seed gives one order everywhere.
 
         True: 32 blocks of about 2 MiB. A number: that many samples in a window, in blocks of about 2 MiB, or in
         32 smaller ones where the window is too small for that: mixing is kept, reads get shorter.
@@ -140,7 +140,7 @@ class Shuffling:
         return self.block * self.blocks_per_window
 
     def effective_batch(self, batch_size: int) -> float:
-        """The size of the batch of independent samples that mixes as well: B / (1 + (B - 1) / K).
+        """Return the size of the batch of independent samples that mixes as well: B / (1 + (B - 1) / K).
 
         Samples of one block are alike; a batch drawn from K blocks has B/K samples of each. Taken at its worst
         (samples of a block all equal), its mean varies like that of this many independent samples.
@@ -225,7 +225,7 @@ class SampleOrder:
         return numbers if self.draws is None else self.draws.anchors(epoch, numbers)
 
     def _numbers_at(self, epoch: int, start: int, stop: int) -> Numbers:
-        """The numbers of anchors, or of draws, at these positions."""
+        """Return the numbers of anchors, or of draws, at these positions."""
         if self.shuffling is None:
             return np.arange(self.first + start, self.first + stop, dtype=np.int64)
         found = np.empty(stop - start, np.int64)
@@ -241,7 +241,7 @@ class SampleOrder:
     # --- windows: what a reader keeps at hand ------------------------------------------------------------------
 
     def window_at(self, epoch: int, position: int) -> Window:
-        """The shuffling window that holds a position of this shard."""
+        """Return the shuffling window that holds a position of this shard."""
         low, high = self._place(epoch, self.first), self._place(epoch, self.first + self.length - 1)
         places = high - low + 1
         windows = self._windows(places)
@@ -275,7 +275,7 @@ class SampleOrder:
             yield from self.draws.runs(epoch, runs)
 
     def largest_window(self) -> tuple[int, int]:
-        """The most anchors, and the most blocks, that any window of any epoch can hold: for predicting memory."""
+        """Return the most anchors, and the most blocks, that any window of any epoch can hold: for predicting memory."""
         if self.shuffling is None:
             return 0, 0
         # A shard of n positions touches at most n // block + 2 places (it may begin and end inside a block),
@@ -291,7 +291,7 @@ class SampleOrder:
     # --- the bijections -----------------------------------------------------------------------------------------
 
     def _permuted(self, epoch: int) -> tuple[Permutation, int]:
-        """The permutation of blocks in this epoch, and the place where it put the last, possibly short block."""
+        """Return the permutation of blocks in this epoch, and the place where it put the last, possibly short block."""
         cached = self._epoch  # read once: another thread may replace it
         if cached is None or cached[0] != epoch:
             blocks = Permutation(self._blocks, self._key(epoch, "blocks", 0))
@@ -322,7 +322,7 @@ class SampleOrder:
         return place * self.shuffling.block - (self._missing if place > self._permuted(epoch)[1] else 0)
 
     def _anchors(self, epoch: int, positions: Numbers) -> Numbers:
-        """The anchors at epoch-wide positions before (c): blocks in their new places, each in stored order inside."""
+        """Return the anchors at epoch-wide positions before (c): blocks in their new places, each in stored order inside."""
         assert self.shuffling is not None
         block, (blocks, short) = self.shuffling.block, self._permuted(epoch)
         shifted = np.where(positions < (short + 1) * block - self._missing, positions, positions + self._missing)

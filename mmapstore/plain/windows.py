@@ -123,16 +123,16 @@ class Episodes:
         return len(self.offsets) - 1
 
     def between(self, start: int, stop: int) -> Episodes:
-        """The episodes of samples [start, stop), counted from `start`. Cut ones stay, shorter."""
+        """Return the episodes of samples [start, stop), counted from `start`. Cut ones stay, shorter."""
         inside = self.offsets[(self.offsets > start) & (self.offsets < stop)]
         return Episodes(np.concatenate([[start], inside, [stop]]).astype(np.int64) - start)
 
     def then(self, other: Episodes) -> Episodes:
-        """These episodes and, after them, those of another."""
+        """Return these episodes and, after them, those of another."""
         return Episodes(np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]))
 
     def of_selected(self, chosen: Selection) -> Episodes:
-        """The episodes of the samples chosen among these, counted among themselves. Those without any are left out."""
+        """Return the episodes of the samples chosen among these, counted among themselves. Episodes without any are left out."""
         offsets = chosen.count_before(self.offsets)
         return Episodes(offsets[np.append(True, offsets[1:] != offsets[:-1])].astype(np.int64))
 
@@ -207,18 +207,18 @@ class Anchors:
         return np.stack([self.starts(pieces[:, 0]), self.starts(pieces[:, 1] - 1) + 1], axis=1)
 
     def most_cuts(self, block: int) -> int:
-        """The most episode ends inside any block of that many anchors."""
+        """Return the most episode ends inside any block of that many anchors."""
         inner = self._before[1:-1]
         inside = inner[inner % block != 0] // block  # rising: equal ones stand together
         begins = np.flatnonzero(np.append(True, inside[1:] != inside[:-1])) if len(inside) else inside
         return int(np.diff(np.append(begins, len(inside))).max(initial=0))
 
     def most_runs(self, count: int) -> int:
-        """The most episodes that `count` consecutive anchors can lie in."""
+        """Return the most episodes that `count` consecutive anchors can lie in."""
         return min(count, len(self._firsts))
 
     def longest_span(self, count: int) -> int:
-        """The most samples of the store from the first to the last of `count` consecutive anchors."""
+        """Return the most samples of the store from the first to the last of `count` consecutive anchors."""
         count = min(count, len(self))
         # The span grows where it begins with the last anchor before a jump, or ends with the first one behind it.
         begins = np.concatenate([self._before[1:] - 1, self._before[:-1] - (count - 1)]).clip(0, len(self) - count)
@@ -233,7 +233,7 @@ class Anchors:
 
 
 def _limits(episodes: Episodes, selection: Selection | None, alone: bool) -> Numbers:
-    """The numbers between which windows lie; those of samples that stand `alone` may lie over several episodes."""
+    """Return the numbers between which windows lie; samples that stand `alone` may lie over several episodes."""
     if selection is None:
         return episodes.offsets[[0, -1]] if alone else episodes.offsets
     if alone:

@@ -54,8 +54,8 @@ class AnnotatedImages(ImageSamples):
 
     Raises
     ------
-    What `Images` raises; for XML that is none, and boxes that are not in their image, DamagedFileError with the object; for XML
-    that declares entities or a document type, UnsafeFileError
+    The errors of `Images`; DamagedFileError, with the object, for damaged XML and boxes outside their image; UnsafeFileError for
+    XML that declares entities or a document type
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -130,7 +130,7 @@ class AnnotatedImages(ImageSamples):
         paths, values = [], []
         for pair, annotation in zip(pairs, found, strict=True):
             told_by = folders.annotation_path(pair.name) if pair.annotation else ""
-            # What is left out is listed by the file that is to blame.
+            # A skipped pair is listed by the file that is to blame.
             paths.append(folders.image_path(pair.image) if pair.image and (annotation or not told_by) else told_by)
             values.append(_label(annotation, numbers, bool(background), told_by) if annotation else 0)
         listed = ListedImages(paths, np.array(values, np.int64), classes, frozenset(left_out), tuple(read_too), folders.others)

@@ -22,7 +22,7 @@ from .header import image_suffixes, is_heif_start, read_header, reads_heif
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif", ".tga")
 _MOST_LOOKED_INTO = 1000  # files whose first bytes are read in search of an image: a folder may hold millions of something else
-# What systems leave in folders beside a user's files; "@eaDir" and "__MACOSX" hold thumbnails and forks under the images' names.
+# Names that systems leave beside a user's files; "@eaDir" and "__MACOSX" hold thumbnails and forks under the images' names.
 _OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
 _FIRST_NBYTES = 32
 _NO_IMAGE = "not an image that Pillow reads"
@@ -36,10 +36,10 @@ class ListedImages:
     ----------
     paths : of each
     labels : (n,) of each, int64 numbers of classes or plain numbers; None without labels
-    classes : their names by number; None if labels are numbers of their own
-    left_out : numbers of those that are known to be left out, as asked
-    read_too : files beside the images that tell all this
-    others : what else lies in the folders, which gives no samples: a text for each kind of file
+    classes : names by number; None if labels are numbers of their own
+    left_out : numbers of the images that are skipped, as the user asked
+    read_too : annotations, masks or the table beside the images
+    others : a text for each kind of other file in the folders
     """
 
     paths: list[str]
@@ -78,9 +78,9 @@ def looks_like_images(source: str | Sequence[str]) -> bool:
 
 
 def images_in_folder(folder: str) -> ListedImages:
-    """The images of a folder: class by class where they lie in sub-folders, which are the classes, sorted by name.
+    """List the images of a folder: class by class where they lie in sub-folders, which are the classes, sorted by name.
 
-    A class is also what lies deeper in its folder, and a folder without any image.
+    A class has the images of all folders below its own; a folder without an image is a class too.
     """
     entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
     classes = sorted(entry.name for entry in entries if is_folder(entry))
@@ -106,7 +106,7 @@ def images_in_folder(folder: str) -> ListedImages:
 
 
 def images_of_list(paths: Sequence[str]) -> ListedImages:
-    """The files given, in the order given, without labels."""
+    """List the files given, in the order given, without labels."""
     if not paths:
         raise InvalidValueError("The list of images is empty; expected paths of image files.")
     folder = next((path for path in paths if os.path.isdir(path)), None)
@@ -125,7 +125,7 @@ def is_hidden(name: str) -> bool:
 
 
 def format_by_content(path: str) -> str:
-    """The image format that the first bytes of a file tell, "" for none. A device or a pipe is not read."""
+    """Return the image format that the first bytes of a file show, "" for none. Devices and pipes are not read."""
     if not os.path.isfile(path):
         return ""
     try:
@@ -148,7 +148,7 @@ def format_by_content(path: str) -> str:
 
 
 def why_no_image(path: str) -> str:
-    """Why a file is no sample; "" for an image.
+    """Return why a file is no sample; "" for an image.
 
     The suffix of a format that Pillow reads by itself is a promise: a file that breaks it is an image, and damaged. Any other file
     is an image if Pillow says so.
@@ -173,7 +173,7 @@ def why_no_image(path: str) -> str:
 
 
 class PassedOver:
-    """Files that give no samples: how many there are of each kind, and one of them by name."""
+    """Skipped files: their number of each kind, and one of them by name."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], tuple[int, str]] = {}
@@ -184,7 +184,7 @@ class PassedOver:
         self._found[key] = count + 1, example
 
     def words(self) -> list[str]:
-        """A text for each kind.
+        """Return a text for each kind.
 
         >>> found = PassedOver()
         >>> found.add("cat/1.txt", "not an image"), found.add("cat/2.txt", "not an image"), found.words()
@@ -197,12 +197,12 @@ class PassedOver:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """`entry.is_dir()`, which raises for a link that leads to itself."""
+    """Return `entry.is_dir()`, which by itself raises for a link that leads to itself."""
     return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
 
 
 def files_below(folder: str, passed_over: PassedOver | None = None, inside: str = "") -> Iterator[str]:
-    """Visible files in a folder and those below it, relative to it, in no order. Links to folders are passed over."""
+    """Yield the visible files below a folder, relative to it, in no order. Links to folders are skipped."""
     with os.scandir(os.path.join(folder, inside)) as found:
         entries = list(found)  # whoever takes the first file alone would leave the folder open
     for entry in entries:

@@ -13,7 +13,7 @@ from ..contract import Array
 from .header import ImageHeader
 from .placement import FITS
 
-# What stands for white. Images of 32-bit integers and of floats hold measurements: nothing in the file says what is white.
+# The number of white. Images of 32-bit integers and of floats hold measurements: nothing in the file says what is white.
 FULL_SCALE = {"uint8": 255, "uint16": 65535}
 _WHOLE = ("uint8", "uint16")
 _FLOATS = ("float16", "float32", "float64")

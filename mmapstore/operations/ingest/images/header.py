@@ -62,7 +62,7 @@ def reads_heif() -> bool:
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of the formats that Pillow reads here by itself, such as ".jpg". Raises MissingPackageError without Pillow."""
+    """Return the suffixes of formats that Pillow reads by itself, such as ".jpg". Raises MissingPackageError without Pillow."""
     readable = set(_formats()) - {"HEIF"}
     return frozenset(suffix for suffix, name in pillow().registered_extensions().items() if name in readable)
 
@@ -78,16 +78,16 @@ class ImageHeader(NamedTuple):
     Attributes
     ----------
     stored : (height, width) in pixels, as they lie in the file
-    orientation : 1 to 8, as EXIF counts, of what is still to be done to make it upright
+    orientation : 1 to 8, as EXIF counts, where the picture is still to be turned upright
     dtype : of its values: uint8, uint16, int32 or float32
     colour, alpha : whether it has them
     is_reduced : 16 bits of colour, of which Pillow decodes the upper 8
     is_jpeg : it can be decoded smaller
     mode : Pillow's name of how pixels lie in memory
-    codec_nbytes : bytes that its decoder holds beside the pixels
+    codec_nbytes : bytes that the decoder holds beside the pixels
     is_unsigned : its int32 values are unsigned ones of 32 bits
     pages : numbers of the pictures in the file that are samples, all of this header
-    left_out : in words, what of the file gives no samples; "" for nothing
+    left_out : in words, the parts of the file that give no samples
     """
 
     stored: tuple[int, int]
@@ -105,7 +105,7 @@ class ImageHeader(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) as one looks at it."""
+        """(height, width) of the upright picture."""
         return upright_size(self.stored, self.orientation)
 
 
@@ -122,7 +122,7 @@ def read_header(path: str) -> ImageHeader:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Any]:
-    """The image, not yet decoded. What goes wrong with it inside is translated, and names it."""
+    """Yield the image, not yet decoded. Errors of Pillow inside are translated, and name the file."""
     with explaining_read_errors(path):
         check_is_file(path, os.stat(path))  # opening a pipe waits for who writes to it
     with (
@@ -141,7 +141,7 @@ def _require_pixels(size: tuple[int, int], path: str) -> None:
 
 
 def _damage(error: Exception, path: str) -> MmapstoreError | None:
-    """Translate what Pillow raises for damaged input, which is not bounded by any list."""
+    """Translate the errors of Pillow for damaged input, which may be of any class."""
     pil = pillow()
     if isinstance(error, (pil.DecompressionBombError, pil.DecompressionBombWarning)):
         return _bomb(path, str(error))
@@ -255,7 +255,7 @@ def _with_pages(image: Any, path: str) -> ImageHeader:
 
 
 def _require_tiff_values(image: Any, path: str) -> None:
-    """Raise InvalidValueError for what Pillow gives other values of than those that are stored (13.0; the judge is tifffile)."""
+    """Raise InvalidValueError for a TIFF of which Pillow (13.0) reads other values than are stored, as tifffile shows."""
     bits = image.tag_v2.get(_BITS, (1,))
     if 8 in bits and 2 in image.tag_v2.get(_SAMPLE_FORMAT, (1,)):
         what = "signed integers of 8 bits, which Pillow takes for unsigned ones"
@@ -284,7 +284,7 @@ def _is_deep(image: Any) -> bool:
 
 
 def _require_all_pages(image: Any, path: str, count: int) -> None:
-    """ImageJ beyond 4 GB, and tifffile on request, write one page, and the others as bare numbers behind it."""
+    """Raise InvalidValueError for a stack of one page with bare numbers behind it, as ImageJ (over 4 GB) and tifffile can write."""
     text = str(image.tag_v2.get(_DESCRIPTION, ""))
     told = re.search(r"^images=(\d+)", text, re.MULTILINE) if text.startswith("ImageJ=") else None
     planes = int(told[1]) if told else 1

@@ -43,7 +43,7 @@ class Look(NamedTuple):
 
 
 def voc_colour(number: int) -> tuple[int, int, int]:
-    """The colour of a class in Pascal VOC's masks, which many tools share: bits of the number, spread over red, green and blue.
+    """Return the colour of a class in Pascal VOC's masks, which many tools share: its bits are spread over red, green and blue.
 
     >>> [voc_colour(number) for number in (0, 1, 5, 255)]
     [(0, 0, 0), (128, 0, 0), (128, 0, 128), (224, 224, 192)]
@@ -53,6 +53,7 @@ def voc_colour(number: int) -> tuple[int, int, int]:
 
 
 def look_at(path: str) -> Look:
+    """Decode a file and look at its numbers."""
     found, palette = read_numbers(path)
     numbers = np.unique(found)
     few = tuple(int(number) for number in numbers) if len(numbers) <= _MOST_CLASSES else None
@@ -155,11 +156,11 @@ def _hold_numbers(files: Files) -> bool:
 
 
 def _looks_of(files: Files) -> dict[str, Look]:
-    """The looks of a few files, spread over all, by their paths."""
+    """Return the looks of a few files, spread over all, by path."""
     spread = [files[len(files) * at // _LOOKED_AT][0] for at in range(_LOOKED_AT)] if len(files) > _LOOKED_AT else [*dict(files)]
     looks = {}
     for path in spread:
-        with contextlib.suppress(*BROKEN):  # which is said, or left out, where all are decoded
+        with contextlib.suppress(*BROKEN):  # the error comes where all are decoded
             looks[path] = look_at(path)
     return looks
 

@@ -28,12 +28,12 @@ class Pair(NamedTuple):
 
 
 class PairedFolders:
-    """A folder of images and one of annotations, and what belongs together in them.
+    """A folder of images and one of annotations.
 
     Attributes
     ----------
     images, annotations : file, below its folder, by its name without suffix, with "/" between folders; in natural order
-    others : what else lies in the folder of images: a text for each kind of file
+    others : a text for each kind of other file in the folder of images
     """
 
     def __init__(self, images_folder: str, annotations_folder: str) -> None:
@@ -54,7 +54,7 @@ class PairedFolders:
         return os.path.join(self.annotations_folder, self.annotations[name])
 
     def all_names(self) -> list[str]:
-        """Of annotations, and of images that have none of the same name."""
+        """Return the names of annotations, and of images without an annotation of their name."""
         return sorted({*self.annotations, *self.images}, key=natural)
 
     def listed_names(self, subset: str) -> list[str]:
@@ -81,9 +81,9 @@ class PairedFolders:
         )
 
     def pairs(self, names: Iterable[str], filename_of: Callable[[str], str]) -> list[Pair]:
-        """Each name with its image and its annotation. An image that an annotation of another name calls its own comes with that.
+        """Pair each name's image and annotation. An annotation without an image of its name has the one that it calls <filename>.
 
-        `filename_of` an annotation is what it says its image is called, "" for nothing; asked only if no image has its name.
+        `filename_of` returns that name, "" for none.
         """
         names = list(names)
         images = {
@@ -105,7 +105,7 @@ class PairedFolders:
         ]
 
     def _called(self, annotation: str, filename: str) -> str | None:
-        """The image of this file name, beside where the annotation is or in the folder itself. Only what was found there counts."""
+        """Return the image of this file name, in the folder of the annotation or in the folder of images itself."""
         written = filename.replace("\\", "/")
         folder = annotation.rpartition("/")[0]
         last = written.rpartition("/")[2]
@@ -127,7 +127,7 @@ class PairedFolders:
 
 
 def with_masks(listed: ListedImages, folder: str, masks_folder: str, unmatched: str) -> tuple[ListedImages, list[str]]:
-    """Images of a folder and the path of the mask of each, which has its name below the folder of masks, with any suffix.
+    """Return the images of a folder and the path of each one's mask, which has the same name in its folder, with any suffix.
 
     Raises NotFoundError for images without a mask and masks without an image, unless `unmatched` leaves them out.
     """
@@ -157,7 +157,7 @@ def _require_pairs(lacking: Sequence[str], count: int, kind: str, other: str, un
 
 
 def by_name(folder: str, files: Iterable[str]) -> dict[str, str]:
-    """Files below a folder by their names without suffix, with "/" between folders, in natural order."""
+    """Return files below a folder by their names without suffix, with "/" between folders, in natural order."""
     found: dict[str, str] = {}
     for file in sorted(files, key=natural):
         name = os.path.splitext(file)[0].replace(os.sep, "/")

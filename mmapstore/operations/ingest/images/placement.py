@@ -60,9 +60,9 @@ class Placement:
         return cls(whole, size, ((rows - size[0]) // 2, (columns - size[1]) // 2))
 
     def moved(self, box: Box) -> Box:
-        """A box of the picture as it lies in the image, cut where the picture is cut.
+        """Return a box of the picture in the image, cut where the picture is cut.
 
-        One that was cut away as a whole is left without area, on the edge that it lies behind.
+        A box that is cut away as a whole has no area, and lies on the edge that it was behind.
 
         >>> Placement.of((100, 300), (50, 50), "crop").moved((0, 50, 100, 150))
         (0.0, 0.0, 50.0, 25.0)
@@ -77,7 +77,7 @@ class Placement:
 
 
 def draft_scale(placement: Placement) -> int:
-    """1, 2, 4 or 8: how much smaller a JPEG may be decoded, because twice the pixels that are needed are left even so.
+    """Return 1, 2, 4 or 8, by which a JPEG may be decoded smaller: twice the pixels that are needed are left even so.
 
     libjpeg then leaves out frequencies that the resizing would take away, and most of the work. With less than twice the pixels
     one would see the difference between its filter and ours.
@@ -91,12 +91,12 @@ def draft_scale(placement: Placement) -> int:
 
 
 def upright_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """(height, width) of a picture that is stored with this EXIF orientation, as one looks at it; its own inverse."""
+    """Return the upright (height, width) of a picture stored with this EXIF orientation. The function is its own inverse."""
     return (stored[1], stored[0]) if orientation in _SWAPPED else stored
 
 
 def upright_box(box: Box, stored: tuple[int, int], orientation: int) -> Box:
-    """A box of the picture as stored, (height, width), in the picture as one looks at it.
+    """Return a box of the picture as stored, (height, width), in the upright picture.
 
     >>> upright_box((0, 0, 1, 2), (10, 20), 6)  # to be turned clockwise: its top left is at the top right
     (0, 9, 2, 10)

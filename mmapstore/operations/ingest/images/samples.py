@@ -34,8 +34,7 @@ PAGES = ("all", "first")
 class ImageSamples:
     """Listed image files as samples; `Images` and `AnnotatedImages` make the list.
 
-    Items are the pictures in the files, in order: each is a sample, or broken and left out. A file that is left out as a whole is
-    one item.
+    Items are the pictures in the files, in order: each is a sample, or broken and skipped. A file skipped as a whole is one item.
     """
 
     gives_from_any_sample = True
@@ -160,9 +159,9 @@ class ImageSamples:
             self.notes["image"] = {**self.notes["image"], "label masks": True}
 
     def _choose_pages(self, pages: str | None, are_labelled: bool) -> None:
-        """Keep the first picture alone of each file, if that is asked; and say what is left out, or what several mean.
+        """Keep the first picture alone of each file, unless `pages` is "all", and warn of skipped pages and of files with several.
 
-        `pages` is None where nobody could choose: the first alone is taken then, and that is said.
+        `pages` is None where the user cannot choose.
         """
         several = [number for number, header in enumerate(self._headers) if header is not None and len(header.pages) > 1]
         left_out = PassedOver()
@@ -201,14 +200,14 @@ class ImageSamples:
         self._add_field("label", labels, ArraySpec((0, self._one_hot), np.dtype(np.uint8), "NC") if self._one_hot else None)
 
     def _add_field(self, name: str, values: Array, spec: ArraySpec | None = None) -> None:
-        """A field beside "image": `values` of all files, those that are left out among them."""
+        """Add a field beside "image": `values` of all files, also of skipped ones."""
         if spec is None:
             spec = ArraySpec(values.shape, values.dtype, "NC"[: values.ndim])
         self._fields[name] = values
         self.specs[name] = ArraySpec((self.samples or 0, *spec.sample_shape), spec.dtype, spec.layout)
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
-        """Samples in their order: "image" (n, H, W, C), and "label", "box", "source" where there are any. All arrays are new."""
+        """Yield samples in their order: "image" (n, H, W, C), and "mask", "label", "box", "source" where there are any."""
         first = after.samples + len(after.skipped)  # every item is the one or the other
         rows = max(1, min(at_most, _PIECE_NBYTES // max(1, self.specs["image"].sample_nbytes)))
         skipped: list[str] = []
@@ -237,7 +236,7 @@ class ImageSamples:
             yield self._piece(room, items, starts, skipped)
 
     def _begins_an_episode(self, file: int, before: int | None) -> bool:
-        """Return True if a sample of `file` behind one of `before` begins an episode. Files of several pictures are episodes."""
+        """True if a sample of `file` behind one of `before` begins an episode. Files of several pictures are episodes."""
         if before == file:
             return False
         is_of_another_folder = (
@@ -249,7 +248,7 @@ class ImageSamples:
         return int(self._first_item[file + 1] - self._first_item[file])
 
     def _file_before(self, item: int, skipped: Sequence[str]) -> int | None:
-        """The file that the last sample before an item is of."""
+        """Return the file of the last sample before an item."""
         left_out = set(skipped)
         return next((int(self._file_of[at]) for at in range(item - 1, -1, -1) if self._item_name(at) not in left_out), None)
 
@@ -276,7 +275,7 @@ class ImageSamples:
         return Piece(fields, starts, skipped)
 
     def _decoded(self, first: int, is_behind_broken: bool) -> Generator[dict[str, Array] | None]:
-        """The pictures of each item from `first` on, by field; None for one that is left out."""
+        """Yield the pictures of each item from `first` on, by field; None for a broken one."""
         if first >= len(self._file_of):
             return
         begun = int(self._file_of[first])
@@ -324,7 +323,7 @@ class ImageSamples:
         return sum(pictures.working_nbytes(file) for pictures in self._pictures.values())
 
     def _ahead(self) -> int:
-        """Images under way or decoded and not yet taken: two for each thread, of large ones just one."""
+        """Return the number of images that are decoded ahead: two for each thread, one for each if they are large."""
         return max(self._workers, min(2 * self._workers, _WAITING_NBYTES // max(1, self.specs["image"].sample_nbytes)))
 
     def _decoding_nbytes(self) -> int:
@@ -332,7 +331,7 @@ class ImageSamples:
         return min(self._workers * largest, max(_DECODING_NBYTES, largest))
 
     def memory(self, at_most: int) -> dict[str, int]:
-        """Most private bytes that `pieces` holds at once, in named parts."""
+        """Return the most private bytes that `pieces` holds at once, in named parts."""
         rows = max(1, min(at_most, _PIECE_NBYTES // max(1, self.specs["image"].sample_nbytes)))
         sample = sum(self.specs[name].sample_nbytes for name in self._pictures)
         return {

@@ -190,7 +190,7 @@ class Megabatches:
 
     @property
     def guess(self) -> int:
-        """The same as `samples`."""
+        """Samples of all files."""
         return self._survey().samples
 
     @property
@@ -220,7 +220,7 @@ class Megabatches:
     # --- its samples -------------------------------------------------------------------------------------------------
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
-        """Samples of all fields, file after file, at most `at_most` at a time: views of what was loaded."""
+        """Yield samples of all fields, file after file, at most `at_most` at a time, as views of the loaded arrays."""
         survey = self._survey()
         number = int(np.searchsorted(survey.first_of, after.samples, "right")) - 1
         told = len(after.skipped)

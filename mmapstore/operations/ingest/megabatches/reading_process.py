@@ -104,7 +104,7 @@ def _received(pipe: IO[bytes]) -> Columns | MmapstoreError:
 
 
 def serve() -> None:
-    """In the process: answer requests until there are no more. What a pickle prints goes to stderr."""
+    """Answer requests in the process until there are no more. The output of a pickle that prints goes to stderr."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that was asked ends the others
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -136,7 +136,7 @@ class Survey:
 
     @classmethod
     def of(cls, seen: Iterable[SurveyedFile | tuple[str, DamagedFileError]], wanted: Wanted) -> Survey:
-        """Raises DamagedFileError if no file can be loaded, InvalidValueError if two do not go together."""
+        """Join what each file holds. Raises DamagedFileError if none can be loaded, InvalidValueError if two do not fit."""
         files: list[SurveyedFile] = []
         broken: list[BrokenFile] = []
         first_of = [0]
@@ -214,7 +214,7 @@ def _form(name: str, found: Mapping[str, _Found], letters: Mapping[str, str], wa
 
 
 def _numbers(where: str, found: _Found, layout: str | None) -> FieldForm:
-    """Numbers as they are."""
+    """Return the form of numbers, which stay as they are."""
     stored = StoredLayout.of(layout, (1, *found.shape), where)
     if not stored.letters.startswith("N") or "T" in stored.letters:
         raise InvalidValueError(
@@ -226,7 +226,7 @@ def _numbers(where: str, found: _Found, layout: str | None) -> FieldForm:
 
 
 def _class_numbers(names: list[bytes]) -> FieldForm:
-    """Positions in the sorted list of all classes: (n,) int64."""
+    """Return the form of names of classes: numbers in the sorted list of all, (n,) int64."""
     classes = np.array(names)
     notes = {"classes": [name.decode("utf-8", "backslashreplace") for name in names]}
     spec = ArraySpec((0,), np.dtype(np.int64), "N")
@@ -234,7 +234,7 @@ def _class_numbers(names: list[bytes]) -> FieldForm:
 
 
 def _texts(name: str, found: Mapping[str, _Found], wanted: Wanted) -> FieldForm:
-    """Texts, or their tokens, padded with zeros: (n, width)."""
+    """Return the form of texts, or of their tokens, padded with zeros: (n, width)."""
     tokens = wanted.tokens
     longest_path = max(found, key=lambda path: found[path].longest)
     longest, largest = found[longest_path].longest, max(one.largest for one in found.values())
