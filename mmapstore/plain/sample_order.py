@@ -108,7 +108,7 @@ class Shuffling:
 
     @classmethod
     def of(cls, shuffle: bool | int, sample_nbytes: int) -> Shuffling | None:
-        """Make the measures from the `shuffle=` argument and the bytes of a sample, and nothing else: a seed gives one order everywhere.
+        """Make the measures from `shuffle=` and the bytes of a sample alone: one seed gives one order everywhere.
 
         True: 32 blocks of about 2 MiB. A number: that many samples in a window, in blocks of about 2 MiB, or in
         32 smaller ones where the window is too small for that: mixing is kept, reads get shorter.
