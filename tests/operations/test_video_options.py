@@ -176,7 +176,7 @@ def test_options_that_cannot_be_meant(options: Any, kind: type[Exception], said:
 
 def test_what_is_no_video(tmp_path: Path) -> None:
     for source, kind, said in [
-        (tmp_path, NotFoundError, "holds no video"),
+        (tmp_path, NotFoundError, "holds no file that ends with .*.mp4"),
         (tmp_path / "no.mp4", NotFoundError, "does not exist"),
         (str(tmp_path / "*.mp4"), NotFoundError, "No file matches"),
         (3, InvalidTypeError, "Videos are files; got 3"),

@@ -47,6 +47,29 @@ def inside_directory(path: str, suffixes: Sequence[str]) -> list[str]:
     return [os.path.join(path, name) for name in sorted(names, key=natural) if name.lower().endswith(tuple(suffixes))]
 
 
+def files_of(source: Any, suffixes: Sequence[str], kind: str) -> list[str]:
+    """Return the files of a path, a list of paths, a glob, or a directory (those with one of these suffixes), in natural order.
+
+    Raises NotFoundError for a file that does not exist and a directory without any, InvalidTypeError for another source.
+    """
+    if isinstance(source, (list, tuple)) and source and all(isinstance(path, (str, os.PathLike)) for path in source):
+        paths = [os.fspath(path) for path in source]
+    elif not isinstance(source, (str, os.PathLike)):
+        raise InvalidTypeError(f"{kind} are files; got {source!r:.80}. Give a path, a list of paths, a glob or a directory.")
+    elif os.path.isdir(source):
+        paths = inside_directory(os.fspath(source), suffixes)
+        if not paths:
+            raise NotFoundError(f"{os.fspath(source)} holds no file that ends with {', '.join(suffixes)}. Check the directory.")
+    elif glob.has_magic(os.fspath(source)) and not os.path.exists(source):
+        paths = matching(os.fspath(source))
+    else:
+        paths = [os.fspath(source)]
+    missing = next((path for path in paths if not os.path.exists(path)), None)
+    if missing is not None:
+        raise NotFoundError(f"{missing} does not exist. Check the path.")
+    return paths
+
+
 class FilesSource:
     """Files joined along the sample axis. All are looked at first: one that does not fit is named before anything is written."""
 

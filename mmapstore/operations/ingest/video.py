@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ import numpy as np
 from ...plain.array_spec import ArraySpec
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MissingPackageError, NotFoundError
 from .contract import ONLY, Piece, Position
-from .files import inside_directory, matching
+from .files import files_of
 from .images.form import checked_size
 from .sources import stamp
 from .video_container import Packets, Turn, broken, packets_of, video_stream
@@ -262,23 +261,4 @@ class Videos(VideoSource):
             raise InvalidTypeError(f"stride={stride!r} is not a number of frames; expected an int.")
         if stride < 1:
             raise InvalidValueError(f"stride={stride} is less than 1; expected every how many-th frame to take.")
-        super().__init__(_video_paths(source), None, stride, checked_size(size), bool(skip_broken))
-
-
-def _video_paths(source: Any) -> list[str]:
-    if isinstance(source, (list, tuple)) and source and all(isinstance(path, (str, os.PathLike)) for path in source):
-        paths = [os.fspath(path) for path in source]
-    elif not isinstance(source, (str, os.PathLike)):
-        raise InvalidTypeError(f"Videos are files; got {source!r:.80}. Give a path, a list of paths, a glob or a directory.")
-    elif os.path.isdir(source):
-        paths = inside_directory(os.fspath(source), VIDEO_SUFFIXES)
-        if not paths:
-            raise NotFoundError(f"{os.fspath(source)} holds no video: no file that ends with {', '.join(VIDEO_SUFFIXES)}.")
-    elif glob.has_magic(os.fspath(source)) and not os.path.exists(source):
-        paths = matching(os.fspath(source))
-    else:
-        paths = [os.fspath(source)]
-    missing = next((path for path in paths if not os.path.exists(path)), None)
-    if missing is not None:
-        raise NotFoundError(f"{missing} does not exist. Check the path.")
-    return paths
+        super().__init__(files_of(source, VIDEO_SUFFIXES, "Videos"), None, stride, checked_size(size), bool(skip_broken))

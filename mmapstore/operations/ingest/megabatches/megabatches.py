@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +14,11 @@ import numpy as np
 from ....files.process_memory import give_back_freed_memory
 from ....files.worker_threads import usable_cpus
 from ....plain.array_spec import ArraySpec
-from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError
+from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
 from ....plain.guessed_axes import Doubt
 from ....plain.memory_budget import MemoryPlan, format_bytes
 from ..contract import Array, Piece, Position
-from ..files import inside_directory, matching
+from ..files import files_of
 from ..ordered_map import in_order
 from ..sources import stamp
 from .columns import Columns, read_columns
@@ -92,9 +91,11 @@ class Megabatches:
         workers: int | None = None,
         skip_broken: bool = False,
     ) -> None:
-        paths = _paths_of(source)
+        paths = files_of(source, SUFFIXES, "Megabatches")
         self.name = paths[0] if len(paths) == 1 else f"{len(paths)} files, {paths[0]} to {paths[-1]}"
         for path in paths:
+            if not path.lower().endswith(SUFFIXES):
+                raise InvalidValueError(f"{path} is no megabatch by its name; expected one that ends with {', '.join(SUFFIXES)}.")
             if is_pickle(path) and not allow_pickle:
                 raise refuse_pickle(path)
         _check_number("text_width", text_width)
@@ -269,30 +270,6 @@ class Megabatches:
             kept = (workers + 1) * _KEPT_NBYTES
             return {what: workers * needed, "samples of a file": given, "freed, and kept by malloc": kept}
         return {what: workers * (needed + HELD_NBYTES), "samples of files on their way": (workers + 1) * 2 * given}
-
-
-def _paths_of(source: Any) -> list[str]:
-    """Return the files of a source, in natural order. Raises for one that is missing, and for files of other kinds."""
-    if isinstance(source, (str, os.PathLike)):
-        path = os.fspath(source)
-        if os.path.isdir(path):
-            paths = inside_directory(path, SUFFIXES)
-            if not paths:
-                raise NotFoundError(f"{path} holds no file that ends with {', '.join(SUFFIXES)}. Check the directory.")
-        elif glob.has_magic(path) and not os.path.exists(path):
-            paths = matching(path)
-        else:
-            paths = [path]
-    elif isinstance(source, (list, tuple)) and source and all(isinstance(path, (str, os.PathLike)) for path in source):
-        paths = [os.fspath(path) for path in source]
-    else:
-        raise InvalidTypeError(f"Megabatches are files; got {source!r:.80}. Give a path, a list of paths, a glob or a directory.")
-    for path in paths:
-        if not path.lower().endswith(SUFFIXES):
-            raise InvalidValueError(f"{path} is no megabatch by its name; expected one that ends with {', '.join(SUFFIXES)}.")
-        if not os.path.exists(path):
-            raise NotFoundError(f"{path} does not exist. Check the path.")
-    return paths
 
 
 def _names_of(fields: Any) -> dict[str, str] | None:
