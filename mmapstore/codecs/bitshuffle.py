@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .codec import Compressor, NoDecoder, decoded_by, installed, wrong_size
-from .contract import Bytes, CorruptChunk
+from .codec import Bytes, CorruptChunk, NoDecoder, Step, check_size, decoded_by, header_of, installed
 from .lz4 import block_decoder, most_stored
 from .zstd import Unzstd, frame_header
 
@@ -31,7 +30,7 @@ _USUAL_BLOCK = 8192  # bytes
 _local = threading.local()
 
 
-class Unbitshuffle(Compressor):
+class Unbitshuffle(Step):
     """`compression` is "none", "lz4" or "zstd"; `block_size` in elements, 0 for the library's choice, matters for "none" alone."""
 
     def __init__(self, itemsize: int, block_size: int, compression: str) -> None:
@@ -60,16 +59,12 @@ class Unbitshuffle(Compressor):
         of_frame = 2 * _LZ4_BLOCKS[self._kind] if self._compression == "lz4" else 1 << 18
         return decoded + copied + of_frame + 512 * _TOGETHER  # the first before its bits are sorted
 
-    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
-        assert out is not None
+    def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
         if self._compression == "none":
             self._sorted(source, self._block_size, out)
             return out
-        if len(source) < _HEADER.size:
-            raise CorruptChunk(f"it has {len(source)} bytes, fewer than the {_HEADER.size} of a bitshuffle header")
-        declared, block = _HEADER.unpack(source[: _HEADER.size].tobytes())
-        if declared != nbytes:
-            raise CorruptChunk(wrong_size(declared, nbytes))
+        declared, block = _HEADER.unpack(header_of(source, _HEADER.size, "a bitshuffle header"))
+        check_size(declared, nbytes)
         unit = _SORTED * self._itemsize
         if block == 0 or block % unit:
             raise CorruptChunk(f"its bitshuffle header says that blocks have {block} bytes, expected a multiple of {unit}")
@@ -109,9 +104,7 @@ class Unbitshuffle(Compressor):
         shift = len(header) - begin - 4
         for place, stored in blocks:
             view[place + shift : place + shift + 4] = stored.to_bytes(4, "little")
-        found = len(decoded_by(self._frame, "lz4", frame, out=out))
-        if found != len(out):
-            raise CorruptChunk(wrong_size(found, len(out)))
+        check_size(len(decoded_by(self._frame, "lz4", frame, out=out)), len(out))
 
     def _from_zstd(self, source: Bytes, blocks: list[tuple[int, int]], block: int, out: Bytes) -> None:
         stored = source.data

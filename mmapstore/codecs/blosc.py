@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .codec import WORTH_A_PART, Compressor, decoded_by, installed, wrong_size
-from .contract import Bytes, CorruptChunk
+from .codec import WORTH_A_PART, Bytes, CorruptChunk, Step, check_size, decoded_by, header_of, installed
 
 _HEADER = struct.Struct("<BBBBIII")  # versions of format and compressor, flags, itemsize, then bytes: decoded, of a block, stored
 _BLOCKS = 4 << 20  # the longest block that Blosc chooses by itself is 4 MiB
@@ -18,8 +17,10 @@ _MEMCPYED, _NEVER_SPLIT = 0x02, 0x10  # flags of a frame: stored as it is; no bl
 _BSTARTS = np.dtype("<u4")
 
 
-class Unblosc(Compressor):
+class Unblosc(Step):
     """One Blosc frame, which says how long it is; its shuffle is undone by Blosc."""
+
+    has_parts = True
 
     def __init__(self) -> None:
         self._decode = installed("blosc", "numcodecs.blosc", "decompress")
@@ -27,8 +28,7 @@ class Unblosc(Compressor):
     def own_nbytes(self, decoded: int) -> int:
         return 5 * min(decoded, _BLOCKS) + (1 << 18)  # three blocks of Blosc's own; a frame of one block, and that decoded
 
-    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
-        assert out is not None
+    def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
         _checked(source, nbytes)
         decoded_by(self._decode, "blosc", source, out)
         return out
@@ -90,11 +90,8 @@ class _Frame(NamedTuple):
 
 def _checked(source: Bytes, nbytes: int) -> _Frame:
     # Blosc is told where the frame starts and not where it ends, so the length that it claims is checked here.
-    if len(source) < _HEADER.size:
-        raise CorruptChunk(f"it has {len(source)} bytes, fewer than the {_HEADER.size} of a blosc header")
-    frame = _Frame(*_HEADER.unpack(source[: _HEADER.size].tobytes()))
-    if frame.decoded != nbytes:
-        raise CorruptChunk(wrong_size(frame.decoded, nbytes))
+    frame = _Frame(*_HEADER.unpack(header_of(source, _HEADER.size, "a blosc header")))
+    check_size(frame.decoded, nbytes)
     if not _HEADER.size <= frame.stored <= len(source):
         raise CorruptChunk(f"its blosc frame claims {frame.stored} bytes, stored are {len(source)}")
     return frame

@@ -12,17 +12,14 @@ import numpy as np
 from ..plain.codecs import Chain, Codec
 from .bitshuffle import Unbitshuffle
 from .blosc import Unblosc
-from .blosc2 import unblosc2
-from .bzip2 import Bunzip2
 from .checksums import Checksum32, Fletcher32
-from .codec import NoDecoder, Step, StepInParts, wrong_size
-from .contract import Bytes, ChunkDecoder, CorruptChunk
+from .codec import Bytes, CorruptChunk, NoDecoder, Step, check_size
 from .deflate import Inflate
 from .lz4 import Hdf5Lz4, Hdf5Lzf, NumcodecsLz4
-from .numeric_filters import PackBits, Unchanged, astype, delta, fixed_scale_offset, quantize
+from .numcodecs_filters import NumcodecsFilter
 from .shuffle import Unshuffle
+from .streams import Streams, Unxz
 from .szip import unszip
-from .xz import Unxz
 from .zstd import Unzstd
 
 Settings = Mapping[str, Any]
@@ -30,13 +27,12 @@ Settings = Mapping[str, Any]
 _STEPS: dict[str, Callable[[Settings], Step]] = {
     "zlib": lambda settings: Inflate("zlib"),
     "gzip": lambda settings: Inflate("gzip"),
-    "bzip2": lambda settings: Bunzip2(),
+    "bzip2": lambda settings: Streams(),
     "zstd": lambda settings: Unzstd(),
     "blosc": lambda settings: Unblosc(),
     "numcodecs-lz4": lambda settings: NumcodecsLz4(),
     "lzma": Unxz,
     "hdf5-lz4": lambda settings: Hdf5Lz4(),
-    "blosc2": unblosc2,
     "szip": unszip,
     "hdf5-bitshuffle": lambda settings: Unbitshuffle(
         _positive(settings, "itemsize"), settings.get("block_size", 0), settings.get("compression", "none")
@@ -48,13 +44,8 @@ _STEPS: dict[str, Callable[[Settings], Step]] = {
     "crc32c": lambda settings: Checksum32("crc32c", settings.get("location") or "end"),
     "crc32": lambda settings: Checksum32("crc32", settings.get("location") or "start"),
     "adler32": lambda settings: Checksum32("adler32", settings.get("location") or "start"),
-    "delta": delta,
-    "fixedscaleoffset": fixed_scale_offset,
-    "astype": astype,
-    "quantize": quantize,
-    "bitround": lambda settings: Unchanged(),
-    "packbits": lambda settings: PackBits(),
 }
+_FILTERS = ("delta", "fixedscaleoffset", "astype", "quantize", "bitround", "packbits")
 
 _WHY_NOT = {
     "nbit": "no decoder outside HDF5 for nbit",
@@ -63,8 +54,8 @@ _WHY_NOT = {
 }
 
 
-def decoder_for(chain: Chain, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> tuple[ChunkDecoder | None, str]:
-    """A decoder for chunks of shape `chunk`, and ""; or None, and why there is none, in words for `info`.
+def decoder_for(chain: Chain, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> tuple[ChainDecoder | None, str]:
+    """Return a decoder for chunks of shape `chunk`, and ""; or None, and the reason, in words for `info`.
 
     `dtype` is that of the decoded elements. The decoder pickles.
 
@@ -96,6 +87,8 @@ def _positive(settings: Settings, name: str, default: int | None = None) -> int:
 
 
 def _step(codec: Codec) -> Step:
+    if codec.name in _FILTERS:
+        return NumcodecsFilter(codec.name, codec.settings)
     make = _STEPS.get(codec.name)
     if make is None:
         raise NoDecoder(_WHY_NOT.get(codec.name, f"no decoder outside the format's own library for {codec.name}"))
@@ -120,7 +113,8 @@ class _Plan(NamedTuple):
 class ChainDecoder:
     """Undoes the codecs of a chain one after the other, the last one straight into the caller's buffer where it can.
 
-    Intermediate bytes go to two buffers per thread, which are kept for the next call.
+    Any number of threads may call its methods at once. Intermediate bytes go to two buffers per thread, which are kept for the
+    next call. `scratch_nbytes` bounds the memory that one call takes beside `stored` and `out`.
     """
 
     def __init__(self, chain: Chain, nbytes: int) -> None:
@@ -132,14 +126,10 @@ class ChainDecoder:
         slots = [max([move.nbytes for move in moves if move.slot == slot and move.step.fills], default=0) for slot in (0, 1)]
         # What a step made stays while the next one reads it, so two count at once.
         own = [move.step.own_nbytes(move.nbytes) for move in moves]
-        self._scratch_nbytes = sum(slots) + max([sum(own[at : at + 2]) for at in range(len(own))], default=0)
+        self.scratch_nbytes = sum(slots) + max([sum(own[at : at + 2]) for at in range(len(own))], default=0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ChainDecoder, (self._chain, self._nbytes)
-
-    @property
-    def scratch_nbytes(self) -> int:
-        return self._scratch_nbytes
 
     def _planned(self, skipped: int) -> _Plan:
         sized: list[tuple[Step, int]] = []
@@ -179,6 +169,13 @@ class ChainDecoder:
         return buffers[slot][:nbytes]
 
     def decode(self, stored: Bytes, out: Bytes, skipped: int = 0) -> None:
+        """Fill `out`, which has exactly the bytes of one decoded chunk, from the `stored` bytes.
+
+        `stored` may have slack behind the chunk's bytes only where the chain's last codec ends by itself. Bit i of `skipped`:
+        codec i of the chain was not applied. Never writes past `out`, whatever the stored bytes claim.
+
+        Raises CorruptChunk, in words that a message can go on with: "its checksum is 0x12, expected 0x34".
+        """
         plan = self._plan(skipped)
         if plan.stored is not None and len(stored) != plan.stored:
             raise CorruptChunk(f"it has {len(stored)} stored bytes, expected {plan.stored}")
@@ -188,18 +185,20 @@ class ChainDecoder:
         if found is not out:
             out[:] = found
 
-    def _undone(self, stored: Bytes, moves: tuple[_Move, ...], out: Bytes | None) -> Bytes:
+    def _undone(self, stored: Bytes, moves: tuple[_Move, ...], out: Bytes) -> Bytes:
         found = stored
         for step, nbytes, slot in moves:
-            target = None
-            if step.fills:
-                target = out if slot < 0 else self._scratch(slot, nbytes)
+            target = self._scratch(slot, nbytes) if step.fills and slot >= 0 else out
             found = step.undo(found, nbytes, target)
-            if nbytes >= 0 and len(found) != nbytes:
-                raise CorruptChunk(wrong_size(len(found), nbytes))
+            if nbytes >= 0:
+                check_size(len(found), nbytes)
         return found
 
     def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> bool:
+        """Fill `out` with bytes [start, stop) of the decoded chunk; or return False where that would cost about as much as all.
+
+        Checksums over the stored bytes are verified; one that a stream carries behind its own decoded bytes is not reached.
+        """
         if not 0 <= start <= stop <= self._nbytes or len(out) != stop - start:
             raise ValueError(f"bytes [{start}, {stop}) of a chunk of {self._nbytes} into a buffer of {len(out)}")
         if start == stop:
@@ -211,14 +210,19 @@ class ChainDecoder:
             out[:] = stored[start:stop]
             return True
         last = plan.moves[-1].step
-        if not isinstance(last, StepInParts):
+        if not last.has_parts:
             return False
-        return last.undo_part(self._undone(stored, plan.moves[:-1], None), self._nbytes, start, stop, out)
+        return last.undo_part(self._undone(stored, plan.moves[:-1], out), self._nbytes, start, stop, out)
 
     @property
     def joins(self) -> bool:
+        """True if `decode_joined` can do anything."""
         return len(self._steps) == 1 and isinstance(self._steps[0], Unzstd)
 
     def decode_joined(self, stored: Bytes, pieces: Sequence[tuple[int, int]], out: Bytes) -> bool:
+        """Fill `out` with chunks, all of whose codecs were applied, by one call: chunk k is stored in [begin, end), the k-th piece.
+
+        False where that cannot be done, or one of them is damaged: `decode` then says why. `out` may be changed all the same.
+        """
         (step,) = self._steps
         return isinstance(step, Unzstd) and step.undo_joined(stored, pieces, self._nbytes, out)

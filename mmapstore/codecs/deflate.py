@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .codec import WORTH_A_PART, refused, wrong_size
-from .contract import Bytes, CorruptChunk
+from .codec import WORTH_A_PART, Bytes, CorruptChunk, Step, check_size, refused
 
 Form = Literal["zlib", "gzip"]
 _WINDOW_BITS: dict[Form, int] = {"zlib": zlib.MAX_WBITS, "gzip": 16 + zlib.MAX_WBITS}
@@ -54,11 +53,11 @@ def inflate_prefix(source: Bytes, stop: int, form: Form) -> bytes | None:
     return found if len(found) == stop else None
 
 
-class Inflate:
+class Inflate(Step):
     """A zlib or gzip stream."""
 
     fills = False
-    takes_any_size = False
+    has_parts = True
 
     def __init__(self, form: Form) -> None:
         import deflate
@@ -66,14 +65,11 @@ class Inflate:
         self._form: Form = form
         self._fast: Callable[[Bytes, int], Any] = deflate.zlib_decompress if form == "zlib" else deflate.gzip_decompress
 
-    def encoded_nbytes(self, decoded: int) -> int | None:
-        return None
-
     def own_nbytes(self, decoded: int) -> int:
         # libdeflate: the bytes and its tables. zlib: it doubles what it returns as it grows, and has a window.
         return decoded + (1 << 16) if decoded <= _MOST else 2 * decoded + (1 << 17)
 
-    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
+    def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
         found: Any = None
         if nbytes <= _MOST:
             try:
@@ -88,8 +84,7 @@ class Inflate:
             found = inflate(source, nbytes, self._form)
         if len(found) > nbytes:
             raise CorruptChunk(f"it decodes to more than {nbytes} bytes, expected exactly {nbytes}")
-        if len(found) < nbytes:
-            raise CorruptChunk(wrong_size(len(found), nbytes))
+        check_size(len(found), nbytes)
         return np.frombuffer(found, np.uint8)
 
     def undo_part(self, source: Bytes, nbytes: int, start: int, stop: int, out: Bytes) -> bool:

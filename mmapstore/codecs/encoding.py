@@ -5,7 +5,7 @@ HDF5 encodes behind one lock, and gzip there takes longer than everything else o
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .checksums import fletcher32
-from .contract import Bytes
+from .codec import Bytes, NoDecoder, installed
 
 _SHUFFLE, _GZIP, _FLETCHER32, _ZSTD = 2, 1, 3, 32015
 _MOST = 2**31 - 1  # libdeflate's Python package takes the size as a C int
@@ -68,14 +68,13 @@ def _step(code: int, values: tuple[int, ...]) -> Callable[[Any], Any] | None:
         return lambda source: _shuffled(source, values[0])
     if code == _GZIP and values:
         return lambda source: _smaller(_deflated(source, values[0]), source)
-    if code == _FLETCHER32:
-        return _with_checksum
-    if code == _ZSTD:
-        try:
-            compress: Any = importlib.import_module("numcodecs.zstd").compress
-        except ImportError:
-            return None
-        return lambda source: _smaller(compress(source, values[0] if values else 3), source)
+    with contextlib.suppress(NoDecoder):  # HDF5 itself encodes then
+        if code == _FLETCHER32:
+            checksum = fletcher32()
+            return lambda source: _with_checksum(source, checksum)
+        if code == _ZSTD:
+            compress = installed("zstd", "numcodecs.zstd", "compress")
+            return lambda source: _smaller(compress(source, values[0] if values else 3), source)
     return None
 
 
@@ -99,6 +98,6 @@ def _shuffled(source: Any, itemsize: int) -> Bytes:
     return out
 
 
-def _with_checksum(source: Any) -> Bytes:
+def _with_checksum(source: Any, checksum: Callable[[Any], int]) -> Bytes:
     flat: Bytes = np.frombuffer(source, np.uint8)
-    return np.concatenate([flat, np.frombuffer(fletcher32(flat).to_bytes(4, "little"), np.uint8)])
+    return np.concatenate([flat, np.frombuffer(checksum(flat).to_bytes(4, "little"), np.uint8)])

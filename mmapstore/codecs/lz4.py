@@ -7,34 +7,25 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .codec import Compressor, decoded_by, installed, wrong_size
-from .contract import Bytes, CorruptChunk
+from .codec import Bytes, CorruptChunk, Step, check_size, decoded_by, header_of, installed
 
 _HDF5_HEADER = struct.Struct(">QI")  # decoded bytes, and those of a block
 _MOST = 0x7E000000  # LZ4 counts the bytes of a block in an int
 
 
-class NumcodecsLz4(Compressor):
+class NumcodecsLz4(Step):
     """Four bytes, little-endian, that say the decoded size; then one LZ4 block."""
 
     def __init__(self) -> None:
-        self._block = block_decoder("numcodecs-lz4")
+        self._decode = installed("numcodecs-lz4", "numcodecs.lz4", "decompress")
 
-    def own_nbytes(self, decoded: int) -> int:
-        return most_stored(decoded)
-
-    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
-        assert out is not None
-        if len(source) < 4:
-            raise CorruptChunk(f"it has {len(source)} bytes, fewer than the 4 of an lz4 header")
-        declared = int.from_bytes(source[:4].tobytes(), "little")
-        if declared != nbytes:
-            raise CorruptChunk(wrong_size(declared, nbytes))
-        self._block(source[4:], out)
+    def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
+        check_size(int.from_bytes(header_of(source, 4, "an lz4 header"), "little"), nbytes)
+        decoded_by(self._decode, "lz4", source, out)
         return out
 
 
-class Hdf5Lz4(Compressor):
+class Hdf5Lz4(Step):
     """The decoded size and that of a block, then blocks, each behind its stored size; all big-endian.
 
     A block that did not shrink is stored as it was.
@@ -46,13 +37,9 @@ class Hdf5Lz4(Compressor):
     def own_nbytes(self, decoded: int) -> int:
         return most_stored(decoded)
 
-    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
-        assert out is not None
-        if len(source) < _HDF5_HEADER.size:
-            raise CorruptChunk(f"it has {len(source)} bytes, fewer than the {_HDF5_HEADER.size} of an lz4 header")
-        declared, block = _HDF5_HEADER.unpack(source[: _HDF5_HEADER.size].tobytes())
-        if declared != nbytes:
-            raise CorruptChunk(wrong_size(declared, nbytes))
+    def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
+        declared, block = _HDF5_HEADER.unpack(header_of(source, _HDF5_HEADER.size, "an lz4 header"))
+        check_size(declared, nbytes)
         if block == 0:
             raise CorruptChunk("its lz4 header says that blocks have 0 bytes")
         at = _HDF5_HEADER.size
@@ -70,30 +57,24 @@ class Hdf5Lz4(Compressor):
         return out
 
 
-class Hdf5Lzf(Compressor):
+class Hdf5Lzf(Step):
     """One LZF stream, which h5py's filter stores where it is shorter than the chunk."""
 
     def __init__(self) -> None:
         self._decode = installed("lzf", "imagecodecs", "lzf_decode")
 
-    def own_nbytes(self, decoded: int) -> int:
-        return 0
-
-    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
-        assert out is not None
-        found = len(decoded_by(self._decode, "lzf", source, out=out)) if len(source) else 0
-        if found != nbytes:
-            raise CorruptChunk(wrong_size(found, nbytes))
+    def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
+        check_size(len(decoded_by(self._decode, "lzf", source, out=out)) if len(source) else 0, nbytes)
         return out
 
 
 def most_stored(decoded: int) -> int:
-    """Bytes of the copy that numcodecs needs behind a header of its own: a block of `decoded` bytes that LZ4 could not shrink."""
+    """Return the most bytes of a block of `decoded` bytes that LZ4 could not shrink."""
     return decoded + decoded // 255 + 32
 
 
 def block_decoder(codec: str) -> Callable[[Bytes, Bytes], None]:
-    """Fills a buffer from one LZ4 block of exactly that many decoded bytes."""
+    """Return a function that fills a buffer from one LZ4 block of exactly that many decoded bytes."""
     library = installed(codec, "numcodecs.lz4", "decompress")
 
     def decode(source: Bytes, out: Bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .contract import Bytes
+from .codec import Bytes, Step
 
 # Elements. Longer blocks take memory. In shorter ones each call is so short that threads wait for each other to wake up whenever
 # one asks for the interpreter's lock back, and two threads are no faster than one.
@@ -75,11 +75,8 @@ def _widen(planes: Planes, out: Planes, spare: dict[int, Planes]) -> None:
     np.bitwise_or(out, low, out=out, dtype=out.dtype)
 
 
-class Unshuffle:
+class Unshuffle(Step):
     """HDF5's shuffle filter, and the one of numcodecs, which refuses to write chunks with a tail."""
-
-    fills = True
-    takes_any_size = False
 
     def __init__(self, itemsize: int) -> None:
         self._itemsize = itemsize
@@ -90,8 +87,7 @@ class Unshuffle:
     def own_nbytes(self, decoded: int) -> int:
         return _spare_nbytes(self._itemsize, decoded // self._itemsize)
 
-    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
-        assert out is not None
+    def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
         if self._itemsize <= 1:
             out[:] = source
         else:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .codec import Compressor, NoDecoder, decoded_by, installed, wrong_size
-from .contract import Bytes, CorruptChunk
+from .codec import Bytes, NoDecoder, Step, check_size, decoded_by, header_of, installed
 
 _MOST_BLOCK, _MOST_BLOCKS = 32, 128  # pixels of a block, and blocks of a scanline: the limits of the format
 
 
-class Unszip(Compressor):
+class Unszip(Step):
     """Four bytes, little-endian, that say the decoded size; then one stream."""
 
     def __init__(self, options: int, block: int, bits: int, scanline: int) -> None:
@@ -30,16 +29,9 @@ class Unszip(Compressor):
     def own_nbytes(self, decoded: int) -> int:
         return 2 * decoded + (1 << 18)  # elements of 32 and 64 bits are stored apart, and lines filled up
 
-    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
-        assert out is not None
-        if len(source) < 4:
-            raise CorruptChunk(f"it has {len(source)} bytes, fewer than the 4 of an szip header")
-        declared = int.from_bytes(source[:4].tobytes(), "little")
-        if declared != nbytes:
-            raise CorruptChunk(wrong_size(declared, nbytes))
-        found = len(decoded_by(self._decode, "szip", source[4:], *self._settings, out=out))
-        if found != nbytes:
-            raise CorruptChunk(wrong_size(found, nbytes))
+    def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
+        check_size(int.from_bytes(header_of(source, 4, "an szip header"), "little"), nbytes)
+        check_size(len(decoded_by(self._decode, "szip", source[4:], *self._settings, out=out)), nbytes)
         return out
 
 

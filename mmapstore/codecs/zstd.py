@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .codec import Compressor, decoded_by, installed, wrong_size
-from .contract import Bytes, CorruptChunk
+from .codec import Bytes, CorruptChunk, Step, check_size, decoded_by, installed
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -41,7 +40,7 @@ def _is_one_frame(stored: memoryview, begin: int, end: int, head: bytes) -> bool
     return block & 1 == 1 and at + (head[4] & 4) == end
 
 
-class Unzstd(Compressor):
+class Unzstd(Step):
     """One or more zstd frames; their checksums are verified where they have one."""
 
     def __init__(self) -> None:
@@ -50,11 +49,10 @@ class Unzstd(Compressor):
     def own_nbytes(self, decoded: int) -> int:
         return 1 << 18
 
-    def undo(self, source: Bytes, nbytes: int, out: Bytes | None) -> Bytes:
-        assert out is not None
+    def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
         _, declared = frame_header(source[:18].tobytes())
         if declared is not None and declared > nbytes:
-            raise CorruptChunk(wrong_size(declared, nbytes))
+            check_size(declared, nbytes)
         if declared is not None and declared < nbytes and self._fits(source, out[:-1]):
             # numcodecs does not say how much of `out` it filled. Several frames may fill it together, so ask: less than all?
             raise CorruptChunk(f"it decodes to fewer than {nbytes} bytes; its first frame has {declared}")

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..codecs import blosc2
-from ..codecs.codec import NoDecoder
-from ..codecs.contract import CorruptChunk
-from ..files.descriptors import Descriptor, read_exactly
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.codecs import Chain, Codec
 from .contract import ChunkPlace, EncodedChunks
@@ -20,7 +16,6 @@ from .hdf5_chunk_index import ChunkIndex, chunk_index
 from .hdf5_layout import extents_of, fill_of, filters_of, why_hdf5_alone
 
 _Values = tuple[int, ...]
-_FRAME_HEAD = 1 << 16  # bytes of a chunk, more than its header has
 _BITSHUFFLE_COMPRESSIONS = {0: "none", 2: "lz4", 3: "zstd"}
 
 
@@ -55,7 +50,6 @@ _CODECS: dict[int, tuple[str, Callable[[_Values, int], dict[str, Any]]]] = {
     32004: ("hdf5-lz4", lambda values, nbytes: {}),
     32008: ("hdf5-bitshuffle", _bitshuffle),
     32015: ("zstd", lambda values, nbytes: {}),
-    32026: ("blosc2", lambda values, nbytes: {}),
 }
 """By HDF5's number of the filter: the codec's name, and its settings from (values of the filter, bytes of a decoded chunk)."""
 
@@ -111,9 +105,6 @@ def encoded_chunks(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> 
     index, why = chunk_index(dataset, path, name)
     if index is None:
         return None, why
-    chain, why = _with_frames(chain, path, index)
-    if chain is None:
-        return None, why
     if chain and _may_have_unfiltered_edges(grid, index, math.prod(grid.chunk) * dtype.itemsize):
         return None, "chunks at its edges are as large as if they had been stored uncompressed, which HDF5 alone can tell"
     return Hdf5Chunks(path, grid, chain, dtype, fill_of(dataset, dtype), index), ""
@@ -132,25 +123,6 @@ def _chain_of(dataset: Any, nbytes: int) -> tuple[Chain | None, str]:
         except LookupError:
             return None, f"{words} has settings of another kind than are known: {values}"
     return tuple(chain), ""
-
-
-def _with_frames(chain: Chain, path: str, index: ChunkIndex) -> tuple[Chain | None, str]:
-    """The chain with what the first stored chunk says of itself, where a codec needs that: frames of blosc2."""
-    at = next((at for at, codec in enumerate(chain) if codec.name == "blosc2"), None)
-    if at is None or any(codec.name != "fletcher32" for codec in chain[at + 1 :]):
-        return chain, ""
-    numbers = np.flatnonzero((index.offsets >= 0) & (index.masks >> np.uint32(at) & np.uint32(1) == 0))
-    if len(numbers) == 0:
-        return chain, ""
-    head = np.empty(min(int(index.sizes[numbers[0]]), _FRAME_HEAD), np.uint8)
-    read_exactly(Descriptor(path), int(index.offsets[numbers[0]]), [head])
-    try:
-        settings = blosc2.settings_of(head)
-    except NoDecoder as why:
-        return None, str(why)
-    except CorruptChunk:
-        return chain, ""  # reading will say so, and where
-    return (*chain[:at], replace(chain[at], settings=settings), *chain[at + 1 :]), ""
 
 
 def _may_have_unfiltered_edges(grid: ChunkGrid, index: ChunkIndex, nbytes: int) -> bool:

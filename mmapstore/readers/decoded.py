@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..codecs.chain import decoder_for
-from ..codecs.contract import ChunkDecoder, CorruptChunk
+from ..codecs.chain import ChainDecoder, decoder_for
+from ..codecs.codec import CorruptChunk
 from ..files.descriptors import Descriptor, let_go, will_need
 from ..files.process_memory import no_memory, require_memory
 from ..files.worker_threads import share_out, usable_cpus
@@ -35,10 +35,10 @@ from .workspaces import Workspace, most_workers, shared_workspaces
 READ_TOGETHER = 256 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
 _GAP = 4 * 2**10  # bytes between two chunks that are read along, unless one call decodes both: less than another call costs
 
-_decoders: weakref.WeakValueDictionary[str, ChunkDecoder] = weakref.WeakValueDictionary()
+_decoders: weakref.WeakValueDictionary[str, ChainDecoder] = weakref.WeakValueDictionary()
 
 
-def decoder_of(chunks: EncodedChunks) -> tuple[ChunkDecoder | None, str]:
+def decoder_of(chunks: EncodedChunks) -> tuple[ChainDecoder | None, str]:
     """The decoder for these chunks, or None and why there is none. Joined files share one, and so its memory."""
     key = repr((chunks.chain, chunks.dtype.str, chunks.grid.chunk))
     found = _decoders.get(key)
@@ -68,7 +68,7 @@ class Decoded(Reader):
     place = "decoded in threads"
     joins_runs = takes_advice = True
 
-    def __init__(self, stored: StoredArray, layout: StoredLayout, why: str, chunks: EncodedChunks, decoder: ChunkDecoder) -> None:
+    def __init__(self, stored: StoredArray, layout: StoredLayout, why: str, chunks: EncodedChunks, decoder: ChainDecoder) -> None:
         self._stored = stored
         self._name = stored.name
         self._layout = layout

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmapstore.codecs.chain import decoder_for
+from mmapstore.codecs.chain import ChainDecoder, decoder_for
 from mmapstore.codecs.checksums import fletcher32
-from mmapstore.codecs.contract import ChunkDecoder, CorruptChunk
+from mmapstore.codecs.codec import CorruptChunk
 from mmapstore.codecs.shuffle import unshuffle
 from mmapstore.plain.codecs import Codec
 
@@ -55,12 +55,12 @@ def fletcher32_by_the_book(data: bytes) -> int:
 @given(data=st.binary(max_size=400), repeats=st.integers(1, 40))
 def test_fletcher32(data, repeats):
     data = data * repeats
-    assert fletcher32(np.frombuffer(data, np.uint8)) == fletcher32_by_the_book(data)
+    assert fletcher32()(np.frombuffer(data, np.uint8)) == fletcher32_by_the_book(data)
 
 
 @pytest.mark.parametrize("data", [bytes(300_001), b"\xff" * 300_001, b"\xff" * 131_072 * 3, bytes(range(256)) * 1500 + b"x"])
 def test_fletcher32_of_a_large_chunk(data):
-    assert fletcher32(np.frombuffer(data, np.uint8)) == fletcher32_by_the_book(data)
+    assert fletcher32()(np.frombuffer(data, np.uint8)) == fletcher32_by_the_book(data)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,10 @@ def test_fletcher32_of_a_large_chunk(data):
         ([Codec("pcodec")], "no decoder outside the format's own library for pcodec"),
         ([Codec("shuffle", {"itemsize": 0})], "a shuffle with itemsize=0, which is not a number of bytes"),
         ([Codec("shuffle")], "a shuffle with itemsize=None, which is not a number of bytes"),
-        ([Codec("delta", {"dtype": "|O"})], "delta with dtype='|O', which is no type of numbers"),
-        ([Codec("delta", {"dtype": "nonsense"})], "delta with dtype='nonsense', which is no type of numbers"),
+        ([Codec("delta", {"dtype": "|O"})], "delta with settings that numcodecs does not take (object arrays are not supported)"),
+        ([Codec("quantize", {"dtype": "|S3", "digits": 1})], "quantize with settings that numcodecs does not take"),
         ([Codec("delta", {"dtype": "<f8"})], "delta of float64 elements cannot have encoded 12 bytes"),
         ([Codec("crc32", {"location": "middle"})], "crc32 with its checksum at 'middle', which is neither 'start' nor 'end'"),
-        (
-            [Codec("fixedscaleoffset", {"dtype": "<f4", "scale": 0, "offset": 1})],
-            "fixedscaleoffset with scale=0 and offset=1, which are not two numbers to divide by and add",
-        ),
         (
             [Codec("zlib"), Codec("bzip2", words="bzip2 9")],
             "bzip2 9 comes after a compressor, which leaves unknown how many bytes it was given",
@@ -103,7 +99,7 @@ def test_fletcher32_of_a_large_chunk(data):
 def test_why_there_is_no_decoder(chain, why):
     # The last case is told by the codec that would have to be undone into an unknown number of bytes.
     found, said = decoder_for(tuple(chain), np.dtype("<f4"), (3,))
-    assert (found, said) == (None, why)
+    assert found is None and said.startswith(why)
 
 
 def test_objects_have_no_decoder():
@@ -122,7 +118,6 @@ def test_a_missing_package_is_named(name, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "settings", "called"),
     [
-        ("blosc2", {}, "blosc2"),
         ("szip", {"options": 141, "block": 8, "bits": 8, "scanline": 64}, "szip"),
         ("hdf5-bitshuffle", {"itemsize": 1, "compression": "lz4"}, "bitshuffle"),
     ],
@@ -134,7 +129,7 @@ def test_what_imagecodecs_alone_decodes(name, settings, called, monkeypatch):
 
 
 def test_importing_loads_no_library():
-    libraries = {"numcodecs", "imagecodecs", "deflate", "blosc2", "google_crc32c"}
+    libraries = {"numcodecs", "imagecodecs", "deflate", "google_crc32c"}
     code = f"import sys, mmapstore.codecs.chain; print(sorted({libraries} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
@@ -210,7 +205,7 @@ def test_parts(name, start, stop):
 
 def test_parts_of_corrupt_chunks():
     data = (np.arange(10_000) % 300).astype("<f4").tobytes()
-    decoder: ChunkDecoder | None
+    decoder: ChainDecoder | None
     decoder, _ = decoder_for((Codec("zlib"),), np.dtype("<f4"), (10_000,))
     out = np.empty(500, np.uint8)
     with pytest.raises(CorruptChunk, match="zlib stream"):

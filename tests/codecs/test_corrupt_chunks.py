@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmapstore.codecs.chain import decoder_for
-from mmapstore.codecs.contract import CorruptChunk
+from mmapstore.codecs.codec import CorruptChunk
 from mmapstore.plain.codecs import Codec
 
 COUNT = 700
@@ -81,8 +81,6 @@ def filtered_by_hdf5() -> dict[str, tuple[tuple[Codec, ...], bytes]]:
     for name in ("none", "lz4", "zstd"):
         codec = Codec("hdf5-bitshuffle", bits | {"compression": name})
         found[f"bitshuffle {name}"] = (codec,), chunk((COUNT,), **hdf5plugin.Bitshuffle(nelems=64, cname=name))
-    for name, shape in (("bytes", (COUNT,)), ("boxes", (20, 7, 5))):
-        found[f"blosc2 {name}"] = (Codec("blosc2"),), chunk(shape, **hdf5plugin.Blosc2("zstd"))
     if h5py.h5z.get_filter_info(h5py.h5z.FILTER_SZIP) & h5py.h5z.FILTER_CONFIG_ENCODE_ENABLED:
         options = {"options": 169, "block": 4, "bits": 32, "scanline": 100}
         found["szip"] = (Codec("szip", options),), chunk((7, 100), compression="szip", compression_opts=("nn", 4))
@@ -221,7 +219,6 @@ def test_a_bomb_is_not_unpacked(name, bomb):
             (2800).to_bytes(8, "big") + (256).to_bytes(4, "big") + (9000).to_bytes(4, "big") + b"abc",
             "its block at byte 16 claims 9000 bytes, 3 follow",
         ),
-        ("blosc2 bytes", b"abc", "its 3 bytes do not begin with the header of a blosc2 frame"),
         ("szip", b"\xff\xff\xff\x7f" + bytes(9), "it decodes to 2147483647 bytes, expected 2800"),
         ("szip", b"ab", "it has 2 bytes, fewer than the 4 of an szip header"),
     ],

@@ -9,10 +9,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from mmapstore.codecs.blosc2 import settings_of
 from mmapstore.codecs.chain import decoder_for
-from mmapstore.codecs.codec import NoDecoder
-from mmapstore.codecs.contract import CorruptChunk
+from mmapstore.codecs.codec import CorruptChunk
 from mmapstore.plain.codecs import Codec
 
 h5py = pytest.importorskip("h5py")
@@ -132,74 +130,6 @@ def test_bitshuffle_of_many_blocks(tmp_path, compression, elements, noise):
     assert decoded([sorted_bits(data, 64, compression)], data, stored, mask).tobytes() == data.tobytes()
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (70, 3, 50, 50), (70_000,)])
-@pytest.mark.parametrize("compressor", ["blosclz", "lz4", "lz4hc", "zlib", "zstd"])
-def test_blosc2(tmp_path, shape, compressor):
-    """The filter stores boxes padded to whole blocks where there are two axes or more."""
-    hdf5plugin = pytest.importorskip("hdf5plugin")
-    for dtype in DTYPES if np.prod(shape) < 10_000 else ["<f4", ">i2"]:
-        for filters in range(4):
-            data = values(dtype, shape)
-            stored, mask = stored_by_hdf5(tmp_path / "x.h5", data, **hdf5plugin.Blosc2(compressor, filters=filters))
-            for settings in ({}, settings_of(stored)):
-                np.testing.assert_array_equal(decoded([Codec("blosc2", settings)], data, stored, mask), data)
-
-
-@pytest.mark.parametrize("value", [0, 7.5, np.nan, -0.0])
-@pytest.mark.parametrize("shape", [(3000,), (40, 50)])
-@pytest.mark.parametrize("dtype", ["<f4", "<f8", ">f8", "<f2"])
-def test_blosc2_of_one_value(tmp_path, value, shape, dtype):
-    """Such chunks are not stored: the frame says so among its offsets, or in a header."""
-    hdf5plugin = pytest.importorskip("hdf5plugin")
-    data = np.full(shape, value, dtype)
-    stored, mask = stored_by_hdf5(tmp_path / "x.h5", data, **hdf5plugin.Blosc2())
-    assert decoded([Codec("blosc2")], data, stored, mask).tobytes() == data.tobytes()
-
-
-@pytest.mark.parametrize(
-    ("shape", "chunks", "blocks"),
-    [
-        ((50, 40), (50, 40), (50, 40)),
-        ((50, 40), (50, 40), (7, 13)),
-        ((50, 40), (50, 40), (1, 40)),
-        ((50, 40), (50, 40), (10, 40)),
-        ((50, 40), (50, 40), (10, 20)),
-        ((50, 40), (30, 25), (8, 25)),
-        ((50, 40), (64, 64), (16, 16)),
-        ((9, 8, 7), (4, 3, 7), (2, 3, 5)),
-        ((300,), (128,), (50,)),
-    ],
-)
-def test_blosc2_frames_that_others_wrote(tmp_path, shape, chunks, blocks):
-    """Written into the file as they are, with any blocks, and with several chunks: HDF5's filter reads them all."""
-    pytest.importorskip("hdf5plugin")
-    blosc2 = pytest.importorskip("blosc2")
-    data = values("<i2", shape)
-    data[: shape[0] // 2] = 0
-    frame = blosc2.asarray(data, chunks=chunks, blocks=blocks).to_cframe()
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        dataset = file.create_dataset("x", shape, data.dtype, chunks=shape, compression=32026)
-        dataset.id.write_direct_chunk((0,) * len(shape), frame)
-    with h5py.File(tmp_path / "x.h5") as file:
-        np.testing.assert_array_equal(file["x"][...], data)
-    stored = np.frombuffer(frame, np.uint8)
-    np.testing.assert_array_equal(decoded([Codec("blosc2", settings_of(stored))], data, stored), data)
-
-
-def test_blosc2_with_a_plug_in_is_left_to_hdf5():
-    pytest.importorskip("hdf5plugin")
-    blosc2 = pytest.importorskip("blosc2")
-    data = values("<i4", (500,))
-    frame = np.frombuffer(blosc2.asarray(data).to_cframe(), np.uint8).copy()
-    for place, words in ((0x1B, r"codec 6, filters \[1\]"), (0x47, r"codec 5, filters \[1, 35\]")):
-        other = frame.copy()
-        other[place] = 6 if place == 0x1B else 35
-        with pytest.raises(NoDecoder, match=f"blosc2 with a plug-in .{words}"):
-            settings_of(other)
-        with pytest.raises(CorruptChunk, match=r"it is blosc2 with a plug-in .*, the first chunk is not"):
-            decoded([Codec("blosc2")], data, other)
-
-
 @pytest.mark.parametrize("options", [("nn", 8), ("ec", 16), ("nn", 2), ("ec", 32)])
 @pytest.mark.parametrize("shape", [(5, 32), (7, 64), (3, 5, 128), (3, 9, 2, 16)])
 def test_szip(tmp_path, shape, options):
@@ -226,7 +156,7 @@ def test_szip(tmp_path, shape, options):
     assert written or options[1] > shape[-1]
 
 
-@pytest.mark.parametrize("name", ["Bitshuffle none", "Bitshuffle lz4", "Bitshuffle zstd", "Blosc2 lz4", "Blosc2 zstd"])
+@pytest.mark.parametrize("name", ["Bitshuffle none", "Bitshuffle lz4", "Bitshuffle zstd"])
 @pytest.mark.parametrize("noise", [False, True])
 def test_scratch_is_what_was_said(tmp_path, name, noise):
     """Of all that Python and NumPy allocate, in a thread that keeps nothing from before."""
@@ -235,8 +165,7 @@ def test_scratch_is_what_was_said(tmp_path, name, noise):
     shape = (33, 3, 65, 50)  # blocks of boxes reach far past its ends
     data = np.random.default_rng(0).integers(0, 2**32, shape, np.uint32).view("<f4") if noise else values("<f4", shape)
     stored, mask = stored_by_hdf5(tmp_path / "x.h5", data, **getattr(hdf5plugin, plugin)(cname=compression))
-    codec = sorted_bits(data, 0, compression) if plugin == "Bitshuffle" else Codec("blosc2", settings_of(stored))
-    decoder, why = decoder_for((codec,), data.dtype, data.shape)
+    decoder, why = decoder_for((sorted_bits(data, 0, compression),), data.dtype, data.shape)
     assert decoder is not None, why
     out, most = np.empty(data.nbytes, np.uint8), []
 

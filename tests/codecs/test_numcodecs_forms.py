@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmapstore.codecs.chain import decoder_for
-from mmapstore.codecs.contract import CorruptChunk
+from mmapstore.codecs.codec import CorruptChunk
 from mmapstore.plain.codecs import Codec
 
 numcodecs = pytest.importorskip("numcodecs")

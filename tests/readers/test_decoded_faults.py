@@ -15,7 +15,7 @@ import pytest
 from fake_chunks import FakeStored, stored_chunks
 from test_decoded import FRAMES, SHAPE, count_decodes, reader_of
 
-from mmapstore.codecs.contract import CorruptChunk
+from mmapstore.codecs.codec import CorruptChunk
 from mmapstore.plain.codecs import Codec
 from mmapstore.plain.errors import DamagedFileError, NotFoundError, NotReadableError
 

@@ -84,8 +84,6 @@ FILTERS = {
     "bitshuffle lz4": lambda plugins: plugins.Bitshuffle(nelems=16, cname="lz4"),
     "bitshuffle zstd": lambda plugins: plugins.Bitshuffle(cname="zstd"),
     "blosc": lambda plugins: plugins.Blosc("zstd"),
-    "blosc2 lz4": lambda plugins: plugins.Blosc2("lz4", filters=2),
-    "blosc2 zstd": lambda plugins: plugins.Blosc2("zstd"),
     "bzip2": lambda plugins: plugins.BZip2(),
     "lz4": lambda plugins: plugins.LZ4(),
     "szip": lambda plugins: {"compression": "szip", "compression_opts": ("nn", 2)},
