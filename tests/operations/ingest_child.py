@@ -15,7 +15,8 @@ PREAMBLE = f"""
 import json, os, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
-from mmapstore.operations.ingest import ingest, journal, plan
+from mmapstore.operations.ingest import ingest, plan
+from mmapstore.operations.flow import journal
 journal.COMMIT_SECONDS = 0.0
 plan.BLOCK_NBYTES = plan.CHUNK_NBYTES = 200_000
 def data(samples=240, seed=0):

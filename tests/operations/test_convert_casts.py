@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mmapstore.operations.convert.casts import Cast, Changes, RefusedValue, checked_casting, checked_target
+from mmapstore.operations.flow.casts import Cast, Changes, RefusedValue, checked_casting, checked_target
 from mmapstore.plain.cf_packing import Packing
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError
 

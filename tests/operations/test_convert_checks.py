@@ -14,7 +14,8 @@ from convert_sources import SHAPE, frames, make
 from ingest_results import read
 
 from mmapstore.formats import npy_file
-from mmapstore.operations.convert import convert, slabs
+from mmapstore.operations.convert import convert
+from mmapstore.operations.flow import slabs
 from mmapstore.plain.errors import (
     DamagedFileError,
     InvalidTypeError,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import subprocess
@@ -14,10 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from ingest_results import read
+from ingest_results import read, recorded_samples
 
-from mmapstore.operations.convert import convert, slabs
-from mmapstore.operations.ingest import journal
+from mmapstore.operations.convert import convert
+from mmapstore.operations.flow import journal, slabs
 from mmapstore.plain.content_digest import content_sha256
 from mmapstore.plain.errors import StateMismatchError
 from mmapstore.plain.manifest import SUFFIX, Manifest
@@ -26,8 +25,9 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills are POSIX")
 
 SMALL_STEPS = """
 import sys, time
-from mmapstore.operations.convert import convert, origin, plan, slabs
-from mmapstore.operations.ingest import journal
+from mmapstore.operations.convert import convert, origin, plan
+from mmapstore.operations.flow import slabs
+from mmapstore.operations.flow import journal
 journal.COMMIT_SECONDS = 0.0
 slabs.PREFERRED_NBYTES = plan.PREFERRED_NBYTES = 100_000
 read = origin.Stored.read_box
@@ -134,7 +134,7 @@ def test_goes_on_where_it_stopped(tmp_path: Path, out: str, monkeypatch: pytest.
     with pytest.raises(Stopped):
         convert(source, tmp_path / out, progress=stopping(150))
     assert not (tmp_path / out).exists()
-    recorded = json.loads((tmp_path / f"{out}.partial.json").read_text())["record"]["samples"]
+    recorded = recorded_samples(tmp_path / out)
     assert recorded > 5
     begun: list[int] = []
     done = convert(source, tmp_path / out, progress=lambda now, total: begun.append(now))

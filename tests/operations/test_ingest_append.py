@@ -18,7 +18,8 @@ from ingest_results import fields_of, frames, manifest_of, read
 
 from mmapstore.batches.opening import open_dataset
 from mmapstore.operations.convert import convert
-from mmapstore.operations.ingest import ingest, journal, plan
+from mmapstore.operations.flow import journal
+from mmapstore.operations.ingest import ingest, plan
 from mmapstore.plain.errors import (
     DamagedFileError,
     InvalidTypeError,

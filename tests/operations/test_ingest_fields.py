@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import zarr
 from ingest_child import child, data
-from ingest_results import fields_of, frames, manifest_of
+from ingest_results import fields_of, frames, manifest_of, recorded_samples
 
 from mmapstore.batches.opening import open_dataset
-from mmapstore.operations.ingest import field_write, ingest, journal, plan
+from mmapstore.operations.flow import journal
+from mmapstore.operations.ingest import field_write, ingest, plan
 from mmapstore.operations.ingest.contract import ONLY, Piece, Position
 from mmapstore.plain import digest_leaves
 from mmapstore.plain.array_spec import ArraySpec
@@ -244,7 +245,7 @@ def test_an_interrupted_container_goes_on(tmp_path: Path, out: str, stepwise: No
     first = Items(images, fails=150)
     with pytest.raises(RuntimeError, match="stopped"):
         ingest(first, tmp_path / out)
-    kept = json.loads(Path(f"{tmp_path}/{out}.partial.json").read_text())["record"]["samples"]
+    kept = recorded_samples(f"{tmp_path}/{out}")
     assert 0 < kept < 150
     again = Items(images)
     path = ingest(again, tmp_path / out)
@@ -433,8 +434,7 @@ def test_killed_again_and_again_ends_bit_identical(tmp_path: Path, out: str, com
         _, errors = process.communicate()
         assert process.returncode == -signal.SIGKILL, errors
         assert not target.exists()
-        record = json.loads(Path(f"{target}.partial.json").read_text())["record"] or {"samples": 0}
-        kept.append(record["samples"])
+        kept.append(recorded_samples(target))
     source = {"image": iter(data()), "label": iter(range(240))}
     ingest(source, target, compression=compression or None)
     (tmp_path / "straight").mkdir()

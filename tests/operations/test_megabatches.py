@@ -14,7 +14,8 @@ from ingest_results import manifest_of
 from private_memory import measured, needs_counts
 
 import mmapstore as mm
-from mmapstore.operations.ingest import journal, plan
+from mmapstore.operations.flow import journal
+from mmapstore.operations.ingest import plan
 from mmapstore.operations.ingest.contract import Position
 from mmapstore.operations.ingest.megabatches import columns, megabatches
 from mmapstore.plain import text_padding
@@ -470,7 +471,7 @@ MEASURED = """
     import mmapstore as mm
     from mmapstore.operations.ingest.megabatches import megabatches
     from mmapstore.operations.ingest.plan import Options, write_plan
-    from mmapstore.operations.ingest.target import Target
+    from mmapstore.operations.flow.target import Target
 
     folder, out, objects = sys.argv[1], sys.argv[2], int(sys.argv[3])
     megabatches._OBJECTS_FOR_PROCESSES = objects

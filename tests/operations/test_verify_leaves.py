@@ -15,7 +15,8 @@ import zarr
 
 import mmapstore as mm
 from mmapstore.operations.convert import convert
-from mmapstore.operations.ingest import ingest, journal
+from mmapstore.operations.flow import publishing
+from mmapstore.operations.ingest import ingest
 from mmapstore.operations.verify import manifest_check, verify
 from mmapstore.plain import digest_leaves
 from mmapstore.plain.content_digest import content_sha256
@@ -97,7 +98,7 @@ def test_the_file_of_leaves_comes_and_goes_with_the_manifest(tmp_path: Path, mon
     ingest(frames()[3:], path, append=True)
     assert os.path.getsize(leaves) == 3 * 32 and verify(path)
     with monkeypatch.context() as killed:
-        killed.setattr(journal, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(publishing, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ingest(frames(7), path, overwrite=True)
     ingest(frames(7), path, overwrite=True)

@@ -13,7 +13,8 @@ import pytest
 from ingest_results import manifest_of, video
 
 import mmapstore as mm
-from mmapstore.operations.ingest import journal, plan
+from mmapstore.operations.flow import journal
+from mmapstore.operations.ingest import plan
 from mmapstore.operations.ingest.contract import ONLY, Position
 from mmapstore.operations.ingest.video import VideoSource
 from mmapstore.plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, NotFoundError

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from mmapstore.files.system_errors import explaining_write_errors
-from mmapstore.operations.ingest import ingest, journal, plan
+from mmapstore.operations.flow import journal
+from mmapstore.operations.ingest import ingest, plan
 from mmapstore.plain.errors import DamagedFileError, MmapstoreError, WriteError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the calls are those of Linux")

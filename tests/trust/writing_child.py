@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 import mmapstore as mm
-from mmapstore.operations.ingest import journal, plan
+from mmapstore.operations.flow import journal
+from mmapstore.operations.ingest import plan
 from mmapstore.plain.errors import MmapstoreError
 
 SAMPLES = 60

@@ -19,20 +19,25 @@ from ...plain.guessed_axes import warn_of_doubts
 from ...plain.json_values import as_json
 from ...plain.manifest import ArrayManifest, Manifest
 from ...plain.memory_budget import parse_bytes
+from ..flow.casts import Changes, checked_casting
+from ..flow.copying import copy, read_back, verify_all
+from ..flow.journal import Journal, begun_by_another_call
+from ..flow.publishing import discard, interrupted_write, is_published, publish
+from ..flow.record import Record
+from ..flow.slabs import Slabs
+from ..flow.tally import Tally
+from ..flow.target import Target
 from ..ingest.description import written_by
-from ..ingest.journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish
-from ..ingest.target import Target
 from ..progress import Progress
 from . import attributes, origin
-from .casts import Changes, checked_casting
-from .copying import FIELD, Tally, carry, new_record, read_back, verify_all
+from .block_checksums import BlockChecksums
+from .copying import FIELD, Slabwise, read_blocks, written_blocks
 from .dropped_metadata import left_behind
 from .dry_run import estimated
 from .origin import Origin
 from .plan import Plan, call_of, plan_of
 from .request import Request
 from .result import Converted
-from .slabs import Slabs
 
 __all__ = ["Converted", "convert"]
 
@@ -120,11 +125,9 @@ def convert(
     began = time.monotonic()
     with exclusive_lock(target.lock, target.path):
         journal, plan = _write_whole(plan, budget, overwrite, resume, verify, progress)
-    assert journal.manifest is not None
-    entry = Manifest.from_json(journal.manifest, target.manifest_path).fields[FIELD]
-    counts = journal.record.counts if journal.record is not None else {}
-    changes = Changes(counts.get("rounded", 0), counts.get("clipped", 0))
-    done = _result(plan, nbytes_on_disk(target.path), time.monotonic() - began, changes)
+    assert journal.finished is not None and journal.finished.manifest is not None
+    entry = Manifest.from_json(journal.finished.manifest, target.manifest_path).fields[FIELD]
+    done = _result(plan, nbytes_on_disk(target.path), time.monotonic() - began, _counted(journal.record))
     return dataclasses.replace(done, sha256=entry.sha256, verified=verify)
 
 
@@ -133,7 +136,7 @@ def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify:
     target, source = plan.target, plan.origin
     mark = origin.fingerprint(source)
     journal = Journal(target, call_of(plan, mark))
-    interrupted = found_journal(target, resume)
+    interrupted = interrupted_write(target, Record, resume)
     if interrupted is not None and is_published(interrupted):
         publish(interrupted, overwrite=True)
         if resume and _same_but_slabs(interrupted, journal):
@@ -145,7 +148,7 @@ def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify:
         journal, plan = interrupted, _as_recorded(plan, interrupted, budget)
     elif interrupted is not None:
         discard(target)
-    if journal.manifest is None:
+    if journal.finished is None:
         try:
             entry = _write(plan, journal, verify, progress)
             if origin.fingerprint(source) != mark:
@@ -153,7 +156,7 @@ def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify:
                     f"{source.name} was changed while it was read. Nothing was put in place; convert it once nothing writes to it."
                 )
         except BaseException:
-            if not journal.has_progress:
+            if journal.record is None or not journal.record.has_progress:
                 discard(target)  # nothing to go on from: leave nothing behind
             raise
         journal.finish(Manifest({FIELD: entry}, written_by()))
@@ -162,21 +165,24 @@ def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify:
 
 
 def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayManifest:
-    """All slabs on disk, and what the manifest says of them."""
+    """Put all slabs on disk; return the entry of the manifest."""
     place = plan.target.place(FIELD)
-    tally = Tally(plan)
-    writer: Any = None
     bar = Progress(progress, plan.samples, plan.nbytes // plan.samples, 0)
     try:
-        if journal.record is not None and journal.has_progress:
-            writer, tally = _reopened(plan, journal.record)
+        tally, blocks = Tally(plan.new.dtype), BlockChecksums(plan)
+        writer: Any = _reopened(plan, journal.record, tally, blocks) if journal.record is not None else None
         if writer is None:
-            journal.record = new_record(plan)
-            journal.write()
+            tally, blocks = Tally(plan.new.dtype), BlockChecksums(plan)
+            journal.record = Record(plan.slabs.most_values, {FIELD: 0})
             durable_writes.remove(place.path)
+        journal.rewrite()
+        if writer is None:
             writer = place.writing.create(place.path, place.key or None, plan.new)
+        record: Record = journal.record
         try:
-            carry(plan, writer, journal, tally, bar, verify)
+            bar(record.samples)
+            source = read_blocks(plan, record.blocks, writer.memory_offset, _counted(record))
+            copy(source, Slabwise(plan, writer), {FIELD: tally}, journal, bar, verify, blocks.take)
         except BaseException:
             with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError):
                 writer.close()
@@ -184,21 +190,20 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
         beside = writer.flushes_beside
         writer.flush()
         writer.close()
-        assert journal.record is not None
         if verify and not beside:
-            verify_all(plan, journal.record.checksums[FIELD], plan.target.format.open_array(place.path, place.key or None))
+            stored = plan.target.format.open_array(place.path, place.key or None)
+            verify_all(plan.target.path, plan.slabs, record.checksums[FIELD], stored, plan.new.dtype)
     finally:
         bar.close()
-    episodes = _episodes(plan)
     return ArrayManifest(
         file=place.file,
         key=place.key,
         shape=plan.new.shape,
         dtype=plan.new.dtype.str,
         layout=plan.layout,
-        episodes=episodes,
-        block_samples=tally.blocks.samples,
-        checksums=tally.blocks.finish(),
+        episodes=_episodes(plan),
+        block_samples=blocks.samples,
+        checksums=blocks.finish(),
         source=plan.origin.name,
         sha256=tally.digest.root(plan.new.shape),
         leaves=tuple(filter(None, tally.digest.of(plan.new.shape))),
@@ -207,21 +212,27 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
     )
 
 
-def _reopened(plan: Plan, record: Record) -> tuple[Any, Tally]:
+def _counted(record: Record | None) -> Changes:
+    counts = record.counts if record is not None else {}
+    return Changes(counts.get("rounded", 0), counts.get("clipped", 0))
+
+
+def _reopened(plan: Plan, record: Record, tally: Tally, blocks: BlockChecksums) -> Any:
     """A writer for what an interrupted call left, `record` cut down to what is right; None to begin again."""
-    place, tally = plan.target.place(FIELD), Tally(plan)
-    if not os.path.lexists(place.path):
-        return None, tally
+    place = plan.target.place(FIELD)
+    if not record.blocks or not os.path.lexists(place.path):
+        return None
     try:
         writer: Any = place.writing.reopen(place.path, place.key or None, plan.new)
     except (MmapstoreError, OSError):
-        return None, tally  # killed while the library had its own bookkeeping half written: nothing can be trusted
-    recorded = len(record.checksums[FIELD])
-    right = read_back(plan, record, tally, writer.read_box)
-    if right == 0 or (right < recorded and any(record.counts.values())):  # what was counted is not known slab by slab
+        return None  # killed while the library had its own bookkeeping half written: nothing can be trusted
+    written = list(written_blocks(plan, 0, record.blocks))
+    right = read_back(written, record, Slabwise(plan, writer).read, {FIELD: tally}, blocks.take)
+    if right == 0 or (right < len(written) and any(record.counts.values())):  # what was counted is not known slab by slab
         writer.close()
-        return None, Tally(plan)
-    return writer, tally
+        return None
+    record.keep(right, written[right - 1].samples)
+    return writer
 
 
 def _same_but_slabs(one: Journal, other: Journal) -> bool:
@@ -231,7 +242,7 @@ def _same_but_slabs(one: Journal, other: Journal) -> bool:
 def _require_same_call(interrupted: Journal, journal: Journal) -> None:
     record = interrupted.record
     if record is not None and list(record.checksums) != [FIELD]:
-        raise begun_by_another_call(journal.target, [f"fields {sorted(record.checksums)}, now {FIELD}"])
+        raise begun_by_another_call(journal.output, [f"fields {sorted(record.checksums)}, now {FIELD}"])
     if _same_but_slabs(interrupted, journal):
         return
     names = sorted({*interrupted.call, *journal.call} - {"slabs"})
@@ -241,7 +252,7 @@ def _require_same_call(interrupted: Journal, journal: Journal) -> None:
         "the source has changed" if name == "convert" else f"{name} {before.get(name)!r}, now {now.get(name)!r}"
         for name in differing
     ]
-    raise begun_by_another_call(journal.target, words)
+    raise begun_by_another_call(journal.output, words)
 
 
 def _as_recorded(plan: Plan, journal: Journal, budget: int) -> Plan:

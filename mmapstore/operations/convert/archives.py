@@ -22,7 +22,7 @@ from ...formats.registry import PARTIAL
 from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError
 from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ...plain.memory_budget import parse_bytes
-from .journal_lines import UNREADABLE, add_lines, journal_line, journal_lines
+from ..flow.journal import UNREADABLE, add_lines, journal_line, journal_lines
 from .tree import ProgressCall, convert_all, fingerprint
 from .tree_journal import read_lines
 from .tree_report import FAILED, LEFT_OUT, TreeReport, TreeRow

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from collections.abc import Mapping
 
 from ...codecs.crc32 import crc32
+from ..flow.copying import Block
+from .plan import Plan
 
-if TYPE_CHECKING:
-    from .plan import Plan
-
-Array = np.ndarray[Any, np.dtype[Any]]
 _BLOCK_NBYTES = 8 << 20
 
 
@@ -34,14 +30,15 @@ class BlockChecksums:
         self._values = self.samples * each
         self._crc, self._filled = 0, 0
 
-    def update(self, piece: Array, checksum: str) -> None:
+    def take(self, block: Block, checksums: Mapping[str, str]) -> None:
         """Take the next values, C-contiguous, of which the checksum is known."""
+        ((name, checksum),) = checksums.items()
         if not self.is_kept:
             return
         if self._are_pieces:
             self.checksums.append(checksum)
             return
-        flat = piece.reshape(-1)
+        flat = block.values[name].reshape(-1)
         while len(flat):
             part, flat = flat[: self._values - self._filled], flat[self._values - self._filled :]
             self._crc = crc32(part, self._crc)

@@ -10,9 +10,9 @@ from typing import Any
 from ...files.crashes import has_restarted
 from ...plain.errors import InvalidValueError, PackedValuesWarning
 from ..command_options import RESUMABLE, add_options, keywords, print_result
+from ..flow.casts import CASTINGS
 from . import convert
 from .archives import TO, convert_directory, is_directory_of_archives
-from .casts import CASTINGS
 from .tree import convert_all
 from .tree_report import TreeReport
 

@@ -9,10 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from ...files.stored_files import nbytes_on_disk
-from ..ingest.journal import Journal
-from .copying import Tally, carry, new_record, verify_all
+from ..flow.casts import Changes
+from ..flow.copying import copy, verify_all
+from ..flow.journal import Journal
+from ..flow.record import Record
+from ..flow.slabs import Slabs
+from ..flow.tally import Tally
+from .copying import FIELD, Slabwise, read_blocks
 from .plan import Plan
-from .slabs import Slabs
 
 _SAMPLE_NBYTES = 64 << 20
 _MOST_PIECES = 4
@@ -27,23 +31,24 @@ def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
     with tempfile.TemporaryDirectory(prefix="mmapstore-dry-run-") as folder:
         name = os.path.join(folder, os.path.basename(plan.target.path))
         sample = replace(sample, target=replace(plan.target, path=name))
-        place = sample.target.place("data")
+        place = sample.target.place(FIELD)
         began = time.perf_counter()
         writer: Any = place.writing.create(place.path, place.key or None, sample.new)
         empty = nbytes_on_disk(place.path)
-        journal = Journal(sample.target, {})
-        journal.record = new_record(sample)
-        carry(sample, writer, journal, Tally(sample), lambda done: None, verify)
+        journal = Journal(sample.target, {}, Record(sample.slabs.most_values, {FIELD: 0}))
+        source = read_blocks(sample, 0, writer.memory_offset, Changes())
+        copy(source, Slabwise(sample, writer), {FIELD: Tally(sample.new.dtype)}, journal, lambda done: None, verify)
         beside = writer.flushes_beside
         writer.close()
         if verify and not beside:
-            verify_all(sample, journal.record.checksums["data"], plan.target.format.open_array(place.path, place.key or None))
+            stored = plan.target.format.open_array(place.path, place.key or None)
+            verify_all(place.path, sample.slabs, journal.record.checksums[FIELD], stored, sample.new.dtype)
         seconds = time.perf_counter() - began
-        stored = nbytes_on_disk(place.path)
+        on_disk = nbytes_on_disk(place.path)
     share = plan.nbytes / max(1, sample.nbytes)
     if plan.new.chunks is None:
-        return seconds * share, stored - sample.nbytes + plan.nbytes
-    grown = stored - (empty if plan.target.writing.is_directory else 0)
+        return seconds * share, on_disk - sample.nbytes + plan.nbytes
+    grown = on_disk - (empty if plan.target.writing.is_directory else 0)
     return seconds * share, int(grown * share)
 
 

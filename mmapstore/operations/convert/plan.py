@@ -15,12 +15,12 @@ from ...plain.cf_packing import Packing
 from ...plain.chunk_grid import Box
 from ...plain.errors import MemoryBudgetError
 from ...plain.memory_budget import MemoryPlan, format_bytes
-from ..ingest.target import Target
+from ..flow.casts import SCRATCH_NBYTES, Cast, checked_target
+from ..flow.slabs import PREFERRED_NBYTES, Slabs, decodes, planned
+from ..flow.target import Target
 from .attributes import held_by
-from .casts import SCRATCH_NBYTES, Cast, checked_target
 from .origin import Origin, packing_of
 from .request import Request, axes_of, chunks_and_codec, copies_chunks, region_of, require_values
-from .slabs import PREFERRED_NBYTES, Slabs, decodes, planned
 
 BUFFERS = 3  # slabs on the way: one is read, one digested and written, one waits between
 _LEAST_NBYTES = 1 << 20  # of a slab: smaller ones save nothing beside fixed buffers

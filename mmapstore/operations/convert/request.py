@@ -12,8 +12,8 @@ import numpy as np
 from ...plain.array_spec import LETTERS
 from ...plain.cf_packing import Packing
 from ...plain.errors import InvalidTypeError, InvalidValueError
-from ..ingest.target import Target
-from .casts import Cast, Casting
+from ..flow.casts import Cast, Casting
+from ..flow.target import Target
 from .origin import Origin, encoded_of
 
 CHUNK_NBYTES = 512 << 10

@@ -25,8 +25,8 @@ from ...files.system_errors import explaining_write_errors
 from ...formats.registry import PARTIAL
 from ...plain.errors import StateMismatchError, TargetExistsError
 from ...plain.manifest import SUFFIX, Manifest, leaves_path
+from ..flow.journal import UNREADABLE, add_lines, cut_to, journal_line, journal_lines
 from ..manifest_files import write_manifest
-from .journal_lines import UNREADABLE, add_lines, cut_to, journal_line, journal_lines
 from .tree_report import TreeRow
 
 _VERSION = 2

@@ -11,6 +11,10 @@ from ...files.system_errors import explaining_write_errors
 from ...plain.errors import InvalidValueError
 from ...plain.manifest import DIRECTORY_MANIFEST
 from ...plain.memory_budget import MemoryPlan, parse_bytes
+from ..flow.journal import Journal, begun_by_another_call
+from ..flow.publishing import discard, interrupted_write, is_published, publish
+from ..flow.record import Record, grown_paths, name_beside
+from ..flow.target import Target, name_fields, require_field_names
 from ..manifest_files import write_manifest
 from ..progress import Progress
 from .appending import Appended, append_plan, before_of, copy_to_work_on, first_record
@@ -18,10 +22,8 @@ from .contract import ONLY, LooksFirst, Source
 from .description import written_manifest
 from .estimate import Estimate, estimate_of, require_can_be_measured, require_epochs
 from .field_write import write_fields
-from .journal import Journal, Record, begun_by_another_call, discard, found_journal, is_published, publish
 from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
 from .source_detection import fields_of, images_of, is_source, require_source_exists, source_of
-from .target import Target, name_fields, require_field_names
 from .zipped_sources import UnequalFieldsError, ZippedSources
 
 __all__ = ["Estimate", "ingest"]
@@ -180,7 +182,7 @@ def ingest(
         target.require_free(overwrite, plan.fields, is_growing=append)
         return estimate_of(plan, target, _fitting_memory(plan, budget), epochs, train_seconds)
     with exclusive_lock(target.lock, target.path):
-        interrupted = found_journal(target, resume)
+        interrupted = interrupted_write(target, Record, resume)
         published = interrupted is not None and (is_published(interrupted) or (resume and _is_finished_append(interrupted)))
         if interrupted is not None and published:
             publish(interrupted, overwrite=True)
@@ -191,7 +193,7 @@ def ingest(
         if interrupted is not None and not published and not resume:
             if not append:
                 target.require_free(overwrite)
-            discard(target, interrupted)
+            discard(target, grown_paths(target, interrupted.record))
             interrupted = None
         plan = _appending(opened, target, options) if append else write_plan(opened, target, options, budget)
         journal = Journal(target, {"target": target.opened_as, **call_of(plan, options)})
@@ -204,8 +206,8 @@ def ingest(
         if journal.record is not None and not append:
             plan = recorded_plan(opened, target, options, journal.record)
         _fitting_memory(plan, budget)
-        if journal.manifest is None:
-            _write_all(plan, journal, progress)
+        if journal.finished is None:
+            _write_all(plan, target, journal, progress)
         publish(journal, overwrite or append)
     return target.opened_as
 
@@ -247,59 +249,59 @@ def _opened(source: Any, several: Mapping[str, Any] | None, target: Target, opti
     return opened
 
 
-def _write_all(plan: WritePlan, journal: Journal, progress: Any) -> None:
-    target = journal.target
+def _write_all(plan: WritePlan, target: Target, journal: Journal, progress: Any) -> None:
     complete = journal.record.samples if journal.record else plan.before.complete if plan.before else 0
     bar = Progress(progress, plan.guess or None, plan.sample_nbytes, complete)
-    record = journal.record or _begun(plan, journal)
     try:
+        if journal.record is None:
+            _begin(plan, target, journal)
+        record: Record = journal.record
         paths = []
-        if target.is_directory_of_fields and journal.grows is None:
+        if target.is_directory_of_fields and not record.grows:
             paths = [field.place.path for field in plan.fields.values()]
         if paths:
             with explaining_write_errors(target.partial):
                 os.makedirs(target.partial, exist_ok=True)
                 name_fields(paths, finished=False)
-        summaries = write_fields(plan, record, journal, bar)
-        manifest = written_manifest(plan, target, record, summaries)
+        tallies = write_fields(plan, journal, bar)
+        manifest = written_manifest(plan, target, record, tallies)
         if paths:
             with explaining_write_errors(target.partial):
                 name_fields(paths, finished=True)
                 write_manifest(os.path.join(target.partial, DIRECTORY_MANIFEST), manifest.to_json(), manifest.leaves)
-        journal.finish(manifest)
+        journal.finish(manifest, grown_paths(target, record))
     except UnequalFieldsError:
-        discard(target, journal)  # nobody can go on from there: the same call would end the same way
+        discard(target, grown_paths(target, journal.record))  # the same call would end the same way: nobody can resume
         raise
     except BaseException:
-        if not journal.has_progress:
-            discard(target, journal)  # nothing to go on from: leave nothing behind
+        if journal.record is None or not journal.record.has_progress:
+            discard(target, grown_paths(target, journal.record))  # nothing to resume from: leave nothing behind
         raise
     finally:
         bar.close()
 
 
-def _begun(plan: WritePlan, journal: Journal) -> Record:
-    """The journal is on disk, and what is appended to is where it is worked on."""
-    before, target = plan.before, journal.target
+def _begin(plan: WritePlan, target: Target, journal: Journal) -> None:
+    """Put the journal on disk, and a copy of what is appended to where it is worked on."""
+    before = plan.before
     if before is None:
         journal.record = Record(plan.block_samples, {name: field.chunk_samples for name, field in plan.fields.items()})
         journal.write()
-        return journal.record
+        return
     record = first_record(plan, before)
-    journal.began_with = record.samples
+    record.began_with = record.blocks
     if before.in_place:
-        journal.grows = [field.place.path for field in plan.fields.values()]
+        record.grows = [name_beside(target, field.place.path) for field in plan.fields.values()]
     else:
         journal.write()
         copy_to_work_on(plan, target, record)
     journal.record = record
     journal.write()
-    return record
 
 
 def _is_finished_append(journal: Journal) -> bool:
     """True if nothing but the last steps is missing: going on from before them would need the manifest that they move aside."""
-    return journal.manifest is not None and journal.call.get("append") is not None
+    return journal.finished is not None and journal.call.get("append") is not None
 
 
 def _is_same_call(interrupted: Journal, journal: Journal) -> bool:
@@ -329,7 +331,7 @@ def _require_same_call(interrupted: Journal, journal: Journal) -> None:
         if key != "fields" and interrupted.call.get(key) != value
     ]
     if differences:
-        raise begun_by_another_call(journal.target, differences)
+        raise begun_by_another_call(journal.output, differences)
 
 
 def _refuse_chunk_options(target: Target, options: Options) -> None:

@@ -26,13 +26,14 @@ from ...plain.array_spec import ArraySpec
 from ...plain.digest_leaves import leaves_of
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError
 from ...plain.manifest import ArrayManifest
+from ..flow.copying import checksum_of
+from ..flow.record import Record
+from ..flow.target import Place, Target
 from ..manifest_files import read_leaves
 from .contract import Array, Piece, Position, Source
 from .conversion import Conversion
-from .field_write import checksum_of, damaged
-from .journal import Record
+from .field_write import damaged
 from .plan import Before, FieldPlan, Options, WritePlan
-from .target import Place, Target
 
 _NOTHING: Mapping[str, Any] = {}
 _GROWING = ("skipped", "time", "order")  # notes of single episodes or samples, which grow with them

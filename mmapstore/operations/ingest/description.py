@@ -11,23 +11,23 @@ from typing import Any
 
 from ...files.stored_files import nbytes_on_disk
 from ...plain.manifest import ArrayManifest, Manifest
+from ..flow.record import Record
+from ..flow.tally import Tally
+from ..flow.target import Target
 from .appending import Appended
 from .contract import TellsTimes
-from .journal import Record
 from .plan import WritePlan
-from .running_statistics import Summary
-from .target import Target
 
 _MOST_FILES = 100  # of which the manifest keeps size and time of change one by one
 _LIBRARIES = ("numpy", "h5py", "zarr", "av", "PIL")
 
 
-def written_manifest(plan: WritePlan, target: Target, record: Record, summaries: Mapping[str, Summary]) -> Manifest:
+def written_manifest(plan: WritePlan, target: Target, record: Record, tallies: Mapping[str, Tally]) -> Manifest:
     """All fields, of `record.samples` samples each."""
     read = provenance_of(plan.source.paths)
     fields = {}
     for name, field in plan.fields.items():
-        spec, digest = field.conversion.target, summaries[name].digest
+        spec, digest = field.conversion.target, tallies[name].digest
         shape = (record.samples, *spec.sample_shape)
         notes = dict(plan.source.notes.get(name, {}))
         if record.skipped:
@@ -53,7 +53,7 @@ def written_manifest(plan: WritePlan, target: Target, record: Record, summaries:
             episodes=(*record.starts, record.samples),
             block_samples=plan.block_samples,
             checksums=tuple(record.checksums[name]),
-            statistics=summaries[name].statistics(),
+            statistics=tallies[name].statistics(),
             source=source,
             sha256=digest.root(shape),
             leaves=tuple(filter(None, digest.of(shape))),

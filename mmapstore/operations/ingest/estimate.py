@@ -20,13 +20,13 @@ from ...plain.cost_model import IngestCost
 from ...plain.display import format_duration
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.memory_budget import MemoryPlan, format_bytes
-from .contract import Position
-from .field_write import blocks_of, summaries_of
+from ..flow.record import Record
+from ..flow.tally import Beside
+from ..flow.target import Target
+from .contract import Array, Position
+from .field_write import blocks_of, tallies_of
 from .images.order import order_words
-from .journal import Record
 from .plan import WritePlan
-from .running_statistics import Beside, Blocks
-from .target import Target
 
 _SECONDS = 2.0  # spent on measuring, and the time that the block takes which is begun before they are over
 _READ_SECONDS = 0.5
@@ -213,10 +213,10 @@ class _Measurement:
                 writers[name] = field.place.writing.create(field.place.path, field.place.key or None, new)
                 stack.callback(writers[name].close)
             blocks = blocks_of(plan, Position(), Record(plan.block_samples, {}))
-            with contextlib.closing(self._timed(blocks)) as timed, Beside(summaries_of(plan)) as beside:
+            with contextlib.closing(self._timed(blocks)) as timed, Beside(tallies_of(plan)) as beside:
                 for block in timed:
                     # What a real run does with each block beside writing it takes processors away.
-                    wait = beside.sum_up(block, ())
+                    wait = beside.take(block, ())
                     for name, writer in writers.items():
                         writer.write(self.samples, block[name])
                     wait()
@@ -232,7 +232,7 @@ class _Measurement:
             self.stored_nbytes = _forgotten_by_the_cache(folder)
             self.read_seconds = self._read(plan, writers)
 
-    def _timed(self, blocks: Generator[Blocks]) -> Generator[Blocks]:
+    def _timed(self, blocks: Generator[Mapping[str, Array]]) -> Generator[Mapping[str, Array]]:
         try:
             while True:
                 began = time.monotonic()

@@ -1,11 +1,11 @@
-"""All fields written block by block, together: converted, checked, summed up and recorded, from where a kill left them."""
+"""All fields of a source written together, from where an interruption left them."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import zlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import numpy as np
 
@@ -13,59 +13,60 @@ from ...files import durable_writes
 from ...formats.contract import Writer
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
 from ...plain.manifest import ArrayManifest
+from ..flow.copying import Block, checksum_of, copy, read_back
+from ..flow.journal import Journal
+from ..flow.record import Record
+from ..flow.tally import Tally
 from .contract import Array, Position
-from .journal import Journal, Record
-from .plan import Before, FieldPlan, WritePlan
-from .running_statistics import Beside, Blocks, Summary
+from .plan import FieldPlan, WritePlan
 from .sources import starts_between
 
 _MOST_CHUNKS = 1 << 15  # written before the files are opened anew
 
 
-def write_fields(plan: WritePlan, record: Record, journal: Journal, report: Callable[[int], None]) -> dict[str, Summary]:
+def write_fields(plan: WritePlan, journal: Journal, report: Callable[[int], None]) -> dict[str, Tally]:
     """Write what is missing of all fields, and leave the files closed and on disk.
 
-    `record` tells what is complete; blocks it names are read back, and those after one that does not match are written again.
-    Whatever stops this, an exception or a kill, `journal` names the last block to go on from.
+    The record of `journal` tells what is complete; blocks it names are read back, and those after one that does not match are
+    written again. Whatever stops this, an exception or a kill, the journal names the last block to resume from.
     """
-    summaries = summaries_of(plan)
-    writers = _reopened(plan, record, summaries)
-    if writers is None:
-        record.keep(0)
+    record: Record = journal.record
+    tallies = tallies_of(plan)
+    recorded, fields = record.blocks, _reopened(plan, record, tallies)
+    if fields is None:
+        record.keep(0, 0)
         record.starts, record.skipped = [], []
-        summaries = summaries_of(plan)
-        journal.write()
+        tallies = tallies_of(plan)
+        if recorded:
+            journal.rewrite()
         for field in plan.fields.values():
             if plan.before is None or not plan.before.in_place:
                 durable_writes.remove(field.place.path)
-        writers = _created(plan)
+        fields = _created(plan, record)
     try:
         if not record.done:
             report(record.samples)
-            try:
-                _write_rest(plan, record, journal, writers, summaries, report)
-            except BaseException:
-                # The reason is what the caller should see, also where what was written cannot be recorded any more.
-                with contextlib.suppress(MmapstoreError, OSError):
-                    _flush(writers)
-                    journal.write()
-                raise
-            _flush(writers)
+            after = _position(plan, record)
+            record.starts = [start for start in record.starts if start < after.samples]
+            record.skipped = record.skipped[: len(after.skipped)]
+            if record.blocks:
+                journal.rewrite()
+            copy(_missing(plan, after, journal), fields, tallies, journal, report, note=functools.partial(_require_unchanged, plan))
             record.done = True
             journal.write()
     except BaseException:
-        _close(writers, quietly=True)
+        fields.close(quietly=True)
         raise
-    _close(writers)
+    fields.close()
     _cut_to_length(plan, record)
-    return summaries
+    return tallies
 
 
-def summaries_of(plan: WritePlan) -> dict[str, Summary]:
-    """Of each field, before the first block."""
+def tallies_of(plan: WritePlan) -> dict[str, Tally]:
+    """Return the tally of each field, before the first block."""
     known = plan.before.leaves if plan.before is not None else {}
     return {
-        name: Summary(field.conversion.target.dtype, field.conversion.channel_axis, field.is_counted, known.get(name))
+        name: Tally(field.conversion.target.dtype, field.conversion.channel_axis, field.is_counted, known.get(name))
         for name, field in plan.fields.items()
     }
 
@@ -73,46 +74,93 @@ def summaries_of(plan: WritePlan) -> dict[str, Summary]:
 # --- files ---------------------------------------------------------------------------------------------------------------
 
 
-def _created(plan: WritePlan) -> dict[str, Writer]:
+class _Fields:
+    """The arrays of all fields, open for writing (`flow.copying.Sink`)."""
+
+    flushes_beside = False
+
+    def __init__(self, plan: WritePlan, record: Record) -> None:
+        self._plan, self._record = plan, record
+        self.writers: dict[str, Writer] = {}
+        self._chunks = 0
+
+    def write(self, block: Block) -> None:
+        for name, values in block.values.items():
+            self.writers[name].write(block.boxes[name][0].start, values)
+            self._chunks += -(-len(values) // self._plan.fields[name].chunk_samples)
+
+    def read(self, block: Block) -> Mapping[str, Array]:
+        return {name: writer.read(block.boxes[name][0].start, block.boxes[name][0].stop) for name, writer in self.writers.items()}
+
+    def flush(self) -> None:
+        for writer in self.writers.values():
+            writer.flush()
+        if self._chunks > _MOST_CHUNKS and len(self.writers) > 1:
+            self.close()  # HDF5 keeps the index of a file in memory as long as any dataset of it is open
+            for name, field in self._plan.fields.items():
+                self.writers[name] = _reopen(field, self._plan, self._record)
+            self._chunks = 0
+
+    def close(self, quietly: bool = False) -> None:
+        for writer in self.writers.values():
+            with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError) if quietly else contextlib.nullcontext():
+                writer.close()
+
+
+def _created(plan: WritePlan, record: Record) -> _Fields:
     samples = plan.samples if plan.samples is not None else plan.guess or plan.block_samples
-    writers: dict[str, Writer] = {}
+    fields = _Fields(plan, record)
     try:
         for name, field in plan.fields.items():
             new = field.new_array(samples, resizable=plan.samples is None)
-            writers[name] = field.place.writing.create(field.place.path, field.place.key or None, new)
+            fields.writers[name] = field.place.writing.create(field.place.path, field.place.key or None, new)
     except BaseException:
-        _close(writers, quietly=True)
+        fields.close(quietly=True)
         raise
-    return writers
+    return fields
 
 
-def _reopened(plan: WritePlan, record: Record, summaries: dict[str, Summary]) -> dict[str, Writer] | None:
-    """Writers for what an interrupted call left, `record` cut down to the blocks that are right; None to start from nothing."""
+def _reopened(plan: WritePlan, record: Record, tallies: Mapping[str, Tally]) -> _Fields | None:
+    """What an interrupted call left, open, `record` cut down to the blocks that are right; None to start from nothing."""
     if not record.blocks:
         return None
-    writers: dict[str, Writer] = {}
+    in_place = plan.before is not None and plan.before.in_place
+    fields = _Fields(plan, record)
     try:
         for name, field in plan.fields.items():
             if not os.path.lexists(field.place.path):
                 raise FileNotFoundError(field.place.path)
-            writers[name] = _reopen(field, plan, record)
+            fields.writers[name] = _reopen(field, plan, record)
     except (MmapstoreError, OSError):
-        _close(writers, quietly=True)
-        if plan.before is not None and plan.before.in_place:
+        fields.close(quietly=True)
+        if in_place:
             raise
         return None  # never made, or killed while the library had its own bookkeeping half written: no block can be trusted
     try:
-        right = _blocks_that_are_right(record, writers, summaries)
-        if plan.before is not None and plan.before.in_place:
-            _require_old(plan.before, right * record.block_samples)
+        right = read_back(_recorded(plan, record), record, fields.read, tallies)
+        if plan.before is not None and in_place and right < plan.before.samples // plan.before.block_samples:
+            raise damaged(next(iter(plan.before.entries.values())), right * record.block_samples)
     except BaseException:
-        _close(writers, quietly=True)
+        fields.close(quietly=True)
         raise
-    record.keep(right)
+    record.keep(right, right * record.block_samples)
     if right == 0:
-        _close(writers, quietly=True)
+        fields.close(quietly=True)
         return None
-    return writers
+    return fields
+
+
+def _recorded(plan: WritePlan, record: Record) -> Iterator[Block]:
+    for number in range(record.blocks):
+        start = number * record.block_samples
+        stop = min(start + record.block_samples, record.samples)
+        yield Block(_boxes(plan, start, stop), stop, starts=starts_between(record.starts, start, stop))
+
+
+def _boxes(plan: WritePlan, start: int, stop: int) -> dict[str, tuple[slice, ...]]:
+    """The samples [start, stop) of each field."""
+    shapes = {name: field.conversion.target.sample_shape for name, field in plan.fields.items()}
+    return {name: (slice(start, stop), *(slice(0, length) for length in shape)) for name, shape in shapes.items()}
 
 
 def _reopen(field: FieldPlan, plan: WritePlan, record: Record) -> Writer:
@@ -132,130 +180,66 @@ def _reopen_as(field: FieldPlan, samples: int, resizable: bool) -> Writer:
     return field.place.writing.reopen(field.place.path, field.place.key or None, field.new_array(samples, resizable))
 
 
-def _require_old(before: Before, right: int) -> None:
-    """Raise DamagedFileError if fewer samples are as they were written than whole blocks of the old ones hold."""
-    if right < before.samples // before.block_samples * before.block_samples:
-        raise damaged(next(iter(before.entries.values())), right)
-
-
-def _reopen_all(writers: dict[str, Writer], plan: WritePlan, record: Record) -> None:
-    """HDF5 keeps the index of a file in memory as long as any dataset of it is open."""
-    _close(writers)
-    for name, field in plan.fields.items():
-        writers[name] = _reopen(field, plan, record)
-
-
-def _blocks_that_are_right(record: Record, writers: Mapping[str, Writer], summaries: Mapping[str, Summary]) -> int:
-    with Beside(summaries) as beside:
-        for number in range(record.blocks):
-            start = number * record.block_samples
-            stop = min(start + record.block_samples, record.samples)
-            try:
-                blocks = {name: writer.read(start, stop) for name, writer in writers.items()}
-            except (MmapstoreError, OSError):
-                return number
-            if any(checksum_of(block) != record.checksums[name][number] for name, block in blocks.items()):
-                return number
-            beside.sum_up(blocks, starts_between(record.starts, start, stop))()
-    return record.blocks
-
-
 def _cut_to_length(plan: WritePlan, record: Record) -> None:
     """Shorten what was announced, or guessed, to be longer than it turned out. One file at a time is open: HDF5 may rewrite it."""
     if plan.samples == record.samples:
         return
-    for field in plan.fields.values():
-        writer = _reopen(field, plan, record)
+    for name, field in plan.fields.items():
+        cut = _Fields(plan, record)
+        cut.writers[name] = _reopen(field, plan, record)
         try:
-            writer.truncate(record.samples)
-            writer.flush()
+            cut.writers[name].truncate(record.samples)
+            cut.writers[name].flush()
         except BaseException:
-            _close({"": writer}, quietly=True)
+            cut.close(quietly=True)
             raise
-        writer.close()
-
-
-def _flush(writers: Mapping[str, Writer]) -> None:
-    for writer in writers.values():
-        writer.flush()
-
-
-def _close(writers: Mapping[str, Writer], quietly: bool = False) -> None:
-    for writer in writers.values():
-        with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError) if quietly else contextlib.nullcontext():
-            writer.close()
+        cut.close()
 
 
 # --- blocks --------------------------------------------------------------------------------------------------------------
 
 
-def _write_rest(
-    plan: WritePlan,
-    record: Record,
-    journal: Journal,
-    writers: dict[str, Writer],
-    summaries: Mapping[str, Summary],
-    report: Callable[[int], None],
-) -> None:
-    complete = record.samples
-    after = record.position(None if plan.source.gives_from_any_sample else _given_again_from(plan, record))
-    at = after.samples
-    record.forget_beyond(after)
-    chunks = 0
-    with Beside(summaries) as beside, contextlib.closing(blocks_of(plan, after, record)) as arriving:
-        for blocks in arriving:
-            count = len(next(iter(blocks.values())))
-            if at < complete:
-                # An iterable gives its first samples once more: they have to be those that were written.
-                number = at // plan.block_samples
-                if any(checksum_of(block) != record.checksums[name][number] for name, block in blocks.items()):
-                    raise _other_samples(plan, journal, at)
-                at += count
+def _position(plan: WritePlan, record: Record) -> Position:
+    """Where the source goes on: behind the complete samples, or where it begins if it gives its samples once."""
+    at, again = record.samples, not plan.source.gives_from_any_sample
+    if again:  # at its first sample; behind old ones, at the block where these end
+        at = 0 if plan.before is None else min(record.samples, plan.before.complete)
+    # What was skipped right before a sample that is given again is told again; and what was before sample 0 is before all.
+    known = [name for before, name in record.skipped if (before < at if again else before <= at)]
+    return Position(at, [start for start in record.starts if start <= at], known)
+
+
+def _missing(plan: WritePlan, after: Position, journal: Journal) -> Generator[Block]:
+    """The blocks that are not complete. An iterable gives its first samples once more: they have to be those that were written."""
+    record: Record = journal.record
+    complete, at = record.samples, after.samples
+    with contextlib.closing(blocks_of(plan, after, record)) as arriving:
+        for values in arriving:
+            first, at = at, at + len(next(iter(values.values())))
+            if first >= complete:
+                yield Block(_boxes(plan, first, at), at, values, starts_between(record.starts, first, at))
                 continue
-            wait = beside.sum_up(blocks, starts_between(record.starts, at, at + count))
-            try:
-                checksums = {name: checksum_of(block) for name, block in blocks.items()}
-                _require_unchanged(plan, at, checksums)
-                for name, block in blocks.items():
-                    writers[name].write(at, block)
-            finally:
-                wait()  # the next block may lie in the same buffer
-            for name, checksum in checksums.items():
-                record.checksums[name].append(checksum)
-            at += count
-            record.samples = at
-            report(at)
-            chunks += sum(-(-count // field.chunk_samples) for field in plan.fields.values())
-            if journal.is_due(sum(block.nbytes for block in blocks.values())):
-                _flush(writers)
-                journal.write()
-                if chunks > _MOST_CHUNKS and len(writers) > 1:
-                    _reopen_all(writers, plan, record)
-                    chunks = 0
+            number = first // plan.block_samples
+            if any(checksum_of(block) != record.checksums[name][number] for name, block in values.items()):
+                raise _other_samples(plan, journal, first)
     if at < complete:
         raise _other_samples(plan, journal, at)
     if at == 0:
         raise InvalidValueError(f"{plan.source.name} gave no samples; there is nothing to write. Check the source.")
 
 
-def _given_again_from(plan: WritePlan, record: Record) -> int:
-    """Where a source begins that gives its samples once: at its first sample; behind old ones, at the block where these end."""
-    if plan.before is None:
-        return 0
-    return min(record.samples, plan.before.complete)
-
-
-def _require_unchanged(plan: WritePlan, at: int, checksums: Mapping[str, str]) -> None:
+def _require_unchanged(plan: WritePlan, block: Block, checksums: Mapping[str, str]) -> None:
     """Raise DamagedFileError for a block of old samples, read from the store that is appended to, with another checksum."""
     before = plan.before
-    if before is not None and at + before.block_samples <= before.samples:
+    if before is not None and block.samples <= before.samples // before.block_samples * before.block_samples:
         for name, entry in before.entries.items():
+            at = block.boxes[name][0].start
             if entry.checksums[at // before.block_samples] != checksums[name]:
                 raise damaged(entry, at)
 
 
 def damaged(entry: ArrayManifest, sample: int) -> DamagedFileError:
-    """What to raise for a store to be appended to that is not what was written."""
+    """Return the error for a store to be appended to that is not what was written."""
     return DamagedFileError(
         f"{entry.file}{f'::/{entry.key}' if entry.key else ''} is not what was written: its samples from {sample} on do not match "
         "their checksum. Nothing was appended; restore it, or ingest it again."
@@ -265,16 +249,11 @@ def damaged(entry: ArrayManifest, sample: int) -> DamagedFileError:
 def _other_samples(plan: WritePlan, journal: Journal, at: int) -> StateMismatchError:
     return StateMismatchError(
         f"{plan.source.name} gives other samples than those that were written before the interruption, from sample {at} on. "
-        f"Give the same ones again, or pass resume=False (--no-resume) to start {journal.target.path} from the beginning."
+        f"Give the same ones again, or pass resume=False (--no-resume) to start {journal.output.path} from the beginning."
     )
 
 
-def checksum_of(block: Array) -> str:
-    """CRC-32 of the values in C order, as 8 hex digits."""
-    return f"{zlib.crc32(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data):08x}"
-
-
-def blocks_of(plan: WritePlan, after: Position, record: Record) -> Generator[Blocks]:
+def blocks_of(plan: WritePlan, after: Position, record: Record) -> Generator[Mapping[str, Array]]:
     """Whole blocks of all fields as they are written, and one shorter at the end.
 
     `record` grows by the episodes that begin in them and the items left out before them. An array is a view of the source where

@@ -13,10 +13,10 @@ from ...plain.channel_statistics import SCRATCH_NBYTES
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.manifest import ArrayManifest
 from ...plain.memory_budget import MemoryPlan
+from ..flow.record import Record
+from ..flow.target import Place, Target
 from .contract import ONLY, FitsMemory, Source
 from .conversion import Conversion
-from .journal import Record
-from .target import Place, Target
 
 BLOCK_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in cache between reading, checking and writing
 CHUNK_NBYTES = 512 << 10

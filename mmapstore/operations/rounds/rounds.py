@@ -34,8 +34,8 @@ from ...plain.errors import (
 )
 from ...plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ...plain.round_order import RoundOrder
+from ..flow.target import Target
 from ..ingest.plan import Options, write_plan
-from ..ingest.target import Target
 from ..preview import Preview, preview
 from . import processes
 from .augmentation import Augmentation, Function

@@ -1,4 +1,4 @@
-"""Where the samples go: which format writes them, under which names, and whether something is there already."""
+"""The target of a write: its format, its names, and whether something is there already."""
 
 from __future__ import annotations
 
@@ -36,19 +36,59 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Target:
-    """One file, one store, or a directory of fields; and the names used until it is whole.
+class Output:
+    """A file or directory to write, and the names used until it is whole. `path` appears when all is written."""
+
+    path: str
+
+    @property
+    def partial(self) -> str:
+        return self.path + PARTIAL
+
+    @property
+    def journal(self) -> str:
+        return f"{self.partial}.json"
+
+    @property
+    def lock(self) -> str:
+        return f"{self.partial}.lock"
+
+    @property
+    def manifest(self) -> str | None:
+        """The manifest beside the data; None where it lies inside, as it does in a directory of fields."""
+        return self.path + SUFFIX
+
+    @property
+    def manifest_path(self) -> str:
+        return self.manifest or os.path.join(self.path, DIRECTORY_MANIFEST)
+
+    def require_directory(self) -> None:
+        """Raise WriteError unless the directory that is to hold the output exists."""
+        parent = os.path.dirname(os.path.abspath(self.path))
+        if not os.path.isdir(parent):
+            raise WriteError(f"{self.path} cannot be written: there is no directory {parent}. Create it first.")
+
+    def require_apart_from(self, paths: Iterable[str]) -> None:
+        """Raise InvalidValueError if the output is one of these files, by whatever name, or a directory around one."""
+        for path in paths:
+            if _is_same(path, self.path):
+                raise InvalidValueError(f"{self.path} is the target, and the same file as {path}, which is read. {_ELSEWHERE}")
+            if any(_is_same(str(around), self.path) for around in Path(os.path.realpath(path)).parents):
+                raise InvalidValueError(f"{self.path} is the target, and {path}, which is read, lies in it. {_ELSEWHERE}")
+
+
+@dataclass(frozen=True)
+class Target(Output):
+    """One file, one store, or a directory of fields.
 
     Attributes
     ----------
-    path : what appears when all is written
     key : path inside it, "" for none: of the array, or of the group that holds the fields
     key_given : tells a key from the usual one
     format : of the file, the store, or the files in the directory
     named : fields are written under names of their own: arrays of one HDF5 file or Zarr group, or `.npy` files in a directory
     """
 
-    path: str
     key: str
     key_given: bool
     format: Format
@@ -112,35 +152,12 @@ class Target:
         return self.format.writing
 
     @property
-    def partial(self) -> str:
-        return self.path + PARTIAL
-
-    @property
-    def journal(self) -> str:
-        return f"{self.partial}.json"
-
-    @property
-    def lock(self) -> str:
-        return f"{self.partial}.lock"
-
-    @property
     def manifest(self) -> str | None:
-        """The manifest beside the data; None where it lies inside, as it does in a directory of fields."""
         return None if self.is_directory_of_fields else self.path + SUFFIX
-
-    @property
-    def manifest_path(self) -> str:
-        return self.manifest or os.path.join(self.path, DIRECTORY_MANIFEST)
 
     @property
     def is_directory_of_fields(self) -> bool:
         return self.named and not self.writing.holds_many
-
-    def require_directory(self) -> None:
-        """Raise WriteError unless the directory that is to hold the target is there."""
-        parent = os.path.dirname(os.path.abspath(self.path))
-        if not os.path.isdir(parent):
-            raise WriteError(f"{self.path} cannot be written: there is no directory {parent}. Create it first.")
 
     def require_free(self, overwrite: bool, fields: Iterable[str] = (), is_growing: bool = False) -> None:
         """Raise TargetExistsError if something is there that must not be replaced by these fields of a source.
@@ -192,14 +209,6 @@ class Target:
             return list(read_manifest(self.manifest_path).fields.values())
         except MmapstoreError:
             return []
-
-    def require_apart_from(self, paths: Iterable[str]) -> None:
-        """Raise InvalidValueError if the target is one of these files, by whatever name, or a directory around one."""
-        for path in paths:
-            if _is_same(path, self.path):
-                raise InvalidValueError(f"{self.path} is the target, and the same file as {path}, which is read. {_ELSEWHERE}")
-            if any(_is_same(str(around), self.path) for around in Path(os.path.realpath(path)).parents):
-                raise InvalidValueError(f"{self.path} is the target, and {path}, which is read, lies in it. {_ELSEWHERE}")
 
 
 def name_fields(paths: Iterable[str], finished: bool) -> None:

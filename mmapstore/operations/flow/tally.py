@@ -9,32 +9,31 @@ from typing import Any
 
 from ...files.worker_threads import usable_cpus
 from ...plain.channel_statistics import ChannelStatistics, DifferenceStatistics
-from ...plain.content_digest import LeafDigests
-from .contract import Array
-
-Blocks = Mapping[str, Array]  # the same samples of each field
+from ...plain.content_digest import Array, LeafDigests
 
 
-class Summary:
-    """Of one field. Blocks are given in order, each to both methods and to `digest`, which may run at the same time in threads."""
+class Tally:
+    """The digest of one field and, if `is_counted`, its statistics. Blocks come in order; each method has one thread at a time."""
 
     def __init__(
-        self, dtype: Any, channel_axis: int | None, is_counted: bool, known_leaves: Mapping[int, bytes] | None = None
+        self,
+        dtype: Any,
+        channel_axis: int | None = None,
+        is_counted: bool = False,
+        known_leaves: Mapping[int, bytes] | None = None,
     ) -> None:
         self._axis = channel_axis
-        self._is_counted = is_counted
+        self.is_counted = is_counted
         self.values = ChannelStatistics()
         self.differences = DifferenceStatistics()
         self.digest = LeafDigests(dtype, known=known_leaves)
 
     def count_values(self, block: Array) -> None:
-        if self._is_counted:
-            self.values.update(block, self._axis)
+        self.values.update(block, self._axis)
 
     def count_differences(self, block: Array, starts: Sequence[int]) -> None:
         """`starts`: the samples of this block, counted from its first, at which an episode begins."""
-        if self._is_counted:
-            self.differences.update(block, starts, self._axis)
+        self.differences.update(block, starts, self._axis)
 
     def statistics(self) -> dict[str, Any] | None:
         """For the manifest: of the values, and under "difference" of x[t+1] - x[t]; None where there is nothing to say."""
@@ -47,12 +46,13 @@ class Summary:
 
 
 class Beside:
-    """Takes blocks into the summaries of all fields in threads of its own, while the caller writes them."""
+    """Takes blocks into the tallies of all fields in threads of its own, while the caller writes them."""
 
-    def __init__(self, summaries: Mapping[str, Summary]) -> None:
-        self._summaries = summaries
-        most = max(3, min(2 + len(summaries), usable_cpus()))  # values, differences, and the digest of each field
-        self._threads = ThreadPoolExecutor(most, "mmapstore summary")
+    def __init__(self, tallies: Mapping[str, Tally]) -> None:
+        self._tallies = tallies
+        counted = [tally for tally in tallies.values() if tally.is_counted]
+        # Values, differences, and the digest of each field.
+        self._threads = ThreadPoolExecutor(max(1 + 2 * bool(counted), min(2 + len(tallies), usable_cpus())), "mmapstore tally")
 
     def __enter__(self) -> Beside:
         return self
@@ -60,20 +60,21 @@ class Beside:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._threads.shutdown()
 
-    def sum_up(self, blocks: Blocks, starts: Sequence[int]) -> Callable[[], None]:
+    def take(self, blocks: Mapping[str, Array], starts: Sequence[int]) -> Callable[[], None]:
         """Begin with blocks that follow those before; call what is returned before they change, and before the next ones."""
-        pairs = [(self._summaries[name], block) for name, block in blocks.items()]
+        pairs = [(self._tallies[name], block) for name, block in blocks.items()]
+        counted = [(tally, block) for tally, block in pairs if tally.is_counted]
 
         def values() -> None:
-            for summary, block in pairs:
-                summary.count_values(block)
+            for tally, block in counted:
+                tally.count_values(block)
 
         def differences() -> None:
-            for summary, block in pairs:
-                summary.count_differences(block, starts)
+            for tally, block in counted:
+                tally.count_differences(block, starts)
 
-        tasks = [self._threads.submit(task) for task in (values, differences)]
-        tasks += [self._threads.submit(summary.digest.update, block) for summary, block in pairs]
+        tasks = [self._threads.submit(task) for task in (values, differences) if counted]
+        tasks += [self._threads.submit(tally.digest.update, block) for tally, block in pairs]
 
         def wait() -> None:
             for task in tasks:
