@@ -14,7 +14,7 @@ from ...formats.contract import StoredArray
 from ...plain.array_spec import StoredLayout
 from ...plain.errors import MmapstoreError
 from ...plain.memory_budget import MemoryPlan
-from ..convert.casts import SCRATCH_NBYTES
+from ..flow.casts import SCRATCH_NBYTES
 from .differences import Differences, cast_values
 from .regions import Region, Report, regions
 from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Array, Rows, read_ahead, rows_by_layout, rows_in_order

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..convert.casts import nearest
+from ..flow.casts import nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _SLICE = 1 << 16  # values looked at together: masks of them stay in the cache, and cost no memory worth predicting
