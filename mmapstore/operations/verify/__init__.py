@@ -13,17 +13,23 @@ from typing import Any
 
 from ...files.crashes import step
 from ...plain.array_spec import StoredLayout
-from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MissingPackageError, MmapstoreError
+from ...plain.errors import (
+    DamagedFileError,
+    InvalidTypeError,
+    InvalidValueError,
+    MemoryBudgetError,
+    MissingPackageError,
+    MmapstoreError,
+)
 from ...plain.inside_names import file_of
 from ...plain.memory_budget import parse_bytes
 from ..convert.tree_report import TreeRow
-from ..progress import Progress
 from .comparison import Side, paired
 from .expected import add_expected
 from .manifest_check import ReadThrough, check_described, described_arrays, undescribed_keys
 from .matching import attribute_words, matched
 from .objects import CONTAINERS, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, archives_converted, listed
-from .regions import Report, performed
+from .regions import performed
 from .rows import by_numpy
 from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
 
@@ -110,60 +116,34 @@ def _path(path: Any) -> str:
     return text
 
 
-class _Reports:
-    """A progress bar, or calls of a function, for one array after the other."""
-
-    def __init__(self, wanted: Any) -> None:
-        self._wanted = wanted
-        self._bar: Progress | None = None
-
-    def __call__(self, done: int, total: int, sample_nbytes: int) -> None:
-        if self._bar is None:
-            self._bar = Progress(self._wanted, total, sample_nbytes, 0)
-        self._bar(done)
-
-    def next(self) -> Report:
-        self.close()
-        return self
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None
-
-
 def _alone(path: str, budget: int, independent: bool, progress: Any) -> list[ArrayVerdict]:
-    reports, trees = _Reports(progress), Trees()
-    found = []
+    described, trees = described_arrays(path), Trees()
+    found = [check_described(each, budget, independent, progress) for each in described]
     try:
-        described = described_arrays(path)
-        for each in described:
-            found.append(check_described(each, budget, independent, reports.next()))
-        names = {each.name for each in described}
         if not described or undescribed_keys(path, described):
             there = Objects()
             for archive in archives_at(path):
                 listed(there, archive, functools.partial(add_archive, there, archive, trees))
-            for item in there.by_key.values():
-                if item.name not in names:
-                    found.append(_by_itself(item, budget, independent, reports.next()))
+            names = {each.name for each in described}
+            found += [_by_itself(item, budget, independent, progress) for item in there.by_key.values() if item.name not in names]
     finally:
-        reports.close()
         trees.close()
     return found
 
 
-def _by_itself(item: Object, budget: int, independent: bool, report: Report) -> ArrayVerdict:
-    try:
-        stored = item.open()
-    except (InvalidTypeError, MissingPackageError) as error:
-        return ArrayVerdict(item.name, summary=f"{item.name}: NOT READ", notes=(str(error),))
-    except MmapstoreError as error:
-        return ArrayVerdict(item.name, ok=False, summary=f"{item.name}: DAMAGED, it cannot be opened", problems=(str(error),))
-    try:
-        return performed(ReadThrough.of(stored, item.name, item.path, None, budget, independent), report)
-    finally:
-        _close(stored)
+def _by_itself(item: Object, budget: int, independent: bool, progress: Any) -> ArrayVerdict:
+    with contextlib.ExitStack() as opened:
+        try:
+            stored = item.open()
+            opened.callback(_close, stored)
+            check = ReadThrough.of(stored, item.name, item.path, None, budget, independent)
+        except (InvalidTypeError, MissingPackageError) as error:
+            return ArrayVerdict(item.name, summary=f"{item.name}: NOT READ", notes=(str(error),))
+        except MemoryBudgetError:
+            raise
+        except MmapstoreError as error:
+            return ArrayVerdict(item.name, ok=False, summary=f"{item.name}: DAMAGED, it cannot be opened", problems=(str(error),))
+        return performed(check, progress)
 
 
 def _close(stored: Any) -> None:
@@ -179,7 +159,7 @@ def _against(
     progress: Any,
     began: float,
 ) -> Verdict:
-    reports, trees = _Reports(progress), (Trees(), Trees())
+    trees = Trees(), Trees()
     try:
         firsts = archives_converted(path, other, how.allow_links) or archives_at(path, how.allow_links)
         a, b = _both(firsts, archives_at(other, how.allow_links), trees, how.max_memory)
@@ -194,14 +174,13 @@ def _against(
         for key, first, second in pairs:
             try:
                 with step(f"comparing {first.name} with {second.name}"):
-                    found = _pair(first, second, layouts, how, reports.next())
-            except DamagedFileError as error:
+                    found = _pair(first, second, layouts, how, progress)
+            except (DamagedFileError, MissingPackageError) as error:
                 found = _not_compared(first, second, str(error))
             arrays.append(replace(_with_attributes(found, first.key, second.key, a, b, is_tree), key=key))
         others = _others(a, b, {first.key for _, first, _ in pairs}, is_tree)
         arrays += [each for each in others if is_tree or not each.ok]
     finally:
-        reports.close()
         for each in trees:
             each.close()
     notes = [f"{each.name}: {note}" for each in others for note in each.notes if each.ok and not is_tree]
@@ -245,7 +224,7 @@ class _How:
     max_memory: int
 
 
-def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None], how: _How, report: Report) -> ArrayVerdict:
+def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None], how: _How, progress: Any) -> ArrayVerdict:
     with contextlib.ExitStack() as opened:
         sides, refused = [], []
         for item, layout in zip((first, second), layouts, strict=True):
@@ -262,7 +241,7 @@ def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None],
             sides.append(Side(stored, (layout or item.layout or "").upper() or None, item.name))
         if refused:
             return _not_compared(first, second, *refused)
-        return performed(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent), report)
+        return performed(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent), progress)
 
 
 def _not_compared(first: Object, second: Object, *problems: str) -> ArrayVerdict:

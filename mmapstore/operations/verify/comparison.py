@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ from ...plain.errors import MmapstoreError
 from ...plain.memory_budget import MemoryPlan
 from ..flow.casts import SCRATCH_NBYTES
 from .differences import Differences, cast_values
-from .regions import Region, Report, regions
+from .regions import Region, regions
 from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Array, Rows, read_ahead, rows_by_layout, rows_in_order
 from .verdict import ArrayVerdict, Difference, dtype_words
 
@@ -67,13 +67,17 @@ class Comparison:
     layouts: tuple[StoredLayout, StoredLayout] | None = None
 
     @property
-    def _samples(self) -> int:
-        """That both have."""
+    def samples(self) -> int:
+        """Samples that both have."""
         return min((rows.shape or (1,))[0] if rows.count else 0 for rows in self.rows)
 
     @property
     def _sample_values(self) -> int:
         return math.prod(self.rows[0].shape[1:])
+
+    @property
+    def sample_nbytes(self) -> int:
+        return self._sample_values * self.rows[0].dtype.itemsize
 
     def fitted(self, max_memory: int) -> Comparison:
         """Decide how much is read at a time. Raises MemoryBudgetError."""
@@ -97,18 +101,18 @@ class Comparison:
 
     def plan(self, parts: int = 1) -> list[Region]:
         unit = max(each * self._sample_values // max(1, rows.values) for each, rows in zip(self.together, self.rows, strict=True))
-        return regions(self._samples, unit, parts)
+        return regions(self.samples, unit, parts)
 
-    def check(self, region: Region, report: Report) -> Differences:
+    def check(self, region: Region, done: Callable[[int], Any]) -> Differences:
         """Compare the values of a region, up to where one side cannot be read."""
-        found, values, total = Differences(), self._sample_values, self.rows[0].shape
+        found = Differences()
         try:
             with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
                 for a, b in _overlaps(*(self._runs(side, region, threads) for side in (0, 1))):
                     step = max(1, _PIECE_NBYTES // max(a.itemsize, b.itemsize))
                     for at in range(0, len(a), step):
                         _compare_piece(a[at : at + step], b[at : at + step], found)
-                    report(region[0] + found.compared // values, (total or (1,))[0], values * self.rows[0].dtype.itemsize)
+                    done(region[0] + found.compared // self._sample_values)
         except _UnreadableError as error:
             found.unread = str(error)
         return found

@@ -6,8 +6,8 @@ import functools
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from ...plain.errors import DamagedFileError, KeyNotFoundError, MmapstoreError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, leaves_path
 from ...plain.memory_budget import MemoryPlan
 from ..manifest_files import read_leaves
-from .regions import Region, Report, performed, regions
-from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Array, Rows, by_numpy, read_ahead, rows_in_order
+from .regions import Region, performed, regions
+from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Rows, by_numpy, read_ahead, rows_in_order
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
 
 _OWN_CHECKS = {
@@ -145,54 +145,52 @@ class ReadThrough:
         return cls(name, path, stored, rows, together, manifest, independent)
 
     @property
-    def _samples(self) -> int:
+    def samples(self) -> int:
         return (self.rows.shape or (1,))[0] if self.rows.count else 0
+
+    @property
+    def sample_nbytes(self) -> int:
+        return self._row_per_sample * self.rows.nbytes
 
     @property
     def _row_per_sample(self) -> int:
         """More than one where samples are cut."""
-        return self.rows.count // max(1, self._samples)
+        return self.rows.count // max(1, self.samples)
 
     @property
-    def _block_rows(self) -> int:
-        samples = self.manifest.entry.block_samples if self.manifest is not None else self._samples
-        return max(1, samples * self._row_per_sample)
+    def _block_samples(self) -> int:
+        return self.manifest.entry.block_samples if self.manifest is not None else self.samples
 
     def plan(self, parts: int = 1) -> list[Region]:
-        return regions(self._samples, self._block_rows // self._row_per_sample if self.manifest else self.together, parts)
+        return regions(self.samples, self._block_samples if self.manifest else self.together, parts)
 
-    def check(self, region: Region, report: Report) -> Record:
+    def check(self, region: Region, done: Callable[[int], Any]) -> Record:
         """Read a region, and on to the end of the last leaf that begins in it."""
         record, digests, rows = Record(), LeafDigests(self.rows.dtype), self.rows
-        first, last = (at * self._row_per_sample for at in region)
-        run = Leaves(0, rows.dtype.itemsize).run
-        end = min(rows.count, -(-(-(-last * rows.values // run) * run) // max(1, rows.values)))
-
-        def steps() -> Iterator[tuple[int, int]]:
-            at = first
-            while at < end:
-                stop = min(at + self.together, end, (at // self._block_rows + 1) * self._block_rows)
-                yield at, stop
-                at = stop
-
+        per_sample, block = self._row_per_sample, max(1, self._block_samples * self._row_per_sample)
+        at, last = (sample * per_sample for sample in region)
+        leaf = Leaves(0, rows.dtype.itemsize).run
+        end = min(rows.count, -(-(-(-last * rows.values // leaf) * leaf) // max(1, rows.values)))
+        steps = []
+        while at < end:
+            steps.append((at, min(at + self.together, end, (at // block + 1) * block)))
+            at = steps[-1][1]
         crc: int | None = 0
         with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
-            for start, stop, found in read_ahead(rows, steps(), self.together, threads):
-                hashed: Future[None] | None = None
+            for start, stop, found in read_ahead(rows, steps, self.together, threads):
                 if isinstance(found, MmapstoreError):
                     record.unread.append((start, stop, str(found)))
                     crc = None
                 else:
                     hashed = threads.submit(digests.update, found, start * rows.values)
-                    if crc is not None:
-                        crc = zlib.crc32(_stored_bytes(found, self.stored.dtype), crc)
-                if stop % self._block_rows == 0 or stop == rows.count:
-                    if crc is not None:
-                        record.checksums[(stop - 1) // self._block_rows] = crc
-                    crc = 0
-                if hashed is not None:
+                    stored = found if self.stored.dtype.isnative else found.byteswap()
+                    crc = zlib.crc32(stored.reshape(-1).view(np.uint8).data, crc) if crc is not None else None
                     hashed.result()
-                report(stop // self._row_per_sample, self._samples, self._row_per_sample * rows.nbytes)
+                if stop % block == 0 or stop == rows.count:
+                    if crc is not None:
+                        record.checksums[(stop - 1) // block] = crc
+                    crc = 0
+                done(stop // per_sample)
         digests.of(rows.shape)  # the last leaf, which may be short
         record.leaves = digests.done
         return record
@@ -205,99 +203,95 @@ class ReadThrough:
             checksums |= record.checksums
             digests.done |= record.leaves
             unread |= set(record.unread)
-        if self.manifest is not None:
-            return self._against_manifest(self.manifest, checksums, digests, sorted(unread))
-        return self._by_itself(digests, sorted(unread))
-
-    def _against_manifest(
-        self, manifest: Described, checksums: dict[int, int], digests: LeafDigests, unread: list[tuple[int, int, str]]
-    ) -> ArrayVerdict:
-        entry, sha256 = manifest.entry, digests.root(self.rows.shape)
-        bad = list(self._bad_blocks(entry, checksums, unread))
-        problems, notes = [], []
-        if bad:
-            problems.append(
-                f"{len(bad)} of {len(entry.checksums)} blocks are not what was written; the first bad one is number {bad[0].number}"
-            )
-        if entry.sha256 and sha256 != entry.sha256:
-            problems += [f"SHA-256 of all values is {sha256}, expected {entry.sha256}"] if sha256 else []
-            problems += _damaged_leaves(manifest, digests)
-        elif not entry.sha256:
-            notes.append("its manifest names no SHA-256 digest to compare with")
-        extra = _appended(self.stored, self.path)
-        problems += [extra] if extra else []
-        many = len(entry.checksums) > 1
-        how = f", read {self.rows.reader.why}" if self.independent and self.rows.reader is not None else ""
-        checked = [
-            f"all {len(entry.checksums)} blocks have the checksums of {manifest.where}"
-            if many
-            else f"its one block has the checksum of {manifest.where}",
-            f"shape {entry.shape}, {np.dtype(entry.dtype)}, {entry.layout}{how}",
-        ]
-        checked += ["the SHA-256 digest of all values is the one that its manifest names"] if entry.sha256 else []
+        told = _Told(digests.root(self.rows.shape))
+        if self.manifest is None:
+            self._by_itself(told, sorted(unread))
+            state, form = "readable from end to end", f", {self.rows.shape} {dtype_words(self.rows.dtype)}"
+        else:
+            told.bad = list(self._bad_blocks(self.manifest.entry, checksums, sorted(unread)))
+            _against_manifest(told, self.manifest, digests)
+            how = f", read {self.rows.reader.why}" if self.independent and self.rows.reader is not None else ""
+            layout = self.manifest.entry.layout
+            told.checked.insert(1, f"shape {self.rows.shape}, {self.stored.dtype}, {layout}{how}")
+            state, form = "whole, every value is the one that was written", ""
+        appended = _appended(self.stored, self.path)
+        (told.notes if self.manifest is None else told.problems).extend([appended] if appended else [])
         return ArrayVerdict(
             self.name,
-            ok=not problems,
-            summary=f"{self.name}: {'DAMAGED' if problems else 'whole, every value is the one that was written'}",
-            shape=entry.shape,
-            dtype=entry.dtype,
-            problems=tuple(problems),
-            checked=() if problems else tuple(checked),
-            notes=tuple(notes),
-            sha256=sha256,
-            bad_blocks=tuple(bad[: 10 * LISTED]),
-            bad_block_count=len(bad),
-            nbytes=self.rows.count * self.rows.nbytes,
+            ok=not told.problems,
+            summary=f"{self.name}: {'DAMAGED' if told.problems else state}{form}",
+            shape=self.rows.shape,
+            dtype=self.stored.dtype.str,
+            problems=tuple(told.problems),
+            checked=() if told.problems else tuple(told.checked),
+            notes=tuple(told.notes),
+            sha256=told.sha256,
+            bad_blocks=tuple(told.bad[: 10 * LISTED]),
+            bad_block_count=len(told.bad),
+            nbytes=self.samples * self.sample_nbytes,
         )
 
     def _bad_blocks(
         self, entry: ArrayManifest, checksums: dict[int, int], unread: list[tuple[int, int, str]]
     ) -> Iterator[BadBlock]:
-        why = {start // self._block_rows: words for start, _, words in reversed(unread)}  # no run goes past the end of a block
+        block = max(1, self._block_samples * self._row_per_sample)
+        why = {start // block: words for start, _, words in reversed(unread)}  # no run goes past the end of a block
         extents = self.stored.extents
         for number, expected in enumerate(entry.checksums):
             found = f"{checksums[number]:08x}" if number in checksums else ""
             if found == expected:
                 continue
             problem = f"checksum {found}, expected {expected}" if found else f"cannot be read: {why[number]}"
-            start = number * entry.block_samples
-            stop = min(start + entry.block_samples, entry.shape[0])
+            samples = number * entry.block_samples, min((number + 1) * entry.block_samples, entry.shape[0])
             place = None
             if extents is not None and extents.is_one_run and extents.offset_of(0) >= 0:
-                place = (extents.offset_of(0) + start * extents.row_nbytes, extents.offset_of(0) + stop * extents.row_nbytes)
-            yield BadBlock(number, (start, stop), self.path, place, problem)
+                begin, end = (extents.offset_of(0) + at * extents.row_nbytes for at in samples)
+                place = begin, end
+            yield BadBlock(number, samples, self.path, place, problem)
 
-    def _by_itself(self, digests: LeafDigests, unread: list[tuple[int, int, str]]) -> ArrayVerdict:
-        problems = [f"rows [{start}, {stop}) along the first axis cannot be read: {why}" for start, stop, why in unread[:1]]
-        problems += [f"and {len(unread) - 1} more runs of that length cannot be read"] if len(unread) > 1 else []
+    def _by_itself(self, told: _Told, unread: list[tuple[int, int, str]]) -> None:
+        told.problems += [f"rows [{start}, {stop}) along the first axis cannot be read: {why}" for start, stop, why in unread[:1]]
+        told.problems += [f"and {len(unread) - 1} more runs of that length cannot be read"] if len(unread) > 1 else []
         inside = _checks_inside(self.stored)
-        checked = ["every value can be read" if self.rows.count else "it is empty"]
-        checked += [f"and found right: {words}" for words in inside]
-        extra = _appended(self.stored, self.path)
-        notes = [extra] if extra else []
-        if self.rows.count:
-            none = "no manifest is there"
-            notes.append(
-                f"{none} to tell whether these are the values that were written"
-                if inside
-                else f"{none} and the format keeps no checksums, so a changed value cannot be told from the right one"
+        told.checked += ["every value can be read" if self.rows.count else "it is empty"]
+        told.checked += [f"and found right: {words}" for words in inside]
+        if self.rows.count and inside:
+            told.notes.append("no manifest is there to tell whether these are the values that were written")
+        elif self.rows.count:
+            told.notes.append(
+                "no manifest is there and the format keeps no checksums, so a changed value cannot be told from the right one"
             )
-        state = "DAMAGED" if problems else "readable from end to end"
-        return ArrayVerdict(
-            self.name,
-            ok=not problems,
-            summary=f"{self.name}: {state}, {self.rows.shape} {dtype_words(self.rows.dtype)}",
-            shape=self.rows.shape,
-            dtype=self.stored.dtype.str,
-            problems=tuple(problems),
-            checked=() if problems else tuple(checked),
-            notes=tuple(notes),
-            sha256=digests.root(self.rows.shape),
-            nbytes=self.rows.count * self.rows.nbytes,
+
+
+@dataclass
+class _Told:
+    """The words of a verdict, while they are collected."""
+
+    sha256: str
+    problems: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    bad: list[BadBlock] = field(default_factory=list)
+
+
+def _against_manifest(told: _Told, manifest: Described, digests: LeafDigests) -> None:
+    entry, count = manifest.entry, len(manifest.entry.checksums)
+    if told.bad:
+        told.problems.append(
+            f"{len(told.bad)} of {count} blocks are not what was written; the first bad one is number {told.bad[0].number}"
         )
+    blocks = f"all {count} blocks have the checksums" if count > 1 else "its one block has the checksum"
+    told.checked.append(f"{blocks} of {manifest.where}")
+    if not entry.sha256:
+        told.notes.append("its manifest names no SHA-256 digest to compare with")
+    elif told.sha256 == entry.sha256:
+        told.checked.append("the SHA-256 digest of all values is the one that its manifest names")
+    else:
+        told.problems += [f"SHA-256 of all values is {told.sha256}, expected {entry.sha256}"] if told.sha256 else []
+        told.problems += _damaged_leaves(manifest, digests)
 
 
-def check_described(each: Described, max_memory: int, independent: bool, report: Report) -> ArrayVerdict:
+def check_described(each: Described, max_memory: int, independent: bool, progress: Any) -> ArrayVerdict:
     """Check one array against its manifest."""
     entry = each.entry
     refused = functools.partial(ArrayVerdict, each.name, ok=False, shape=entry.shape, dtype=entry.dtype)
@@ -316,7 +310,7 @@ def check_described(each: Described, max_memory: int, independent: bool, report:
     problems = _inconsistencies(each)
     if problems:
         return refused(summary=f"{each.name}: THE MANIFEST IS DAMAGED", problems=tuple(problems))
-    return performed(ReadThrough.of(stored, each.name, each.path, each, max_memory, independent), report)
+    return performed(ReadThrough.of(stored, each.name, each.path, each, max_memory, independent), progress)
 
 
 def _inconsistencies(each: Described) -> list[str]:
@@ -352,11 +346,6 @@ def _damaged_leaves(each: Described, digests: LeafDigests) -> list[str]:
             why = "cannot be read" if now is None else "hold other values than were written"
             found.append(f"{axis} [{start}, {stop}) {why} (leaf {leaf} of {len(leaves)})")
     return [*found[:LISTED], *([f"and {len(found) - LISTED} more leaves"] if len(found) > LISTED else [])]
-
-
-def _stored_bytes(found: Array, dtype: np.dtype[Any]) -> memoryview:
-    """The bytes that the checksum was taken of: in stored byte order."""
-    return (found if dtype.isnative else found.byteswap()).reshape(-1).view(np.uint8).data
 
 
 def _appended(stored: StoredArray, path: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from ...formats.tree_contract import Attribute
+from ...formats.tree_contract import Attribute, finite
 from .objects import Object, Objects
 
 Pair = tuple[str, Object, Object]
@@ -91,28 +90,13 @@ def attribute_words(first: list[Attribute], second: list[Attribute]) -> tuple[li
             notes.append(f"attribute {attribute.name!r} is not compared: {attribute.refused}")
         elif other is None:
             wrong.append(f"attribute {attribute.name!r} is missing")
-        elif not _same(attribute.value, other.value):
+        elif finite({"": attribute.value}) != finite({"": other.value}):  # NaN is NaN, or a text where there are no such numbers
             wrong.append(f"attribute {attribute.name!r}: {_short(attribute.value)} against {_short(other.value)}")
     beside = [name for name, other in others.items() if name not in _OF_FORMATS and not other.derived]
     return wrong, [*notes, *([f"the second has further attributes: {', '.join(beside)}"] if beside else [])]
 
 
 _OF_FORMATS = {"_ARRAY_DIMENSIONS", "layout"}  # how Zarr 2 names axes, and what `ingest` leaves
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b):
-        return True
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(_same(*pair) for pair in zip(a, b, strict=True))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
-    names = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # as targets that have no such numbers spell them
-    if isinstance(a, float) and isinstance(b, str) and b in names:
-        return _same(a, names[b])
-    if isinstance(b, float) and isinstance(a, str) and a in names:
-        return _same(names[a], b)
-    return bool(a == b)
 
 
 def _short(value: Any) -> str:
