@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import glob
 import os
 import time
@@ -26,9 +25,9 @@ from ...plain.memory_budget import parse_bytes
 from ..convert.tree_report import TreeRow
 from .comparison import Side, paired
 from .expected import add_expected
-from .manifest_check import ReadThrough, check_described, described_arrays, undescribed_keys
+from .manifest_check import ReadThrough, check_described, described_arrays
 from .matching import attribute_words, matched
-from .objects import CONTAINERS, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, archives_converted, listed
+from .objects import CONTAINERS, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, archives_converted, listing
 from .regions import performed
 from .rows import by_numpy
 from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
@@ -102,7 +101,8 @@ def verify(
         seconds = time.monotonic() - began
         ok = all(array.ok for array in arrays)
         return Verdict(name, "", ok, tuple(arrays), nbytes=sum(array.nbytes for array in arrays), seconds=seconds)
-    return _against(name, _path(other), (layout, other_layout), _How(cast, independent, allow_links, budget), progress, began)
+    how = _How((layout, other_layout), cast, independent, allow_links, budget, progress)
+    return replace(_against(name, _path(other), how), seconds=time.monotonic() - began)
 
 
 def _path(path: Any) -> str:
@@ -120,12 +120,11 @@ def _alone(path: str, budget: int, independent: bool, progress: Any) -> list[Arr
     described, trees = described_arrays(path), Trees()
     found = [check_described(each, budget, independent, progress) for each in described]
     try:
-        if not described or undescribed_keys(path, described):
-            there = Objects()
-            for archive in archives_at(path):
-                listed(there, archive, functools.partial(add_archive, there, archive, trees))
-            names = {each.name for each in described}
-            found += [_by_itself(item, budget, independent, progress) for item in there.by_key.values() if item.name not in names]
+        there, names = Objects(), {each.name for each in described}
+        for archive in archives_at(path):
+            with listing(there, archive):
+                add_archive(there, archive, trees)
+        found += [_by_itself(item, budget, independent, progress) for item in there.by_key.values() if item.name not in names]
     finally:
         trees.close()
     return found
@@ -151,21 +150,24 @@ def _close(stored: Any) -> None:
         stored.close()
 
 
-def _against(
-    path: str,
-    other: str,
-    layouts: tuple[str | None, str | None],
-    how: _How,
-    progress: Any,
-    began: float,
-) -> Verdict:
+@dataclass(frozen=True)
+class _How:
+    layouts: tuple[str | None, str | None]
+    cast: bool
+    independent: bool
+    allow_links: bool
+    max_memory: int
+    progress: Any
+
+
+def _against(path: str, other: str, how: _How) -> Verdict:
     trees = Trees(), Trees()
     try:
         firsts = archives_converted(path, other, how.allow_links) or archives_at(path, how.allow_links)
         a, b = _both(firsts, archives_at(other, how.allow_links), trees, how.max_memory)
         pairs, missing, extra = matched(a, b)
         is_tree = len(pairs) != 1 or bool(missing or extra)
-        if is_tree and layouts != (None, None):
+        if is_tree and how.layouts != (None, None):
             raise InvalidValueError(
                 f"layout= and other_layout= are for one array each; {path} holds {len(a.by_key)} and {other} {len(b.by_key)}. "
                 "Name one of each with '::'."
@@ -174,7 +176,7 @@ def _against(
         for key, first, second in pairs:
             try:
                 with step(f"comparing {first.name} with {second.name}"):
-                    found = _pair(first, second, layouts, how, progress)
+                    found = _pair(first, second, how)
             except (DamagedFileError, MissingPackageError) as error:
                 found = _not_compared(first, second, str(error))
             arrays.append(replace(_with_attributes(found, first.key, second.key, a, b, is_tree), key=key))
@@ -190,8 +192,7 @@ def _against(
         notes.append(f"{other} holds no attributes: the {unheld} of {path} were not compared")
     nbytes = sum(array.nbytes for array in arrays)
     ok = not missing and not extra and all(array.ok for array in arrays)
-    seconds = time.monotonic() - began
-    return Verdict(path, other, ok, tuple(arrays), tuple(missing), tuple(extra), tuple(notes), nbytes, seconds, is_tree)
+    return Verdict(path, other, ok, tuple(arrays), tuple(missing), tuple(extra), tuple(notes), nbytes, is_tree=is_tree)
 
 
 def _both(firsts: list[Archive], seconds: list[Archive], trees: tuple[Trees, Trees], max_memory: int) -> tuple[Objects, Objects]:
@@ -200,14 +201,15 @@ def _both(firsts: list[Archive], seconds: list[Archive], trees: tuple[Trees, Tre
     mine, theirs = ({archive.prefix: archive for archive in archives} for archives in (firsts, seconds))
     for archive in firsts:
         like = theirs.get(archive.prefix)
-        if like is not None and like.format in CONTAINERS and archive.format in (*CONTAINERS, NPY):
-            listed(a, archive, functools.partial(add_expected, a, archive, like, *trees, max_memory))
-        else:
-            listed(a, archive, functools.partial(add_archive, a, archive, trees[0]))
+        with listing(a, archive):
+            if like is not None and like.format in CONTAINERS and archive.format in (*CONTAINERS, NPY):
+                add_expected(a, archive, like, *trees, max_memory)
+            else:
+                add_archive(a, archive, trees[0])
     for archive in seconds:
         like = mine.get(archive.prefix)
-        as_stored = like is not None and like.format == archive.format
-        listed(b, archive, functools.partial(add_archive, b, archive, trees[1], as_stored))
+        with listing(b, archive):
+            add_archive(b, archive, trees[1], as_stored=like is not None and like.format == archive.format)
     return a, b
 
 
@@ -216,18 +218,10 @@ def _others_words(files: list[str]) -> str:
     return f"{len(files)} file{'s' * (len(files) != 1)} without an array: not compared ({some})"
 
 
-@dataclass(frozen=True)
-class _How:
-    cast: bool
-    independent: bool
-    allow_links: bool
-    max_memory: int
-
-
-def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None], how: _How, progress: Any) -> ArrayVerdict:
+def _pair(first: Object, second: Object, how: _How) -> ArrayVerdict:
     with contextlib.ExitStack() as opened:
         sides, refused = [], []
-        for item, layout in zip((first, second), layouts, strict=True):
+        for item, layout in zip((first, second), how.layouts, strict=True):
             try:
                 stored = item.open()
             except MmapstoreError as error:
@@ -241,7 +235,7 @@ def _pair(first: Object, second: Object, layouts: tuple[str | None, str | None],
             sides.append(Side(stored, (layout or item.layout or "").upper() or None, item.name))
         if refused:
             return _not_compared(first, second, *refused)
-        return performed(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent), progress)
+        return performed(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent), how.progress)
 
 
 def _not_compared(first: Object, second: Object, *problems: str) -> ArrayVerdict:

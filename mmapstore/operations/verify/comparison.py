@@ -38,10 +38,9 @@ def paired(a: Side, b: Side, max_memory: int, cast: bool, independent: bool) -> 
 
     Raises MemoryBudgetError, MissingPackageError.
     """
-    dtypes = a.stored.dtype, b.stored.dtype
-    problems, notes = _dtype_words(*dtypes, cast)
+    problems, notes = _dtype_words(a.stored.dtype, b.stored.dtype, cast)
     found = _paired(a, b, max(1, max_memory // 16), independent)
-    rows = found.rows if _comparable(*dtypes, cast) else (_without_values(a), _without_values(b))
+    rows = (_without_values(a), _without_values(b)) if problems else found.rows
     return replace(found, rows=rows, problems=(*problems, *found.problems), notes=(*notes, *found.notes)).fitted(max_memory)
 
 
@@ -193,6 +192,7 @@ def _place(sample: int, along: dict[str, int], layout: StoredLayout) -> tuple[in
 
 
 def _dtype_words(a: np.dtype[Any], b: np.dtype[Any], cast: bool) -> tuple[list[str], list[str]]:
+    """Return (problems, notes); values of dtypes that are a problem are not compared."""
     if a.newbyteorder("=") == b.newbyteorder("="):
         return [], [f"the byte order differs ({_order(a)} and {_order(b)}); values are compared"] if a != b else []
     if a.kind == b.kind == "S":
@@ -204,11 +204,6 @@ def _dtype_words(a: np.dtype[Any], b: np.dtype[Any], cast: bool) -> tuple[list[s
         return [words + hint], []
     rounding = "rounded to the nearest float" if b.kind in "fc" else "which must fit without loss"
     return [], [f"{words}: compared after a cast of the first's values to {b.name}, {rounding}"]
-
-
-def _comparable(a: np.dtype[Any], b: np.dtype[Any], cast: bool) -> bool:
-    same = a.newbyteorder("=") == b.newbyteorder("=")
-    return same or a.kind == b.kind == "S" or (cast and a.kind in "biufc" and b.kind in "biufc")
 
 
 def _order(dtype: np.dtype[Any]) -> str:

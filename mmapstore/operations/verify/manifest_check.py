@@ -17,7 +17,7 @@ import numpy as np
 from ...files.stored_files import lies_in
 from ...files.stored_manifest import read_manifest
 from ...formats.contract import StoredArray
-from ...formats.registry import list_stored, open_stored, split_inside
+from ...formats.registry import open_stored, split_inside
 from ...plain.array_spec import LETTERS
 from ...plain.content_digest import LeafDigests
 from ...plain.digest_leaves import Leaves, leaves_of
@@ -84,15 +84,6 @@ def _described(directory: str, where: Path, name: str, entry: ArrayManifest, sho
     if not lies_in(path, directory):
         raise DamagedFileError(f"{where} names the file {entry.file!r}, which is outside its directory.")
     return Described(shown, str(path), str(where), entry)
-
-
-def undescribed_keys(path: str, found: list[Described]) -> list[str]:
-    """Arrays that lie in the same container, and that its manifest does not name."""
-    outer, inside = split_inside(path)
-    if inside or os.path.isfile(os.path.join(outer, DIRECTORY_MANIFEST)):
-        return []
-    known = {each.entry.key.strip("/") for each in found}
-    return [listing.key for listing in list_stored(outer, None) if listing.key.strip("/") not in known]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections import Counter
@@ -188,11 +189,12 @@ class Trees:
         self._tree = None
 
 
-def listed(found: Objects, archive: Archive, add: Callable[[], None]) -> None:
-    """Add what is in an archive. One of several that cannot be opened says so when it is compared."""
+@contextlib.contextmanager
+def listing(found: Objects, archive: Archive) -> Iterator[None]:
+    """List an archive in the block. One of several that cannot be opened says so when it is compared."""
     try:
         with step(f"listing {archive.path}"):
-            add()
+            yield
     except MmapstoreError as error:
         if not archive.prefix:
             raise
@@ -202,7 +204,9 @@ def listed(found: Objects, archive: Archive, add: Callable[[], None]) -> None:
 def add_archive(found: Objects, archive: Archive, trees: Trees, as_stored: bool = False) -> None:
     """All that is in an archive. `as_stored`: HDF5 datasets as they are compared with copies within HDF5."""
     if archive.format == "fields":
-        _add_fields(found, archive)
+        for each in described_arrays(archive.path):
+            opener = functools.partial(open_stored, each.path, each.entry.key or None)
+            found.add(Object(archive.key(each.name.partition("::/")[2]), each.name, each.path, opener, each.entry.layout))
     elif archive.format in ("array", NPY):
         layouts = layouts_of(archive)
         opener = functools.partial(open_stored, archive.path, archive.within or None)
@@ -212,14 +216,6 @@ def add_archive(found: Objects, archive: Archive, trees: Trees, as_stored: bool 
         _add_tree(found, archive, trees, as_stored)
     else:
         found.others.append(archive.path)
-
-
-def _add_fields(found: Objects, archive: Archive) -> None:
-    for each in described_arrays(archive.path):
-        key = archive.key(each.name.partition("::/")[2])
-        found.add(
-            Object(key, each.name, each.path, functools.partial(open_stored, each.path, each.entry.key or None), each.entry.layout)
-        )
 
 
 def layouts_of(archive: Archive) -> dict[str, str]:
