@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import time
@@ -131,23 +130,15 @@ def _alone(path: str, budget: int, independent: bool, progress: Any) -> list[Arr
 
 
 def _by_itself(item: Object, budget: int, independent: bool, progress: Any) -> ArrayVerdict:
-    with contextlib.ExitStack() as opened:
-        try:
-            stored = item.open()
-            opened.callback(_close, stored)
-            check = ReadThrough.of(stored, item.name, item.path, None, budget, independent)
-        except (InvalidTypeError, MissingPackageError) as error:
-            return ArrayVerdict(item.name, summary=f"{item.name}: NOT READ", notes=(str(error),))
-        except MemoryBudgetError:
-            raise
-        except MmapstoreError as error:
-            return ArrayVerdict(item.name, ok=False, summary=f"{item.name}: DAMAGED, it cannot be opened", problems=(str(error),))
-        return performed(check, progress)
-
-
-def _close(stored: Any) -> None:
-    if hasattr(stored, "close"):
-        stored.close()
+    try:
+        check = ReadThrough.of(item.open(), item.name, item.path, None, budget, independent)
+    except MemoryBudgetError:
+        raise
+    except (InvalidTypeError, MissingPackageError) as error:
+        return ArrayVerdict(item.name, summary=f"{item.name}: NOT READ", notes=(str(error),))
+    except MmapstoreError as error:
+        return ArrayVerdict(item.name, ok=False, summary=f"{item.name}: DAMAGED, it cannot be opened", problems=(str(error),))
+    return performed(check, progress)
 
 
 @dataclass(frozen=True)
@@ -219,23 +210,21 @@ def _others_words(files: list[str]) -> str:
 
 
 def _pair(first: Object, second: Object, how: _How) -> ArrayVerdict:
-    with contextlib.ExitStack() as opened:
-        sides, refused = [], []
-        for item, layout in zip((first, second), how.layouts, strict=True):
-            try:
-                stored = item.open()
-            except MmapstoreError as error:
-                refused.append(str(error))
-                continue
-            opened.callback(_close, stored)
-            if layout is not None:
-                StoredLayout.of(layout, tuple(stored.shape), item.name)
-            if how.independent and item.path.endswith(".npy"):
-                stored = by_numpy(item.name, item.path)
-            sides.append(Side(stored, (layout or item.layout or "").upper() or None, item.name))
-        if refused:
-            return _not_compared(first, second, *refused)
-        return performed(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent), how.progress)
+    sides, refused = [], []
+    for item, layout in zip((first, second), how.layouts, strict=True):
+        try:
+            stored = item.open()
+        except MmapstoreError as error:
+            refused.append(str(error))
+            continue
+        if layout is not None:
+            StoredLayout.of(layout, tuple(stored.shape), item.name)
+        if how.independent and item.path.endswith(".npy"):
+            stored = by_numpy(item.name, item.path)
+        sides.append(Side(stored, (layout or item.layout or "").upper() or None, item.name))
+    if refused:
+        return _not_compared(first, second, *refused)
+    return performed(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent), how.progress)
 
 
 def _not_compared(first: Object, second: Object, *problems: str) -> ArrayVerdict:

@@ -36,7 +36,7 @@ class Object:
     key : what it is called within what was asked for
     name : what messages call it
     path : its file or store
-    open : the array; raises what opening raises. What is opened has a `close` where it holds something open
+    open : the array; raises what opening raises
     layout : known from a manifest; or None
     dimensions : names of the axes; () where they have none
     """
