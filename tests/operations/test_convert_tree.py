@@ -368,7 +368,7 @@ def test_a_run_killed_before_the_manifest_writes_it_under_another_spelling_of_th
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("mmapstore.operations.convert.tree_journal.write_manifest", killed)
+        patched.setattr("mmapstore.operations.flow.publishing.write_manifest", killed)
         convert_all(tmp_path / "a.h5", tmp_path / "b.zarr", progress=False)
     assert (tmp_path / "b.zarr").exists() and not (tmp_path / "b.zarr.mmapstore.json").exists()
     monkeypatch.chdir(tmp_path)

@@ -68,7 +68,7 @@ def test_killed_at_many_calls(source, tmp_path, suffix, overwrite):
 
 def interrupted(monkeypatch, source, target, after):
     """A run that ends after so many objects, as an exception does it."""
-    monkeypatch.setattr("mmapstore.operations.convert.tree_journal._COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("mmapstore.operations.flow.journal.COMMIT_SECONDS", 0.0)
     seen = []
 
     def stop(row):

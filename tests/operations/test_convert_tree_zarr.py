@@ -272,13 +272,13 @@ def _operations(monkeypatch, tmp_path, make, count):
     ids=["group", "array", "link"],
 )
 def test_each_object_costs_the_same_few_operations(tmp_path, monkeypatch, make, most):
-    monkeypatch.setattr("mmapstore.operations.convert.tree_journal._COMMIT_SECONDS", 1e9)
+    monkeypatch.setattr("mmapstore.operations.flow.journal.COMMIT_SECONDS", 1e9)
     few, many = (_operations(monkeypatch, tmp_path, make, count) for count in (5, 25))
     assert (few[0] >= 5 * most[0]) and (many - few <= 20 * np.array(most)).all(), (few, many)
 
 
 def test_links_added_in_several_commits_are_all_noted(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmapstore.operations.convert.tree_journal._COMMIT_SECONDS", 0)
+    monkeypatch.setattr("mmapstore.operations.flow.journal.COMMIT_SECONDS", 0)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for name in ("a", "g/b", "c"):
             file[name] = h5py.SoftLink("/there")

@@ -18,9 +18,9 @@ import zarr
 
 from mmapstore import supervised
 from mmapstore.files import crashes
-from mmapstore.operations.convert import tree_journal
 from mmapstore.operations.convert.archives import convert_directory
 from mmapstore.operations.convert.tree import convert_all
+from mmapstore.operations.flow import journal
 from mmapstore.operations.verify import verify
 from mmapstore.plain.errors import DamagedFileError
 
@@ -86,7 +86,7 @@ def test_whatever_step_crashed_the_rest_arrives(noted, tmp_path, suffix):
 
 def test_a_partial_target_that_crashes_is_begun_anew(noted, monkeypatch, tmp_path):
     source, target = write_source(tmp_path / "a.h5"), tmp_path / "out.h5"
-    monkeypatch.setattr(tree_journal, "_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
     seen = []
 
     def stop(row):
@@ -138,7 +138,7 @@ SITE = """
 import os, signal, sys, time
 if sys.argv[:1] == ["-c"]:  # the child
     from mmapstore.formats import hdf5_tree
-    kept = hdf5_tree.Hdf5Tree._values
+    kept = hdf5_tree.Hdf5Tree._arrays
 
     def values(self, path, regions=False):
         name = path.rpartition("/")[2]
@@ -149,7 +149,7 @@ if sys.argv[:1] == ["-c"]:  # the child
             time.sleep(60)
         return kept(self, path, regions)
 
-    hdf5_tree.Hdf5Tree._values = values
+    hdf5_tree.Hdf5Tree._arrays = values
     kept_init = hdf5_tree.Hdf5Tree.__init__
 
     def init(self, path, *rest, **named):

@@ -18,10 +18,10 @@ from pathlib import Path
 import h5py
 import zarr  # noqa: F401 - loaded here, so that no fork has to
 
-from mmapstore.operations.convert import tree_journal
 from mmapstore.operations.convert.tree import convert_all
+from mmapstore.operations.flow import journal
 
-tree_journal._COMMIT_SECONDS = 0.0
+journal.COMMIT_SECONDS = 0.0
 CALLS = ("fsync", "replace", "unlink", "truncate", "ftruncate", "mkdir", "posix_fallocate", "rename", "rmdir")
 
 
@@ -48,7 +48,7 @@ def killed_at(source, target, number, overwrite) -> bool:
         code = 0
         try:
             # A row is told when its object is written and before it is on disk: one more moment to be killed at.
-            tree_journal._COMMIT_SECONDS = 0.0 if number % 2 else 3600.0
+            journal.COMMIT_SECONDS = 0.0 if number % 2 else 3600.0
             convert_all(source, target, overwrite=overwrite, progress=counted(lambda row: None))
         except BaseException as error:
             print(repr(error), file=sys.stderr)
@@ -65,7 +65,7 @@ def killed_after(source, target, seconds, overwrite) -> bool:
     """Convert in a fork that is killed after a time. True if it had not ended."""
     process = os.fork()
     if process == 0:
-        tree_journal._COMMIT_SECONDS = 0.0
+        journal.COMMIT_SECONDS = 0.0
         convert_all(source, target, overwrite=overwrite, progress=False)
         os._exit(0)
     time.sleep(seconds)

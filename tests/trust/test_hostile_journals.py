@@ -18,7 +18,6 @@ import zarr
 from mutations import all_mutations, sampled
 
 import mmapstore as mm
-from mmapstore.operations.convert import tree_journal
 from mmapstore.operations.convert.archives import JOURNAL, convert_directory
 from mmapstore.operations.convert.tree import convert_all
 from mmapstore.operations.flow import journal, slabs
@@ -106,7 +105,6 @@ CASES: dict[str, tuple[Callable[..., None], str, Callable[[Path], Any]]] = {
 @pytest.fixture(params=CASES)
 def interrupted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Interrupted]:
     monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(tree_journal, "_COMMIT_SECONDS", 0.0)
     for name in ("fsync", "fdatasync"):  # thousands of them, and nobody pulls the plug here
         monkeypatch.setattr(os, name, lambda number: None)
     for name in ("BLOCK_NBYTES", "CHUNK_NBYTES"):

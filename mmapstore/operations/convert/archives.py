@@ -22,14 +22,13 @@ from ...formats.registry import PARTIAL
 from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError
 from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ...plain.memory_budget import parse_bytes
-from ..flow.journal import UNREADABLE, add_lines, journal_line, journal_lines
+from ..flow.journal import UNREADABLE, add_lines, cut_to, journal_lines
 from .tree import ProgressCall, convert_all, fingerprint
-from .tree_journal import read_lines
 from .tree_report import FAILED, LEFT_OUT, TreeReport, TreeRow
 
 JOURNAL = "mmapstore-conversion.jsonl"
 TO = (".zarr", ".h5", NPY_TREE_SUFFIX)
-_VERSION = ("mmapstore_conversion", 2)
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -209,21 +208,27 @@ class _Directory:
         self._lines = self._found()
 
     def _found(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-
-        def take(line: dict[str, Any]) -> None:
-            found[line["archive"]] = {**line, "rows": [TreeRow.from_json(row) for row in line.get("rows", ())]}
-
-        remedy = "To convert all again, pass resume=False (--no-resume) and overwrite=True (--overwrite)."
         try:
-            head = read_lines(self._journal, _VERSION, take, remedy)
-        except StateMismatchError:
+            data = Path(self._journal).read_bytes()
+            lines, whole = journal_lines(data)
+            if lines and lines[0].get("mmapstore_conversion") != _VERSION:
+                raise ValueError(f"its version is {lines[0].get('mmapstore_conversion')!r}")
+            found = {line["archive"]: line for line in lines[1:]}
+            for line in found.values():
+                line["rows"] = [TreeRow.from_json(row) for row in line.get("rows", ())]
+            cut_to(self._journal, whole)
+        except FileNotFoundError:
+            lines, found = [], {}
+        except UNREADABLE as error:
             if self._resume:
-                raise
+                raise StateMismatchError(
+                    f"{self._journal} is not the journal of a conversion that this mmapstore can go on with ({error}). To "
+                    "convert all again, pass resume=False (--no-resume) and overwrite=True (--overwrite)."
+                ) from error
             durable_writes.remove(self._journal)
-            head, found = None, {}
-        if head is None:
-            durable_writes.write_text_atomically(self._journal, journal_line(dict([_VERSION])))
+            lines, found = [], {}
+        if not lines:
+            add_lines(self._journal, [{"mmapstore_conversion": _VERSION}])
         return found
 
     def rows_of(self, archive: Archive, name: str) -> list[TreeRow]:

@@ -19,7 +19,7 @@ from ...plain.errors import (
     MmapstoreError,
     UnsafeFileError,
 )
-from .tree_journal import Done
+from .tree_record import Done
 from .tree_report import CHANGED, COPIED, FAILED, REFUSED, TreeRow, joined
 from .tree_values import copy_values, digest_of, joint_digest, plan_blocks
 

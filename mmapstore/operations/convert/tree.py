@@ -33,12 +33,15 @@ from ...plain.errors import (
 from ...plain.inside_names import split_name
 from ...plain.manifest import SUFFIX, Manifest
 from ...plain.memory_budget import MemoryPlan, parse_bytes
+from ..flow.journal import Finished, Journal, begun_by_another_call
+from ..flow.publishing import discard, interrupted_write, publish
+from ..flow.target import Output
 from ..ingest.description import written_by
 from ..manifest_files import read_leaves
 from ..progress import progress_bar, shows_bar
 from .copy_methods import CopyMethod, Suspects, row_of_error
 from .tree_copies import copy_method
-from .tree_journal import TreeJournal
+from .tree_record import Done, TreeRecord
 from .tree_report import TreeReport, TreeRow
 from .tree_values import BOOKKEEPING_NBYTES, LEAST_BLOCK_NBYTES
 
@@ -105,14 +108,17 @@ def convert_all(
         "target": container.title,
         "allow_links": bool(allow_links),
     }
-    journal = TreeJournal(target, call)
-    parent = os.path.dirname(os.path.abspath(target))
-    if not os.path.isdir(parent):
-        raise WriteError(f"{target} cannot be written: there is no directory {parent}. Create it first.")
-    with exclusive_lock(f"{journal.partial}.lock", target):
+    output = Output(target)
+    output.require_directory()
+    with exclusive_lock(output.lock, target):
         if not resume:
-            journal.discard()
-        if not journal.found() or not journal.is_verified:
+            discard(output)
+        journal = interrupted_write(output, TreeRecord, resume) or Journal(output, call)
+        found, names = journal.call, {"files": "its source has changed since"}
+        if differences := [name for name, asked in call.items() if found.get(name) != asked]:
+            words = [f"{names.get(name, name)} ({found.get(name)!r}, now {call[name]!r})" for name in differences]
+            raise begun_by_another_call(output, words)
+        if journal.finished is None:
             _require_free(target, container, overwrite)
             with (
                 _reporting(progress) as report,
@@ -120,12 +126,16 @@ def convert_all(
                 contextlib.closing(open_tree(path, inside or "", allow_links)) as tree,
             ):
                 _Conversion(tree, container, journal, limit, report).run()
-        journal.publish(overwrite, _manifest(path, inside or "", target, container, journal))
-    rows = tuple(row for done in journal.done.values() for row in done.rows)
+            manifest = _manifest(path, inside or "", target, container, journal.record.done)
+            text, leaves = (None, b"") if manifest is None else (manifest.to_json(), manifest.leaves)
+            journal.finished = Finished(text, leaves, os.stat(output.partial).st_ino)
+            journal.rewrite()
+        publish(journal, overwrite)
+    rows = tuple(row for done in journal.record.done.values() for row in done.rows)
     return TreeReport(os.fspath(source), target, rows, time.monotonic() - began)
 
 
-def _manifest(path: str, inside: str, target: str, container: Container, journal: TreeJournal) -> Manifest | None:
+def _manifest(path: str, inside: str, target: str, container: Container, done: dict[str, Done]) -> Manifest | None:
     """Return the entries of the manifest beside the source for arrays whose values are in the target; None for no entries."""
     if not container.keeps_manifest:
         return None
@@ -135,11 +145,11 @@ def _manifest(path: str, inside: str, target: str, container: Container, journal
     with contextlib.suppress(MmapstoreError):  # a damaged manifest describes nothing
         for name, entry in entries_beside(path).items():
             key = f"/{entry.key.strip('/')}"
-            done = journal.done.get(key[len(group) :] or "/") if f"{key}/".startswith(f"{group}/") else None
+            made = done.get(key[len(group) :] or "/") if f"{key}/".startswith(f"{group}/") else None
             is_kept = not container.is_native or np.dtype(entry.dtype).isnative  # checksums belong to a byte order
-            if done is not None and is_kept and entry.sha256 in (digest for _, digest in done.checks[:1]):
+            if made is not None and is_kept and entry.sha256 in (digest for _, digest in made.checks[:1]):
                 leaves = read_leaves(path.rstrip("/") + SUFFIX, entry)
-                fields[name] = replace(entry, file=os.path.basename(target), key=done.checks[0][0].strip("/"), leaves=leaves)
+                fields[name] = replace(entry, file=os.path.basename(target), key=made.checks[0][0].strip("/"), leaves=leaves)
     return Manifest(fields, written_by()) if fields else None
 
 
@@ -160,22 +170,27 @@ def fingerprint(path: str) -> list[int]:
 class _Conversion:
     """One run, from nothing or from the state of an interrupted run."""
 
-    def __init__(self, source: TreeSource, container: Container, journal: TreeJournal, limit: int, report: ProgressCall) -> None:
+    def __init__(self, source: TreeSource, container: Container, journal: Journal, limit: int, report: ProgressCall) -> None:
         self._source, self._container, self._journal = source, container, journal
         self._limit, self._report = limit, report
 
     def run(self) -> None:
-        """Leave a verified partial target, and a journal that says so."""
+        """Leave a verified partial target, and all objects in the record of the journal."""
         if not self._resumed():
             self._start_again()
-        self._journal.rewrite()
 
     def _start_again(self) -> None:
         """Write objects that read back differently by another method, from the beginning; skip objects that still differ."""
         suspects: Suspects = {}
+        output = self._journal.output
         for _ in range(_MOST_ATTEMPTS):
-            self._journal.discard()
-            self._journal.begin()
+            discard(output)
+            if os.path.lexists(f"{output.path}.replaced"):
+                raise TargetExistsError(
+                    f"{output.path}.replaced exists, where an old target would be put meanwhile. Move it away first."
+                )
+            self._journal.record = TreeRecord()
+            self._journal.rewrite()
             wrong = self._attempt(suspects)
             if not wrong:
                 return
@@ -183,17 +198,17 @@ class _Conversion:
                 suspects.setdefault(path, []).append(why)
         path, why = next(iter(wrong.items()))
         raise DamagedFileError(
-            f"{self._journal.partial}: {path}: {why}. Each time that it was written, it was other objects that did not read back. "
+            f"{output.partial}: {path}: {why}. Each time that it was written, it was other objects that did not read back. "
             "Either the disk or the memory of this machine is at fault, or something writes to the source meanwhile; convert again "
             "with resume=False (--no-resume)."
         )
 
     def _resumed(self) -> bool:
         """Return False if no run was interrupted, or if its target is unusable, as an HDF5 file that was being changed is."""
-        if not self._journal.done:
+        if self._journal.record is None or not self._journal.record.done:
             return False
         try:
-            with step(f"going on with {self._journal.partial}"):
+            with step(f"going on with {self._journal.output.partial}"):
                 return not self._attempt({})
         except (WriteError, DamagedFileError, StateMismatchError, InvalidValueError) as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno:
@@ -204,37 +219,38 @@ class _Conversion:
         """Write all objects, and return those that read back differently, with the difference."""
         method = self._write(suspects)
         wrong: dict[str, str] = {}
-        with contextlib.closing(self._container.open(self._journal.partial, "", True)) as written:  # no links lead out of it
+        with contextlib.closing(self._container.open(self._journal.output.partial, "", True)) as written:  # no links lead out of it
             for node in self._source.walk():
-                done = self._journal.done[node.path]
+                done = self._journal.record.done[node.path]
                 if done.rows[0].is_lost and not done.checks:
                     continue
                 try:
-                    with step(f"reading back {node.path} of {self._journal.partial}"):
+                    with step(f"reading back {node.path} of {self._journal.output.partial}"):
                         wrong |= method.differences(node, done, written)
                 except Exception as error:  # as while objects are copied
                     wrong[node.path] = f"its copy cannot be read back: {row_of_error(node, error).how}"
         return wrong
 
     def _write(self, suspects: Suspects) -> CopyMethod:
-        journal = self._journal
+        journal, record = self._journal, self._journal.record
         assert self._container.create is not None, "a target is of a container that is written"
-        with contextlib.closing(self._container.create(journal.partial, self._source)) as target:
+        with contextlib.closing(self._container.create(journal.output.partial, self._source)) as target:
             method = copy_method(self._source, target, self._limit, suspects=suspects)
             for node in self._source.walk():
-                if node.path in journal.done:
-                    method.note(journal.done[node.path])
+                if node.path in record.done:
+                    method.note(record.done[node.path])
                     continue
                 done = method.convert(node)
                 for row in done.rows:
                     self._report(row)
-                if journal.add(done):
+                record.add(done)
+                if journal.is_due(sum(row.nbytes for row in done.rows)):
                     target.commit()
-                    journal.commit()
+                    journal.write()
             target.commit()
-            journal.commit()
-            for done in method.finish(journal.done):
-                journal.done[done.path] = done
+            journal.write()
+            for done in method.finish(record.done):
+                record.done[done.path] = done
             target.commit()
         return method
 

@@ -9,7 +9,7 @@ from ...formats.registry import PARTIAL
 from ...formats.tree_contract import Attribute, Kind, Node, TreeSource, inside
 from ...formats.tree_in_memory import Entry
 from ..convert.tree_copies import copy_method
-from ..convert.tree_journal import Done
+from ..convert.tree_record import Done
 from ..convert.tree_report import COPIED
 from .objects import NPY, Archive, Objects, Trees, add_archive, array_of, layouts_of, values_of
 
