@@ -17,7 +17,6 @@ _CHANNELS = 512  # channels looked at together: a slice of thousands would hold 
 _MOST_CHANNELS = 8192  # the same where a block has few values of each channel in any case: then calls are what costs
 _SMALL = 255  # values of 8 bits, and their differences
 _EXACT = 256  # squares of these: 256 * 255**2 < 2**24
-_MANY_BORDERS = 64  # with an episode for fewer samples than this, samples are gathered
 SCRATCH_NBYTES = 4 << 20  # most private memory that `update` uses beside the block, whatever the block's size
 
 
@@ -315,24 +314,17 @@ class DifferenceStatistics:
             return
         if self._last is not None and (not starts or starts[0] > 0):
             self.statistics.update_differences(block[:1], self._last, channel_axis)
-        borders = [start for start in starts if 0 < start < len(block)]
-        if len(borders) * _MANY_BORDERS < len(block) or block[0].size > _SLICE:
-            for first, stop in itertools.pairwise([0, *borders, len(block)]):
-                if stop - first > 1:
-                    self.statistics.update_differences(block[first + 1 : stop], block[first : stop - 1], channel_axis)
-        else:
-            self._update_many(block, borders, channel_axis)
-        self._last = block[-1:].copy()
-
-    def _update_many(self, block: Array, borders: Sequence[int], channel_axis: int | None) -> None:
-        """Take in episodes of a few samples each by gathering the samples that have one before them: a call for each would cost."""
         follows = np.ones(len(block), np.bool_)
-        follows[[0, *borders]] = False
-        later = np.flatnonzero(follows)
+        follows[[start for start in starts if start < len(block)]] = False
         step = max(1, _SLICE // max(1, block[0].size))
-        for at in range(0, len(later), step):
-            some = later[at : at + step]
-            self.statistics.update_differences(block[some], block[some - 1], channel_axis)
+        for at in range(1, len(block), step):
+            later, kept = block[at : at + step], follows[at : at + step]
+            earlier = block[at - 1 : at - 1 + len(later)]
+            if not kept.all():  # a copy of at most `_SLICE` elements of each
+                later, earlier = later[kept], earlier[kept]
+            if len(later):
+                self.statistics.update_differences(later, earlier, channel_axis)
+        self._last = block[-1:].copy()
 
 
 def _texts(values: Array) -> list[Any]:

@@ -1,32 +1,18 @@
-"""The cost of ingesting: every epoch from the source, against once through the source and then from the store."""
+"""The cost of training from the source in every epoch, and of ingesting once and training from the store."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from .errors import InvalidValueError
-
 
 @dataclass(frozen=True)
 class IngestCost:
-    """Four durations, all in one unit of your choice.
-
-    Attributes
-    ----------
-    prepare : to read, decode and augment all samples from the source, once; without a store every epoch pays it
-    ingest : to prepare them and write them to the store, once for all epochs
-    read : to read all samples from the store; every epoch pays it
-    train : of one epoch's training itself; both ways pay it, so it changes both totals and neither the difference nor `pays_from`
-
-    A hypothetical data set: serialising takes 4 hours, augmenting 2 and reading 1, an epoch of training 1.5, and there are 15:
+    """Durations in one unit: to `prepare` all samples from the source, to `ingest` them, to `read` them from the store, to `train`.
 
     >>> cost = IngestCost(prepare=4 + 2 + 1, ingest=4 + 2 + 1, read=1, train=1.5)
     >>> cost.from_source(15), cost.from_store(15), cost.pays_from
     (127.5, 44.5, 2)
-
-    Reading from the store as slowly as from the source never pays:
-
     >>> IngestCost(prepare=3, ingest=4, read=3).pays_from is None
     True
     """
@@ -35,11 +21,6 @@ class IngestCost:
     ingest: float
     read: float
     train: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not (math.isfinite(value) and value >= 0):
-                raise InvalidValueError(f"{name}={value!r} is no duration; expected a number that is not negative.")
 
     def from_source(self, epochs: int) -> float:
         """Return `(prepare + train) * epochs`."""
@@ -53,6 +34,4 @@ class IngestCost:
     def pays_from(self) -> int | None:
         """The first number of epochs with which ingesting takes less time in all; None if no number is enough."""
         saved = self.prepare - self.read
-        if saved <= 0:
-            return None
-        return math.floor(self.ingest / saved) + 1
+        return math.floor(self.ingest / saved) + 1 if saved > 0 else None

@@ -113,7 +113,7 @@ class AnnotatedImages(ImageSamples):
         parsed: dict[str, Annotation] = {}
         for name in needed:
             with skipping_broken(skip_broken):
-                parsed[name] = read_annotation(folders.annotation_path(name), first_pixel, clip_boxes)
+                parsed[name] = read_annotation(folders.annotations[name], first_pixel, clip_boxes)
         pairs = folders.pairs(names, lambda name: parsed[name].filename if name in parsed else "")
         numbers = category_numbers(categories, parsed)
         classes = tuple(numbers)
@@ -123,21 +123,20 @@ class AnnotatedImages(ImageSamples):
                 raise InvalidValueError(
                     f"background={background!r} is to be named {classes[-1]!r}, which is also a category. Give it another name."
                 )
-        broken = {number for number, pair in enumerate(pairs) if pair.annotation and pair.annotation not in parsed}
+        broken = {number for number, pair in enumerate(pairs) if pair.annotation and pair.name not in parsed}
         left_out = broken | folders.left_out(pairs, unmatched, broken)
         found = [None if number in left_out else parsed[pair.name] for number, pair in enumerate(pairs)]
-        read_too = [*map(folders.annotation_path, needed), *listing]
+        read_too = [*map(folders.annotations.__getitem__, needed), *listing]
         paths, values = [], []
         for pair, annotation in zip(pairs, found, strict=True):
-            told_by = folders.annotation_path(pair.name) if pair.annotation else ""
             # A skipped pair is listed by the file that is to blame.
-            paths.append(folders.image_path(pair.image) if pair.image and (annotation or not told_by) else told_by)
-            values.append(_label(annotation, numbers, bool(background), told_by) if annotation else 0)
+            paths.append((pair.image if annotation or not pair.annotation else pair.annotation) or "")
+            values.append(_label(annotation, numbers, bool(background), pair.annotation or "") if annotation else 0)
         listed = ListedImages(paths, np.array(values, np.int64), classes, frozenset(left_out), tuple(read_too), folders.others)
         super().__init__(
             listed, f"{folders.images_folder} with {folders.annotations_folder}", form, labels, skip_broken, workers, None
         )
-        self._add_boxes(found, [folders.annotation_path(pair.name) if pair.annotation else "" for pair in pairs], clip_boxes)
+        self._add_boxes(found, [pair.annotation or "" for pair in pairs], clip_boxes)
         self._arrange(wanted, False, True, folders.images_folder, source_field)
 
     def _add_boxes(self, found: Sequence[Annotation | None], paths: Sequence[str], clip: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ _NUMBER_BEHIND = re.compile(r"(.+?)\s+[+-]?[0-9]+")
 
 
 class Pair(NamedTuple):
-    """An image and its annotation by their names without suffix, below their folders; None for the one that is missing."""
+    """The paths of an image and its annotation, None for one that is missing, and their name."""
 
     name: str
     image: str | None
@@ -32,7 +32,7 @@ class PairedFolders:
 
     Attributes
     ----------
-    images, annotations : file, below its folder, by its name without suffix, with "/" between folders; in natural order
+    images, annotations : paths by name, as `by_name` returns them
     others : a text for each kind of other file in the folder of images
     """
 
@@ -46,12 +46,6 @@ class PairedFolders:
         self.annotations = by_name(annotations_folder, (name for name in files_below(annotations_folder) if _is_xml(name)))
         if not self.annotations:
             raise NotFoundError(f"{annotations_folder} holds no annotation (.xml), nor do the folders in it. Check the path.")
-
-    def image_path(self, name: str) -> str:
-        return os.path.join(self.images_folder, self.images[name])
-
-    def annotation_path(self, name: str) -> str:
-        return os.path.join(self.annotations_folder, self.annotations[name])
 
     def all_names(self) -> list[str]:
         """Return the names of annotations, and of images without an annotation of their name."""
@@ -95,11 +89,11 @@ class PairedFolders:
         for name, image in images.items():
             if image is not None and taken.setdefault(image, name) != name:
                 raise InvalidValueError(
-                    f"{self.annotation_path(taken[image])} and {self.annotation_path(name)} both belong to "
-                    f"{self.image_path(image)}. Every image has one annotation: rename or remove one."
+                    f"{self.annotations[taken[image]]} and {self.annotations[name]} both belong to {self.images[image]}. "
+                    "Every image has one annotation: rename or remove one."
                 )
         return [
-            Pair(name, images[name], name) if name in images else Pair(name, name, None)
+            Pair(name, self.images.get(images.get(name, name) or ""), self.annotations.get(name))
             for name in names
             if name in images or name not in taken
         ]
@@ -117,13 +111,11 @@ class PairedFolders:
 
     def left_out(self, pairs: Sequence[Pair], unmatched: str, broken: Container[int]) -> set[int]:
         """Return the numbers of incomplete pairs, if `unmatched` skips them. The image of a `broken` annotation is unknown."""
-        without_image = [number for number, pair in enumerate(pairs) if pair.image is None and number not in broken]
-        without_annotation = [number for number, pair in enumerate(pairs) if pair.annotation is None]
-        annotations = [self.annotation_path(pairs[number].name) for number in without_image]
-        _require_pairs(annotations, len(self.annotations), "annotations", f"image in {self.images_folder}", unmatched)
-        images = [self.image_path(pairs[number].name) for number in without_annotation]
-        _require_pairs(images, len(self.images), "images", f"annotation in {self.annotations_folder}", unmatched)
-        return {*without_image, *without_annotation}
+        annotations = {number: each.annotation for number, each in enumerate(pairs) if each.image is None and number not in broken}
+        images = {number: each.image for number, each in enumerate(pairs) if each.annotation is None}
+        _require_pairs(annotations.values(), len(self.annotations), "annotations", f"image in {self.images_folder}", unmatched)
+        _require_pairs(images.values(), len(self.images), "images", f"annotation in {self.annotations_folder}", unmatched)
+        return {*annotations, *images}
 
 
 def with_masks(listed: ListedImages, folder: str, masks_folder: str, unmatched: str) -> tuple[ListedImages, list[str]]:
@@ -133,7 +125,6 @@ def with_masks(listed: ListedImages, folder: str, masks_folder: str, unmatched: 
     """
     others = PassedOver()
     masks = by_name(masks_folder, images_among(files_below(masks_folder, others), masks_folder, others))
-    masks = {name: os.path.join(masks_folder, file) for name, file in masks.items()}
     names = [os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/") for path in listed.paths]
     left_out = [number for number, name in enumerate(names) if name not in masks]
     alone = [masks[name] for name in sorted(set(masks) - set(names))]
@@ -147,23 +138,25 @@ def with_masks(listed: ListedImages, folder: str, masks_folder: str, unmatched: 
     return replace(listed, left_out=frozenset(left_out), read_too=read_too, others=words), paths
 
 
-def _require_pairs(lacking: Sequence[str], count: int, kind: str, other: str, unmatched: str) -> None:
+def _require_pairs(lacking: Collection[str | None], count: int, kind: str, other: str, unmatched: str) -> None:
     """Raise NotFoundError if some of `count` files of a kind lack the other, unless `unmatched` skips them."""
     if lacking and unmatched not in ("skip", f"skip-{kind}"):
         raise NotFoundError(
-            f"{len(lacking)} of {count} {kind} have no {other}; the first is {lacking[0]}. "
+            f"{len(lacking)} of {count} {kind} have no {other}; the first is {next(iter(lacking))}. "
             f"Check the folders, or skip them with unmatched='skip-{kind}' (--unmatched)."
         )
 
 
 def by_name(folder: str, files: Iterable[str]) -> dict[str, str]:
-    """Return files below a folder by their names without suffix, with "/" between folders, in natural order."""
+    """Return the paths of files below a folder by name there, without suffix and with "/" between folders, in natural order."""
     found: dict[str, str] = {}
     for file in sorted(files, key=natural):
         name = os.path.splitext(file)[0].replace(os.sep, "/")
         if name in found:
-            raise InvalidValueError(f"{folder} holds {found[name]} and {file}: which of them is {name}? Rename or remove one.")
-        found[name] = file
+            raise InvalidValueError(
+                f"{folder} holds {os.path.relpath(found[name], folder)} and {file}: which of them is {name}? Rename or remove one."
+            )
+        found[name] = os.path.join(folder, file)
     return found
 
 
