@@ -122,7 +122,6 @@ def save_picture(path: Path, trained: Trained) -> tuple[int, int]:
             f"input: the last of the {HISTORY} frames that the model sees; truth: the frame that came; prediction: of the model",
             f"difference: truth - prediction, and truth - input if the input is repeated, x{_AMPLIFIED}; black is exact",
         ],
-        bars=(),
         row_names=_ROWS,
         cells=columns,
         captions=[(name, "") for name, *_ in trained.shown],

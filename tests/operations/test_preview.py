@@ -16,7 +16,7 @@ from mmapstore.cli import main
 from mmapstore.operations.preview import preview
 from mmapstore.operations.preview.arrangement import MARGIN, Arrangement, Scale, columns_for, longest_side
 from mmapstore.operations.preview.colours import NAN_COLOUR, change, grey, most_change, range_of, reduced, rgb
-from mmapstore.operations.preview.selection import Choice, numbers_to_show
+from mmapstore.operations.preview.selection import numbers_to_show
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, OutOfRangeError, WriteError
 from mmapstore.plain.manifest import ArrayManifest, Manifest
 
@@ -59,34 +59,37 @@ def test_nothing_overlaps(picture: tuple[int, int], panels: int, cells: int, row
     assert longest_side(cells, panels) * panels <= 1200
 
 
-@given(st.integers(1, 40), st.sets(st.integers(0, 39)))
-def test_choice(total: int, left_out: set[int]) -> None:
-    without = sorted(number for number in left_out if number < total)
-    choice = Choice(total, np.array(without, np.int64))
+NONE = np.zeros(0, np.int64)
+
+
+@given(st.integers(1, 40), st.sets(st.integers(0, 39)), st.integers(1, 50))
+def test_what_is_left_out_is_never_shown(total: int, left_out: set[int], wanted: int) -> None:
+    last = np.array(sorted(number for number in left_out if number < total), np.int64)
     kept = [number for number in range(total) if number not in left_out]
-    assert len(choice) == len(kept)
-    assert [choice.number(place) for place in range(len(kept))] == kept
-    assert [number for number in range(-2, total + 2) if choice.holds(number)] == kept
+    if kept:
+        assert numbers_to_show("0:40", None, 0, total, last) == kept
+    drawn = numbers_to_show(None, wanted, 1, total, last)
+    assert drawn == sorted(set(drawn)) and set(drawn) <= set(kept) and len(drawn) == min(wanted, len(kept))
 
 
 def test_what_is_asked_for() -> None:
-    choice = Choice(10**12, np.zeros(0, np.int64))
-    assert numbers_to_show(None, None, 0, choice) == list(range(16))
-    assert numbers_to_show("-3:", None, 0, choice) == [10**12 - 3, 10**12 - 2, 10**12 - 1]
-    assert numbers_to_show([4, 2], None, 0, choice) == [4, 2]
-    random = numbers_to_show(None, 5, 1, choice)
-    assert random == sorted(set(random)) == numbers_to_show(None, 5, 1, choice) != numbers_to_show(None, 5, 2, choice)
+    assert numbers_to_show(None, None, 0, 10**12, NONE) == list(range(16))
+    assert numbers_to_show("-3:", None, 0, 10**12, NONE) == [10**12 - 3, 10**12 - 2, 10**12 - 1]
+    assert numbers_to_show([4, 2], None, 0, 10**12, NONE) == [4, 2]
+    random = numbers_to_show(None, 5, 1, 10**12, NONE)
+    assert random == sorted(set(random)) == numbers_to_show(None, 5, 1, 10**12, NONE)
+    assert random != numbers_to_show(None, 5, 2, 10**12, NONE)
     for samples, message in (("x", "is not understood"), ("1:2:3:4", "is not understood"), ("0:10:0", "is not understood")):
         with pytest.raises(InvalidValueError, match=message):
-            numbers_to_show(samples, None, 0, choice)
+            numbers_to_show(samples, None, 0, 10**12, NONE)
     with pytest.raises(InvalidValueError, match="are too many for one picture"):
-        numbers_to_show(":", None, 0, choice)
+        numbers_to_show(":", None, 0, 10**12, NONE)
     with pytest.raises(InvalidValueError, match="give one of them"):
-        numbers_to_show("0:3", 3, 0, choice)
+        numbers_to_show("0:3", 3, 0, 10**12, NONE)
     with pytest.raises(OutOfRangeError, match="there is no sample 10 to show"):
-        numbers_to_show("10", None, 0, Choice(10, np.zeros(0, np.int64)))
+        numbers_to_show("10", None, 0, 10, NONE)
     with pytest.raises(OutOfRangeError, match="holds no sample to show"):
-        numbers_to_show("10:12", None, 0, Choice(10, np.zeros(0, np.int64)))
+        numbers_to_show("10:12", None, 0, 10, NONE)
 
 
 def test_colours() -> None:
@@ -179,8 +182,8 @@ def test_nan_and_ranges_are_stated(tmp_path: Path) -> None:
     array[2, 0, 3:6, 3:6] = np.nan
     pixels, made = drawn(tmp_path, array)
     assert has(pixels, NAN_COLOUR)
-    assert made.lines[1] == "values: percentiles 1 to 99 of what is shown"
-    low, high = (float(word) for word in made.lines[3].removeprefix("values, channel 1: ").split(" to "))
+    assert made.lines[1] == "values, from black to white: percentiles 1 to 99 of what is shown" and made.lines[-1] == "pink: NaN"
+    low, high = (float(word) for word in made.lines[2].partition("channel 1 ")[2].split(" to "))
     assert 100 <= low < 100.1 and 100.9 < high <= 101
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
@@ -14,12 +13,10 @@ from ...plain.errors import InvalidValueError
 from ...plain.memory_budget import MemoryPlan, parse_bytes
 from . import colours, sheet
 from .arrangement import columns_for
-from .colours import Array, Picture, Range
-from .selection import Choice, Look, captions, numbers_to_show, picture_field
+from .colours import Array, Picture
+from .selection import Look, captions, numbers_to_show, picture_field, without_next_frame
 
-_Shown = TypeVar("_Shown", Range, float)
 _BOOKKEEPING = 24 << 20  # Pillow, fonts, and what malloc rounds up
-_BAR_STEPS = 132
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,8 @@ def preview(
     sheet.pillow()
     dataset = open_dataset(name, layout=layout, mapped=False)
     shown_field = picture_field(dataset, field)
-    numbers = numbers_to_show(samples, random, seed, Choice.of(dataset, next_frame))
+    last = without_next_frame(dataset) if next_frame else np.zeros(0, np.int64)
+    numbers = numbers_to_show(samples, random, seed, len(dataset), last)
     shown = dataset[shown_field]
     reader = shown.readers[shown_field]
     rows = 3 if next_frame else 1
@@ -104,21 +102,19 @@ def preview(
     advice = "Show fewer samples, or give a larger max_memory= (--max-memory)."
     MemoryPlan(plan).require(budget, f"A preview of {name}", advice)
     frames = [np.stack([look.tile(shown[number + step]) for number in numbers]) for step in range(1 + next_frame)]
-    cells, bars, words = _painted(look, frames)
+    cells, words = _painted(look, frames)
     facts = f"{len(dataset):,} samples of {shown.shape[1:]} {shown.dtype}, {shown.layout}"
-    lines = [f"{facts}; shown: {', '.join([_shown_words(numbers, random, seed), *look.words()])}", words]
+    lines = [f"{facts}; shown: {', '.join([_shown_words(numbers, random, seed), *look.words()])}", *words]
     made = sheet.Sheet(
         title=f"{os.path.basename(name.rstrip('/'))}{f', field {shown_field}' if len(dataset.fields) > 1 else ''}",
         lines=lines,
-        bars=bars,
         row_names=("frame", "next", "change") if next_frame else (),
         cells=cells,
         captions=captions(dataset, shown_field, numbers, dataset.notes),
         columns=columns_for(look.scale.size, look.panels, len(numbers), rows, columns),
-        has_nan=any(bool(np.isnan(each).any()) for each in frames),
     )
     width, height = sheet.save(made, target)
-    return Preview(target, width, height, tuple(numbers), (*lines, *(f"{bar.name}: {bar.low} to {bar.high}" for bar in bars)))
+    return Preview(target, width, height, tuple(numbers), tuple(lines))
 
 
 def _shown_words(numbers: list[int], at_random: int | None, seed: int) -> str:
@@ -129,8 +125,8 @@ def _shown_words(numbers: list[int], at_random: int | None, seed: int) -> str:
     return f"{len(numbers)} chosen" if len(numbers) > 6 else ", ".join(map(str, numbers))
 
 
-def _painted(look: Look, frames: list[Array]) -> tuple[list[list[list[Picture]]], list[sheet.Bar], str]:
-    """Return the panels of each row of each sample, legends, and the ranges in words.
+def _painted(look: Look, frames: list[Array]) -> tuple[list[list[list[Picture]]], list[str]]:
+    """Return the panels of each row of each sample, and in words the ranges of their colours.
 
     `frames` are (samples, channels, height, width) values, and the same of the next frames, if these are shown.
     """
@@ -142,31 +138,22 @@ def _painted(look: Look, frames: list[Array]) -> tuple[list[list[list[Picture]]]
         return [colours.rgb(part, shown) if look.colour else colours.grey(part[0], shown) for part, shown in parts]
 
     cells = [[panels(frame[sample]) for frame in frames] for sample in range(len(frames[0]))]
-    words = f"values: {', '.join(dict.fromkeys(shown.why for shown in ranges))}"
-    bars = _bars(ranges, "values", _range_bar)
+    words = [f"values, from black to white: {', '.join(dict.fromkeys(shown.why for shown in ranges))}"]
+    words.append("values: " + _by_channel([f"{shown.low:.4g} to {shown.high:.4g}" for shown in ranges]))
     if len(frames) == 2:
         with np.errstate(invalid="ignore"):
             steps = [(frames[1][:, group][:, :3] - frames[0][:, group][:, :3]).mean(axis=1) for group in groups]
         most = [colours.most_change(step) for step in steps]
-        words += f"; change: {'mean of the channels, ' if look.colour else ''}up to percentile 99 of its size"
-        bars += _bars(most, "change", _change_bar)
         for sample, rows in enumerate(cells):
             rows.append([colours.change(step[sample], size) for step, size in zip(steps, most, strict=True)])
-    return [[[colours.enlarged(each, look.scale.up) for each in row] for row in rows] for rows in cells], bars, words
+        mean = "mean of the channels, " * look.colour
+        words.append(f"change, from blue over grey to orange: {mean}up to percentile 99 of its size")
+        words.append("change: " + _by_channel([f"-{size:.4g} to +{size:.4g}" for size in most]))
+    if any(bool(np.isnan(each).any()) for each in frames):
+        words.append("pink: NaN")
+    return [[[colours.enlarged(each, look.scale.up) for each in row] for row in rows] for rows in cells], words
 
 
-def _bars(shown: list[_Shown], name: str, bar: Callable[[_Shown, str], sheet.Bar]) -> list[sheet.Bar]:
-    """Return a legend for each channel, or one if all are alike."""
-    if len(set(shown)) == 1:
-        return [bar(shown[0], name)]
-    return [bar(each, f"{name}, channel {number}") for number, each in enumerate(shown)]
-
-
-def _range_bar(shown: Range, name: str) -> sheet.Bar:
-    ramp = np.linspace(shown.low, shown.high, _BAR_STEPS)[None]
-    return sheet.Bar(colours.grey(ramp, shown), f"{shown.low:.4g}", f"{shown.high:.4g}", name)
-
-
-def _change_bar(most: float, name: str) -> sheet.Bar:
-    ramp = np.linspace(-most, most, _BAR_STEPS)[None]
-    return sheet.Bar(colours.change(ramp, most), f"{-most:.4g}" if most else "0", f"+{most:.4g}" if most else "0", name)
+def _by_channel(ranges: list[str]) -> str:
+    """Return the range of each channel, or one if all are alike."""
+    return ranges[0] if len(set(ranges)) == 1 else "; ".join(f"channel {number} {each}" for number, each in enumerate(ranges))

@@ -20,70 +20,43 @@ MOST_SAMPLES = 400
 _MOST_PANELS = 8  # channels side by side
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The samples that can be shown: all of `total` but those in `left_out`, which rise.
+def numbers_to_show(samples: str | Sequence[int] | None, at_random: int | None, seed: int, total: int, last: Array) -> list[int]:
+    """Return sample numbers: those of a range as text or of a list, or so many at random, or the first 16; without those in `last`.
 
-    >>> some = Choice(10, np.array([3, 9]))
-    >>> len(some), [some.number(place) for place in range(8)], some.holds(3), some.holds(4)
-    (8, [0, 1, 2, 4, 5, 6, 7, 8], False, True)
+    >>> [numbers_to_show(text, None, 0, 10, np.array([3])) for text in ("2:5", "8:", "7,1")]
+    [[2, 4], [8, 9], [7, 1]]
     """
-
-    total: int
-    left_out: Array
-
-    @classmethod
-    def of(cls, dataset: Dataset, next_frame: bool) -> Choice:
-        """Return all samples; with `next_frame` those with a next one in their episode.
-
-        Raises InvalidValueError if there is none, or if the order of samples is mixed.
-        """
-        if next_frame and dataset.mixed:
-            raise mixed_samples(dataset.name)
-        found = cls(len(dataset), dataset.episodes[1:] - 1 if next_frame else np.zeros(0, np.int64))
-        if not len(found):
-            raise InvalidValueError(
-                f"no sample of {dataset.name} has a next frame: every episode has one sample. Leave --next-frame out."
-            )
-        return found
-
-    def __len__(self) -> int:
-        return self.total - len(self.left_out)
-
-    def number(self, place: int) -> int:
-        before = self.left_out - np.arange(len(self.left_out))  # samples to be shown before each that is left out
-        return place + int(np.searchsorted(before, place, side="right"))
-
-    def holds(self, number: int) -> bool:
-        place = int(np.searchsorted(self.left_out, number))
-        return 0 <= number < self.total and number not in self.left_out[place : place + 1]
-
-
-def numbers_to_show(samples: str | Sequence[int] | None, at_random: int | None, seed: int, choice: Choice) -> list[int]:
-    """Return sample numbers: those of a range as text or of a list that can be shown, or so many at random, or the first 16.
-
-    >>> all_of_ten = Choice(10, np.zeros(0, np.int64))
-    >>> [numbers_to_show(text, None, 0, all_of_ten) for text in ("2:5", "8:", "7,1")]
-    [[2, 3, 4], [8, 9], [7, 1]]
-    """
+    left_out = set(last.tolist())
     if samples is not None and at_random is not None:
         raise InvalidValueError("samples and random both say what to show; give one of them.")
     if at_random is not None:
         if not 1 <= at_random <= MOST_SAMPLES:
             raise InvalidValueError(f"random={at_random} samples cannot be shown in one picture; expected 1 to {MOST_SAMPLES}.")
-        places = random.Random(seed).sample(range(len(choice)), min(at_random, len(choice)))
-        return [choice.number(place) for place in sorted(places)]
-    wanted = _wanted("0:16" if samples is None else samples, choice.total)
+        drawn = random.Random(seed).sample(range(total), min(total, at_random + len(left_out)))
+        return sorted([number for number in drawn if number not in left_out][:at_random])
+    wanted = _wanted("0:16" if samples is None else samples, total)
     if len(wanted) > MOST_SAMPLES:
         raise InvalidValueError(
             f"{len(wanted)} samples are too many for one picture; expected at most {MOST_SAMPLES}. "
             "Ask for fewer, or for some at random."
         )
-    found = [number for number in wanted if choice.holds(number)]
+    found = [number for number in wanted if number not in left_out]
     if not found:
-        what = ", and the last of an episode has no next frame" * bool(len(choice.left_out))
-        raise OutOfRangeError(f"samples={samples!r} holds no sample to show: they are counted from 0 to {choice.total - 1}{what}.")
+        what = ", and the last of an episode has no next frame" * bool(left_out)
+        raise OutOfRangeError(f"samples={samples!r} holds no sample to show: they are counted from 0 to {total - 1}{what}.")
     return found
+
+
+def without_next_frame(dataset: Dataset) -> Array:
+    """Return the last sample of each episode. Raises InvalidValueError if these are all, or if the order of samples is mixed."""
+    if dataset.mixed:
+        raise mixed_samples(dataset.name)
+    last: Array = dataset.episodes[1:] - 1
+    if len(last) == len(dataset):
+        raise InvalidValueError(
+            f"no sample of {dataset.name} has a next frame: every episode has one sample. Leave --next-frame out."
+        )
+    return last
 
 
 def _wanted(samples: str | Sequence[int], total: int) -> Sequence[int]:

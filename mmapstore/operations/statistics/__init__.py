@@ -57,7 +57,11 @@ class FieldStatistics:
     @property
     def change(self) -> float | None:
         """Mean squared x[t+1] - x[t]: the error of a model that predicts no change. None where it is not finite."""
-        return _mean_square(self.differences) if self.differences.channels else None
+        found, count = self.differences, self.differences.count
+        if not found.channels or not count.sum():
+            return None
+        mean = float((np.where(count > 0, found.mean**2 + found.std**2, 0) * count).sum() / count.sum())
+        return mean if np.isfinite(mean) else None
 
     def keras_line(self) -> str:
         """The layer that brings these values to mean 0 and variance 1; "" where they have no finite mean."""
@@ -172,9 +176,7 @@ def _from_manifest(
     each: Described | None, samples: int, is_ordered: bool
 ) -> tuple[tuple[ChannelStatistics, ChannelStatistics, str] | None, str]:
     """Return values, differences (of ordered samples) and their origin; or None, and the reason why the manifest has none."""
-    if each is None or each.entry.statistics is None:
-        return None, ""
-    if each.entry.shape[0] != samples:
+    if each is None or each.entry.statistics is None or each.entry.shape[0] != samples:
         return None, ""
     if _changed_at(each.path) > Path(each.where).stat().st_mtime_ns:
         return None, ", which was changed after its manifest was written"
@@ -203,7 +205,13 @@ def _computed(
     axis = spec.layout.index("C") if "C" in spec.layout else None
     rows = Rows(path, spec.shape, spec.dtype, reader)
     together = rows.together(min(BLOCK_NBYTES, budget // 8), budget // 4)
-    _plan(rows, together).require(budget, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
+    plan = {
+        "blocks read": BLOCKS * together * rows.nbytes,
+        "decoding": rows.scratch_nbytes,
+        "statistics": 2 * SCRATCH_NBYTES + 2 * rows.nbytes,
+        "bookkeeping": BOOKKEEPING,
+    }
+    MemoryPlan(plan).require(budget, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
     values, differences = ChannelStatistics(), DifferenceStatistics()
     steps = [(at, min(at + together, stop)) for at in range(start, stop, together)]
     bar: Progress | None = None
@@ -223,23 +231,3 @@ def _computed(
         if bar is not None:
             bar.close()
     return values, differences.statistics if is_ordered else ChannelStatistics()
-
-
-def _plan(rows: Rows, together: int) -> MemoryPlan:
-    return MemoryPlan(
-        {
-            "blocks read": BLOCKS * together * rows.nbytes,
-            "decoding": rows.scratch_nbytes,
-            "statistics": 2 * SCRATCH_NBYTES + 2 * rows.nbytes,
-            "bookkeeping": BOOKKEEPING,
-        }
-    )
-
-
-def _mean_square(found: ChannelStatistics) -> float | None:
-    count = found.count
-    if not count.sum():
-        return None
-    squares = np.where(count > 0, found.mean**2 + found.std**2, 0)
-    mean = float((squares * count).sum() / count.sum())
-    return mean if np.isfinite(mean) else None
