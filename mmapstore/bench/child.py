@@ -1,12 +1,11 @@
 """One strategy in a process of its own: `python -m mmapstore.bench.child JSON` runs epochs of `fit` and prints their figures.
 
-The JSON has `strategy` (a name, or the path of a .py file), `task`, and may have `epochs`, `wait` and `prepare`.
+The JSON has `strategy` (a name, or the path of a .py file), `task` and `epochs`.
 TensorFlow is started, the packages that the strategy or the stored form needs are imported, and one step is trained on a batch in
 RAM; then comes the event "baseline": memory taken after it is the cost of the data. Each line on standard output is one JSON
 object with an `event`.
 
-With `wait` true a line is awaited on standard input after "baseline", so that the process is at rest while its memory is read.
-With `prepare` true nothing is trained: the strategy writes what has to exist beforehand.
+After "baseline" a line is awaited on standard input, so that the process is at rest while its memory is read.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ Say = Callable[..., None]
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl
 
 
-def train(strategy: strategies.Strategy, task: Task, epochs: int, say: Say, wait: bool) -> None:
+def train(strategy: strategies.Strategy, task: Task, epochs: int, say: Say) -> None:
     """Start the framework, take the baseline, and run the epochs. The first epoch counts from the call of `fit_arguments`."""
     # Also the packages that are imported only when the data is opened: zarr-python takes 11 MB, which is not the data.
     start_libraries((*strategy.requires, *strategies.libraries(task)))
     model = started_model(task)
-    baseline(say, wait)
+    baseline(say)
     begun, by_clock = time.perf_counter(), time.time()
     arguments = {"shuffle": False, **strategy.fit_arguments(task)}
     model.fit(**arguments, epochs=epochs, verbose=0, callbacks=[reporting(model, begun, by_clock, say)])
@@ -130,16 +129,10 @@ def reporting(model: Any, begun: float, by_clock: float, say: Say) -> Any:
 def main() -> None:
     asked = json.loads(sys.argv[1])
     say = channel()
-    if asked.get("wait"):
-        _end_with_parent()
-
+    _end_with_parent()
     try:
         strategy, task = strategies.load(asked["strategy"]), Task(**{**asked["task"], "shape": tuple(asked["task"]["shape"])})
-        if asked.get("prepare"):
-            assert strategy.prepare is not None
-            strategy.prepare(task)
-        else:
-            train(strategy, task, asked.get("epochs", 1), say, asked.get("wait", False))
+        train(strategy, task, asked["epochs"], say)
     except Exception as error:
         say("failed", why=in_a_line(error))
         raise SystemExit(1) from error
@@ -158,11 +151,11 @@ def channel() -> Say:
     return say
 
 
-def baseline(say: Say, wait: bool = True) -> None:
+def baseline(say: Say) -> None:
     """Stay at rest while the memory of this process is read from outside."""
     give_back_free_memory()
     say("baseline")
-    if wait and not sys.stdin.readline():
+    if not sys.stdin.readline():
         raise SystemExit("the process that started this one has ended")
 
 

@@ -20,7 +20,7 @@ from ..formats.registry import split_inside
 from ..plain.errors import InvalidValueError, MissingPackageError
 from ..plain.memory_budget import format_bytes
 from .checksum import RECORD
-from .contract import FORMS, Task
+from .contract import Task
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = {"next": "float32", "labelled": "uint8", "images": "uint8"}
@@ -46,7 +46,7 @@ def generated(
     Samples of "next" are float32 (3, 50, 50), of "labelled" uint8 (3, 64, 64) in 10 classes, or of another `dtype`, and of
     "images" JPEGs of 128 x 128 pixels. HDF5 and Zarr are converted from the .npy, which is made too.
 
-    Raises InvalidValueError for an unknown kind or form, or data too small for two batches; WriteError.
+    Raises InvalidValueError for data too small for two batches; WriteError.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -63,15 +63,14 @@ def generated(
         if not (home / RECORD).exists():
             write_text_atomically(home / RECORD, json.dumps({}))
     labels = np.random.default_rng(seed).integers(0, _CLASSES, samples)
-    path, label_path = home / "data.npy", home / "labels.npy"
+    path = home / "data.npy"
     if kind == "images":
-        path = home / "images"
-        _keep(path, lambda partial: _write_images(partial, shape, labels, seed))
+        _keep(home / "images", lambda partial: _write_images(partial, shape, labels, seed))
     else:
         blocks = _blocks(shape, chosen, labels if kind == "labelled" else None, samples, seed)
         _keep(path, lambda partial: _write_npy(partial, (samples, *shape), chosen, blocks))
     if kind == "labelled":
-        _keep(label_path, lambda partial: _write_npy(partial, labels.shape, labels.dtype, iter([labels])))
+        _keep(home / "labels.npy", lambda partial: _write_npy(partial, labels.shape, labels.dtype, iter([labels])))
     if form in _COMPRESSED and not Path(split_inside(task.path)[0]).exists():
         import mmapstore as mm
 
@@ -88,17 +87,7 @@ def planned(
     >>> planned("next", "h5-gzip", 3_000_000, "data").path
     'data/next-float32-100-seed0/h5-gzip.h5::/data'
     """
-    if kind not in _SHAPES:
-        raise InvalidValueError(f"kind={kind!r} is not generated; expected one of {', '.join(map(repr, _SHAPES))}.")
-    possible = ["folder"] if kind == "images" else ["npy", *_COMPRESSED]
-    if form not in possible:
-        words = ", ".join(f"{name!r} ({FORMS[name]})" for name in possible)
-        raise InvalidValueError(f"form={form!r} is not made for {kind!r}; expected one of {words}.")
     shape, chosen = _SHAPES[kind], np.dtype(dtype or DTYPES[kind])
-    if (kind == "images" and chosen != np.uint8) or chosen.name not in ("uint8", "float32", "float64"):
-        raise InvalidValueError(
-            f"dtype={dtype!r} is not made for {kind!r}; expected 'uint8' or, but for images, 'float32' or 'float64'."
-        )
     sample = int(np.prod(shape)) * chosen.itemsize
     samples = nbytes // sample
     if samples < 2 * batch:

@@ -75,7 +75,6 @@ FIRST = Column(("first", "batch"), "from the call that opens the data to the beg
 OUTCOME = Column(("outcome", ""), "killed: by the limit", words=True)
 SHARE = Column(("of its", "speed"), "throughput / that of the same strategy on the same data without a limit")
 GROWTH = Column(("per byte", "more"), "private memory for each byte of data more, from the smallest run to the largest")
-GROUP = Column(("group's", "own count"), "anonymous memory at its peak as the control group counts it, the framework in it")
 
 
 def sections(report: Report) -> list[Section]:
@@ -123,7 +122,6 @@ def _measured(report: Report, rows: Sequence[Row]) -> Section:
 
 def _limited(report: Report, rows: Sequence[Row]) -> Section:
     _, _, limit, by = derived.limit_of(rows[0])
-    in_group = any(row.group_anonymous is not None for row in report.limited)
     killed = derived.proof(rows)
     unlimited = {(*variant_of(row), *data_of(row)): rate(row) for row in report.rows}
     lines = []
@@ -131,7 +129,6 @@ def _limited(report: Report, rows: Sequence[Row]) -> Section:
         speed, free = rate(row), unlimited.get((*variant_of(row), *data_of(row)))
         share = f"{speed / free:.2f}" if speed and free else "-"
         cells = [row.outcome, format_seconds(derived.epoch_seconds(row)), speed_words(speed), share]
-        cells += [bytes_words(row.group_anonymous)] if in_group else []
         # Without a proof each row says so in `why`, and the line above them says it once.
         lines.append(_line(row, (title(row.strategy), row.form, _private(row)), cells, row.why if killed else ""))
     worth = (
@@ -144,7 +141,7 @@ def _limited(report: Report, rows: Sequence[Row]) -> Section:
     return Section(
         f"Under a hard limit of {format_bytes(limit)}",
         (_task_words(report, rows[0]), f"Limited by: {by}{swap}; the framework is in it. {worth}"),
-        (*columns, *([GROUP] if in_group else [])),
+        columns,
         tuple(lines),
     )
 

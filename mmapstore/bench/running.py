@@ -29,6 +29,7 @@ from ..formats.registry import split_inside
 from ..plain.errors import MissingPackageError
 from ..plain.memory_budget import format_bytes
 from . import checksum, strategies
+from .child import in_a_line
 from .contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Row, Task, name_of
 from .instruments import limits
 from .instruments.calibration import calibrate
@@ -71,15 +72,17 @@ def run(
         return row
     with contextlib.suppress(MissingPackageError):
         row.predicted = chosen.private(task)
-    asked: dict[str, Any] = {"strategy": strategy, "task": asdict(task)}
-    row.why = _prepared(chosen, asked, timeout)
-    if row.why:
+    try:
+        if chosen.prepare is not None:
+            chosen.prepare(task)
+    except Exception as error:
+        row.why = f"its preparation failed: {in_a_line(error)}"
         return row
     expected = checksum.checksum(task)
     row.why = _cache_made(task, drop=cold or limit is not None)
     if row.why:
         return row
-    asked |= {"epochs": epochs, "wait": True}
+    asked = {"strategy": strategy, "task": asdict(task), "epochs": epochs}
 
     def take(event: dict[str, Any]) -> bool:
         match event["event"]:
@@ -92,12 +95,11 @@ def run(
         return row.outcome == FINISHED
 
     with limits.limited(limit) as under, Child([_CHILD, json.dumps(asked)], under.prefix) as child:
-        with Watch(child.number, beside=under.look) as watch:
+        with Watch(child.number) as watch:
             in_time = child.follow(take, timeout, watch)
         _judge(row, under, child, None if in_time else timeout, started=watch.baseline is not None)
     row.private, row.baseline = watch.private, watch.baseline
     row.file_backed, row.resident, row.disk_read = watch.file_backed, watch.resident, watch.disk_read
-    row.group_anonymous, row.group_file = under.anonymous, under.file
     row.looks = watch.looks
     return row
 
@@ -140,17 +142,6 @@ def instruments() -> dict[str, str]:
 
 
 # --- before it runs -----------------------------------------------------------------------------------------------------
-
-
-def _prepared(chosen: strategies.Strategy, asked: dict[str, Any], timeout: float) -> str:
-    """Have the strategy write what has to exist before training; return the reason why it could not, or ""."""
-    if chosen.prepare is None:
-        return ""
-    with Child([_CHILD, json.dumps({**asked, "prepare": True})]) as child:
-        if not child.follow(lambda event: False, timeout):
-            return f"its preparation was not done after {timeout:.0f} s"
-        why, code, _ = child.end()
-    return "" if code == 0 else f"its preparation failed: {why}"
 
 
 def _cache_made(task: Task, *, drop: bool) -> str:
@@ -269,8 +260,7 @@ def _judge(row: Row, under: limits.Limit, child: Child, given_up_after: float | 
     elif given_up_after is not None:
         row.outcome, row.why = GIVEN_UP, f"not finished after {given_up_after:.0f} s{stage}"
     elif under.killed(code, words):
-        row.outcome = KILLED
-        row.why = "the machine had no memory left" if row.limit is None else f"by the limit of {format_bytes(row.limit)}{stage}"
+        row.outcome, row.why = KILLED, f"by the limit of {format_bytes(row.limit or 0)}{stage}"
         if under.name == limits.DATA_LIMIT:
             row.why += f": {why}"
     else:

@@ -125,7 +125,7 @@ def full_report(looked: int = 8) -> Report:
         cut_short("from_generator(args=[memmap])", KILLED, private=508e6, seconds=2.9),
         cut_short("hand-written Sequence, shuffled", GIVEN_UP, "120 s", private=22e6, seconds=120),
         *(
-            row(name, nbytes=LARGE, private=private, rate=rate, group_anonymous=int(FRAMEWORK + private), disk_read=LARGE)
+            row(name, nbytes=LARGE, private=private, rate=rate, disk_read=LARGE)
             for name, private, rate in (
                 ("hand-written Sequence", 25e6, 0.62e9),
                 ("mmapstore to_tf", 11e6, 0.59e9),

@@ -79,7 +79,6 @@ def test_calibration_comes_to_what_was_taken():
     assert found[1] == pytest.approx(0, abs=3 * MB)
     assert found[2] == pytest.approx(HELD, abs=8 * MB)
     assert found[3] < SPIKE + 3 * MB  # how much of it is seen depends on what else the machine does
-    assert "looked every" in rows[3]["what"]
 
 
 @linux
@@ -101,9 +100,8 @@ def test_what_a_child_holds_is_measured_to_a_few_megabytes(monkeypatch, rollup):
 
 
 @linux
-def test_quick_looks_alone_see_a_peak_and_what_is_beside_it(monkeypatch):
-    seen = []
-    with Child(HOLD.format(nbytes=100 * MB)) as child, Watch(child.process.pid, beside=lambda: seen.append(watch.private)) as watch:
+def test_quick_looks_alone_see_a_peak(monkeypatch):
+    with Child(HOLD.format(nbytes=100 * MB)) as child, Watch(child.process.pid) as watch:
         monkeypatch.setattr(process_tree, "_FULL", 1000.0)
         watch.mark()
         assert child.ask() == "held"
@@ -111,7 +109,6 @@ def test_quick_looks_alone_see_a_peak_and_what_is_beside_it(monkeypatch):
         while watch.private < 98 * MB and time.monotonic() < until:
             time.sleep(0.01)
         assert watch.private == pytest.approx(100 * MB, abs=2 * MB)
-    assert seen[-1] > 97 * MB and len(seen) <= 110  # at new heights, not at every look
 
 
 @linux
@@ -228,20 +225,11 @@ def test_the_second_best_refuses_memory_and_not_a_map(tmp_path):
 
 
 @pytest.mark.skipif(limits.can_limit() != limits.CONTROL_GROUP, reason="no control group may be made here")
-def test_a_group_counts_its_own_memory_and_takes_what_is_in_it_along():
-    with limits.limited(None) as under:
-        child = subprocess.Popen(
-            [
-                *under.prefix,
-                sys.executable,
-                "-c",
-                "import time; a = bytearray(b'x') * 100_000_000; print(flush=True); time.sleep(60)",
-            ],
-            stdout=subprocess.PIPE,
-        )
+def test_a_group_takes_what_is_in_it_along():
+    with limits.limited(300 * MB) as under:
+        command = [*under.prefix, sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
         child.stdout.readline()
-        under.look()
-        assert under.anonymous == pytest.approx(105 * MB, abs=15 * MB)
         folder = under.folder
         assert folder.exists()
     assert child.wait(timeout=10) == -signal.SIGKILL
@@ -288,17 +276,10 @@ def test_a_folder_that_is_no_group_is_left_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_what_a_group_counts_and_whom_it_killed(tmp_path, version):
+def test_whom_a_group_killed(tmp_path, version):
     group = object.__new__(limits.ControlGroup)
     group.folder, group._unified = tmp_path, version == 2
-    stat = "anon 100\nfile 70\nshmem 20\n" if version == 2 else "rss 1\ntotal_rss 100\ntotal_cache 70\ntotal_shmem 20\n"
     events = tmp_path / ("memory.events" if version == 2 else "memory.oom_control")
-    (tmp_path / "memory.stat").write_text(stat)
-    group.look()
-    assert (group.anonymous, group.file) == (120, 50)
-    (tmp_path / "memory.stat").write_text(stat.replace("100", "60"))
-    group.look()
-    assert group.anonymous == 120
     events.write_text("oom 3\noom_kill 0\n")
     assert not group.killed(-signal.SIGKILL, "")
     events.write_text("oom 3\noom_kill 1\n")

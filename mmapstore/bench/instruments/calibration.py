@@ -82,12 +82,12 @@ def _measured(child: subprocess.Popen[str], watch: Watch) -> list[dict[str, Any]
 
     reader.readline()
     (anonymous, _), (private, mapped), (spike, _) = took("anonymous"), took("mapped"), took("spike")
-    held, short = format_bytes(HELD), f"{format_bytes(SPIKE)} for {_SPIKE_SECONDS * 1e3:.0f} ms; {watch.pace()}"
+    held = format_bytes(HELD)
     rows = [
         (f"private memory of {held} of anonymous memory", HELD, anonymous),
         (f"private memory of a mapped file of {held}, all of it read", 0, private),
         ("file-backed memory of the same", HELD, mapped),
-        (f"private memory of {short}", SPIKE, spike),
+        (f"private memory of {format_bytes(SPIKE)} for {_SPIKE_SECONDS * 1e3:.0f} ms", SPIKE, spike),
     ]
     names = ("what", "expected", "measured")
     return [dict(zip(names, row, strict=True)) | {"missed": row[1] - row[2]} for row in rows]

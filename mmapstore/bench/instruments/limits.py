@@ -44,16 +44,10 @@ class Limit:
 
     name = ""
     prefix: tuple[str, ...] = ()
-    anonymous: int | None = None  # bytes, the highest that the group counted
-    file: int | None = None
 
     def killed(self, code: int, text: str) -> bool:
         """Return True if the limit ended a process that returned `code` and whose last words were `text`."""
         return False
-
-    def look(self) -> None:
-        """Note the current count, if any."""
-        return
 
 
 class DataLimit(Limit):
@@ -67,19 +61,18 @@ class DataLimit(Limit):
 
 
 class ControlGroup(Limit):
-    """A group of its own below `parent`; `nbytes` None counts and does not limit. Raises OSError where it may not be made."""
+    """A group of its own below `parent`. Raises OSError where it may not be made."""
 
     name = CONTROL_GROUP
 
-    def __init__(self, parent: Path, nbytes: int | None) -> None:
+    def __init__(self, parent: Path, nbytes: int) -> None:
         self.folder = parent / f"{_NAME}{os.getpid()}-{next(_numbers)}"
         self.folder.mkdir()
         try:
             self._unified = (self.folder / "cgroup.controllers").exists()
             if not (self.folder / ("memory.max" if self._unified else "memory.limit_in_bytes")).exists():
                 raise PermissionError(f"{parent} does not share out memory")
-            if nbytes is not None:
-                self._limit(nbytes)
+            self._limit(nbytes)
         except OSError:
             self.remove()
             raise
@@ -113,16 +106,6 @@ class ControlGroup(Limit):
             return {}
         pairs = (line.split() for line in lines)
         return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
-
-    def look(self) -> None:
-        found = self._fields("memory.stat")
-        if self._unified:
-            anonymous, file, shared = (found.get(name, 0) for name in ("anon", "file", "shmem"))
-        else:
-            anonymous, file, shared = (found.get(name, 0) for name in ("total_rss", "total_cache", "total_shmem"))
-        if found:  # shared memory is counted with files, and cannot be taken back as they can
-            self.anonymous = max(self.anonymous or 0, anonymous + shared)
-            self.file = max(self.file or 0, file - shared)
 
     def killed(self, code: int, text: str) -> bool:
         found = self._fields("memory.events" if self._unified else "memory.oom_control")
@@ -224,23 +207,22 @@ def can_limit() -> str | None:
 
 @contextlib.contextmanager
 def limited(nbytes: int | None) -> Iterator[Limit]:
-    """Set the best limit there is; with None only count in a control group, where one may be made.
+    """Set the best limit there is; None sets none.
 
     On leaving, every process under it is killed and the group removed. Raises InvalidValueError where there is no limit.
     """
-    means = can_limit()
-    parent = _parent() if means == CONTROL_GROUP else None
-    if parent is not None:
+    means = None if nbytes is None else can_limit()
+    if nbytes is None:
+        yield Limit()
+    elif means == DATA_LIMIT:
+        yield DataLimit(nbytes)
+    elif means is not None and (parent := _parent()) is not None:
         group = ControlGroup(parent, nbytes)
         try:
             yield group
         finally:
             group.kill()
             group.remove()
-    elif nbytes is None:
-        yield Limit()
-    elif means == DATA_LIMIT:
-        yield DataLimit(nbytes)
     else:
         raise InvalidValueError(
             f"a limit of {nbytes} bytes was asked for, and {sys.platform} offers none that can be relied on. "

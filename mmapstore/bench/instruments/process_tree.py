@@ -14,7 +14,6 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -173,16 +172,10 @@ class Watch:
     """Watches the process `root` and all it starts, from a thread, for as long as it is open.
 
     `mark` takes the baseline: peaks and bytes read are counted from there. Where there is no /proc every figure is None.
-
-    Parameters
-    ----------
-    beside : called with every full look, and when private memory is at a new height, for what else is to be watched
     """
 
-    def __init__(self, root: int, beside: Callable[[], object] | None = None) -> None:
+    def __init__(self, root: int) -> None:
         self._root = root
-        self._beside = beside
-        self._beside_at = 0  # bytes of private memory at the highest when that was last called
         self._works = can_watch()
         self._by_rollup = method().startswith("Pss")
         self._processes: dict[int, _Process] = {}
@@ -195,7 +188,7 @@ class Watch:
         self._looks, self._kept = Thinned(_AFTER), Thinned(_BEFORE)
         self._marked: float | None = None
         self._peak = Look(0.0, 0, 0, 0)
-        self._quick_looks, self._quick_cost, self._full_looks, self._full_cost = 0, 0.0, 0, 0.0
+        self._full_looks = 0
         self._opened = time.perf_counter()
         self._lock = threading.Lock()
         self._done = threading.Event()
@@ -257,17 +250,6 @@ class Watch:
         zero = self._opened if self._marked is None else self._marked
         return [replace(look, seconds=round(look.seconds - zero, 4)) for look in self._kept.looks + self._looks.looks]
 
-    def pace(self) -> str:
-        """Return the interval and the cost of looks, in words."""
-        if not self._quick_looks or not self._full_looks:
-            return "never looked"
-        seconds = time.perf_counter() - self._opened
-        quick, full = self._quick_cost / self._quick_looks, self._full_cost / self._full_looks
-        return (
-            f"looked every {seconds / (self._quick_looks + self._full_looks) * 1e3:.1f} ms ({quick * 1e3:.2f} ms each) and at page "
-            f"tables every {seconds / self._full_looks * 1e3:.0f} ms ({full * 1e3:.1f} ms each)"
-        )
-
     def _watch(self) -> None:
         pause = 0.0
         while not self._done.wait(pause):
@@ -313,17 +295,12 @@ class Watch:
         return total
 
     def _quick(self) -> None:
-        begun, took = time.perf_counter(), time.thread_time()
-        found = self._counted()
+        begun, found = time.perf_counter(), self._counted()
         if found is None:
             self._full_at = 0.0 if self._processes else self._full_at
             return
         private = max(0, found.own + found.shared - self._sharing.private)
         self._note(Look(begun, private, max(0, found.file_backed - self._sharing.file_backed), found.resident))
-        if private >= self._beside_at + _STEADY:
-            self._look_beside()
-        self._quick_looks += 1
-        self._quick_cost += time.thread_time() - took
 
     def _full(self) -> bool:
         """False where it has to be repeated: at once, for a quick look cannot tell what is shared until then."""
@@ -360,17 +337,10 @@ class Watch:
         self._sharing = _Sharing(max(0, counted - private) if several else 0, max(0, file_counted - file_backed))
         if self._processes:
             self._note(Look(begun, private, file_backed, max(before.resident, after.resident)))
-        self._look_beside()
         cost = time.thread_time() - took
         self._full_looks += 1
-        self._full_cost += cost
         self._full_at = time.perf_counter() + max(_FULL, cost * _PAUSES) if whole or not self._processes else 0.0
         return True
-
-    def _look_beside(self) -> None:
-        if self._beside is not None:
-            self._beside_at = self._peak.private
-            self._beside()
 
     def _note(self, look: Look) -> None:
         (self._kept if self._marked is None else self._looks).add(look)
