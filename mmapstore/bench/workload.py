@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import importlib.util
 import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -24,7 +23,6 @@ from .tasks import of_user
 
 DEFAULT_SIZE = "300MB"
 DEFAULT_DIRECTORY = "mmapstore-bench"  # in the temporary directory
-_WRITTEN_BY = {"h5": ("h5py", "hdf5"), "zarr": ("zarr", "zarr"), "folder": ("PIL", "images")}  # module, extra
 
 # Of the estimate, on 2 cores: seconds until TensorFlow has run one step; bytes a second that `fit` takes, and that are written.
 START_SECONDS, _FED, _WRITTEN = 10.0, 0.4e9, 0.1e9
@@ -88,12 +86,9 @@ def predicted(strategy: str, task: Task) -> int | None:
         return None
 
 
-def plan_row(strategy: str, task: Task, available: int, *, run_all: bool = False, own: bool = True) -> Planned:
-    """Plan one row. It would not fit if its prediction and the framework are over `available` bytes; `run_all` runs it anyway.
-
-    own : True for a user's data, which need not be written first
-    """
-    missing = strategies.missing(strategy) or ("" if own else unwritable(task))
+def plan_row(strategy: str, task: Task, available: int, *, run_all: bool = False) -> Planned:
+    """Plan one row. It would not fit if its prediction and the framework are over `available` bytes; `run_all` runs it anyway."""
+    missing = strategies.missing(strategy)
     expected, too_large = None if missing else predicted(strategy, task), ""
     if expected is not None and expected + FRAMEWORK > available and not run_all:
         too_large = (
@@ -101,12 +96,6 @@ def plan_row(strategy: str, task: Task, available: int, *, run_all: bool = False
             f"available {format_bytes(available)}"
         )
     return Planned(strategy, task, expected, missing, too_large)
-
-
-def unwritable(task: Task) -> str:
-    """Return the package that is missing to generate data of this form, with the line that installs it; "" if none is."""
-    module, extra = _WRITTEN_BY.get(task.form.split("-")[0], ("numpy", ""))
-    return "" if importlib.util.find_spec(module) else f'{module} is not installed: pip install "mmapstore[{extra}]"'
 
 
 def seconds_of(task: Task, epochs: int) -> float:
@@ -257,7 +246,7 @@ def workload(options: argparse.Namespace, available: int) -> Workload:
 
     def rows_of(names: Sequence[str]) -> list[Planned]:
         chosen = [(name, task) for task in tasks for name in names if strategies.load(name).serves(task.kind, task.form)]
-        return [plan_row(name, task, available, run_all=options.run_all, own=own) for name, task in chosen]
+        return [plan_row(name, task, available, run_all=options.run_all) for name, task in chosen]
 
     rows = rows_of(names)
     if not rows:
@@ -272,8 +261,7 @@ def workload(options: argparse.Namespace, available: int) -> Workload:
         if limit < FRAMEWORK:
             least = format_bytes(FRAMEWORK)
             notes.append(f"a limit of {format_bytes(limit)} may be less than TensorFlow takes by itself; {least} are enough.")
-    to_make = [] if own else [task for task in dict.fromkeys(tasks) if not unwritable(task)]
-    return Workload(rows, limit, limited, to_make, notes)
+    return Workload(rows, limit, limited, [] if own else tasks, notes)
 
 
 def _check(options: argparse.Namespace) -> None:

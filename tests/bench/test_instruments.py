@@ -287,10 +287,3 @@ def test_whom_a_group_killed(tmp_path, version):
     events.write_text("oom_kill_disable 0\nunder_oom 0\n")  # a kernel that does not count them
     (tmp_path / "memory.failcnt").write_text("12\n")
     assert group.killed(-signal.SIGKILL, "") and not group.killed(1, "")
-
-
-def test_groups_that_others_left_are_removed_and_those_in_use_are_not(tmp_path):
-    for name in ("mmapstore-bench-999999999-0", f"mmapstore-bench-{os.getpid()}-0", "others-1"):
-        (tmp_path / name).mkdir()
-    limits._sweep(tmp_path)
-    assert sorted(each.name for each in tmp_path.iterdir()) == [f"mmapstore-bench-{os.getpid()}-0", "others-1"]

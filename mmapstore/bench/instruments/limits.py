@@ -172,7 +172,6 @@ def _shares_memory(group: Path) -> bool:
 def _parent() -> Path | None:
     """Return a group below which a process can be limited, found by limiting one."""
     for parent in parents():
-        _sweep(parent)
         try:
             group = ControlGroup(parent, 1 << 28)
         except OSError:
@@ -187,15 +186,6 @@ def _parent() -> Path | None:
             group.kill()
             group.remove()
     return None
-
-
-def _sweep(parent: Path) -> None:
-    """Remove groups that processes left which were killed before they could."""
-    for group in parent.glob(f"{_NAME}*"):
-        number = group.name[len(_NAME) :].split("-")[0]
-        if number.isdigit() and not Path("/proc", number).exists():
-            with contextlib.suppress(OSError):  # rmdir refuses one that is in use
-                group.rmdir()
 
 
 def can_limit() -> str | None:

@@ -5,11 +5,9 @@ All strategies deliver the samples in sequential order unless their name says ot
 
 from __future__ import annotations
 
-import dis
 import importlib.util
 import inspect
-from collections.abc import Iterator
-from types import CodeType
+import re
 from typing import Any
 
 from ...plain.errors import KeyNotFoundError
@@ -50,18 +48,10 @@ def source(name: str) -> str:
     """Return the text of a strategy, to be judged, and below it that of the functions of this package that it calls."""
     parts: list[Any] = [load(name).fit_arguments]
     for part in parts:  # which grows
-        for called in map(part.__globals__.get, _names(part.__code__)):
-            if inspect.isfunction(called) and called.__module__.startswith(__name__) and called not in parts:
-                parts.append(called)
+        _, _, text = inspect.getsource(part).partition("def ")  # without its decorator
+        own = [each for each in part.__globals__.values() if inspect.isfunction(each) and each.__module__.startswith(__name__)]
+        parts += [each for each in own if re.search(rf"(?<![.\w]){each.__name__}\(", text) and each not in parts]
     return "\n\n".join(map(inspect.getsource, parts))
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    """Yield the globals that a function loads, its inner functions and classes included."""
-    yield from (each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL")
-    for constant in code.co_consts:
-        if inspect.iscode(constant):
-            yield from _names(constant)
 
 
 def serving(task: Task) -> list[str]:
