@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also run each strategy under this hard limit of memory, framework included, cold cache; doubles the time and more",
     )
     add = parser.add_argument_group("output, beside the table").add_argument
-    add("--json", dest="json_file", metavar="FILE", help="write all measurements here, after each row")
-    add("--html", metavar="FILE", help="write a report with pictures, in one file")
+    add("--json", dest="json_file", type=Path, metavar="FILE", help="write all measurements here, after each row")
+    add("--html", type=Path, metavar="FILE", help="write a report with pictures, in one file")
     add("--data", metavar="DIRECTORY", help="directory of the generated data, kept for the next run (default: temporary directory)")
     add = parser.add_argument_group("without measuring anything").add_argument
     add("--list", action="store_true", help="list the strategies, their tasks, and the packages missing to run them")
@@ -97,15 +97,15 @@ def run(options: argparse.Namespace) -> int:
     if options.show is not None:
         print("\n\n".join(map(strategies.source, chosen_strategies(options.show))), end="")
         return 0
-    outputs = Outputs(options)
+    _require_places(options)
     if options.read is None:
-        return _measure(options, outputs)
+        return _measure(options)
     if options.path is not None:
         raise InvalidValueError(f"--read {options.read} measures nothing, so {options.path} is not used. Leave one of them out.")
-    return outputs.deliver(read(Path(options.read)))
+    return _deliver(options, read(Path(options.read)))
 
 
-def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
+def _measure(options: argparse.Namespace) -> int:
     from ..files.process_memory import memory_available
     from ..operations.progress import progress_bar, shows_bar
     from . import running
@@ -137,7 +137,7 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
     report = Report(machine() | running.instruments(), options.seed, tasks=tasks)
     ended: KeyboardInterrupt | MmapstoreError | None = None
     with progress_bar("runs", work.runs, disable=not shows_bar(None)) as bar:
-        measuring = Measuring(report, running.run, bar, options.epochs, options.timeout, options.cold, outputs.json)
+        measuring = Measuring(report, running.run, bar, options.epochs, options.timeout, options.cold, options.json_file)
         try:
             for task in work.to_make:
                 bar.set_description_str(f"making {format_bytes(task.nbytes)} as {task.form}, {task.kind}")
@@ -154,7 +154,7 @@ def _measure(options: argparse.Namespace, outputs: Outputs) -> int:
     if ended is not None and not report.rows:
         raise ended
     print(flush=True)
-    code = outputs.deliver(report, work.notes)
+    code = _deliver(options, report, work.notes)
     print(f"\nIt took {format_duration(time.monotonic() - began)}.", end="")
     print(f" The data are still in {directory}, for the next run; delete them when you like." if work.to_make else "")
     if ended is not None:
@@ -191,41 +191,39 @@ def _require_disk(directory: Path, nbytes: int) -> None:
         )
 
 
-class Outputs:
-    """The destinations of the report beside the terminal. Files that cannot be written are found before anything runs."""
+def _require_places(options: argparse.Namespace) -> None:
+    """Raise NotFoundError for files that cannot be written, before anything runs."""
+    for path in filter(None, (options.json_file, options.html)):
+        if path.is_dir() or not path.parent.is_dir():
+            found = "is a directory" if path.is_dir() else f"would lie in {path.parent}, which does not exist"
+            raise NotFoundError(f"{path} {found}; expected the name of a file to write, in a directory that exists.")
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.json, self.html = (None if given is None else Path(given) for given in (options.json_file, options.html))
-        for path in filter(None, (self.json, self.html)):
-            if path.is_dir() or not path.parent.is_dir():
-                found = "is a directory" if path.is_dir() else f"would lie in {path.parent}, which does not exist"
-                raise NotFoundError(f"{path} {found}; expected the name of a file to write, in a directory that exists.")
 
-    def deliver(self, report: Report, notes: Sequence[str] = ()) -> int:
-        """Print the table and write the files. Returns the exit code of the report."""
-        from ..files.durable_writes import write_text_atomically
-        from ..files.system_errors import explaining_write_errors
-        from .derived import is_right, title
-        from .report_html import html
-        from .table import table
+def _deliver(options: argparse.Namespace, report: Report, notes: Sequence[str] = ()) -> int:
+    """Print the table and write the files. Returns the exit code of the report."""
+    from ..files.durable_writes import write_text_atomically
+    from ..files.system_errors import explaining_write_errors
+    from .derived import is_right, title
+    from .report_html import html
+    from .table import table
 
-        width = min(max(shutil.get_terminal_size((_WIDTH[0], 24)).columns, _WIDTH[0]), _WIDTH[1])
-        print(table(report, width))
-        for note in notes:
-            print(f"note: {note}")
-        outputs = {
-            path: text for path, text in ((self.json, report.to_json), (self.html, lambda: html(report))) if path is not None
-        }
-        for path, text in outputs.items():
-            with explaining_write_errors(path):
-                write_text_atomically(path, text())
-        if outputs:
-            print(f"\nwritten: {', '.join(map(str, outputs))}")
-        finished = [row for row in report.everything if row.outcome == FINISHED]
-        if wrong := [f"{title(row.strategy)} ({row.form}, {row.kind})" for row in finished if not is_right(row)]:
-            print(f"mmapstore: wrong data came from {', '.join(dict.fromkeys(wrong))}", file=sys.stderr)
-        elif report.rows and not finished:
-            print("mmapstore: nothing finished; the table has the reason for each row.", file=sys.stderr)
-        else:
-            return 0
-        return FAILED
+    width = min(max(shutil.get_terminal_size((_WIDTH[0], 24)).columns, _WIDTH[0]), _WIDTH[1])
+    print(table(report, width))
+    for note in notes:
+        print(f"note: {note}")
+    outputs = {
+        path: text for path, text in ((options.json_file, report.to_json), (options.html, lambda: html(report))) if path is not None
+    }
+    for path, text in outputs.items():
+        with explaining_write_errors(path):
+            write_text_atomically(path, text())
+    if outputs:
+        print(f"\nwritten: {', '.join(map(str, outputs))}")
+    finished = [row for row in report.everything if row.outcome == FINISHED]
+    if wrong := [f"{title(row.strategy)} ({row.form}, {row.kind})" for row in finished if not is_right(row)]:
+        print(f"mmapstore: wrong data came from {', '.join(dict.fromkeys(wrong))}", file=sys.stderr)
+    elif report.rows and not finished:
+        print("mmapstore: nothing finished; the table has the reason for each row.", file=sys.stderr)
+    else:
+        return 0
+    return FAILED

@@ -38,22 +38,18 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    try:
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
+        return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
+    return platform.processor()
 
 
 def _memory() -> int | None:
-    try:
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None
+    return None
 
 
 def _control_groups() -> str:
     root = Path("/sys/fs/cgroup")
-    if (root / "cgroup.controllers").exists():
-        return "version 2"
-    return "version 1" if (root / "memory").is_dir() else "none for memory"
+    return "version 2" if (root / "cgroup.controllers").exists() else "version 1" if (root / "memory").is_dir() else "none"

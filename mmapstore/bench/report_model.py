@@ -164,26 +164,19 @@ def _growth(rows: Sequence[Row]) -> list[Section]:
 def calibration(report: Report) -> tuple[Section, str]:
     """Return the instruments on memory that was known, as a section; and their largest error, in a sentence."""
     names = ("expected", "measured", "missed")
-    lines = tuple(
-        Line((str(each.get("what", "?")), *(bytes_words(each.get(name)) for name in names))) for each in report.calibration
-    )
+    lines = tuple(Line((each["what"], *(bytes_words(each[name]) for name in names))) for each in report.calibration)
     columns = (
         Column(("memory", ""), words=True),
         Column(("there", "is")),
         Column(("was", "measured")),
         Column(("was", "missed"), "below 0: more was measured than there is"),
     )
-    missed = [(each["missed"], str(each.get("what", "?"))) for each in report.calibration if each.get("missed") is not None]
+    most, what = max(((each["missed"], each["what"]) for each in report.calibration), default=(0, ""))
+    sentence = "The sampler missed nothing of it."
     if not lines:
         sentence = "The instruments were not calibrated in this run: their error is not known."
-    elif not missed:
-        sentence = "The error of the sampler was not measured in this run."
-    elif max(missed)[0] <= 0:
-        sentence = "The sampler missed nothing of it."
-    else:
-        sentence = (
-            f"The sampler misses {format_bytes(max(missed)[0])} at most here ({max(missed)[1]}); peaks may be higher by that."
-        )
+    elif most > 0:
+        sentence = f"The sampler misses {format_bytes(most)} at most here ({what}); peaks may be higher by that."
     return Section("The instruments, on memory that is known", (), columns, lines), sentence
 
 

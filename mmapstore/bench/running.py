@@ -70,19 +70,19 @@ def run(
     row.why = f"memory cannot be limited on {sys.platform}" if no_limit else strategies.missing(strategy)
     if row.why:
         return row
-    with contextlib.suppress(MissingPackageError):
-        row.predicted = chosen.private(task)
     try:
         if chosen.prepare is not None:
             chosen.prepare(task)
     except Exception as error:
         row.why = f"its preparation failed: {in_a_line(error)}"
         return row
+    with contextlib.suppress(MissingPackageError):
+        row.predicted = chosen.private(task)
+    asked = {"strategy": strategy, "task": asdict(task), "epochs": epochs}
     expected = checksum.checksum(task)
     row.why = _cache_made(task, drop=cold or limit is not None)
     if row.why:
         return row
-    asked = {"strategy": strategy, "task": asdict(task), "epochs": epochs}
 
     def take(event: dict[str, Any]) -> bool:
         match event["event"]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..operations.ingest.images.files import looks_like_images
-from ..operations.ingest.video import VIDEO_SUFFIXES
 from ..plain.array_spec import DEFAULT_LAYOUTS
-from ..plain.errors import DamagedFileError, InvalidValueError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from .diagnosis import Diagnosis
 from .findings import all_findings, elements
@@ -61,10 +58,7 @@ def examine(
         from .images import examine_images
 
         return examine_images(text, frameworks, batch, quick)
-    try:
-        subject = subject_of(text, frameworks, key=key, layout=layout, batch=batch, target=target, max_memory=limit)
-    except DamagedFileError as error:
-        raise _explained(text, error) from error
+    subject = subject_of(text, frameworks, key=key, layout=layout, batch=batch, target=target, max_memory=limit)
     speeds = None if quick else measured(subject)
     findings = all_findings(subject, speeds)
     memory, how = _ours(subject)
@@ -82,26 +76,6 @@ def examine(
         bottleneck=None if speeds is None else bottleneck_of(subject, speeds),
         notes=_notes(subject, findings),
     )
-
-
-def _explained(path: str, error: DamagedFileError) -> Exception:
-    """Return the error for a path that is no array, with the command for a video, a directory of videos or of arrays."""
-    quoted, names = shlex.quote(path), sorted(os.listdir(path)) if os.path.isdir(path) else []
-    once = "decoded once before training: mmapstore ingest"
-    if path.lower().endswith(VIDEO_SUFFIXES):
-        return InvalidValueError(f"{path} is a video, which is {once} {quoted} frames.npy. Ask again for that.")
-    if any(name.startswith((".z", "zarr.json")) for name in names):
-        return error
-    suffixes = [Path(name).suffix for name in names if name.endswith((".npy", ".h5", ".hdf5", ".zarr", ".nc"))]
-    if suffixes:
-        several = shlex.quote(os.path.join(path, f"*{max(suffixes, key=suffixes.count)}"))
-        return InvalidValueError(
-            f"{path} is a directory of files; expected one of them, or those of one kind, joined: {several}. "
-            f"List them with: mmapstore info {quoted}"
-        )
-    if any(name.lower().endswith(VIDEO_SUFFIXES) for name in names):
-        return InvalidValueError(f"{path} is a directory of videos, which are {once} {quoted} clips.npy. Ask again for that.")
-    return error
 
 
 def _ours(subject: Subject) -> tuple[MemoryPlan, str]:
