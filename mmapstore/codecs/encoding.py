@@ -15,16 +15,15 @@ import numpy as np
 from .checksums import fletcher32
 from .codec import Bytes, NoDecoder, installed
 
-_SHUFFLE, _GZIP, _FLETCHER32, _ZSTD = 2, 1, 3, 32015
 _MOST = 2**31 - 1  # libdeflate's Python package takes the size as a C int
 
 
 class FilterEncoder:
-    """A pipeline of HDF5 filters, (number, values) each, in the order in which they are applied.
+    """A pipeline of HDF5 filters, (name of the codec, values) each, in the order in which they are applied.
 
     Any number of threads may call `encode` at once. A call takes at most `scratch_nbytes(nbytes)` beside what it is given.
 
-    >>> encoder = FilterEncoder.of([(2, (4,)), (1, (4,))])
+    >>> encoder = FilterEncoder.of([("shuffle", (4,)), ("zlib", (4,))])
     >>> stored, skipped = encoder.encode(np.arange(1000, dtype="<i4").view(np.uint8))
     >>> unshuffled = np.frombuffer(zlib.decompress(stored), np.uint8).reshape(4, 1000).T
     >>> skipped, unshuffled.copy().view("<i4")[999].item()
@@ -35,11 +34,11 @@ class FilterEncoder:
         self._steps = tuple(steps)
 
     @classmethod
-    def of(cls, filters: Sequence[tuple[int, tuple[int, ...]]]) -> FilterEncoder | None:
+    def of(cls, filters: Sequence[tuple[str, tuple[int, ...]]]) -> FilterEncoder | None:
         """None where one of them can be applied by HDF5 alone."""
         steps = []
-        for code, values in filters:
-            step = _step(code, values)
+        for name, values in filters:
+            step = _step(name, values)
             if step is None:
                 return None
             steps.append(step)
@@ -63,16 +62,16 @@ class FilterEncoder:
         return found, skipped
 
 
-def _step(code: int, values: tuple[int, ...]) -> Callable[[Any], Any] | None:
-    if code == _SHUFFLE and values and values[0] > 0:
+def _step(name: str, values: tuple[int, ...]) -> Callable[[Any], Any] | None:
+    if name == "shuffle" and values and values[0] > 0:
         return lambda source: _shuffled(source, values[0])
-    if code == _GZIP and values:
+    if name == "zlib" and values:
         return lambda source: _smaller(_deflated(source, values[0]), source)
     with contextlib.suppress(NoDecoder):  # HDF5 itself encodes then
-        if code == _FLETCHER32:
+        if name == "fletcher32":
             checksum = fletcher32()
             return lambda source: _with_checksum(source, checksum)
-        if code == _ZSTD:
+        if name == "zstd":
             compress = installed("zstd", "numcodecs.zstd", "compress")
             return lambda source: _smaller(compress(source, values[0] if values else 3), source)
     return None

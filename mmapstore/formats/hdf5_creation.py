@@ -10,18 +10,9 @@ import numpy as np
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import InvalidValueError, MissingPackageError, StateMismatchError
 from .contract import NewArray
-from .hdf5_layout import filters_of
+from .hdf5_filters import BUILT_IN, COMPRESSIONS, FILTERS, SHUFFLE, filters_of
 from .hdf5_library import filter_plugins, library
 
-_PLUGINS = {  # name: (class in hdf5plugin, HDF5 filter id); lossless ones only
-    "blosc": ("Blosc", 32001),
-    "blosc2": ("Blosc2", 32026),
-    "bzip2": ("BZip2", 307),
-    "bitshuffle": ("Bitshuffle", 32008),
-    "lz4": ("LZ4", 32004),
-    "zstd": ("Zstd", 32015),
-}
-_FILTER_IDS = {"gzip": 1, "lzf": 32000} | {name: code for name, (_, code) in _PLUGINS.items()}
 _MOST_CHUNK_NBYTES = 2**32 - 1  # HDF5 counts the bytes of a chunk in 32 bits
 
 
@@ -31,8 +22,8 @@ def creation_options(name: str, new: NewArray) -> dict[str, Any]:
     if not shape or min(shape) < 0:
         raise InvalidValueError(f"{name} cannot have shape {new.shape}; expected (samples, ...).")
     dtype = checked_dtype(new.dtype, name)
-    known = ", ".join(repr(known) for known in _FILTER_IDS)
-    if new.compression is not None and new.compression not in _FILTER_IDS:
+    known = ", ".join(repr(known) for known in COMPRESSIONS)
+    if new.compression is not None and new.compression not in COMPRESSIONS:
         raise InvalidValueError(f"compression={new.compression!r} is not known for HDF5 files; expected None or one of {known}.")
     if new.like is not None:
         plist = new.like.create_plist()  # type: ignore[attr-defined]
@@ -75,35 +66,31 @@ def _new_chunks(name: str, new: NewArray, shape: tuple[int, ...]) -> tuple[int, 
 
 def _compression_options(name: str, compression: str, dtype: np.dtype[Any]) -> dict[str, Any]:
     shuffle = dtype.itemsize > 1
-    if compression == "gzip":
-        return {"compression": "gzip", "compression_opts": 4, "shuffle": shuffle}
-    if compression == "lzf":
-        return {"compression": "lzf", "shuffle": shuffle}
-    class_name, code = _PLUGINS[compression]
+    if compression in BUILT_IN:
+        return {"compression": compression, "compression_opts": 4 if compression == "gzip" else None, "shuffle": shuffle}
+    code, known = next((code, each) for code, each in FILTERS.items() if each.name == compression)
     plugins = filter_plugins()
-    if plugins is None or not hasattr(plugins, class_name) or not library().h5z.filter_avail(code):
+    if plugins is None or not hasattr(plugins, known.plugin) or not library().h5z.filter_avail(code):
         raise MissingPackageError(
             f"{name}: compression={compression!r} needs the package hdf5plugin, here and wherever the file is read. Install it "
             "with: pip install hdf5plugin; or choose 'gzip' or 'lzf', which every h5py has."
         )
-    chosen = dict(getattr(plugins, class_name)())
+    chosen = dict(getattr(plugins, known.plugin)())
     # blosc and bitshuffle shuffle by themselves
     return chosen | {"shuffle": True} if compression in ("lz4", "zstd", "bzip2") and shuffle else chosen
 
 
 def refuse_mismatch(dataset: Any, name: str, new: NewArray, options: dict[str, Any]) -> None:
     fixed = dataset.chunks is None
-    codes = {code for code, _ in filters_of(dataset)} - {2}
-    wanted = {_FILTER_IDS[new.compression]} if new.compression else set()
-    if new.like is not None:
-        wanted = codes
+    names = {FILTERS[code].name if code in FILTERS else words for code, words in filters_of(dataset) if code != SHUFFLE}
+    wanted = names if new.like is not None else {new.compression} - {None}
     same = (
         dataset.shape is not None
         and dataset.shape[1:] == options["shape"][1:]
         and (not fixed or dataset.shape == options["shape"])
         and np.dtype(dataset.dtype.str) == np.dtype(options["dtype"].str)
         and (tuple(dataset.chunks) if dataset.chunks else None) == options.get("chunks")
-        and codes == wanted
+        and names == wanted
     )
     if not same:
         raise StateMismatchError(

@@ -28,13 +28,12 @@ from ..plain.extents import Extents
 from .contract import Array, EncodedChunks, Listing, Selection, StoredArray
 from .hdf5_attributes import plain_attributes
 from .hdf5_chunks import encoded_chunks
-from .hdf5_filter_settings import check_filter_settings
+from .hdf5_filters import check_filter_settings, need_filters
 from .hdf5_layout import extents_of, fill_of, is_allocated, leaves_gaps, storage_words
 from .hdf5_library import explaining_read_errors, library, open_to_read
 from .hdf5_opening import (
     Opened,
     being_written,
-    need_filters,
     open_checked,
     plain_dtype,
     recently_used,

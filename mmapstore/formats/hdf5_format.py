@@ -11,10 +11,9 @@ from ..codecs.encoding import FilterEncoder
 from ..files.worker_threads import usable_cpus
 from . import hdf5_file, hdf5_writer
 from .contract import Format, Writing
+from .hdf5_filters import BUILT_IN, COMPRESSIONS
 from .tree_contract import Container
 
-_BUILT_IN = ("gzip", "lzf")
-_OF_PLUGIN = ("zstd", "blosc", "blosc2", "bitshuffle", "bzip2", "lz4")
 _ENCODERS_NBYTES = 8 << 20  # what their threads and libraries take beside chunks
 
 
@@ -50,7 +49,7 @@ FORMAT = Format(
         reopen=hdf5_writer.reopen,
         suffixes=(".h5", ".hdf5"),
         default_key=hdf5_writer.DEFAULT_KEY,
-        compressions=_BUILT_IN if importlib.util.find_spec("hdf5plugin") is None else (*_BUILT_IN, *_OF_PLUGIN),
+        compressions=BUILT_IN if importlib.util.find_spec("hdf5plugin") is None else COMPRESSIONS,
         kept_attribute=_kept_attribute,
         takes_chunks_of=hdf5_file.takes_chunks_of,
         takes_skipped=True,

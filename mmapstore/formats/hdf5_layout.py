@@ -11,36 +11,8 @@ import numpy as np
 from ..plain.errors import DamagedFileError
 from ..plain.extents import Extents
 from .hdf5_chunk_index import chunk_index
-from .hdf5_library import filter_plugins, library
-
-FLETCHER32, SHUFFLE = 3, 2
-FILTER_NAMES = {
-    1: "gzip",
-    SHUFFLE: "shuffle",
-    FLETCHER32: "checksum",
-    4: "szip",
-    5: "nbit",
-    6: "scale-offset",
-    307: "bzip2",
-    32000: "lzf",
-    32001: "blosc",
-    32004: "lz4",
-    32008: "bitshuffle",
-    32013: "zfp",
-    32015: "zstd",
-    32026: "blosc2",
-}
-
-
-def filters_of(dataset: Any) -> list[tuple[int, str]]:
-    """(id, words) of each filter, in the order in which they were applied."""
-    plist = dataset.id.get_create_plist()
-    found = []
-    for index in range(plist.get_nfilters()):
-        code, _, values, name = plist.get_filter(index)
-        words = FILTER_NAMES.get(code) or f"filter {code} ({name.decode('utf-8', 'replace') or 'without a name'})"
-        found.append((code, f"{words} {values[0]}" if code == 1 and values else words))
-    return found
+from .hdf5_filters import FLETCHER32, filters_of
+from .hdf5_library import library
 
 
 def _filter_words(dataset: Any) -> str:
@@ -69,15 +41,6 @@ def storage_words(dataset: Any) -> str:
 def is_allocated(dataset: Any) -> bool:
     """False where a contiguous dataset was declared and nothing stored: get_offset() may then answer with a made-up number."""
     return bool(dataset.id.get_space_status() == library().h5d.SPACE_STATUS_ALLOCATED and dataset.id.get_storage_size() > 0)
-
-
-def missing_filters(dataset: Any) -> list[str]:
-    """Words for the filters of an h5py.Dataset that HDF5 cannot undo here."""
-    if dataset.shape is None or not dataset.chunks or not is_allocated(dataset):
-        return []
-    filter_plugins()
-    available = library().h5z.filter_avail
-    return [f"{words} (HDF5 filter {code})" for code, words in filters_of(dataset) if not available(code)]
 
 
 def check_stored_bytes(dataset: Any, path: str, name: str) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..plain.array_spec import checked_dtype
-from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, UnsafeFileError
-from .hdf5_layout import FILTER_NAMES, check_stored_bytes, filters_of
-from .hdf5_library import explaining_read_errors, filter_plugins, library, open_to_read
+from ..plain.errors import InvalidTypeError, InvalidValueError, UnsafeFileError
+from .hdf5_filters import filters_of
+from .hdf5_layout import check_stored_bytes
+from .hdf5_library import explaining_read_errors, library, open_to_read
 from .hdf5_paths import find, name_of, no_such_key, the_only_one
 from .hdf5_virtual import SOURCES_CACHE_NBYTES, sources_of
 
@@ -147,29 +148,6 @@ def plain_dtype(dataset: Any, name: str) -> np.dtype[Any]:
         ) from error
     # h5py hangs its own notes (enumeration names, encodings) on dtypes; two arrays that differ in those alone are the same to us.
     return np.dtype(checked_dtype(dtype, name).str)
-
-
-def need_filters(dataset: Any, name: str) -> None:
-    """Raise MissingPackageError where h5py lacks a filter of the dataset, and hdf5plugin is not there to bring it.
-
-    Asked before HDF5 itself decodes, not when the dataset is opened: whoever has decoders of their own needs neither.
-    """
-    h5z = library().h5z
-    if not dataset.chunks:
-        return
-    for code, words in filters_of(dataset):
-        if h5z.filter_avail(code):
-            continue
-        plugins = filter_plugins() if code in FILTER_NAMES else None
-        if plugins is not None and h5z.filter_avail(code):
-            continue
-        remedy = (
-            "Install it with: pip install hdf5plugin"
-            if code in FILTER_NAMES and plugins is None
-            else "Its maker has a plug-in for HDF5 (https://github.com/HDFGroup/hdf5_plugins lists them): install it, set "
-            "HDF5_PLUGIN_PATH to its directory, and start Python again"
-        )
-        raise MissingPackageError(f"{name} is compressed with {words} (HDF5 filter {code}), which h5py lacks here. {remedy}.")
 
 
 def _cache_wanted(dataset: Any, sources: int) -> tuple[int, int] | None:

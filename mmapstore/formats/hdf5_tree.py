@@ -21,7 +21,8 @@ from .hdf5_boxes import raw_elements
 from .hdf5_chunk_bytes import chunk_bytes
 from .hdf5_dimensions import Dimensions, extended, is_length_alone
 from .hdf5_file import open_array
-from .hdf5_layout import check_stored_bytes, filters_of, missing_filters
+from .hdf5_filters import filters_of, missing_filters
+from .hdf5_layout import check_stored_bytes
 from .hdf5_library import explaining_read_errors, filter_plugins, library, open_to_read
 from .hdf5_names import names_referred_to
 from .hdf5_opening import refuse_foreign_storage

@@ -25,6 +25,7 @@ from ..plain.errors import (
 )
 from .contract import Array, NewArray, Selection, Writer
 from .hdf5_creation import creation_options, refuse_mismatch
+from .hdf5_filters import FILTERS
 from .hdf5_library import explaining_failed_writes, explaining_read_errors, library, open_to_read, open_to_write
 from .hdf5_paths import find, name_of, no_such_key, parts_of
 
@@ -137,7 +138,8 @@ def _encoder_of(dataset: Any, chunk_nbytes: int) -> FilterEncoder | None:
     filters = [plist.get_filter(at) for at in range(plist.get_nfilters())]
     if dataset.chunks is None or not filters or 4 * chunk_nbytes > _ENCODED_NBYTES:
         return None
-    return FilterEncoder.of([(code, tuple(values)) for code, _, values, _ in filters])
+    known = [(FILTERS[code].codec if code in FILTERS else "", tuple(values)) for code, _, values, _ in filters]
+    return FilterEncoder.of(known)
 
 
 def _are_whole(grid: ChunkGrid, box: Selection) -> bool:

@@ -60,7 +60,7 @@ def encoders() -> dict[str, tuple[tuple[Codec, ...], bytes]]:
         import imagecodecs
     except ImportError:
         return found
-    found["lzf"] = (Codec("lzf", {"size": DATA.nbytes}),), imagecodecs.lzf_encode(DATA.tobytes())
+    found["lzf"] = (Codec("lzf"),), imagecodecs.lzf_encode(DATA.tobytes())
     return found | filtered_by_hdf5()
 
 

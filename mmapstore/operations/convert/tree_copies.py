@@ -8,7 +8,7 @@ from typing import Any
 
 from ...files.crashes import step
 from ...formats.hdf5_attributes import UNLISTED, attribute_identity, attribute_names
-from ...formats.hdf5_layout import missing_filters
+from ...formats.hdf5_filters import missing_filters
 from ...formats.hdf5_runs import has_references
 from ...formats.hdf5_tree import Hdf5Tree
 from ...formats.hdf5_tree_writer import Hdf5TreeWriter, keeps_runs_as_fill
