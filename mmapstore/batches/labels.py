@@ -138,7 +138,7 @@ def read_labels(
     if is_float:
         warnings.warn(
             f"{where}: the labels are {spec.dtype} numbers that are all whole; they are taken as the integers "
-            f"{_few(values.tolist())}. Store labels as integers; a value to be predicted (regression) has no classes.",
+            f"{listed(values.tolist())}. Store labels as integers; a value to be predicted (regression) has no classes.",
             LabelWarning,
             stacklevel=3,
         )
@@ -156,7 +156,7 @@ def class_weights_of(dataset: Parts, labels: Labels, field: str) -> dict[int, fl
     absent = [names[number] if names else number for number in range(known) if number not in set(indices)]
     if absent and known > 1:
         warnings.warn(
-            f"class_weights({field!r}): no sample of {dataset.name} has the class {_few(absent)}; it gets no weight, and Keras "
+            f"class_weights({field!r}): no sample of {dataset.name} has the class {listed(absent)}; it gets no weight, and Keras "
             "takes 1 for it. Split with stratify= to have every class in each part.",
             LabelWarning,
             stacklevel=3,
@@ -209,6 +209,6 @@ def _distinct(block: Array) -> tuple[Array, Array]:
     return unique.astype(wide), inverse.reshape(-1)
 
 
-def _few(values: Sequence[Any]) -> str:
-    shown = ", ".join(repr(value) for value in values[:5])
-    return shown + (", ..." if len(values) > 5 else "")
+def listed(values: Sequence[Any], most: int = 8) -> str:
+    """Return the first of the values for a message, and the number of the others."""
+    return ", ".join(map(repr, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")

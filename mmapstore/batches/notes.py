@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..plain.cf_packing import Packed
 from ..plain.errors import InvalidValueError, NoClassNamesError
 from ..plain.guessed_axes import Doubt
-from .labels import read_labels
+from .labels import listed, read_labels
 
 if TYPE_CHECKING:
     from .parts import Parts
@@ -54,8 +54,9 @@ def joined_notes(notes: Sequence[FieldNotes], paths: Sequence[str]) -> FieldNote
     their classes differently."""
     for path, each in zip(paths, notes, strict=True):
         if each.classes != notes[0].classes:
+            here, there = (listed(one.classes) or "of numbers without names" for one in (each, notes[0]))
             raise InvalidValueError(
-                f"{path} has the classes {_few(each.classes)}, but {paths[0]} {_few(notes[0].classes)}: one number would stand for "
+                f"{path} has the classes {here}, but {paths[0]} {there}: one number would stand for "
                 "different classes. Ingest these files anew with one list of classes, or open each by itself."
             )
     packed = tuple(one for each in notes for one in each.packed)
@@ -90,7 +91,3 @@ def mixed_samples(name: str) -> InvalidValueError:
         "mmapstore.Images(..., order='sorted') (--order sorted), or episodes='folder' (--episodes folder) if each folder is a "
         "sequence of its own."
     )
-
-
-def _few(names: Sequence[str]) -> str:
-    return (", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "")) or "of numbers without names"

@@ -14,7 +14,7 @@ from ..plain.draws import Balance, Draws, Weighted, shares
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
 from ..plain.windows import Anchors
 from ..readers.contract import Array
-from .labels import Labels
+from .labels import Labels, listed
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -97,7 +97,7 @@ def _class_weights(labels: Labels, by_class: Mapping[Any, float], field: str) ->
     for name, weight in by_class.items():
         if name not in known:
             raise KeyNotFoundError(
-                f"balance names the class {name!r}, of which {field!r} has no sample here; the classes are {_listed(names)}."
+                f"balance names the class {name!r}, of which {field!r} has no sample here; the classes are {listed(names)}."
             )
         if isinstance(weight, bool) or not isinstance(weight, (int, float, np.number)) or not 0 <= float(weight) < math.inf:
             raise InvalidValueError(f"balance gives {name!r} the weight {weight!r}; expected a finite number, 0 or more.")
@@ -105,15 +105,11 @@ def _class_weights(labels: Labels, by_class: Mapping[Any, float], field: str) ->
     missing = [name for code, name in enumerate(names) if code not in weights]
     if missing:
         raise InvalidValueError(
-            f"balance gives no weight to {_listed(missing)} of {field!r}; expected one for each class, 0 to leave it out."
+            f"balance gives no weight to {listed(missing)} of {field!r}; expected one for each class, 0 to leave it out."
         )
     if not any(weights.values()):
         raise InvalidValueError(f"balance gives all classes of {field!r} the weight 0; expected one above 0.")
     return [weights[code] for code in range(len(names))]
-
-
-def _listed(names: Sequence[Any]) -> str:
-    return ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _weights(dataset: Dataset, field: Any) -> Array:

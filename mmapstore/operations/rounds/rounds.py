@@ -19,7 +19,7 @@ import numpy as np
 
 from ...batches.arguments import whole_number
 from ...batches.dataset import Dataset
-from ...batches.labels import Labels, counts_of
+from ...batches.labels import Labels, counts_of, listed
 from ...batches.opening import open_dataset
 from ...files.system_errors import explaining_write_errors
 from ...files.worker_threads import usable_cpus
@@ -358,7 +358,7 @@ def _warn_of_missing(dataset: Dataset, balance: str, labels: Labels) -> None:
     missing = [name for number, name in enumerate(named) if number not in set(labels.values.tolist())]
     if missing:
         warn_user(
-            f"{dataset.name} has no sample of {', '.join(map(repr, missing[:5]))}{' ...' * (len(missing) > 5)}: augmented rounds "
+            f"{dataset.name} has no sample of {listed(missing)}: augmented rounds "
             f"will not have any either. Split with stratify={balance!r}, so that each part has all classes.",
             LabelWarning,
         )
