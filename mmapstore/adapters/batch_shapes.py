@@ -1,4 +1,4 @@
-"""The structure and shapes of batches that TensorFlow is told of beforehand; it does not look at them again."""
+"""The structure and shapes of batches, which TensorFlow is given beforehand and does not check."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BatchShapes:
         self.require(made, epoch, batch)
 
     def require(self, made: tuple[Any, ...], epoch: int, batch: int) -> None:
-        """Raise InvalidValueError, which names the batch, unless it is as TensorFlow was told."""
+        """Raise InvalidValueError, which names the batch, unless TensorFlow was given its shapes."""
         arrays = leaves(made)
         if with_tuples(made) == self.structure and all(map(_fits, arrays, self._kinds)):
             return

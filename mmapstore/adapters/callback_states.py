@@ -1,4 +1,4 @@
-"""The other callbacks of a `fit`: their states, and the numbers of batches that they are told."""
+"""The other callbacks of a `fit`: their states, and the numbers of batches that they get."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OtherCallbacks:
         self._list: Callable[[], Any] = lambda: None
         self._epochs: Callable[[], Any] = lambda: None
         self._appending: list[Any] = []
-        # A callback is told nothing of the others, nor of the data. Each call of `fit` makes one list of callbacks, whose
+        # A callback does not know the others, nor the data. Each call of `fit` makes one list of callbacks, whose
         # `set_params` is the caller here, and before it, one iterator over epochs. Both end with their `fit`.
         frame: Any = sys._getframe(2)
         while frame is not None and self._epochs() is None:

@@ -49,7 +49,7 @@ class CheckpointFiles:
         for path in there:
             try:
                 state = _read(path)
-            except Exception as error:  # damaged bytes raise whatever the part of zipfile, NumPy or json that met them raises
+            except Exception as error:  # zipfile, NumPy and json raise many kinds for damaged bytes
                 damage.append(f"{path} is damaged or half written ({type(error).__name__}: {error})")
                 continue
             for text in damage:

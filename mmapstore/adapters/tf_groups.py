@@ -4,8 +4,8 @@ A call from tf.data into Python costs some tenths of a millisecond, and waits fo
 bytes lie in a mapped file, or in a window of decoded frames, a tensor can look at them: then Python only says at which rows.
 
 What TensorFlow gathers lies in memory of its own, which malloc keeps when the batch is gone, for each thread that has made some;
-and every epoch has new threads. That is little for small batches. Those of 2 MB came to 100 MB in ten epochs: larger ones than
-`GATHERED_BYTES` are read into lent buffers, each by a call, which for them takes no longer.
+and every epoch has new threads. Small batches add up to little. Batches larger than `GATHERED_BYTES` are read into lent buffers,
+each by a call, which takes no longer for them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from ..batches.batch_source import Gather, GroupedReads
+from ..batches.batch_source import GroupedReads
+from ..batches.plan import Frames
 
 if TYPE_CHECKING:
     from .tf_dataset import Source
@@ -39,7 +40,7 @@ def _casts_alike(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
     return have == want or (have.kind in "biuf" and want.kind == "f" and want.itemsize >= 4)
 
 
-def _gathered(rows: Any, frames: Any, one: Gather) -> Any:
+def _gathered(rows: Any, frames: Any, one: Frames) -> Any:
     """Return an array of a batch, as a tensor of its own."""
     # Not tf.slice, whose result may share the memory of a NumPy array without TensorFlow's knowing. Once it is the last to look
     # there, TensorFlow computes in place: in somebody's array, or in a mapped file, which ends the process.
@@ -62,7 +63,7 @@ def _grouped(reads: GroupedReads, source: Source) -> Any:
     by_memory = min(GROUP_BYTES // max(1, source.batch_nbytes), GROUP_SAMPLES // size)
     group = max(1, by_memory if reads.most is None else reads.most)
     groups = -(-count // group)  # in an epoch
-    types = [tf.int64, *(kind for one in gathers for kind in (tf.int64, tf.as_dtype(one.stored)))]
+    types = [tf.int64, *(kind for one in gathers for kind in (tf.int64, tf.as_dtype(one.spec.dtype)))]
 
     def fetch(begin: Any, end: Any) -> list[Any]:
         found = reads.fetch(*divmod(int(begin), count), int(end - begin))
@@ -92,7 +93,7 @@ def _grouped(reads: GroupedReads, source: Source) -> Any:
         cuts.set_shape([None, 2, 1])
         for one, rows, frames in zip(gathers, found[::2], found[1::2], strict=True):
             rows.set_shape([None])
-            frames.set_shape([None, *one.shape])
+            frames.set_shape([None, *one.spec.sample_shape])
         return cuts, tuple(found)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..plain.sample_order import SampleOrder
 from ..plain.windows import Anchors
 from ..readers.contract import Array, Part, Reader
 from .advice import Advice
-from .batch_source import Gather, GroupedReads
+from .batch_source import GroupedReads
 from .plan import Frames, Plan
 from .window_buffers import WindowBuffers
 from .window_frames import WindowFrames
@@ -38,51 +38,41 @@ class _Fields:
     """The readers of all fields, by ability. Replaced as a whole: a batch being read keeps the readers that it began with."""
 
     readers: Mapping[str, Reader]
-    gathering: Mapping[str, Reader]
-    decoded: WindowBuffers | None  # of fields that cannot be gathered; None where all can
-    short: WindowBuffers | None  # of fields whose windows cost less to hold than to gather; None where there is none
+    decoded: WindowBuffers  # of fields that cannot be gathered
+    short: WindowBuffers  # of fields whose windows cost less to hold than to gather
     advice: Advice
 
 
+@dataclass(eq=False)
 class BatchReader:
-    """Reads the arrays of a plan. One for each `Batches`; any thread may call it.
+    """Reads the arrays of a plan. One for each `Batches`; any thread may call it."""
 
-    `readers` and `anchors` number samples of the whole store. In sequential order `stretch_bytes` are decoded at a time; as many as
-    usual if None. `workers` batches are made ahead. `name` is that of the dataset, for errors.
-    """
+    readers: InitVar[Mapping[str, Reader]]
+    plan: Plan
+    anchors: Anchors  # numbered, as the samples of `readers`, in the whole store
+    order: SampleOrder
+    batch_size: int
+    stretch_bytes: int  # decoded at a time in sequential order
+    workers: int  # batches made ahead
+    name: str  # of the dataset, for errors
 
-    def __init__(
-        self,
-        readers: Mapping[str, Reader],
-        plan: Plan,
-        anchors: Anchors,
-        order: SampleOrder,
-        batch_size: int,
-        stretch_bytes: int | None = None,
-        workers: int = 1,
-        name: str = "",
-    ) -> None:
-        self._workers = workers
-        self._plan = plan
-        self._anchors = anchors
-        self._order = order
-        self._batch_size = batch_size
-        self._stretch_bytes = stretch_bytes
-        self._name = name
-        self._together = max(1, TOGETHER_BYTES // max(1, sum(frames.nbytes for frames in plan.arrays) * batch_size))
+    def __post_init__(self, readers: Mapping[str, Reader]) -> None:
+        nbytes = sum(frames.nbytes for frames in self.plan.arrays) * self.batch_size
+        self._together = max(1, TOGETHER_BYTES // max(1, nbytes))
         self._buffers = LentBuffers()
-        self._fields = self._by_ability({name: readers[name].settled() for name in plan.fields})
+        self._fields = self._by_ability({name: readers[name].settled() for name in self.plan.fields})
         self._epoch = -1
         self._kept: tuple[tuple[int, int], Numbers] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
     def _by_ability(self, readers: Mapping[str, Reader]) -> _Fields:
-        gathering = {name: reader for name, reader in readers.items() if reader.gathers}
         return _Fields(
             readers=readers,
-            gathering=gathering,
-            decoded=self._window_buffers({name: reader for name, reader in readers.items() if name not in gathering}),
-            short=self._window_buffers({name: reader for name, reader in gathering.items() if self._is_short(name, reader)}),
-            advice=Advice(readers, self._plan, self._window_frames(self._plan.fields)),
+            decoded=self._window_buffers({name: reader for name, reader in readers.items() if not reader.gathers}),
+            short=self._window_buffers({name: reader for name, reader in readers.items() if self._is_short(name, reader)}),
+            advice=Advice(readers, self.plan, self._window_frames(self.plan.fields)),
         )
 
     def _settle(self) -> None:
@@ -92,18 +82,18 @@ class BatchReader:
             self._buffers = LentBuffers()  # the buffers of windows that nobody needs any more go
             self._fields = self._by_ability(found)
 
-    def _window_buffers(self, readers: Mapping[str, Reader]) -> WindowBuffers | None:
+    def _window_buffers(self, readers: Mapping[str, Reader]) -> WindowBuffers:
         frames = self._window_frames({name: reader.spec for name, reader in readers.items()})
-        return WindowBuffers(readers, self._plan, frames, self._batch_size, self._buffers) if readers else None
+        return WindowBuffers(readers, self.plan, frames, self.batch_size, self._buffers)
 
     def _window_frames(self, specs: Mapping[str, ArraySpec]) -> WindowFrames:
-        return WindowFrames(specs, self._plan, self._anchors, self._order, self._batch_size, self._together, self._stretch_bytes)
+        return WindowFrames(specs, self.plan, self.anchors, self.order, self.batch_size, self._together, self.stretch_bytes)
 
     def _is_short(self, name: str, reader: Reader) -> bool:
         """True if holding windows costs less than gathering: a system call for each would cost more than its bytes."""
-        low, high = self._plan.reach(name)
+        low, high = self.plan.reach(name)
         nbytes = (high - low + 1) * reader.spec.sample_nbytes
-        if self._order.shuffling is None or reader.place == "in RAM" or nbytes > SHORT_BYTES:
+        if not reader.gathers or self.order.shuffling is None or reader.place == "in RAM" or nbytes > SHORT_BYTES:
             return False
         return reader.place != "memory-mapped" or reader.spec.nbytes > memory_available()  # else it is copied from the map
 
@@ -111,84 +101,84 @@ class BatchReader:
 
     def named(self, epoch: int, batch: int) -> str:
         """Return how messages name a batch: by its number, its epoch and its samples."""
-        samples = self._anchors.starts(self._numbers(epoch, batch)).tolist()
+        samples = self.anchors.starts(self._numbers(epoch, batch)).tolist()
         said = ", ".join(map(str, samples[:_SAMPLES_SAID])) + (", ..." if len(samples) > _SAMPLES_SAID else "")
         return f"batch {batch} of epoch {epoch} ({len(samples)} samples, those at {said} in the store)"
 
     def _numbers(self, epoch: int, batch: int) -> Numbers:
         """The anchors of a batch; a stretch of a shuffled order is worked out at once and kept."""
-        if self._order.shuffling is None:
+        if self.order.shuffling is None:
             return self._numbers_of(epoch, batch, 1)
-        stretch = max(1, _POSITIONS_AT_ONCE // self._batch_size)
+        stretch = max(1, _POSITIONS_AT_ONCE // self.batch_size)
         first = batch // stretch * stretch
         kept = self._kept
         if kept is None or kept[0] != (epoch, first):
             kept = self._kept = (epoch, first), self._numbers_of(epoch, first, stretch)
-        start = (batch - first) * self._batch_size
-        return kept[1][start : start + self._batch_size]
+        start = (batch - first) * self.batch_size
+        return kept[1][start : start + self.batch_size]
 
     def _numbers_of(self, epoch: int, batch: int, batches: int) -> Numbers:
-        start = batch * self._batch_size
-        return self._order.anchors_at(epoch, start, min(start + batches * self._batch_size, len(self._order)))
+        start = batch * self.batch_size
+        return self.order.anchors_at(epoch, start, min(start + batches * self.batch_size, len(self.order)))
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, epoch: int, batch: int, batches: int = 1) -> list[Array]:
         """Read the arrays of the plan, x before y before w, for one batch, or for several as one."""
         numbers = self._numbers(epoch, batch) if batches == 1 else self._numbers_of(epoch, batch, batches)
-        arrays = self._arrays(epoch, batch * self._batch_size, numbers)
-        self._require_weights(arrays[len(arrays) - len(self._plan.weights) :], epoch, batch, numbers)
+        arrays = self._arrays(epoch, batch * self.batch_size, numbers)
+        self._require_weights(arrays[len(arrays) - len(self.plan.weights) :], epoch, batch, numbers)
         return arrays
 
     def _arrays(self, epoch: int, start: int, numbers: Numbers) -> list[Array]:
         """Read for these anchors, which stand at positions [start, start + len) of the epoch."""
         self._begin(epoch, start)
         fields = self._fields
-        starts = self._anchors.starts(numbers)
-        if self._order.shuffling is None:
+        starts = self.anchors.starts(numbers)
+        if self.order.shuffling is None:
             fields.advice.on_sample(epoch, int(starts[0]))
             first, last = int(numbers[0]), int(numbers[-1]) + 1
-            if self._order.draws is None and self._anchors.is_run(first, last):
+            if self.order.draws is None and self.anchors.is_run(first, last):
                 return self._run(fields, epoch, start, int(starts[0]), last - first)
         else:
             fields.advice.on_window(epoch, start)
-        made = [self._part(frames, len(numbers)) for frames in self._plan.arrays]
+        made = [self._part(frames, len(numbers)) for frames in self.plan.arrays]
         parts: dict[str, list[Part]] = {name: [] for name in fields.readers}
-        for frames, part in zip(self._plan.arrays, made, strict=True):
+        for frames, part in zip(self.plan.arrays, made, strict=True):
             parts[frames.field].append(part)
-        short = fields.short if fields.short is not None and fields.short.is_asked_in_order else None
-        for name, reader in fields.gathering.items():
-            if short is None or name not in short:
+        short = fields.short if fields.short.is_asked_in_order else None
+        for name, reader in fields.readers.items():
+            if reader.gathers and (short is None or name not in short):
                 reader.gather(starts, parts[name])
         for held in (fields.decoded, short):
-            if held is not None:
+            if held:
                 held.gather(epoch, start, starts, parts)
         del parts, part  # of what is converted, the buffer is lent again at once
-        return [self._delivered(made.pop(0), frames) for frames in self._plan.arrays]
+        return [self._delivered(made.pop(0), frames) for frames in self.plan.arrays]
 
     def _require_weights(self, weights: list[Array], epoch: int, batch: int, numbers: Numbers) -> None:
         """Raise InvalidValueError if a weight is NaN, infinite or below 0. A check of the whole field would read it twice."""
-        for frames, values in zip(self._plan.weights, weights, strict=True):
+        for frames, values in zip(self.plan.weights, weights, strict=True):
             if values.size == 0 or (values.min() >= 0 and values.max() < np.inf):  # NaN is neither
                 continue
             rows = values.reshape(len(values), -1)
             wrong = ~((rows >= 0) & (rows < np.inf))
             row = int(np.flatnonzero(wrong.any(axis=1))[0])
-            sample = int(self._anchors.starts(numbers[row : row + 1])[0]) + frames.offsets[0]
+            sample = int(self.anchors.starts(numbers[row : row + 1])[0]) + frames.offsets[0]
             raise InvalidValueError(
-                f"sample_weight: the field {frames.field!r} of {self._name} is {rows[row][wrong[row]][0]} at sample {sample} of "
-                f"the store, in batch {batch + row // self._batch_size} of epoch {epoch}; expected finite weights, 0 or more. "
+                f"sample_weight: the field {frames.field!r} of {self.name} is {rows[row][wrong[row]][0]} at sample {sample} of "
+                f"the store, in batch {batch + row // self.batch_size} of epoch {epoch}; expected finite weights, 0 or more. "
                 "Correct the field, or leave such samples out with ds.select."
             )
 
     @property
     def takes_time(self) -> bool:
         """False where every array is a view, of a map or of frames that are read ahead anyway."""
-        if self._order.shuffling is not None:
+        if self.order.shuffling is not None:
             return True
-        readers, held = self._fields.readers, self._fields.decoded or ()
+        readers, held = self._fields.readers, self._fields.decoded
         return any(
-            frames.converts or not (readers[frames.field].offers_views or frames.field in held) for frames in self._plan.arrays
+            frames.converts or not (readers[frames.field].offers_views or frames.field in held) for frames in self.plan.arrays
         )
 
     def _begin(self, epoch: int, start: int) -> None:
@@ -198,7 +188,7 @@ class BatchReader:
         self._settle()
         for reader in self._fields.readers.values():
             reader.check()
-        if epoch != self._epoch and self._fields.decoded is not None:
+        if epoch != self._epoch and self._fields.decoded:
             give_back_freed_memory()  # 3 ms; memory that decoders leave in malloc's arenas piles up from epoch to epoch
         self._epoch = epoch
 
@@ -213,8 +203,8 @@ class BatchReader:
         """Consecutive anchors of one episode: every field is one slab of count + reach frames, and all arrays are views of it."""
         slabs: dict[tuple[Any, ...], Array] = {}
         arrays = []
-        for frames in self._plan.arrays:
-            low, high = self._plan.reach(frames.field)
+        for frames in self.plan.arrays:
+            low, high = self.plan.reach(frames.field)
             key = (frames.field, frames.dtype, frames.axes)
             if key not in slabs:
                 slab = self._slab(fields, frames.field, epoch, position, start + low, start + count + high, count)
@@ -233,7 +223,7 @@ class BatchReader:
     def _slab(self, fields: _Fields, field: str, epoch: int, position: int, start: int, stop: int, count: int) -> Array:
         reader = fields.readers[field]
         view = fields.readers[field].view(start, stop)
-        if view is None and fields.decoded is not None and field in fields.decoded:
+        if view is None and field in fields.decoded:
             view = fields.decoded.run(field, epoch, position, start, stop)
             if view is not None:
                 view.flags.writeable = False  # other batches are cut from the same window
@@ -263,7 +253,7 @@ class BatchReader:
 
     def _rounded(self, count: int) -> int:
         """Whole batches: buffers of one size can be lent again."""
-        return -(-count // self._batch_size) * self._batch_size
+        return -(-count // self.batch_size) * self.batch_size
 
     def aligned(self, array: Array) -> Array:
         """C-contiguous, its first byte at a multiple of 64: as it is, or copied once into a lent buffer."""
@@ -279,13 +269,12 @@ class BatchReader:
     def together(self) -> int:
         """Batches to read by one call: more than 1 where they are so small that the call costs more than their bytes."""
         held = self._held_together
-        return self._together if held is None else max(1, min(self._together, held // self._batch_size))
+        return self._together if held is None else max(1, min(self._together, held // self.batch_size))
 
     @property
     def _held_together(self) -> int | None:
         """Positions whose frames are held together in sequential order, a multiple of the batch size; None where none are held."""
-        in_order = self._order.shuffling is None
-        return self._fields.decoded.positions if in_order and self._fields.decoded is not None else None
+        return self._fields.decoded.positions if self.order.shuffling is None and self._fields.decoded else None
 
     def grouped(self, casts: Callable[[np.dtype[Any], np.dtype[Any]], bool]) -> GroupedReads | None:
         """Return the batches as rows for the caller to gather; None where batches have to be read. See `BatchSource.grouped`.
@@ -293,47 +282,42 @@ class BatchReader:
         Rows are of mapped files, or, in sequential order, of windows of frames that are held. Where a mapped file is not gone
         through from one end to the other, all has to fit in memory: the kernel brings single rows in slowly, one after the other.
         """
-        if any(one.dtype.kind == "S" or not casts(one.spec.dtype, one.dtype) for one in self._plan.arrays):
+        if any(one.dtype.kind == "S" or not casts(one.spec.dtype, one.dtype) for one in self.plan.arrays):
             return None  # of text, TensorFlow would make strings of all samples, for each group
         self._settle()
-        order, fields = self._order, self._fields
-        is_run = order.shuffling is None and order.draws is None and self._anchors.is_run(order.first, order.first + len(order))
+        order, fields = self.order, self._fields
+        is_run = order.shuffling is None and order.draws is None and self.anchors.is_run(order.first, order.first + len(order))
         mapped = [name for name in fields.readers if self._whole(fields, name) is not None]
         if not is_run and sum(fields.readers[name].spec.nbytes for name in mapped) > memory_available():
             return None
-        decoded = fields.decoded if order.shuffling is None and fields.decoded is not None else ()
-        if any(name not in mapped and name not in decoded for name in fields.readers):
+        if any(name not in mapped and not (order.shuffling is None and name in fields.decoded) for name in fields.readers):
             return None
-        arrays = [
-            Gather(one.field, one.spec.sample_shape, one.spec.dtype, one.offsets, one.has_time_axis, one.dtype, one.axes)
-            for one in self._plan.arrays
-        ]
         held = self._held_together
-        return GroupedReads(arrays, self._rows, held and max(1, held // self._batch_size), held is not None)
+        return GroupedReads(self.plan.arrays, self._rows, held and max(1, held // self.batch_size), held is not None)
 
     def _rows(self, epoch: int, batch: int, batches: int) -> list[tuple[Numbers, Array]]:
         """The rows of each array, all in one stretch of `_held_together`, and a view of the frames that they are of."""
-        start = batch * self._batch_size
+        start = batch * self.batch_size
         numbers = self._numbers_of(epoch, batch, batches)
         self._begin(epoch, start)
         fields = self._fields
-        samples = self._anchors.starts(numbers)
-        if self._order.shuffling is None:
+        samples = self.anchors.starts(numbers)
+        if self.order.shuffling is None:
             fields.advice.on_run(epoch, int(samples[0]), int(samples[-1]) + 1)
         else:
             fields.advice.on_window(epoch, start)
         found: dict[str, tuple[Numbers, Array]] = {}
         for name in fields.readers:
-            if fields.decoded is not None and name in fields.decoded:
+            if name in fields.decoded:
                 found[name] = fields.decoded.rows(name, epoch, start, samples)
             else:
                 whole = self._whole(fields, name)
                 assert whole is not None
                 found[name] = samples, whole
-        weights = [found[one.field][1][found[one.field][0] + one.offsets[0]] for one in self._plan.weights]
+        weights = [found[one.field][1][found[one.field][0] + one.offsets[0]] for one in self.plan.weights]
         self._require_weights(weights, epoch, batch, numbers)
         # The rows of each array are an array of their own: TensorFlow may compute in them.
-        return [(found[one.field][0] + one.offsets.start, found[one.field][1]) for one in self._plan.arrays]
+        return [(found[one.field][0] + one.offsets.start, found[one.field][1]) for one in self.plan.arrays]
 
     def _whole(self, fields: _Fields, name: str) -> Array | None:
         """All samples of a field as a view of its mapped file; None where there is none, or TensorFlow would copy it at a cost."""
@@ -344,27 +328,26 @@ class BatchReader:
 
     def memory(self, order: SampleOrder | None = None) -> MemoryPlan:
         """Predicted peak of private memory, in bytes, of one pass with at most `ALIVE` batches alive, in this order or another."""
-        order, fields = order or self._order, self._fields
-        batch = self._batch_size
-        delivered = sum(frames.nbytes for frames in self._plan.arrays) * batch
+        order, fields = order or self.order, self._fields
+        batch = self.batch_size
+        delivered = sum(frames.nbytes for frames in self.plan.arrays) * batch
         at_once = batch * min(self._together, -(-len(order) // batch))
-        read = sum(frames.read_nbytes for frames in self._plan.arrays if frames.converts) * at_once
-        held = [one for one in (fields.decoded, fields.short) if one is not None]
-        index = self._anchors.nbytes + sum(one.index_nbytes(order) for one in held)
+        read = sum(frames.read_nbytes for frames in self.plan.arrays if frames.converts) * at_once
+        held = [one for one in (fields.decoded, fields.short) if one]
+        index = self.anchors.nbytes + sum(one.index_nbytes(order) for one in held)
         slabs, cache = 0, 0
-        frames = self._window_frames(self._plan.fields).under(order)
-        for name in fields.gathering:
-            reader = fields.readers[name]
-            if order.shuffling is None:
-                low, high = self._plan.reach(name)
+        frames = self._window_frames(self.plan.fields).under(order)
+        for name, reader in fields.readers.items():
+            if reader.gathers and order.shuffling is None:
+                low, high = self.plan.reach(name)
                 slabs += (at_once + high - low) * reader.spec.sample_nbytes
-            elif reader.place != "in RAM":
+            elif reader.gathers and reader.place != "in RAM":
                 cache += 2 * frames.rows(name) * reader.spec.sample_nbytes
         readers = fields.readers.values()
         return MemoryPlan(
             {
                 f"{ALIVE} batches alive": ALIVE * delivered,
-                "transforms under way": 2 * (self._workers - 1) * delivered,  # each holds what it is given and what it makes
+                "transforms under way": 2 * (self.workers - 1) * delivered,  # each holds what it is given and what it makes
                 "small batches read together": ALIVE * TOGETHER_BYTES if self._together > 1 else 0,
                 "frames before conversion": read + slabs,
                 "windows of frames": sum(one.nbytes(order) for one in held),

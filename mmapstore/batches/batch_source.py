@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from .cursor import Cursor
+from .plan import Frames
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class Gather(NamedTuple):
-    """An array of every batch of an epoch, as rows of the frames of a field. See `GroupedReads.fetch`."""
-
-    field: str
-    shape: tuple[int, ...]  # of a frame, as stored
-    stored: np.dtype[Any]
-    offsets: range  # frames of a sample, counted from its row; only one without `has_time_axis`, and then no axis for it
-    has_time_axis: bool
-    dtype: np.dtype[Any]  # delivered
-    axes: tuple[int, ...] | None  # order of the axes delivered, as `Frames.axes`
 
 
 @dataclass(frozen=True)
 class GroupedReads:
     """Batches that are fetched many at a time, and gathered each by the framework from the rows that are fetched."""
 
-    arrays: list[Gather]  # in the order of the leaves of `BatchSource.begin`
-    # (epoch, batch, batches) -> for each of `arrays` the rows of the samples of these batches (int64), and the frames they are of
+    arrays: Sequence[Frames]  # in the order of the leaves of `BatchSource.begin`
+    # (epoch, batch, batches) -> for each of `arrays` the rows (int64) of the samples of these batches, and the frames they are of
     fetch: Callable[[int, int, int], list[tuple[Array, Array]]]
     most: int | None  # batches that one call may fetch; None for as many as fit into memory
     is_read_ahead: bool  # what `fetch` returns was read before it is called

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,10 @@ from ..readers.contract import Array, Reader, within
 from . import window_frames
 from .arguments import checked_shard, loaded_position, require_windows, whole_number, window_range
 from .batch_reader import BatchReader
-from .batch_source import Gather, GroupedReads
+from .batch_source import GroupedReads
 from .cursor import Cursor
 from .look_ahead import LookAhead
-from .plan import Plan
+from .plan import Frames, Plan
 from .sampling import Sampling
 from .transforms import BatchTransform, Transform
 
@@ -130,7 +131,7 @@ class Batches:
     def effective_batch(self) -> float:
         """The size of a batch of independent samples that mixes as well, at worst: B / (1 + (B - 1) / K) for K blocks in a window.
 
-        1 in stored order, where neighbours may all be alike; the batch size where one window holds everything.
+        1 in sequential order, where neighbours may all be alike; the batch size where one window holds everything.
         """
         if self._shuffling is None:
             return 1.0
@@ -203,7 +204,8 @@ class Batches:
             arrays = self._reader_of(epoch).read(epoch, batch, batches)
             return [(np.arange(len(array)), self._reader.aligned(array)) for array in arrays]
 
-        as_read = [Gather("", one.shape, one.dtype, range(1), False, one.dtype, None) for one in self._plan.arrays]
+        specs = [replace(one.spec, shape=(0, *one.shape), dtype=one.dtype) for one in self._plan.arrays]
+        as_read = [Frames("", range(1), False, spec, spec.dtype, None) for spec in specs]
         return GroupedReads(as_read, fetch, self._together, False)
 
     @property
@@ -345,7 +347,7 @@ class Batches:
     def __repr__(self) -> str:
         lost = self._anchors.samples_without
         ends = f" ({lost} of {lost + len(self._anchors)} samples begin no window)" if lost else ""
-        order = "in stored order"
+        order = "in sequential order"
         if self._shuffling is not None:
             anchors, blocks = self._order.largest_window()
             order = (

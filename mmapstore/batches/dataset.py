@@ -118,7 +118,7 @@ class Dataset(Parts):
         sample_weight : the field of w, for batches of (x, y, w): the weight of each sample's loss, finite and 0 or more, at the
             last input frame of a window. One field for all of y, or one for each output, in the structure of y. Keras takes
             either these or `fit(class_weight=)`
-        shuffle : False is the stored order. True mixes within windows of 32 blocks of about 2 MiB taken from all over
+        shuffle : False is the sequential order. True mixes within windows of 32 blocks of about 2 MiB taken from all over
             the data, in a new order each epoch. A number is the samples in such a window: more mix better and, for
             compressed data, take more memory. The order depends on seed, shuffle and the bytes of a sample alone.
         seed : any whole number
@@ -141,8 +141,8 @@ class Dataset(Parts):
             epoch's beginning
         sampling_weight : a field of numbers that samples are drawn in proportion to, instead of `balance`. Each sample is drawn
             the expected number of times, rounded down or up
-        max_memory : bytes, or text such as "256MB"; refuse at once if the predicted peak (`.memory`) is over it. Of compressed
-            data in stored order less is decoded ahead before that, at some cost of speed.
+        max_memory : bytes, or text such as "256MB"; raises at once if the predicted peak (`.memory`) is over it. Of compressed
+            data in sequential order less is decoded ahead before that, at some cost of speed
 
         >>> import mmapstore as mm
         >>> b = mm.open(np.arange(10.0).reshape(10, 1)).batches(4, target=mm.NextFrame())

@@ -24,7 +24,7 @@ MOST_WORKERS = 1024  # threads that finish batches: as many as there are promise
 
 
 class Promise(Generic[T]):
-    """The result of `work`, which a thread begins as soon as one is free, or else whoever asks for it.
+    """The result of `work`, which is done by the next free thread, or by the caller who asks first.
 
     >>> promise = Promise(lambda: 6 * 7)
     >>> promise.result()
@@ -35,7 +35,7 @@ class Promise(Generic[T]):
         self._work: Callable[[], T] | None = work
         self._threads: WorkerThreads | None = _threads if threads is None else threads
         self._process = os.getpid()
-        self._begun = threading.Lock()  # taken by whoever does the work
+        self._begun = threading.Lock()  # taken by the thread that does the work
         self._ended = threading.Event()
         self._made: T | None = None
         self._error: BaseException | None = None
@@ -43,7 +43,7 @@ class Promise(Generic[T]):
             self.begin()
 
     def begin(self) -> None:
-        """Have a thread do the work, unless somebody has begun with it."""
+        """Have a thread do the work, unless another has begun."""
         threads, self._threads = self._threads, None
         if threads is not None:
             threads.give(self._run)
@@ -54,7 +54,7 @@ class Promise(Generic[T]):
             return
         try:
             self._made = work()
-        except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
+        except BaseException as error:  # of any kind: `result` raises it
             self._error = error
         finally:
             self._work = None
@@ -136,7 +136,7 @@ class LookAhead(Generic[K, T]):
 
     def get(self, wanted: K, following: Iterable[K] = ()) -> T:
         """Return the result for `wanted`, and begin those for the first of `following`."""
-        # Frameworks may ask from several threads all the same: whoever takes these has them to himself.
+        # Frameworks may call from several threads all the same: the thread that takes these promises has them alone.
         ahead, self._ahead = self._ahead, deque()
         try:
             made = self._next_of(ahead, wanted)

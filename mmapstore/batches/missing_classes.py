@@ -131,5 +131,5 @@ def warn_of_missing_classes(
     warnings.warn(
         f"{call} makes parts without some classes of the field {field!r}: {'; '.join(told[:_FEW])}{more}.{lie} {remedy}",
         LabelWarning,
-        stacklevel=4,  # of whoever called split or kfold
+        stacklevel=4,  # the caller of split or kfold
     )

@@ -1,4 +1,4 @@
-"""`mmapstore.open`: from whatever a user has in hand to a dataset. Reads headers, never data."""
+"""`mmapstore.open`: a dataset of paths, live arrays or fields. Reads headers, never data."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def _open_path(path: str, key: str | None, layout: str | None, mapped: bool, for
     entries = list(entries_beside(outer).values())
     stored = None
     if not inside and len(entries) == 1:
-        with suppress(KeyNotFoundError):  # the array that the manifest names, whatever others are in there with it
+        with suppress(KeyNotFoundError):  # the array that the manifest names, among any others
             stored = open_stored(outer, entries[0].key or None)
     stored = stored or open_stored(outer, inside)
     name = (split_name(stored.name)[1] or "").strip("/")

@@ -103,25 +103,24 @@ class _Held:
         return self.frames.get(name) if self.frames is not None else None
 
 
+@dataclass(eq=False)
 class WindowBuffers:
     """The frames of one window of positions, and those of the next ones, which threads read meanwhile.
 
     In sequential order two small windows are read ahead: while the last chunks of one are decoded, processors that have nothing
-    left to do in it go on with the other. `readers` are of the fields whose frames are worth holding.
+    left to do in it go on with the other.
     """
 
-    def __init__(
-        self, readers: Mapping[str, Reader], plan: Plan, frames: WindowFrames, batch_size: int, buffers: LentBuffers
-    ) -> None:
-        self._readers = dict(readers)
-        self._plan = plan
-        self._frames = frames
-        self._batch_size = batch_size
-        self._buffers = buffers
-        self._decodes = {name: reader for name, reader in readers.items() if reader.decoded_together}
+    readers: Mapping[str, Reader]  # of the fields whose frames are worth holding
+    plan: Plan
+    frames: WindowFrames
+    batch_size: int
+    buffers: LentBuffers
+
+    def __post_init__(self) -> None:
         self._warned = False
-        self._is_sequential = frames.order.shuffling is None
-        self._ahead = self._windows_ahead(frames)
+        self._is_sequential = self.frames.order.shuffling is None
+        self._ahead = self._windows_ahead(self.frames)
         self._reset()
 
     def _reset(self) -> None:
@@ -138,8 +137,11 @@ class WindowBuffers:
         self.__dict__.update(state)
         self._reset()
 
+    def __len__(self) -> int:
+        return len(self.readers)
+
     def __contains__(self, name: str) -> bool:
-        return name in self._readers
+        return name in self.readers
 
     # --- serving -----------------------------------------------------------------------------------------------------
 
@@ -171,13 +173,13 @@ class WindowBuffers:
         with self._locked():
             _, held = self._hold(epoch, start)
             self._look_ahead(epoch)
-        low, _ = self._plan.reach(name)
+        low, _ = self.plan.reach(name)
         return held[name].rows(samples + low) - low, held[name].samples
 
     @property
     def positions(self) -> int:
         """The most positions of a window; in sequential order all but the last have so many."""
-        return self._frames.samples
+        return self.frames.samples
 
     @property
     def is_asked_in_order(self) -> bool:
@@ -191,7 +193,7 @@ class WindowBuffers:
 
     def _hold(self, epoch: int, position: int) -> tuple[Window, dict[str, _HeldFrames]]:
         if self._now is None or not self._now.has(epoch, position):
-            self._turn_to(_Held(epoch, self._frames.at(epoch, position)))
+            self._turn_to(_Held(epoch, self.frames.at(epoch, position)))
         assert self._now is not None and self._now.frames is not None
         return self._now.window, self._now.frames
 
@@ -222,7 +224,7 @@ class WindowBuffers:
         while len(self._coming) < self._ahead:
             last = self._coming[-1] if self._coming else self._now
             assert last is not None
-            following = self._frames.after(epoch, last.window)
+            following = self.frames.after(epoch, last.window)
             if following is None:
                 return
             self._coming.append(_Held(epoch, following))
@@ -231,23 +233,23 @@ class WindowBuffers:
     def _read(self, wanted: _Held, before: _Held | None) -> None:
         """Read the frames of a window; in sequential order, copy those that the window `before` has as well."""
         found = {}
-        for name, reader in self._readers.items():
+        for name, reader in self.readers.items():
             runs, shared = self._runs(name, wanted), 0
             there: Callable[[], _HeldFrames | None] | None = None
             if before is not None:
                 shared, there = _shared(self._runs(name, before), runs), partial(before.frames_of, name)
-            found[name] = _HeldFrames(reader, runs, self._buffers, self._rows(name, self._frames), shared, there)
+            found[name] = _HeldFrames(reader, runs, self.buffers, self._rows(name, self.frames), shared, there)
         wanted.frames = found
 
     def _runs(self, name: str, held: _Held) -> Runs:
-        runs = self._frames.runs(held.epoch, held.window, name)
-        if self._is_sequential and name in self._decodes:
+        runs = self.frames.runs(held.epoch, held.window, name)
+        if self._is_sequential:
             # The rest of the last chunk is kept: the next stretch begins with it, or with samples of it.
-            runs[-1, 1] = self._decodes[name].whole_chunks(*runs[-1].tolist())[1]
+            runs[-1, 1] = self.readers[name].whole_chunks(*runs[-1].tolist())[1]
         return runs
 
     def _windows_ahead(self, frames: WindowFrames) -> int:
-        nbytes = sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self._readers.items())
+        nbytes = sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self.readers.items())
         return 2 if frames.order.shuffling is None and nbytes <= 2 * frames.stretch_bytes else 1
 
     def _count_jump(self, key: tuple[int, int]) -> None:
@@ -256,15 +258,16 @@ class WindowBuffers:
             self._jumps = (epoch, 0)
         elif self._now is not None and number != self._now.window.number + 1:
             self._jumps = (epoch, self._jumps[1] + 1)
-            if self._jumps[1] == _JUMPS and self._decodes and not self._warned:
+            decodes = any(reader.decoded_together for reader in self.readers.values())
+            if self._jumps[1] == _JUMPS and decodes and not self._warned:
                 self._warned = True
                 warnings.warn(self._jumping_costs(), SlowAccessWarning, stacklevel=2)
 
     def _jumping_costs(self) -> str:
-        samples = self._frames.samples
+        samples = self.frames.samples
         return (
             f"batches are asked for out of order, and {samples} samples are decoded at a time: an epoch decodes everything up to "
-            f"{max(2, samples // self._batch_size)} times. Keras's default, fit(shuffle=True), does that to a Sequence. Write "
+            f"{max(2, samples // self.batch_size)} times. Keras's default, fit(shuffle=True), does that to a Sequence. Write "
             "fit(..., shuffle=False), which leaves the order to these batches; or use to_tf(); or decode once with "
             "ds.cache(directory)."
         )
@@ -272,18 +275,18 @@ class WindowBuffers:
     # --- prediction --------------------------------------------------------------------------------------------------
 
     def _rows(self, name: str, frames: WindowFrames) -> int:
-        return frames.rows(name, self._decodes[name].decoded_together - 1 if name in self._decodes else 0)
+        return frames.rows(name, max(0, self.readers[name].decoded_together - 1))
 
     def nbytes(self, order: SampleOrder) -> int:
         """Return the most bytes of private memory that frames take in this order."""
-        frames = self._frames.under(order)
-        rows = sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self._readers.items())
+        frames = self.frames.under(order)
+        rows = sum(self._rows(name, frames) * reader.spec.sample_nbytes for name, reader in self.readers.items())
         return self._alive(frames) * rows
 
     def index_nbytes(self, order: SampleOrder) -> int:
         """Return the bytes of private memory of the index of the frames."""
-        frames = self._frames.under(order)
-        return self._alive(frames) * len(self._readers) * frames.index_nbytes
+        frames = self.frames.under(order)
+        return self._alive(frames) * len(self.readers) * frames.index_nbytes
 
     def _alive(self, frames: WindowFrames) -> int:
         """Count the windows held: in use and ahead; in sequential order, views of batches keep the one before alive as well."""

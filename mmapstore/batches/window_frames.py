@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -37,47 +36,39 @@ class Stretches:
         return min(self.size, len(self.order)), 1
 
 
+@dataclass(frozen=True, eq=False)
 class WindowFrames:
     """The windows of positions of an order, and the samples of the store that each draws on.
 
-    `specs` are of the fields that are held by windows. In sequential order a window has about `stretch_bytes`, and holds all of
-    up to `together` batches that are read by one call.
+    In sequential order a window has about `stretch_bytes`, and holds all of up to `together` batches that are read by one call.
     """
 
-    def __init__(
-        self,
-        specs: Mapping[str, ArraySpec],
-        plan: Plan,
-        anchors: Anchors,
-        order: SampleOrder,
-        batch_size: int,
-        together: int = 1,
-        stretch_bytes: int | None = None,
-    ) -> None:
-        self._specs = dict(specs)
-        self._plan = plan
-        self._anchors = anchors
-        self._batch_size = batch_size
-        self._together = together
-        self.stretch_bytes = STRETCH_BYTES if stretch_bytes is None else stretch_bytes
-        self.order = order
-        self._windows: Any = order
-        self._most: dict[int, int] = {}  # by reach: working it out looks at every episode
-        if order.shuffling is None:
-            low, high = plan.reach()
-            nbytes = sum(spec.sample_nbytes for spec in specs.values()) * min(anchors.stride, high - low + 1)
-            # Whole batches: none has to be put together from two stretches.
-            batches = max(1, self.stretch_bytes // max(1, nbytes * batch_size))
-            self._windows = Stretches(order, batches // min(together, batches) * min(together, batches) * batch_size)
+    specs: Mapping[str, ArraySpec]  # of the fields that are held by windows
+    plan: Plan
+    anchors: Anchors
+    order: SampleOrder
+    batch_size: int
+    together: int = 1
+    stretch_bytes: int = STRETCH_BYTES
+
+    @cached_property
+    def _windows(self) -> SampleOrder | Stretches:
+        if self.order.shuffling is not None:
+            return self.order
+        low, high = self.plan.reach()
+        nbytes = sum(spec.sample_nbytes for spec in self.specs.values()) * min(self.anchors.stride, high - low + 1)
+        # Whole batches: none has to be put together from two stretches.
+        batches = max(1, self.stretch_bytes // max(1, nbytes * self.batch_size))
+        together = min(self.together, batches)
+        return Stretches(self.order, batches // together * together * self.batch_size)
 
     def under(self, order: SampleOrder) -> WindowFrames:
         """Return the windows of another order."""
-        return WindowFrames(self._specs, self._plan, self._anchors, order, self._batch_size, self._together, self.stretch_bytes)
+        return replace(self, order=order)
 
     def at(self, epoch: int, position: int) -> Window:
         """Return the window that holds a position."""
-        found: Window = self._windows.window_at(epoch, position)
-        return found
+        return self._windows.window_at(epoch, position)
 
     def after(self, epoch: int, window: Window) -> Window | None:
         """Return the next window of the same epoch; None after the last."""
@@ -85,14 +76,14 @@ class WindowFrames:
 
     def runs(self, epoch: int, window: Window, name: str | None = None, gap: int = 0) -> Runs:
         """Return the samples of a field, or of all, that the anchors of a window reach; gaps of up to `gap` samples are filled."""
-        low, high = self._plan.reach()
-        reach, found = np.array(self._plan.reach(name)), []
+        low, high = self.plan.reach()
+        reach, found = np.array(self.plan.reach(name)), []
         for numbers in self._windows.window_runs(epoch, window):
-            if self._anchors.stride > high - low + 1:  # what lies between two anchors is in no window
-                starts = self._anchors.starts(samples_of(numbers))
+            if self.anchors.stride > high - low + 1:  # what lies between two anchors is in no window
+                starts = self.anchors.starts(samples_of(numbers))
                 runs = np.stack([starts, starts + 1], axis=1)
             else:
-                runs = self._anchors.runs(numbers)
+                runs = self.anchors.runs(numbers)
             found.append(merged(runs + reach, gap))
         return merged(np.concatenate(found), gap)
 
@@ -100,12 +91,12 @@ class WindowFrames:
     def end(self) -> int:
         """The sample of the store behind the last anchor of a sequential order."""
         last = self.order.anchors_at(0, len(self.order) - 1, len(self.order))
-        return int(self._anchors.starts(last)[0]) + 1
+        return int(self.anchors.starts(last)[0]) + 1
 
     @property
     def samples(self) -> int:
         """The most samples (anchors) in a window."""
-        return int(self._windows.largest_window()[0])
+        return self._windows.largest_window()[0]
 
     @property
     def count(self) -> int:
@@ -114,21 +105,21 @@ class WindowFrames:
 
     def rows(self, name: str, ahead: int = 0) -> int:
         """Return the most samples of a field that a window can reach; a sequential one's last run may be longer by `ahead`."""
-        low, high = self._plan.reach(name)
+        low, high = self.plan.reach(name)
         extra = ahead if self.order.shuffling is None else 0
-        return min(len(self._specs[name]), self._most_samples(high - low) + extra)
+        return min(len(self.specs[name]), self._most_samples(high - low) + extra)
 
     def _most_samples(self, reach: int) -> int:
-        found = self._most.get(reach)
-        if found is None:
-            anchors, blocks = self._windows.largest_window()
-            found = anchors * (1 + reach)
-            if self.order.draws is None:
-                in_runs = anchors * self._anchors.stride + self._most_runs * reach
-                in_spans = blocks * (self._anchors.longest_span(self._block) + reach)
-                found = min(found, in_runs, in_spans)
-            self._most[reach] = found
+        anchors, blocks = self._windows.largest_window()
+        found = anchors * (1 + reach)
+        if self.order.draws is None:
+            in_runs = anchors * self.anchors.stride + self._most_runs * reach
+            found = min(found, in_runs, blocks * (self._longest_span + reach))
         return found
+
+    @cached_property
+    def _longest_span(self) -> int:
+        return self.anchors.longest_span(self._block)
 
     @property
     def index_nbytes(self) -> int:
@@ -138,12 +129,12 @@ class WindowFrames:
     @property
     def _block(self) -> int:
         """Consecutive anchors in each block of a window; a sequential window is one block."""
-        return int(self._windows.largest_window()[0]) if self.order.shuffling is None else self.order.shuffling.block
+        return self._windows.largest_window()[0] if self.order.shuffling is None else self.order.shuffling.block
 
     @cached_property
     def _most_runs(self) -> int:
         anchors, blocks = self._windows.largest_window()
         if self.order.draws is not None:
             return int(anchors)
-        cuts = self._anchors.most_runs(self._block) - 1 if self.order.shuffling is None else self._anchors.most_cuts(self._block)
+        cuts = self.anchors.most_runs(self._block) - 1 if self.order.shuffling is None else self.anchors.most_cuts(self._block)
         return int(min(anchors, blocks * (1 + cuts)))

@@ -631,10 +631,10 @@ def test_batches_are_no_array(store):
 def test_repr_says_what_matters(store):
     ds = mm.open(store / "frames.npy", episodes=[0, 40, 97])
     text = repr(ds.batches(10, target=mm.NextFrame()))
-    assert "10 x 10, x (2, 3, 4) float32, y (2, 3, 4) float32; in stored order (2 of 97 samples begin no window); peak" in text
+    assert "10 x 10, x (2, 3, 4) float32, y (2, 3, 4) float32; in sequential order (2 of 97 samples begin no window); peak" in text
     assert "shuffled throughout" in repr(ds.batches(10, shuffle=True))
     assert "shuffled in windows of 20 from 20 places (effective batch at least 6.9)" in repr(ds.batches(10, shuffle=20))
-    assert "x (2, 2, 3, 4) float64; in stored order" in repr(ds.batches(10, target=None, dtype="f8")).replace(
+    assert "x (2, 2, 3, 4) float64; in sequential order" in repr(ds.batches(10, target=None, dtype="f8")).replace(
         "x (2, 3", "x (2, 2, 3"
     )
 

@@ -1,4 +1,4 @@
-"""Windows of frames in stored order: two are read ahead, each chunk once, and an error belongs to its window alone."""
+"""Windows of frames in sequential order: two are read ahead, each chunk once, and an error belongs to its window alone."""
 
 from __future__ import annotations
 

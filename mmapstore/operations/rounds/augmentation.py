@@ -104,7 +104,9 @@ def _called(function: Function, original: Array, rng: np.random.Generator, where
     try:
         return np.asarray(function(np.array(original), rng))  # its own copy, which it may change
     except Exception as error:
-        found = TransformError(f"fn raised {type(error).__name__} for {where}: {error}. Mend fn, then run again: it goes on there.")
+        found = TransformError(
+            f"fn raised {type(error).__name__} for {where}: {error}. Correct fn, then run again: the round resumes there."
+        )
         found.add_note("".join(traceback.format_exception(error)[-3:]).rstrip())
         raise found from error
 

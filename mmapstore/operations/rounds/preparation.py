@@ -69,7 +69,7 @@ def is_ready(path: str) -> bool:
 class Preparation:
     """A directory held by this process alone, and at most one process that prepares a round there.
 
-    Whichever object of this process asked last holds the directory; another process is told that it is in use.
+    The object of this process that asked last holds the directory; in another process `hold` raises LockedFileError.
     """
 
     def __init__(self, directory: str, work: RoundWork) -> None:
@@ -128,7 +128,7 @@ class Preparation:
                 yield int(match[1]), os.path.join(self.directory, name)
 
     def keep(self, numbers: Collection[int]) -> None:
-        """Delete all other rounds. Those that are mapped, or written by others, stay readable for them, or are left."""
+        """Delete all other rounds. Mapped files stay readable; rounds that another process writes are left."""
         for number, path in self._stored():
             if number not in numbers:
                 with contextlib.suppress(OSError):  # on Windows, a mapped file cannot be deleted: the next time

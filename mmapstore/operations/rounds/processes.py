@@ -132,7 +132,7 @@ class Process:
         raise MmapstoreError(f"{how} ended the process that prepared a round{memory}. Run again: it goes on where it stopped.")
 
     def end(self) -> None:
-        """End the process at once, whatever it does."""
+        """End the process at once."""
         if os.getpid() != self._owner:
             return  # a forked copy of the training process has this object, but not the process
         with contextlib.suppress(OSError):
