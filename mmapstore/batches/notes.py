@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..plain.cf_packing import Packed
-from ..plain.errors import InvalidValueError, NoClassNamesError
+from ..formats.contract import StoredArray
+from ..plain.cf_packing import ATTRIBUTES, Packed, Packing, packed_words
+from ..plain.errors import InvalidValueError, NoClassNamesError, PackedValuesWarning
 from ..plain.guessed_axes import Doubt
 from .labels import listed, read_labels
 
@@ -91,3 +93,19 @@ def mixed_samples(name: str) -> InvalidValueError:
         "mmapstore.Images(..., order='sorted') (--order sorted), or episodes='folder' (--episodes folder) if each folder is a "
         "sequence of its own."
     )
+
+
+def packed_of(stored: StoredArray) -> tuple[Packed, ...]:
+    """Return the packing that the attributes of an array declare, as a tuple of one; an empty tuple where they declare none."""
+    attributes = stored.attributes(ATTRIBUTES)
+    if not attributes:
+        return ()
+    packing = Packing.of(attributes, stored.dtype, stored.unwritten())
+    return () if packing is None else (Packed(stored.name, packing),)
+
+
+def warn_of_packed(packed: Iterable[Packed], stacklevel: int = 2) -> None:
+    """Warn, with one PackedValuesWarning, if some of the arrays mislead. `stacklevel` as `warnings.warn` takes it."""
+    words = packed_words(packed)
+    if words:
+        warnings.warn(words, PackedValuesWarning, stacklevel=stacklevel + 1)

@@ -29,8 +29,7 @@ from ..readers.contract import Reader
 from ..readers.joined import join
 from ..readers.select_reader import reader_for
 from .dataset import Dataset
-from .notes import FieldNotes, joined_notes
-from .packed_values import packed_of, warn_of_packed
+from .notes import FieldNotes, joined_notes, packed_of, warn_of_packed
 
 DEFAULT_FIELD = "data"
 

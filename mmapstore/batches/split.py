@@ -15,8 +15,7 @@ from ..plain.dealing import dealt, dealt_groups, majorities
 from ..plain.errors import InvalidTypeError, InvalidValueError, LabelWarning
 from ..readers.contract import Array
 from .arguments import whole_number
-from .labels import Labels, counts_of, read_labels
-from .missing_classes import label_field, warn_of_missing_classes
+from .labels import Labels, counts_of, label_field, read_labels, warn_of_missing_classes
 
 if TYPE_CHECKING:
     from .parts import Parts

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..batches.dataset import Dataset
-from ..batches.labels import is_label
-from ..batches.missing_classes import are_sorted, class_words, label_field, sorted_words
+from ..batches.labels import are_sorted, class_words, is_label, label_field, sorted_words
 from ..batches.opening import open_dataset, open_quietly
 from ..files.lent_buffers import ALIGNMENT, is_aligned
 from ..files.stored_files import nbytes_on_disk

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import mmapstore as mm
-from mmapstore.batches import missing_classes
-from mmapstore.batches.missing_classes import label_field
+from mmapstore.batches import labels
+from mmapstore.batches.labels import label_field
 from mmapstore.plain.errors import LabelWarning
 
 SORTED = np.repeat([0, 1], [300, 60])
@@ -93,10 +93,10 @@ def test_a_part_too_small_for_a_class_is_no_news():
 
 
 def test_large_fields_are_not_read(monkeypatch):
-    monkeypatch.setattr(missing_classes, "_MOST_SAMPLES", 359)
+    monkeypatch.setattr(labels, "_MOST_SAMPLES", 359)
     opened(SORTED).split(0.8, 0.2)
-    monkeypatch.setattr(missing_classes, "_MOST_SAMPLES", 360)
-    monkeypatch.setattr(missing_classes, "_MOST_BYTES", 359 * 8)
+    monkeypatch.setattr(labels, "_MOST_SAMPLES", 360)
+    monkeypatch.setattr(labels, "_MOST_BYTES", 359 * 8)
     opened(SORTED).split(0.8, 0.2)
 
 

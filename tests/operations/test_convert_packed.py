@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmapstore
-from mmapstore.batches.packed_values import packed_of
+from mmapstore.batches.notes import packed_of
 from mmapstore.cli import main
 from mmapstore.formats.registry import open_stored
 from mmapstore.plain.cf_packing import ATTRIBUTES, unwritten_fill

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...batches.missing_classes import sorted_classes
+from ...batches.labels import sorted_classes
 from ...plain.array_spec import DEFAULT_LAYOUTS
 from ...plain.display import format_duration
 from ...plain.memory_budget import format_bytes

@@ -13,9 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...batches.dataset import Dataset
-from ...batches.notes import FieldNotes
+from ...batches.notes import FieldNotes, packed_of
 from ...batches.opening import entries_beside, open_quietly
-from ...batches.packed_values import packed_of
 from ...files.descriptors import Descriptors, read_exactly
 from ...formats.contract import EncodedChunks, StoredArray
 from ...formats.registry import open_live, open_stored, split_inside

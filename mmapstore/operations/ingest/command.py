@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...batches.missing_classes import class_counts, class_words, label_field
+from ...batches.labels import class_counts, class_words, label_field
 from ...batches.opening import open_quietly
 from ...files.stored_files import nbytes_on_disk
 from ...files.stored_manifest import read_manifest

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...batches.notes import packed_of, warn_of_packed
 from ...batches.opening import open_quietly
-from ...batches.packed_values import packed_of, warn_of_packed
 from ...formats.registry import PARTIAL, open_live, require_exists, split_inside
 from ...plain.array_likes import is_array_like, is_fields, is_read_in_slices
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError, SourceWarning

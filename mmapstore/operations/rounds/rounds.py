@@ -38,10 +38,9 @@ from ..flow.target import Target
 from ..ingest.plan import Options, write_plan
 from ..preview import Preview, preview
 from . import processes
-from .augmentation import Augmentation, Function
 from .batches import RoundBatches
 from .preparation import Preparation, RoundWork, is_ready
-from .source import DUPLICATE, ORIGINAL, RoundSource
+from .source import DUPLICATE, ORIGINAL, Augmentation, Function, RoundSource
 
 _FORMAT = 1  # of rounds: another number, other bytes
 _INGEST_MEMORY = 256_000_000  # the most that writing a round takes, where samples are small enough

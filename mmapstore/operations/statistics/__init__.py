@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...batches.dataset import Dataset
-from ...batches.labels import is_label
-from ...batches.missing_classes import class_words, label_field
+from ...batches.labels import class_words, is_label, label_field
 from ...batches.opening import open_dataset
 from ...batches.split import split_points
 from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, DifferenceStatistics
