@@ -93,6 +93,18 @@ def test_fields_together(tmp_path: Path, out: str, stepwise: None) -> None:
     assert open_dataset(path)["label"][239] == 239
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_store_shares_the_chunks_it_had(tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hard links, where the file system has them."""
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
+    path = ingest(frames(40), tmp_path / "x.zarr", chunk_samples=10)
+    before = {file: os.stat(file).st_ino for file in Path(path, "c").rglob("*") if file.is_file()}
+    ingest(frames(40), path, append=True)
+    assert [file for file, inode in before.items() if os.stat(file).st_ino != inode] == ([] if links else list(before))
+    np.testing.assert_array_equal(read(path), np.concatenate([frames(40)] * 2))
+
+
 def test_a_file_of_numpy_readers_in_between(tmp_path: Path) -> None:
     """What has the old file open sees the old samples, unchanged."""
     path = ingest(frames(30), tmp_path / "x.npy", layout=None)

@@ -9,8 +9,10 @@ again, and what comes out is what one ingest of all samples would have left. Whe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +20,6 @@ import numpy as np
 
 from ...batches.opening import open_quietly
 from ...files import durable_writes
-from ...files.reflink import copy_file, copy_store
 from ...files.stored_manifest import read_manifest
 from ...files.system_errors import explaining_write_errors
 from ...formats.registry import open_stored
@@ -231,14 +232,23 @@ def first_record(plan: WritePlan, before: Before) -> Record:
     return record
 
 
+def _shared(source: str, copy: str) -> None:
+    """Link a chunk's file, which is replaced or deleted as a whole; copy metadata, which is changed in place."""
+    if os.path.basename(source) != "zarr.json":
+        with contextlib.suppress(OSError):  # no hard links here, or no more for this file
+            os.link(source, copy)
+            return
+    shutil.copyfile(source, copy)
+
+
 def copy_to_work_on(plan: WritePlan, target: Target, record: Record) -> None:
     """Have the old data at the partial path, without what is written again."""
     with explaining_write_errors(target.partial):
         durable_writes.remove(target.partial)  # what a copy that was interrupted left
         if os.path.isdir(target.path):
-            copy_store(target.path, target.partial, is_rewritten=lambda name: name == "zarr.json")
+            shutil.copytree(target.path, target.partial, copy_function=_shared)
         else:
-            copy_file(target.path, target.partial)
+            shutil.copy(target.path, target.partial)
     if os.path.isdir(target.partial) and record.samples:
         for field in plan.fields.values():
             # Chunk files behind these are shared with the old store: they are taken away here, so that they are never written to.
