@@ -1,4 +1,4 @@
-"""Reading files on our own descriptors: positioned and vectored reads, maps, advice to the kernel."""
+"""Read files by descriptors of our own: positioned and vectored reads, memory maps, advice to the kernel."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ _READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0
 
 
 class Descriptors:
-    """The read-only file descriptors of one reader: opened when needed, closed with it or when others are needed more.
+    """The read-only file descriptors of one reader: opened when needed, closed with the reader or when others are needed more.
 
-    At most `MOST_OPEN` are open in a process, over all readers: a Zarr store has a file for each chunk, and a process some
-    thousand descriptors. They are kept by reader, not by path alone: a file that was replaced is another one for whoever
-    opens it next, and must not become another one for whoever has it open.
+    At most `MOST_OPEN` are open in a process, over all readers: a Zarr store has a file for each chunk, and a process may have
+    some thousand descriptors. Each reader has its own, so that a file that is replaced stays the old one for its reader.
 
     Parameters
     ----------
-    path : the file, where there is one only. It is then checked, whenever it is opened again, to be the one it was.
+    path : the only file, where there is one; each time it is opened again it is checked to be the same
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -40,7 +39,7 @@ class Descriptors:
         self._opened = _status(path) if path is not None else None
 
     def get(self, path: str) -> Descriptor:
-        """A descriptor that stays open as long as the returned object is referenced."""
+        """Return a descriptor that stays open as long as it is referenced."""
         key = (id(self), path)
         with _open.lock:
             found = _open.descriptors.get(key)
@@ -124,7 +123,7 @@ def check_is_file(path: str, status: os.stat_result) -> None:
 
 
 def read_small(path: str, most: int) -> bytes:
-    """Read all of a file that has no reason to be long.
+    """Read all of a small file.
 
     Raises NotFoundError, NotReadableError, DamagedFileError (also for more than `most` bytes).
     """
@@ -138,7 +137,7 @@ def read_small(path: str, most: int) -> bytes:
 
 
 def read_small_text(path: str, most: int = 64 << 20) -> str:
-    """All of a file of UTF-8 text that has no reason to be long, such as metadata.
+    """Read all of a small file of UTF-8 text, such as metadata.
 
     Raises NotFoundError, NotReadableError, DamagedFileError (also for more than `most` bytes, and for what is no text).
     """
@@ -162,7 +161,7 @@ class Descriptor:
         check_is_file(path, self.status)
 
     def map(self, offset: int, nbytes: int) -> mmap.mmap:
-        """The file as a read-only memory map, made when first asked for; it lives as long as an array looks into it.
+        """Return a read-only memory map of the file, made once; it lives as long as an array looks into it.
 
         Raises DamagedFileError if the file is too short for these bytes: touching a map past the end kills the process.
         """
@@ -178,7 +177,7 @@ class Descriptor:
         return self._map
 
     def unmap_pages(self, offset: int, nbytes: int) -> None:
-        """Take pages out of the map that was made, if any was: the kernel does not drop those that a process has in a map."""
+        """Take pages out of the map, if there is one: the kernel does not drop pages that a process has mapped."""
         start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
         length = (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
         if self._map is not None and length > 0 and hasattr(mmap, "MADV_DONTNEED"):
@@ -284,10 +283,7 @@ def will_need(descriptor: Descriptor, offset: int, nbytes: int) -> None:
 
 
 def let_go(descriptor: Descriptor, offset: int, nbytes: int) -> None:
-    """Tell the kernel that these bytes are done with: it drops the pages that lie wholly among them.
-
-    Arrays that look into a map of the file stay right: whoever looks again has the page read again.
-    """
+    """Let the kernel drop the pages that lie wholly in these bytes. Arrays of a map stay right: their pages are read again."""
     descriptor.unmap_pages(offset, nbytes)
     if hasattr(os, "posix_fadvise") and nbytes > 0:
         with contextlib.suppress(OSError):

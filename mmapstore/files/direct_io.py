@@ -1,8 +1,8 @@
-"""Large writes and reads that go past the page cache: from our memory to the disk, and back from the disk itself.
+"""Write and read large blocks past the page cache (O_DIRECT).
 
-Copying gigabytes through the page cache costs more processor time than hashing them, and pushes out what others have in it. What
-is read back this way was on the disk. The kernel asks for addresses, offsets and lengths in multiples of a page: the few bytes
-before and after go the ordinary way.
+Copying gigabytes through the page cache costs more processor time than hashing them, and evicts the pages of other programs; bytes
+that are read back directly were on the disk. The kernel asks for addresses, offsets and lengths in multiples of a page: the few
+bytes before and after take the ordinary calls.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _NOT_HERE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
 def empty_at(nbytes: int, offset: int = 0) -> Array:
-    """New bytes in memory at an address that is as far from a page's beginning as `offset` of a file is."""
-    room = np.empty(nbytes + 2 * PAGE, np.uint8)
-    return room_at(room, offset)[:nbytes]
+    """Return new bytes at an address that is as far from a page's beginning as `offset` of a file is."""
+    return room_at(np.empty(nbytes + 2 * PAGE, np.uint8), offset)[:nbytes]
 
 
 def room_at(room: Array, offset: int) -> Array:
-    """The part of a buffer of bytes that begins as far from a page's beginning as `offset`; up to a page is left out."""
+    """Return the part of a buffer of bytes that begins as far from a page's beginning as `offset`; it skips up to a page."""
     return room[(offset - int(room.ctypes.data)) % PAGE :]
 
 
 class DirectFile:
-    """A second way to a file that is open: `number` is its descriptor. Falls back to the first where the system has no other."""
+    """A file opened for direct I/O beside its descriptor `number`, which is used where the system has no direct I/O."""
+
+    _direct: int | None = None
 
     def __init__(self, path: str, number: int, wanted: bool = True) -> None:
         self._number = number
         self._works = True
-        self._direct: int | None = None
         if wanted and hasattr(os, "O_DIRECT") and hasattr(os, "preadv"):
             with contextlib.suppress(OSError):  # tmpfs, some network file systems
                 self._direct = os.open(path, os.O_RDWR | os.O_DIRECT | getattr(os, "O_CLOEXEC", 0))
@@ -49,7 +49,7 @@ class DirectFile:
         return self._direct is not None and self._works
 
     def write(self, offset: int, block: Array) -> None:
-        """All bytes of a C-contiguous array at `offset`: past the page cache where its address allows it (`empty_at`)."""
+        """Write all bytes of a C-contiguous array at `offset`, directly where its address allows it (`empty_at`)."""
         flat = block.reshape(-1).view(np.uint8)
         head, tail = self._aligned(offset, flat)
         at = head
@@ -64,7 +64,7 @@ class DirectFile:
         write_at(self._number, offset + at, flat[at:])
 
     def read(self, offset: int, out: Array) -> int:
-        """Fill a C-contiguous array from `offset`; returns how many bytes there were."""
+        """Fill a C-contiguous array from `offset`; returns the number of bytes that there were."""
         flat = out.reshape(-1).view(np.uint8)
         head, tail = self._aligned(offset, flat)
         at = self._read(self._number, offset, flat[:head])
@@ -91,24 +91,23 @@ class DirectFile:
         return done
 
     def _aligned(self, offset: int, flat: Array) -> tuple[int, int]:
-        """Return the ends of the whole pages in `flat`; nothing lies between where they do not meet those of memory."""
+        """Return the ends of the whole pages in `flat`; (0, 0) where pages of the file do not meet those of memory."""
         if not self.is_direct or len(flat) < WORTH_NBYTES or (int(flat.ctypes.data) - offset) % PAGE:
             return 0, 0
         head = -offset % PAGE
         return head, head + (len(flat) - head) // PAGE * PAGE
 
     def _give_up(self, error: OSError) -> None:
-        """Raise what went wrong, unless it is that this cannot be done here."""
+        """Fall back to the ordinary calls if the system has no direct I/O here; raise any other error."""
         if error.errno not in _NOT_HERE:
             raise error
         self._works = False  # and the descriptor stays open: another thread may be reading from it
 
     def close(self) -> None:
-        """Nobody reads or writes any more."""
+        """Close the direct descriptor, once nobody reads or writes."""
         direct, self._direct = self._direct, None
         if direct is not None:
             os.close(direct)
 
     def __del__(self) -> None:
-        if getattr(self, "_direct", None) is not None:
-            self.close()
+        self.close()

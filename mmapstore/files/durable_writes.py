@@ -1,4 +1,4 @@
-"""Writes that survive a crash: what is said to be written is on the disk, and a name appears when all of it is there."""
+"""Writes that survive a crash: synced to the disk, and published under their name only when they are complete."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def allocate(number: int, nbytes: int) -> None:
 
 
 def sync_data(number: int) -> None:
-    """Returns when the disk has what was written to a descriptor."""
+    """Wait until the disk has all that was written to a descriptor."""
     getattr(os, "fdatasync", os.fsync)(number)
 
 

@@ -1,7 +1,7 @@
-"""A lock between processes and threads: who holds it writes, and everybody else is told who that is.
+"""Lock a target between processes and threads: the holder writes, and every other writer gets an error that names the holder.
 
-The lock is the kernel's, on a small file made for it: it ends with the process that holds it, however that ends, so a file that
-a kill left behind locks nothing.
+The kernel locks a small file made for it, and lets go of it when the holder ends, however it ends. A file that a kill left behind
+locks nothing. (filelock keeps no name of the holder, and a forked child would hold on to its locks.)
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _held_here: set[int] = set()  # descriptors of the locks of this process
 
 
 def _close_in_child() -> None:
-    """A lock of the kernel is held by every process that has its descriptor: a forked child would hold it after the writer died."""
+    """Close the descriptors in a forked child, which would hold the locks after the writer died."""
     while _held_here:
         with contextlib.suppress(OSError):
             os.close(_held_here.pop())
@@ -92,30 +92,29 @@ def exclusive_lock(path: str, target: str) -> Iterator[None]:
 
 def _held(path: str, target: str) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor, is_held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666), False
         _held_here.add(descriptor)
         try:
             _take_or_explain(descriptor, target)
-            if _has_the_name(descriptor, path):
+            with contextlib.suppress(FileNotFoundError):  # the file was deleted between opening and locking it
+                is_held = os.path.samestat(os.fstat(descriptor), os.stat(path))
+            if is_held:
                 _sign(descriptor)
                 return descriptor
-        except BaseException:
-            _close(descriptor)
-            raise
-        _close(descriptor)
-
-
-def _close(descriptor: int) -> None:
-    _held_here.discard(descriptor)
-    os.close(descriptor)
+        finally:
+            if not is_held:
+                _held_here.discard(descriptor)
+                os.close(descriptor)
 
 
 def _take_or_explain(descriptor: int, target: str) -> None:
     try:
         _take(descriptor)
     except BlockingIOError as error:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        holder = os.read(descriptor, 200).decode(errors="replace") or "a process that began just now"
         raise LockedFileError(
-            f"{target} is being written by another run: {_signature(descriptor)}. Wait until it ends, or choose another name."
+            f"{target} is being written by another run: {holder}. Wait until it ends, or choose another name."
         ) from error
     except OSError as error:
         if error.errno not in _REFUSED:
@@ -128,21 +127,8 @@ def _take_or_explain(descriptor: int, target: str) -> None:
         )
 
 
-def _has_the_name(descriptor: int, path: str) -> bool:
-    """False if the file was deleted between opening and locking it."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
 def _sign(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # a full disk: those who write data there will tell
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
-
-
-def _signature(descriptor: int) -> str:
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return os.read(descriptor, 200).decode(errors="replace") or "a process that began just now"

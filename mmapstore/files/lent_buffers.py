@@ -1,8 +1,8 @@
-"""Buffers that are lent: 64-byte aligned, and reused only after every array that looks into them has died.
+"""64-byte aligned buffers that are lent, and reused only after every array that looks into them has died.
 
-TensorFlow takes an aligned NumPy array without a copy and keeps it for as long as it likes, so nobody can say "done"
-at the right moment; the last reference can. NumPy shortens chains of views to their first array, hence the array
-handed out has as base an object that is no array: it dies with the last view, and its death returns the memory.
+TensorFlow takes an aligned NumPy array without a copy and keeps it as long as it likes, so only the last reference can return
+the memory. NumPy shortens chains of views to their first array; the array that is lent therefore has as base an object that is
+no array, which dies with the last view.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LentBuffers:
         self._free: dict[int, collections.deque[mmap.mmap]] = {}
 
     def lend(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """An array of that shape with arbitrary contents, C-contiguous, writable, its first byte on a page boundary."""
+        """Return a writable C-contiguous array of arbitrary contents whose first byte lies on a page boundary."""
         size = max(1, -(-math.prod(shape) * dtype.itemsize // mmap.PAGESIZE)) * mmap.PAGESIZE
         home = self._free.setdefault(size, collections.deque(maxlen=8))
         try:
@@ -72,5 +72,5 @@ def _new_memory(size: int) -> mmap.mmap:
 
 
 def is_aligned(array: Array) -> bool:
-    """True if TensorFlow can look at the array where it lies."""
+    """Return True if TensorFlow takes the array without a copy."""
     return array.flags.c_contiguous and int(array.__array_interface__["data"][0]) % ALIGNMENT == 0

@@ -1,4 +1,4 @@
-"""The page cache: which files and pages are in it, bringing files in, and dropping them, verified."""
+"""Ask which pages of files are in the page cache, bring files in, and drop them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PIECE = 1 << 30  # bytes that are asked about at a time
 
 
 def drop(paths: Sequence[Path]) -> float:
-    """Drop files from the page cache, as far as the kernel does so; the share of their pages that is still there.
+    """Drop files from the page cache and return the share of their pages that is left; 1.0 on a system that cannot drop.
 
-    Pages that a process has mapped stay, and so does everything on a tmpfs. 1.0 on a system that cannot drop.
+    Pages that a process has mapped stay, and so does everything on a tmpfs.
     """
     if not hasattr(os, "posix_fadvise"):
         return 1.0
@@ -45,9 +45,9 @@ def warm(paths: Sequence[Path]) -> bool:
 
 
 def cached_share(paths: Sequence[Path]) -> float:
-    """The share of the pages of files that is in the page cache, 0.0 to 1.0; 0.0 where the system does not tell.
+    """Return the share of the pages of files that is in the page cache, 0.0 to 1.0; 0.0 on a system that does not report it.
 
-    The kernel answers for files that one owns or may write to, and says of others that all of it is there.
+    The kernel reports files that the user owns or may write to; of other files it says that every page is there.
     """
     if not hasattr(os, "posix_fadvise"):
         return 0.0
@@ -64,14 +64,14 @@ def cached_share(paths: Sequence[Path]) -> float:
 
 
 def resident_pages(descriptor: int, size: int) -> int:
-    """Pages of the first `size` bytes of a file that are in the page cache. Raises OSError."""
+    """Return the number of pages of the first `size` bytes of a file that are in the page cache. Raises OSError."""
     return sum(_resident(descriptor, start, min(_PIECE, size - start)) for start in range(0, size, _PIECE))
 
 
 def is_cached(descriptor: int, at: int) -> bool | None:
-    """True if byte `at` of an open file is in the page cache; None where the system does not tell. Raises OSError.
+    """Return True if byte `at` of an open file is in the page cache; None where the system does not report it. Raises OSError.
 
-    The kernel tells of files that one owns or may write to.
+    The kernel reports files that the user owns or may write to.
     """
     if not hasattr(os, "posix_fadvise"):
         return None

@@ -1,4 +1,4 @@
-"""Memory of this process: what it has, as the kernel counts it, and what it could still have."""
+"""The memory of this process as the kernel counts it, and the memory that is available to it."""
 
 from __future__ import annotations
 
@@ -24,34 +24,30 @@ _NAMES_V2 = (("memory.max", "memory.high"), "memory.current", ("active_file", "i
 
 
 def private_bytes() -> int | None:
-    """Bytes of private (anonymous) memory in RAM now; None where the system has no /proc to ask.
+    """Return the bytes of private (anonymous) memory in RAM now; None on a system without /proc.
 
-    Pages of memory-mapped files are not in it: they belong to the page cache, and the kernel takes them back when it wants.
+    Pages of memory-mapped files do not count: the kernel reclaims them when it needs memory.
     """
-    try:
-        with _STATUS.open(encoding="ascii") as status:
-            for line in status:
-                if line.startswith("RssAnon:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
     return None
 
 
 def give_back_free_memory() -> None:
-    """Have what is free, but kept by Python and by malloc for later, go back to the system: else it hides what comes next."""
+    """Return memory to the system that Python and malloc keep for later use; else it hides the growth that comes next."""
     gc.collect()
     give_back_freed_memory()
 
 
 def give_back_freed_memory() -> None:
-    """The same for what was freed already. With threads, malloc keeps as much for each of them as its largest arrays were."""
+    """Return memory to the system that was freed already; malloc keeps as much for each thread as its largest arrays were."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # malloc_trim is glibc's own
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def new_array(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """An array of arbitrary contents. Raises MemoryBudgetError, which says `what` it was for, where there is no memory for it."""
+    """Return an array of arbitrary contents. Raises MemoryBudgetError, which begins with `what`, if memory is short."""
     nbytes = math.prod(shape) * dtype.itemsize
     require_memory(nbytes, what)
     try:
@@ -61,9 +57,9 @@ def new_array(shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> np.nda
 
 
 def require_memory(nbytes: int, what: str) -> None:
-    """Raise MemoryBudgetError if a large number of bytes cannot be had: the system may promise them, and kill the process later.
+    """Raise MemoryBudgetError if a large number of bytes is not available.
 
-    A few bytes of a header can declare any size, so what is large is asked for before it is taken.
+    A damaged header can declare any size, and the system may grant the memory and kill the process later.
     """
     if nbytes > _ALWAYS_TAKEN and nbytes > memory_available():
         raise no_memory(nbytes, what)

@@ -10,12 +10,12 @@ from ..plain.inside_names import file_of
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """A file, or all files below a directory, in order. What follows "::", a place inside a file, is left off."""
+    """Return a file, or all files below a directory, in order. A place inside a file, behind "::", is ignored."""
     return sorted(map(Path, _each(file_of(str(path)))))
 
 
 def nbytes_on_disk(path: str | Path) -> int:
-    """The length of a file, or of all files below a directory together; holes count. Raises OSError, also where nothing is.
+    """Return the length of a file, or of all files below a directory, holes included. Raises OSError if the path is missing.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -29,13 +29,13 @@ def nbytes_on_disk(path: str | Path) -> int:
 
 
 def lies_in(path: str | Path, folder: str | Path) -> bool:
-    """True for a path below a folder once links are followed. Links in a circle lie where they begin."""
+    """Return True for a path below a folder once links are followed. Links in a circle lie where they begin."""
     root, found = os.path.realpath(folder), os.path.realpath(path)
     return found != root and os.path.commonpath([root, found]) == root
 
 
 def _each(path: str) -> Iterator[str]:
-    """One at a time: a Zarr store may have millions."""
+    """Yield one file at a time: a Zarr store may have millions."""
     if not os.path.isdir(path):
         yield path
         return

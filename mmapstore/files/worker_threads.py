@@ -1,7 +1,7 @@
-"""Threads of our own, for work that leaves Python's lock: decoding, reads from disk, what the next batch needs.
+"""Threads of the process for work that lets go of Python's lock: decoding, reads from disk, preparing the next batch.
 
-They belong to the process, are started when there is work for them, and end by themselves when there has been none for a
-moment: nothing has to be closed, and no idle thread holds on to anybody's buffers.
+Threads start when there is work and end when there has been none for a moment: nothing has to be closed, and no idle thread
+holds on to buffers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _IDLE_SECONDS = 0.2
 
 
 def usable_cpus() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     count: Callable[[], int | None] | None = getattr(os, "process_cpu_count", None)  # Python 3.13
     if count is not None:
         return count() or 1
@@ -27,12 +27,12 @@ def usable_cpus() -> int:
 
 
 def share_out(tasks: Iterable[T], work: Callable[[Iterator[T]], None]) -> None:
-    """Have every task done by one of several threads, of which the calling one is the first.
+    """Do all tasks in several threads, of which the calling one is the first.
 
-    `work` is called once in each thread that takes part, with an iterator over the tasks that this thread gets, so what it
-    needs for all of them (buffers) is got once. Returns or raises when nothing is under way any more, also on Ctrl-C: then
-    nobody writes anywhere. The first exception is raised again here; tasks that nobody has begun are then left undone.
-    May be called from any thread, also from within `work`.
+    `work` is called once in each thread that takes part, with an iterator over the tasks of that thread, so that it allocates
+    its buffers once. Returns or raises when nothing is under way any more, also on Ctrl-C: then no thread writes anywhere.
+    The first exception is raised again here; tasks that were not begun are dropped. May be called from any thread, also from
+    within `work`.
 
     >>> done = []
     >>> share_out(range(5), lambda tasks: done.extend(task * task for task in tasks))
@@ -63,7 +63,7 @@ def share_out(tasks: Iterable[T], work: Callable[[Iterator[T]], None]) -> None:
 
 
 class _Job(Generic[T]):
-    """The tasks of one call of `share_out`, and who is at work on them."""
+    """The tasks of one call of `share_out`, and the number of threads at work on them."""
 
     def __init__(self, tasks: Iterable[T], work: Callable[[Iterator[T]], None]) -> None:
         self.tasks = collections.deque(tasks)
@@ -88,7 +88,7 @@ class _Job(Generic[T]):
             work(self._taken())
 
     def help(self) -> None:
-        """In a thread of the pool. Does nothing once the job has ended."""
+        """Take part in a thread of the pool, unless the job has ended."""
         with self._lock:
             if self._work is None:
                 return
@@ -105,7 +105,7 @@ class _Job(Generic[T]):
                     self._all_gone.set()
 
     def end(self) -> None:
-        """Let nobody else begin, and wait for those who have."""
+        """Keep further threads from beginning, and wait for those at work."""
         with self._lock:
             self._work = None
             if self._helping and self._all_gone is None:
@@ -116,7 +116,7 @@ class _Job(Generic[T]):
 
 
 class WorkerThreads:
-    """Up to `most` threads that do what they are given, in the order given. Forked children begin with none."""
+    """Up to `most` threads that call given functions, in the order given. Forked children begin with none."""
 
     def __init__(self, name: str, most: Callable[[], int]) -> None:
         self._name = name
@@ -126,7 +126,7 @@ class WorkerThreads:
             os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
-        """A forked child has none of its parent's threads, and a lock that one of them held stays locked."""
+        """Begin anew in a forked child: it has none of its parent's threads, and their locks stay locked."""
         # Not queue.SimpleQueue: with several threads that wait, its get(timeout=) was seen to wait far past it (Python 3.11).
         self._changed = threading.Condition()
         self._given: collections.deque[Callable[[], Any]] = collections.deque()
@@ -134,7 +134,7 @@ class WorkerThreads:
         self._unfinished = 0
 
     def give(self, work: Callable[[], Any], times: int = 1) -> None:
-        """Have `work` called soon, `times` times, if threads can be had: it must see to it that nobody waits for it in vain."""
+        """Call `work` soon, `times` times, if the system gives threads: nobody may wait for it without an alternative."""
         with self._changed:
             for _ in range(times):
                 self._given.append(work)
