@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from .chunk_grid import Box
 
 
-def c_order_boxes(shape: tuple[int, ...], most: int, chunk: tuple[int, ...] | None = None) -> Iterator[Box]:
-    """Yield boxes of at most `most` elements, and at least one; put one after the other they are the array in C order.
+@dataclass(frozen=True)
+class Slabs:
+    """An array of `shape` in slabs: `step` places along `axis`, single places before it.
 
-    Each has a start and stop on every axis. Where they can, boxes end at the borders of chunks, so that none is decoded twice.
+    >>> slabs = Slabs((2, 5, 3), 1, 2)
+    >>> [tuple((part.start, part.stop) for part in box[:2]) for box in slabs]
+    [((0, 1), (0, 2)), ((0, 1), (2, 4)), ((0, 1), (4, 5)), ((1, 2), (0, 2)), ((1, 2), (2, 4)), ((1, 2), (4, 5))]
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    step: int
+
+    def __len__(self) -> int:
+        if 0 in self.shape:
+            return 0
+        return math.prod(self.shape[: self.axis]) * -(-self.shape[self.axis] // self.step) if self.shape else 1
+
+    def __iter__(self) -> Iterator[Box]:
+        return self.after(0)
+
+    def after(self, number: int) -> Iterator[Box]:
+        """From slab `number` on."""
+        for at in range(number, len(self)):
+            yield self[at]
+
+    def __getitem__(self, number: int) -> Box:
+        if not self.shape:
+            return ()
+        *outer, length = self.shape[: self.axis + 1]
+        number, along = divmod(number, -(-length // self.step))
+        places = []
+        for count in reversed(outer):
+            number, at = divmod(number, count)
+            places.append(slice(at, at + 1))
+        start = along * self.step
+        stretch = slice(start, min(length, start + self.step))
+        return (*reversed(places), stretch, *(slice(0, each) for each in self.shape[self.axis + 1 :]))
+
+    @property
+    def most_values(self) -> int:
+        """In the largest slab."""
+        return min(self.step, self.shape[self.axis]) * math.prod(self.shape[self.axis + 1 :]) if self.shape else 1
+
+    @property
+    def is_uniform(self) -> bool:
+        """True if all slabs but the last are of one size."""
+        return math.prod(self.shape[: self.axis]) <= 1 or self.shape[self.axis] % self.step == 0
+
+
+def c_order_boxes(shape: tuple[int, ...], most: int, chunk: tuple[int, ...] | None = None) -> Slabs:
+    """Cut an array into slabs of at most `most` elements, and at least one.
+
+    If possible, slabs end at the borders of chunks, so that none is decoded twice.
 
     >>> list(c_order_boxes((5, 3), 7))
     [(slice(0, 2, None), slice(0, 3, None)), (slice(2, 4, None), slice(0, 3, None)), (slice(4, 5, None), slice(0, 3, None))]
@@ -21,19 +71,12 @@ def c_order_boxes(shape: tuple[int, ...], most: int, chunk: tuple[int, ...] | No
     >>> list(c_order_boxes((), 7)), list(c_order_boxes((0, 3), 7))
     ([()], [])
     """
-    if not shape:
-        yield ()
-        return
-    if math.prod(shape) == 0:
-        return
+    if not shape or 0 in shape:
+        return Slabs(shape, 0, 1)
     axis, rows = cut(shape, most)
     if chunk is not None and rows > chunk[axis]:
         rows -= rows % chunk[axis]
-    rest = tuple(slice(0, length) for length in shape[axis + 1 :])
-    for before in itertools.product(*(range(length) for length in shape[:axis])):
-        fixed = tuple(slice(at, at + 1) for at in before)
-        for start in range(0, shape[axis], rows):
-            yield (*fixed, slice(start, min(shape[axis], start + rows)), *rest)
+    return Slabs(shape, axis, rows)
 
 
 def cut(shape: tuple[int, ...], most: int) -> tuple[int, int]:

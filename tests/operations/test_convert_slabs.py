@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmapstore.operations.flow.slabs import Slabs, decodes, planned
+from mmapstore.operations.flow.slabs import decodes, planned
+from mmapstore.plain.c_order import Slabs
 
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 

@@ -14,6 +14,7 @@ from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
 from ...files.stored_files import nbytes_on_disk
 from ...formats.contract import NewArray
+from ...plain.c_order import Slabs
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, PackedValuesWarning
 from ...plain.guessed_axes import warn_of_doubts
 from ...plain.json_values import as_json
@@ -24,7 +25,6 @@ from ..flow.copying import copy, read_back, verify_all
 from ..flow.journal import Journal, begun_by_another_call
 from ..flow.publishing import discard, interrupted_write, is_published, publish
 from ..flow.record import Record
-from ..flow.slabs import Slabs
 from ..flow.tally import Tally
 from ..flow.target import Target
 from ..ingest.description import written_by

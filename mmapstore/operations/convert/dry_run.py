@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from ...files.stored_files import nbytes_on_disk
+from ...plain.c_order import Slabs
 from ..flow.casts import Changes
 from ..flow.copying import copy, verify_all
 from ..flow.journal import Journal
 from ..flow.record import Record
-from ..flow.slabs import Slabs
 from ..flow.tally import Tally
 from .copying import FIELD, Slabwise, read_blocks
 from .plan import Plan

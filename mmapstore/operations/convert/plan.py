@@ -11,12 +11,13 @@ import numpy as np
 
 from ...files.worker_threads import usable_cpus
 from ...formats.contract import NewArray
+from ...plain.c_order import Slabs
 from ...plain.cf_packing import Packing
 from ...plain.chunk_grid import Box
 from ...plain.errors import MemoryBudgetError
 from ...plain.memory_budget import MemoryPlan, format_bytes
 from ..flow.casts import SCRATCH_NBYTES, Cast, checked_target
-from ..flow.slabs import PREFERRED_NBYTES, Slabs, decodes, planned
+from ..flow.slabs import PREFERRED_NBYTES, decodes, planned
 from ..flow.target import Target
 from .attributes import held_by
 from .origin import Origin, packing_of

@@ -8,64 +8,12 @@ do, and where chunks of the source do as far as memory allows: a chunk that two 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-from ...plain.chunk_grid import Box
+from ...plain.c_order import Slabs
 
 PREFERRED_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in cache from reading to writing
 _CHUNKS = 4  # decoded at once, so that no thread waits long for another
 _BORDERS = 8  # chunks in a slab where its ends cut chunks in two: so many that these cost little
-
-
-@dataclass(frozen=True)
-class Slabs:
-    """An array of `shape` in slabs: `step` places along `axis`, single places before it.
-
-    >>> slabs = Slabs((2, 5, 3), 1, 2)
-    >>> [tuple((part.start, part.stop) for part in box[:2]) for box in slabs]
-    [((0, 1), (0, 2)), ((0, 1), (2, 4)), ((0, 1), (4, 5)), ((1, 2), (0, 2)), ((1, 2), (2, 4)), ((1, 2), (4, 5))]
-    """
-
-    shape: tuple[int, ...]
-    axis: int
-    step: int
-
-    def __len__(self) -> int:
-        if 0 in self.shape:
-            return 0
-        return math.prod(self.shape[: self.axis]) * -(-self.shape[self.axis] // self.step) if self.shape else 1
-
-    def __iter__(self) -> Iterator[Box]:
-        return self.after(0)
-
-    def after(self, number: int) -> Iterator[Box]:
-        """From slab `number` on."""
-        for at in range(number, len(self)):
-            yield self[at]
-
-    def __getitem__(self, number: int) -> Box:
-        if not self.shape:
-            return ()
-        *outer, length = self.shape[: self.axis + 1]
-        number, along = divmod(number, -(-length // self.step))
-        places = []
-        for count in reversed(outer):
-            number, at = divmod(number, count)
-            places.append(slice(at, at + 1))
-        start = along * self.step
-        stretch = slice(start, min(length, start + self.step))
-        return (*reversed(places), stretch, *(slice(0, each) for each in self.shape[self.axis + 1 :]))
-
-    @property
-    def most_values(self) -> int:
-        """In the largest slab."""
-        return min(self.step, self.shape[self.axis]) * math.prod(self.shape[self.axis + 1 :]) if self.shape else 1
-
-    @property
-    def is_uniform(self) -> bool:
-        """True if all slabs but the last are of one size."""
-        return math.prod(self.shape[: self.axis]) <= 1 or self.shape[self.axis] % self.step == 0
 
 
 def planned(
