@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mmapstore.operations.ingest import conversion
+from mmapstore.operations.flow import casts
 from mmapstore.operations.ingest.conversion import Conversion
 from mmapstore.plain.array_spec import ArraySpec
 from mmapstore.plain.errors import InvalidValueError
@@ -95,7 +95,7 @@ def test_large_samples_are_looked_at_in_pieces(shape: tuple[int, ...]) -> None:
         converted(values, "u1")
     values[(1, *place)] = 200
     assert converted(values, "u1").max() == 200
-    assert values[0].size > conversion._SLICE
+    assert values[0].size > casts._PIECE
 
 
 def test_scalars_have_no_place() -> None:

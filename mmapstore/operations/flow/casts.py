@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,17 +13,18 @@ from ...files.worker_threads import share_out
 from ...plain.errors import InvalidTypeError, InvalidValueError
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Casting = Literal["exact", "round", "clip"]
-CASTINGS: tuple[Casting, ...] = get_args(Casting)
+Casting = Literal["exact", "round", "clip", "fit"]
+CASTINGS: tuple[Casting, ...] = ("exact", "round", "clip")  # that users choose from; "fit" is that of `ingest`
 _PIECE = 1 << 16  # values looked at together: half a megabyte as float64
 SCRATCH_NBYTES = 4 << 20  # of one thread at most: a piece, its values as float64 and as the new dtype, and masks
 
 
 def checked_casting(casting: str) -> Casting:
     """Raises InvalidValueError for a word that is none of "exact", "round", "clip"."""
-    if casting not in CASTINGS:
-        raise InvalidValueError(f"casting={casting!r} is not known; expected one of {', '.join(map(repr, CASTINGS))}.")
-    return casting
+    for known in CASTINGS:
+        if casting == known:
+            return known
+    raise InvalidValueError(f"casting={casting!r} is not known; expected one of {', '.join(map(repr, CASTINGS))}.")
 
 
 def checked_target(source: np.dtype[Any], dtype: Any) -> np.dtype[Any]:
@@ -63,7 +64,8 @@ class Cast:
     """Values of `source` as `target`, both native.
 
     casting : "exact" refuses a value that is not the same number in the new dtype; "round" takes the nearest one (halves to even)
-        and refuses what is out of range; "clip" takes the end of the range for that. A NaN is refused wherever there is none
+        and refuses what is out of range; "clip" takes the end of the range for that; "fit" rounds to floats, and refuses any other
+        change. A NaN is refused wherever there is none
 
     >>> cast = Cast(np.dtype("f8"), np.dtype("u1"), "clip")
     >>> out = np.empty(4, "u1")
@@ -78,6 +80,15 @@ class Cast:
     @property
     def is_copy(self) -> bool:
         return self.source == self.target
+
+    @property
+    def limits(self) -> str:
+        """The values of the new dtype, in words."""
+        if self.target.kind in "fc":
+            return f"at most {np.finfo(self.target).max:g}"
+        if self.target.kind == "b":
+            return "only 0 and 1"
+        return f"whole numbers from {np.iinfo(self.target).min} to {np.iinfo(self.target).max}"
 
     def into(self, out: Array, values: Array) -> Changes:
         """Fill `out` from `values`, an array of the same shape and any strides, in threads. `out` is C-contiguous.
@@ -117,8 +128,8 @@ class Cast:
         bad = hopeless
         if self.casting == "exact":
             bad = hopeless | beyond | off
-        elif self.casting == "round":
-            bad = hopeless | beyond
+        elif self.casting in ("round", "fit"):
+            bad = hopeless | beyond if self.casting == "round" or self.target.kind == "f" else hopeless | beyond | off
         out.reshape(-1)[...] = found
         return Changes(rounded, clipped), int(np.argmax(bad)) if bad.any() else None
 
@@ -153,20 +164,15 @@ class RefusedValue(InvalidValueError):
     def at(self, place: tuple[int, ...], name: str) -> str:
         """The message, for a place in the whole array."""
         cast = self.cast
-        if cast.target.kind == "f" or cast.target.kind == "c":
-            limits = f"at most {np.finfo(cast.target).max:g}"
-        elif cast.target.kind == "b":
-            limits = "0 and 1"
-        else:
-            limits = f"whole numbers from {np.iinfo(cast.target).min} to {np.iinfo(cast.target).max}"
         remedies = {  # NaN, which also stands for values that unpacking masked, is refused by every casting
             "exact": "Pass casting='round' (--casting round) to take the nearest, 'clip' to cut off at the ends as well, or choose "
             "a dtype that holds it.",
             "round": "Pass casting='clip' (--casting clip) to cut off at the ends, or choose a dtype that holds it.",
             "clip": "There is no number for it: mask it first, or choose a float dtype.",
+            "fit": "Choose a dtype= that holds it, or scale, round or mask the data first.",
         }
-        remedy = remedies["clip" if self.value != self.value else cast.casting]
-        return f"{name} holds {self.value!r} at {place}, which is not a value of {cast.target} ({limits}). {remedy}"
+        remedy = remedies["clip" if self.value != self.value and cast.casting != "fit" else cast.casting]
+        return f"{name} holds {self.value!r} at {place}, which is not a value of {cast.target} ({cast.limits}). {remedy}"
 
 
 def _holds_all(source: np.dtype[Any], target: np.dtype[Any]) -> bool:

@@ -9,9 +9,9 @@ import numpy as np
 
 from ...plain.array_spec import LETTERS, ArraySpec
 from ...plain.errors import InvalidTypeError, InvalidValueError
+from ..flow.casts import Cast, RefusedValue
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_SLICE = 1 << 16  # elements checked together: half a megabyte as float64
 _CANONICAL = "NCDHW"
 
 
@@ -90,79 +90,13 @@ class Conversion:
 
         Raises InvalidValueError, naming the first sample and value that `out` cannot hold.
         """
-        if samples.dtype != out.dtype and not np.can_cast(samples.dtype, out.dtype, "safe"):
-            _require_fits(samples, out.dtype, first)
-        with np.errstate(over="ignore"):  # float64 to float32: what overflows was refused, what underflows is rounding
-            np.copyto(out, self.permuted(samples), casting="unsafe")
-
-
-def _require_fits(samples: Array, dtype: np.dtype[Any], first: int) -> None:
-    nbytes = max(1, samples[0].size)
-    at_once = max(1, _SLICE // nbytes)
-    for start in range(0, len(samples), at_once):
-        group = samples[start : start + at_once]
-        if group.size <= _SLICE:
-            _require_part_fits(group, dtype, first + start, samples.shape[1:], 0)
-            continue
-        # One large sample: look at it in pieces along its outermost axes, without a copy of the whole.
-        for number, piece in _pieces(group[0]):
-            _require_part_fits(piece[None], dtype, first + start, samples.shape[1:], number)
-
-
-def _pieces(sample: Array) -> Any:
-    """(flat index of its first element, piece), the pieces in C order and each contiguous in that order."""
-    if sample.size <= _SLICE or sample.ndim == 0:
-        yield 0, sample
-        return
-    row = sample[0].size
-    step = max(1, _SLICE // max(1, row))
-    for start in range(0, len(sample), step):
-        if step == 1 and row > _SLICE:
-            for number, piece in _pieces(sample[start]):
-                yield start * row + number, piece
-        else:
-            yield start * row, sample[start : start + step]
-
-
-def _require_part_fits(part: Array, dtype: np.dtype[Any], first: int, sample_shape: tuple[int, ...], skipped: int) -> None:
-    """`part` is (samples, ...), the elements of each sample beginning at flat index `skipped` of it."""
-    misfits = _misfits(part, dtype)
-    if not misfits.any():
-        return
-    flat = int(np.argmax(misfits.reshape(-1)))
-    sample, within = divmod(flat, part[0].size)
-    place = tuple(int(i) for i in np.unravel_index(within + skipped, sample_shape))
-    value = part.reshape(-1)[flat]
-    info = np.finfo(dtype) if dtype.kind == "f" else None
-    if dtype.kind == "b":
-        holds = "only 0 and 1"
-    elif info is not None:
-        holds = f"at most {info.max:g}"
-    else:
-        holds = f"whole numbers from {np.iinfo(dtype).min} to {np.iinfo(dtype).max}"
-    at = f" at {place}" if sample_shape else ""
-    raise InvalidValueError(
-        f"Sample {first + sample} of the source holds {value.item()!r}{at}, and {dtype} holds {holds}. "
-        "Choose a dtype= that holds it, or scale, round or mask the data first."
-    )
-
-
-def _misfits(part: Array, dtype: np.dtype[Any]) -> Array:
-    found: Array = np.zeros(part.shape, np.bool_)
-    if dtype.kind == "b":
-        found = (part != 0) & (part != 1)
-    elif part.dtype.kind == "b":
-        return found
-    elif dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            found = np.isinf(part.astype(dtype)) & np.isfinite(part)
-    elif part.dtype.kind == "f":
-        info = np.iinfo(dtype)
-        values = part.astype(np.float64)
-        # As floats both ends are powers of two, hence exact: 2.0**63 is the first that int64 cannot hold.
-        with np.errstate(invalid="ignore"):
-            found = ~((values >= float(info.min)) & (values < float(info.max // 2 + 1) * 2) & (np.trunc(values) == values))
-    else:
-        info = np.iinfo(dtype)
-        found = (part < info.min) | (part > info.max)  # NumPy compares Python integers exactly, also those beyond the dtype
-    return found
+        try:
+            Cast(samples.dtype.newbyteorder("="), out.dtype, "fit").into(out, self.permuted(samples))
+        except RefusedValue as error:
+            sample, *place = error.place
+            letters = self.target.layout[1:]
+            within = tuple(place[letters.index(letter)] for letter in self.source.layout if letter in letters)
+            raise InvalidValueError(
+                f"Sample {first + sample} of the source holds {error.value!r}{f' at {within}' if within else ''}, and {out.dtype} "
+                f"holds {error.cast.limits}. Choose a dtype= that holds it, or scale, round or mask the data first."
+            ) from None

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...files.worker_threads import usable_cpus
 from ...formats.contract import NewArray
 from ...plain.array_spec import ArraySpec
 from ...plain.channel_statistics import SCRATCH_NBYTES
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.manifest import ArrayManifest
 from ...plain.memory_budget import MemoryPlan
+from ..flow import casts
 from ..flow.record import Record
 from ..flow.target import Place, Target
 from .contract import ONLY, FitsMemory, Source
@@ -152,10 +154,17 @@ class WritePlan:
                 **self.source.memory(self.block_samples),
                 # Statistics of values and those of differences are taken at the same time, the latter with a sample kept.
                 "checks and statistics": 2 * SCRATCH_NBYTES + 2_000_000 + self.sample_nbytes,
+                "conversion": usable_cpus() * casts.SCRATCH_NBYTES if any(map(_is_checked, self.fields.values())) else 0,
                 "format library": library,
                 "bookkeeping": _SMALL_THINGS,
             }
         )
+
+
+def _is_checked(field: FieldPlan) -> bool:
+    """True if values are looked at one by one on their way to another dtype."""
+    source, target = field.conversion.source.dtype.newbyteorder("="), field.conversion.target.dtype
+    return source != target and source.kind in "biuf"
 
 
 def write_plan(source: Source, target: Target, options: Options, max_memory: int) -> WritePlan:
