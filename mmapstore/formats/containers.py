@@ -5,11 +5,12 @@ from __future__ import annotations
 from ..plain.errors import DamagedFileError
 from .hdf5_tree_writer import CONTAINER as HDF5
 from .npy_tree import CONTAINER as NPY_TREE
+from .npy_tree import FILE as NPY_FILE
 from .registry import identify
 from .tree_contract import Container, TreeSource
 from .zarr_tree_writer import CONTAINER as ZARR
 
-__all__ = ["HDF5", "NPY_TREE", "WRITTEN", "ZARR", "container_of", "open_tree"]
+__all__ = ["HDF5", "NPY_FILE", "NPY_TREE", "WRITTEN", "ZARR", "container_of", "open_tree"]
 WRITTEN = (ZARR, HDF5, NPY_TREE)
 """Containers that a tree can be written to."""
 

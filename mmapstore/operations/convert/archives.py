@@ -14,11 +14,11 @@ from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
 from ...files.stored_files import lies_in
 from ...files.system_errors import explaining_write_errors, is_of_this_machine
-from ...formats.containers import NPY_TREE, ZARR
-from ...formats.hdf5_format import FORMAT as HDF5
-from ...formats.npy_format import FORMAT as NPY
+from ...formats import hdf5_format, npy_format
+from ...formats.containers import HDF5, NPY_FILE, NPY_TREE, ZARR
 from ...formats.npy_tree import NPY_TREE_SUFFIX
 from ...formats.registry import PARTIAL
+from ...formats.tree_contract import Container
 from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError
 from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ...plain.memory_budget import parse_bytes
@@ -39,13 +39,18 @@ class Archive:
     ----------
     relative : its place below the directory, with "/"
     path : as it opens
-    format : the title of its container; "" for a file that is none, with the reason in `why_none`
+    container : None for a file that is none, with the reason in `why_none`
     """
 
     relative: str
     path: str
-    format: str
+    container: Container | None
     why_none: str = ""
+
+    @property
+    def format(self) -> str:
+        """The title of its container; "" without one."""
+        return self.container.title if self.container is not None else ""
 
 
 def archives_below(directory: str | os.PathLike[str], leave_out: str | None = None) -> Iterator[Archive]:
@@ -69,18 +74,18 @@ def archives_below(directory: str | os.PathLike[str], leave_out: str | None = No
         relative = pending.pop()
         path = os.path.join(root, *relative.split("/")) if relative else root
         if os.path.islink(path) and relative:
-            yield Archive(relative, path, "", "a symbolic link, which is not followed")
+            yield Archive(relative, path, None, "a symbolic link, which is not followed")
         elif os.path.isdir(path):
             if avoided is not None and os.path.realpath(path) == avoided:
                 continue
-            found = next((each.title for each in (ZARR, NPY_TREE) if each.matches(path)), None)
+            found = next((each for each in (ZARR, NPY_TREE) if each.matches(path)), None)
             if found is not None:
                 yield Archive(relative, path, found)
                 continue
             try:
                 names = sorted(os.listdir(path), reverse=True)
             except OSError as error:
-                yield Archive(relative, path, "", f"it cannot be listed: {error.strerror}")
+                yield Archive(relative, path, None, f"it cannot be listed: {error.strerror}")
                 continue
             pending += [f"{relative}/{name}" if relative else name for name in names]
         else:
@@ -89,17 +94,17 @@ def archives_below(directory: str | os.PathLike[str], leave_out: str | None = No
 
 def _file(relative: str, path: str) -> Archive:
     if not os.path.isfile(path):
-        return Archive(relative, path, "", "neither a file nor a directory")
+        return Archive(relative, path, None, "neither a file nor a directory")
     if is_beside(path) or path.endswith((f"{PARTIAL}.json", f"{PARTIAL}.lock")) or os.path.basename(path) == JOURNAL:
-        return Archive(relative, path, "", "a file that mmapstore keeps beside data")
+        return Archive(relative, path, None, "a file that mmapstore keeps beside data")
     if path.endswith(PARTIAL):
-        return Archive(relative, path, "", "left by a run that did not finish")
-    found = next((each.title for each in (HDF5, NPY) if each.matches(path)), None)
-    if found is None and Path(path).suffix.lower() in (*HDF5.suffixes, *NPY.suffixes):
-        found = HDF5.title  # opening it says what is wrong
+        return Archive(relative, path, None, "left by a run that did not finish")
+    found = next((each for each in (HDF5, NPY_FILE) if each.matches(path)), None)
+    if found is None and Path(path).suffix.lower() in (*hdf5_format.FORMAT.suffixes, *npy_format.FORMAT.suffixes):
+        found = HDF5  # opening it says what is wrong
     if found is not None:
         return Archive(relative, path, found)
-    return Archive(relative, path, "", "not an archive: neither HDF5 nor Zarr nor .npy by its first bytes")
+    return Archive(relative, path, None, "not an archive: neither HDF5 nor Zarr nor .npy by its first bytes")
 
 
 def is_directory_of_archives(path: str | os.PathLike[str]) -> bool:

@@ -26,7 +26,7 @@ from .comparison import Side, paired
 from .expected import add_expected
 from .manifest_check import ReadThrough, check_described, described_arrays
 from .matching import attribute_words, matched
-from .objects import CONTAINERS, NPY, Archive, Object, Objects, Trees, add_archive, archives_at, archives_converted, listing
+from .objects import TREE, Archive, Object, Objects, Trees, add_archive, archives_at, archives_converted, listing
 from .regions import performed
 from .rows import by_numpy
 from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
@@ -193,14 +193,14 @@ def _both(firsts: list[Archive], seconds: list[Archive], trees: tuple[Trees, Tre
     for archive in firsts:
         like = theirs.get(archive.prefix)
         with listing(a, archive):
-            if like is not None and like.format in CONTAINERS and archive.format in (*CONTAINERS, NPY):
+            if like is not None and like.kind == TREE and archive.container is not None:
                 add_expected(a, archive, like, *trees, max_memory)
             else:
                 add_archive(a, archive, trees[0])
     for archive in seconds:
         like = mine.get(archive.prefix)
         with listing(b, archive):
-            add_archive(b, archive, trees[1], as_stored=like is not None and like.format == archive.format)
+            add_archive(b, archive, trees[1], as_stored=like is not None and like.container is archive.container)
     return a, b
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...formats.containers import WRITTEN
 from ...formats.registry import PARTIAL
 from ...formats.tree_contract import Attribute, Kind, Node, TreeSource, inside
 from ...formats.tree_in_memory import Entry
 from ..convert.tree_copies import copy_method
 from ..convert.tree_record import Done
 from ..convert.tree_report import COPIED
-from .objects import NPY, Archive, Objects, Trees, add_archive, array_of, layouts_of, values_of
+from .objects import ARRAY, Archive, Objects, Trees, add_archive, array_of, layouts_of, values_of
 
 
 def add_expected(found: Objects, archive: Archive, like: Archive, trees: Trees, theirs: Trees, max_memory: int) -> None:
@@ -19,23 +18,19 @@ def add_expected(found: Objects, archive: Archive, like: Archive, trees: Trees, 
 
     No value is moved. What a conversion finds out by that alone, such as a damaged chunk, is found when values are compared.
     """
-    if archive.format == NPY and next(iter(theirs.open(like).walk())).kind == Kind.ARRAY:
+    if archive.kind == ARRAY and next(iter(theirs.open(like).walk())).kind == Kind.ARRAY:
         add_archive(found, archive, trees)  # one array and another, neither of them in anything
         return
     tree = trees.open(archive)
-    target = _target(like)
-    listing = _Listing(found, archive, tree, trees, target, as_stored=archive.format == like.format)
+    assert like.container is not None and like.container.in_memory is not None, "it is one that conversions write"
+    target = like.container.in_memory(f"{like.path}{PARTIAL}")  # as long as where a conversion writes: paths can be too long
+    listing = _Listing(found, archive, tree, trees, target, as_stored=archive.container is like.container)
     try:
         listing.convert(max_memory)
     finally:
         target.close()
     listing.add_all()
     trees.prepare[archive] = listing.prepare
-
-
-def _target(like: Archive) -> Any:
-    path = f"{like.path}{PARTIAL}"  # as long as where a conversion writes: paths of files can be too long
-    return next(each for each in WRITTEN if each.title == like.format).in_memory(path)  # type: ignore[misc]
 
 
 class _Listing:

@@ -12,18 +12,17 @@ from pathlib import Path
 
 from ...batches.opening import natural
 from ...files.crashes import step
-from ...formats.containers import NPY_TREE, WRITTEN, container_of, open_tree
+from ...formats.containers import NPY_TREE, container_of, open_tree
 from ...formats.contract import StoredArray
-from ...formats.registry import PARTIAL, identify, list_stored, open_stored, split_inside
-from ...formats.tree_contract import Attribute, Kind, Node, TreeArray, TreeSource, inside
+from ...formats.registry import PARTIAL, list_stored, open_stored, split_inside
+from ...formats.tree_contract import Attribute, Container, Kind, Node, TreeArray, TreeSource, inside
 from ...plain.errors import InvalidTypeError, MmapstoreError, NotFoundError
 from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ..convert.archives import JOURNAL, converted_archives
 from ..convert.tree_report import TreeRow
 from .manifest_check import described_arrays
 
-CONTAINERS = tuple(container.title for container in WRITTEN)
-NPY = ".npy"
+FIELDS, ARRAY, TREE = "fields", "array", "tree"
 _MOST_LINKS = 40  # one after the other, as Linux follows; HDF5 follows 16
 
 
@@ -104,14 +103,16 @@ class Archive:
     ----------
     path, within : the file or store, and the place in it that is meant
     prefix : of the keys of all that is in it
-    format : one of CONTAINERS; "fields" of a directory of `ingest`; ".npy"; "array" of another array; "" of a file without one
+    kind : FIELDS of a directory of `ingest`, ARRAY of a single array, TREE of a container; "" of a file without arrays
+    container : that of a TREE, or of a file that is one array
     allow_links : what lies in other files may be read
     """
 
     path: str
     within: str
     prefix: str
-    format: str
+    kind: str
+    container: Container | None = None
     allow_links: bool = False
 
     def key(self, path: str) -> str:
@@ -129,14 +130,14 @@ def archives_at(path: str, allow_links: bool = False) -> list[Archive]:
     """List the archives at a path. Raises the errors of opening: NotFoundError, DamagedFileError and others."""
     outer, within = split_inside(path)
     if os.path.isfile(os.path.join(outer, DIRECTORY_MANIFEST)):
-        return [Archive(path, "", "", "fields")]
+        return [Archive(path, "", "", FIELDS)]
     inner = (within or "").strip("/")
-    if not os.path.isdir(outer) or _is_container(outer) or NPY_TREE.matches(outer):
-        return [Archive(outer, inner, "", _format(outer, inner), allow_links)]
+    if not os.path.isdir(outer) or _is_archive(outer):
+        return [Archive(outer, inner, "", *_kind(outer, inner), allow_links)]
     if within is not None:
         raise NotFoundError(f"{outer} is a directory of files; it has no {within!r}. Name one of its files before the '::'.")
     found = list(_archives_in(Path(outer), allow_links))
-    if all(not archive.format for archive in found):
+    if all(not archive.kind for archive in found):
         raise NotFoundError(f"{outer} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory.")
     return found
 
@@ -146,24 +147,26 @@ def archives_converted(path: str, other: str, allow_links: bool) -> list[Archive
     found = converted_archives(path, other)
     if found is None:
         return None
-    return [Archive(each.path, "", _stem(Path(name)), each.format, allow_links) for each, name in found]
+    return [Archive(each.path, "", _stem(Path(name)), *_kind_of(each.container), allow_links) for each, name in found]
 
 
-def _is_container(path: str) -> bool:
+def _is_archive(path: str) -> bool:
     try:
-        identify(path)
+        container_of(path)
     except MmapstoreError:
         return False
     return True
 
 
-def _format(path: str, within: str) -> str:
+def _kind(path: str, within: str) -> tuple[str, Container | None]:
     container = container_of(path)
-    title = "array" if container is None else container.title
-    if title not in CONTAINERS or title == NPY_TREE.title:
-        return title
-    is_array = within and any(listing.key.strip("/") == within for listing in list_stored(path, within))
-    return "array" if is_array else title
+    if within and container not in (None, NPY_TREE) and any(each.key.strip("/") == within for each in list_stored(path, within)):
+        return ARRAY, None
+    return _kind_of(container) if container is not None else (ARRAY, None)
+
+
+def _kind_of(container: Container | None) -> tuple[str, Container | None]:
+    return "" if container is None else ARRAY if container.create is None else TREE, container
 
 
 class Trees:
@@ -203,16 +206,16 @@ def listing(found: Objects, archive: Archive) -> Iterator[None]:
 
 def add_archive(found: Objects, archive: Archive, trees: Trees, as_stored: bool = False) -> None:
     """All that is in an archive. `as_stored`: HDF5 datasets as they are compared with copies within HDF5."""
-    if archive.format == "fields":
+    if archive.kind == FIELDS:
         for each in described_arrays(archive.path):
             opener = functools.partial(open_stored, each.path, each.entry.key or None)
             found.add(Object(archive.key(each.name.partition("::/")[2]), each.name, each.path, opener, each.entry.layout))
-    elif archive.format in ("array", NPY):
+    elif archive.kind == ARRAY:
         layouts = layouts_of(archive)
         opener = functools.partial(open_stored, archive.path, archive.within or None)
         found.is_one_array = not archive.prefix
         found.add(Object(archive.prefix, archive.name("/"), archive.path, opener, layouts.get(archive.within)))
-    elif archive.format:
+    elif archive.kind == TREE:
         _add_tree(found, archive, trees, as_stored)
     else:
         found.others.append(archive.path)
@@ -303,10 +306,10 @@ def _archives_in(folder: Path, allow_links: bool) -> Iterator[Archive]:
         # Two archives that differ in their suffix alone keep it.
         prefix = stem if counts[stem] == 1 else file.relative_to(folder).as_posix()
         if (file / DIRECTORY_MANIFEST).is_file():
-            yield Archive(str(file), "", f"{prefix}", "fields")
+            yield Archive(str(file), "", prefix, FIELDS)
         else:
-            is_archive = NPY_TREE.matches(str(file)) or _is_container(str(file))
-            yield Archive(str(file), "", prefix, _format(str(file), "") if is_archive else "", allow_links)
+            kind = _kind(str(file), "") if _is_archive(str(file)) else ("", None)
+            yield Archive(str(file), "", prefix, *kind, allow_links)
 
 
 def _stem(path: Path) -> str:
@@ -318,7 +321,7 @@ def archive_files(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir(), key=lambda entry: natural(entry.name)):
         if is_beside(entry.name) or entry.name.endswith(PARTIAL) or f"{PARTIAL}." in entry.name or entry.name == JOURNAL:
             continue
-        is_one = (entry / DIRECTORY_MANIFEST).is_file() or NPY_TREE.matches(str(entry)) or _is_container(str(entry))
+        is_one = (entry / DIRECTORY_MANIFEST).is_file() or _is_archive(str(entry))
         if not entry.is_dir() or is_one:
             yield entry
         elif not entry.is_symlink():
