@@ -15,7 +15,7 @@ _HEADINGS = ("archive", "arrays", "values", "on disk", "read")
 
 @dataclass(frozen=True)
 class Archive:
-    """One file or store.
+    """A file or store in a directory of archives.
 
     Attributes
     ----------

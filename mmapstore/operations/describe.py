@@ -35,7 +35,7 @@ _FEWER = ": chunks of fewer samples would have fewer decoded again, and ds.cache
 
 @dataclass(frozen=True)
 class ArrayDescription:
-    """One array: its form, how it is read, and advice.
+    """The description of an array: its form, how it is read, and advice.
 
     `decodes` is how often a shuffled epoch decodes each chunk, of next-frame pairs unless samples are mixed or have labels; 0 where
     nothing is decoded. `refused` is the reason why the array cannot be opened; all other attributes but `name` are then empty.

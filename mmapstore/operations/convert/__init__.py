@@ -321,7 +321,7 @@ def _result(plan: Plan, stored_nbytes: int, seconds: float, changed: Changes, dr
 
 
 def _changes(plan: Plan, changed: Changes) -> list[str]:
-    """What of the source is not the same in the target, in words."""
+    """Return in words the differences of the target from the source."""
     found = []
     if plan.layout != plan.origin.layout:
         found.append(f"axes {plan.origin.layout} to {plan.layout}")

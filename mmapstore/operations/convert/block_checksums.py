@@ -47,7 +47,7 @@ class BlockChecksums:
                 self._finish_block()
 
     def finish(self) -> tuple[str, ...]:
-        """All of them, the last of what is left."""
+        """Return all checksums, the last of the samples that are left."""
         if self._filled:
             self._finish_block()
         return tuple(self.checksums)

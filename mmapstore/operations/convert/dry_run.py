@@ -1,4 +1,4 @@
-"""What a conversion would take: a few of its pieces are read, changed, digested and written to a temporary file, and timed."""
+"""The cost of a conversion: a few of its pieces are read, converted, digested and written to a temporary file, and timed."""
 
 from __future__ import annotations
 

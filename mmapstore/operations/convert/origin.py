@@ -1,4 +1,4 @@
-"""Where the values come from: any array that opens, read in regions of it as it is stored."""
+"""The source of a conversion: any array that opens, read in regions of it as it is stored."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def opened(source: Any, key: str | None, source_layout: str | None) -> Origin:
 
 
 class Stored:
-    """One array of a format."""
+    """A source that is one array of a format."""
 
     def __init__(self, stored: StoredArray, layout: str | None, entry: ArrayManifest | None) -> None:
         self.stored: StoredArray | None = stored
@@ -138,7 +138,7 @@ class Stored:
         self._read = self._way()
 
     def _way(self) -> Any:
-        """How regions are read, decided once. Sets `how`, and `chunks` where these are decoded as a whole."""
+        """Choose how regions are read. Sets `how`, and `chunks` where these are decoded as a whole."""
         stored = self._array
         self._scratch_nbytes = 0
         self._reader: Decoded | None = None
@@ -254,7 +254,7 @@ def packing_of(origin: Origin) -> Packing | None:
 
 
 def encoded_of(stored: StoredArray | None) -> EncodedChunks | None:
-    """Where the encoded chunks of an array lie; None where only its library can tell."""
+    """Return the encoded chunks of an array; None where only its library can read them."""
     return stored.encoded if stored is not None else None
 
 
@@ -279,7 +279,7 @@ def fingerprint(origin: Origin) -> dict[str, Any]:
 
 
 def provenance(origin: Origin) -> dict[str, Any]:
-    """What is known of the source, for the manifest of the target."""
+    """Return the facts of the source for the manifest of the target."""
     files = []
     for path in list(origin.paths)[:1000]:
         with contextlib.suppress(OSError):
@@ -291,7 +291,7 @@ def provenance(origin: Origin) -> dict[str, Any]:
 
 
 def _described(path: str, stored: StoredArray) -> ArrayManifest | None:
-    """What the manifest beside a file says of an array in it, if one is there and describes this array."""
+    """Return the entry of an array in the manifest beside its file; None where no entry describes this array."""
     key = (split_name(stored.name)[1] or "").strip("/")
     with contextlib.suppress(MmapstoreError):
         for entry in entries_beside(path).values():

@@ -1,4 +1,4 @@
-"""What a conversion does, decided before it begins: which axes, which values, which chunks, in pieces of how many bytes."""
+"""The plan of a conversion, made before it begins: axes, values, chunks, and the size of the pieces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SMALL_THINGS = 12 << 20  # manifest, journal, what libraries load when they are
 
 @dataclass(frozen=True)
 class Plan:
-    """One array to convert.
+    """A conversion of one array.
 
     Attributes
     ----------
@@ -62,12 +62,12 @@ class Plan:
 
     @property
     def source_dtype(self) -> np.dtype[Any]:
-        """Of what is read, in native byte order."""
+        """The dtype of the values that are read, in native byte order."""
         return self.origin.dtype.newbyteorder("=")
 
     @property
     def nbytes(self) -> int:
-        """Of all values as written, uncompressed."""
+        """Bytes of all values as written, uncompressed."""
         return math.prod(self.new.shape) * self.new.dtype.itemsize
 
     @property
@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def target_chunks(self) -> int:
-        """How many chunks the target has; 0 where it has none."""
+        """Number of chunks of the target; 0 where it has none."""
         chunks = self.new.chunks
         return 0 if chunks is None else math.prod(-(-n // each) for n, each in zip(self.new.shape, chunks, strict=True))
 
@@ -199,7 +199,7 @@ def _most_nbytes(plan: Plan, max_memory: int) -> int:
 
 
 def call_of(plan: Plan, source: dict[str, Any]) -> dict[str, Any]:
-    """What a resumed call has to have in common with the one that was interrupted, as plain JSON."""
+    """Return the part of a call that a resumed call has to share with the interrupted one, as plain JSON."""
     return {
         "convert": source,
         "target": plan.target.opened_as,

@@ -1,4 +1,4 @@
-"""What was asked for, and what that means for one array: its axes, the region, the chunks and codecs of the target."""
+"""A request, and its meaning for one array: axes, region, chunks and codecs of the target."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAME_CODEC = {"zlib": "gzip", "hdf5-lz4": "lz4", "numcodecs-lz4": "lz4", "hdf5-
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, as `convert` takes it."""
+    """The options of `convert`."""
 
     layout: str | None
     dtype: Any
@@ -43,7 +43,7 @@ def require_values(origin: Origin) -> None:
 
 
 def axes_of(origin: Origin, layout: str | None) -> tuple[tuple[int, ...], str]:
-    """Which axis of the source each axis of the target is, and its layout."""
+    """Return the axis of the source that each axis of the target is, and the layout of the target."""
     kept = tuple(range(len(origin.shape)))
     if layout is None:
         return kept, origin.layout

@@ -1,4 +1,4 @@
-"""What a conversion did, or would do."""
+"""The result of a conversion, or of its dry run."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def checked_target(source: np.dtype[Any], dtype: Any) -> np.dtype[Any]:
 
 @dataclass
 class Changes:
-    """How many values were changed on the way: to the nearest that the dtype has, or to the end of its range."""
+    """Numbers of values that were changed: to the nearest of the dtype, or to the end of its range."""
 
     rounded: int = 0
     clipped: int = 0

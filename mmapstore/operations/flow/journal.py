@@ -35,7 +35,7 @@ UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  
 
 
 class Recorded(Protocol):
-    """What a journal has recorded, as lines of JSON."""
+    """The progress of a write, as lines of JSON."""
 
     def take(self, line: dict[str, Any]) -> None:
         """Add a line. Raises one of UNREADABLE for a line that mmapstore did not write."""

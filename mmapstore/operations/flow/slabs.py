@@ -1,4 +1,4 @@
-"""How an array is cut into the pieces that are read, written and checked one after the other: arithmetic, no I/O.
+"""The pieces of an array that are read, written and checked one after the other: arithmetic, no I/O.
 
 A slab is a run of values in C order: single places along the first axes, a stretch along one axis, all of the axes behind it. Slabs
 in order give every value once and in C order, so that digests need no second pass. They begin and end where chunks of the target

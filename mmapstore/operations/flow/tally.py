@@ -1,4 +1,4 @@
-"""What is learned of fields while they are written: statistics of values and of their change, and a digest of all of them."""
+"""Statistics of the values and of their change, and a digest of the values, taken while fields are written."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _ELSEWHERE = "Write to another name."
 
 
 class Place(NamedTuple):
-    """Where one field is written: `path` until all is whole, then `file`, beside the manifest; `key` inside it, "" for none."""
+    """The place of one field: `path` until all is whole, then `file`, beside the manifest; `key` inside it, "" for none."""
 
     writing: Writing
     path: str
@@ -79,7 +79,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Target(Output):
-    """One file, one store, or a directory of fields.
+    """The target of a write: a file, a store, or a directory of fields.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class Target(Output):
 
     @classmethod
     def of(cls, out: str | os.PathLike[str], named: bool) -> Target:
-        """Where `out` points. Raises InvalidValueError for a suffix that no format has."""
+        """Return the target that `out` names. Raises InvalidValueError for a suffix that no format has."""
         if not isinstance(out, (str, os.PathLike)):
             raise InvalidTypeError(
                 f"out is a {type(out).__name__}; expected a path such as 'frames.npy', 'a.h5::/frames' or 'a.zarr'."
@@ -130,7 +130,7 @@ class Target(Output):
         return cls(path, key or ("" if named else writing.default_key), bool(key), format, named)
 
     def place(self, field: str) -> Place:
-        """Where a field of the source goes."""
+        """Return the place of a field of the source."""
         if self.is_directory_of_fields:
             return Place(self.writing, os.path.join(self.partial, f"{field}.npy{PARTIAL}"), f"{field}.npy", "")
         return Place(
@@ -138,12 +138,12 @@ class Target(Output):
         )
 
     def name_of(self, field: str) -> str:
-        """What the manifest calls a field of the source."""
+        """Return the name of a field of the source in the manifest."""
         return field if self.named else "data"
 
     @property
     def opened_as(self) -> str:
-        """What `mmapstore.open` takes."""
+        """The path that `mmapstore.open` takes."""
         return f"{self.path}::/{self.key}" if self.key_given else self.path
 
     @property
@@ -204,7 +204,7 @@ class Target(Output):
         return [key or "an array at the root" for key in keys if key not in replaced]
 
     def written(self) -> list[ArrayManifest]:
-        """What a manifest says of what is there now; nothing where there is no manifest that can be read."""
+        """Return the manifest's entries of the data that is there now; nothing where no manifest can be read."""
         try:
             return list(read_manifest(self.manifest_path).fields.values())
         except MmapstoreError:

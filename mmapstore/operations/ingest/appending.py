@@ -41,7 +41,7 @@ _GROWING = ("skipped", "time", "order")  # notes of single episodes or samples, 
 
 
 def before_of(target: Target, source: Source, options: Options) -> Before:
-    """What is at the target now, if samples of the source can follow it.
+    """Return the data at the target, if samples of the source can follow it.
 
     Raises NotFoundError, DamagedFileError, InvalidValueError, InvalidTypeError.
     """

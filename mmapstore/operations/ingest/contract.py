@@ -1,4 +1,4 @@
-"""What is ingested: samples of one field or of several that belong together, given in order, in pieces.
+"""The sources of `ingest`: samples of one field or of several that belong together, in order, in pieces.
 
 A source gives all its fields at once, so that what is read once is decoded once, fields cannot drift apart, and an item that is
 left out is left out of all of them.
@@ -38,7 +38,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a source was read.
+    """A place between two samples of a source.
 
     Attributes
     ----------
@@ -131,5 +131,5 @@ class TellsTimes(Protocol):
     """An ability: a source of one field that knows when its samples were taken."""
 
     def times(self, skipped: Collection[str]) -> Sequence[Mapping[str, Any] | None]:
-        """Of each episode, small JSON with seconds; of the items that are broken, `skipped` by name, none."""
+        """Return small JSON with seconds for each episode; none for the items that are broken, `skipped` by name."""
         ...

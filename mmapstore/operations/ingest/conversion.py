@@ -59,7 +59,7 @@ def written_letters(letters: str, layout: str | None) -> str:
 
 @dataclass(frozen=True)
 class Conversion:
-    """How samples that come as `source` are written as `target`: same samples, other axes, maybe another dtype."""
+    """The way from samples as they come, `source`, to samples as they are written, `target`: other axes, maybe another dtype."""
 
     source: ArraySpec
     target: ArraySpec

@@ -23,7 +23,7 @@ _LIBRARIES = ("numpy", "h5py", "zarr", "av", "PIL")
 
 
 def written_manifest(plan: WritePlan, target: Target, record: Record, tallies: Mapping[str, Tally]) -> Manifest:
-    """All fields, of `record.samples` samples each."""
+    """Return the manifest of all fields, of `record.samples` samples each."""
     read = provenance_of(plan.source.paths)
     fields = {}
     for name, field in plan.fields.items():
@@ -94,7 +94,7 @@ def _times(plan: WritePlan, record: Record, field: str) -> list[Mapping[str, Any
 
 
 def provenance_of(paths: Iterable[str]) -> dict[str, Any]:
-    """What is known of the files that were read: size in bytes, time of change (UTC); and the versions of what read them."""
+    """Return bytes and time of change (UTC) of the files that were read, and the versions of the libraries that read them."""
     paths = list(dict.fromkeys(paths))
     found: dict[str, Any] = {"files": [_file(path) for path in paths[:_MOST_FILES]], "versions": _versions()}
     if len(paths) > _MOST_FILES:
@@ -114,7 +114,7 @@ def _file(path: str) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of this package, and of those of the libraries that were loaded: others had no part in it."""
+    """Return the versions of this package and of the libraries that are loaded: others had no part in it."""
     found = {"mmapstore": _version_of("mmapstore")}
     for name in _LIBRARIES:
         if name in sys.modules:

@@ -1,4 +1,4 @@
-"""What an ingest would take, measured on a sample of the source that is written to a temporary place and deleted again."""
+"""The cost of an ingest, measured on a sample of the source that is written to a temporary place and deleted again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BLOCK_NBYTES = 1 << 20  # smaller than those of a real run, so that a slow sour
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an ingest would take. Predictions of time are of this machine, this disk, and a source whose samples are all alike.
+    """The predicted cost of an ingest. Times are for this machine, this disk, and a source whose samples are all alike.
 
     Attributes
     ----------

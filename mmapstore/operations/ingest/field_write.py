@@ -1,4 +1,4 @@
-"""All fields of a source written together, from where an interruption left them."""
+"""Write all fields of a source together, from where an interruption left them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _created(plan: WritePlan, record: Record) -> _Fields:
 
 
 def _reopened(plan: WritePlan, record: Record, tallies: Mapping[str, Tally]) -> _Fields | None:
-    """What an interrupted call left, open, `record` cut down to the blocks that are right; None to start from nothing."""
+    """Open the arrays of an interrupted call, and cut `record` down to the blocks that are right; None to start from nothing."""
     if not record.blocks:
         return None
     in_place = plan.before is not None and plan.before.in_place
@@ -200,7 +200,7 @@ def _cut_to_length(plan: WritePlan, record: Record) -> None:
 
 
 def _position(plan: WritePlan, record: Record) -> Position:
-    """Where the source goes on: behind the complete samples, or where it begins if it gives its samples once."""
+    """Return the position that the source resumes from: behind the complete samples, or where it begins if it gives them once."""
     at, again = record.samples, not plan.source.gives_from_any_sample
     if again:  # at its first sample; behind old ones, at the block where these end
         at = 0 if plan.before is None else min(record.samples, plan.before.complete)

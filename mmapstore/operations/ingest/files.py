@@ -113,7 +113,7 @@ class FilesSource:
 
 
 class NpzSource:
-    """One array of a `.npz` archive, decompressed as it is read, never as a whole."""
+    """A source: one array of a `.npz` archive, decompressed as it is read, never as a whole."""
 
     gives_from_any_sample = True
     notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})

@@ -63,7 +63,7 @@ class _Slot(Generic[R]):
 
 
 class _UnderWay(Generic[T, R]):
-    """What was begun and not yet taken. Threads take items while there is room, and leave when there is none."""
+    """The items that were begun and not yet taken. Threads take items while there is room, and leave when there is none."""
 
     def __init__(
         self,

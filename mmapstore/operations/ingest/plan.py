@@ -1,4 +1,4 @@
-"""What is to be written, decided before it begins: every field's form and place, and in blocks of how many samples."""
+"""The plan of an ingest, made before it begins: every field's form and place, and the number of samples in a block."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SMALL_THINGS = 4 * 2**20  # manifest, journal, Python objects, and what malloc 
 
 @dataclass(frozen=True)
 class Options:
-    """How a user wants it written. All but `samples` may be a dict by field."""
+    """The options of a user. All but `samples` may be a dict by field."""
 
     layout: Any = "NCHW"
     source_layout: Any = None
@@ -72,7 +72,7 @@ def _check_number(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class FieldPlan:
-    """One array to write: as what, and where to."""
+    """An array to write: its form and its place."""
 
     conversion: Conversion
     place: Place
@@ -93,7 +93,7 @@ class FieldPlan:
 
 @dataclass(frozen=True)
 class Before:
-    """What was there before samples were appended: the manifest's entry of each field of the source.
+    """The data that samples are appended to: the manifest's entry of each field of the source.
 
     `in_place`: the new samples are written behind the old, which are never touched; else a copy of the old takes their place.
     `complete`: how many of the old lie in whole blocks that end where chunks do; those behind are written again.
@@ -118,7 +118,7 @@ class Before:
 
 @dataclass(frozen=True)
 class WritePlan:
-    """All fields of a source, written together in blocks of `block_samples`. `limit` ends the source early."""
+    """A write of all fields of a source, together, in blocks of `block_samples`. `limit` ends the source early."""
 
     source: Source
     fields: dict[str, FieldPlan]
@@ -128,12 +128,12 @@ class WritePlan:
 
     @property
     def samples(self) -> int | None:
-        """How many will be written, None if that shows at the end."""
+        """Number of samples that will be written, None if that shows at the end."""
         return self.source.samples if self.limit is None or self.source.samples is None else min(self.limit, self.source.samples)
 
     @property
     def guess(self) -> int:
-        """How many may be written, to reserve space; 0 for no idea."""
+        """Number of samples that may be written, to reserve space; 0 for no idea."""
         return self.source.guess if self.limit is None else min(self.limit, self.source.guess or self.limit)
 
     @property
@@ -243,7 +243,7 @@ def _dividing(block_samples: int, wanted: int, samples: int | None) -> int:
 
 
 def call_of(plan: WritePlan, options: Options) -> dict[str, Any]:
-    """What a resumed call has to have in common with the one that was interrupted, as plain JSON."""
+    """Return the part of a call that a resumed call has to share with the interrupted one, as plain JSON."""
     fields = {}
     for name, field in plan.fields.items():
         target = field.conversion.target

@@ -1,4 +1,4 @@
-"""What a source is: an array, something `mmapstore.open` takes, files, videos, or an iterable."""
+"""The kind of a source: an array, something `mmapstore.open` takes, files, videos, or an iterable."""
 
 from __future__ import annotations
 

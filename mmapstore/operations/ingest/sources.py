@@ -1,4 +1,4 @@
-"""Where the samples of one field come from: arrays, opened datasets, iterables."""
+"""Sources of one field: arrays, opened datasets, iterables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def content_mark(*samples: Array) -> str:
 
 
 def starts_between(starts: Sequence[int] | Array, first: int, last: int) -> list[int]:
-    """Those of the rising `starts` in [first, last), counted from `first`."""
+    """Return the rising `starts` that are in [first, last), counted from `first`."""
     return [int(start) - first for start in starts[bisect_left(starts, first) : bisect_left(starts, last)]]
 
 
@@ -118,7 +118,7 @@ def _chunk_rows(array: Any) -> int:
 
 
 class DatasetSource:
-    """One field of what `mmapstore.open` returns."""
+    """A source: one field of an opened dataset."""
 
     gives_from_any_sample = True
 
@@ -244,7 +244,7 @@ class IterableSource:
         return array
 
     def _as_samples(self, item: Array) -> tuple[StoredLayout, Array]:
-        """How the item lies, and the item as (episodes, samples, *sample)."""
+        """Return the layout of an item, and the item as (episodes, samples, *sample)."""
         letters = self._letters
         if item.ndim == len(letters) - 1:
             left_out = "N" if "N" in letters else "T"

@@ -86,7 +86,7 @@ class VideoSource:
         }
 
     def _headers(self) -> dict[str, tuple[tuple[int, int], int]]:
-        """Of each file that can be opened: (height, width) of the upright picture, and how many frames it says to have."""
+        """Yield (height, width) of the upright picture and the announced number of frames of each file that can be opened."""
         found = {}
         failed: DamagedFileError | None = None
         for path in self.paths:
@@ -140,7 +140,7 @@ class VideoSource:
             yield Piece({ONLY: np.empty((0, *self._size, 3), np.uint8)}, (), left_out)
 
     def _number_of(self, after: Position) -> tuple[int, set[str]]:
-        """Which file a position is in, and the files behind that one of which it is known that they were left out."""
+        """Return the file that a position is in, and the files behind it that are known to be skipped."""
         told = list(after.skipped)
         begun = 0
         for number, path in enumerate(self.paths if after.starts else ()):
@@ -153,7 +153,7 @@ class VideoSource:
         return 0, set(told)
 
     def _is_broken(self, path: str) -> bool:
-        """Whether a file has to be left out: all of it is decoded, since its first frames may be right."""
+        """Return True if a file has to be skipped: all of it is decoded, since its first frames may be right."""
         if path in self._unopened:
             return True
         if not self._skip_broken:
@@ -164,7 +164,7 @@ class VideoSource:
             return True
 
     def _decoded(self, path: str) -> Iterator[Any]:
-        """All frames of a file. Raises DamagedFileError, at the end of the file at the latest, if a whole file gives more."""
+        """Yield all frames of a file. Raises DamagedFileError, at the end of the file at the latest, if a whole file gives more."""
         with self._opened(path) as (container, stream):
             missing = set(self._packets_of(path).needed)
             first: int | None = None
@@ -190,11 +190,11 @@ class VideoSource:
         return self._packets[path]
 
     def times(self, skipped: Collection[str]) -> list[dict[str, Any] | None]:
-        """Of each file that was not skipped, when its frames are shown, in seconds; None for a container without time stamps."""
+        """Return the seconds at which the frames of each file that was not skipped are shown; None without time stamps."""
         return [self._packets_of(path).times(self._stride) for path in self.paths if path not in skipped]
 
     def _frames(self, path: str, skip: int) -> Iterator[Piece]:
-        """What is given of a file, without the first `skip`."""
+        """Yield the frames that are taken from a file, without the first `skip`."""
         height, width = self._size
         decoded = 0
         to_rgb = self._av.video.reformatter.VideoReformatter()

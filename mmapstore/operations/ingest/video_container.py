@@ -89,7 +89,7 @@ def packets_of(av: Any, path: str) -> Packets:
 
 
 class _Read:
-    """All packets of a container, counted.
+    """The packets of a container, counted.
 
     Attributes
     ----------
