@@ -118,10 +118,10 @@ def convert(
     _warn_of_guesses(found, unpack)
     target.require_apart_from(found.paths)
     plan = plan_of(found, target, wishes, budget)
+    target.require_directory()
     if dry_run:
         seconds, stored = estimated(plan, verify)
         return _result(plan, stored, seconds, Changes(), dry_run=True)
-    target.require_directory()
     began = time.monotonic()
     with exclusive_lock(target.lock, target.path):
         journal, plan = _write_whole(plan, budget, overwrite, resume, verify, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from dataclasses import replace
 from typing import Any
@@ -25,10 +24,10 @@ _MOST_PIECES = 4
 def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
     """(seconds, bytes of the target on disk) of the whole conversion, by a sample of at most 64 MB or four pieces.
 
-    The sample is taken from the beginning, written where temporary files go, and deleted.
+    The sample is taken from the beginning, written beside the target, on the same disk, and deleted.
     """
     sample = _sample_of(plan)
-    with tempfile.TemporaryDirectory(prefix="mmapstore-dry-run-") as folder:
+    with plan.target.temporary_directory() as folder:
         name = os.path.join(folder, os.path.basename(plan.target.path))
         sample = replace(sample, target=replace(plan.target, path=name))
         place = sample.target.place(FIELD)

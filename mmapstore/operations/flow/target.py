@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ...files.stored_manifest import read_manifest
+from ...files.system_errors import explaining_write_errors
 from ...formats.contract import Format, Writing
 from ...formats.registry import PARTIAL, format_written, written_suffixes
 from ...plain.errors import (
@@ -67,6 +71,17 @@ class Output:
         parent = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(parent):
             raise WriteError(f"{self.path} cannot be written: there is no directory {parent}. Create it first.")
+
+    @contextlib.contextmanager
+    def temporary_directory(self) -> Iterator[str]:
+        """Make a directory beside the output, on the same disk, and delete it at the end. Raises WriteError."""
+        above = os.path.dirname(os.path.abspath(self.path))
+        with explaining_write_errors(above):
+            folder = tempfile.mkdtemp(prefix=".mmapstore-dry-run-", dir=above)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def require_apart_from(self, paths: Iterable[str]) -> None:
         """Raise InvalidValueError if the output is one of these files, by whatever name, or a directory around one."""

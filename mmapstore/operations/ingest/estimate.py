@@ -6,14 +6,12 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...files import descriptors
-from ...files.system_errors import explaining_write_errors
 from ...formats.contract import Writer
 from ...formats.registry import PARTIAL
 from ...plain.cost_model import IngestCost
@@ -151,13 +149,8 @@ def require_epochs(epochs: Any, train_seconds: Any, dry_run: bool) -> None:
 
 def estimate_of(plan: WritePlan, target: Target, memory: MemoryPlan, epochs: int | None, train_seconds: float) -> Estimate:
     """Write what 2 seconds are enough for, read it back, and multiply."""
-    above = os.path.dirname(os.path.abspath(target.path))
-    with explaining_write_errors(above):
-        folder = tempfile.mkdtemp(prefix=".mmapstore-dry-run-", dir=above)
-    try:
+    with target.temporary_directory() as folder:
         measured = _Measurement(_elsewhere(plan, target, folder), folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     samples = plan.samples if plan.samples is not None else plan.guess or None
     times = None if samples is None else samples / measured.samples
     cost = None
@@ -178,7 +171,7 @@ def estimate_of(plan: WritePlan, target: Target, memory: MemoryPlan, epochs: int
         fields=fields,
         nbytes=None if samples is None else samples * plan.sample_nbytes,
         stored_nbytes=None if times is None else round(measured.stored_nbytes * times),
-        free_nbytes=shutil.disk_usage(above).free,
+        free_nbytes=shutil.disk_usage(os.path.dirname(os.path.abspath(target.path))).free,
         memory=memory,
         measured_samples=measured.samples,
         seconds=None if cost is None else cost.ingest,
