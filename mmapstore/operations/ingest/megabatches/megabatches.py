@@ -172,11 +172,8 @@ class Megabatches:
         if not self._in_processes:
             yield read_columns
             return
-        processes = ReadingProcesses(self._workers)
-        try:
+        with contextlib.closing(ReadingProcesses(self._workers)) as processes:
             yield processes.read
-        finally:
-            processes.close()
 
     @property
     def specs(self) -> Mapping[str, ArraySpec]:

@@ -6,14 +6,14 @@ A pickle is a program. Loading one runs it with the rights of whoever loads it, 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import os
 import pickle
 import sys
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,16 +50,15 @@ def load_whole(path: str, allow_pickle: bool) -> Any:
     DamagedFileError : truncated, not what its suffix says, made of classes that are not to be found here
     NotFoundError, NotReadableError, MissingPackageError
     """
-    if not is_pickle(path):
-        return _load_npz(path, allow_pickle)
-    if not allow_pickle:
-        raise refuse_pickle(path)
-    if path.lower().endswith(".joblib"):
-        return _explained(path, lambda: _load_joblib(path))
-    try:
-        return _explained(path, lambda: _load_pickle(path))
-    except _WrittenByJoblibError:
-        return _explained(path, lambda: _load_joblib(path))
+    with _explaining(path):
+        if not is_pickle(path):
+            return _load_npz(path, allow_pickle)
+        if not allow_pickle:
+            raise refuse_pickle(path)
+        if not path.lower().endswith(".joblib"):
+            with contextlib.suppress(_WrittenByJoblibError):
+                return _load_pickle(path)
+        return _load_joblib(path)
 
 
 def held_while_loading(path: str) -> int:
@@ -124,15 +123,12 @@ def _load_joblib(path: str) -> Any:
     return joblib.load(path)
 
 
-def _explained(path: str, load: Callable[[], Any]) -> Any:
+@contextlib.contextmanager
+def _explaining(path: str) -> Iterator[None]:
+    """Translate whatever a file's content raises: a pickle may raise anything, SystemExit too."""
     try:
         with explaining_read_errors(path):
-            return load()
-    except (DamagedFileError, _WrittenByJoblibError) as error:
-        cause = error.__cause__
-        if cause is None or (isinstance(cause, OSError) and cause.errno is not None):
-            raise  # ours, or the system's
-        raise _damaged(path, cause) from cause
+            yield
     except MmapstoreError:
         raise
     except (ImportError, AttributeError) as error:
@@ -155,15 +151,12 @@ def _damaged(path: str, error: BaseException) -> DamagedFileError:
 
 
 def _load_npz(path: str, allow_pickle: bool) -> dict[str, Any]:
-    try:
-        with explaining_read_errors(path), Path(path).open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise DamagedFileError(f"{path} is not a .npz archive, or is truncated. Copy or write it again.")
-            file.seek(0)
-            with np.load(file, allow_pickle=allow_pickle) as archive:
-                return {name: _npz_array(archive, name, path, allow_pickle) for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, MemoryError) as error:
-        raise _damaged(path, error) from error
+    with Path(path).open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise DamagedFileError(f"{path} is not a .npz archive, or is truncated. Copy or write it again.")
+        file.seek(0)
+        with np.load(file, allow_pickle=allow_pickle) as archive:
+            return {name: _npz_array(archive, name, path, allow_pickle) for name in archive.files}
 
 
 def _npz_array(archive: Any, name: str, path: str, allow_pickle: bool) -> Any:
