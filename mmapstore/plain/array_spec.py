@@ -55,18 +55,11 @@ def checked_lengths(shape: tuple[int, ...], chunk: tuple[int, ...] | None, where
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """An array as its samples come out.
+    """An array as its samples come out."""
 
-    Attributes
-    ----------
-    shape : (samples, *sample shape)
-    dtype : of each element, in native byte order
-    layout : one letter per axis of `shape`; the first is "N"
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    layout: str
+    shape: tuple[int, ...]  # (samples, *sample shape)
+    dtype: np.dtype[Any]  # of each element, in native byte order
+    layout: str  # one letter per axis of `shape`; the first is "N"
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -38,18 +38,7 @@ _UNWRITTEN = {
 
 @dataclass(frozen=True)
 class Packing:
-    """The rule by which stored numbers become values.
-
-    Attributes
-    ----------
-    scale, offset : value = stored * scale + offset
-    fills : stored numbers that stand for "no value", as the attributes declare them
-    low, high : stored numbers below and above stand for "no value"; None for no bound
-    unwritten : the number that NetCDF stores where nothing was written; None where it counts as any other
-    unsigned : the stored integers are taken without a sign (`_Unsigned`), and so are `fills` and the bounds
-    dtype : of the values: the float dtype that holds the stored numbers and the attributes. Integers of 64 bits become float64,
-        which rounds those above 2**53
-    unused : attributes that the stored dtype does not hold, such as -9999.9 as float64 beside float32: they mark nothing
+    """The rule by which stored numbers become values: stored * scale + offset, or no value.
 
     >>> packing = Packing.of({"scale_factor": np.float32(0.5), "_FillValue": np.int16(-1)}, np.dtype("i2"))
     >>> out = np.empty(3, packing.dtype)
@@ -59,13 +48,17 @@ class Packing:
 
     scale: float
     offset: float
-    fills: tuple[float, ...]
-    low: float | None
-    high: float | None
-    unwritten: float | None
-    unsigned: bool
+    fills: tuple[float, ...]  # stored numbers that stand for "no value", as the attributes declare them
+    low: float | None  # stored numbers below stand for "no value"
+    high: float | None  # stored numbers above stand for "no value"
+    unwritten: float | None  # the number that NetCDF stores where nothing was written; None where it counts as any other
+    unsigned: bool  # the stored integers are taken without a sign (`_Unsigned`), and so are `fills` and the bounds
+    # Of the values: the float dtype that holds the stored numbers and the attributes. Integers of 64 bits become float64, which
+    # rounds those above 2**53.
     dtype: np.dtype[Any]
-    unused: tuple[str, ...] = ()
+    unused: tuple[
+        str, ...
+    ] = ()  # attributes that the stored dtype does not hold, such as -9999.9 beside float32
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any], dtype: np.dtype[Any], unwritten: float | None = None) -> Packing | None:

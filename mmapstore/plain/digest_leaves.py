@@ -19,10 +19,6 @@ MOST_LEAVES = 1 << 16
 class Leaves:
     """The leaves of an array of `values` values, each of `itemsize` bytes.
 
-    Attributes
-    ----------
-    merged : how many times neighbouring runs of LEAF_NBYTES are merged in pairs
-
     >>> leaves = Leaves(40_000_000, 4)                         # 160 MB
     >>> len(leaves), leaves.each, leaves.span(2)
     (3, 16777216, (33554432, 40000000))
@@ -40,6 +36,7 @@ class Leaves:
 
     @property
     def merged(self) -> int:
+        """Number of times that neighbouring runs are merged in pairs."""
         runs, merged = -(-self.values // self.run), 0
         while runs > MOST_LEAVES:
             runs, merged = -(-runs // 2), merged + 1

@@ -1,24 +1,4 @@
-"""The errors and warnings of mmapstore, as a tree. Each error is also the built-in that fits it.
-
-MmapstoreError
-├── NotFoundError          FileNotFoundError   no such file, directory or pattern match
-├── NotReadableError       PermissionError     it exists, and may not be read by whoever asks
-├── KeyNotFoundError       KeyError            the file is there, the dataset or field inside it is not
-├── InvalidValueError      ValueError          an argument, or a combination of arguments, that cannot be meant
-├── InvalidTypeError       TypeError           an object or dtype that no array dataset can hold
-│   └── NotAnArrayError    AttributeError      batches or a dataset were used as an array, which would read everything
-├── NoClassNamesError      AttributeError      a dataset has labels without names, or no labels
-├── OutOfRangeError        IndexError          a sample or batch number past the end
-├── DamagedFileError       OSError, ValueError truncated, corrupt, or not what its suffix says
-├── UnsafeFileError        PermissionError     a file that points outside itself, or declares more than it holds
-├── LockedFileError        BlockingIOError     another program holds the file, or its file system refuses locks
-├── TargetExistsError      FileExistsError     writing would replace something
-├── ReadError              OSError             the system cannot read now: too many open files, no memory
-├── WriteError             OSError             the target cannot be written: permission, full disk, I/O error
-├── MemoryBudgetError      MemoryError         the prediction is over `max_memory`; nothing was started
-├── MissingPackageError    ImportError         an optional package is needed; the text names the extra
-├── StateMismatchError     ValueError          a saved position belongs to other data or another order
-└── TransformError         RuntimeError        the function given as `transform` raised; the cause says what
+"""The errors and warnings of mmapstore. Each error is an MmapstoreError, and also the built-in that fits it.
 
 Every text says what was found, what was expected, where, and what to do next.
 """

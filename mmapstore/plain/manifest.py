@@ -31,37 +31,22 @@ _LEAVES = "mmapstore.leaves"
 
 @dataclass(frozen=True)
 class ArrayManifest:
-    """The manifest's entry of one array.
+    """The manifest's entry of one array."""
 
-    Attributes
-    ----------
-    file : name of the data file, relative to the manifest
-    key : path of the array inside that file; "" for .npy and for a Zarr array at the root
-    shape, dtype, layout : as stored; dtype as NumPy spells it ("<f4")
-    episodes : int offsets, length E + 1, in samples
-    block_samples : samples under each checksum; the last block may hold fewer
-    checksums : CRC-32 of the C-order bytes of each block, as 8 hex digits
-    statistics : per channel, where they were computed
-    source : where the data came from, in words
-    sha256 : content digest of dtype, shape and values, as 64 hex digits: the same for the same values in any format; "" if unknown
-    provenance : what is known of the source: size in bytes, time of change, digest, filters, versions
-    notes : what the source says of the field, such as {"classes": ["cat", "dog"]}
-    leaves : SHA-256 of each leaf of the digest, as it was written; not in the JSON, see `Manifest.leaves`
-    """
-
-    file: str
-    key: str
-    shape: tuple[int, ...]
-    dtype: str
+    file: str  # name of the data file, relative to the manifest
+    key: str  # path of the array inside that file; "" for .npy and for a Zarr array at the root
+    shape: tuple[int, ...]  # as stored, like dtype and layout
+    dtype: str  # as NumPy spells it ("<f4")
     layout: str
-    episodes: tuple[int, ...]
-    block_samples: int
-    checksums: tuple[str, ...]
-    statistics: dict[str, Any] | None = None
-    source: str = ""
-    sha256: str = ""
-    provenance: dict[str, Any] | None = None
-    notes: dict[str, Any] | None = None
+    episodes: tuple[int, ...]  # int offsets, length E + 1, in samples
+    block_samples: int  # samples under each checksum; the last block may hold fewer
+    checksums: tuple[str, ...]  # CRC-32 of the C-order bytes of each block, as 8 hex digits
+    statistics: dict[str, Any] | None = None  # per channel, where they were computed
+    source: str = ""  # where the data came from, in words
+    sha256: str = ""  # content digest of dtype, shape and values, as 64 hex digits, the same in any format; "" if unknown
+    provenance: dict[str, Any] | None = None  # of the source: size in bytes, time of change, digest, filters, versions
+    notes: dict[str, Any] | None = None  # of the source on the field, such as {"classes": ["cat", "dog"]}
+    # SHA-256 of each leaf of the digest, as it was written; not in the JSON, see `Manifest.leaves`.
     leaves: Sequence[bytes] = field(default=(), repr=False, compare=False)
 
 

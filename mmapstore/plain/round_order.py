@@ -15,18 +15,11 @@ WINDOW_BYTES = 32 * 2**20  # of samples that are mixed, and held in memory, at a
 
 
 class Round(NamedTuple):
-    """The samples of one round, in the order in which it holds them.
+    """The samples of one round, in order."""
 
-    Attributes
-    ----------
-    samples : number of the original of each
-    repeats : how many samples of the same original stand before it in the round, int64
-    ends : one past the last position of each window; originals of one window lie in a few runs of the source
-    """
-
-    samples: Numbers
-    repeats: Numbers
-    ends: list[int]
+    samples: Numbers  # the number of each one's original
+    repeats: Numbers  # the number of samples of the same original before each
+    ends: list[int]  # one past the last position of each window; originals of one window lie in a few runs of the source
 
 
 class RoundOrder:

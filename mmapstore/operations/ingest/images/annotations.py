@@ -36,19 +36,12 @@ class AnnotatedObject:
 
 @dataclass(frozen=True)
 class Annotation:
-    """The annotation of one image.
+    """The annotation of one image."""
 
-    Attributes
-    ----------
-    filename, size : name and (height, width) of the image; "" and None where the annotation does not say
-    objects : in their order
-    clipped : number of boxes that reached out of the image, and were clipped to it
-    """
-
-    filename: str
-    size: tuple[int, int] | None
+    filename: str  # of the image; "" where the annotation does not say
+    size: tuple[int, int] | None  # (height, width), where the annotation says
     objects: tuple[AnnotatedObject, ...]
-    clipped: int = 0
+    clipped: int = 0  # number of boxes that reached out of the image, and were clipped to it
 
     @property
     def largest(self) -> AnnotatedObject | None:

@@ -42,22 +42,13 @@ def read_numbers(path: str) -> tuple[Array, list[int] | None]:
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """A decoder of image files into arrays of one shape. Threads may share it.
+    """A decoder of image files into arrays of one shape. Threads may share it."""
 
-    Attributes
-    ----------
-    size : (height, width) of the images, None for that of each file
-    fit : "crop", "pad" or "stretch", as `Placement.of` explains
-    channels : 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
-    values : as which numbers they are written
-    is_mask : numbers of classes, also of palettes, are kept, and resized by taking the nearest pixel
-    """
-
-    size: tuple[int, int] | None
-    fit: str
-    channels: int
-    values: Values
-    is_mask: bool = False
+    size: tuple[int, int] | None  # (height, width) of the images, None for that of each file
+    fit: str  # "crop", "pad" or "stretch", as `Placement.of` explains
+    channels: int  # 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha
+    values: Values  # the numbers that are written
+    is_mask: bool = False  # numbers of classes, also of palettes, are kept, and resized by taking the nearest pixel
 
     def placement(self, header: ImageHeader) -> Placement:
         """Return the place of the upright picture."""
@@ -215,18 +206,11 @@ def _common_channels(headers: Sequence[ImageHeader]) -> int:
 
 
 class PictureFiles:
-    """The files of one field of pictures, and their decoder.
+    """The files of one field of pictures, their headers (None for a skipped file), and their decoder."""
 
-    Attributes
-    ----------
-    paths, headers : of each file; the header is None for a file that is left out
-    decoder : (height, width, channels) from each file, once `decode_by` has chosen it
-    sample_shape, most_working_nbytes : of the decoder's images; most bytes that decoding one file takes
-    """
-
-    decoder: ImageDecoder
-    sample_shape: tuple[int, int, int]
-    most_working_nbytes: int
+    decoder: ImageDecoder  # this and what follows: once `decode_by` has chosen it
+    sample_shape: tuple[int, int, int]  # (height, width, channels)
+    most_working_nbytes: int  # that decoding one file takes
 
     def __init__(self, paths: list[str], left_out: Container[int], skip_broken: bool) -> None:
         self.paths = paths

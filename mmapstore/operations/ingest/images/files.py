@@ -6,7 +6,7 @@ import glob
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,24 +30,14 @@ _NO_IMAGE = "not an image that Pillow reads"
 
 @dataclass(frozen=True)
 class ListedImages:
-    """Image files in the order in which they are written.
-
-    Attributes
-    ----------
-    paths : of each
-    labels : (n,) of each, int64 numbers of classes or plain numbers; None without labels
-    classes : names by number; None if labels are numbers of their own
-    left_out : numbers of the images that are skipped, as the user asked
-    read_too : annotations, masks or the table beside the images
-    others : a text for each kind of other file in the folders
-    """
+    """Image files in the order in which they are written."""
 
     paths: list[str]
-    labels: Array | None = None
-    classes: tuple[str, ...] | None = None
-    left_out: frozenset[int] = field(default_factory=frozenset)
-    read_too: tuple[str, ...] = ()
-    others: Sequence[str] = ()
+    labels: Array | None = None  # (n,) int64 numbers of classes, or plain numbers
+    classes: tuple[str, ...] | None = None  # names by number; None if labels are numbers of their own
+    left_out: frozenset[int] = frozenset()  # numbers of the images that are skipped, as the user asked
+    read_too: tuple[str, ...] = ()  # annotations, masks or the table beside the images
+    others: Sequence[str] = ()  # a text for each kind of other file in the folders
 
 
 def looks_like_images(source: str | Sequence[str]) -> bool:

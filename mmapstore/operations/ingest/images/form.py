@@ -21,17 +21,11 @@ _FLOATS = ("float16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Values:
-    """The conversion of stored numbers to written ones.
+    """The conversion of stored numbers to written ones."""
 
-    Attributes
-    ----------
-    dtype : as written
-    scale : None, "unit", "each" or "mean"; the last with `mean` and `deviation`, one number or one per channel
-    """
-
-    dtype: np.dtype[Any]
-    scale: str | None = None
-    mean: tuple[float, ...] = ()
+    dtype: np.dtype[Any]  # as written
+    scale: str | None = None  # "unit", "each" or "mean", which has `mean` and `deviation`
+    mean: tuple[float, ...] = ()  # one number, or one per channel
     deviation: tuple[float, ...] = ()
 
     def of(self, pixels: Array) -> Array:

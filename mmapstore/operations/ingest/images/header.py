@@ -73,35 +73,20 @@ def is_heif_start(first: bytes) -> bool:
 
 
 class ImageHeader(NamedTuple):
-    """The header of an image file, read before a pixel is decoded.
+    """The header of an image file, read before a pixel is decoded."""
 
-    Attributes
-    ----------
-    stored : (height, width) in pixels, as they lie in the file
-    orientation : 1 to 8, as EXIF counts, where the picture is still to be turned upright
-    dtype : of its values: uint8, uint16, int32 or float32
-    colour, alpha : whether it has them
-    is_reduced : 16 bits of colour, of which Pillow decodes the upper 8
-    is_jpeg : it can be decoded smaller
-    mode : Pillow's name of how pixels lie in memory
-    codec_nbytes : bytes that the decoder holds beside the pixels
-    is_unsigned : its int32 values are unsigned ones of 32 bits
-    pages : numbers of the pictures in the file that are samples, all of this header
-    left_out : in words, the parts of the file that give no samples
-    """
-
-    stored: tuple[int, int]
-    orientation: int
-    dtype: str
+    stored: tuple[int, int]  # (height, width) in pixels, as they lie in the file
+    orientation: int  # 1 to 8, as EXIF counts, where the picture is still to be turned upright
+    dtype: str  # of the values: uint8, uint16, int32 or float32
     colour: bool
     alpha: bool
-    is_reduced: bool
-    is_jpeg: bool
-    mode: str
-    codec_nbytes: int
-    is_unsigned: bool = False
-    pages: Sequence[int] = range(1)
-    left_out: str = ""
+    is_reduced: bool  # 16 bits of colour, of which Pillow decodes the upper 8
+    is_jpeg: bool  # which can be decoded smaller
+    mode: str  # Pillow's name of how pixels lie in memory
+    codec_nbytes: int  # bytes that the decoder holds beside the pixels
+    is_unsigned: bool = False  # the int32 values are unsigned ones of 32 bits
+    pages: Sequence[int] = range(1)  # numbers of the pictures in the file that are samples, all of this header
+    left_out: str = ""  # in words, the parts of the file that give no samples
 
     @property
     def size(self) -> tuple[int, int]:

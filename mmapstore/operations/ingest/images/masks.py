@@ -26,20 +26,12 @@ _HOW = "For label masks pass masks=True (--masks yes), for pictures masks=False 
 
 
 class Look(NamedTuple):
-    """The appearance of an image file.
+    """The appearance of an image file."""
 
-    Attributes
-    ----------
-    numbers : that occur in it, for palettes their indices; None for more than 64
-    is_flat : most neighbours are equal, also of those off the background, and those that differ are no shade
-    has_voc_colours : its palette has for each number the colour that Pascal VOC gives to a class of that number
-    has_grey_palette : its palette has for each number the grey of that number
-    """
-
-    numbers: tuple[int, ...] | None
-    is_flat: bool
-    has_voc_colours: bool
-    has_grey_palette: bool
+    numbers: tuple[int, ...] | None  # that occur in it, for palettes the indices; None for more than 64
+    is_flat: bool  # most neighbours are equal, also off the background, and those that differ are no shade
+    has_voc_colours: bool  # the palette has for each number the colour that Pascal VOC gives to that class
+    has_grey_palette: bool  # the palette has for each number the grey of that number
 
 
 def voc_colour(number: int) -> tuple[int, int, int]:

@@ -47,11 +47,8 @@ class WantedOrder:
     ) -> dict[str, Any]:
         """Choose the order of these files, and return the manifest's note of it, which has a "seed" if the order is mixed.
 
-        Parameters
-        ----------
-        in_folders : folders are the classes, or hold images with masks. Files numbered as frames then stay in order, each folder an
-            episode, which a SourceWarning says; files that are labelled one by one are samples
-        is_labelled : there is a field beside "image"
+        `in_folders`: folders are the classes, or hold images with masks. Files numbered as frames then stay in order, each folder
+        an episode, which a SourceWarning says. `is_labelled`: there is a field beside "image".
         """
         order = self.order
         if order is None and is_labelled and not self.by_folder:

@@ -16,18 +16,11 @@ Box = tuple[float, float, float, float]  # top, left, bottom, right
 
 @dataclass(frozen=True)
 class Placement:
-    """The part `box` of a picture, resized to `size`, put with its corner at `at` of an image.
-
-    Attributes
-    ----------
-    box : of the picture, (top, left, bottom, right)
-    size : (height, width) that the part has in the image
-    at : (top, left) of that place in the image
-    """
+    """The part `box` of a picture, resized to `size`, put with its corner at `at` of an image."""
 
     box: Box
-    size: tuple[int, int]
-    at: tuple[int, int] = (0, 0)
+    size: tuple[int, int]  # (height, width)
+    at: tuple[int, int] = (0, 0)  # (top, left)
 
     @classmethod
     def of(cls, picture: tuple[int, int], image: tuple[int, int] | None, fit: str) -> Placement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,21 +20,13 @@ _HOW = "Save a dict of arrays or lists, one entry per sample in each, or a list 
 
 @dataclass(frozen=True)
 class Columns:
-    """The fields of one file.
+    """The fields of one file."""
 
-    Attributes
-    ----------
-    arrays : by field, (samples, ...) in native byte order; dtype "S" for texts, as wide as the longest
-    coded : fields whose texts were given as bytes, in an unknown encoding
-    held, objects : bytes and Python objects of the file as it was loaded
-    made : bytes of the arrays that were not loaded as arrays, but made of other objects
-    """
-
-    arrays: dict[str, Array]
-    coded: frozenset[str] = field(default_factory=frozenset)
-    held: int = 0
-    objects: int = 0
-    made: int = 0
+    arrays: dict[str, Array]  # (samples, ...) in native byte order; dtype "S" for texts, as wide as the longest
+    coded: frozenset[str] = frozenset()  # fields whose texts were given as bytes, in an unknown encoding
+    held: int = 0  # bytes of the file as it was loaded
+    objects: int = 0  # Python objects of the file as it was loaded
+    made: int = 0  # bytes of the arrays that were not loaded as arrays, but made of other objects
 
 
 def read_columns(path: str, fields: Mapping[str, str] | None, allow_pickle: bool) -> Columns:

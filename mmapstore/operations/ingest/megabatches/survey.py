@@ -25,19 +25,11 @@ MOST_CLASSES = 100_000
 
 @dataclass(frozen=True)
 class FieldForm:
-    """The form in which a field is written, alike in all files.
+    """The form in which a field is written, alike in all files."""
 
-    Attributes
-    ----------
-    spec : of no samples
-    samples : the samples, (n, *sample shape), of a file's column, and of words for messages; maybe a view
-    notes : small JSON for the manifest
-    doubt : why axes that nobody named are likely others than the usual ones
-    """
-
-    spec: ArraySpec
-    samples: Callable[[Array, str], Array]
-    notes: dict[str, Any] = field(default_factory=dict)
+    spec: ArraySpec  # of any number of samples
+    samples: Callable[[Array, str], Array]  # (n, *sample shape) from a column of a file, and words for messages; maybe a view
+    notes: dict[str, Any] = field(default_factory=dict)  # for the manifest
     doubt: Doubt | None = None
 
 
@@ -52,24 +44,16 @@ class Wanted:
 
 
 class _Found(NamedTuple):
-    """One field of one file.
-
-    Attributes
-    ----------
-    samples, shape, dtype : entries; shape and dtype of each; "text" for texts of any length
-    longest, total, largest : of texts, bytes of the longest and of all; or tokens, and the largest absolute value of one
-    classes : the different texts, where they are names of classes
-    coded : texts came as bytes in an unknown encoding
-    """
+    """One field of one file."""
 
     samples: int
-    shape: tuple[int, ...]
-    dtype: str
-    longest: int = 0
-    largest: int = 0
-    total: int = 0
-    classes: frozenset[bytes] = frozenset()
-    coded: bool = False
+    shape: tuple[int, ...]  # of each
+    dtype: str  # of each; "text" for texts of any length
+    longest: int = 0  # bytes, or tokens, of a text
+    largest: int = 0  # absolute value of a token
+    total: int = 0  # bytes, or tokens, of all texts
+    classes: frozenset[bytes] = frozenset()  # the different texts, where they are names of classes
+    coded: bool = False  # texts came as bytes in an unknown encoding
 
     @property
     def words(self) -> str:
@@ -78,23 +62,14 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class SurveyedFile:
-    """A file that can be loaded.
-
-    Attributes
-    ----------
-    stamp : text that changes when the file does
-    found : the file's fields
-    needed : bytes of memory that loading the file and arranging its fields takes
-    given : bytes of the columns that come of it
-    objects : Python objects that it was loaded as
-    """
+    """A file that can be loaded."""
 
     path: str
-    stamp: str
-    found: Mapping[str, _Found]
-    needed: int
-    given: int
-    objects: int
+    stamp: str  # changes when the file does
+    found: Mapping[str, _Found]  # the file's fields
+    needed: int  # bytes of memory that loading the file and arranging its fields takes
+    given: int  # bytes of the columns that come of it
+    objects: int  # Python objects that it was loaded as
 
     @classmethod
     def of(cls, path: str, columns: Columns, wanted: Wanted) -> SurveyedFile:
@@ -119,20 +94,12 @@ class BrokenFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """All files once they were read.
+    """All files once they were read."""
 
-    Attributes
-    ----------
-    files : those that hold samples, in order
-    first_of : the first sample of each, and the number of all samples
-    broken : the others
-    forms : of each field
-    """
-
-    files: list[SurveyedFile]
-    first_of: list[int]
+    files: list[SurveyedFile]  # in order
+    first_of: list[int]  # the first sample of each file, and the number of all samples
     broken: list[BrokenFile]
-    forms: dict[str, FieldForm]
+    forms: dict[str, FieldForm]  # of each field
 
     @classmethod
     def of(cls, seen: Iterable[SurveyedFile | tuple[str, DamagedFileError]], wanted: Wanted) -> Survey:
