@@ -56,9 +56,7 @@ class Packing:
     # Of the values: the float dtype that holds the stored numbers and the attributes. Integers of 64 bits become float64, which
     # rounds those above 2**53.
     dtype: np.dtype[Any]
-    unused: tuple[
-        str, ...
-    ] = ()  # attributes that the stored dtype does not hold, such as -9999.9 beside float32
+    unused: tuple[str, ...] = ()  # attributes that the stored dtype does not hold, such as -9999.9 beside float32
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any], dtype: np.dtype[Any], unwritten: float | None = None) -> Packing | None:
