@@ -16,7 +16,7 @@ from ...formats.containers import NPY_TREE, container_of, open_tree
 from ...formats.contract import StoredArray
 from ...formats.registry import PARTIAL, list_stored, open_stored, split_inside
 from ...formats.tree_contract import Attribute, Container, Kind, Node, TreeArray, TreeSource, inside
-from ...plain.errors import InvalidTypeError, MmapstoreError, NotFoundError
+from ...plain.errors import DamagedFileError, InvalidTypeError, MmapstoreError, NotFoundError
 from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ..convert.archives import JOURNAL, converted_archives
 from ..convert.tree_report import TreeRow
@@ -50,7 +50,7 @@ class Object:
 
 @dataclass
 class Objects:
-    """All that is at a path, by key.
+    """The objects at a path, by key.
 
     Attributes
     ----------
@@ -75,16 +75,16 @@ class Objects:
         self.by_key[found.key] = found
 
     def has(self, key: str) -> bool:
-        """True if an array, group or link has this name."""
+        """Return True if an array, group or link has this name."""
         return key in self.by_key or key in self.empty or key in self.links or key in self.attributes
 
     def is_lost(self, key: str) -> bool:
-        """True if a conversion reports that it does not copy this object, or the group around it."""
+        """Return True if a conversion reports that it does not copy this object, or the group around it."""
         paths = (key[:at] for at in (*(at for at, letter in enumerate(key) if letter == "/"), len(key)))
         return any("" in (rows := self.rows.get(path, {})) and rows[""].is_lost for path in paths)
 
     def led_to(self, key: str) -> Object | None:
-        """The array that a name, of an array or a link, leads to."""
+        """Return the array that a name, of an array or a link, leads to."""
         for _ in range(_MOST_LINKS):
             if key not in self.links:
                 break
@@ -205,76 +205,77 @@ def listing(found: Objects, archive: Archive) -> Iterator[None]:
 
 
 def add_archive(found: Objects, archive: Archive, trees: Trees, as_stored: bool = False) -> None:
-    """All that is in an archive. `as_stored`: HDF5 datasets as they are compared with copies within HDF5."""
+    """Add all that is in an archive. `as_stored`: HDF5 datasets in the form in which copies within HDF5 are compared."""
     if archive.kind == FIELDS:
         for each in described_arrays(archive.path):
             opener = functools.partial(open_stored, each.path, each.entry.key or None)
             found.add(Object(archive.key(each.name.partition("::/")[2]), each.name, each.path, opener, each.entry.layout))
     elif archive.kind == ARRAY:
-        layouts = layouts_of(archive)
         opener = functools.partial(open_stored, archive.path, archive.within or None)
         found.is_one_array = not archive.prefix
-        found.add(Object(archive.prefix, archive.name("/"), archive.path, opener, layouts.get(archive.within)))
+        found.add(Object(archive.prefix, archive.name("/"), archive.path, opener, _layouts(archive).get(archive.within)))
     elif archive.kind == TREE:
-        _add_tree(found, archive, trees, as_stored)
+        listing = TreeListing(found, archive, trees, as_stored)
+        for node in listing.tree.walk():
+            listing.add_node(node)
     else:
         found.others.append(archive.path)
 
 
-def layouts_of(archive: Archive) -> dict[str, str]:
-    """The axes that a manifest names, by place in the archive."""
+def _layouts(archive: Archive) -> dict[str, str]:
+    """Return the axes that a manifest names, by place in the archive."""
     return {each.entry.key.strip("/"): each.entry.layout for each in described_arrays(archive.path)}
 
 
-def _add_tree(found: Objects, archive: Archive, trees: Trees, as_stored: bool) -> None:
-    layouts = layouts_of(archive)
-    tree = trees.open(archive)
-    for node in tree.walk():
+class TreeListing:
+    """Lists the objects of one container, which may be closed and opened again before their values are compared."""
+
+    def __init__(self, found: Objects, archive: Archive, trees: Trees, as_stored: bool) -> None:
+        self.found, self.archive, self.trees, self.as_stored = found, archive, trees, as_stored
+        self.tree = trees.open(archive)
+        self._layouts = _layouts(archive)
+
+    def add_node(self, node: Node) -> None:
+        found, archive = self.found, self.archive
         key, name = archive.key(node.path), archive.name(node.path)
-        if node.damage:
-            found.add(Object(key, name, archive.path, raising(f"{name} cannot be looked into: {node.damage}")))
-            continue
-        if node.kind in Kind.LINKS:
+        if node.kind in Kind.LINKS and not node.damage:
             found.links[key] = archive.key(node.target)
-            continue
+            return
         try:
+            if node.damage:
+                raise DamagedFileError(f"{name} cannot be looked into: {node.damage}")
             with step(f"listing {name}"):
-                found.attributes[key] = tree.attributes(node.path, as_stored)
-                parts = values_of(tree, node.path, as_stored) if node.kind == Kind.ARRAY else []
+                found.attributes[key] = self.tree.attributes(node.path, self.as_stored)
+                arrays = self.arrays(node.path) if node.kind == Kind.ARRAY else []
         except MmapstoreError as error:
             found.add(Object(key, name, archive.path, raising(str(error))))
-            continue
-        if node.kind == Kind.ARRAY and not parts:
+            return
+        if node.kind == Kind.ARRAY and not arrays:
             found.empty.add(key)
         if node.kind == Kind.ARRAY and node.path == "/":
             found.is_one_array = not archive.prefix
-        for values in parts:
-            found.add(array_of(archive, tree, trees, node, inside(node.path, values.member), values, layouts, as_stored))
+        for array in arrays:
+            self.add_array(node, inside(node.path, array.member), array)
 
+    def arrays(self, path: str) -> list[TreeArray]:
+        tree = self.trees.open(self.archive)
+        return tree.stored_arrays(path)[0] if self.as_stored else tree.arrays(path)
 
-def values_of(tree: TreeSource, path: str, as_stored: bool) -> list[TreeArray]:
-    return tree.stored_arrays(path)[0] if as_stored else tree.arrays(path)
+    def add_array(self, node: Node, place: str, array: TreeArray) -> None:
+        """Add an array of the object `node` under the name `place`, which is its own or that of its copy in a target."""
+        path = inside(node.path, array.member)
+        name = self.archive.name(path)
+        opened = functools.partial(self._opened, node.target if node.kind in Kind.LINKS else node.path, array, name)
+        opener = raising(f"{name}: {array.refused}") if array.refused else opened
+        layout = self._layouts.get(_joined(self.archive.within, path))
+        self.found.add(Object(self.archive.key(place), name, self.archive.path, opener, layout, array.dimensions))
 
-
-def array_of(
-    archive: Archive,
-    tree: TreeSource,
-    trees: Trees,
-    node: Node,
-    place: str,
-    values: TreeArray,
-    layouts: dict[str, str],
-    as_stored: bool,
-) -> Object:
-    """An array of a tree, which is called by its `place`, that of it or of its copy in a target."""
-    origin = node.target if node.kind in Kind.LINKS else node.path
-    name = archive.name(inside(node.path, values.member))
-    if values.refused:
-        opener = raising(f"{name}: {values.refused}")
-    else:
-        opener = functools.partial(_opened, archive, tree, trees, origin, values, name, as_stored)
-    layout = layouts.get(_joined(archive.within, inside(node.path, values.member)))
-    return Object(archive.key(place), name, archive.path, opener, layout, values.dimensions)
+    def _opened(self, path: str, array: TreeArray, name: str) -> StoredArray:
+        if (opened := array.opened()) is not array:
+            return opened
+        if self.trees.open(self.archive) is not self.tree:  # the format's own library reads it, from the container opened again
+            array = next(each for each in self.arrays(path) if each.member == array.member)
+        return replace(array, name=name)
 
 
 def raising(why: str) -> Callable[[], StoredArray]:
@@ -282,17 +283,6 @@ def raising(why: str) -> Callable[[], StoredArray]:
         raise InvalidTypeError(why)
 
     return refuse
-
-
-def _opened(
-    archive: Archive, tree: TreeSource, trees: Trees, origin: str, values: TreeArray, name: str, as_stored: bool
-) -> StoredArray:
-    if (opened := values.opened()) is not values:
-        return opened
-    now = trees.open(archive)  # the format's own library reads more than we do, or says better what is wrong
-    if now is not tree:
-        values = next(each for each in values_of(now, origin, as_stored) if each.member == values.member)
-    return replace(values, name=name)
 
 
 # --- directories -----------------------------------------------------------------------------------------------------------
@@ -317,12 +307,11 @@ def _stem(path: Path) -> str:
 
 
 def archive_files(folder: Path) -> Iterator[Path]:
-    """Files, and directories that are one thing, in order. No link is followed to a directory."""
+    """Yield files, and directories that are one store, in order. No link is followed to a directory."""
     for entry in sorted(folder.iterdir(), key=lambda entry: natural(entry.name)):
         if is_beside(entry.name) or entry.name.endswith(PARTIAL) or f"{PARTIAL}." in entry.name or entry.name == JOURNAL:
             continue
-        is_one = (entry / DIRECTORY_MANIFEST).is_file() or _is_archive(str(entry))
-        if not entry.is_dir() or is_one:
+        if not entry.is_dir() or (entry / DIRECTORY_MANIFEST).is_file() or _is_archive(str(entry)):
             yield entry
         elif not entry.is_symlink():
             yield from archive_files(entry)
