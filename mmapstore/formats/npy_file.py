@@ -101,22 +101,26 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyW
     """
     _refuse_key(path, key)
     name = os.fspath(path)
-    dtype = _checked_new(name, new)
+    return begin(name, new.shape, _checked_new(name, new), new.resizable)
+
+
+def begin(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], resizable: bool = False) -> NpyWriter:
+    """Create a file for an array of any shape, also () for a scalar. Raises TargetExistsError, WriteError."""
     if os.path.lexists(name):
         raise TargetExistsError(f"{name} exists. Choose another name, or delete it first.")
     with explaining_write_errors(name):
         file = io.FileIO(name, "x+")
     try:
         with explaining_write_errors(name):
-            header = header_bytes(new.shape, dtype)
-            allocate(file.fileno(), len(header) + math.prod(new.shape) * dtype.itemsize)
+            header = header_bytes(shape, dtype)
+            allocate(file.fileno(), len(header) + math.prod(shape) * dtype.itemsize)
             _write_all(file, 0, header)
     except BaseException:
         file.close()
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
-    return NpyWriter(name, file, NpyHeader(_plain(new.shape), False, dtype, len(header)), new.resizable)
+    return NpyWriter(name, file, NpyHeader(_plain(shape), False, dtype, len(header)), resizable)
 
 
 def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyWriter:

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ..files.durable_writes import allocate, sync_data, sync_directory, write_text_atomically
+from ..files.durable_writes import sync_directory, write_text_atomically
 from ..files.stored_files import lies_in
 from ..files.system_errors import explaining_write_errors
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidValueError, NotFoundError, UnsafeFileError
 from ..plain.text_padding import refuse_padding
 from .contract import Array
-from .npy_file import header_of, list_arrays, matches, open_array
+from .npy_file import begin, header_of, list_arrays, matches, open_array
 from .numpy_types import plain_values
 from .tree_contract import Attribute, Container, Kind, NewTreeArray, Node, TreeArray, TreeSource, TreeTarget
 from .tree_in_memory import InMemory
@@ -140,29 +140,14 @@ class NpyTreeWriter(TreeTarget):
 class _NewNpyArray(NewTreeArray):
     def __init__(self, file: str, array: TreeArray) -> None:
         super().__init__(_changes(array))
-        self._name, self._array = file, array
-        header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
-        with explaining_write_errors(file):
-            self._file = Path(file).open("x+b")  # noqa: SIM115
-            np.lib.format.write_array_header_1_0(self._file, header)
-            self._file.flush()
-            self._offset = self._file.tell()
-            allocate(self._file.fileno(), self._offset + array.nbytes)
+        self._writer = begin(file, array.shape, array.dtype)
 
     def write(self, box: Box, block: Array) -> None:
-        """Write a box that lies in one piece, as boxes in C order do."""
-        shape, dtype = self._array.shape, self._array.dtype
-        at = sum(part.start * math.prod(shape[axis + 1 :]) for axis, part in enumerate(box))
-        data = np.ascontiguousarray(block, dtype)
-        with explaining_write_errors(self._name):
-            self._file.seek(self._offset + at * dtype.itemsize)
-            self._file.write(data.reshape(-1).view(np.uint8).data)
+        self._writer.write_box(box, block)
 
     def close(self) -> None:
-        with explaining_write_errors(self._name):
-            self._file.flush()
-            sync_data(self._file.fileno())
-            self._file.close()
+        self._writer.flush()
+        self._writer.close()
 
 
 def _changes(array: TreeArray) -> tuple[str, ...]:
