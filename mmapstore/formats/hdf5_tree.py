@@ -207,15 +207,12 @@ class Hdf5Tree(TreeSource):
     def dimensions(self, path: str) -> tuple[str | None, ...]:
         return self._dimensions.of(self.item(path), path, self.path_of)
 
-    def arrays(self, path: str) -> list[TreeArray]:
+    def arrays(self, path: str, regions: bool = False) -> list[TreeArray]:
         """Return the dataset in plain parts, one for each member of a compound; none for a null dataspace.
 
-        Raises UnsafeFileError for storage in other files and for bytes that were never stored; MissingPackageError for filters
-        that are missing here; DamagedFileError.
+        `regions`: region references are text that names their selection. Raises UnsafeFileError for storage in other files and for
+        bytes that were never stored; MissingPackageError for filters that are missing here; DamagedFileError.
         """
-        return self._arrays(path)
-
-    def _arrays(self, path: str, regions: bool = False) -> list[TreeArray]:
         item, name = self.item(path), name_of(self.path, path)
         with explaining_read_errors(name):
             kept_nbytes = self._refuse_unsafe(item, path)
@@ -254,9 +251,12 @@ class Hdf5Tree(TreeSource):
                 return [], ""
             refused = [leaf.refused for leaf in leaves_of(kind, regions=True) if leaf.refused]
             if refused and is_flat(kind):
-                return [self._element_bytes(item, path)], f"compared by the bytes of its elements: {refused[0]}"
+                read = functools.partial(self._read, path, lambda box: raw_elements(self.item(path), box[:-1])[..., box[-1]])
+                raw = replace(self._common(item, path), shape=tuple(item.shape)).with_axes((kind.get_size(),))
+                words = f"compared by the bytes of its elements: {refused[0]}"
+                return [replace(raw, dtype=np.dtype(np.uint8), read=read, stored=None)], words
             words = f"not compared in full: {refused[0]}" if refused else ""
-            return [part for part in self._arrays(path, regions=True) if not part.refused], words
+            return [part for part in self.arrays(path, regions=True) if not part.refused], words
 
     def _common(self, item: Any, path: str) -> TreeArray:
         chunks = tuple(int(n) for n in item.chunks) if item.shape and item.chunks else None
@@ -293,18 +293,6 @@ class Hdf5Tree(TreeSource):
                 nbytes += int(elements * each.id.get_type().get_size())
         refuse_unstored(name, tuple(item.shape), item.size * item.id.get_type().get_size(), nbytes)
         return read_nbytes(sources)
-
-    def _element_bytes(self, item: Any, path: str) -> TreeArray:
-        size, common = item.id.get_type().get_size(), self._common(item, path)
-        chunks = (*common.chunks, size) if common.chunks else None
-        return replace(
-            common,
-            shape=(*item.shape, size),
-            dtype=np.dtype(np.uint8),
-            read=functools.partial(self._read, path, lambda box: raw_elements(self.item(path), box[:-1])[..., box[-1]]),
-            chunks=chunks,
-            stored=None,
-        )
 
 
 def _fill_of(item: Any) -> Any:

@@ -138,7 +138,7 @@ SITE = """
 import os, signal, sys, time
 if sys.argv[:1] == ["-c"]:  # the child
     from mmapstore.formats import hdf5_tree
-    kept = hdf5_tree.Hdf5Tree._arrays
+    kept = hdf5_tree.Hdf5Tree.arrays
 
     def values(self, path, regions=False):
         name = path.rpartition("/")[2]
@@ -149,7 +149,7 @@ if sys.argv[:1] == ["-c"]:  # the child
             time.sleep(60)
         return kept(self, path, regions)
 
-    hdf5_tree.Hdf5Tree._arrays = values
+    hdf5_tree.Hdf5Tree.arrays = values
     kept_init = hdf5_tree.Hdf5Tree.__init__
 
     def init(self, path, *rest, **named):
