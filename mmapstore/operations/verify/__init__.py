@@ -1,4 +1,4 @@
-"""`verify`: whether data is what was written, or the same as other data; block by block, value by value."""
+"""`verify`: check data against its manifest, or compare it with other data, value by value."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ def verify(
 ) -> Verdict:
     """Check data against its manifest; or against other data, in whatever formats both are stored.
 
-    Alone, each array is read to its end: every block against its checksum, all values against the SHA-256 digest (whose leaves name
-    the damaged samples), shape, dtype, axes and size against what the manifest says. What has no manifest is read all the same,
-    with the checksums that its format has inside, and the verdict says that this is less.
+    Without `other`, each array is read to its end: every block is compared with its checksum, all values with the SHA-256 digest
+    (its leaves name the damaged samples), shape, dtype, axes and size with the manifest. An array without a manifest is read as
+    well, with the checksums of its format, and the verdict says that this proves less.
 
-    With `other`, values are compared, and missing and further arrays named: a file, a store or a directory against any other.
+    With `other`, the values of both are compared, and missing and extra arrays named: a file, store or directory against any other.
     Values are equal if their bits are, if they compare equal (-0.0 and 0.0, which is noted), or if both are NaN. Byte order,
-    chunks and compression make no difference, other dtypes do. Axes in another order are compared by what they mean, where the
-    manifests or `layout` and `other_layout` say it, and places are told in the order of the first. In directories of archives,
+    chunks and compression make no difference, other dtypes do. Axes in another order are paired by their letters, where the
+    manifests or `layout` and `other_layout` name them, and indices are given in the order of the first. In directories of archives,
     "x.h5::/frames" belongs to "x/frames.npy" and to "x.zarr::/frames", and to "x.npy" if it is the only array of "x.h5".
 
-    Of two containers the second is to be what `convert` makes of the first in that format: what is changed by that is a note, and
-    what is left behind a problem, in the words of its report.
+    Of two containers, the second is expected to be the result of `convert`: changes that `convert` reports are notes, objects
+    that it drops are problems, in the words of its report.
 
     Parameters
     ----------
     path : an array, a container of several, or a directory, as `mmapstore.open` and `mmapstore info` take them
-    other : what it is to be equal to; None compares with the manifest
+    other : the data to compare with; None compares with the manifest
     layout, other_layout : the axes of two single arrays, such as "NCHW" and "NHWC", where no manifest says them
     cast : compare arrays of different dtypes as well: the first's values as the second's dtype. Floats are rounded to the nearest;
         a fraction, or a number out of range, that an integer dtype cannot hold, differs
@@ -76,7 +76,7 @@ def verify(
     Raises
     ------
     NotFoundError, KeyNotFoundError, DamagedFileError (a manifest that is none), InvalidTypeError (no array of numbers),
-    InvalidValueError, MemoryBudgetError, MissingPackageError. That data is damaged, or differs, is no error but a verdict
+    InvalidValueError, MemoryBudgetError, MissingPackageError. Damaged or different data is no error but a verdict
 
     >>> import os, tempfile
     >>> import numpy as np, mmapstore
@@ -187,7 +187,7 @@ def _against(path: str, other: str, how: _How) -> Verdict:
 
 
 def _both(firsts: list[Archive], seconds: list[Archive], trees: tuple[Trees, Trees], max_memory: int) -> tuple[Objects, Objects]:
-    """All at both places. What has a container as its counterpart is listed as a conversion to that would have it."""
+    """List all objects at both paths; those of a container in the form that a conversion to its counterpart gives them."""
     a, b = Objects(), Objects()
     mine, theirs = ({archive.prefix: archive for archive in archives} for archives in (firsts, seconds))
     for archive in firsts:
@@ -233,7 +233,7 @@ def _not_compared(first: Object, second: Object, *problems: str) -> ArrayVerdict
 
 
 def _with_attributes(found: ArrayVerdict, key: str, other_key: str, a: Objects, b: Objects, is_tree: bool) -> ArrayVerdict:
-    """The verdict of an object with what is to be said of its attributes; in a comparison of two single arrays, as notes."""
+    """Return the verdict of an object with the problems and notes of its attributes; for two single arrays, all as notes."""
     lost, told = _row_words(a.rows.get(key, {}))
     own, others = a.attributes.get(key), b.attributes.get(other_key)
     wrong: list[str] = []
@@ -254,7 +254,7 @@ def _with_attributes(found: ArrayVerdict, key: str, other_key: str, a: Objects, 
 
 
 def _row_words(rows: dict[str, TreeRow]) -> tuple[list[str], list[str]]:
-    """(what a conversion leaves behind of an object, how it changes the rest)."""
+    """Return (problems, notes): the parts of an object that a conversion drops, and those that it changes."""
     lost, told = [], []
     names: dict[str, list[str]] = {}
     for name, row in rows.items():
@@ -269,7 +269,7 @@ def _row_words(rows: dict[str, TreeRow]) -> tuple[list[str], list[str]]:
 
 
 def _others(a: Objects, b: Objects, compared: set[str], is_tree: bool) -> list[ArrayVerdict]:
-    """Objects without values of which there is something to say: groups with other attributes, what is changed or left behind."""
+    """Return the verdicts of objects without values: groups with other attributes, and objects that are changed or dropped."""
     found = []
     for key in dict.fromkeys((*a.attributes, *a.links, *a.rows)):
         if key in compared or (key in a.by_key and key not in a.rows):

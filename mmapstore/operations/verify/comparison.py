@@ -1,4 +1,4 @@
-"""Two arrays against each other, value by value, in whatever formats, chunks and axis orders they are stored."""
+"""Compare two arrays value by value, in any formats, chunks and orders of axes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NOTHING: Array = np.empty(0, np.uint8)
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: the array, its axes where they are known, and what to call it."""
+    """One of two arrays to compare, the letters of its axes where they are known, and its name in messages."""
 
     stored: StoredArray
     layout: str | None
@@ -53,8 +53,8 @@ class Comparison:
     rows : of both; a sample, the part of an array at one place along its first axis, is one row of each or several
     together : rows of each that are read at a time
     axes : bring a run of the second's values into the order of the first's; None where they come in that order
-    layouts : of both, where their axes are compared by what they mean
-    problems, notes : what is known before any value is read
+    layouts : of both, where axes are paired by their letters
+    problems, notes : those that are known before any value is read
     """
 
     sides: tuple[Side, Side]
@@ -105,25 +105,23 @@ class Comparison:
     def check(self, region: Region, done: Callable[[int], Any]) -> Differences:
         """Compare the values of a region, up to where one side cannot be read."""
         found = Differences()
-        try:
-            with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
-                for a, b in _overlaps(*(self._runs(side, region, threads) for side in (0, 1))):
-                    step = max(1, _PIECE_NBYTES // max(a.itemsize, b.itemsize))
-                    for at in range(0, len(a), step):
-                        _compare_piece(a[at : at + step], b[at : at + step], found)
-                    done(region[0] + found.compared // self._sample_values)
-        except _UnreadableError as error:
-            found.unread = str(error)
+        with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
+            for a, b in _overlaps(*(self._runs(side, region, found, threads) for side in (0, 1))):
+                step = max(1, _PIECE_NBYTES // max(a.itemsize, b.itemsize))
+                for at in range(0, len(a), step):
+                    _compare_piece(a[at : at + step], b[at : at + step], found)
+                done(region[0] + found.compared // self._sample_values)
         return found
 
-    def _runs(self, side: int, region: Region, threads: ThreadPoolExecutor) -> Iterator[Array]:
-        """Yield the values of a region, flat, in runs that are valid until the next is asked for."""
+    def _runs(self, side: int, region: Region, record: Differences, threads: ThreadPoolExecutor) -> Iterator[Array]:
+        """Yield the values of a region, flat, in runs that are valid until the next; up to a run that cannot be read."""
         rows, together = self.rows[side], self.together[side]
         first, last = (at * self._sample_values // rows.values for at in region)
         steps = ((at, min(at + together, last)) for at in range(first, last, together))
         for start, stop, found in read_ahead(rows, steps, together, threads):
             if isinstance(found, MmapstoreError):
-                raise _UnreadableError(f"{self.sides[side].name} cannot be read in rows [{start}, {stop}): {found}")
+                record.unread = f"{self.sides[side].name} cannot be read in rows [{start}, {stop}): {found}"
+                return
             yield (found if self.axes is None or not side else found.transpose(self.axes)).reshape(-1)
 
     def finish(self, records: Iterable[Differences]) -> ArrayVerdict:
@@ -176,10 +174,6 @@ class Comparison:
         sample, within = divmod(flat, self._sample_values)
         along = dict(zip(self.layouts[0].sample_letters, map(int, np.unravel_index(within, shape[1:])), strict=True))
         return _place(sample, along, self.layouts[0]), _place(sample, along, self.layouts[1])
-
-
-class _UnreadableError(Exception):
-    pass
 
 
 def _place(sample: int, along: dict[str, int], layout: StoredLayout) -> tuple[int, ...]:
@@ -251,7 +245,7 @@ def _paired_by_layout(a: Side, b: Side, independent: bool) -> Comparison:
 
 
 def _overlaps(a_runs: Iterator[Array], b_runs: Iterator[Array]) -> Iterator[tuple[Array, Array]]:
-    """Both cut where either ends: runs of one length that hold the same places."""
+    """Cut the runs of both where either ends, and yield pairs of one length that hold the same places."""
     a = b = _NOTHING
     while True:
         a, b = (run if len(run) else next(runs, _NOTHING) for run, runs in ((a, a_runs), (b, b_runs)))

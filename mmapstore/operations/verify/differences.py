@@ -1,4 +1,4 @@
-"""The values of two blocks that differ. Arithmetic only: NumPy in, numbers out."""
+"""Count and describe the values that differ between two blocks. Arithmetic only: NumPy in, numbers out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An array against its manifest: blocks, digest, shape, dtype, layout and size. Or by itself, where it has none."""
+"""Check an array against its manifest: blocks, digest, shape, dtype, layout and size. Without one, read it to its end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _OWN_CHECKS = {
 
 @dataclass(frozen=True)
 class Described:
-    """An array that a manifest describes: the file, and what `open` takes to get there."""
+    """An array that a manifest describes: its name for `open`, its file, the manifest's path, and the entry."""
 
     name: str
     path: str
@@ -104,7 +104,7 @@ class Record:
 
 @dataclass(frozen=True)
 class ReadThrough:
-    """The reading of one array to its end, against the blocks and the digest of its manifest where it has one.
+    """Reads one array to its end, and compares it with the blocks and the digest of its manifest where it has one.
 
     Regions are samples [start, stop). They may be checked in any order, in any process, and more than once.
     """

@@ -1,4 +1,4 @@
-"""Objects of two places that belong together, and how attributes of one pair differ."""
+"""Pair the objects of two places, and compare their attributes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _pair(first: Object, second: Object) -> Pair:
 
 
 def _absent(objects: Objects, others: Objects) -> list[str]:
-    """Names that have no values, which the others lack. Of groups only those without anything in them."""
+    """Return the names without values that the others lack; of groups only the empty ones."""
     named = dict.fromkeys(key for key in (*objects.empty, *objects.links) if not others.has(key))
     if others.attributes:
         filled = {key[:at] for each in (objects.by_key, objects.empty, objects.links) for key in each for at in _slashes(key)}
@@ -79,7 +79,7 @@ def _named(objects: Objects, keys: list[str]) -> list[str]:
 
 
 def attribute_words(first: list[Attribute], second: list[Attribute]) -> tuple[list[str], list[str]]:
-    """(what is lost or differs, what the second has beside) of the attributes of one object."""
+    """Return (problems, notes) of the attributes of one object."""
     others = {attribute.name: attribute for attribute in second}
     wrong, notes = [], []
     for attribute in first:

@@ -1,4 +1,4 @@
-"""The objects to verify at a path: arrays by name, in a file, a store, a directory that mmapstore wrote, or one of archives."""
+"""List the objects to verify at a path: a file, a store, a directory that mmapstore wrote, or a directory of archives."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Object:
 
     Attributes
     ----------
-    key : what it is called within what was asked for
-    name : what messages call it
+    key : its name relative to the path that was given
+    name : its name in messages
     path : its file or store
-    open : the array; raises what opening raises
-    layout : known from a manifest; or None
+    open : returns the array; raises the errors of opening
+    layout : of its manifest; None without one
     dimensions : names of the axes; () where they have none
     """
 
@@ -56,11 +56,11 @@ class Objects:
     ----------
     by_key : arrays
     empty : arrays that have no shape, and so no values
-    links : names that lead to other objects: the key of that, or where else they lead
+    links : the targets of links: keys, or paths outside
     attributes : of arrays, groups and named types; a key is missing where the format holds none
-    rows : what a conversion reports of an object, and of its attributes by name ("" is the object); of a source of one
+    rows : the rows of a conversion's report: by object, and by attribute ("" is the object itself)
     others : files that hold no array
-    is_one_array : an array was asked for, and no container
+    is_one_array : the path names an array, not a container
     """
 
     by_key: dict[str, Object] = field(default_factory=dict)
@@ -97,15 +97,15 @@ class Objects:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file, or a directory that is one thing.
+    """A file, or a directory that is one store.
 
     Attributes
     ----------
-    path, within : the file or store, and the place in it that is meant
-    prefix : of the keys of all that is in it
+    path, within : the file or store, and the place in it that was given
+    prefix : of the keys of all objects in it
     kind : FIELDS of a directory of `ingest`, ARRAY of a single array, TREE of a container; "" of a file without arrays
     container : that of a TREE, or of a file that is one array
-    allow_links : what lies in other files may be read
+    allow_links : external links are followed
     """
 
     path: str
@@ -170,13 +170,13 @@ def _kind_of(container: Container | None) -> tuple[str, Container | None]:
 
 
 class Trees:
-    """Containers, opened when one is asked for. One is open at a time."""
+    """Opens containers, one at a time."""
 
     def __init__(self) -> None:
         self._archive: Archive | None = None
         self._tree: TreeSource | None = None
         self.prepare: dict[Archive, Callable[[TreeSource], None]] = {}
-        """By container, the call that prepares it each time it is opened."""
+        """For a container, the function that is called with it each time it is opened."""
 
     def open(self, archive: Archive) -> TreeSource:
         if self._tree is None or archive != self._archive:
@@ -194,7 +194,7 @@ class Trees:
 
 @contextlib.contextmanager
 def listing(found: Objects, archive: Archive) -> Iterator[None]:
-    """List an archive in the block. One of several that cannot be opened says so when it is compared."""
+    """List an archive in the block. An error in one of several archives is reported when its objects are compared."""
     try:
         with step(f"listing {archive.path}"):
             yield

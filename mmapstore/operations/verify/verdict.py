@@ -1,4 +1,4 @@
-"""The result of a verification, as numbers for programs and as lines for readers."""
+"""The result of `verify`, as numbers for programs and as lines for readers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INDENT = "  "
 
 @dataclass(frozen=True)
 class BadBlock:
-    """A block that is not what was written.
+    """A block that was changed since it was written, or that cannot be read.
 
     Attributes
     ----------
@@ -67,13 +67,11 @@ class ArrayVerdict:
 
     Attributes
     ----------
-    name, other : what was looked at; `other` is "" where there is a manifest, or nothing, to compare with
-    ok : nothing is wrong
+    name, other : the array, and the one it was compared with; "" where that was a manifest, or nothing
+    ok : there is no problem
     summary : one line
-    key : what it is called in a comparison of two trees
-    problems : what is wrong
-    checked : what is known to be right
-    notes : what is neither
+    key : its name in a comparison of two trees
+    problems, checked, notes : lines on what is wrong, on what is known to be right, and other remarks
     sha256 : content digest of dtype, shape and values; "" where it was not computed
     """
 
@@ -108,14 +106,14 @@ class ArrayVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of `verify`; true in an `if` where all is right.
+    """The result of `verify`; true in an `if` where everything is right.
 
     Attributes
     ----------
-    ok : everything that was looked at is right, and nothing is missing
-    arrays : array by array, in the order they were read
-    missing, extra : names of what only the first, or only the second, of two trees has
-    nbytes, seconds : read, of each side; and how long that took
+    ok : no array has a problem, and none is missing or extra
+    arrays : one result for each array, in the order in which they were read
+    missing, extra : names of objects that only the first, or only the second, of two trees has
+    nbytes, seconds : bytes of values read from each side, and the duration
     """
 
     path: str
@@ -137,7 +135,7 @@ class Verdict:
         return asdict(self)
 
     def to_text(self) -> str:
-        """Lines for people: a summary first where there are several arrays, then array by array what is right and what is wrong."""
+        """Return lines for readers: a summary first where there are several arrays, then the result of each."""
         lines = self._tree_lines() if self.is_tree else self._lines()
         lines += [f"note: {note}" for note in self.notes]
         if self.nbytes:
