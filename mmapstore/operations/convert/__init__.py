@@ -29,10 +29,10 @@ from ..flow.tally import Tally
 from ..flow.target import Target
 from ..ingest.description import written_by
 from ..progress import Progress
-from . import attributes, origin
+from . import origin
 from .block_checksums import BlockChecksums
 from .copying import FIELD, Slabwise, read_blocks, written_blocks
-from .dropped_metadata import left_behind
+from .dropped_metadata import left_behind, lost_in
 from .dry_run import estimated
 from .origin import Origin
 from .plan import Plan, call_of, plan_of
@@ -290,7 +290,7 @@ def _episodes(plan: Plan) -> tuple[int, ...]:
 
 def _notes(plan: Plan) -> dict[str, object]:
     """Return the notes of the manifest: those of the source, and its attributes where the target has no place for them."""
-    lost = attributes.lost_in(plan.target.writing, plan.origin.attributes, plan.packing is not None)
+    lost = lost_in(plan.target.writing, plan.origin.attributes, plan.packing is not None)
     found = {name: as_json(plan.origin.attributes[name]) for name in lost}
     kept = {name: value for name, value in found.items() if value is not None}
     return {**plan.origin.noted.to_json(), **({"attributes": kept} if kept else {})}
@@ -337,7 +337,7 @@ def _changes(plan: Plan, changed: Changes) -> list[str]:
     chunks = tuple(plan.origin.chunks[axis] for axis in plan.axes) if plan.origin.chunks else None
     if plan.new.chunks is not None and chunks is not None and not _is_same_cut(plan.new, chunks):
         found.append(f"chunks of {chunks} to {plan.new.chunks}")
-    lost = attributes.lost_in(plan.target.writing, plan.origin.attributes, plan.packing is not None)
+    lost = lost_in(plan.target.writing, plan.origin.attributes, plan.packing is not None)
     if lost:
         found.append(f"attributes that {plan.target.path} has no place for, kept in its manifest: {', '.join(lost[:20])}")
     return found

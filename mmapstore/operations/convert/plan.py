@@ -19,7 +19,7 @@ from ...plain.memory_budget import MemoryPlan, format_bytes
 from ..flow.casts import SCRATCH_NBYTES, Cast, checked_target
 from ..flow.slabs import PREFERRED_NBYTES, decodes, planned
 from ..flow.target import Target
-from .attributes import held_by
+from .dropped_metadata import held_by
 from .origin import Origin, packing_of
 from .request import Request, axes_of, chunks_and_codec, copies_chunks, region_of, require_values
 
