@@ -105,7 +105,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
     # --- what Keras calls ---------------------------------------------------------------------------------------------
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Called by `fit` when it has made its list of callbacks."""
+        """Look for the other callbacks; `fit` calls this when it has made its list of callbacks."""
         super().set_params(params)
         self._others = OtherCallbacks(self)
         if self._files.numbered():
@@ -205,7 +205,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
         return int(self.params.get("steps") or len(self._batches))
 
     def _place_of(self, position: tuple[int, int]) -> int:
-        """The number of a batch in the row of all epochs."""
+        """Return the number of a batch in the row of all epochs."""
         return position[0] * len(self._batches) + position[1]
 
     def _require_own_batches(self) -> None:
@@ -292,7 +292,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _frequency(save_freq: Any) -> tuple[Any, float | None]:
-    """(every, seconds): "epoch", a number of batches or None, and the time between two checkpoints or None."""
+    """Return "epoch", a number of batches or None; and the seconds between two checkpoints or None."""
     if save_freq == "epoch":
         return "epoch", None
     if save_freq is False:

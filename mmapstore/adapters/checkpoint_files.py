@@ -32,7 +32,7 @@ class CheckpointFiles:
         self._good: list[Path] = []  # those that were read or written whole, the newest last
 
     def numbered(self) -> dict[int, Path]:
-        """The checkpoints that are there, the oldest first."""
+        """Return the checkpoints by number, the oldest first."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found = {
                 int(match[1]): self._directory / match[0] for match in map(_NAME.fullmatch, os.listdir(self._directory)) if match
@@ -41,9 +41,9 @@ class CheckpointFiles:
         return {}
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read and its state; None if there is none. Warns of each that is damaged.
+        """Return the newest checkpoint that can be read and its state; None if there is none. Warns of each that is damaged.
 
-        Raises DamagedFileError if all are damaged: to begin anew is not for a program to decide.
+        Raises DamagedFileError if all are damaged: a program does not decide to begin anew.
         """
         there, damage = list(self.numbered().values())[::-1], []
         for path in there:

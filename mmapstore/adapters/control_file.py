@@ -107,7 +107,7 @@ class ControlFile(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The text that was followed last, for checkpoints: a resumed run does not follow it again."""
+        """Return the text that was followed last: a resumed run does not follow it again."""
         return {"followed": self._followed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -174,7 +174,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _value_for(name: str, have: Any, value: Any) -> Any:
-    """`value` as it is to be set in place of `have`. Raises ValueError if it is of another kind."""
+    """Return `value` as it is set in place of `have`. Raises ValueError if it is of another kind."""
     if not _is_variable(have):
         if isinstance(have, float):
             return _number(name, value)

@@ -147,7 +147,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
     # -- what Keras asks -----------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Batches in one Keras epoch; the first after `load_state_dict` in mid-epoch has fewer."""
+        """Return the batches in one Keras epoch; the first after `load_state_dict` in mid-epoch has fewer."""
         return len(self.batches) if self._steps is None else self._steps
 
     @property
@@ -156,7 +156,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         return len(self) if self._announced is None else self._announced
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Batch `index` of the pass its asker is in: (x,), (x, y) or (x, y, w), as Keras unpacks it."""
+        """Return batch `index` of the caller's pass: (x,), (x, y) or (x, y, w), as Keras unpacks it."""
         try:
             at = operator.index(index)
         except TypeError as error:
@@ -174,7 +174,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         return self._serve(walk, at, is_queued=iterator is not None and keras.backend.backend() == "tensorflow")
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """One pass, in order, as a loop over the batches is."""
+        """Iterate over one pass, in order, as a loop over the batches does."""
         walk = Walk(self.batches.cursor.begin(self._steps), None, None, counts=False, shard=(0, 1))
         for at in range(len(walk.walk)):
             made = [self._serve(walk, at)]
@@ -184,7 +184,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
             yield made.pop()
 
     def on_epoch_begin(self) -> None:
-        """Called by Keras, or by a training loop of your own, when an epoch begins."""
+        """Begin an epoch. Called by Keras, or by a training loop of your own."""
         adapter, _ = _keras_caller(sys._getframe(1))
         cursor = self.batches.cursor
         with self._lock:
@@ -197,7 +197,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
                 self._walks.append(Walk(cursor.begin(self._steps), None, None, counts=True, shard=(0, 1)))
 
     def on_epoch_end(self) -> None:
-        """Called by Keras when an epoch ends, and once before the first begins; or by a training loop of your own.
+        """End an epoch. Called by Keras, also once before the first begins; or by a training loop of your own.
 
         A loop over `seq[i]` that calls both hooks and asks for every batch in between goes on to the next order.
         """
@@ -228,7 +228,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         self._walks = [walk for walk in self._walks if not (walk.is_by(adapter) and walk.is_whole)]
 
     def _walk_of(self, adapter: Any, iterator: Any, at: int) -> Walk | None:
-        """The pass of who asks for batch `at`; None for a look that belongs to none."""
+        """Return the pass of the caller who asks for batch `at`; None for a look outside of passes."""
         with self._lock:
             if iterator is None:
                 walk = next((walk for walk in self._walks if walk.is_by(None)), None) if self._is_open else None
@@ -323,7 +323,7 @@ def _workers_error(found: str) -> InvalidValueError:
 
 
 def _keras_caller(caller: Any, name: str = "") -> tuple[Any, Any]:
-    """The adapter of Keras that calls, and a local variable of the method in which it does; None for others.
+    """Return the adapter of Keras that calls, and a local variable of its calling method; None for other callers.
 
     An adapter is the only thing that is one for each `fit`, and the list (or range) of batch numbers that a generator walks the
     only thing that is one for each iterator; keeping hold of the list, unlike of the frame, keeps nothing else alive. Should a

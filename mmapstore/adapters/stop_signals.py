@@ -52,7 +52,7 @@ class StopSignals:
 
 
 def _still_meant(number: int) -> Any:
-    """The handler of a signal, or the one before it where it is of a `fit` that ended without putting that one back."""
+    """Return the handler of a signal; the one before it where a `fit` ended without putting that one back."""
     handler = signal.getsignal(number)
     while isinstance(owner := getattr(handler, "__self__", None), StopSignals) and owner._over:
         handler = owner._before[number]

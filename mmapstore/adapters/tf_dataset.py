@@ -35,7 +35,7 @@ BLOCK = 32  # batches from one call into Python that notes what is taken to the 
 
 
 def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) -> Any:
-    """`batches` as a tf.data.Dataset, for Keras on TensorFlow and for training loops in TensorFlow.
+    """Return `batches` as a tf.data.Dataset, for Keras on TensorFlow and for training loops in TensorFlow.
 
     Elements are (x,), (x, y) or (x, y, w); each is a tensor of shape (batch, *sample), or a tuple or dict of them (a tuple
     where `batches` have a list), in the dtype of `batches`, text as tf.string. The first dimension is static when every batch
@@ -124,7 +124,7 @@ def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) 
 
 
 def _taken_pass_by_pass(source: Source, made: Any) -> Any:
-    """The batches of the pass that comes next, which is noted while they are taken.
+    """Return the batches of the next pass, and note how many of them are taken.
 
     Behind all that is made ahead stands a selector, always of the first dataset of two: Python is called for the first element of
     each block of its zeros, that is when the batch at that place is taken. The last batch is a block of its own. A call for each
@@ -150,7 +150,7 @@ def _taken_pass_by_pass(source: Source, made: Any) -> Any:
 
 
 def _mapped(source: Source) -> Any:
-    """The batches, each by a call."""
+    """Return the batches, each made by a call."""
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def places(span: Any) -> Any:
@@ -170,7 +170,7 @@ def _mapped(source: Source) -> Any:
 
 
 def _generated(source: Source) -> Any:
-    """As `_mapped`, through a generator."""
+    """Return the same as `_mapped`, through a generator."""
 
     def elements() -> Iterator[Any]:
         for place in range(*map(int, source.span())):
@@ -223,14 +223,14 @@ class Source:
         return np.int64(max(1, min(BLOCK, last - number)))
 
     def span(self) -> Array:
-        """The first place and the one behind the last: of the pass begun last, or of all epochs, which move no position."""
+        """Return the first place and the one behind the last: of the pass begun last, or of all epochs, which move no position."""
         if self._all is not None:
             return self._all
         walk = self._begun.pop()
         return np.array([walk.place, walk.place + len(walk)], np.int64)
 
     def spans(self) -> Any:
-        """A dataset of the span alone. A call into Python for it could not be saved in a checkpoint."""
+        """Return a dataset of the span alone. A call into Python for it could not be saved in a checkpoint."""
         if self._all is not None:
             return tf.data.Dataset.from_tensors(tf.constant(self._all))
 
@@ -241,7 +241,7 @@ class Source:
         return tf.data.Dataset.range(1).map(span)
 
     def made(self, place: Any) -> Arrays:
-        """The arrays of the batch at a place; with several workers, those behind it are begun with."""
+        """Return the arrays of the batch at a place; several workers begin with the next ones."""
         place = int(place)
         if self.batches.transform_workers == 1:
             made = self._begin(place)()  # the prefetch behind this asks ahead
@@ -257,6 +257,6 @@ class Source:
         return self.batches.begin(epoch, batch, aligned=True)
 
     def packed(self, flat: Any) -> tuple[Any, ...]:
-        """The flat arrays, tensors or specs in the structure that Keras unpacks: (x,), (x, y) or (x, y, w)."""
+        """Return flat arrays, tensors or specs in the structure that Keras unpacks: (x,), (x, y) or (x, y, w)."""
         parts: tuple[Any, ...] = pack(self._shapes.structure, flat)
         return parts

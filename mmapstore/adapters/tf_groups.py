@@ -36,7 +36,7 @@ def in_groups(source: Source) -> Callable[[Source], Any] | None:
 
 
 def _casts_alike(have: np.dtype[Any], want: np.dtype[Any]) -> bool:
-    """True where TensorFlow casts to the very bits that NumPy does: for values out of range of an integer they differ."""
+    """Return True where TensorFlow casts to the very bits of NumPy; values out of range of an integer differ."""
     return have == want or (have.kind in "biuf" and want.kind == "f" and want.itemsize >= 4)
 
 
@@ -76,7 +76,7 @@ def _grouped(reads: GroupedReads, source: Source) -> Any:
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def groups_of(span: Any) -> Any:
-        """The groups of a span, as (first place, last place + 1)."""
+        """Return the groups of a span, as (first place, last place + 1)."""
         first, stop = span[0], span[1]
 
         @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]

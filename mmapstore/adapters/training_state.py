@@ -63,7 +63,7 @@ def _values(variables: Sequence[Any]) -> list[Any]:
 
 
 def _optimizers(model: Any) -> dict[str, Any]:
-    """The optimizers of a model by the names of their attributes: one, or several where `train_step` is the user's own."""
+    """Return the optimizers of a model by attribute: one, or several where `train_step` is the user's own."""
     return {name: value for name, value in sorted(vars(model).items()) if isinstance(value, keras.optimizers.Optimizer)}
 
 
@@ -88,7 +88,7 @@ def _mismatch(saved: str, now: str) -> StateMismatchError:
 
 
 def _random_states() -> dict[str, Any]:
-    """The states of the generators of Python, NumPy, Keras and torch. Layers hold those of their own as variables."""
+    """Return the states of the generators of Python, NumPy, Keras and torch. Layers hold their own as variables."""
     python = random.getstate()
     found: dict[str, Any] = {"python": [python[0], list(python[1]), python[2]], "numpy": np.random.get_state(legacy=False)}
     generator = global_state.get_global_attribute(_GENERATOR)  # made when first used, from a number of Python's

@@ -90,7 +90,7 @@ class BatchReader:
         return WindowFrames(specs, self.plan, self.anchors, self.order, self.batch_size, self._together, self.stretch_bytes)
 
     def _is_short(self, name: str, reader: Reader) -> bool:
-        """True if holding windows costs less than gathering: a system call for each would cost more than its bytes."""
+        """Return True if holding windows costs less than gathering: a system call for each would cost more than its bytes."""
         low, high = self.plan.reach(name)
         nbytes = (high - low + 1) * reader.spec.sample_nbytes
         if not reader.gathers or self.order.shuffling is None or reader.place == "in RAM" or nbytes > SHORT_BYTES:
@@ -106,7 +106,7 @@ class BatchReader:
         return f"batch {batch} of epoch {epoch} ({len(samples)} samples, those at {said} in the store)"
 
     def _numbers(self, epoch: int, batch: int) -> Numbers:
-        """The anchors of a batch; a stretch of a shuffled order is worked out at once and kept."""
+        """Return the anchors of a batch; a stretch of a shuffled order is worked out at once and kept."""
         if self.order.shuffling is None:
             return self._numbers_of(epoch, batch, 1)
         stretch = max(1, _POSITIONS_AT_ONCE // self.batch_size)
@@ -200,7 +200,7 @@ class BatchReader:
         return self._converted(part.out if frames.has_time_axis else part.out[:, 0], frames)
 
     def _run(self, fields: _Fields, epoch: int, position: int, start: int, count: int) -> list[Array]:
-        """Consecutive anchors of one episode: every field is one slab of count + reach frames, and all arrays are views of it."""
+        """Read consecutive anchors of one episode: each field is one slab of count + reach frames, all arrays are views of it."""
         slabs: dict[tuple[Any, ...], Array] = {}
         arrays = []
         for frames in self.plan.arrays:
@@ -234,7 +234,7 @@ class BatchReader:
         return full[: stop - start]
 
     def _converted(self, samples: Array, frames: Frames) -> Array:
-        """In the dtype and axis order delivered; the same array where both are as read."""
+        """Return samples in the dtype and axis order delivered; the same array where both are as read."""
         if not frames.converts:
             return samples
         leading = samples.ndim - len(frames.spec.sample_shape)
@@ -252,11 +252,11 @@ class BatchReader:
         return self._buffers.lend((self._rounded(len(samples)), *samples.shape[1:]), dtype)[: len(samples)]
 
     def _rounded(self, count: int) -> int:
-        """Whole batches: buffers of one size can be lent again."""
+        """Round up to whole batches: buffers of one size can be lent again."""
         return -(-count // self.batch_size) * self.batch_size
 
     def aligned(self, array: Array) -> Array:
-        """C-contiguous, its first byte at a multiple of 64: as it is, or copied once into a lent buffer."""
+        """Return an array that is C-contiguous and begins at a multiple of 64 bytes: the same, or a copy in a lent buffer."""
         if is_aligned(array):
             return array
         out = self._lend_like(array, array.dtype)
@@ -296,7 +296,7 @@ class BatchReader:
         return GroupedReads(self.plan.arrays, self._rows, held and max(1, held // self.batch_size), held is not None)
 
     def _rows(self, epoch: int, batch: int, batches: int) -> list[tuple[Numbers, Array]]:
-        """The rows of each array, all in one stretch of `_held_together`, and a view of the frames that they are of."""
+        """Return the rows of each array, all in one stretch of `_held_together`, and a view of the frames that they are of."""
         start = batch * self.batch_size
         numbers = self._numbers_of(epoch, batch, batches)
         self._begin(epoch, start)
@@ -320,14 +320,14 @@ class BatchReader:
         return [(found[one.field][0] + one.offsets.start, found[one.field][1]) for one in self.plan.arrays]
 
     def _whole(self, fields: _Fields, name: str) -> Array | None:
-        """All samples of a field as a view of its mapped file; None where there is none, or TensorFlow would copy it at a cost."""
+        """Return all samples of a field as a view of its mapped file; None without one, or if TensorFlow would copy it."""
         whole = fields.readers[name].view(0, len(fields.readers[name].spec))
         return whole if whole is not None and (is_aligned(whole) or whole.nbytes <= COPIED_BYTES) else None
 
     # --- prediction --------------------------------------------------------------------------------------------------
 
     def memory(self, order: SampleOrder | None = None) -> MemoryPlan:
-        """Predicted peak of private memory, in bytes, of one pass with at most `ALIVE` batches alive, in this order or another."""
+        """Predict the peak of private memory, in bytes, of a pass with at most `ALIVE` batches alive, in this order or another."""
         order, fields = order or self.order, self._fields
         batch = self.batch_size
         delivered = sum(frames.nbytes for frames in self.plan.arrays) * batch

@@ -113,7 +113,7 @@ class Batches:
     # --- size and shape ----------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return the batches in an epoch."""
         whole, rest = divmod(len(self._order), self.batch_size)
         return whole if self.drop_last or not rest else whole + 1
 
@@ -153,7 +153,7 @@ class Batches:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, epoch: int, batch: int, *, aligned: bool = False) -> tuple[Any, ...]:
-        """Batch `batch` of epoch `epoch`, as (x,), (x, y) or (x, y, w). Pure: it changes no position, and any thread may call it.
+        """Read batch `batch` of epoch `epoch`, as (x,), (x, y) or (x, y, w). Changes no position; any thread may call it.
 
         Each is a nest: an array, or a tuple, list or dict of nests, as asked for or as `transform` returned it.
 
@@ -214,7 +214,7 @@ class Batches:
         return min(self._reader.together, len(self))
 
     def __getitem__(self, batch: int) -> Any:
-        """Batch `batch` of the current epoch (`position[0]`); negative numbers count from the end."""
+        """Read batch `batch` of the current epoch (`position[0]`); negative numbers count from the end."""
         number = whole_number("a batch number", batch)
         return _given(self.read(self.position[0], number + len(self) if -len(self) <= number < 0 else number))
 
@@ -310,7 +310,7 @@ class Batches:
     # --- frameworks --------------------------------------------------------------------------------------------------
 
     def to_keras(self, steps: int | None = None, **workers: Any) -> Sequence:
-        """A `keras.utils.PyDataset` of these batches, for `fit`, `evaluate` and `predict` on any Keras backend.
+        """Return a `keras.utils.PyDataset` of these batches, for `fit`, `evaluate` and `predict` on any Keras backend.
 
         Pass `shuffle=False` to `fit`: Keras permutes whole batches by default, and trains in another order than theirs.
 
@@ -321,7 +321,7 @@ class Batches:
         return Sequence(self, steps=steps, **workers)
 
     def to_tf(self, method: str = "map", epochs: int | None = 1) -> tf.data.Dataset:
-        """A `tf.data.Dataset` of these batches, of known cardinality.
+        """Return a `tf.data.Dataset` of these batches, of known cardinality.
 
         epochs : 1 gives the next epoch each time the dataset is iterated; n or None (endless) is one range of
             batches over epochs, whose iterator `tf.train.Checkpoint` can save and restore in the middle
@@ -370,7 +370,7 @@ class Batches:
         needed.require(limit, f"an epoch over {self._name}", remedy)
 
     def _shuffle_that_fits(self, limit: int) -> int:
-        """The samples of a shuffling window within `limit` bytes, about the most there can be; 0 if not even 2 fit."""
+        """Return about the most samples of a shuffling window within `limit` bytes; 0 if not even 2 fit."""
         samples = self._order.largest_window()[0]
         while samples >= 2:
             shuffling = Shuffling.of(samples, self._sample_nbytes)
@@ -382,5 +382,5 @@ class Batches:
 
 
 def _given(parts: tuple[Any, ...]) -> Any:
-    """A batch as loops have it: x alone without a target."""
+    """Return a batch as loops have it: x alone without a target."""
     return parts[0] if len(parts) == 1 else parts

@@ -92,7 +92,7 @@ def cached_readers(
 
 
 def needs_cache(reader: Reader) -> bool:
-    """False where the bytes are read as they lie, or are cached already: there is nothing to decode."""
+    """Return False where the bytes are read as they lie, or are cached already: there is nothing to decode."""
     return not isinstance(reader, Cached) and not reader.gathers
 
 

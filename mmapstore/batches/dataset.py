@@ -42,7 +42,7 @@ class Dataset(Parts):
         transform: Transforms = None,
         version: str | int | None = None,
     ) -> Dataset:
-        """The same samples, decoded once: the first epoch leaves them in `directory`, later epochs map them from there.
+        """Return the same samples, decoded once: the first epoch writes them to `directory`, later epochs map them from there.
 
         The first epoch is shuffled, stopped, or killed as you like, and goes on where it was; the next run, or another
         process at the same time, uses what is there. Each field gets an ordinary .npy file of all samples of the array, which
@@ -104,7 +104,7 @@ class Dataset(Parts):
         sampling_weight: str | None = None,
         max_memory: int | str | None = None,
     ) -> Batches:
-        """Batches of (x, y), of (x, y, w) with weights, or of x alone.
+        """Return batches of (x, y), of (x, y, w) with weights, or of x alone.
 
         Parameters
         ----------
@@ -222,7 +222,7 @@ class Dataset(Parts):
         return AugmentedRounds(self, fn, directory, RoundOptions(*given))
 
     def fingerprint(self) -> str:
-        """A digest of shapes, dtypes, episodes, and the first KiB of up to 9 samples: the same for one content in any format."""
+        """Return a digest of shapes, dtypes, episodes, and the first KiB of up to 9 samples: one content has one in any format."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(self.episodes.astype("<i8").tobytes())
         if not self._selection.is_one_run:

@@ -78,7 +78,7 @@ def counts_of(codes: Array, classes: int) -> Array:
 
 
 def is_label(field: str, surely: bool = False) -> bool:
-    """True if a field so called holds classes; `surely` leaves out names that numbers to be predicted have as well.
+    """Return True if a field of that name holds classes; `surely` skips names that numbers to be predicted have as well.
 
     >>> names = ("label", "fine_labels", "Class", "category_id", "y", "target", "texts", "subclass_text", "identity")
     >>> [name for name in names if is_label(name)], [name for name in names if is_label(name, surely=True)]
@@ -252,7 +252,7 @@ def label_field(dataset: Parts) -> tuple[str, Labels] | None:
 
 
 def _numbers_episodes(dataset: Parts, labels: Labels) -> bool:
-    """True if each episode has a value of its own."""
+    """Return True if each episode has a value of its own."""
     begins = dataset.episodes[:-1]
     return len(begins) == len(labels.values) > 1 and class_changes(labels).tolist() == begins[1:].tolist()
 

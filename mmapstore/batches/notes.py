@@ -86,7 +86,7 @@ def class_names_of(dataset: Parts, whole: Callable[[str], Parts]) -> list[str]:
 
 
 def mixed_samples(name: str) -> InvalidValueError:
-    """The error for windows of several samples where neighbours do not follow each other."""
+    """Return the error for windows of several samples where neighbours do not follow each other."""
     return InvalidValueError(
         f"{name} holds samples in an order that ingest mixed, so neighbours do not follow each other in time; NextFrame() and "
         "Window() of several samples need some that do. Ingest the images once more, in the order of their names: "

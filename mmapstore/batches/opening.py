@@ -94,7 +94,7 @@ def open_dataset(
 def open_quietly(
     source: Any, key: str | None = None, layout: Any = None, episodes: Any = None, mapped: bool = True, form: RawForm | None = None
 ) -> Dataset:
-    """`open_dataset` for callers that report by themselves what is packed, and what is guessed (`Dataset.packed`, `doubts`)."""
+    """Open as `open_dataset`, for callers that report packed values and guessed axes (`Dataset.packed`, `doubts`) themselves."""
     if form is not None and not isinstance(source, (str, os.PathLike, list, tuple)):
         raise InvalidValueError(
             f"dtype=, shape= and offset= are for paths of files without a header; got {_name(source)}. "
@@ -190,7 +190,7 @@ def _require_one(layout: Any, fields: Collection[Any]) -> None:
 def _written_together(
     source: Any, key: str | None, layout: str | Mapping[str, str] | None, mapped: bool
 ) -> dict[str, _Field] | None:
-    """The fields that a manifest names, of a directory, an HDF5 file or a Zarr store; None where one array is meant."""
+    """Open the fields that a manifest names, of a directory, an HDF5 file or a Zarr store; None where one array is meant."""
     if not isinstance(source, (str, os.PathLike)):
         return None
     outer, inside = split_inside(source)
@@ -221,7 +221,7 @@ def _written_together(
 
 
 def _beside(path: str) -> str:
-    """The manifest of a file or store."""
+    """Return the path of the manifest of a file or store."""
     return path.rstrip("/") + SUFFIX
 
 
@@ -234,7 +234,7 @@ def entries_beside(path: str) -> dict[str, ArrayManifest]:
 
 
 def _written_directory(directory: str, layout: str | Mapping[str, str] | None, mapped: bool) -> dict[str, _Field]:
-    """The fields of a directory that mmapstore wrote."""
+    """Open the fields of a directory that mmapstore wrote."""
     manifest_path = Path(directory) / DIRECTORY_MANIFEST
     if Path(directory).name.endswith(PARTIAL):  # whole, maybe, but without its name yet
         raise DamagedFileError(f"{directory} was left by an ingest that did not finish. Run the same ingest again: it resumes.")
@@ -331,14 +331,14 @@ def _with_manifest(stored: StoredArray, entry: ArrayManifest, layout: str | None
 
 
 def natural(path: str) -> list[tuple[int, int, str]]:
-    """Sort key that counts: "run2" comes before "run10"; of "1" and "01", which count alike, one order on every machine."""
+    """Return a sort key that counts: "run2" comes before "run10"; "1" and "01" have one order on every machine."""
     name = path.replace(os.sep, "/")
     parts = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
     return [*parts, (-1, 0, name)]
 
 
 def several_paths(source: Any) -> list[str] | None:
-    """The files of a list or a glob, in natural order; None if `source` is one thing."""
+    """Return the files of a list or a glob, in natural order; None if `source` is one thing."""
     if isinstance(source, (list, tuple)):
         if not source:
             raise InvalidValueError("a list of files was given, but it is empty.")

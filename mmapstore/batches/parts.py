@@ -156,7 +156,7 @@ class Parts(Samples):
         return self._selected(self._selection.take(chosen), self._episodes.of_selected(chosen))
 
     def _each_once(self, numbers: Array) -> Array:
-        """Sample numbers, rising. Raises OutOfRangeError, and InvalidValueError for one that is named twice."""
+        """Return sample numbers, rising. Raises OutOfRangeError, and InvalidValueError for one that is named twice."""
         numbers = self._checked_numbers(numbers)
         if not (np.diff(numbers) > 0).all():
             numbers = np.sort(numbers)
@@ -234,7 +234,7 @@ class Parts(Samples):
         return class_weights_of(self, self._labels(field, "class_weights"), field)
 
     def _whole(self, field: str) -> Self:
-        """All that this field has, also where this is a part."""
+        """Return all samples of this field, also where this is a part."""
         reader = self._readers[field]
         everything = Episodes.equal(len(reader.spec), len(reader.spec))
         return self._like(readers={field: reader}, episodes=everything, selection=None)

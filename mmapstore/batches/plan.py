@@ -79,7 +79,7 @@ class Plan:
         return {frames.field: frames.spec for frames in self.arrays}
 
     def reach(self, field: str | None = None) -> tuple[int, int]:
-        """Lowest and highest offset of a frame from the anchor, over all arrays or those of one field."""
+        """Return the lowest and highest offset of a frame from the anchor, over all arrays or those of one field."""
         offsets = [frames.offsets for frames in self.arrays if field in (None, frames.field)]
         return min(0, *(r[0] for r in offsets)), max(0, *(r[-1] for r in offsets))
 
@@ -90,7 +90,7 @@ class Plan:
         return ", ".join(f"{name} {said}" for name, said in zip("xyw", listed, strict=False))
 
     def digest(self) -> str:
-        """The same for two plans that make the same batches of the same anchors: part of a saved position."""
+        """Return a digest that plans share if they make the same batches of the same anchors: part of a saved position."""
         arrays = [[f.field, [*f.offsets], f.has_time_axis, f.dtype.str, f.axes] for f in self.arrays]
         window = [self.window.stride, self.window.start_index, self.window.end_index]
         structure = json.dumps(pack(self.parts, range(len(arrays))), sort_keys=True)
@@ -160,7 +160,7 @@ def require_weights_like(target: Nested, sample_weight: Nested) -> None:
 
 
 def _structure(nest: Nested) -> Any:
-    """The nest without its leaves."""
+    """Return the nest without its leaves."""
     if isinstance(nest, Mapping):
         return {name: _structure(part) for name, part in nest.items()}
     return [_structure(part) for part in nest] if isinstance(nest, (tuple, list)) else None

@@ -67,7 +67,7 @@ class Samples:
     # --- what it is --------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Samples."""
+        """Return the number of samples."""
         return len(self._selection)
 
     @property
@@ -204,7 +204,7 @@ class Samples:
         return new_array((samples, *reader.spec.sample_shape), reader.spec.dtype, f"{samples} samples of {self._name}")
 
     def _pick(self, reader: Reader, numbers: Array) -> Array:
-        """Samples in any order, each read once. Out of order or repeated they are copied once more."""
+        """Read samples in any order, each once. Out of order or repeated they are copied once more."""
         out = self._new(reader, len(numbers))
         if not len(numbers):
             return out

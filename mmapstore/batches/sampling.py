@@ -70,7 +70,7 @@ def sampling_of(
 
 
 def _digest(of_anchors: Array, counts: Sequence[int] = ()) -> str:
-    """A digest of all classes or weights: the order follows from each, and the fingerprint of the data sees a few samples."""
+    """Return a digest of all classes or weights, which decide the order: the fingerprint of the data covers a few samples."""
     digest = hashlib.blake2b(repr(counts).encode(), digest_size=8)
     digest.update(of_anchors.view(np.uint8).data)
     return digest.hexdigest()
@@ -90,7 +90,7 @@ def _asked(balance: Any) -> tuple[str, Mapping[Any, float] | None]:
 
 
 def _class_weights(labels: Labels, by_class: Mapping[Any, float], field: str) -> list[float]:
-    """The weight of each class. Classes are named as in `Labels.names`, or by their number."""
+    """Return the weight of each class. Classes are named as in `Labels.names`, or by their number."""
     names: Sequence[Any] = labels.names
     known = {**dict(zip(labels.indices, range(len(names)), strict=True)), **dict(zip(names, range(len(names)), strict=True))}
     weights: dict[int, float] = {}
@@ -137,7 +137,7 @@ def _weights(dataset: Dataset, field: Any) -> Array:
 
 
 def _of_windows(of_samples: Array, anchors: Anchors, last: int) -> Array:
-    """The entry of each window's last input frame; the same array where every sample is a window."""
+    """Return the entry of each window's last input frame; the same array where every sample is a window."""
     if len(anchors) == len(of_samples):
         return of_samples
     found = np.empty(len(anchors), of_samples.dtype)

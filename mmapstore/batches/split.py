@@ -24,7 +24,7 @@ _FAR = 0.1  # of all samples, that a part of whole groups may have more or fewer
 
 
 def split_points(total: int, parts: Sequence[Any], gap: Any, unit: str) -> list[tuple[int, int]]:
-    """[start, stop) of each part: floats are fractions of what the gaps leave, ints are counts.
+    """Return [start, stop) of each part: floats are fractions of what the gaps leave, ints are counts.
 
     >>> split_points(100, (0.6, 0.2, 0.2), gap=0, unit="samples"), split_points(100, (0.5, 10), gap=4, unit="samples")
     ([(0, 60), (60, 80), (80, 100)], [(0, 48), (52, 62)])
@@ -63,7 +63,7 @@ def split_points(total: int, parts: Sequence[Any], gap: Any, unit: str) -> list[
 
 
 def fold_points(total: int, folds: Any, unit: str) -> list[tuple[int, int]]:
-    """[start, stop) of each of several folds, of which the first ones have one more where they cannot be equal.
+    """Return [start, stop) of each fold; the first ones have one more where they cannot be equal.
 
     >>> fold_points(10, 3, "samples")
     [(0, 4), (4, 7), (7, 10)]
@@ -145,7 +145,7 @@ class Dealing:
         return [Dealt(part_of_samples, part) for part in range(len(points))]
 
     def _dealt(self, wanted: list[int]) -> Array:
-        """The part of each unit, for parts of these sizes; units left over have the number after."""
+        """Return the part of each unit, for parts of these sizes; units left over have the number after."""
         sizes = np.array([*wanted, *([self.total - sum(wanted)] if sum(wanted) < self.total else [])])
         labels = None if self.stratify is None else self.dataset._labels(self.stratify, "stratify")
         codes = None if labels is None else labels.codes
@@ -162,7 +162,7 @@ class Dealing:
         return np.repeat(numbers, np.diff(self.dataset.episodes))
 
     def _grouped(self, sizes: Array, parts: int, codes: Array | None) -> Array:
-        """The part of each unit; all units of a group are in one."""
+        """Return the part of each unit; all units of a group are in one."""
         labels = read_labels(self.dataset, self.groups, "groups", most=len(self.dataset))
         groups, names = labels.codes, len(labels.values)
         if self.by == "episode":
@@ -238,7 +238,7 @@ class Dealing:
 
 
 def windows_of_dealt(name: str) -> InvalidValueError:
-    """The error for windows of several samples where samples were dealt to parts one by one."""
+    """Return the error for windows of several samples where samples were dealt to parts one by one."""
     return InvalidValueError(
         f"{name} holds samples that split() or kfold() dealt one by one, so neighbours are in different parts; NextFrame() and "
         "Window() of several samples need some that follow each other. Write split(..., by='episode', shuffle=True) for whole "

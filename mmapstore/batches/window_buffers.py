@@ -73,7 +73,7 @@ class _HeldFrames:
         return self.samples[first : first + stop - start] if first + stop - start <= int(self._rows[number + 1]) else None
 
     def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
-        """As `Reader.gather`, for windows each inside of one run."""
+        """Fill parts as `Reader.gather` does, for windows each inside of one run."""
         lowest = min(part.first for part in parts)
         rows = self.rows(starts + lowest) - lowest
         for part in parts:

@@ -62,7 +62,7 @@ class RoundWork:
 
 
 def is_ready(path: str) -> bool:
-    """True if a round is there, whole."""
+    """Return True if a round is there, whole."""
     return os.path.isfile(os.path.join(path, DIRECTORY_MANIFEST))
 
 
@@ -122,7 +122,7 @@ class Preparation:
             )
 
     def _stored(self) -> Iterator[tuple[int, str]]:
-        """The number and the path of each round that is there, finished or not."""
+        """Yield the number and the path of each round that is there, finished or not."""
         for name in os.listdir(self.directory):
             if match := _STORE.fullmatch(name):
                 yield int(match[1]), os.path.join(self.directory, name)
@@ -135,7 +135,7 @@ class Preparation:
                     durable_writes.remove(path)
 
     def on_disk(self) -> int:
-        """Bytes that all rounds take, finished or not."""
+        """Return the bytes that all rounds take, finished or not."""
         found = 0
         for _, path in self._stored():
             with contextlib.suppress(OSError):

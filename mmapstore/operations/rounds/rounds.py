@@ -169,7 +169,7 @@ class AugmentedRounds:
         return self.round_nbytes * (1 if self.validation else 2)
 
     def round_of(self, epoch: int) -> int:
-        """The round that an epoch reads; with `validation` there is one."""
+        """Return the round that an epoch reads; with `validation` there is one."""
         return 0 if self.validation else epoch // self.epochs_per_round
 
     def path(self, number: int = 0) -> str:
