@@ -25,7 +25,6 @@ from mmapstore.bench.derived import (
     epoch_seconds,
     finished,
     format_seconds,
-    has_kinds,
     is_right,
     rate,
     signed,
@@ -48,7 +47,7 @@ def markdown_table(report: Report, names: Sequence[str] = ()) -> str:
     Raises InvalidValueError for a row that the report does not have.
     """
     limit = next((row.limit for row in report.limited if row.limit), None)
-    kinds = has_kinds(report)
+    kinds = len({row.kind for row in report.everything}) > 1
     rows = _chosen(by_memory(report.limited or report.rows), names, kinds)
     head = [
         "strategy",

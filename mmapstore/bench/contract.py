@@ -152,14 +152,14 @@ class Report:
     Attributes
     ----------
     machine : processor, cores, memory, system, Python, versions of packages; no names, no paths
-    calibration : of the instruments in this run: [{"what", "expected", "measured", "missed"}], bytes
+    calibration : of the instruments in this run, in a sentence
     tasks : as dictionaries, without paths
     rows : without a limit; `limited` those under the hard limit
     """
 
     machine: dict[str, Any]
     seed: int
-    calibration: list[dict[str, Any]] = field(default_factory=list)
+    calibration: str = ""
     tasks: list[dict[str, Any]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     limited: list[Row] = field(default_factory=list)

@@ -121,11 +121,6 @@ def variant_of(row: Row) -> tuple[str, str]:
     return row.strategy, row.form
 
 
-def has_kinds(report: Report) -> bool:
-    """Return True if the report has rows of several kinds of task, so that every sentence has to name its kind."""
-    return len({row.kind for row in report.everything}) > 1
-
-
 def proof(rows: Iterable[Row]) -> Row | None:
     """Return the row that proves a limit: it holds the data in memory, and was killed. None: the limit proves nothing."""
     return next((row for row in rows if row.outcome == KILLED and holds_the_data(row)), None)
@@ -210,40 +205,34 @@ def listed(words: Sequence[str], comma: str = ", ") -> str:
 
 def answer(report: Report) -> list[str]:
     """Return three sentences: the memory taken, the outcomes under the limit, and the fastest. Each from the rows alone."""
-    kinds = has_kinds(report)
-    return [_memory_sentence(report.rows, kinds), _limit_sentence(report.limited, kinds), _speed_sentence(report.rows, kinds)]
+    # The task on which most finished; of several the one with the most data. Sizes of two kinds differ by less than a sample.
+    groups = grouped((row for row in report.rows if finished(row)), data_of)
+    main = groups[max(groups, key=lambda data: (len(groups[data]), float(f"{data[1]:.1e}")))] if groups else []
+    return [_memory_sentence(main), _limit_sentence(report.limited), _speed_sentence(main)]
 
 
-def _main_group(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of the task on which most finished; of several the one with the most data; of several the first.
-
-    Data of two kinds that were made in one size are whole samples of either, so they differ by less than a sample.
-    """
-    groups = grouped((row for row in rows if finished(row)), data_of)
-    return groups[max(groups, key=lambda data: (len(groups[data]), float(f"{data[1]:.1e}")))] if groups else []
+def _by_owner(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    return {
+        ("mmapstore's strategies" if ours else "the other strategies"): found
+        for ours, found in sorted(grouped(rows, lambda row: is_ours(row.strategy)).items(), reverse=True)
+    }
 
 
-def _of_kind(kind: str, kinds: bool) -> str:
-    return f' (task "{kind}")' if kinds else ""
-
-
-def _memory_sentence(rows: Sequence[Row], kinds: bool) -> str:
-    measured = by_memory(row for row in _main_group(rows) if row.private is not None)
+def _memory_sentence(rows: Sequence[Row]) -> str:
+    measured = by_memory(row for row in rows if row.private is not None)
     if not measured:
         return "No private memory was measured without a limit."
     names, parts = labels(measured), []
-    for who, ours in (("mmapstore's strategies", True), ("the other strategies", False)):
-        found = [row for row in measured if is_ours(row.strategy) is ours]
+    for who, found in _by_owner(measured).items():
         ends = found[:1] + [row for row in found[-1:] if row.private != found[0].private]
-        if found:
-            parts.append(f"{who} took {' to '.join(f'{signed(row.private)} ({names[variant_of(row)]})' for row in ends)}")
+        parts.append(f"{who} took {' to '.join(f'{signed(row.private)} ({names[variant_of(row)]})' for row in ends)}")
     return (
-        f"For an epoch over {format_bytes(measured[0].data_nbytes)} of data{_of_kind(measured[0].kind, kinds)}, "
+        f'For an epoch over {format_bytes(measured[0].data_nbytes)} of data (task "{measured[0].kind}"), '
         f"private memory over that of the started framework: {', '.join(parts)}."
     )
 
 
-def _limit_sentence(limited: Sequence[Row], kinds: bool) -> str:
+def _limit_sentence(limited: Sequence[Row]) -> str:
     groups = grouped(limited, limit_of)
     if not groups:
         return "Nothing was run under a hard limit of memory."
@@ -259,23 +248,15 @@ def _limit_sentence(limited: Sequence[Row], kinds: bool) -> str:
     ]
     worth = "" if proof(rows) else "; no strategy that holds the data in memory was killed under it, so it proves nothing"
     return (
-        f"Under a hard limit of {format_bytes(key[2])} ({key[3]}), framework included, an epoch over {format_bytes(key[1])}"
-        f"{_of_kind(key[0], kinds)} {', and '.join(parts) or 'was not tried'}{worth}."
+        f"Under a hard limit of {format_bytes(key[2])} ({key[3]}), framework included, an epoch over {format_bytes(key[1])} "
+        f'(task "{key[0]}") {", and ".join(parts) or "was not tried"}{worth}.'
     )
 
 
-def _speed_sentence(rows: Sequence[Row], kinds: bool) -> str:
-    timed = sorted(((rate(row) or 0.0, row) for row in _main_group(rows) if rate(row)), key=lambda pair: -pair[0])
+def _speed_sentence(rows: Sequence[Row]) -> str:
+    timed = sorted((row for row in rows if rate(row)), key=lambda row: -(rate(row) or 0))
     if not timed:
         return "No throughput was measured without a limit."
-    names = labels(row for _, row in timed)
-    best, first = timed[0]
-    words = f"The fastest{_of_kind(first.kind, kinds)} was {names[variant_of(first)]} with {format_bytes(best)}/s of x and y"
-    ours_first = is_ours(first.strategy)
-    slower, row = next((pair for pair in timed if is_ours(pair[1].strategy) is not ours_first), (0.0, None))
-    if row is None:
-        return f"{words}."
-    whose = "the other strategies" if ours_first else "mmapstore's strategies"
-    return (
-        f"{words}; the fastest of {whose}, {names[variant_of(row)]}, came to {format_bytes(slower)}/s, {slower / best:.2f} of it."
-    )
+    names = labels(timed)
+    fastest = [f"of {who} {names[variant_of(own[0])]} with {speed_words(rate(own[0]))}" for who, own in _by_owner(timed).items()]
+    return f'The fastest (task "{timed[0].kind}"), in bytes of x and y: {listed(fastest)}.'

@@ -21,7 +21,7 @@ def machine() -> dict[str, Any]:
     >>> sorted(machine())
     ['control_groups', 'cores', 'kernel', 'memory', 'processor', 'python', 'system', 'versions']
     """
-    versions = {}
+    versions, groups = {}, Path("/sys/fs/cgroup")
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
         "memory": _memory(),
         "system": platform.system(),
         "kernel": platform.release(),
-        "control_groups": _control_groups(),
+        "control_groups": "version 2" if (groups / "cgroup.controllers").exists() else "version 1" if groups.is_dir() else "none",
         "python": platform.python_version(),
         "versions": versions,
     }
@@ -48,8 +48,3 @@ def _memory() -> int | None:
     with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
-
-
-def _control_groups() -> str:
-    root = Path("/sys/fs/cgroup")
-    return "version 2" if (root / "cgroup.controllers").exists() else "version 1" if (root / "memory").is_dir() else "none"

@@ -10,7 +10,7 @@ from ..plain.memory_budget import format_bytes
 from .contract import FORMS, KINDS, Report
 from .derived import answer, grouped, is_ours, listed, machine_words, title
 from .pictures import pictures
-from .report_model import Column, Line, Section, calibration, sections
+from .report_model import NOT_CALIBRATED, Column, Line, Section, sections
 
 _HOW = (
     "Every strategy ran in a process of its own, which trained a model that does nothing but sum every bit of x and y; the sum was "
@@ -27,7 +27,7 @@ _HOW = (
 
 def html(report: Report) -> str:
     """Write the whole page."""
-    machine, _ = machine_words(report.machine)
+    machine, versions = machine_words(report.machine)
     body = [
         "<h1>Where the memory goes: strategies of feeding Keras, measured</h1>",
         f"<p>{escape(_about(report))} Taken on: {escape(machine or 'a machine that is not named')}; seed {report.seed}.</p>",
@@ -37,9 +37,10 @@ def html(report: Report) -> str:
         *_pictures(report),
         "<h2>How it was measured</h2>",
         *(f"<p>{escape(each)}</p>" for each in _HOW),
-        *_calibration(report),
+        f"<p>{escape(report.calibration or NOT_CALIBRATED)}</p>",
         *_commands(report),
-        *_machine(report),
+        f"<h2>The machine</h2>\n<p>{escape(machine or 'not named')}; seed {report.seed}.</p>",
+        *([f"<p>{escape(versions)}.</p>"] if versions else []),
     ]
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     return (
@@ -118,14 +119,6 @@ def _pictures(report: Report) -> Iterable[str]:
         yield from (picture.to_html() for picture in found)
 
 
-def _calibration(report: Report) -> Iterable[str]:
-    section, missed = calibration(report)
-    yield f"<h3>{escape(section.title)}</h3>"
-    if section.lines:
-        yield _table(section)
-    yield f"<p>{escape(missed)}</p>"
-
-
 def _commands(report: Report) -> Iterable[str]:
     rows = [row for row in report.everything if row.command]
     if not rows:
@@ -138,9 +131,3 @@ def _commands(report: Report) -> Iterable[str]:
         name = f"{title(row.strategy)}: {FORMS.get(row.form, row.form)}, {row.kind}, {format_bytes(row.data_nbytes)}{limit}"
         yield f"<dt{ours}>{escape(name)}</dt><dd><code>{escape(row.command)}</code></dd>"
     yield "</dl>"
-
-
-def _machine(report: Report) -> Iterable[str]:
-    machine, versions = machine_words(report.machine)
-    yield f"<h2>The machine</h2>\n<p>{escape(machine or 'not named')}; seed {report.seed}.</p>"
-    yield f"<p>{escape(versions)}.</p>" if versions else ""

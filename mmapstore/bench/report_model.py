@@ -56,6 +56,7 @@ class Section:
         return found
 
 
+NOT_CALIBRATED = "The instruments were not calibrated in this run: their error is not known."
 STRATEGY = Column(("strategy", ""), words=True)
 STORED = Column(
     ("stored", "as"), "npy; h5: HDF5, contiguous; h5-gzip; zarr: uncompressed; zarr-zstd; folder: of images", words=True
@@ -159,25 +160,6 @@ def _growth(rows: Sequence[Row]) -> list[Section]:
     columns = (STRATEGY, STORED, *(Column((format_bytes(size), "of data")) for size in sizes), GROWTH)
     about = f"{rows[0].kind}: {KINDS.get(rows[0].kind, rows[0].kind)}. Private memory for each size of the data."
     return [Section("How memory grows with the data", (about,), columns, tuple(lines))]
-
-
-def calibration(report: Report) -> tuple[Section, str]:
-    """Return the instruments on memory that was known, as a section; and their largest error, in a sentence."""
-    names = ("expected", "measured", "missed")
-    lines = tuple(Line((each["what"], *(bytes_words(each[name]) for name in names))) for each in report.calibration)
-    columns = (
-        Column(("memory", ""), words=True),
-        Column(("there", "is")),
-        Column(("was", "measured")),
-        Column(("was", "missed"), "below 0: more was measured than there is"),
-    )
-    most, what = max(((each["missed"], each["what"]) for each in report.calibration), default=(0, ""))
-    sentence = "The sampler missed nothing of it."
-    if not lines:
-        sentence = "The instruments were not calibrated in this run: their error is not known."
-    elif most > 0:
-        sentence = f"The sampler misses {format_bytes(most)} at most here ({what}); peaks may be higher by that."
-    return Section("The instruments, on memory that is known", (), columns, lines), sentence
 
 
 def _private(row: Row) -> str:

@@ -10,7 +10,7 @@ from ..plain.display import text_table
 from ..plain.errors import DamagedFileError, NotFoundError
 from .contract import Report
 from .derived import answer, machine_words
-from .report_model import Section, calibration, sections
+from .report_model import NOT_CALIBRATED, Section, sections
 
 
 def table(report: Report, width: int = 120) -> str:
@@ -30,8 +30,7 @@ def table(report: Report, width: int = 120) -> str:
     parts = [_wrapped(head, width), _wrapped(answer(report), width)]
     told: set[str] = set()
     parts += [section_text(section, width, told) for section in sections(report)]
-    section, missed = calibration(report)
-    parts.append("\n".join(filter(None, [section_text(section, width) if section.lines else "", _wrapped([missed], width)])))
+    parts.append(_wrapped([report.calibration or NOT_CALIBRATED], width))
     return "\n\n".join(parts)
 
 

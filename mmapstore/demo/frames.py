@@ -43,7 +43,7 @@ class Parts:
     """Three contiguous parts that share no frame, and batches of (x, y) of each.
 
     x is (B, 2, C, H, W), y is (B, C, H, W), in the stored dtype, or float32 where that has more than 2 bytes. A Keras epoch of
-    training has `steps` batches. `test_start` is the number of the first test frame.
+    training has `steps` batches.
     """
 
     train: Dataset
@@ -53,7 +53,6 @@ class Parts:
     validation_batches: Batches
     test_batches: Batches
     steps: int
-    test_start: int
 
     @property
     def predicted_bytes(self) -> int:
@@ -109,7 +108,6 @@ def parted(ds: Dataset) -> Parts:
     dtype = _delivered(ds)
     pair = (HISTORY + 1) * int(np.prod(ds.shape[1:])) * dtype.itemsize
     size = 1 << max(0, min(_LARGEST_BATCH, _BATCH_BYTES // pair, (len(train) - HISTORY) // 4).bit_length() - 1)
-    test_start = len(train) + len(validation)
     validation, test = (part.split(min(len(part), size * _MOST_VALIDATED + HISTORY))[0] for part in (validation, test))
 
     def batches(part: Dataset, **options: Any) -> Batches:
@@ -117,7 +115,7 @@ def parted(ds: Dataset) -> Parts:
 
     shuffled = batches(train, shuffle=True, drop_last=True)
     steps = min(len(shuffled), _LONGEST_EPOCH)
-    return Parts(train, validation, test, shuffled, batches(validation), batches(test), steps, test_start)
+    return Parts(train, validation, test, shuffled, batches(validation), batches(test), steps)
 
 
 def in_ram_bytes(parts: Parts, frames: Frames) -> tuple[int, int]:

@@ -275,27 +275,17 @@ def compared(loss: float, baseline: float) -> str:
 
 
 def _shown(model: Any, repeat: Any, parts: Parts, about: Frames, columns: int) -> list[tuple[str, Array, Array, Array]]:
-    """Return frames that were not learned from, those in which most happens in each stretch of the validation and test parts."""
+    """Return frames that were not learned from, at even distances in the validation and test parts."""
     import keras
 
     chosen = []
-    for name, part, batches, start in (
-        ("validation", parts.validation, parts.validation_batches, len(parts.train)),
-        ("test", parts.test, parts.test_batches, parts.test_start),
-    ):
-        best: dict[int, tuple[float, str, list[Array]]] = {}  # by stretch
-        stretches = min(columns // 2, batches.samples)
-        for number in range(len(batches)):
-            x, y = batches.read(0, number)
-            # Called, not predict_on_batch, for which TensorFlow would compile each size of batch once more, with a warning.
+    for name, batches in (("validation", parts.validation_batches), ("test", parts.test_batches)):
+        count = min(columns // 2, batches.samples)
+        for at in ((2 * place + 1) * batches.samples // (2 * count) for place in range(count)):
+            number, row = divmod(at, batches.batch_size)
+            x, y = (array[row : row + 1] for array in batches.read(0, number))
+            # Called, not predict_on_batch, for which TensorFlow would compile this size of batch as well, with a warning.
             tensors = repeat(x, training=False), shrunk(keras.ops.convert_to_tensor(y), about), model(x, training=False)
-            frames = [keras.ops.convert_to_numpy(each) for each in tensors]
-            for row, change in enumerate(np.square(frames[1] - frames[0]).mean(axis=(1, 2, 3)).tolist()):
-                at = number * batches.batch_size + row
-                # Counting windows gives frame numbers only within one episode, as no window begins just before another.
-                title = f"frame {start + HISTORY + at}, {name}" if len(part.episodes) == 2 else f"{name} sample {at}"
-                stretch = at * stretches // batches.samples
-                if stretch not in best or change > best[stretch][0]:
-                    best[stretch] = change, title, [np.array(array[row]) for array in frames]
-        chosen += [(title, *frames) for _, title, frames in best.values()]
-    return chosen  # type: ignore[return-value]  # three arrays each
+            last, truth, predicted = (keras.ops.convert_to_numpy(each)[0] for each in tensors)
+            chosen.append((f"{name} sample {at}", last, truth, predicted))
+    return chosen

@@ -90,13 +90,12 @@ class Bottleneck:
     Attributes
     ----------
     name : DISK, DECODER, PYTHON or STEP
-    batch_seconds : seconds until the next batch is ready, if the step takes none; `disk_seconds` of them are the disk's
+    batch_seconds : seconds until the next batch is ready, if the step takes none
     epoch_seconds : seconds of an epoch without training steps
     """
 
     name: str
     batch_seconds: float
-    disk_seconds: float
     epoch_seconds: float
     words: str
 
@@ -123,7 +122,7 @@ def bottleneck_of(subject: Subject, speeds: Speeds) -> Bottleneck | None:
         words += f" ({format_duration(first)} the first time, from the disk at {format_bytes(speeds.disk)}/s)"
     step = format_duration(each)
     waits = f"if it takes more than {step} a batch" if name == STEP else f"for steps shorter than {step}"
-    return Bottleneck(name, each, uncached, epoch, f"{words}; likely bottleneck: {name}, {waits}")
+    return Bottleneck(name, each, epoch, f"{words}; likely bottleneck: {name}, {waits}")
 
 
 # --- the disk -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import shlex
 import subprocess
@@ -51,7 +50,7 @@ class Machine:
 def machine(monkeypatch):
     machine = Machine()
     monkeypatch.setattr(running, "run", machine)
-    monkeypatch.setattr(running, "calibrate", lambda: [{"what": "100 MB", "expected": 100, "measured": 99, "missed": 1}])
+    monkeypatch.setattr(running, "calibrate", lambda: "99 B of 100 B")
     monkeypatch.setattr(running, "can_limit", lambda: "control group")
     monkeypatch.setattr("mmapstore.files.process_memory.memory_available", lambda: 20_000 * MB)
     monkeypatch.setattr(bench, "_require_framework", lambda: None)
@@ -84,7 +83,7 @@ def test_a_run_tells_first_then_measures_then_reports(run, machine, tmp_path):
     report = Report.from_json((tmp_path / "r.json").read_text())
     assert [row.strategy for row in report.rows] == ["array_in_ram", "fit_memmap", "mmapstore_keras"]
     assert [(one.epochs, one.limit, one.cold) for one in machine.runs] == [(2, None, False)] * 3
-    assert report.calibration[0]["missed"] == 1 and report.seed == 0
+    assert report.calibration == "99 B of 100 B" and report.seed == 0
     assert report.machine["cores"] >= 1 and "numpy" in report.machine["versions"]
     (task,) = report.tasks
     assert (task["kind"], task["form"], task["samples"]) == ("next", "npy", 100) and not {"path", "labels", "prepared"} & set(task)
@@ -374,7 +373,7 @@ def test_real_rows_and_limits(tmp_path):
     assert rows["fit_memmap"].private > 550 * MB
     assert rows["array_in_ram"].private > 850 * MB
     assert rows["mmapstore_keras"].private < 32 * MB
-    assert json.loads((tmp_path / "r.json").read_text())["calibration"]
+    assert report.calibration.startswith("Of a process that took known amounts the instruments saw 200 MB of 200 MB")
     if limit:
         under = {row.strategy: row for row in report.limited}
         assert under["array_in_ram"].outcome == KILLED

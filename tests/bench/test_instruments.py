@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mmapstore.bench.contract import Look
-from mmapstore.bench.instruments import limits, process_tree
-from mmapstore.bench.instruments.calibration import HELD, SPIKE, calibrate
+from mmapstore.bench.instruments import calibration, limits, process_tree
+from mmapstore.bench.instruments.calibration import HELD, SPIKE, measured
 from mmapstore.bench.instruments.process_tree import Thinned, Watch, descendants
 
 MB = 1_000_000
@@ -70,15 +70,13 @@ class Child:
 
 
 @linux
-def test_calibration_comes_to_what_was_taken():
-    rows = calibrate()
-    found = [row["measured"] for row in rows]
-    assert [row["missed"] for row in rows] == [row["expected"] - row["measured"] for row in rows]
-    assert [row["expected"] for row in rows] == [HELD, 0, HELD, SPIKE]
+def test_calibration_comes_to_what_was_taken(monkeypatch):
+    found = []
+    monkeypatch.setattr(calibration, "measured", lambda *given: (found.extend(measured(*given)), found)[1])
+    assert calibration.calibrate().startswith("Of a process that took known amounts the instruments saw ")
     assert found[0] == pytest.approx(HELD, abs=3 * MB)
     assert found[1] == pytest.approx(0, abs=3 * MB)
-    assert found[2] == pytest.approx(HELD, abs=8 * MB)
-    assert found[3] < SPIKE + 3 * MB  # how much of it is seen depends on what else the machine does
+    assert found[2] < SPIKE + 3 * MB  # how much of it is seen depends on what else the machine does
 
 
 @linux

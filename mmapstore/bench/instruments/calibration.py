@@ -44,14 +44,13 @@ while line := sys.stdin.readline().strip():
 """
 
 
-def calibrate() -> list[dict[str, Any]]:
-    """Return the memory that a child took and the figure measured: [{"what", "expected", "measured", "missed"}], in bytes.
+def calibrate() -> str:
+    """Say what was measured of memory that a child took: "" on a system without /proc.
 
-    `missed` is expected minus measured, below zero where too much was seen. Takes some 3 s and 200 MB of disk for a moment;
-    empty on a system without /proc.
+    Takes some 3 s and 200 MB of disk for a moment.
     """
     if not can_watch():
-        return []
+        return ""
     with tempfile.TemporaryDirectory(prefix="mmapstore-", dir=_ON_DISK if _ON_DISK.is_dir() else None) as folder:
         path = Path(folder) / "mapped"
         piece = bytes(range(256)) * 3125  # bytes, not a hole: a map of a hole may be the one page of zeros over and over
@@ -60,34 +59,27 @@ def calibrate() -> list[dict[str, Any]]:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen([sys.executable, "-c", _CHILD, str(path)], **pipes) as child, Watch(child.pid) as watch:
             try:
-                return _measured(child, watch)
+                anonymous, mapped, spike = (format_bytes(max(0, nbytes)) for nbytes in measured(child, watch))
             finally:
                 child.kill()
+    held, high, seconds = format_bytes(HELD), format_bytes(SPIKE), f"{_SPIKE_SECONDS * 1e3:.0f} ms"
+    return (
+        f"Of a process that took known amounts the instruments saw {anonymous} of {held} of private memory, {mapped} of private "
+        f"memory for a mapped file of {held} that it read, and {spike} of {high} that it held for {seconds}."
+    )
 
 
-def _measured(child: subprocess.Popen[str], watch: Watch) -> list[dict[str, Any]]:
+def measured(child: subprocess.Popen[str], watch: Watch) -> list[int]:
+    """Return the growth of private memory while the child took each amount: anonymous memory, a mapped file, the spike."""
     assert child.stdin is not None and child.stdout is not None
-    writer, reader = child.stdin, child.stdout
-
-    def took(amount: str) -> tuple[int, int]:
-        """Return the growth of (private, file-backed) memory while the child took it."""
+    child.stdout.readline()
+    found = []
+    for amount in ("anonymous", "mapped", "spike"):
         watch.mark()
-        mapped_before = watch.file_backed or 0
-        print(amount, file=writer, flush=True)
-        if reader.readline() == "held\n":
+        print(amount, file=child.stdin, flush=True)
+        if child.stdout.readline() == "held\n":
             watch.catch_up()
-            print(file=writer, flush=True)
-            reader.readline()
-        return watch.private or 0, (watch.file_backed or 0) - mapped_before
-
-    reader.readline()
-    (anonymous, _), (private, mapped), (spike, _) = took("anonymous"), took("mapped"), took("spike")
-    held = format_bytes(HELD)
-    rows = [
-        (f"private memory of {held} of anonymous memory", HELD, anonymous),
-        (f"private memory of a mapped file of {held}, all of it read", 0, private),
-        ("file-backed memory of the same", HELD, mapped),
-        (f"private memory of {format_bytes(SPIKE)} for {_SPIKE_SECONDS * 1e3:.0f} ms", SPIKE, spike),
-    ]
-    names = ("what", "expected", "measured")
-    return [dict(zip(names, row, strict=True)) | {"missed": row[1] - row[2]} for row in rows]
+            print(file=child.stdin, flush=True)
+            child.stdout.readline()
+        found.append(watch.private or 0)
+    return found

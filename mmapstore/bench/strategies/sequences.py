@@ -9,7 +9,7 @@ import numpy as np
 from ...plain.inside_names import split_name
 from ..contract import Task
 from . import framework_memory as rules
-from .strategy import arrays, decoding_nbytes, feed, strategy
+from .strategy import arrays, by_read, strategy
 
 
 @strategy("hand-written Sequence", rule=rules.by_slice)
@@ -71,10 +71,6 @@ def sequence_workers(task: Task) -> dict[str, Any]:
     return sequence(task, workers=4, max_queue_size=10)
 
 
-def _decoded(task: Task) -> int:
-    return rules.by_read(feed(task), decoding_nbytes(task))
-
-
 def _sliced(task: Task, stored: Any) -> dict[str, Any]:
     """One slice of `stored` for both x and y: each slice costs a read and a decoding."""
     import keras
@@ -98,7 +94,7 @@ def _sliced(task: Task, stored: Any) -> dict[str, Any]:
     return {"x": Batches(), "shuffle": False}
 
 
-@strategy("h5py Sequence", private=_decoded, stored=("h5",), requires=("h5py",))
+@strategy("h5py Sequence", private=by_read, stored=("h5",), requires=("h5py",))
 def h5py_sequence(task: Task) -> dict[str, Any]:
     """A careful Sequence over h5py: one slice of the file for both x and y.
 
@@ -111,7 +107,7 @@ def h5py_sequence(task: Task) -> dict[str, Any]:
     return _sliced(task, h5py.File(file, "r")[key])
 
 
-@strategy("zarr Sequence", private=_decoded, stored=("zarr",), requires=("zarr",))
+@strategy("zarr Sequence", private=by_read, stored=("zarr",), requires=("zarr",))
 def zarr_sequence(task: Task) -> dict[str, Any]:
     """A careful Sequence over zarr-python: one slice of the store for both x and y.
 

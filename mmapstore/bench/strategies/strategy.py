@@ -26,6 +26,7 @@ import numpy as np
 
 from ...formats.registry import open_stored, split_inside
 from ..contract import Task
+from . import framework_memory as rules
 from .framework_memory import Feed
 
 ARRAYS = ("next", "labelled", "input")
@@ -107,7 +108,7 @@ def feed(task: Task) -> Feed:
     return Feed(task.nbytes, task.pairs, task.batch, x, y, cast, cast if is_next else None, as_float, shift)
 
 
-def decoding_nbytes(task: Task) -> int:
-    """Return the bytes that a format's library needs to decode a chunk: the stored chunk and a filter's buffer; 0 if contiguous."""
-    stored = open_stored(*split_inside(task.path))
-    return 0 if stored.chunks is None else 2 * math.prod(stored.chunks) * np.dtype(task.dtype).itemsize
+def by_read(task: Task) -> int:
+    """Predict batches that a format's library reads: it needs the stored chunk and a filter's buffer beside them."""
+    chunks = open_stored(*split_inside(task.path)).chunks
+    return rules.by_read(feed(task), 0 if chunks is None else 2 * math.prod(chunks) * np.dtype(task.dtype).itemsize)
