@@ -15,6 +15,7 @@ import numpy as np
 
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.codecs import Chain
+from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.extents import Extents
 
 if TYPE_CHECKING:
@@ -269,26 +270,85 @@ class Writer(abc.ABC):
 
     Attributes
     ----------
+    name : the array's name in messages
+    dtype : of the elements as they are stored
+    resizable : `write` may go past the end
     flushes_beside : one thread may `flush` and `read_box` written regions while another writes
     """
 
+    name: str
+    dtype: np.dtype[Any]
+    resizable: bool = False
     flushes_beside: bool = False
 
+    @property
     @abc.abstractmethod
-    def write(self, start: int, block: Array) -> None:
-        """Write samples [start, start + len(block))."""
+    def shape(self) -> tuple[int, ...]:
+        """The shape as it is now."""
 
-    @abc.abstractmethod
+    def write(self, start: int, block: Array) -> None:
+        """Write samples [start, start + len(block)), of a dtype that casts without loss.
+
+        Raises InvalidValueError for another sample shape, and past the end of an array that is not resizable; InvalidTypeError.
+        """
+        block, shape = np.asarray(block), self.shape
+        if block.ndim == 0 or block.shape[1:] != shape[1:] or start < 0:
+            raise InvalidValueError(
+                f"{self.name} takes samples of shape {shape[1:]}; got a block of shape {block.shape} at {start}."
+            )
+        if not np.can_cast(block.dtype, self.dtype, "safe"):
+            raise InvalidTypeError(
+                f"{self.name} holds {self.dtype}; got a block of {block.dtype}, which does not fit without loss. Cast it first."
+            )
+        stop = start + len(block)
+        if stop > shape[0] and not self.resizable:
+            raise InvalidValueError(
+                f"{self.name} has {shape[0]} samples; got samples [{start}, {stop}). Create it with resizable=True if the number "
+                "is not known."
+            )
+        if not len(block):
+            return
+        if stop > shape[0]:
+            self.resize(stop)
+        self._write_samples(start, np.ascontiguousarray(block, self.dtype))
+
     def read(self, start: int, stop: int) -> Array:
         """Return samples [start, stop) as they are now: to check, on resuming, that a block recorded as complete is."""
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise InvalidValueError(f"{self.name} has {self.shape[0]} samples; asked for [{start}, {stop}).")
+        return self._read_samples(start, stop)
+
+    def truncate(self, samples: int) -> None:
+        """Keep the first `samples` only: the source turned out shorter than announced, or its length was not known."""
+        if not 0 <= samples <= self.shape[0]:
+            raise InvalidValueError(f"{self.name} has {self.shape[0]} samples; cannot keep the first {samples}.")
+        if samples != self.shape[0]:
+            self.resize(samples)
+
+    def _write_samples(self, start: int, block: Array) -> None:
+        self.write_box((slice(start, start + len(block)), *(slice(0, length) for length in self.shape[1:])), block)
+
+    def _read_samples(self, start: int, stop: int) -> Array:
+        return self.read_box((slice(start, stop), *(slice(0, length) for length in self.shape[1:])))
+
+    @abc.abstractmethod
+    def resize(self, samples: int) -> None:
+        """Make it that many samples long."""
+
+    @abc.abstractmethod
+    def write_box(self, box: Selection, block: Array) -> None:
+        """Write the region `box`, which has a slice with start and stop on each axis. `block` has the dtype of the array.
+
+        A box that is one run of bytes, or whole chunks, costs least.
+        """
+
+    @abc.abstractmethod
+    def read_box(self, box: Selection) -> Array:
+        """Return a region as it is now, in a new array."""
 
     @abc.abstractmethod
     def flush(self) -> None:
         """Return when the disk has all that was written, so that a block may be recorded as complete."""
-
-    @abc.abstractmethod
-    def truncate(self, samples: int) -> None:
-        """Keep the first `samples` only: the source turned out shorter than announced, or its length was not known."""
 
     @abc.abstractmethod
     def close(self) -> None: ...
@@ -296,17 +356,6 @@ class Writer(abc.ABC):
     def memory_offset(self, box: Selection) -> int:
         """Return how far from a page's beginning the block of a region best lies in memory; 0 where it does not matter."""
         return 0
-
-    def write_box(self, box: Selection, block: Array) -> None:
-        """Write the region `box`, which has a slice with start and stop on each axis. `block` has the dtype of the array.
-
-        A box that is one run of bytes, or whole chunks, costs least.
-        """
-        raise NotImplementedError
-
-    def read_box(self, box: Selection) -> Array:
-        """Return a region as it is now, in a new array."""
-        raise NotImplementedError
 
     def write_encoded(self, number: int, stored: bytes, skipped: int) -> None:
         """Write chunk `number` of the grid, which was not written yet, as an array like this one stores it.

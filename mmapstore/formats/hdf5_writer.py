@@ -18,7 +18,6 @@ from ..files import durable_writes
 from ..files.worker_threads import share_out
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import (
-    InvalidTypeError,
     InvalidValueError,
     TargetExistsError,
     UnsafeFileError,
@@ -176,9 +175,10 @@ class Hdf5Writer(Writer):
     def __init__(self, path: str, key: str, new: NewArray, file: Any) -> None:
         self._path = path
         self._key = key
-        self._name = name_of(path, key)
-        self._new = new
+        self.name = name_of(path, key)
+        self._new, self.resizable = new, new.resizable
         self._take(file)
+        self.dtype = np.dtype(self._dataset.dtype.str)
 
     def _take(self, file: Any) -> None:
         self._file = file
@@ -192,33 +192,11 @@ class Hdf5Writer(Writer):
         file.id.set_mdc_config(config)
 
     def __repr__(self) -> str:
-        return f"<writer of {self._name}>"
+        return f"<writer of {self.name}>"
 
-    def write(self, start: int, block: Array) -> None:
-        """Samples [start, start + len(block)), of a dtype that casts without loss. Past the end, a resizable array grows."""
-        dataset = self._dataset
-        block = np.asarray(block)
-        shape, dtype = dataset.shape, np.dtype(dataset.dtype.str)
-        if block.ndim == 0 or block.shape[1:] != shape[1:] or start < 0:
-            raise InvalidValueError(
-                f"{self._name} takes samples of shape {shape[1:]}; got a block of shape {block.shape} at {start}."
-            )
-        if not np.can_cast(block.dtype, dtype, "safe"):
-            raise InvalidTypeError(
-                f"{self._name} holds {dtype}; got a block of {block.dtype}, which does not fit without loss. Cast it first."
-            )
-        stop = start + len(block)
-        if stop > shape[0] and not self._new.resizable:
-            raise InvalidValueError(
-                f"{self._name} has {shape[0]} samples; got samples [{start}, {stop}). Create it with resizable=True if the number "
-                "is not known."
-            )
-        if not len(block):
-            return
-        with explaining_failed_writes(self._path):
-            if stop > shape[0]:
-                dataset.resize(stop, axis=0)
-            self._write((slice(start, stop), *(slice(0, length) for length in shape[1:])), np.ascontiguousarray(block, dtype))
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._dataset.shape)
 
     def write_box(self, box: Selection, block: Array) -> None:
         """Any region. Where it is whole chunks, they are encoded in threads if the filters are gzip or zstd."""
@@ -226,7 +204,7 @@ class Hdf5Writer(Writer):
             self._write(box, np.ascontiguousarray(block, self._dataset.dtype))
 
     def read_box(self, box: Selection) -> Array:
-        with explaining_read_errors(self._name):
+        with explaining_read_errors(self.name):
             found: Array = np.asarray(self._dataset[box])
         return found
 
@@ -280,14 +258,6 @@ class Hdf5Writer(Writer):
         held_back = self._dataset.id.get_access_plist().get_chunk_cache()[1] * h5f.get_obj_count(self._file.id, h5f.OBJ_FILE)
         return int(written + held_back + self._file.id.get_mdc_size()[2] + _SLACK_NBYTES)
 
-    def read(self, start: int, stop: int) -> Array:
-        """Samples [start, stop) as they are in the file now, in a new array."""
-        if not 0 <= start <= stop <= self._dataset.shape[0]:
-            raise InvalidValueError(f"{self._name} has {self._dataset.shape[0]} samples; asked for [{start}, {stop}).")
-        with explaining_read_errors(self._name):
-            found: Array = np.asarray(self._dataset[start:stop])
-        return found
-
     def flush(self) -> None:
         """Returns when the disk has what was written."""
         with explaining_failed_writes(self._path):
@@ -298,17 +268,12 @@ class Hdf5Writer(Writer):
                 self._close_file()
                 self._take(open_to_write(self._path, "r+"))
 
-    def truncate(self, samples: int) -> None:
-        """Keep the first `samples`.
+    def resize(self, samples: int) -> None:
+        """Make it that many samples long.
 
-        Chunked arrays are shortened in place. HDF5 cannot shorten a contiguous one: it is copied to a new file, which takes the
-        place of the old (once more the disk space, 8 MiB of memory); create it with `resizable=True` where that is likely.
+        Chunked arrays change in place. HDF5 cannot shorten a contiguous one: it is copied to a new file, which takes the place of
+        the old (once more the disk space, 8 MiB of memory); create it with `resizable=True` where that is likely.
         """
-        shape = self._dataset.shape
-        if not 0 <= samples <= shape[0]:
-            raise InvalidValueError(f"{self._name} has {shape[0]} samples; cannot keep the first {samples}.")
-        if samples == shape[0]:
-            return
         with explaining_failed_writes(self._path):
             if self._dataset.chunks is not None:
                 self._dataset.resize(samples, axis=0)
@@ -319,7 +284,7 @@ class Hdf5Writer(Writer):
         h5py = library()
         if h5py.h5f.get_obj_count(self._file.id, h5py.h5f.OBJ_FILE) > 1:
             raise InvalidValueError(
-                f"{self._name} is to be cut to {samples} samples, for which its file is written anew, but this process has the "
+                f"{self.name} is to be cut to {samples} samples, for which its file is written anew, but this process has the "
                 "file open a second time. Close that first, or create the array with resizable=True."
             )
         temporary = f"{self._path}.shorter"
@@ -329,7 +294,7 @@ class Hdf5Writer(Writer):
             with h5py.File(temporary, "x") as target:
                 _copy_all_but(self._file, target, self._key)
                 new = replace(self._new, shape=(samples, *self._dataset.shape[1:]))
-                shorter = target.create_dataset(self._key, **creation_options(self._name, new))
+                shorter = target.create_dataset(self._key, **creation_options(self.name, new))
                 for attribute, value in self._dataset.attrs.items():
                     shorter.attrs[attribute] = value
                 for start, stop in _steps(samples, self._dataset):

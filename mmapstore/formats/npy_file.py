@@ -19,7 +19,6 @@ from ..files.system_errors import explaining_read_errors, explaining_write_error
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import (
     DamagedFileError,
-    InvalidTypeError,
     InvalidValueError,
     KeyNotFoundError,
     StateMismatchError,
@@ -114,7 +113,7 @@ def begin(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], resizable: bo
         with explaining_write_errors(name):
             header = header_bytes(shape, dtype)
             allocate(file.fileno(), len(header) + math.prod(shape) * dtype.itemsize)
-            _write_all(file, 0, header)
+            write_at(file.fileno(), 0, np.frombuffer(header, np.uint8))
     except BaseException:
         file.close()
         with contextlib.suppress(OSError):
@@ -164,57 +163,34 @@ class NpyWriter(Writer):
     flushes_beside = hasattr(os, "pwrite")
 
     def __init__(self, name: str, file: io.FileIO, header: NpyHeader, resizable: bool) -> None:
-        self._name = name
-        self._resizable = resizable
+        self.name, self.dtype, self.resizable = name, header.dtype, resizable
         self._file = file
         self._header = header
         self._row_nbytes = math.prod(header.shape[1:]) * header.dtype.itemsize
         self._direct: DirectFile | None = None
 
-    def write(self, start: int, block: Array) -> None:
-        """Samples [start, start + len(block)), of a dtype that casts without loss. Past the end, a resizable array grows."""
-        header = self._header
-        block = np.asarray(block)
-        if block.ndim == 0 or block.shape[1:] != header.shape[1:] or start < 0:
-            raise InvalidValueError(
-                f"{self._name} takes samples of shape {header.shape[1:]}; got a block of shape {block.shape} at {start}."
-            )
-        if not np.can_cast(block.dtype, header.dtype, "safe"):
-            raise InvalidTypeError(
-                f"{self._name} holds {header.dtype}; got a block of {block.dtype}, which does not fit without loss. Cast it first."
-            )
-        grows = start + len(block) > header.shape[0]
-        if grows and not self._resizable:
-            raise InvalidValueError(
-                f"{self._name} was announced with {header.shape[0]} samples; got samples [{start}, {start + len(block)})."
-            )
-        with explaining_write_errors(self._name):
-            if grows:
-                self._resize(start + len(block))
-            data = np.ascontiguousarray(block, header.dtype)
-            _write_all(self._file, header.offset + start * self._row_nbytes, data.reshape(-1).view(np.uint8).data)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._header.shape
 
-    def read(self, start: int, stop: int) -> Array:
-        """Samples [start, stop) as they are in the file now, in a new array."""
-        if not 0 <= start <= stop <= self._header.shape[0]:
-            raise InvalidValueError(f"{self._name} has {self._header.shape[0]} samples; asked for [{start}, {stop}).")
-        out = np.empty((stop - start, *self._header.shape[1:]), self._header.dtype)
-        rest = out.reshape(-1).view(np.uint8).data
-        with explaining_read_errors(self._name):
+    def _write_samples(self, start: int, block: Array) -> None:
+        """Through the page cache, unlike `write_box`: the next to read may be a training."""
+        with explaining_write_errors(self.name):
+            write_at(self._file.fileno(), self._header.offset + start * self._row_nbytes, block)
+
+    def _read_samples(self, start: int, stop: int) -> Array:
+        shape = (stop - start, *self.shape[1:])
+        with explaining_read_errors(self.name):
             self._file.seek(self._header.offset + start * self._row_nbytes)
-            while rest:
-                done = self._file.readinto(rest)
-                if not done:
-                    raise DamagedFileError(
-                        f"{self._name} ends {len(rest)} bytes before sample {stop}. Delete it and write it again."
-                    )
-                rest = rest[done:]
-        return out
+            found = np.fromfile(self._file, self.dtype, math.prod(shape))
+        if len(found) < math.prod(shape):
+            raise DamagedFileError(f"{self.name} ends before sample {stop}. Delete it and write it again.")
+        return found.reshape(shape)
 
     def write_box(self, box: Selection, block: Array) -> None:
         """A region that is one run of bytes: single places along the first axes, then a slice, then whole axes."""
         offset = self._offset_of(box)
-        with explaining_write_errors(self._name):
+        with explaining_write_errors(self.name):
             self._straight().write(offset, np.ascontiguousarray(block, self._header.dtype))
 
     def read_box(self, box: Selection) -> Array:
@@ -222,13 +198,13 @@ class NpyWriter(Writer):
         offset = self._offset_of(box)
         shape = tuple(part.stop - part.start for part in box)
         out = empty_at(math.prod(shape) * self._header.dtype.itemsize, offset).view(self._header.dtype).reshape(shape)
-        with explaining_read_errors(self._name):
+        with explaining_read_errors(self.name):
             straight = self._straight()
             if not straight.is_direct and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(self._file.fileno(), offset, out.nbytes, os.POSIX_FADV_DONTNEED)
             found = straight.read(offset, out)
         if found < out.nbytes:
-            raise DamagedFileError(f"{self._name} ends {out.nbytes - found} bytes too soon. Delete it and write it again.")
+            raise DamagedFileError(f"{self.name} ends {out.nbytes - found} bytes too soon. Delete it and write it again.")
         return out
 
     def memory_offset(self, box: Selection) -> int:
@@ -238,7 +214,7 @@ class NpyWriter(Writer):
     def _straight(self) -> DirectFile:
         if self._direct is None:
             large = self._header.offset + math.prod(self._header.shape) * self._header.dtype.itemsize >= _DIRECT_NBYTES
-            self._direct = DirectFile(self._name, self._file.fileno(), large)
+            self._direct = DirectFile(self.name, self._file.fileno(), large)
         return self._direct
 
     def _offset_of(self, box: Selection) -> int:
@@ -247,7 +223,7 @@ class NpyWriter(Writer):
         partial = [axis for axis, (length, whole) in enumerate(zip(lengths, shape, strict=True)) if length != whole]
         outside = any(not 0 <= part.start <= part.stop <= length for part, length in zip(box, shape, strict=True))
         if outside or any(length != 1 for length in lengths[: max(partial, default=0)]):
-            raise InvalidValueError(f"{self._name} of shape {shape} is written in runs of bytes; {box} is none.")
+            raise InvalidValueError(f"{self.name} of shape {shape} is written in runs of bytes; {box} is none.")
         place = 0
         for part, length in zip(box, shape, strict=True):
             place = place * length + part.start
@@ -255,33 +231,28 @@ class NpyWriter(Writer):
 
     def flush(self) -> None:
         """Returns when the disk has what was written."""
-        with explaining_write_errors(self._name):
+        with explaining_write_errors(self.name):
             sync_data(self._file.fileno())
-
-    def truncate(self, samples: int) -> None:
-        """Keep the first `samples`: the header is changed in place, the rest of the file given back."""
-        if not 0 <= samples <= self._header.shape[0]:
-            raise InvalidValueError(f"{self._name} has {self._header.shape[0]} samples; cannot keep the first {samples}.")
-        with explaining_write_errors(self._name):
-            self._resize(samples)
 
     def close(self) -> None:
         if self._direct is not None:
             self._direct.close()
         self._file.close()
 
-    def _resize(self, samples: int) -> None:
+    def resize(self, samples: int) -> None:
+        """Change the header in place; the rest of the file is taken, or given back."""
         header = self._header
         shape = (samples, *header.shape[1:])
         encoded = header_bytes(shape, header.dtype)
         assert len(encoded) == header.offset, "numpy keeps 21 digits for the sample count"
         nbytes = header.offset + samples * self._row_nbytes
-        # The header never declares more than the file holds, whenever the process is killed.
-        if samples > header.shape[0]:
-            allocate(self._file.fileno(), nbytes)
-        _write_all(self._file, 0, encoded)
-        if samples < header.shape[0]:
-            self._file.truncate(nbytes)
+        with explaining_write_errors(self.name):
+            # The header never declares more than the file holds, whenever the process is killed.
+            if samples > header.shape[0]:
+                allocate(self._file.fileno(), nbytes)
+            write_at(self._file.fileno(), 0, np.frombuffer(encoded, np.uint8))
+            if samples < header.shape[0]:
+                self._file.truncate(nbytes)
         self._header = NpyHeader(shape, False, header.dtype, header.offset)
 
 
@@ -312,11 +283,6 @@ def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     descr = np.lib.format.dtype_to_descr(dtype)
     np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": _plain(shape)})
     return buffer.getvalue()
-
-
-def _write_all(file: io.FileIO, offset: int, data: bytes | memoryview) -> None:
-    if len(data):
-        write_at(file.fileno(), offset, np.frombuffer(data, np.uint8))
 
 
 def header_of(name: str) -> NpyHeader:

@@ -17,8 +17,8 @@ import numpy as np
 from ..files.durable_writes import allocate, sync_data
 from ..files.system_errors import explaining_write_errors
 from ..plain.errors import DamagedFileError, InvalidValueError, StateMismatchError
-from .contract import Array, NewArray, Writer
-from .npy_file import NpyHeader, header_bytes, header_of
+from .contract import Array, NewArray
+from .npy_file import NpyWriter, header_bytes, header_of
 
 
 def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyTail:
@@ -43,55 +43,27 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyT
         except BaseException:
             file.close()
             raise
-    return NpyTail(name, file, header)
+    return NpyTail(name, file, header, new.resizable)
 
 
-class NpyTail(Writer):
+class NpyTail(NpyWriter):
     """Writes behind the samples that the header declares; writing declared samples again does nothing."""
 
-    def __init__(self, name: str, file: io.FileIO, header: NpyHeader) -> None:
-        self._name = name
-        self._file = file
-        self._header = header
-        self._row_nbytes = math.prod(header.shape[1:]) * header.dtype.itemsize
-
     def write(self, start: int, block: Array) -> None:
-        """Samples [start, start + len(block)), of the dtype of the file, less those that the header declares."""
-        header = self._header
-        there = min(len(block), max(0, header.shape[0] - start))
-        data = np.ascontiguousarray(block[there:], header.dtype).reshape(-1).view(np.uint8).data
-        with explaining_write_errors(self._name):
-            self._file.seek(header.offset + (start + there) * self._row_nbytes)
-            while data:
-                data = data[self._file.write(data) :]
+        there = min(len(block), max(0, self.shape[0] - start))
+        if there < len(block):
+            self._write_samples(start + there, np.ascontiguousarray(block[there:], self.dtype))
 
     def read(self, start: int, stop: int) -> Array:
-        """Samples [start, stop), also behind the declared ones, in a new array. Raises DamagedFileError where the file ends."""
-        out = np.empty((stop - start, *self._header.shape[1:]), self._header.dtype)
-        rest = out.reshape(-1).view(np.uint8).data
-        with explaining_write_errors(self._name):
-            self._file.seek(self._header.offset + start * self._row_nbytes)
-            while rest:
-                done = self._file.readinto(rest)
-                if not done:
-                    raise DamagedFileError(f"{self._name} ends {len(rest)} bytes before sample {stop}.")
-                rest = rest[done:]
-        return out
-
-    def flush(self) -> None:
-        """Returns when the disk has what was written."""
-        with explaining_write_errors(self._name):
-            sync_data(self._file.fileno())
+        """Return samples [start, stop), also behind the declared ones. Raises DamagedFileError where the file ends."""
+        return self._read_samples(start, stop)
 
     def truncate(self, samples: int) -> None:
-        """Give back what lies behind the first `samples`. Raises InvalidValueError for fewer than the header declares."""
-        if samples < self._header.shape[0]:
-            raise InvalidValueError(f"{self._name} declares {self._header.shape[0]} samples; cannot keep the first {samples}.")
-        with explaining_write_errors(self._name):
+        """Give back the room behind the first `samples`. Raises InvalidValueError for fewer than the header declares."""
+        if samples < self.shape[0]:
+            raise InvalidValueError(f"{self.name} declares {self.shape[0]} samples; cannot keep the first {samples}.")
+        with explaining_write_errors(self.name):
             self._file.truncate(self._header.offset + samples * self._row_nbytes)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def show(path: str, samples: int) -> None:

@@ -111,37 +111,18 @@ class ZarrWriter(Writer):
     """
 
     def __init__(self, name: str, store: str, directory: str, array: Any, dtype: np.dtype[Any], resizable: bool) -> None:
-        self._name = name
+        self.name = name
         self._store = store
         self._directory = directory
         self._array = array
-        self._dtype = dtype
-        self._resizable = resizable
+        self.dtype = dtype
+        self.resizable = resizable
         self._unsynced: set[tuple[int, ...]] = set()
         self._grid = ChunkGrid(tuple(array.shape), tuple(array.chunks))
 
-    def write(self, start: int, block: Array) -> None:
-        """Samples [start, start + len(block)), of a dtype that casts without loss. Past the end, a resizable array grows."""
-        block = np.asarray(block)
-        sample_shape = tuple(self._array.shape[1:])
-        if block.ndim == 0 or block.shape[1:] != sample_shape or start < 0:
-            raise InvalidValueError(
-                f"{self._name} takes samples of shape {sample_shape}; got a block of shape {block.shape} at {start}."
-            )
-        if not np.can_cast(block.dtype, self._dtype, "safe"):
-            raise InvalidTypeError(
-                f"{self._name} holds {self._dtype}; got a block of {block.dtype}, which does not fit without loss. Cast it first."
-            )
-        if not len(block):
-            return
-        stop, samples = start + len(block), self._array.shape[0]
-        if stop > samples and not self._resizable:
-            raise InvalidValueError(f"{self._name} was announced with {samples} samples; got samples [{start}, {stop}).")
-        with self._explaining():
-            if stop > samples:
-                self._array.resize((stop, *sample_shape))
-                self._grid = ChunkGrid((stop, *sample_shape), self._grid.chunk)
-        self.write_box((slice(start, stop), *(slice(0, length) for length in sample_shape)), block)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._grid.shape
 
     def write_box(self, box: Selection, block: Array) -> None:
         """Any region; one of whole chunks is written as it is, encoded in the threads of zarr."""
@@ -150,8 +131,8 @@ class ZarrWriter(Writer):
         self._unsynced.update(self._grid.place(number) for number, _, _ in self._grid.touching(box))
 
     def read_box(self, box: Selection) -> Array:
-        out = np.empty(tuple(part.stop - part.start for part in box), self._dtype)
-        with explaining_damage(f"{self._name}, region {box}"):
+        out = np.empty(tuple(part.stop - part.start for part in box), self.dtype)
+        with explaining_damage(f"{self.name}, region {box}"):
             out[...] = self._array[box]
         return out
 
@@ -167,15 +148,6 @@ class ZarrWriter(Writer):
 
     def _file_of(self, place: tuple[int, ...]) -> str:
         return os.path.join(self._directory, *self._array.metadata.encode_chunk_key(place).split("/"))
-
-    def read(self, start: int, stop: int) -> Array:
-        """Samples [start, stop) as they are in the store now, in a new array."""
-        if not 0 <= start <= stop <= self._array.shape[0]:
-            raise InvalidValueError(f"{self._name} has {self._array.shape[0]} samples; asked for [{start}, {stop}).")
-        out = np.empty((stop - start, *self._array.shape[1:]), self._dtype)
-        with explaining_damage(f"{self._name}, samples [{start}, {stop})"):
-            out[...] = self._array[start:stop]
-        return out
 
     def flush(self) -> None:
         """Returns when the disk has what was written: chunk files, metadata, and the directories that name them."""
@@ -195,26 +167,25 @@ class ZarrWriter(Writer):
             sync_directory(above)
         self._unsynced.clear()
 
-    def truncate(self, samples: int) -> None:
-        """Keep the first `samples`; chunk files past them are deleted."""
-        if not 0 <= samples <= self._array.shape[0]:
-            raise InvalidValueError(f"{self._name} has {self._array.shape[0]} samples; cannot keep the first {samples}.")
+    def resize(self, samples: int) -> None:
+        """Make it that many samples long; chunk files past them are deleted."""
         with self._explaining():
-            self._array.resize((samples, *self._array.shape[1:]))
+            self._array.resize((samples, *self.shape[1:]))
+        self._grid = ChunkGrid((samples, *self.shape[1:]), self._grid.chunk)
 
     def close(self) -> None:
         """Nothing is held open between calls."""
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        with explaining_write_errors(self._name), _ignoring_text():
+        with explaining_write_errors(self.name), _ignoring_text():
             try:
                 yield
             except (MmapstoreError, OSError, MemoryError):
                 raise
             except Exception as error:  # codecs and zarr raise whatever they like
                 raise WriteError(
-                    f"{self._name} cannot be written: {type(error).__name__}: {error}. Delete it and write it again."
+                    f"{self.name} cannot be written: {type(error).__name__}: {error}. Delete it and write it again."
                 ) from error
 
 

@@ -222,7 +222,7 @@ def test_a_resizable_file_grows_in_place_from_1_to_6_digits_of_samples(tmp_path)
 
 def test_a_file_of_fixed_length_refuses_more_samples_than_announced(tmp_path):
     writer = npy_file.create(tmp_path / "x.npy", None, NewArray((2, 2), np.dtype("u1")))
-    with pytest.raises(InvalidValueError, match=r"announced with 2 samples; got samples \[1, 3\)"):
+    with pytest.raises(InvalidValueError, match=r"has 2 samples; got samples \[1, 3\)"):
         writer.write(1, np.zeros((2, 2), "u1"))
     with pytest.raises(InvalidValueError, match="takes samples of shape"):
         writer.write(0, np.zeros((1, 3), "u1"))

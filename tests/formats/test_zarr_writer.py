@@ -80,7 +80,7 @@ def test_truncating_and_growing(tmp_path):
 
 def test_a_store_of_fixed_length_refuses_what_does_not_fit(tmp_path):
     writer = zarr_writer.create(tmp_path / "a.zarr", None, NewArray((2, 2), np.dtype("u1")))
-    with pytest.raises(InvalidValueError, match=r"announced with 2 samples; got samples \[1, 3\)"):
+    with pytest.raises(InvalidValueError, match=r"has 2 samples; got samples \[1, 3\)"):
         writer.write(1, np.zeros((2, 2), "u1"))
     with pytest.raises(InvalidValueError, match="takes samples of shape"):
         writer.write(0, np.zeros((1, 3), "u1"))
