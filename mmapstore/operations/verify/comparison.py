@@ -117,7 +117,7 @@ class Comparison:
         """Yield the values of a region, flat, in runs that are valid until the next; up to a run that cannot be read."""
         rows, together = self.rows[side], self.together[side]
         first, last = (at * self._sample_values // rows.values for at in region)
-        steps = ((at, min(at + together, last)) for at in range(first, last, together))
+        steps = [(at, min(at + together, last)) for at in range(first, last, together)]
         for start, stop, found in read_ahead(rows, steps, together, threads):
             if isinstance(found, MmapstoreError):
                 record.unread = f"{self.sides[side].name} cannot be read in rows [{start}, {stop}): {found}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -148,7 +148,7 @@ class _Folded(StoredArray):
 
 
 def read_ahead(
-    rows: Rows, steps: Iterable[tuple[int, int]], together: int, threads: ThreadPoolExecutor
+    rows: Rows, steps: Sequence[tuple[int, int]], together: int, threads: ThreadPoolExecutor
 ) -> Iterator[tuple[int, int, Array | MmapstoreError]]:
     """Yield (first row, last + 1, their values or why they cannot be read) of each step, of at most `together` rows.
 
@@ -167,6 +167,9 @@ def read_ahead(
         return out
 
     now: tuple[int, int, Future[Array | MmapstoreError]] | None = None
+    if len(steps) == 1:  # a thread would cost as much as a small array
+        yield *steps[0], read(*steps[0], buffers[0][: steps[0][1] - steps[0][0]])
+        return
     for turn, (start, stop) in enumerate(steps):
         ahead = threads.submit(read, start, stop, buffers[turn % BLOCKS][: stop - start])
         if now is not None:
