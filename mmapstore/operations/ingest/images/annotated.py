@@ -25,32 +25,31 @@ from .samples import ImageSamples
 class AnnotatedImages(ImageSamples):
     """Images with Pascal VOC or ImageNet DET annotations for `mmapstore.ingest`: fields "image", "label", "box", "source".
 
-    The annotations folder is walked, also what lies deeper, and the image of `n01/a.xml` is `n01/a.*` in the images folder; where
-    there is none, the one that the annotation calls <filename>. The object with the largest bounding box is the label. Its box is
-    (ymin, xmin, ymax, xmax) in pixels of the image as it is written, float32: cut, resized and turned as the image is, exactly. An
-    object that was cut away as a whole is left without area at the edge, and an image without an object has NaN.
+    Annotations are read in their folder and those below. The image of `n01/a.xml` is `n01/a.*` in the images folder, or else the
+    file that the annotation calls <filename>. The object with the largest bounding box is the label. Its box is
+    (ymin, xmin, ymax, xmax) in pixels of the image as it is written, float32: cropped, resized and turned exactly as the image is.
+    A box that is cropped away as a whole has no area and lies at the edge; an image without an object has NaN.
 
     Parameters
     ----------
     images, annotations : folders
-    categories : names of the categories in the order of their numbers; None takes all that occur in the annotations, sorted. Give
-        them where train and test images lie in folders of their own, so that both count the same way
+    categories : names of the categories in the order of their numbers; None for all names in the annotations, sorted. Name them
+        where train and test images lie in different folders, so that both have the same numbers
     background : a further category behind the others, for annotations without an object: its name, or True for "background".
         False makes such an annotation an error
     subset : a text file with a name per line, as in Pascal VOC's ImageSets and ImageNet's lists: only these, in this order. A name
-        is that of the annotation, without suffix, and may leave out the folder where it is unique; a number behind it is passed
-        over
-    unmatched : what to do about an annotation without an image, or an image without an annotation: "error"; "skip" leaves out both
-        kinds and lists them in the manifest, "skip-images" and "skip-annotations" that kind alone
+        is that of the annotation, without suffix, and without the folder where it is unique; a number behind it is ignored
+    unmatched : handling of annotations without an image, and images without an annotation: "error"; "skip" skips both kinds and
+        lists them in the manifest, "skip-images" and "skip-annotations" that kind alone
     first_pixel : 0 if boxes count rows and columns from 0 and end behind the last (ImageNet); 1 if they count from 1 and end with
         the last (Pascal VOC)
-    clip_boxes : how many pixels a box may reach out of its image, to be clipped to it, which a `SourceWarning` and the manifest
+    clip_boxes : number of pixels by which a box may exceed its image, to be clipped, which a `SourceWarning` and the manifest
         count. 1 is a rounding; math.inf clips all but boxes that lie outside as a whole
     order, seed, episodes, source_field : as for `Images`; images are mixed unless `order` or `episodes` says otherwise, and
         order="sorted" keeps the order of `subset`
-    size, fit, channels, dtype, scale, labels, skip_broken, workers : as for `Images`; `skip_broken` leaves out broken
-        annotations too. Boxes are of the picture as one looks at it; where the size that the annotation gives fits only the
-        picture as it is stored, before EXIF turns it, they are turned with it
+    size, fit, channels, dtype, scale, labels, skip_broken, workers : as for `Images`; `skip_broken` skips broken annotations too.
+        Boxes are of the upright picture; where the size in the annotation fits only the picture as it is stored, before EXIF turns
+        it, boxes are turned with it
 
     Raises
     ------

@@ -57,12 +57,11 @@ def looks_like_images(source: str | Sequence[str]) -> bool:
     names = [entry.name.lower() for entry in entries if not is_folder(entry)]
     if any(os.path.exists(os.path.join(source, name)) for name in STORE_FILES):
         return False
-    if any(name.endswith(_USUAL_SUFFIXES) for name in names):
-        # GIF files alone are videos; beside pictures of other formats they are pictures.
-        return not any(name.endswith((*ARRAY_SUFFIXES, *VIDEO_SUFFIXES)) and not name.endswith(".gif") for name in names)
-    if any(name.endswith((*ARRAY_SUFFIXES, *VIDEO_SUFFIXES)) for name in names):
+    is_usual = any(name.endswith(_USUAL_SUFFIXES) for name in names)
+    # GIF files alone are videos; beside pictures of other formats they are pictures.
+    if any(name.endswith((*ARRAY_SUFFIXES, *VIDEO_SUFFIXES)) and not (is_usual and name.endswith(".gif")) for name in names):
         return False
-    if any(name.lower().endswith(_USUAL_SUFFIXES) for name in files_below(source)):
+    if is_usual or any(name.lower().endswith(_USUAL_SUFFIXES) for name in files_below(source)):
         return True
     return any(format_by_content(os.path.join(source, name)) for name in itertools.islice(files_below(source), _MOST_LOOKED_INTO))
 

@@ -171,25 +171,18 @@ def _header(image: Any, path: str) -> ImageHeader:
         codec += 4 * bands * height * width + 2 * os.path.getsize(path)
     if image.format != "TIFF" and getattr(image, "n_frames", 1) > 1:
         codec += 12 * height * width  # the picture before, the one that it changes, and what is below both
-    raw_modes = [str(part) for tile in image.tile for part in (tile[3] if isinstance(tile[3], (tuple, list)) else (tile[3],))]
     return ImageHeader(
         (height, width),
         orientation_of(image),
         dtype,
         mode not in _GREY and dtype == "uint8",
         mode in _WITH_ALPHA or "transparency" in image.info,
-        dtype == "uint8" and (_holds_16_bits(image.format, raw_modes) or _is_deep(image)),
+        dtype == "uint8" and _is_deep(image),
         image.format in _JPEG,
         mode,
         codec,
         _is_unsigned_of_32_bits(image),
     )
-
-
-def _holds_16_bits(format: str | None, raw_modes: list[str]) -> bool:
-    if format == "PPM":
-        return any(part.isdigit() and int(part) > 255 for part in raw_modes)
-    return any(";16" in part for part in raw_modes)
 
 
 def orientation_of(image: Any) -> int:
@@ -258,14 +251,19 @@ def _is_unsigned_of_32_bits(image: Any) -> bool:
 
 
 def _is_deep(image: Any) -> bool:
-    """True if a file holds more than 8 bits per value, in a format where Pillow's decoder does not tell."""
-    if image.format != "JPEG2000":
-        return any(tile[0] == "SGI16" for tile in image.tile)
-    at = image.fp.tell()
-    image.fp.seek(0)
-    _, marker, size = image.fp.read(_MOST_BOXES).partition(b"\xff\x4f\xff\x51")  # where the codestream and its SIZ segment begin
-    image.fp.seek(at)
-    return bool(marker) and len(size) > _DEPTH_AT and (size[_DEPTH_AT] & 0x7F) >= 8  # stored less one, the first bit for a sign
+    """True if a file holds more than 8 bits per value, of which Pillow reads 8."""
+    if image.format == "JPEG2000":  # where Pillow's decoder does not tell
+        at = image.fp.tell()
+        image.fp.seek(0)
+        _, marker, size = image.fp.read(_MOST_BOXES).partition(
+            b"\xff\x4f\xff\x51"
+        )  # where the codestream begins with its SIZ segment
+        image.fp.seek(at)
+        return bool(marker) and len(size) > _DEPTH_AT and (size[_DEPTH_AT] & 0x7F) >= 8  # stored less one, the first bit for a sign
+    raw = [str(part) for tile in image.tile for part in (tile[3] if isinstance(tile[3], (tuple, list)) else (tile[3],))]
+    if image.format == "PPM":
+        return any(part.isdigit() and int(part) > 255 for part in raw)
+    return any(";16" in part for part in raw) or any(tile[0] == "SGI16" for tile in image.tile)
 
 
 def _require_all_pages(image: Any, path: str, count: int) -> None:

@@ -22,52 +22,51 @@ LABELS = ("index", "one-hot", None)
 class Images(ImageSamples):
     """Image files as a source of `mmapstore.ingest`: fields "image" and, where there are classes, "label" and "source".
 
-    Any format that Pillow reads (but EPS and WMF, which other programs would have to draw), upright as EXIF tells; HEIF (.heic)
-    with pillow-heif. Every file's header is looked at before anything is written, so one that does not fit is named at once; a
-    file that is cut off is an error too. Images are decoded in threads, and come in the order of the list.
+    Pillow reads the files, in any of its formats but EPS and WMF, which other programs would have to draw; pillow-heif reads HEIF
+    (.heic). Images are turned upright as EXIF says. All headers are read before anything is written, so a file that does not fit is
+    an error at once; a truncated file is an error when it is decoded. Threads decode images, which come in the order of the list.
 
-    Of a folder every file is taken that has the suffix of an image, or the content of one; the others are counted, by suffix, in a
-    `SourceWarning` and in the manifest. Hidden files, and those that systems keep for themselves (Thumbs.db), are not counted.
+    Of a folder every file is read that has the suffix or the content of an image. A `SourceWarning` and the manifest count other
+    files by suffix, without hidden files and those of operating systems (Thumbs.db).
 
     Parameters
     ----------
     source : a folder whose sub-folders are the classes, sorted by name, or one that holds the images themselves, without labels; a
-        glob or a list of files, without labels; or a table (.csv or .tsv with a header line, .jsonl) of path and label, its paths
-        relative to the table. Labels that are all whole numbers stay what they are, others are names, and classes then sorted;
-        all numbers with fractions among them become float32
-    size : (height, width) of every image in pixels, or one number for both; None takes them as they are, all of one size
-    fit : with `size`: "crop" fills it and cuts what is over on both sides, "pad" adds a black or transparent margin,
-        "stretch" changes proportions. Bilinear, over as many pixels as the reduction needs
+        glob or a list of files, without labels; or a table (.csv or .tsv with a header line, .jsonl) of path and label, with paths
+        relative to the table. Labels that are all whole numbers keep their values; all numbers with fractions among them become
+        float32; others are names of classes, sorted
+    size : (height, width) of every image in pixels, or one number for both; None keeps the size of the files, all of one size
+    fit : with `size`: "crop" fills the image and crops both sides alike, "pad" adds a black or transparent margin, "stretch"
+        changes proportions. The filter is bilinear, over as many pixels as the reduction needs
     channels : 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. None: RGB if any image has colour, alpha if all have it
-    dtype : None for what the files hold, uint8 or (16-bit grey) uint16, of one kind; uint8 and uint16 are brought to each other's
-        white; float16 and float32 hold the same values unless scaled
+    dtype : None for the dtype of the files, uint8 or (16-bit grey) uint16, of one kind; uint8 and uint16 convert to each other,
+        with black and white kept; float16 and float32 hold the same values unless scaled
     scale : None; "unit" for 0 to 1; (mean, deviation), of values from 0 to 1, each one number or one per channel, as they are
         published for ImageNet; "each" for each image by its own mean and deviation over all channels. Implies dtype float32
-    labels : "index" for int64; "one-hot" for uint8 rows; None leaves them out
-    skip_broken : leave out files that cannot be decoded, are larger than Pillow's limit, or are not there. They are listed in the
-        manifest
-    workers : images decoded at once; None for as many as there are processors
-    pages : of files that hold several pictures (TIFF stacks, animations) take "all", each a sample, with the label of its file, and
-        the file an episode; or the "first". Thumbnails, and levels of a pyramid, are no samples; pages that differ from the first
-        in size or kind are left out, which a `SourceWarning` and the manifest say
-    masks : a folder of label masks, one for each image under the same name, with any suffix: they become a field "mask". Or True,
-        if the images of `source` are label masks themselves, False if they are pictures; None decides by their look, which a
-        `SourceWarning` and the manifest say, and asks where that tells nothing. Masks keep their numbers, palettes their indices,
-        and are resized by taking the nearest pixel
-    unmatched : with a folder of masks, what to do about images and masks without each other: "error"; "skip", or "skip-images" or
-        "skip-masks" alone, leaves them out and lists them in the manifest
-    path_column, label_column : names in a table. None is "label", without which there are no labels; a `SourceWarning` names the
-        columns that are not read
-    order : "mixed" writes the files in an order mixed by `seed`, so that contiguous parts (`split(0.8, 0.2)`) are random parts, and
-        training reads contiguously all the same; "sorted" keeps the order of names, and that of a table or a list. None mixes
-        images with labels or masks, but for folders of numbered frames: if the names of all files are numbers, padded with zeros
-        and without a gap in each folder (`walk/0001.png`; or "frame" and a number), and the images of a folder have one size, they
-        stay in order and each folder is an episode, which a `SourceWarning` says. Pages of a file stay together. The manifest
-        notes the order; `mmapstore.NextFrame` and `Window` of several samples are errors on mixed samples
-    seed : a whole number, from which with the list of files alone the mixed order is made, the same on every machine
+    labels : "index" for int64; "one-hot" for uint8 rows; None for no labels
+    skip_broken : skip files that cannot be decoded, exceed Pillow's limit of pixels, or do not exist; the manifest lists them
+    workers : number of images decoded at once; None for the number of processors
+    pages : of files that hold several pictures (TIFF stacks, animations) read "all", each a sample, with the label of its file, and
+        the file an episode; or the "first". Thumbnails, and levels of a pyramid, are no samples. Pages that differ from the first
+        in size or kind are skipped, as a `SourceWarning` and the manifest say
+    masks : a folder of label masks, one for each image under the same name, with any suffix: they become a field "mask". Or True if
+        the images of `source` are label masks themselves, False if they are pictures; None detects masks by their look, with a
+        `SourceWarning` and a note in the manifest, and raises where the look is ambiguous. Masks keep their numbers, palettes their
+        indices, and are resized by taking the nearest pixel
+    unmatched : with a folder of masks, handling of images and masks without each other: "error"; "skip", or "skip-images" or
+        "skip-masks" alone, skips them and lists them in the manifest
+    path_column, label_column : names of columns in a table. None is "label", without which there are no labels; a `SourceWarning`
+        names the columns that are not read
+    order : "mixed" writes the files in a random order by `seed`, so that contiguous parts (`split(0.8, 0.2)`) are random parts, and
+        training still reads contiguously; "sorted" keeps the order of names, and that of a table or a list. None mixes images with
+        labels or masks, except folders of numbered frames: if the names of all files are numbers, padded with zeros and without a
+        gap in each folder (`walk/0001.png`; or "frame" and a number), and the images of a folder have one size, files stay in order
+        and each folder is an episode, with a `SourceWarning`. Pages of a file stay together. The manifest notes the order;
+        `mmapstore.NextFrame` and `Window` of several samples are errors on mixed samples
+    seed : a whole number, which with the list of files alone decides the mixed order, the same on every machine
     episodes : "folder" makes the files of each folder a sequence, in the order of names, and an episode; they are never mixed
-    source_field : whether there is a field "source", the path of each sample's file below the folder or table, as text of a fixed
-        width (UTF-8; 32 bytes a sample, or as many times 32 as the longest path needs). None if there are fields beside "image"
+    source_field : True for a field "source", the path of each sample's file below the folder or table, as text of a fixed width
+        (UTF-8; 32 bytes a sample, or the multiple of 32 that the longest path needs). None: if there are fields beside "image"
 
     Raises
     ------

@@ -35,28 +35,28 @@ class Megabatches:
     """Files that hold megabatches, for `mmapstore.ingest`: joined field by field, in lockstep, each file an episode.
 
     A file holds a dict of arrays or lists by field, with an entry for each sample (`images`, `labels`, `texts` ...), or a list of
-    dicts of one sample each. Files are loaded whole, several at a time, by threads, or by processes where there are so many small
-    Python objects that unpickling them holds Python's lock. All are read twice: first to tell what they hold, then to be written.
+    dicts of one sample each. Files are loaded whole, several at a time, by threads, or by processes where unpickling many small
+    Python objects would hold Python's lock. All files are read twice: to know their fields, and to write them.
 
     Numbers keep their dtype. Texts become UTF-8 in (width,) uint8, padded with zeros, as wide as the longest; in the fields that
-    `classes` names, numbers of classes. Lists of numbers become what `numpy.asarray` makes of them.
+    `classes` names, numbers of classes. Lists of numbers become arrays as by `numpy.asarray`.
 
     Parameters
     ----------
     source : a file, a list of files, a glob, or a directory, in natural order: .pkl, .pickle (also .gz), .joblib (needs
         `mmapstore[pickles]`), .npz
-    allow_pickle : loading a pickle runs the code that its author put into it. Without this, pickles are refused, and .npz archives
-        are read without
-    text_width : bytes (with `tokenize`, tokens) that a text takes; a longer text is an error. None: those of the longest
+    allow_pickle : loading a pickle runs the code that its author put into it. False raises for pickles, and for pickles in .npz
+        archives
+    text_width : bytes (with `tokenize`, tokens) of each text; a longer text is an error. None: the width of the longest
     tokenize : a function from a text to a sequence of ints, called in this process for every text, twice. Texts become rows of
         int32 (int64 where a token needs it), padded with zeros
-    fields : names of the fields to take; or a dict of the names to write and those in the files. None: all
+    fields : names of the fields to read; or a dict of the names to write and those in the files. None: all
     classes : names of the fields, as written, whose texts are names of classes. Each text becomes the number of its class, int64;
         the names, sorted, are in the manifest
     layout : the axes of a field's arrays, one letter each, beginning with N; or a dict by field, as written. By default the usual
         ones for that many axes: NCHW for four. Text alone is for the fields that have as many axes as it has letters
-    workers : files loaded at once; None: as many as there are processors and as memory allows
-    skip_broken : leave out files that cannot be loaded, and list them in the manifest
+    workers : number of files loaded at once; None: the number of processors, or as many as memory allows
+    skip_broken : skip files that cannot be loaded; the manifest lists them
 
     Raises
     ------
