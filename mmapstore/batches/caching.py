@@ -18,7 +18,7 @@ from ..plain.array_spec import DEFAULT_LAYOUTS, ArraySpec
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, WriteError
 from ..plain.memory_budget import format_bytes, parse_bytes
 from ..readers.cache_file import Numbers, allocated_nbytes, cache_file, flags_of, npy_header
-from ..readers.cached import Blocks, Cached, PartlyCached, SampleTransform, blocks_of, transformed
+from ..readers.cached import Blocks, Cached, SampleTransform, blocks_of, transformed
 from ..readers.contract import Array, Reader
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ def cached_readers(
         _require_a_block(fields, allowed, limit)
     _require_room(fields, allowed, folder, dataset.name)
     for field, one in fields.items():
-        kind = Cached if allowed[field] == one.last else PartlyCached
-        made = kind(one.reader, one.path, one.spec, Blocks(one.ends, one.first, one.last, allowed[field]), one.transform)
+        made = Cached(one.reader, one.path, one.spec, Blocks(one.ends, one.first, one.last, allowed[field]), one.transform)
         readers[field] = made.settled()
     return readers
 

@@ -12,6 +12,7 @@ filters. Not bounded by us, where HDF5 alone decodes (`info` says so): chunks th
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -176,34 +177,30 @@ class Hdf5Array(StoredArray):
         of_each = SOURCES_CACHE_NBYTES // max(1, len(sources)) if self._opened is not None else None
         self.cache_nbytes = cache_nbytes + read_nbytes(sources, of_each)
         self.is_being_written = being_written(dataset.file)
-        self._extents: tuple[Extents | None, str] | None = None
-        self._encoded: tuple[EncodedChunks | None, str] | None = None
+
+    @functools.cached_property
+    def _rows(self) -> tuple[Extents | None, str]:
+        return self._located(extents_of)
+
+    @functools.cached_property
+    def _encoded(self) -> tuple[EncodedChunks | None, str]:
+        return self._located(encoded_chunks)
 
     @property
     def extents(self) -> Extents | None:
-        return self._where()[0]
+        return self._rows[0]
 
     @property
     def why_not_raw(self) -> str:
-        return self._where()[1]
+        return self._rows[1]
 
     @property
     def encoded(self) -> EncodedChunks | None:
-        return self._where_encoded()[0]
+        return self._encoded[0]
 
     @property
     def why_not_encoded(self) -> str:
-        return self._where_encoded()[1]
-
-    def _where(self) -> tuple[Extents | None, str]:
-        if self._extents is None:
-            self._extents = self._located(extents_of)
-        return self._extents
-
-    def _where_encoded(self) -> tuple[EncodedChunks | None, str]:
-        if self._encoded is None:
-            self._encoded = self._located(encoded_chunks)
-        return self._encoded
+        return self._encoded[1]
 
     def _located(self, find: Callable[[Any, str, str, np.dtype[Any]], tuple[_Found | None, str]]) -> tuple[_Found | None, str]:
         """What `find` says about places in the file, where they can be relied upon; else None and the reason."""

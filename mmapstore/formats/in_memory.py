@@ -65,23 +65,24 @@ class ArrayInMemory(StoredArray):
 
     def __init__(self, array: Array, name: str) -> None:
         self.name, self.shape, self.dtype = name, array.shape, array.dtype
-        self._array = _read_only(array)
+        self._array = array.view()
+        self._array.flags.writeable = False
 
     def __repr__(self) -> str:
-        return f"<ArrayInMemory {self.shape} {self.dtype}>"
+        return f"<{type(self).__name__} {self.name} {self.shape} {self.dtype}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ArrayInMemory, (self._array, self.name)
 
     def as_array(self) -> Array:
-        """The caller's array, seen read-only: what the caller changes in it shows."""
+        """Return a view of the caller's array or map, read-only. A file that shrinks under a map kills its reader."""
         return self._array
 
     def read_box(self, selection: Selection, out: Array) -> None:
         out[...] = self._array[selection]
 
 
-class MappedArray(StoredArray):
+class MappedArray(ArrayInMemory):
     """A view of a memory map as a StoredArray. Pickles as path, byte offset, shape, strides and dtype, and maps the file again.
 
     offset : byte of the file at which element [0, 0, ...] lies
@@ -92,10 +93,8 @@ class MappedArray(StoredArray):
     why_not_raw = ""
 
     def __init__(self, path: str, offset: int, array: Array) -> None:
-        self.name = self.path = path
-        self.shape, self.dtype = array.shape, array.dtype
-        self.offset = offset
-        self._array = _read_only(array)
+        super().__init__(array, path)
+        self.path, self.offset = path, offset
         if not self.shape:
             self.why_not_raw = "a scalar has no rows"
         elif array.flags.c_contiguous:
@@ -104,18 +103,8 @@ class MappedArray(StoredArray):
             self.why_not_raw = "a view with strides: its rows do not follow each other"
         self.storage = f"memory map at byte {offset}, {'contiguous' if array.flags.c_contiguous else f'strides {array.strides}'}"
 
-    def __repr__(self) -> str:
-        return f"<MappedArray {self.name} {self.shape} {self.dtype}>"
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _map_again, (self.path, self.offset, self.shape, self._array.strides, self.dtype)
-
-    def as_array(self) -> Array:
-        """The view of the map, read-only. A file that shrinks under a map kills the process that looks there."""
-        return self._array
-
-    def read_box(self, selection: Selection, out: Array) -> None:
-        out[...] = self._array[selection]
 
 
 def _map_again(path: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any]) -> MappedArray:
@@ -161,9 +150,3 @@ def _byte_bounds(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int
     """First byte, and last + 1, of a view that is not empty, relative to its first element."""
     reaches = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
     return sum(min(reach, 0) for reach in reaches), sum(max(reach, 0) for reach in reaches) + itemsize
-
-
-def _read_only(array: Array) -> Array:
-    view = array.view()
-    view.flags.writeable = False
-    return view

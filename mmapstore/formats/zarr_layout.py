@@ -37,20 +37,22 @@ class Layout:
     ----------
     codecs : names, for `info`: "zstd", "uncompressed"
     located : None where only zarr can read the chunks
-    why_not_raw : why rows do not lie as plain bytes; empty where they do
-    why_not_encoded : why `located` is None; empty where it is not
+    why_not_raw : the reason why rows do not lie as plain bytes, also where `located` is None; else empty
     """
 
     codecs: str
     located: Located | None
     why_not_raw: str
-    why_not_encoded: str = ""
+
+    @property
+    def why_not_encoded(self) -> str:
+        return "" if self.located else self.why_not_raw
 
     @property
     def words(self) -> str:
         """For `info`: "zstd", "in shards of (64, 3, 50, 50), zstd"."""
-        shards = self.located.shards if self.located else None
-        return ", ".join([*([f"in shards of {shards.shape}"] if shards else []), *([self.codecs] if self.codecs else [])])
+        shards = f"in shards of {self.located.shards.shape}" if self.located and self.located.shards else ""
+        return ", ".join(filter(None, [shards, self.codecs]))
 
     def extents(self, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any) -> Extents | None:
         """Of an array of stored `dtype`; None unless rows lie as plain bytes."""
@@ -96,10 +98,9 @@ def layout_of(node: Node, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Layou
         if math.prod(ChunkGrid(shape, located.chunk).counts) >= 2**63:
             raise NotUnderstood(f"it declares more chunks of {located.chunk} than can be numbered")
     except NotUnderstood as why:
-        return Layout(codecs, None, str(why), str(why))
+        return Layout(codecs, None, str(why))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
-        why_not = "its metadata says more than mmapstore understands"
-        return Layout(codecs, None, why_not, why_not)
+        return Layout(codecs, None, "its metadata says more than mmapstore understands")
     return Layout(codecs, located, _why_not_raw(located, shape, codecs))
 
 

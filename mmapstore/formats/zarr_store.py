@@ -107,8 +107,7 @@ def from_live(obj: Any) -> ZarrArray:
     if isinstance(obj, zarr.Group):
         held = ", ".join(obj.array_keys()) or "it has none"
         raise InvalidTypeError(f"a zarr group in {where} is not an array; give one of its arrays: {held}.")
-    why = f"its chunks live in a {type(obj.store).__name__}"
-    return ZarrArray(where, obj, None, Layout("", None, why, why), None)
+    return ZarrArray(where, obj, None, Layout("", None, f"its chunks live in a {type(obj.store).__name__}"), None)
 
 
 class ZarrArray(StoredArray):

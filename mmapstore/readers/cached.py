@@ -109,6 +109,14 @@ class Cached(Reader):
         index = self._blocks.ends.nbytes + len(self._blocks.ends)
         return self._source.scratch_nbytes + index + self._capacity + self._transform_nbytes
 
+    @property
+    def decoded_together(self) -> int:
+        # Of blocks that `max_disk` leaves out each chunk is decoded each time; others are decoded once.
+        return max(1, self._source.decoded_together) if self._blocks.allowed < self._blocks.last else 0
+
+    def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
+        return self._source.whole_chunks(start, stop) if self.decoded_together else (start, stop)
+
     def read(self, start: int, stop: int, out: Array) -> None:
         self.read_runs(as_runs([(start, stop)]), out)
 
@@ -314,17 +322,6 @@ class Cached(Reader):
                 told = self._file if filled[begin] else self._source
                 getattr(told, what)(pieces[begin].start, pieces[number - 1].stop)
                 begin = number
-
-
-class PartlyCached(Cached):
-    """Decode the blocks that `max_disk` leaves out: each time, whole chunks at once."""
-
-    @property
-    def decoded_together(self) -> int:
-        return max(1, self._source.decoded_together)
-
-    def whole_chunks(self, start: int, stop: int) -> tuple[int, int]:
-        return self._source.whole_chunks(start, stop)
 
 
 class CompleteCache(StoredRaw):

@@ -14,25 +14,24 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Workspace:
-    """Two buffers that grow to the largest size asked for."""
+    """Two buffers that grow to the largest size asked for: for stored bytes, and for a chunk that is not decoded in place."""
 
     def __init__(self) -> None:
-        self._staging: Bytes = np.empty(0, np.uint8)
-        self._decoded: Bytes = np.empty(0, np.uint8)
+        self._buffers: dict[str, Bytes] = {}
 
     def staging(self, nbytes: int) -> Bytes:
-        """For stored bytes."""
-        if len(self._staging) < nbytes:
-            self._staging = np.empty(0, np.uint8)  # the old one goes before the new one comes
-            self._staging = np.empty(nbytes, np.uint8)
-        return self._staging[:nbytes]
+        return self._buffer("staging", nbytes)
 
     def decoded(self, nbytes: int) -> Bytes:
-        """For a chunk that cannot be decoded in place."""
-        if len(self._decoded) < nbytes:
-            self._decoded = np.empty(0, np.uint8)
-            self._decoded = np.empty(nbytes, np.uint8)
-        return self._decoded[:nbytes]
+        return self._buffer("decoded", nbytes)
+
+    def _buffer(self, name: str, nbytes: int) -> Bytes:
+        found = self._buffers.get(name)
+        if found is None or len(found) < nbytes:
+            found = None
+            self._buffers.pop(name, None)  # the old one goes before the new one comes
+            found = self._buffers[name] = np.empty(nbytes, np.uint8)
+        return found[:nbytes]
 
 
 class Workspaces:

@@ -20,7 +20,7 @@ from mmapstore.plain.runs import as_runs
 from mmapstore.readers import cache_file as cache_file_module
 from mmapstore.readers import cached
 from mmapstore.readers.cache_file import CacheFile, cache_file, flags_of
-from mmapstore.readers.cached import Blocks, Cached, CompleteCache, PartlyCached, blocks_of, transformed
+from mmapstore.readers.cached import Blocks, Cached, CompleteCache, blocks_of, transformed
 from mmapstore.readers.contract import Reader
 
 SAMPLES = np.random.default_rng(1).integers(0, 2**15, (103, 3, 4), np.int16)
@@ -65,8 +65,7 @@ def reader(
     folder: Path, source: Source | None = None, first=0, last=11, allowed=11, transform=None, spec=None, ends=ENDS
 ) -> Cached:
     source = source or Source()
-    kind = Cached if allowed == last else PartlyCached
-    return kind(source, str(folder / "x-0.npy"), spec or source.spec, Blocks(ends, first, last, allowed), transform)
+    return Cached(source, str(folder / "x-0.npy"), spec or source.spec, Blocks(ends, first, last, allowed), transform)
 
 
 def read(made, start: int, stop: int) -> np.ndarray:

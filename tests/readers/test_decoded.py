@@ -251,7 +251,7 @@ def test_memory_beside_the_callers_is_what_was_predicted(tmp_path, threads):
         reader.read(start, start + 50, out)
     free = list(reader._workspaces._free)
     assert 1 <= len(free) <= most_workers()
-    held = sum(workspace._staging.nbytes + workspace._decoded.nbytes for workspace in free)
+    held = sum(buffer.nbytes for workspace in free for buffer in workspace._buffers.values())
     assert held >= 8 * 3 * 400 * 4
     assert held + most_workers() * reader._decoder.scratch_nbytes + reader.kept_nbytes <= reader.scratch_nbytes
     assert reader.kept_nbytes == 1000
