@@ -129,7 +129,8 @@ class LeafDigests:
             self.done[self._at // self._run] = self._hash.digest()
         found: list[bytes | None] = [self.done.get(run) for run in range(-(-leaves.values // self._run))]
         for _ in range(leaves.merged):
-            found = [_merged(found[at : at + 2]) for at in range(0, len(found), 2)]
+            pairs = (found[at : at + 2] for at in range(0, len(found), 2))
+            found = [None if None in pair else hashlib.sha256(b"".join(filter(None, pair))).digest() for pair in pairs]
         return found
 
     def root(self, shape: tuple[int, ...]) -> str:
@@ -159,11 +160,6 @@ def content_sha256(values: Array, is_text: bool = False) -> str:
     digests = LeafDigests(values.dtype, is_text)
     digests.update(values)
     return digests.root(values.shape)
-
-
-def _merged(pair: Sequence[bytes | None]) -> bytes | None:
-    known = [leaf for leaf in pair if leaf is not None]
-    return hashlib.sha256(b"".join(known)).digest() if len(known) == len(pair) else None
 
 
 def _prefixed(texts: Array) -> bytes:

@@ -59,10 +59,6 @@ class Leaves:
         start, stop = self.span(leaf)
         return start // row_values, -(-stop // row_values)
 
-    def touching(self, start: int, stop: int) -> range:
-        """Return the leaves that have a value in [start, stop)."""
-        return range(start // self.each, -(-min(stop, self.values) // self.each)) if start < stop else range(0)
-
     def inside(self, start: int, stop: int) -> range:
         """Return the leaves of which every value is in [start, stop)."""
         first = -(-start // self.each)

@@ -181,7 +181,9 @@ def picture_decoder(files: Files, form: ImageForm) -> ImageDecoder:
     stored: dict[str, str] = {}
     for path, header in files:
         stored.setdefault(header.dtype, path)
-    channels = form.channels or _common_channels([header for _, header in files])
+    colour = any(header.colour for _, header in files)  # grey can be shown in colour
+    alpha = all(header.alpha and header.dtype == "uint8" for _, header in files)
+    channels = form.channels or (3 if colour else 1) + alpha
     values = values_for(form.dtype, form.scale, list(stored.items()), channels)
     deep = next((path for path, header in files if header.is_reduced), None)
     if deep is not None and form.dtype is None:
@@ -196,13 +198,6 @@ def picture_decoder(files: Files, form: ImageForm) -> ImageDecoder:
             f"channels={channels} cannot be had. Say channels=1, or 3 for the same values three times."
         )
     return ImageDecoder(form.size, form.fit, channels, values)
-
-
-def _common_channels(headers: Sequence[ImageHeader]) -> int:
-    """Return the channels that hold all images: colour if any image has it, transparency if all have it."""
-    colour = any(header.colour for header in headers)
-    alpha = all(header.alpha and header.dtype == "uint8" for header in headers)
-    return (3 if colour else 1) + alpha
 
 
 class PictureFiles:

@@ -171,6 +171,7 @@ def _header(image: Any, path: str) -> ImageHeader:
         codec += 4 * bands * height * width + 2 * os.path.getsize(path)
     if image.format != "TIFF" and getattr(image, "n_frames", 1) > 1:
         codec += 12 * height * width  # the picture before, the one that it changes, and what is below both
+    tags = image.tag_v2 if image.format == "TIFF" else {}
     return ImageHeader(
         (height, width),
         orientation_of(image),
@@ -181,7 +182,7 @@ def _header(image: Any, path: str) -> ImageHeader:
         image.format in _JPEG,
         mode,
         codec,
-        _is_unsigned_of_32_bits(image),
+        mode == "I" and 32 in tags.get(_BITS, ()) and 2 not in tags.get(_SAMPLE_FORMAT, (1,)),  # Pillow reads them as signed ones
     )
 
 
@@ -242,12 +243,6 @@ def _require_tiff_values(image: Any, path: str) -> None:
     else:
         return
     raise InvalidValueError(f"{path} holds {what}. Read it with tifffile: mmapstore.ingest(tifffile.imread({path!r}), ...).")
-
-
-def _is_unsigned_of_32_bits(image: Any) -> bool:
-    """True if a TIFF holds unsigned integers of 32 bits, which Pillow reads as signed integers."""
-    tags = image.tag_v2 if image.format == "TIFF" else {}
-    return image.mode == "I" and 32 in tags.get(_BITS, ()) and 2 not in tags.get(_SAMPLE_FORMAT, (1,))
 
 
 def _is_deep(image: Any) -> bool:

@@ -111,16 +111,15 @@ def serve() -> None:
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError, EOFError):
         while True:
-            _send(_outcome(*pickle.load(requests)), answers)
+            answer: Columns | MmapstoreError | None
+            try:
+                answer = read_columns(*pickle.load(requests))
+            except MmapstoreError as error:
+                answer = error
+            _send(answer, answers)
+            answer = None
             give_back_freed_memory()
     os._exit(0)
-
-
-def _outcome(path: str, fields: Mapping[str, str] | None, allow_pickle: bool) -> Columns | MmapstoreError:
-    try:
-        return read_columns(path, fields, allow_pickle)
-    except MmapstoreError as error:
-        return error
 
 
 def _send(answer: Any, pipe: IO[bytes]) -> None:
