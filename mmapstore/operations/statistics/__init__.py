@@ -206,7 +206,7 @@ def _computed(
     together = rows.together(min(BLOCK_NBYTES, budget // 8), budget // 4)
     plan = {
         "blocks read": BLOCKS * together * rows.nbytes,
-        "decoding": rows.scratch_nbytes,
+        "decoding": reader.scratch_nbytes,
         "statistics": 2 * SCRATCH_NBYTES + 2 * rows.nbytes,
         "bookkeeping": BOOKKEEPING,
     }

@@ -40,8 +40,9 @@ def paired(a: Side, b: Side, max_memory: int, cast: bool, independent: bool) -> 
     """
     problems, notes = _dtype_words(a.stored.dtype, b.stored.dtype, cast)
     found = _paired(a, b, max(1, max_memory // 16), independent)
-    rows = (_without_values(a), _without_values(b)) if problems else found.rows
-    return replace(found, rows=rows, problems=(*problems, *found.problems), notes=(*notes, *found.notes)).fitted(max_memory)
+    is_comparable = found.is_comparable and not problems
+    found = replace(found, is_comparable=is_comparable, problems=(*problems, *found.problems), notes=(*notes, *found.notes))
+    return found.fitted(max_memory) if is_comparable else found
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Comparison:
     Attributes
     ----------
     rows : of both; a sample, the part of an array at one place along its first axis, is one row of each or several
+    is_comparable : shapes and dtypes allow to compare values
     together : rows of each that are read at a time
     axes : bring a run of the second's values into the order of the first's; None where they come in that order
     layouts : of both, where axes are paired by their letters
@@ -61,6 +63,7 @@ class Comparison:
     rows: tuple[Rows, Rows]
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    is_comparable: bool = True
     together: tuple[int, int] = (1, 1)
     axes: tuple[int, ...] | None = None
     layouts: tuple[StoredLayout, StoredLayout] | None = None
@@ -68,7 +71,7 @@ class Comparison:
     @property
     def samples(self) -> int:
         """Samples that both have."""
-        return min((rows.shape or (1,))[0] if rows.count else 0 for rows in self.rows)
+        return min((rows.shape or (1,))[0] if math.prod(rows.shape) and self.is_comparable else 0 for rows in self.rows)
 
     @property
     def _sample_values(self) -> int:
@@ -93,7 +96,7 @@ class Comparison:
         }
         share = (max_memory - sum(parts.values())) // 2
         rows = a.within(share), b.within(share)
-        MemoryPlan({**parts, "decoding": sum(each.scratch_nbytes for each in rows)}).require(
+        MemoryPlan({**parts, "decoding": sum(each.reader.scratch_nbytes for each in rows)}).require(
             max_memory, f"Comparing {self.sides[0].name} and {self.sides[1].name}", "Give a larger max_memory= (--max-memory)."
         )
         return replace(self, rows=rows, together=together)
@@ -205,22 +208,17 @@ def _order(dtype: np.dtype[Any]) -> str:
 
 
 def _paired(a: Side, b: Side, most_row_nbytes: int, independent: bool) -> Comparison:
-    """Return both as rows that belong together; as rows without values where there are none."""
+    """Return both as rows that belong together."""
     a_shape, b_shape = (tuple(int(n) for n in side.stored.shape) for side in (a, b))
     known = a.layout and b.layout and len(a.layout) == len(a_shape) and len(b.layout) == len(b_shape)
     if known and a.layout != b.layout and 0 not in a_shape and 0 not in b_shape:
         return _paired_by_layout(a, b, independent)
-    problem = f"shape {a_shape} against {b_shape}"
-    if len(a_shape) != len(b_shape) or a_shape[1:] != b_shape[1:]:
-        moved = sorted(a_shape) == sorted(b_shape)
-        hint = "; if only the order of axes differs, say how both are stored with layout= and other_layout=" if moved else ""
-        return Comparison((a, b), (_without_values(a), _without_values(b)), (problem + hint,))
+    is_comparable = len(a_shape) == len(b_shape) and a_shape[1:] == b_shape[1:]
+    moved = not is_comparable and sorted(a_shape) == sorted(b_shape)
+    hint = "; if only the order of axes differs, say how both are stored with layout= and other_layout=" if moved else ""
+    problems = () if a_shape == b_shape else (f"shape {a_shape} against {b_shape}{hint}",)
     rows = rows_in_order(a.stored, most_row_nbytes, independent), rows_in_order(b.stored, most_row_nbytes, independent)
-    return Comparison((a, b), rows, () if a_shape == b_shape else (problem,))
-
-
-def _without_values(side: Side) -> Rows:
-    return Rows(side.name, tuple(side.stored.shape), side.stored.dtype, None)
+    return Comparison((a, b), rows, problems, is_comparable=is_comparable)
 
 
 def _paired_by_layout(a: Side, b: Side, independent: bool) -> Comparison:
@@ -230,7 +228,7 @@ def _paired_by_layout(a: Side, b: Side, independent: bool) -> Comparison:
     lengths, other_lengths = (dict(zip(each.sample_letters, each.sample_shape, strict=True)) for each in layouts)
     if any(lengths.get(letter, 1) != other_lengths.get(letter, 1) for letter in {*lengths, *other_lengths}):
         shapes = f"shape {tuple(a.stored.shape)} ({a.layout}) against {tuple(b.stored.shape)} ({b.layout})"
-        return Comparison((a, b), (_without_values(a), _without_values(b)), (f"{shapes}: samples of other shapes",))
+        return Comparison((a, b), rows, (f"{shapes}: samples of other shapes",), is_comparable=False)
     # An axis that one of them lacks has length 1, and changes no order.
     shared = [others.index(letter) for letter in letters if letter in others]
     axes = [0, *(1 + place for place in shared), *(1 + place for place, letter in enumerate(others) if letter not in letters)]

@@ -58,32 +58,27 @@ def described_arrays(path: str) -> list[Described]:
     """
     outer, inside = split_inside(path)
     inside = (inside or "").strip("/")
-    within = Path(outer, DIRECTORY_MANIFEST)
-    if within.is_file():
-        found = [
-            _described(outer, within, name, entry, f"{outer}::/{name}") for name, entry in read_manifest(within).fields.items()
-        ]
-        chosen = [each for each in found if not inside or inside in (each.name.partition("::/")[2], each.entry.key.strip("/"))]
-        if found and not chosen:
-            names = ", ".join(each.name.partition("::/")[2] for each in found)
-            raise KeyNotFoundError(f"{outer} has no field {inside!r}; it has {names}.")
-        return chosen
-    beside = Path(outer.rstrip("/" + os.sep) + SUFFIX)
-    if not beside.is_file():
-        return []
-    found = []
-    for entry in read_manifest(beside).fields.values():
+    where = Path(outer, DIRECTORY_MANIFEST)
+    is_directory = where.is_file()
+    if not is_directory:
+        where = Path(outer.rstrip("/" + os.sep) + SUFFIX)
+        if not where.is_file():
+            return []
+    fields, found = read_manifest(where).fields, []
+    for field_name, entry in fields.items():
         key = entry.key.strip("/")
-        if entry.file == Path(outer).name and (not inside or key == inside or key.startswith(inside + "/")):
-            found.append(_described(str(Path(outer).parent), beside, key, entry, f"{outer}::/{key}" if key else outer))
+        if is_directory:
+            name, is_meant = f"{outer}::/{field_name}", inside in ("", field_name, key)
+        else:
+            name, is_meant = f"{outer}::/{key}" if key else outer, not inside or f"{key}/".startswith(f"{inside}/")
+            is_meant = is_meant and entry.file == Path(outer).name
+        file = where.parent / entry.file
+        if is_meant and not lies_in(file, where.parent):
+            raise DamagedFileError(f"{where} names the file {entry.file!r}, which is outside its directory.")
+        found += [Described(name, str(file), str(where), entry)] if is_meant else []
+    if is_directory and fields and not found:
+        raise KeyNotFoundError(f"{outer} has no field {inside!r}; it has {', '.join(fields)}.")
     return found
-
-
-def _described(directory: str, where: Path, name: str, entry: ArrayManifest, shown: str) -> Described:
-    path = Path(directory, entry.file)
-    if not lies_in(path, directory):
-        raise DamagedFileError(f"{where} names the file {entry.file!r}, which is outside its directory.")
-    return Described(shown, str(path), str(where), entry)
 
 
 @dataclass
@@ -131,13 +126,13 @@ class ReadThrough:
             together = max(1, min(together, block * (rows.count // max(1, manifest.entry.shape[0]))))
         blocks = (BLOCKS + (not stored.dtype.isnative)) * together * rows.nbytes
         rows = rows.within(max_memory - blocks - BOOKKEEPING)
-        parts = {"blocks read": blocks, "decoding": rows.scratch_nbytes, "bookkeeping": BOOKKEEPING}
+        parts = {"blocks read": blocks, "decoding": rows.reader.scratch_nbytes, "bookkeeping": BOOKKEEPING}
         MemoryPlan(parts).require(max_memory, f"Verifying {name}", "Give a larger max_memory= (--max-memory).")
         return cls(name, path, stored, rows, together, manifest, independent)
 
     @property
     def samples(self) -> int:
-        return (self.rows.shape or (1,))[0] if self.rows.count else 0
+        return (self.rows.shape or (1,))[0] if math.prod(self.rows.shape) else 0
 
     @property
     def sample_nbytes(self) -> int:
@@ -201,7 +196,7 @@ class ReadThrough:
         else:
             told.bad = list(self._bad_blocks(self.manifest.entry, checksums, sorted(unread)))
             _against_manifest(told, self.manifest, digests)
-            how = f", read {self.rows.reader.why}" if self.independent and self.rows.reader is not None else ""
+            how = f", read {self.rows.reader.why}" if self.independent else ""
             layout = self.manifest.entry.layout
             told.checked.insert(1, f"shape {self.rows.shape}, {self.stored.dtype}, {layout}{how}")
             state, form = "whole, every value is the one that was written", ""
@@ -244,11 +239,11 @@ class ReadThrough:
         told.problems += [f"rows [{start}, {stop}) along the first axis cannot be read: {why}" for start, stop, why in unread[:1]]
         told.problems += [f"and {len(unread) - 1} more runs of that length cannot be read"] if len(unread) > 1 else []
         inside = _checks_inside(self.stored)
-        told.checked += ["every value can be read" if self.rows.count else "it is empty"]
+        told.checked += ["every value can be read" if self.samples else "it is empty"]
         told.checked += [f"and found right: {words}" for words in inside]
-        if self.rows.count and inside:
+        if self.samples and inside:
             told.notes.append("no manifest is there to tell whether these are the values that were written")
-        elif self.rows.count:
+        elif self.samples:
             told.notes.append(
                 "no manifest is there and the format keeps no checksums, so a changed value cannot be told from the right one"
             )

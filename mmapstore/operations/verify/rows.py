@@ -37,40 +37,36 @@ class Rows:
     name : in messages
     shape : of all of it, in the order of the axes in which values come
     dtype : in native byte order
-    reader : reads runs of rows; None where there is no value
+    reader : reads runs of rows
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    reader: Reader | None
+    reader: Reader
 
     @property
     def count(self) -> int:
-        return 0 if self.reader is None else len(self.reader.spec)
+        return len(self.reader.spec)
 
     @property
     def values(self) -> int:
         """Values in each row."""
-        return 0 if self.reader is None else math.prod(self.reader.spec.sample_shape)
+        return math.prod(self.reader.spec.sample_shape)
 
     @property
     def nbytes(self) -> int:
         """Bytes of each row."""
         return self.values * self.dtype.itemsize
 
-    @property
-    def scratch_nbytes(self) -> int:
-        return 0 if self.reader is None else self.reader.scratch_nbytes
-
     def within(self, nbytes: int) -> Rows:
         """Return the same rows, read in fewer threads where reading would take more than `nbytes` of memory."""
-        return self if self.reader is None else replace(self, reader=self.reader.within(nbytes))
+        return replace(self, reader=self.reader.within(nbytes))
 
     def together(self, nbytes: int, most_nbytes: int) -> int:
         """Return the rows to read at a time: `nbytes` in whole chunks, unless one row of chunks takes over `most_nbytes`."""
         fitting = max(1, nbytes // max(1, self.nbytes))
-        together = 1 if self.reader is None else max(1, self.reader.decoded_together)
+        together = max(1, self.reader.decoded_together)
         if together > fitting:
             fitting = together if together * self.nbytes <= most_nbytes else max(1, most_nbytes // self.nbytes)
         return max(1, min(fitting // together * together or fitting, self.count))
@@ -82,14 +78,13 @@ def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool =
     `independent`: read by h5py, zarr or NumPy itself. Raises MissingPackageError where the library lacks a codec.
     """
     shape, dtype = tuple(int(n) for n in stored.shape), stored.dtype.newbyteorder("=")
-    if math.prod(shape) == 0:
-        return Rows(stored.name, shape, dtype, None)
     cut = min(1, len(shape))  # axes that are counted off; those behind them make a row
     while cut < len(shape) and math.prod(shape[cut:]) * dtype.itemsize > most_row_nbytes:
         cut += 1
     reader: Reader | None = None
-    extents = stored.extents
-    if cut == 1 and not independent:
+    has_values = 0 not in shape
+    extents = stored.extents if has_values else None
+    if cut == 1 and not independent and has_values:
         # Letters without a meaning keep the stored order of axes.
         layout = StoredLayout("N" + "".join(chr(ord("a") + axis) for axis in range(len(shape) - 1)), shape)
         with contextlib.suppress(DamagedFileError):  # the format's own library tells whether it is
@@ -155,8 +150,6 @@ def read_ahead(
     Values are (rows, *row shape), and valid until the next are asked for: while they are looked at, the next are being read.
     """
     reader = rows.reader
-    if reader is None:
-        return
     buffers = [np.empty((together, *reader.spec.sample_shape), rows.dtype) for _ in range(BLOCKS)]
 
     def read(start: int, stop: int, out: Array) -> Array | MmapstoreError:
