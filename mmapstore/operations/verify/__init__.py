@@ -121,7 +121,7 @@ def _alone(path: str, budget: int, independent: bool, progress: Any) -> list[Arr
     try:
         there, names = Objects(), {each.name for each in described}
         for archive in archives_at(path):
-            with listing(there, archive):
+            with listing(there, archive), step(f"listing {archive.path}"):
                 add_archive(there, archive, trees)
         found += [_by_itself(item, budget, independent, progress) for item in there.by_key.values() if item.name not in names]
     finally:
@@ -192,14 +192,14 @@ def _both(firsts: list[Archive], seconds: list[Archive], trees: tuple[Trees, Tre
     mine, theirs = ({archive.prefix: archive for archive in archives} for archives in (firsts, seconds))
     for archive in firsts:
         like = theirs.get(archive.prefix)
-        with listing(a, archive):
+        with listing(a, archive), step(f"listing {archive.path}"):
             if like is not None and like.kind == TREE and archive.container is not None:
                 add_expected(a, archive, like, *trees, max_memory)
             else:
                 add_archive(a, archive, trees[0])
     for archive in seconds:
         like = mine.get(archive.prefix)
-        with listing(b, archive):
+        with listing(b, archive), step(f"listing {archive.path}"):
             add_archive(b, archive, trees[1], as_stored=like is not None and like.container is archive.container)
     return a, b
 

@@ -196,8 +196,7 @@ class Trees:
 def listing(found: Objects, archive: Archive) -> Iterator[None]:
     """List an archive in the block. An error in one of several archives is reported when its objects are compared."""
     try:
-        with step(f"listing {archive.path}"):
-            yield
+        yield
     except MmapstoreError as error:
         if not archive.prefix:
             raise
