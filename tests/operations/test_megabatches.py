@@ -19,7 +19,7 @@ from mmapstore.operations.ingest import plan
 from mmapstore.operations.ingest.contract import Position
 from mmapstore.operations.ingest.megabatches import columns, megabatches
 from mmapstore.plain import text_padding
-from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, NotFoundError
+from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, NotFoundError, SourceWarning
 from mmapstore.plain.manifest import DIRECTORY_MANIFEST, Manifest
 
 TEXTS = ["a", "", "two words", "größer", "日本", "x" * 40]
@@ -161,7 +161,8 @@ def test_labels_that_are_texts_become_classes(tmp_path: Path) -> None:
     for number, labels in enumerate([["dog", "cat", "dog"], ["zebra", "ant"], ["Käfer"]]):
         fields = {"x": np.zeros((len(labels), 2)), "fine_labels": np.array(labels), "y": np.array(labels)}
         as_npz(tmp_path / f"{number}.npz", fields)
-    ds = mm.open(mm.ingest(mm.Megabatches(tmp_path, classes=["fine_labels"]), tmp_path / "out"))
+    with pytest.warns(SourceWarning, match=r"texts of the field 'y' are written as text.*classes=\['y'\] \(--classes y\)"):
+        ds = mm.open(mm.ingest(mm.Megabatches(tmp_path, classes=["fine_labels"]), tmp_path / "out"))
     assert text_of(ds["y"][0]) == "dog"  # a name alone makes no classes of texts
     classes = ["Käfer", "ant", "cat", "dog", "zebra"]
     assert notes_of(str(tmp_path / "out"))["fine_labels"] == {"classes": classes}
@@ -264,10 +265,12 @@ def test_tokens_by_a_function(tmp_path: Path) -> None:
     assert ["".join(map(chr, row[row > 0])) for row in ds["texts"][:]] == ["ab", "", "größer", "c"]
     assert ds["labels"][:].tolist() == [0, 1, 0, 1]
     assert notes_of(str(tmp_path / "out"))["texts"] == {"tokens": 6, "padding": 0}
-    wide = mm.open(mm.ingest(mm.Megabatches(tmp_path, tokenize=lambda text: np.full(len(text), -(2**40))), tmp_path / "wide"))
+    wide = mm.open(
+        mm.ingest(mm.Megabatches(tmp_path, tokenize=lambda text: np.full(len(text), -(2**40)), fields=["texts"]), tmp_path / "wide")
+    )
     assert wide["texts"].dtype == np.int64 and wide["texts"][3].tolist() == [-(2**40), 0, 0, 0, 0, 0]
     with pytest.raises(InvalidValueError, match="holds a text of 6 tokens, the longest of all; text_width=5"):
-        mm.ingest(mm.Megabatches(tmp_path, tokenize=lambda text: [1] * len(text), text_width=5), tmp_path / "no")
+        mm.ingest(mm.Megabatches(tmp_path, tokenize=lambda text: [1] * len(text), text_width=5, fields=["texts"]), tmp_path / "no")
 
 
 def test_another_tokenizer_is_another_source(tmp_path: Path) -> None:

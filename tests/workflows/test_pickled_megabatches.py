@@ -54,9 +54,9 @@ def test_pickles_are_refused_until_allowed(megabatches, capsys):
 @pytest.mark.parametrize("by", ["python", "command"])
 def test_every_value_arrives(megabatches, by):
     if by == "python":
-        mm.ingest(mm.Megabatches("batches", allow_pickle=True, layout={"images": "NHWC"}), "store")
+        mm.ingest(mm.Megabatches("batches", allow_pickle=True, layout={"images": "NHWC"}, classes=["labels"]), "store")
     else:
-        assert main(["ingest", "batches/*.pkl", "store", "--allow-pickle", "--source-layout", "NHWC", "--json"]) == 0
+        assert main(["ingest", "batches/*.pkl", "store", "--allow-pickle", "--source-layout", "NHWC", "--classes", "labels"]) == 0
 
     ds = mm.open("store")
     np.testing.assert_array_equal(ds["images"][:], megabatches["images"].transpose(0, 3, 1, 2))
@@ -87,7 +87,7 @@ print(len(batches), *fitted.history["loss"])
 
 @pytest.mark.slow
 def test_two_steps_of_keras_on_images_and_texts(megabatches):
-    mm.ingest(mm.Megabatches("batches", allow_pickle=True, layout={"images": "NHWC"}), "store")
+    mm.ingest(mm.Megabatches("batches", allow_pickle=True, layout={"images": "NHWC"}, classes=["labels"]), "store")
     done = subprocess.run([sys.executable, "-W", "error", "-c", TRAIN], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     steps, *losses = map(float, done.stdout.split())

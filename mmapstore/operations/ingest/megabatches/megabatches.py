@@ -39,7 +39,8 @@ class Megabatches:
     Python objects would hold Python's lock. All files are read twice: to know their fields, and to write them.
 
     Numbers keep their dtype. Texts become UTF-8 in (width,) uint8, padded with zeros, as wide as the longest; in the fields that
-    `classes` names, numbers of classes. Lists of numbers become arrays as by `numpy.asarray`.
+    `classes` names, numbers of classes; a `SourceWarning` names other texts in fields called like labels. Lists of numbers become
+    arrays as by `numpy.asarray`.
 
     Parameters
     ----------

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ....batches.labels import MOST_CLASSES, is_label
 from ....plain.array_spec import ArraySpec, StoredLayout
-from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
+from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, SourceWarning, warn_user
 from ....plain.guessed_axes import Doubt, doubt_about
 from ....plain.text_padding import refuse_padding
 from ..contract import Array
@@ -20,7 +21,6 @@ from .columns import Columns
 from .unpickling import held_while_loading
 
 Tokenize = Callable[[str], Sequence[int]]
-MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,12 @@ def _class_numbers(names: list[bytes]) -> FieldForm:
 def _texts(name: str, found: Mapping[str, _Found], wanted: Wanted) -> FieldForm:
     """Return the form of texts, or of their tokens, padded with zeros: (n, width)."""
     tokens = wanted.tokens
+    if is_label(name):
+        warn_user(
+            f"The texts of the field {name!r} are written as text. To have them as numbers of classes, name the field in "
+            f"classes=[{name!r}] (--classes {name}).",
+            SourceWarning,
+        )
     longest_path = max(found, key=lambda path: found[path].longest)
     longest, largest = found[longest_path].longest, max(one.largest for one in found.values())
     dtype = np.dtype(np.uint8 if tokens is None else np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
