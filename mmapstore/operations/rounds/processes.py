@@ -123,7 +123,7 @@ class Process:
         self.end()
         if code == 0:
             return
-        if answer:
+        if code == 1 and answer:
             raise pickle.loads(answer)
         if code in (_INTERRUPTED, -signal.SIGINT):
             raise MmapstoreError("The preparation of a round was interrupted. Run again: it goes on where it stopped.")
