@@ -158,15 +158,13 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Return batch `index` of the caller's pass: (x,), (x, y) or (x, y, w), as Keras unpacks it."""
         try:
-            at = operator.index(index)
+            at = range(len(self))[operator.index(index)]
         except TypeError as error:
             raise InvalidTypeError(f"seq[{index!r}]: a Sequence gives one batch at a time; expected its number, an int.") from error
-        if at < 0:
-            at += len(self)
-        if not 0 <= at < len(self):
+        except IndexError as error:
             raise OutOfRangeError(
                 f"Batch {index} was asked for, but a Keras epoch of this Sequence has {len(self)} (0 to {len(self) - 1})."
-            )
+            ) from error
         adapter, iterator = _keras_caller(sys._getframe(1), "indices")
         walk = self._walk_of(adapter, iterator, at)
         if walk is None:
@@ -176,11 +174,11 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """Iterate over one pass, in order, as a loop over the batches does."""
         walk = Walk(self.batches.cursor.begin(self._steps), None, None, counts=False, shard=(0, 1))
-        for at in range(len(walk.walk)):
+        for at in range(len(walk.pass_)):
             made = [self._serve(walk, at)]
-            walk.walk.hand_out(at + 1)
+            walk.pass_.hand_out(at + 1)
             if walk.is_whole:
-                walk.walk.complete()
+                walk.pass_.complete()
             yield made.pop()
 
     def on_epoch_begin(self) -> None:
@@ -224,7 +222,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         """Go on behind the passes of an adapter of which all was asked for."""
         for walk in self._walks:
             if walk.is_by(adapter) and walk.is_whole and walk.counts:
-                walk.walk.complete()
+                walk.pass_.complete()
         self._walks = [walk for walk in self._walks if not (walk.is_by(adapter) and walk.is_whole)]
 
     def _walk_of(self, adapter: Any, iterator: Any, at: int) -> Walk | None:
@@ -251,7 +249,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
 
     def _serve(self, walk: Walk, at: int, is_queued: bool = False) -> tuple[Any, ...]:
         """Return batch `at` of a pass. `is_queued`: asked for by a thread of TensorFlow's, as many as it likes."""
-        workers, place = self.batches.transform_workers, walk.walk.place + at
+        workers, place = self.batches.transform_workers, walk.pass_.place + at
         if is_queued:
             walk.room.wait()
         if (is_queued and workers == 1) or not self.batches.takes_time:
@@ -259,7 +257,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         else:
             made = walk.make(self._begin, at, workers)
         if is_queued and self._shapes is not None:
-            self._shapes.require(made, *walk.walk.at(at))
+            self._shapes.require(made, *walk.pass_.at(at))
         if keras.backend.backend() == "tensorflow":
             made = _for_tensorflow(made, walk if is_queued else None)
         # Noted after the read: a batch that could not be read was not served.

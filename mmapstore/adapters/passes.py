@@ -70,20 +70,20 @@ class Room:
 
 
 class Walk:
-    """A pass, `walk`, by one `iterator` of an `adapter` of Keras (one for each `fit`, `evaluate`, `predict`); None for other loops.
+    """A pass by one `iterator` of an `adapter` of Keras (one for each `fit`, `evaluate`, `predict`); None for other loops.
 
     It `counts` if the next pass is to go on behind this one: not where a model is built, or predicts. `shard` is the (index,
     number) of the parts among which Keras deals out batches; the iterator asks for those of one part.
     """
 
-    def __init__(self, walk: Pass, iterator: Any, adapter: Any, counts: bool, shard: tuple[int, int]) -> None:
-        self.walk = walk
+    def __init__(self, pass_: Pass, iterator: Any, adapter: Any, counts: bool, shard: tuple[int, int]) -> None:
+        self.pass_ = pass_
         self.iterator = iterator
         self.counts = counts
         self.room = Room()
         self.asked = 0
         self.following, self._step = shard  # the batch that comes next in order
-        self._batches = len(range(self.following, len(walk), self._step))
+        self._batches = len(range(self.following, len(pass_), self._step))
         self._adapter = None if adapter is None else weakref.ref(adapter)
         self._ahead: LookAhead[int, Any] | None = None
 
@@ -103,7 +103,7 @@ class Walk:
         """Make batch `at`, and ahead of the iterator up to `workers` of those that follow in order."""
         if self._ahead is None:
             self._ahead = LookAhead(begin, workers)
-        place, end = self.walk.place + at, self.walk.place + len(self.walk)
+        place, end = self.pass_.place + at, self.pass_.place + len(self.pass_)
         return self._ahead.get(place, range(place + self._step, end, self._step) if at == self.following else ())
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class Walk:
         if at == self.following:
             self.following += self._step
             if self.counts and is_open:
-                self.walk.hand_out(min((at // self._step + 1) * self._step, len(self.walk)))
+                self.pass_.hand_out(min((at // self._step + 1) * self._step, len(self.pass_)))
 
 
 class ShortEpoch:
