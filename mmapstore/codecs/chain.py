@@ -124,7 +124,7 @@ class ChainDecoder:
         self._plans = {0: self._planned(0)}
         moves = self._plans[0].moves
         slots = [max([move.nbytes for move in moves if move.slot == slot and move.step.fills], default=0) for slot in (0, 1)]
-        # What a step made stays while the next one reads it, so two count at once.
+        # The bytes that a step made stay while the next one reads them, so two count at once.
         own = [move.step.own_nbytes(move.nbytes) for move in moves]
         self.scratch_nbytes = sum(slots) + max([sum(own[at : at + 2]) for at in range(len(own))], default=0)
 

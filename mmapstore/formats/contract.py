@@ -1,4 +1,4 @@
-"""What a format gives: an array as it lies on disk, and a writer for a new one.
+"""The contract of formats: an array as it lies on disk, and a writer for a new one.
 
 A format module is the only place that imports the format's own library, and translates its errors. It knows
 nothing of samples beyond the axes: `readers/` turn a stored array into samples, `operations/ingest` feeds a writer.
@@ -242,7 +242,7 @@ class EncodedChunks(Protocol):
 
 @dataclass(frozen=True)
 class NewArray:
-    """What a writer is asked to create. `shape[0]` is the number of samples.
+    """The array that a writer creates. `shape[0]` is the number of samples.
 
     compression : a name the format knows ("gzip", "lzf", "zstd", "blosc" ...), or None
     chunk_samples : samples in each chunk, for formats that have chunks

@@ -12,7 +12,7 @@ from .hdf5_library import library
 
 
 def read_elements(dataset: Any, memory: np.dtype[Any], box: Box) -> Array:
-    """A box of an h5py.Dataset converted to `memory`, in a new array. What was never stored and has no fill value is 0."""
+    """Return a box of an h5py.Dataset converted to `memory`, in a new array: 0 where nothing is stored and no fill value is set."""
     counts = tuple(part.stop - part.start for part in box)
     out: Array = np.zeros(counts, memory)
     if out.size:

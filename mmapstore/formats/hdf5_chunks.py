@@ -50,7 +50,7 @@ class Hdf5Chunks:
 
 
 def encoded_chunks(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tuple[EncodedChunks | None, str]:
-    """Where the chunks of an h5py.Dataset lie, which nobody writes meanwhile; or None and the reason, for `info`.
+    """Return the places of the chunks of an h5py.Dataset that nobody writes; or None and the reason, for `info`.
 
     `dtype` is what NumPy calls its elements.
 

@@ -141,7 +141,7 @@ def _lies_at(path: str, file: Any) -> bool:
 
 
 def takes_chunks_of(stored: StoredArray) -> bool:
-    """Whether the encoded chunks of `stored` can be written as they are into a dataset created like it."""
+    """Return True if the encoded chunks of `stored` can be written as they are into a dataset created like it."""
     return isinstance(stored, Hdf5Array) and stored.encoded is not None
 
 
@@ -203,7 +203,7 @@ class Hdf5Array(StoredArray):
         return self._encoded[1]
 
     def _located(self, find: Callable[[Any, str, str, np.dtype[Any]], tuple[_Found | None, str]]) -> tuple[_Found | None, str]:
-        """What `find` says about places in the file, where they can be relied upon; else None and the reason."""
+        """Return the answer of `find` about places in the file, if these can be relied upon; else None and the reason."""
         opened = self._open()
         with explaining_read_errors(self.name):
             if being_written(opened.file):
@@ -229,7 +229,7 @@ class Hdf5Array(StoredArray):
         return opened
 
     def attributes(self, names: Iterable[str] | None = None) -> dict[str, Any]:
-        """Those of the dataset, without references and what HDF5's dimension scales keep in attributes."""
+        """Return attributes of the dataset, without references and those that HDF5's dimension scales need."""
         with explaining_read_errors(self.name):
             return plain_attributes(self._open().dataset, names)
 

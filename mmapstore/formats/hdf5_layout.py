@@ -1,4 +1,4 @@
-"""How an HDF5 dataset lies in its file: in words, and as extents where its bytes are plain."""
+"""The layout of an HDF5 dataset in its file: in words, and as extents where its bytes are plain."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _unequal_type(dataset: Any, dtype: np.dtype[Any]) -> bool:
 
 
 def why_hdf5_alone(dataset: Any, dtype: np.dtype[Any]) -> str:
-    """Why only HDF5 can make values out of the stored elements, wherever they lie; empty where anyone can."""
+    """Return the reason if only HDF5 makes values of the stored elements, wherever they lie; else ""."""
     if dataset.ndim == 0:
         return "it is a scalar"
     if dataset.size == 0:
@@ -87,7 +87,7 @@ def why_hdf5_alone(dataset: Any, dtype: np.dtype[Any]) -> str:
 
 
 def extents_of(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tuple[Extents | None, str]:
-    """Where rows along the first axis lie as plain bytes; or None and the reason, for `info`."""
+    """Return the places of rows along the first axis that lie as plain bytes; or None and the reason, for `info`."""
     h5d = library().h5d
     why = why_hdf5_alone(dataset, dtype)
     if why:
@@ -116,7 +116,7 @@ def extents_of(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tupl
 
 
 def fill_of(dataset: Any, dtype: np.dtype[Any]) -> Any:
-    """The value of what was never stored, one element of `dtype`; 0 where the file leaves it open."""
+    """Return the value of elements that were never stored, one element of `dtype`; 0 where the file leaves it open."""
     plist = dataset.id.get_create_plist()
     if leaves_gaps(dataset) or plist.fill_value_defined() == library().h5d.FILL_VALUE_UNDEFINED:
         return np.zeros((), dtype)[()]

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -49,14 +49,11 @@ class Opened:
 _inherited: list[Any] = []
 
 
-class HoldsAFile(Protocol):
-    """An array that opens its file again when it finds `_opened` empty."""
-
-    _opened: Opened | None
-
-
 class _RecentlyUsed:
-    """Keeps the files of the arrays used last open, at most `most`: thousands of files may be joined into one dataset."""
+    """Keeps the files of the arrays used last open, at most `most`: thousands of files may be joined into one dataset.
+
+    An array opens its file again when it finds `_opened` empty.
+    """
 
     def __init__(self, most: int = 64) -> None:
         self._most = most
@@ -64,9 +61,9 @@ class _RecentlyUsed:
 
     def reset(self) -> None:
         self._lock = threading.Lock()
-        self._arrays: OrderedDict[int, weakref.ref[HoldsAFile]] = OrderedDict()
+        self._arrays: OrderedDict[int, weakref.ref[Any]] = OrderedDict()
 
-    def touch(self, array: HoldsAFile) -> None:
+    def touch(self, array: Any) -> None:
         closing = []
         with self._lock:
             self._arrays[id(array)] = weakref.ref(array)

@@ -19,7 +19,7 @@ _MOST_SHOWN = 20
 
 
 def name_of(path: str, key: str) -> str:
-    """What `open` would take and messages show: "a.h5::/group/frames"."""
+    """Return the name for messages, as `open` takes it: "a.h5::/group/frames"."""
     return f"{path}::/{key.strip('/')}"
 
 

@@ -142,7 +142,7 @@ def _encoder_of(dataset: Any, chunk_nbytes: int) -> FilterEncoder | None:
 
 
 def _are_whole(grid: ChunkGrid, box: Selection) -> bool:
-    """Whether a region cuts no chunk in two; chunks at the upper edges end with the array."""
+    """Return True if a region cuts no chunk in two; chunks at the upper edges end with the array."""
     return all(
         part.start % each == 0 and (part.stop % each == 0 or part.stop == length)
         for part, each, length in zip(box, grid.chunk, grid.shape, strict=True)
@@ -199,7 +199,7 @@ class Hdf5Writer(Writer):
         return tuple(self._dataset.shape)
 
     def write_box(self, box: Selection, block: Array) -> None:
-        """Any region. Where it is whole chunks, they are encoded in threads if the filters are gzip or zstd."""
+        """Write any region. Whole chunks are encoded in threads if the filters are gzip or zstd."""
         with explaining_failed_writes(self._path):
             self._write(box, np.ascontiguousarray(block, self._dataset.dtype))
 
@@ -219,7 +219,7 @@ class Hdf5Writer(Writer):
         if self._encoder is None or not _are_whole(grid, box):
             dataset.write_direct(block, dest_sel=box)
             return
-        # What is encoded is held until it is written, in order: so the file is the same each time.
+        # Encoded chunks are held until they are written, in order: so the file is the same each time.
         together = max(1, _ENCODED_NBYTES // self._chunk_nbytes)
         for first in range(0, len(touched), together):
             part = touched[first : first + together]

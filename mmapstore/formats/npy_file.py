@@ -39,7 +39,7 @@ _OTHER_MAGICS = {
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What the header says, with the byte at which the payload starts. `dtype` is not checked yet."""
+    """The contents of a header, and the byte at which the payload starts. `dtype` is not checked yet."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -188,13 +188,13 @@ class NpyWriter(Writer):
         return found.reshape(shape)
 
     def write_box(self, box: Selection, block: Array) -> None:
-        """A region that is one run of bytes: single places along the first axes, then a slice, then whole axes."""
+        """Write a region that is one run of bytes: single places along the first axes, then a slice, then whole axes."""
         offset = self._offset_of(box)
         with explaining_write_errors(self.name):
             self._straight().write(offset, np.ascontiguousarray(block, self._header.dtype))
 
     def read_box(self, box: Selection) -> Array:
-        """Such a region as it is on disk, in a new array: past the page cache, or pages that are still there are dropped first."""
+        """Return a region that is one run of bytes as it is on disk: past the page cache, or with its pages dropped first."""
         offset = self._offset_of(box)
         shape = tuple(part.stop - part.start for part in box)
         out = empty_at(math.prod(shape) * self._header.dtype.itemsize, offset).view(self._header.dtype).reshape(shape)
@@ -208,7 +208,7 @@ class NpyWriter(Writer):
         return out
 
     def memory_offset(self, box: Selection) -> int:
-        """How far from a page's beginning a block is to lie in memory, to be written without a copy (`empty_at`)."""
+        """Return the distance from a page's beginning at which a block is written without a copy (`empty_at`)."""
         return self._offset_of(box)
 
     def _straight(self) -> DirectFile:
@@ -311,7 +311,7 @@ def _read_header(name: str) -> NpyHeader:
 
 
 def parsed_header(start: bytes, name: str) -> NpyHeader:
-    """What the first `MOST_BYTES` bytes say of the array behind them. Raises DamagedFileError, naming `name`."""
+    """Return the header in the first `MOST_BYTES` bytes of a file. Raises DamagedFileError, naming `name`."""
     if not start.startswith(_MAGIC):
         known = next(
             (f"It is {words}." for magic, words in _OTHER_MAGICS.items() if start.startswith(magic)), "Check how it was written."

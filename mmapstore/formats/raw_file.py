@@ -21,7 +21,7 @@ from .contract import Array, Selection, StoredArray
 
 @dataclass(frozen=True)
 class RawForm:
-    """What a file without a header cannot say of itself. `RawForm.of` checks it.
+    """The facts that a file without a header lacks. `RawForm.of` checks them.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which format a path or a live object is: by its first bytes, and never by trust in its suffix."""
+"""The format of a path or a live object: by its first bytes, and never by trust in its suffix."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class NotUnderstood(Exception):
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the elements of one chunk became bytes.
+    """The way in which the elements of one chunk became bytes.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How the bytes of a Zarr array lie, read from its metadata once: what raw rows and encoded chunks are both located by."""
+"""The layout of a Zarr array, read from its metadata once: it locates both raw rows and encoded chunks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Located:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the bytes of an array are stored.
+    """The way in which the bytes of an array are stored.
 
     Attributes
     ----------

@@ -53,7 +53,7 @@ def stored_dtype(array: Any, layout: Layout, where: str) -> np.dtype[Any]:
 
 
 def fill_of(array: Any, dtype: np.dtype[Any]) -> Any:
-    """What zarr gives for elements that were never stored: one element, in native byte order."""
+    """Return the value of elements that were never stored: one element, in native byte order."""
     native = dtype.newbyteorder("=")
     return np.zeros((), native)[()] if array.fill_value is None else np.asarray(array.fill_value).astype(native)[()]
 

@@ -28,7 +28,7 @@ _NOWHERE = 2**64 - 1  # offset and size of a chunk that was not stored
 
 
 class _Identity(NamedTuple):
-    """What a file keeps until it is written anew."""
+    """The facts of a file that stay until it is written anew."""
 
     device: int
     inode: int
@@ -38,7 +38,7 @@ class _Identity(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardForm:
-    """How shards are laid out.
+    """The layout of shards.
 
     Attributes
     ----------

@@ -26,7 +26,7 @@ def matches(path: str | os.PathLike[str]) -> bool:
 
 
 def list_arrays(path: str | os.PathLike[str], inside: str = "") -> list[Listing]:
-    """All arrays at or below the group or array `inside`, in order of their keys. Those that cannot be opened say why."""
+    """Return all arrays at or below `inside`, in order of their keys, with the reason where one cannot be opened."""
     name, inside = os.fspath(path), inside.strip("/")
     node_at(name, inside)
     found = []

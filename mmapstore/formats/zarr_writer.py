@@ -98,7 +98,7 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
 
 
 def _remove_unfinished(directory: str) -> None:
-    """What a process that was killed left of a chunk: zarr-python and we write beside the file, and rename."""
+    """Remove unfinished chunks of a killed process: zarr-python and we write beside the file, and rename."""
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.endswith((".partial", ".tmp")) and entry.is_file(follow_symlinks=False):
@@ -125,7 +125,7 @@ class ZarrWriter(Writer):
         return self._grid.shape
 
     def write_box(self, box: Selection, block: Array) -> None:
-        """Any region; one of whole chunks is written as it is, encoded in the threads of zarr."""
+        """Write any region; one of whole chunks is encoded in the threads of zarr."""
         with self._explaining():
             self._array[box] = block.astype(self._array.dtype, copy=False)
         self._unsynced.update(self._grid.place(number) for number, _, _ in self._grid.touching(box))
@@ -228,7 +228,7 @@ _AS_ZARR = {"zstd": "ZstdCodec", "gzip": "GzipCodec", "blosc": "BloscCodec", "cr
 
 
 def takes_chunks_of(stored: StoredArray) -> bool:
-    """Whether the encoded chunks of `stored` can be the files of a new array as they are, by their codecs and byte order."""
+    """Return True if the encoded chunks of `stored` can be the files of a new array, by their codecs and byte order."""
     chunks = stored.encoded
     return (
         chunks is not None

@@ -137,7 +137,7 @@ class CacheFile:
             self.flush()
 
     def flush(self) -> None:
-        """Returns when the disk has every block that was written, and its flag."""
+        """Return when the disk has every block that was written, and its flag."""
         if self._writing is None:
             return
         numbers = self._writing.take()
@@ -151,7 +151,7 @@ class CacheFile:
         if self.writes:
             self.writes = False
             warnings.warn(
-                f"{self.path} cannot be written any further: {error.strerror or error}. What is in it is used; the rest is "
+                f"{self.path} cannot be written any further: {error.strerror or error}. Its samples are used; the rest is "
                 "decoded in every epoch, as without a cache. Free space and start again: it goes on where it ended.",
                 SlowAccessWarning,
                 stacklevel=2,

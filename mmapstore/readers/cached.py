@@ -127,7 +127,7 @@ class Cached(Reader):
         missing = self._read_filled(pieces, out)
         if missing:
             with self._alone():
-                # What another thread has filled meanwhile is there now.
+                # Another thread may have filled some of them meanwhile.
                 self._fill(self._read_filled(missing, out), out)
 
     def will_need(self, start: int, stop: int) -> None:
