@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from ...files.exclusive_lock import exclusive_lock
 from ...files.system_errors import explaining_write_errors
@@ -33,26 +33,26 @@ _Texts = str | Mapping[str, str | None] | None
 _Counts = int | Mapping[str, int | None] | None
 
 
+class _Keywords(TypedDict, total=False):
+    """The options of `ingest` that a dry run and a real run share, for type checkers."""
+
+    layout: _Texts
+    source_layout: _Texts
+    dtype: Any
+    compression: _Texts
+    chunk_samples: _Counts
+    samples: int | None
+    max_memory: int | str
+    overwrite: bool
+    append: bool
+    resume: bool
+    order: str | None
+    seed: int | None
+    progress: Callable[[int, int | None], Any] | bool | None
+
+
 @overload
-def ingest(
-    source: Any,
-    out: str | os.PathLike[str],
-    *,
-    layout: _Texts = "NCHW",
-    source_layout: _Texts = None,
-    dtype: Any = None,
-    compression: _Texts = None,
-    chunk_samples: _Counts = None,
-    samples: int | None = None,
-    max_memory: int | str = "256MB",
-    overwrite: bool = False,
-    append: bool = False,
-    resume: bool = True,
-    order: str | None = None,
-    seed: int | None = None,
-    progress: Callable[[int, int | None], Any] | bool | None = None,
-    dry_run: Literal[False] = False,
-) -> str: ...
+def ingest(source: Any, out: str | os.PathLike[str], *, dry_run: Literal[False] = False, **options: Unpack[_Keywords]) -> str: ...
 
 
 @overload
@@ -60,22 +60,10 @@ def ingest(
     source: Any,
     out: str | os.PathLike[str],
     *,
-    layout: _Texts = "NCHW",
-    source_layout: _Texts = None,
-    dtype: Any = None,
-    compression: _Texts = None,
-    chunk_samples: _Counts = None,
-    samples: int | None = None,
-    max_memory: int | str = "256MB",
-    overwrite: bool = False,
-    append: bool = False,
-    resume: bool = True,
-    order: str | None = None,
-    seed: int | None = None,
-    progress: Callable[[int, int | None], Any] | bool | None = None,
     dry_run: Literal[True],
     epochs: int | None = None,
     train_seconds: float = 0.0,
+    **options: Unpack[_Keywords],
 ) -> Estimate: ...
 
 
