@@ -134,7 +134,8 @@ def _measure(options: argparse.Namespace) -> int:
     tasks = [
         {name: value for name, value in asdict(task).items() if name not in ("path", "labels", "prepared")} for task in work.tasks
     ]
-    report = Report(machine() | running.instruments(), options.seed, tasks=tasks)
+    instruments = {"private memory": running.method(), "limit": running.can_limit() or "none"}
+    report = Report(machine() | instruments, options.seed, tasks=tasks)
     ended: KeyboardInterrupt | MmapstoreError | None = None
     with progress_bar("runs", work.runs, disable=not shows_bar(None)) as bar:
         measuring = Measuring(report, running.run, bar, options.epochs, options.timeout, options.cold, options.json_file)

@@ -119,7 +119,6 @@ class Row:
     predicted, private : highest private memory over the baseline, as the strategy predicts it, and as it was measured
     baseline : private memory after the framework has started and one step was run on a batch in RAM
     file_backed, resident : their peaks, not over the baseline
-    disk_read : bytes that were read from the disk, not from the page cache
     first_batch : from the call of `fit_arguments` until the first training step has begun; None if it never did
     looks : at most some 150, evenly thinned, the peak kept
     command : reproduces this row
@@ -138,7 +137,6 @@ class Row:
     baseline: int | None = None
     file_backed: int | None = None
     resident: int | None = None
-    disk_read: int | None = None
     first_batch: float | None = None
     epochs: list[Epoch] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)

@@ -188,19 +188,10 @@ def machine_words(machine: dict[str, Any]) -> tuple[str, str]:
     ('A CPU, 2 cores, 8.00 GB of memory, Python 3.11.9', 'keras 3.8')
     """
     known = {"processor": "{}", "system": "{}", "cores": "{} cores", "memory": "{} of memory", "python": "Python {}"}
-    found = {name: value for name, value in machine.items() if name != "versions" and value not in (None, "", [], ())}
-    if isinstance(memory := found.get("memory"), int | float):
-        found["memory"] = format_bytes(memory)
+    found = {name: value for name, value in machine.items() if name != "versions" and value}
+    found |= {"memory": format_bytes(machine["memory"])} if machine.get("memory") else {}
     words = [known.get(name, f"{name.replace('_', ' ')} {{}}").format(value) for name, value in found.items()]
     return ", ".join(words), ", ".join(f"{name} {version}" for name, version in machine.get("versions", {}).items())
-
-
-def listed(words: Sequence[str], comma: str = ", ") -> str:
-    """
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
-    return " and ".join(filter(None, [comma.join(words[:-1]), *words[-1:]]))
 
 
 def answer(report: Report) -> list[str]:
@@ -242,7 +233,7 @@ def _limit_sentence(limited: Sequence[Row]) -> str:
     killed = [names[variant_of(row)] for row in rows if row.outcome == KILLED]
     rest = [names[variant_of(row)] for row in rows if not finished(row) and row.outcome not in (KILLED, NOT_RUN)]
     parts = [
-        f"{verb} with {listed(found, '; ')}"  # names have commas in them
+        f"{verb} with {'; '.join(found)}"  # names have commas in them
         for verb, found in (("finished", done), ("was killed", killed), ("did not finish", rest))
         if found
     ]
@@ -259,4 +250,4 @@ def _speed_sentence(rows: Sequence[Row]) -> str:
         return "No throughput was measured without a limit."
     names = labels(timed)
     fastest = [f"of {who} {names[variant_of(own[0])]} with {speed_words(rate(own[0]))}" for who, own in _by_owner(timed).items()]
-    return f'The fastest (task "{timed[0].kind}"), in bytes of x and y: {listed(fastest)}.'
+    return f'The fastest (task "{timed[0].kind}"), in bytes of x and y: {", ".join(fastest)}.'

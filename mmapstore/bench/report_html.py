@@ -7,8 +7,8 @@ from html import escape
 from importlib import resources
 
 from ..plain.memory_budget import format_bytes
-from .contract import FORMS, KINDS, Report
-from .derived import answer, grouped, is_ours, listed, machine_words, title
+from .contract import FORMS, Report
+from .derived import answer, is_ours, machine_words, title
 from .pictures import pictures
 from .report_model import NOT_CALIBRATED, Column, Line, Section, sections
 
@@ -30,7 +30,8 @@ def html(report: Report) -> str:
     machine, versions = machine_words(report.machine)
     body = [
         "<h1>Where the memory goes: strategies of feeding Keras, measured</h1>",
-        f"<p>{escape(_about(report))} Taken on: {escape(machine or 'a machine that is not named')}; seed {report.seed}.</p>",
+        "<p>Memory and time of strategies of training a Keras model on stored arrays. Taken on: "
+        f"{escape(machine or 'a machine that is not named')}; seed {report.seed}.</p>",
         f'<div class="answer">{"".join(f"<p>{escape(sentence)}</p>" for sentence in answer(report))}</div>',
         "<h2>The figures</h2>",
         *_tables(report),
@@ -39,8 +40,7 @@ def html(report: Report) -> str:
         *(f"<p>{escape(each)}</p>" for each in _HOW),
         f"<p>{escape(report.calibration or NOT_CALIBRATED)}</p>",
         *_commands(report),
-        f"<h2>The machine</h2>\n<p>{escape(machine or 'not named')}; seed {report.seed}.</p>",
-        *([f"<p>{escape(versions)}.</p>"] if versions else []),
+        *([f"<h2>Versions</h2>\n<p>{escape(versions)}.</p>"] if versions else []),
     ]
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     return (
@@ -54,18 +54,6 @@ def html(report: Report) -> str:
         + "\n".join(body)
         + "\n</main>\n</body>\n</html>\n"
     )
-
-
-def _about(report: Report) -> str:
-    if not report.everything:
-        return "This run has no rows."
-    count = len({title(row.strategy) for row in report.everything})
-    tasks = "; ".join(
-        f"{KINDS.get(kind, kind)} ({listed([format_bytes(size) for size in sorted({row.data_nbytes for row in rows})])})"
-        for kind, rows in grouped(report.everything, lambda row: row.kind).items()
-    )
-    strategies = "strategies" if count != 1 else "strategy"
-    return f"Memory and time of {count} {strategies} of training a Keras model on stored arrays: {tasks}."
 
 
 # --- tables -------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,6 @@ MEASURED = Column(
 PREDICTED = Column(("predicted", ""), "private memory as the strategy predicts it, before it runs")
 PER_BYTE = Column(("per byte", "of data"), "private memory / bytes of all samples as stored, decoded")
 FILE_BACKED = Column(("file-", "backed"), "highest Pss_File: pages of mapped files, which the kernel takes back when it likes")
-DISK = Column(("disk", "read"), "bytes that came from the disk, all epochs; 0 where the page cache had everything")
 THROUGHPUT = Column(("throughput", ""), "bytes of x and y a second, as they are stored; the median from the second epoch on")
 EPOCH = Column(("time per", "epoch"), "seconds of one pass of fit, the median from the second on (the first where it is alone)")
 FIRST = Column(("first", "batch"), "from the call that opens the data to the begin of the first training step")
@@ -110,13 +109,12 @@ def _measured(report: Report, rows: Sequence[Row]) -> Section:
         cells = [
             derived.format_ratio(derived.amplification(row)),
             bytes_words(row.file_backed),
-            bytes_words(row.disk_read),
             speed_words(rate(row)),
             format_seconds(derived.epoch_seconds(row)),
             format_seconds(row.first_batch),
         ]
         lines.append(_line(row, (title(row.strategy), row.form, predicted, _private(row)), cells, row.why))
-    columns = (STRATEGY, STORED, PREDICTED, MEASURED, PER_BYTE, FILE_BACKED, DISK, THROUGHPUT, EPOCH, FIRST)
+    columns = (STRATEGY, STORED, PREDICTED, MEASURED, PER_BYTE, FILE_BACKED, THROUGHPUT, EPOCH, FIRST)
     about = (_task_words(report, rows[0]), "Least private memory first. No limit; every strategy in a process of its own.")
     return Section("What each strategy costs", about, columns, tuple(lines))
 

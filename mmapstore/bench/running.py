@@ -36,7 +36,7 @@ from .instruments.calibration import calibrate
 from .instruments.limits import can_limit
 from .instruments.process_tree import Watch, method
 
-__all__ = ["Child", "calibrate", "can_limit", "command", "instruments", "run"]
+__all__ = ["Child", "calibrate", "can_limit", "command", "method", "run"]
 
 _CHILD = f"{__package__}.child"
 _STILL_CACHED = 0.01  # the share of a file's pages that may be left after dropping it
@@ -99,7 +99,7 @@ def run(
             in_time = child.follow(take, timeout, watch)
         _judge(row, under, child, None if in_time else timeout, started=watch.baseline is not None)
     row.private, row.baseline = watch.private, watch.baseline
-    row.file_backed, row.resident, row.disk_read = watch.file_backed, watch.resident, watch.disk_read
+    row.file_backed, row.resident = watch.file_backed, watch.resident
     row.looks = watch.looks
     return row
 
@@ -134,11 +134,6 @@ def _data_words(task: Task) -> list[str]:
         words = [task.path, *([] if task.labels is None else ["--labels", task.labels])]
     words += [] if task.batch == Task.batch else ["--batch", str(task.batch)]
     return words + ([] if task.seed == Task.seed else ["--seed", str(task.seed)])
-
-
-def instruments() -> dict[str, str]:
-    """Describe the instruments of this machine, for the record."""
-    return {"private memory": method(), "limit": can_limit() or "none"}
 
 
 # --- before it runs -----------------------------------------------------------------------------------------------------

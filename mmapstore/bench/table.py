@@ -14,17 +14,7 @@ from .report_model import NOT_CALIBRATED, Section, sections
 
 
 def table(report: Report, width: int = 120) -> str:
-    """Write all of a report as text, in lines of at most `width` characters: the answer, then the rows, each column explained.
-
-    >>> print(table(Report({"processor": "A CPU", "cores": 2}, seed=0)))
-    mmapstore bench: A CPU, 2 cores; seed 0
-    <BLANKLINE>
-    No private memory was measured without a limit.
-    Nothing was run under a hard limit of memory.
-    No throughput was measured without a limit.
-    <BLANKLINE>
-    The instruments were not calibrated in this run: their error is not known.
-    """
+    """Write all of a report as text, in lines of at most `width` characters: the answer, then the rows, each column explained."""
     machine, versions = machine_words(report.machine)
     head = [f"mmapstore bench: {machine}; seed {report.seed}", *([versions] if versions else [])]
     parts = [_wrapped(head, width), _wrapped(answer(report), width)]

@@ -17,7 +17,7 @@ from ..plain.memory_budget import format_bytes, parse_bytes
 from . import strategies
 from .contract import KINDS, NOT_RUN, Row, Task, delivered, name_of
 from .derived import USUAL_FRAMEWORK as FRAMEWORK
-from .derived import grouped, holds_the_data, title
+from .derived import data_of, grouped, holds_the_data, title
 from .generated_data import planned
 from .tasks import of_user
 
@@ -61,10 +61,6 @@ class Planned:
     @property
     def name(self) -> str:
         return name_of(self.strategy)
-
-    @property
-    def data(self) -> tuple[str, int]:
-        return self.task.kind, self.task.nbytes
 
     def holds_the_data(self) -> bool:
         """Return True if the strategy is predicted to hold the data in memory."""
@@ -205,11 +201,7 @@ class Workload:
             lines.append(("", f"{len(self.limited)} more under a limit of {format_bytes(self.limit or 0)}"))
         stop = "Ctrl-C ends it and keeps what was measured"
         lines.append(("time", f"about {format_duration(seconds)}, estimated for 2 cores; {stop}"))
-        for missing, rows in grouped((one for one in self.rows if not one.runs), lambda one: one.missing).items():
-            words = (
-                [f"{', '.join(map(str, rows))}: {missing}"] if missing else [f"{one} {one.too_large} (--run-all)" for one in rows]
-            )
-            lines += [("not run", each) for each in words]
+        lines += [("not run", f"{one} {one.missing or f'{one.too_large} (--run-all)'}") for one in self.rows if not one.runs]
         lines += [("note", note) for note in self.notes]
         return "\n".join(
             textwrap.fill(words, 120, initial_indent=f"  {name:<9} ", subsequent_indent=" " * 12, break_on_hyphens=False)
@@ -278,9 +270,9 @@ def _check(options: argparse.Namespace) -> None:
 def _controls(possible: Sequence[Planned], candidates: Sequence[Planned], notes: list[str]) -> list[Planned]:
     """Return, for each kind and size of data, the cheapest strategy that holds the data, unless one was asked for."""
     found = []
-    for data in dict.fromkeys(one.data for one in possible):
+    for data in dict.fromkeys(data_of(one.not_run()) for one in possible):
         asked, others = (
-            [one for one in rows if one.data == data and not one.missing and one.holds_the_data()]
+            [one for one in rows if data_of(one.not_run()) == data and not one.missing and one.holds_the_data()]
             for rows in (possible, candidates)
         )
         if others and not asked:

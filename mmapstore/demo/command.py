@@ -87,14 +87,9 @@ def run(options: argparse.Namespace) -> int:
     trained = train(parts, about, epochs, say)
     picture = Path(options.out) / _PICTURE
     picture_size = save_picture(picture, trained)
-    on_disk = _disk_bytes(path) or ds.nbytes
+    outer = file_of(path)
+    files = [outer] if Path(outer).exists() else glob.glob(outer, recursive=True)
+    on_disk = sum(nbytes_on_disk(Path(entry)) for entry in files) or ds.nbytes
     outcome = Outcome(path, on_disk, place, parts, about, trained, picture, picture_size, time.monotonic() - began)
     print(json.dumps(outcome.to_json(), indent=1) if options.json else f"\n{outcome.to_text()}")
     return 0
-
-
-def _disk_bytes(path: str) -> int:
-    """Return the bytes of the files behind `path`; 0 if there are none."""
-    outer = file_of(path)
-    found = [outer] if Path(outer).exists() else glob.glob(outer, recursive=True)
-    return sum(nbytes_on_disk(Path(entry)) for entry in found)

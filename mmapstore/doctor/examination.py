@@ -10,7 +10,7 @@ from ..operations.ingest.images.files import looks_like_images
 from ..plain.array_spec import DEFAULT_LAYOUTS
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from .diagnosis import Diagnosis
-from .findings import all_findings, elements
+from .findings import all_findings
 from .findings.contract import Finding
 from .findings.shuffling import fitting_options
 from .frameworks import installed
@@ -100,9 +100,8 @@ def _what(subject: Subject) -> str:
 
 
 def _notes(subject: Subject, findings: Sequence[Finding]) -> tuple[str, ...]:
-    together, numbers = all_at_once(subject, [found.mend for found in findings]), elements.words(subject)
+    together = all_at_once(subject, [found.mend for found in findings])
     return (
-        *([f"dtype: {numbers}"] if numbers else []),
         *([f"all that convert mends, at once: {together}"] if together else []),
         *([f"judged was {subject.name}, the largest array there; --key NAME judges another"] if subject.is_largest else []),
     )

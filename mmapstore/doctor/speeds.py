@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..files.descriptors import Descriptor, let_go, read_exactly
-from ..files.page_cache import is_cached
 from ..plain.display import format_duration
-from ..plain.errors import NotFoundError
 from ..plain.memory_budget import format_bytes
 from ..plain.nests import leaves
 from ..plain.sample_order import BLOCK_BYTES
@@ -23,17 +17,12 @@ from ..readers.chunk_runs import batch_cost
 from .subject import Subject
 
 DISK, DECODER, PYTHON, STEP = "disk", "decoder", "Python", "the step"
-_MUCH_LONGER = 1.5
 _OVERHEAD = 4  # times the seconds of copying a batch; what takes longer is slowed down by Python
-_DISK_SECONDS, _READ_SECONDS, _LOOP_SECONDS = 0.4, 0.4, 0.4
-_PLACES = 32  # of the file that are sampled
-_PIECE = 2 << 20
+_READ_SECONDS, _LOOP_SECONDS = 0.4, 0.4
 _MOST_AT_ONCE = 64 << 20  # bytes held
 _MOST_DECODED = 256 << 20  # bytes of one call, in chunks that cannot be decoded in part
 _MOST_HELD = 1 << 30  # bytes held by the loop that is tried
 _COPIED = 8 << 20
-_PAGE = 4096
-_NO_DATA = {"zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"}
 
 
 @dataclass(frozen=True)
@@ -43,13 +32,11 @@ class Speeds:
     Attributes
     ----------
     copy : from one array in RAM to another
-    disk : stored bytes, at places that were not in the page cache; None where all were, or where that is unknown
     read : from the page cache, by the reader in use, whole chunks where there are any; None for chunks too large to try
     batch : seconds of a shuffled batch, once its data is in the page cache
     """
 
     copy: float
-    disk: float | None
     read: float | None
     batch: float | None
 
@@ -63,8 +50,8 @@ class Speeds:
 def measured(subject: Subject) -> Speeds:
     """Measure the speeds. Raises what reading raises, such as DamagedFileError."""
     copy = copy_speed()
-    disk, read = _disk_speed(subject), _read_speed(subject)
-    return Speeds(copy, disk, read, _batch_seconds(subject, read, copy))
+    read = _read_speed(subject)
+    return Speeds(copy, read, _batch_seconds(subject, read, copy))
 
 
 def copy_speed() -> float:
@@ -104,59 +91,20 @@ def bottleneck_of(subject: Subject, speeds: Speeds) -> Bottleneck | None:
     """Return the likely bottleneck; None if too little could be measured."""
     if speeds.batch is None:
         return None
-    cached, uncached = speeds.batch, 0.0 if not speeds.disk else subject.stored_nbytes / subject.steps / speeds.disk
-    copied = subject.delivered_nbytes / subject.steps / speeds.copy
-    each = max(cached, uncached) if subject.exceeds_memory else cached
-    if each <= subject.least_step:
+    each, epoch = speeds.batch, speeds.batch * subject.steps
+    source = "the page cache"
+    if subject.exceeds_memory:
+        name, source = DISK, "memory, and longer from the disk: memory does not hold the data"
+    elif each <= subject.least_step:
         name = STEP
-    elif each > cached:
-        name = DISK
     elif subject.is_compressed or subject.is_by_library:
         name = DECODER
     else:
-        name = PYTHON if cached > _OVERHEAD * copied else STEP
-    epoch, first = each * subject.steps, max(cached, uncached) * subject.steps
-    source, speed = "the disk" if each > cached else "the page cache", format_bytes(subject.delivered_nbytes / epoch)
-    words = f"an epoch of {subject.steps} batches comes in {format_duration(epoch)} from {source}, {speed}/s"
-    if speeds.disk and first > _MUCH_LONGER * epoch:
-        words += f" ({format_duration(first)} the first time, from the disk at {format_bytes(speeds.disk)}/s)"
-    step = format_duration(each)
+        name = PYTHON if epoch > _OVERHEAD * subject.delivered_nbytes / speeds.copy else STEP
+    step, speed = format_duration(each), format_bytes(subject.delivered_nbytes / epoch)
+    words = f"an epoch of {subject.steps} batches comes in {format_duration(epoch)}, {speed}/s, from {source}"
     waits = f"if it takes more than {step} a batch" if name == STEP else f"for steps shorter than {step}"
     return Bottleneck(name, each, epoch, f"{words}; likely bottleneck: {name}, {waits}")
-
-
-# --- the disk -----------------------------------------------------------------------------------------------------------
-
-
-def _disk_speed(subject: Subject) -> float | None:
-    if not subject.reader.files:
-        return None
-    nbytes, seconds = 0, 0.0
-    out = np.empty(_PIECE, np.uint8)
-    for path, offset, length in _spread(list(subject.reader.files)):
-        with contextlib.suppress(NotFoundError, OSError):
-            descriptor = Descriptor(path)
-            if is_cached(descriptor.number, offset + length // 2) is False:
-                seconds += _timed(read_exactly, descriptor, offset, [out[:length]])
-                nbytes += length
-                let_go(descriptor, offset, length)  # leaves the page cache as it was
-        if seconds > _DISK_SECONDS:
-            break
-    return nbytes / seconds if nbytes >= _PAGE and seconds else None
-
-
-def _spread(paths: list[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield pieces (file, offset, bytes) from all over the files; of a directory, from the first files found in it."""
-    if len(paths) == 1 and os.path.isdir(paths[0]):
-        found = (os.path.join(above, name) for above, _, names in os.walk(paths[0]) for name in names if name not in _NO_DATA)
-        paths = list(itertools.islice(found, _PLACES))
-    chosen = paths if len(paths) <= _PLACES else [paths[len(paths) * k // _PLACES] for k in range(_PLACES)]
-    for path in chosen:
-        size = os.path.getsize(path) if os.path.isfile(path) else 0
-        pieces = min(max(1, size // _PIECE), max(1, _PLACES // len(chosen))) if size else 0
-        for k in range(pieces):
-            offset = (size // pieces) * k // _PAGE * _PAGE
-            yield path, offset, min(_PIECE, size - offset)
 
 
 # --- the reader ---------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def row(
     delivered = 2 * nbytes if kind == "next" else nbytes
     found = Row(
         name, form, kind, FINISHED, data_nbytes=nbytes, predicted=int(private * 1.1), private=int(private), baseline=FRAMEWORK,
-        file_backed=int(120e6 + mapped * nbytes), resident=int(600e6 + private + mapped * nbytes), disk_read=0, first_batch=0.021,
+        file_backed=int(120e6 + mapped * nbytes), resident=int(600e6 + private + mapped * nbytes), first_batch=0.021,
         epochs=epochs(delivered, rate, right=right), looks=looks(private, nbytes, 3 * delivered / rate, mapped),
         command=f"mmapstore bench --only '{name}' --form {form}",
     )  # fmt: skip
@@ -125,7 +125,7 @@ def full_report(looked: int = 8) -> Report:
         cut_short("from_generator(args=[memmap])", KILLED, private=508e6, seconds=2.9),
         cut_short("hand-written Sequence, shuffled", GIVEN_UP, "120 s", private=22e6, seconds=120),
         *(
-            row(name, nbytes=LARGE, private=private, rate=rate, disk_read=LARGE)
+            row(name, nbytes=LARGE, private=private, rate=rate)
             for name, private, rate in (
                 ("hand-written Sequence", 25e6, 0.62e9),
                 ("mmapstore to_tf", 11e6, 0.59e9),

@@ -99,7 +99,7 @@ def test_a_row_says_what_was_held_and_delivered(task, strategy):
     assert row.baseline > 50 * MB
     assert [(epoch.samples, epoch.nbytes, epoch.right) for epoch in row.epochs] == [(149, 2 * 149 * 1200, True)] * 2
     assert 0 < row.first_batch < row.epochs[0].seconds
-    assert row.resident > row.private and row.file_backed > 0 and row.disk_read >= 0
+    assert row.resident > row.private and row.file_backed > 0
     assert 10 < len(row.looks) <= 150
     assert max(look.private for look in row.looks if look.seconds >= 0) == row.private + row.baseline
     assert min(look.seconds for look in row.looks) < 0

@@ -9,7 +9,7 @@ from mmapstore.doctor.frameworks import Frameworks
 from mmapstore.doctor.speeds import Speeds
 
 KERAS = Frameworks({"keras": "3.15.1", "tensorflow-cpu": "2.21.0"})
-FAST = Speeds(copy=1e10, disk=None, read=1e10, batch=1e-5)
+FAST = Speeds(copy=1e10, read=1e10, batch=1e-5)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from doctor_data import FAULTS, FEW_VALUES, RANDOM, SAMPLES, SOUND
 from mmapstore.doctor import speeds
 from mmapstore.doctor.frameworks import Frameworks
 from mmapstore.doctor.subject import subject_of
-from mmapstore.files import page_cache
 
 KERAS = Frameworks({"keras": "3.15.1", "tensorflow-cpu": "2.21.0"})
 
@@ -72,37 +70,3 @@ def test_whole_chunks_are_what_is_timed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(speeds, "_READ_SECONDS", 1e9)
     found = speeds._read_speed(case)
     assert found is not None and found % (60 * RANDOM[0].nbytes) == 0  # a second for each run, and a run is whole chunks
-
-
-def test_pieces_are_from_all_over_the_files(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(bytes(100 << 20))
-    pieces = list(speeds._spread([str(tmp_path / "a")]))
-    assert 8 < len(pieces) <= 32 and all(offset % 4096 == 0 and offset + length <= 100 << 20 for _, offset, length in pieces)
-    assert pieces[0][1] == 0 and pieces[-1][1] > 90 << 20 and len({offset for _, offset, _ in pieces}) == len(pieces)
-    (tmp_path / "empty").touch()
-    assert list(speeds._spread([str(tmp_path / "empty")])) == []
-    many = tmp_path / "many"
-    many.mkdir()
-    for number in range(100):
-        (many / f"{number}").write_bytes(b"12345")
-    found = list(speeds._spread([str(many)]))
-    assert len(found) == 32 and {length for _, _, length in found} == {5}
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system does not tell what is cached")
-def test_what_was_just_read_is_in_the_page_cache_and_what_was_dropped_is_not(tmp_path: Path) -> None:
-    path = tmp_path / "x.npy"
-    np.save(path, np.zeros((20 << 20, 1), np.uint8))
-    path.read_bytes()
-    case = subject_of(str(path), KERAS)
-    assert speeds._disk_speed(case) is None
-    if page_cache.drop([path]) > 0:
-        pytest.skip("these files are on a tmpfs, which keeps what it has")
-    disk = speeds._disk_speed(case)
-    assert disk is not None and disk > 0
-
-
-def test_a_speed_of_the_disk_that_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    np.save(tmp_path / "x.npy", RANDOM)
-    monkeypatch.setattr(speeds, "is_cached", lambda descriptor, at: None)
-    assert speeds._disk_speed(subject_of(str(tmp_path / "x.npy"), KERAS)) is None

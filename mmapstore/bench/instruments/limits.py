@@ -157,15 +157,11 @@ def parents(root: Path = _ROOT, own: Path = _OWN) -> list[Path]:
         if (controllers == "") if unified else ("memory" in controllers.split(",")):
             place = base / path.lstrip("/")
             found = [place, *(each for each in place.parents if each == base or base in each.parents)]
-            return [each for each in found if each.is_dir() and (not unified or _shares_memory(each))]
+            if not unified:
+                return [each for each in found if each.is_dir()]
+            shared = {each: each / "cgroup.subtree_control" for each in found}
+            return [each for each, names in shared.items() if names.is_file() and "memory" in names.read_text().split()]
     return []
-
-
-def _shares_memory(group: Path) -> bool:
-    try:
-        return "memory" in (group / "cgroup.subtree_control").read_text().split()
-    except OSError:
-        return False
 
 
 @functools.cache

@@ -32,19 +32,12 @@ _ROLLUP = {b"Pss_Anon", b"Pss_Shmem", b"SwapPss", b"Pss_File"}
 
 def method() -> str:
     """Describe where private memory is read on this machine."""
-    own = _PROC / "self"
-    try:
-        if _numbers((own / "smaps_rollup").read_bytes()).keys() >= _ROLLUP:
+    with contextlib.suppress(OSError):
+        if _numbers((_PROC / "self/smaps_rollup").read_bytes()).keys() >= _ROLLUP:
             return "Pss_Anon + Pss_Shmem + SwapPss of /proc/PID/smaps_rollup"
-    except OSError:
-        pass
-    try:
-        if b"RssAnon" in _numbers((own / "status").read_bytes()):
-            return (
-                "RssAnon + VmSwap of all processes and the largest RssShmem, of /proc/PID/status: this kernel tells no Pss by kind"
-            )
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        if b"RssAnon" in _numbers((_PROC / "self/status").read_bytes()):
+            return "RssAnon + VmSwap of all processes and the largest RssShmem, of /proc/PID/status: this kernel has no Pss by kind"
     return "nowhere: private memory is read from /proc, which only Linux has"
 
 
@@ -85,9 +78,6 @@ class _Process:
     def __init__(self, number: int) -> None:
         self.number = number
         self._status = os.open(_PROC / str(number) / "status", os.O_RDONLY)
-        self._io: int | None = None
-        with contextlib.suppress(OSError):  # a kernel without I/O accounting
-            self._io = os.open(_PROC / str(number) / "io", os.O_RDONLY)
 
     def counters(self) -> _Counters | None:
         """None once it has ended."""
@@ -108,19 +98,8 @@ class _Process:
         except OSError:
             return None
 
-    def disk_read(self) -> int | None:
-        """Bytes, with those of children that have ended and were waited for."""
-        if self._io is None:
-            return None
-        try:
-            return int(os.pread(self._io, 4096, 0).split(b"\nread_bytes: ")[1].split(b"\n")[0])
-        except (OSError, IndexError):
-            return None
-
     def close(self) -> None:
         os.close(self._status)
-        if self._io is not None:
-            os.close(self._io)
 
 
 def descendants(root: int) -> set[int]:
@@ -171,7 +150,7 @@ class Thinned:
 class Watch:
     """Watches the process `root` and all it starts, from a thread, for as long as it is open.
 
-    `mark` takes the baseline: peaks and bytes read are counted from there. Where there is no /proc every figure is None.
+    `mark` takes the baseline: peaks are counted from there. Where there is no /proc every figure is None.
     """
 
     def __init__(self, root: int) -> None:
@@ -183,8 +162,6 @@ class Watch:
         self._sharing = _Sharing()
         self._unsteady = 0  # full looks that were thrown away since the last good one
         self._full_at = self._members_at = 0.0  # when the next one is due
-        self._disk: int | None = None
-        self._disk_at_mark = 0
         self._looks, self._kept = Thinned(_AFTER), Thinned(_BEFORE)
         self._marked: float | None = None
         self._peak = Look(0.0, 0, 0, 0)
@@ -218,7 +195,6 @@ class Watch:
             while not self._full():
                 pass
             self.baseline = self._peak.private
-            self._disk_at_mark = self._disk or 0
 
     def catch_up(self) -> None:
         """Wait until there has been a full look that began after this call."""
@@ -238,11 +214,6 @@ class Watch:
     @property
     def resident(self) -> int | None:
         return None if self.baseline is None else self._peak.resident
-
-    @property
-    def disk_read(self) -> int | None:
-        """Bytes read from the disk since the baseline, by mapping or by calls."""
-        return None if self.baseline is None or self._disk is None else self._disk - self._disk_at_mark
 
     @property
     def looks(self) -> list[Look]:
@@ -308,10 +279,7 @@ class Watch:
         self._find_members()
         before = self._counted()
         private = file_backed = 0
-        disk, tells_disk = 0, False
         for process in self._processes.values():
-            read = process.disk_read()
-            disk, tells_disk = disk + (read or 0), tells_disk or read is not None
             found = process.rollup() if self._by_rollup else None
             if found is not None:
                 private += found.get(b"Pss_Anon", 0) + found.get(b"Pss_Shmem", 0) + found.get(b"SwapPss", 0)
@@ -331,8 +299,6 @@ class Watch:
                 return False
             private = min(private, counted)
         self._unsteady = 0
-        if tells_disk:  # one that has ended and was not yet waited for takes its bytes with it
-            self._disk = max(self._disk or 0, disk)
         # Held against the larger count: what came during the walk may be in it or not, and is not to be counted twice.
         self._sharing = _Sharing(max(0, counted - private) if several else 0, max(0, file_counted - file_backed))
         if self._processes:

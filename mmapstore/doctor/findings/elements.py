@@ -39,17 +39,6 @@ def findings(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
     yield from _dtype(subject, speeds)
 
 
-def words(subject: Subject) -> str:
-    """Say how training takes numbers that are stored well in another dtype than Keras trains in; "" for others."""
-    dtype, floatx = subject.spec.dtype, subject.floatx
-    if subject.is_cast and dtype.itemsize < floatx.itemsize:
-        whole = format_bytes(subject.spec.nbytes // dtype.itemsize * floatx.itemsize)
-        return f"{dtype} is cast to {floatx} batch by batch with dtype={floatx.name!r}; fit(memmap) casts all of it, {whole}"
-    if dtype == np.uint8 and {"H", "W"} <= set(subject.spec.layout):
-        return f"uint8 has 1/{floatx.itemsize} of the bytes of {floatx}; keras.layers.Rescaling(1 / 255) in the model scales it"
-    return ""
-
-
 def _dtype(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
     dtype, floatx, nbytes = subject.spec.dtype, subject.floatx, subject.spec.nbytes
     narrow = narrower(subject) if speeds is not None and speeds.read is not None else None
@@ -83,10 +72,7 @@ def _dtype(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
 def _reading_seconds(subject: Subject, speeds: Speeds | None, nbytes: int) -> float | None:
     if speeds is None:
         return None
-    share = nbytes / max(1, subject.spec.nbytes)
-    read = 0.0 if speeds.read is None else nbytes * subject.decodes / speeds.read
-    disk = subject.stored_nbytes * share / speeds.disk if speeds.disk and subject.exceeds_memory else 0.0
-    return max(read, disk)
+    return 0.0 if speeds.read is None else nbytes * subject.decodes / speeds.read
 
 
 def narrower(subject: Subject) -> np.dtype[Any] | None:

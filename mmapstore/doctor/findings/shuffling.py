@@ -1,4 +1,4 @@
-"""Findings about shuffling: how well an epoch is mixed within the memory it may take, and if it fits at all."""
+"""The finding about the memory of an epoch: how well it is shuffled within --max-memory, and if it fits at all."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from typing import Any
 
 from ...plain.errors import MemoryBudgetError
 from ...plain.memory_budget import format_bytes
-from ...plain.sample_order import Shuffling
 from ..remedies import batches_line
 from ..speeds import Speeds
 from ..subject import Subject
 from .contract import FAILS, NOTE, SLOW, Finding
 
 _ENOUGH = 0.4  # independent samples per sample of a batch: about what shuffle=True gives batches of 32
-_GOOD = 0.5
 
 
 def findings(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
     if subject.max_memory is not None and (options := fitting_options(subject, subject.max_memory)) != {}:
         yield _limited(subject, subject.max_memory, options)
-    else:
-        yield from _mixing(subject)
 
 
 def _limited(subject: Subject, limit: int, options: dict[str, Any] | None) -> Finding:
@@ -68,24 +64,3 @@ def fitting_options(subject: Subject, limit: int) -> dict[str, Any] | None:
 
 def _rounded_up(nbytes: int) -> str:
     return f"{-(-nbytes // 10**6)}MB"
-
-
-def _mixing(subject: Subject) -> Iterator[Finding]:
-    batch, usual = subject.batch, subject.usual
-    shuffling = Shuffling.of(True, subject.spec.sample_nbytes)
-    if usual.effective_batch >= _ENOUGH * batch or shuffling is None:
-        return
-    samples = min(shuffling.block * batch, usual.samples)
-    wider = subject.batches(shuffle=samples)
-    while wider.effective_batch < _GOOD * batch and samples < usual.samples:  # blocks that the end cuts
-        samples = min(samples * 5 // 4 + 1, usual.samples)
-        wider = subject.batches(shuffle=samples)
-    fits = subject.max_memory is None or wider.memory.total <= subject.max_memory
-    yield Finding(
-        "shuffling",
-        NOTE,
-        f"shuffle=True mixes a batch of {batch} like {usual.effective_batch:.1f} independent samples, if neighbours are alike",
-        batches_line(subject, shuffle=samples, max_memory=None if fits else _rounded_up(wider.memory.total)),
-        f"like {wider.effective_batch:.1f}, in {format_bytes(wider.memory.total)} of memory instead of "
-        f"{format_bytes(usual.memory.total)}",
-    )

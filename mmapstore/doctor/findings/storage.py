@@ -121,7 +121,7 @@ def _is_sharded(subject: Subject) -> bool:
 def _codec(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
     """Yield a finding where a library decodes, or where mapping would be faster and the disk has room."""
     now = None if speeds is None or speeds.batch is None else speeds.batch * subject.steps
-    then = None if speeds is None else mapped_seconds(subject, speeds)
+    then = None if speeds is None else subject.delivered_nbytes / speeds.copy
     shortest = subject.least_step * subject.steps
     if subject.is_by_library:
         found = f"read {subject.reader.why}"
@@ -140,11 +140,3 @@ def _codec(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
     elif subject.is_by_library:
         gain = f"decoded in threads by mmapstore itself ({format_bytes(nbytes)} would not fit the disk uncompressed)"
         yield Finding("codec", level, found, convert_line(subject, "zstd", ("--compression", "zstd"), ".zarr"), gain)
-
-
-def mapped_seconds(subject: Subject, speeds: Speeds) -> float:
-    """Return seconds of an epoch over the same samples in a .npy: copied from the page cache, or read from disk if too large."""
-    copied = subject.delivered_nbytes / speeds.copy
-    if subject.spec.nbytes <= subject.available or not speeds.disk:
-        return copied
-    return max(copied, subject.spec.nbytes / speeds.disk)
