@@ -5,6 +5,7 @@ The case is run on a small source first, so that libraries are loaded and pools 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import Any
@@ -42,7 +43,8 @@ def call(case: dict[str, Any], source: str, target: str, limit: int | None) -> i
 
 
 def run(case: dict[str, Any], say: Say) -> dict[str, Any]:
-    call(case, case["small"], case["small_target"], None)
+    with contextlib.suppress(MemoryBudgetError):
+        call(case, case["small"], case["small_target"], None)
     baseline(say)
     with predictions() as required:
         try:
