@@ -68,6 +68,7 @@ class Writing:
     maps_uncompressed : an uncompressed array needs no chunks, and is mapped
     kept_attribute : the form in which an attribute's value is kept; None for a value that the format does not hold
     takes_chunks_of : True for an array whose encoded chunks `write_encoded` takes; None where there is no `write_encoded`
+    takes_parts : several processes may write whole chunks, or ranges of bytes, of one array at once
     takes_skipped : `write_encoded` takes chunks to which some codecs were not applied
     ingest_memory, convert_memory : memory of the library, in blocks that are written and in bytes
     encoding_nbytes : bytes of memory of our own encoders, by the bytes of a chunk
@@ -84,6 +85,7 @@ class Writing:
     maps_uncompressed: bool = True
     kept_attribute: Callable[[Any], Any] = lambda value: None
     takes_chunks_of: Callable[[StoredArray], bool] | None = None
+    takes_parts: bool = True
     takes_skipped: bool = False
     ingest_memory: tuple[int, int] = (0, 0)
     convert_memory: tuple[int, int] = (1, 0)
@@ -251,6 +253,7 @@ class NewArray:
         comes at the end. Formats that fix the length when they create an array then choose a form that can change it.
     chunks : the shape of each chunk, where chunks are to be cut along other axes too; `chunk_samples` then does not count
     like : an array of the same format whose codecs and fill value are taken; `compression` then does not count
+    is_shared : `reopen` meets other processes that write other regions; nothing that they left half done is removed
     """
 
     shape: tuple[int, ...]
@@ -261,6 +264,7 @@ class NewArray:
     resizable: bool = False
     chunks: tuple[int, ...] | None = None
     like: StoredArray | None = None
+    is_shared: bool = False
 
 
 class Writer(abc.ABC):

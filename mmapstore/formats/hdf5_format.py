@@ -53,6 +53,7 @@ FORMAT = Format(
         kept_attribute=_kept_attribute,
         takes_chunks_of=hdf5_file.takes_chunks_of,
         takes_skipped=True,
+        takes_parts=False,
         ingest_memory=(1, 10_000_000),
         convert_memory=(2, 10_000_000),
         encoding_nbytes=_encoding_nbytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +92,8 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
             f"in chunks of {_new_chunks(new)} is to be written. Delete it to start again."
         )
     directory = directory_inside(name, key)
-    _remove_unfinished(directory)
+    if not new.is_shared:
+        _remove_unfinished(directory)
     with explaining_damage(where), _ignoring_text():
         array = zarr.open_array(store=zarr.storage.LocalStore(directory), mode="r+", zarr_format=3)
     return ZarrWriter(where, name, directory, array, dtype, new.resizable)
@@ -141,9 +143,10 @@ class ZarrWriter(Writer):
         place = self._grid.place(number)
         file = self._file_of(place)
         with self._explaining():
-            with Path(f"{file}.tmp").open("wb") as chunk:
+            temporary = f"{file}.{uuid.uuid4().hex}.tmp"  # another process may be writing the same chunk
+            with Path(temporary).open("wb") as chunk:
                 chunk.write(stored)
-            os.replace(f"{file}.tmp", file)
+            os.replace(temporary, file)
         self._unsynced.add(place)
 
     def _file_of(self, place: tuple[int, ...]) -> str:

@@ -48,6 +48,30 @@ class Slabs:
         stretch = slice(start, min(length, start + self.step))
         return (*reversed(places), stretch, *(slice(0, each) for each in self.shape[self.axis + 1 :]))
 
+    def first_value(self, number: int) -> int:
+        """Return the place of the first value of a slab in the C order of the array; of number `len(self)`, that of the end.
+
+        >>> [Slabs((2, 5, 3), 1, 2).first_value(number) for number in range(7)]
+        [0, 6, 12, 15, 21, 27, 30]
+        """
+        if not self.shape:
+            return number
+        length = self.shape[self.axis]
+        outer, along = divmod(number, -(-length // self.step))
+        return (outer * length + along * self.step) * math.prod(self.shape[self.axis + 1 :])
+
+    def holding(self, value: int) -> int:
+        """Return the number of the slab that holds a value, by its place in the C order of the array.
+
+        >>> [Slabs((2, 5, 3), 1, 2).holding(value) for value in (0, 5, 6, 14, 15, 29)]
+        [0, 0, 1, 2, 3, 5]
+        """
+        if not self.shape:
+            return 0
+        row = math.prod(self.shape[self.axis + 1 :])
+        outer, along = divmod(value // row, self.shape[self.axis])
+        return outer * -(-self.shape[self.axis] // self.step) + along // self.step
+
     @property
     def most_values(self) -> int:
         """In the largest slab."""

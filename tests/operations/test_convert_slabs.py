@@ -46,6 +46,8 @@ def test_every_value_once_in_order_within_the_budget(case):
     np.testing.assert_array_equal(np.concatenate(parts), np.arange(math.prod(shape)))
     assert len(parts) == len(slabs) and all(0 < len(part) <= min(most, slabs.most_values) for part in parts)
     assert max(map(len, parts)) == slabs.most_values
+    assert [slabs.first_value(number) for number in range(len(parts) + 1)] == [*(part[0] for part in parts), seen.size]
+    assert all({slabs.holding(int(value)) for value in part} == {number} for number, part in enumerate(parts))
     assert slabs.is_uniform == (len({len(part) for part in parts[:-1]} | {len(parts[0])}) == 1)
     for box in slabs if target else ():
         assert all(

@@ -14,10 +14,8 @@ from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
 from ...files.stored_files import nbytes_on_disk
 from ...formats.contract import NewArray
-from ...plain.c_order import Slabs
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, PackedValuesWarning
 from ...plain.guessed_axes import warn_of_doubts
-from ...plain.json_values import as_json
 from ...plain.manifest import ArrayManifest, Manifest
 from ...plain.memory_budget import parse_bytes
 from ..flow.casts import Changes, checked_casting
@@ -34,6 +32,7 @@ from .block_checksums import BlockChecksums
 from .copying import FIELD, Slabwise, read_blocks, written_blocks
 from .dropped_metadata import left_behind, lost_in
 from .dry_run import estimated
+from .entry import counted, entry_of
 from .origin import Origin
 from .plan import Plan, call_of, plan_of
 from .request import Request
@@ -127,7 +126,7 @@ def convert(
         journal, plan = _write_whole(plan, budget, overwrite, resume, verify, progress)
     assert journal.finished is not None and journal.finished.manifest is not None
     entry = Manifest.from_json(journal.finished.manifest, target.manifest_path).fields[FIELD]
-    done = _result(plan, nbytes_on_disk(target.path), time.monotonic() - began, _counted(journal.record))
+    done = _result(plan, nbytes_on_disk(target.path), time.monotonic() - began, counted(journal.record))
     return dataclasses.replace(done, sha256=entry.sha256, verified=verify)
 
 
@@ -181,7 +180,7 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
         record: Record = journal.record
         try:
             bar(record.samples)
-            source = read_blocks(plan, record.blocks, writer.memory_offset, _counted(record))
+            source = read_blocks(plan, record.blocks, len(plan.slabs), writer.memory_offset, counted(record))
             copy(source, Slabwise(plan, writer), {FIELD: tally}, journal, bar, verify, blocks.take)
         except BaseException:
             with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError):
@@ -195,26 +194,7 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
             verify_all(plan.target.path, plan.slabs, record.checksums[FIELD], stored, plan.new.dtype)
     finally:
         bar.close()
-    return ArrayManifest(
-        file=place.file,
-        key=place.key,
-        shape=plan.new.shape,
-        dtype=plan.new.dtype.str,
-        layout=plan.layout,
-        episodes=_episodes(plan),
-        block_samples=blocks.samples,
-        checksums=blocks.finish(),
-        source=plan.origin.name,
-        sha256=tally.digest.root(plan.new.shape),
-        leaves=tuple(filter(None, tally.digest.of(plan.new.shape))),
-        provenance={**origin.provenance(plan.origin), "written by": written_by(), "verified": verify},
-        notes=_notes(plan) or None,
-    )
-
-
-def _counted(record: Record | None) -> Changes:
-    counts = record.counts if record is not None else {}
-    return Changes(counts.get("rounded", 0), counts.get("clipped", 0))
+    return entry_of(plan, tally.digest, blocks.samples, blocks.finish(), verify)
 
 
 def _reopened(plan: Plan, record: Record, tally: Tally, blocks: BlockChecksums) -> Any:
@@ -260,7 +240,7 @@ def _as_recorded(plan: Plan, journal: Journal, budget: int) -> Plan:
     shape, slabs = plan.slabs.shape, journal.call.get("slabs")
     match slabs:
         case [int(axis), int(step)] if step > 0 and (0 <= axis < len(shape) or not shape):
-            plan = dataclasses.replace(plan, slabs=Slabs(shape, axis, step))
+            plan = plan.in_slabs(axis, step)
         case _:
             raise begun_by_another_call(plan.target, [f"slabs {slabs!r}, now {plan.slabs.axis, plan.slabs.step}"])
     if journal.record is not None and len(journal.record.checksums[FIELD]) > len(plan.slabs):
@@ -271,29 +251,6 @@ def _as_recorded(plan: Plan, journal: Journal, budget: int) -> Plan:
         "Give the max_memory= it was begun with, or resume=False.",
     )
     return plan
-
-
-def _episodes(plan: Plan) -> tuple[int, ...]:
-    """Offsets of the episodes in the samples of the target."""
-    given, start, samples = plan.origin.episodes, 0, plan.samples
-    if given:
-        axis = plan.origin.layout.index("T" if "T" in plan.origin.layout else "N") if plan.origin.layout else 0
-        start = plan.first[axis]
-        inside = [at - start for at in given if start < at < start + samples]
-        if plan.layout == plan.origin.layout:
-            return (0, *inside, samples)
-    if "T" in plan.layout and "N" in plan.layout:
-        length = plan.new.shape[plan.layout.index("T")]
-        return tuple(range(0, samples + 1, length))
-    return (0, samples) if not given else (0, *inside, samples)
-
-
-def _notes(plan: Plan) -> dict[str, object]:
-    """Return the notes of the manifest: those of the source, and its attributes where the target has no place for them."""
-    lost = lost_in(plan.target.writing, plan.origin.attributes, plan.packing is not None)
-    found = {name: as_json(plan.origin.attributes[name]) for name in lost}
-    kept = {name: value for name, value in found.items() if value is not None}
-    return {**plan.origin.noted.to_json(), **({"attributes": kept} if kept else {})}
 
 
 def _result(plan: Plan, stored_nbytes: int, seconds: float, changed: Changes, dry_run: bool = False) -> Converted:

@@ -22,9 +22,9 @@ class BlockChecksums:
         each = plan.sample_values
         self.checksums: list[str] = []
         self.is_kept = plan.is_in_sample_order
-        self._are_pieces = plan.slabs.is_uniform and plan.slabs.most_values % each == 0
+        self.are_pieces = plan.slabs.is_uniform and plan.slabs.most_values % each == 0
         nbytes = each * plan.new.dtype.itemsize
-        self.samples = plan.slabs.most_values // each if self._are_pieces else max(1, _BLOCK_NBYTES // max(1, nbytes))
+        self.samples = plan.slabs.most_values // each if self.are_pieces else max(1, _BLOCK_NBYTES // max(1, nbytes))
         if not self.is_kept:
             self.samples = plan.samples
         self._values = self.samples * each
@@ -35,7 +35,7 @@ class BlockChecksums:
         ((name, checksum),) = checksums.items()
         if not self.is_kept:
             return
-        if self._are_pieces:
+        if self.are_pieces:
             self.checksums.append(checksum)
             return
         flat = block.values[name].reshape(-1)

@@ -28,15 +28,14 @@ FIELD = "data"
 
 def written_blocks(plan: Plan, first: int, stop: int) -> Iterator[Block]:
     """Yield the blocks of slabs [first, stop), without their values."""
-    values = sum(math.prod(part.stop - part.start for part in plan.slabs[number]) for number in range(first))
     for number in range(first, stop):
         box = plan.slabs[number]
-        values += math.prod(part.stop - part.start for part in box)
+        values = plan.slabs.first_value(number) + math.prod(part.stop - part.start for part in box)
         yield Block({FIELD: box}, values // plan.sample_values)
 
 
-def read_blocks(plan: Plan, first: int, memory_offset: Callable[[Box], int], changes: Changes) -> Generator[Block]:
-    """Yield slabs from number `first` on, converted. `changes` are those of the slabs before.
+def read_blocks(plan: Plan, first: int, stop: int, memory_offset: Callable[[Box], int], changes: Changes) -> Generator[Block]:
+    """Yield slabs [first, stop), converted. `changes` are those of the slabs before.
 
     While a block is looked at, the next are read: BUFFERS slabs are held in all.
     """
@@ -44,7 +43,7 @@ def read_blocks(plan: Plan, first: int, memory_offset: Callable[[Box], int], cha
     for _ in range(BUFFERS):
         free.put(np.empty(plan.slabs.most_values * plan.new.dtype.itemsize + PAGE, np.uint8))
     source = _Source(plan, free, memory_offset)
-    waiting = written_blocks(plan, first, len(plan.slabs))
+    waiting = written_blocks(plan, first, stop)
     with ThreadPoolExecutor(1, "mmapstore read") as reading:
         ahead: collections.deque[tuple[Block, Future[tuple[Array, Array, Changes]]]] = collections.deque()
         try:

@@ -35,7 +35,7 @@ def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
         writer: Any = place.writing.create(place.path, place.key or None, sample.new)
         empty = nbytes_on_disk(place.path)
         journal = Journal(sample.target, {}, Record(sample.slabs.most_values, {FIELD: 0}))
-        source = read_blocks(sample, 0, writer.memory_offset, Changes())
+        source = read_blocks(sample, 0, len(sample.slabs), writer.memory_offset, Changes())
         copy(source, Slabwise(sample, writer), {FIELD: Tally(sample.new.dtype)}, journal, lambda done: None, verify)
         beside = writer.flushes_beside
         writer.close()

@@ -73,19 +73,24 @@ class Journal:
     call : plain JSON; a call with the same resumes the write
     record : None before anything is written
     finished : None until all values are on disk
+
+    Without `kept`, nothing is put on disk: the caller keeps the record.
     """
 
-    def __init__(self, output: Output, call: Mapping[str, Any], record: Any = None, finished: Finished | None = None) -> None:
+    def __init__(self, output: Output, call: Mapping[str, Any], record: Any = None, kept: bool = True) -> None:
         self.output = output
         self.call: dict[str, Any] = json.loads(json.dumps(call))
         self.record = record
-        self.finished = finished
+        self.finished: Finished | None = None
+        self._is_kept = kept
         self._is_whole = False  # the file holds all that was recorded, so that lines can be added
         self._committed, self._nbytes = time.monotonic(), 0
 
     def write(self) -> None:
         """Put what is new on disk: in one step all of it, later a line. Raises WriteError; a kill leaves the lines before."""
         record: Recorded | None = self.record
+        if not self._is_kept:
+            return
         if self._is_whole:
             lines = list(record.new_lines()) if record is not None else []
             self._is_whole = False  # unless all of it gets there

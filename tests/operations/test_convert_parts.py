@@ -1,0 +1,127 @@
+"""Conversion in regions: in any order, some of them twice, in other processes, with the result of one `convert`."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+import mmapstore as mm
+from mmapstore.operations.convert import parts
+from mmapstore.operations.convert.parts import Parts, Receipt, do, finish, plan_parts
+from mmapstore.operations.convert.request import Request
+from mmapstore.plain import digest_leaves
+from mmapstore.plain.errors import DamagedFileError, InvalidValueError, StateMismatchError, TargetExistsError
+from mmapstore.plain.manifest import SUFFIX, Manifest
+
+
+def request(**options: Any) -> Request:
+    given = {"layout": None, "dtype": None, "casting": "exact", "samples": None, "compression": None, "chunks": None}
+    return Request(**{**given, "chunk_samples": None, "unpack": False, **options})
+
+
+def frames() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 200, (300, 3, 10, 8)).astype("f4")
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An HDF5 file of 300 samples, slabs of 16 kB and leaves of 10 kB: none ends where a slab does."""
+    monkeypatch.setattr("mmapstore.operations.convert.plan.PREFERRED_NBYTES", 16_000)
+    monkeypatch.setattr("mmapstore.operations.flow.slabs.PREFERRED_NBYTES", 16_000)
+    monkeypatch.setattr(digest_leaves, "LEAF_NBYTES", 10_000)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=frames(), chunks=(7, 3, 10, 8), compression="gzip")
+    return str(tmp_path / "a.h5")
+
+
+def planned(source: str, out: Path, region_nbytes: int = 10_000, **options: Any) -> Parts:
+    found = plan_parts(source, out, request(**options), region_nbytes=region_nbytes)
+    assert len(pickle.dumps(found)) < 10_000
+    again: Parts = pickle.loads(pickle.dumps(found))
+    assert again.mark == found.mark
+    return again
+
+
+@pytest.mark.parametrize(
+    "out, options",
+    [
+        ("x.npy", {}),
+        ("x.zarr", {}),
+        ("x.npy", {"layout": "NHWC", "dtype": "u1", "casting": "clip"}),
+        ("x.zarr", {"chunk_samples": 14}),
+    ],
+)
+def test_any_order_and_twice_is_what_one_call_writes(source: str, tmp_path: Path, out: str, options: dict[str, Any]) -> None:
+    plan = planned(source, tmp_path / out, **options)
+    assert len(plan) > 4
+    slabs = [slab for number in range(len(plan)) for slab in plan.region(number)]
+    assert slabs == list(range(plan.number_of_slabs))
+    order = [*range(len(plan)), 1, 3]
+    random.Random(out).shuffle(order)
+    receipts = [do(plan, number) for number in order]
+    assert all(len(pickle.dumps(receipt)) < 1000 for receipt in receipts)
+    assert not (tmp_path / out).exists()
+    manifest = finish(plan, receipts)
+    (tmp_path / "one").mkdir()
+    one = mm.convert(source, tmp_path / "one" / out, progress=False, **options)
+    expected = Manifest.from_json(Path(f"{one.path}{SUFFIX}").read_text(), "").fields["data"]
+    found = Manifest.from_json(Path(f"{tmp_path / out}{SUFFIX}").read_text(), "").fields["data"]
+    assert found == manifest.fields["data"]
+    assert (found.sha256, found.leaves, found.checksums, found.episodes) == (
+        expected.sha256, expected.leaves, expected.checksums, expected.episodes,
+    )  # fmt: skip
+    values = np.load(tmp_path / out) if out.endswith("npy") else zarr.open_array(tmp_path / out, mode="r")[...]
+    np.testing.assert_array_equal(values, mm.open(one.path)[:])
+    left = sorted(path.name for path in tmp_path.glob("x.*"))
+    assert mm.verify(tmp_path / out) and left == sorted([out, out + SUFFIX, f"{out}.mmapstore.leaves"])
+
+
+def test_other_processes_do_regions(source: str, tmp_path: Path) -> None:
+    """With leaves as they are, of which there is one, hashed at the end."""
+    plan = planned(source, tmp_path / "x.zarr")
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        receipts: list[Receipt] = list(pool.map(do, [plan] * len(plan), range(len(plan))))
+    manifest = finish(plan, receipts)
+    assert mm.verify(tmp_path / "x.zarr") and manifest.fields["data"].shape == (300, 3, 10, 8)
+
+
+def test_what_cannot_be_finished(source: str, tmp_path: Path) -> None:
+    plan = planned(source, tmp_path / "x.npy")
+    receipts = [do(plan, number) for number in range(len(plan))]
+    with pytest.raises(StateMismatchError, match=r"2 of \d+ regions have no receipt: 0, 2\. Do them first"):
+        finish(plan, [*receipts[1:2], *receipts[3:]])
+    with pytest.raises(StateMismatchError, match="A receipt is of another conversion"):
+        finish(plan, [*receipts, Receipt("00000000", 0, (), {})])
+    changed = Receipt(plan.mark, 0, ("0" * 8,) * len(receipts[0].checksums), {})
+    with pytest.raises(StateMismatchError, match="Region 0 was done twice with different values"):
+        finish(plan, [*receipts, changed])
+    with pytest.raises(InvalidValueError, match=rf"Region {len(plan)} is asked for; expected one of 0 to {len(plan) - 1}"):
+        do(plan, len(plan))
+    with pytest.raises(StateMismatchError, match="begun by another call: parts True, now None"):
+        mm.convert(source, tmp_path / "x.npy", progress=False)
+    finish(plan, receipts)
+    with pytest.raises(TargetExistsError):
+        planned(source, tmp_path / "x.npy")
+
+
+def test_a_source_that_changes_is_noticed(source: str, tmp_path: Path) -> None:
+    plan = planned(source, tmp_path / "x.npy")
+    with h5py.File(source, "r+") as file:
+        file["x"][0] = 0
+    with pytest.raises(DamagedFileError, match="was changed since its conversion was planned"):
+        do(plan, 0)
+
+
+def test_hdf5_has_one_writer(source: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="cannot be written in parts: HDF5 has one writer at a time"):
+        planned(source, tmp_path / "x.h5")
+    assert not list(tmp_path.glob("x.*")) and parts.REGION_NBYTES >= 4 * digest_leaves.LEAF_NBYTES
