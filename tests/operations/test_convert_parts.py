@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,32 @@ def test_any_order_and_twice_is_what_one_call_writes(source: str, tmp_path: Path
     assert mm.verify(tmp_path / out) and left == sorted([out, out + SUFFIX, f"{out}.mmapstore.leaves"])
 
 
+DOES = """
+import pickle, sys
+from mmapstore.operations.convert.parts import do
+plan = pickle.load(sys.stdin.buffer)
+sys.stdout.buffer.write(pickle.dumps([do(plan, int(number)) for number in sys.argv[1:]]))
+"""
+
+
 def test_other_processes_do_regions(source: str, tmp_path: Path) -> None:
-    """With leaves as they are, of which there is one, hashed at the end."""
+    """Two at once, one region in both; with leaves as they are there, of which there is one, hashed at the end."""
     plan = planned(source, tmp_path / "x.zarr")
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        receipts: list[Receipt] = list(pool.map(do, [plan] * len(plan), range(len(plan))))
+    numbers = list(map(str, range(len(plan))))
+    workers = [
+        subprocess.Popen([sys.executable, "-c", DOES, *part], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for part in (numbers[::2], [*numbers[1::2], "0"])
+    ]
+    receipts: list[Receipt] = []
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(pickle.dumps(plan))
+        worker.stdin.close()
+    for worker in workers:
+        assert worker.stdout is not None
+        receipts += pickle.load(worker.stdout)
+        worker.stdout.close()
+        assert worker.wait() == 0
     manifest = finish(plan, receipts)
     assert mm.verify(tmp_path / "x.zarr") and manifest.fields["data"].shape == (300, 3, 10, 8)
 
