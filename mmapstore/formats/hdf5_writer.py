@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -19,10 +20,12 @@ from ..files.worker_threads import share_out
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import (
     InvalidValueError,
+    StateMismatchError,
     TargetExistsError,
     UnsafeFileError,
 )
 from .contract import Array, NewArray, Selection, Writer
+from .hdf5_chunk_list import ChunkList
 from .hdf5_creation import creation_options, refuse_mismatch
 from .hdf5_filters import FILTERS
 from .hdf5_library import explaining_failed_writes, explaining_read_errors, library, open_to_read, open_to_write
@@ -34,6 +37,7 @@ _COPY_NBYTES = 8 << 20
 _SLACK_NBYTES = 1 << 20  # headers, attributes
 _CHUNK_ENTRY_NBYTES = 512  # of index for each chunk, generously
 _ENCODED_NBYTES = 8 << 20  # of chunks that are encoded at once, before they are written
+_END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # of the end of the file in the superblock, by its version; offsets take 8 bytes
 
 
 def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5Writer:
@@ -89,6 +93,7 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5
     options = creation_options(name, new)
     with open_to_read(path):  # says "missing" and "damaged" in the words for reading
         pass
+    end = _declared_end(path)
     file = open_to_write(path, "r+")
     try:
         with explaining_read_errors(name):
@@ -96,11 +101,26 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5
             if not isinstance(dataset, library().Dataset):
                 raise no_such_key(file, path, key)
             refuse_mismatch(dataset, name, new, options)
+            if dataset.chunks and ChunkList(dataset).walk(lambda chunk: chunk.byte_offset + chunk.size > end or None):
+                raise StateMismatchError(
+                    f"{name} has chunks behind the end that its file declares, as a kill leaves it: HDF5 cannot write there. "
+                    "Delete it to start again."
+                )
             del dataset
             return Hdf5Writer(path, key, new, file)
     except BaseException:
         file.close()
         raise
+
+
+def _declared_end(path: str) -> int:
+    """Return the number of bytes that the superblock says are in use. A kill may leave it older than the index of chunks."""
+    with io.FileIO(path) as file:
+        head = file.read(64)
+    version = head[8] if head[:8] == b"\x89HDF\r\n\x1a\n" else -1
+    if version not in _END_AT:
+        return 1 << 63  # behind a user block, or of a form that is not known here
+    return int.from_bytes(head[_END_AT[version] :][:8], "little")
 
 
 def _check_room(path: str, nbytes: int) -> None:

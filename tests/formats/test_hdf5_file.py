@@ -711,6 +711,20 @@ def test_threads_read_at_once(tmp_path):
 # --- writing -----------------------------------------------------------------------------------------------------------
 
 
+def test_index_that_is_newer_than_the_end_of_the_file_is_not_gone_on_with(tmp_path):
+    """A kill in the middle of a flush leaves it: HDF5 opens the file, and cannot write the last chunk again."""
+    path, new = tmp_path / "a.h5", NewArray((1, 3, 4, 5), np.dtype("u1"), "gzip", 4, resizable=True)
+    writer = hdf5_writer.create(path, None, new)
+    writer.write(0, FRAMES[:4].astype("u1"))
+    writer.close()
+    whole = path.read_bytes()
+    hdf5_writer.reopen(path, None, new).close()
+    end = whole.index(len(whole).to_bytes(8, "little"))  # of the file, as its superblock declares it
+    path.write_bytes(whole[:end] + (len(whole) - 100).to_bytes(8, "little") + whole[end + 8 :])
+    with pytest.raises(StateMismatchError, match="has chunks behind the end that its file declares, as a kill leaves it"):
+        hdf5_writer.reopen(path, None, new)
+
+
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", ">f4"])
 @pytest.mark.parametrize(("compression", "resizable"), [(None, False), (None, True), ("gzip", False), ("lzf", True)])
 def test_h5py_reads_what_was_written(tmp_path, dtype, compression, resizable):
