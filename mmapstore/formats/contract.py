@@ -154,7 +154,7 @@ class StoredArray(abc.ABC):
 
     @property
     def encoded(self) -> EncodedChunks | None:
-        """Where the chunks lie and how they are encoded; None where only the format's library can read them."""
+        """The stored chunks, their places and their codecs; None if only the format's library can read the chunks."""
         return None
 
     @property

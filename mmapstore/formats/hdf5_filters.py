@@ -163,7 +163,7 @@ def _nbit(values: _Values, count: int, size: int) -> bool:
 
 
 def _packed(values: _Values, at: int, size: int) -> int:
-    """Where the description of an element of `size` bytes ends that begins at `at`; 0 if it is none."""
+    """Return the end of the description of an element of `size` bytes that begins at `at`; 0 if no description begins there."""
     kind, nbytes, *rest = [*values[at : at + 5], 0, 0][: max(2, len(values[at : at + 5]))]
     if nbytes != size:
         return 0

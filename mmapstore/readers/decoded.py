@@ -13,7 +13,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,19 +21,18 @@ from ..codecs.chain import ChainDecoder, decoder_for
 from ..codecs.codec import CorruptChunk
 from ..files.descriptors import Descriptor, let_go, will_need
 from ..files.process_memory import no_memory, require_memory
-from ..files.worker_threads import share_out, usable_cpus
+from ..files.worker_threads import share_out
 from ..formats.contract import ChunkPlace, EncodedChunks, StoredArray
 from ..plain.array_spec import StoredLayout
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
 from ..plain.runs import Numbers, Runs, samples_of
+from . import chunk_groups
 from .chunk_files import ChunkFiles
+from .chunk_groups import Target, WantedChunk, groups_of
 from .chunk_runs import sample_axis, whole_chunks
 from .contract import Array, Reader
 from .workspaces import Workspace, most_workers, shared_workspaces
-
-READ_TOGETHER = 256 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
-_GAP = 4 * 2**10  # bytes between two chunks that are read along, unless one call decodes both: less than another call costs
 
 _decoders: weakref.WeakValueDictionary[str, ChainDecoder] = weakref.WeakValueDictionary()
 
@@ -48,18 +47,6 @@ def decoder_of(chunks: EncodedChunks) -> tuple[ChainDecoder | None, str]:
     if made is not None:
         _decoders[key] = made
     return made, why
-
-
-# (part of the caller's array in stored axis order, part of the chunk: for each axis a slice of step 1, or rising places).
-Target = tuple[Array, tuple[Any, ...]]
-
-
-class _Chunk(NamedTuple):
-    """A chunk to decode, and where parts of it go."""
-
-    number: int
-    place: ChunkPlace | None
-    targets: list[Target]
 
 
 class Decoded(Reader):
@@ -78,7 +65,7 @@ class Decoded(Reader):
         self._decoder = decoder
         self._files = ChunkFiles(self._name, chunks)
         self._chunk_nbytes = self._files.chunk_nbytes
-        self._together = READ_TOGETHER // self._chunk_nbytes if decoder.joins else 0  # chunks that one call decodes
+        self._together = chunk_groups.READ_TOGETHER // self._chunk_nbytes if decoder.joins else 0  # chunks that one call decodes
         self._has_memory = False
         self._workspaces = shared_workspaces()
         self._workers = most_workers()
@@ -107,7 +94,9 @@ class Decoded(Reader):
 
     @property
     def _worker_nbytes(self) -> int:
-        stored = READ_TOGETHER if self._files.never_encoded else max(READ_TOGETHER, self._files.most_stored)
+        stored = (
+            chunk_groups.READ_TOGETHER if self._files.never_encoded else max(chunk_groups.READ_TOGETHER, self._files.most_stored)
+        )
         return stored + max(1, self._together) * self._chunk_nbytes + self._decoder.scratch_nbytes
 
     def within(self, nbytes: int) -> Decoded:
@@ -184,9 +173,9 @@ class Decoded(Reader):
     def _fill_all(self, wanted: dict[int, list[Target]]) -> None:
         numbers = sorted(wanted)
         places = self._chunks.places(numbers)
-        chunks = [_Chunk(number, place, wanted[number]) for number, place in zip(numbers, places, strict=True)]
+        chunks = [WantedChunk(number, place, wanted[number]) for number, place in zip(numbers, places, strict=True)]
         try:
-            share_out(self._groups(chunks), self._work)
+            share_out(groups_of(chunks, self._together), self._work)
         except MmapstoreError:
             raise
         except MemoryError as error:
@@ -194,7 +183,7 @@ class Decoded(Reader):
 
     def will_need(self, start: int, stop: int) -> None:
         # A file has to be opened to be asked for, which takes as long as to read it where it is small.
-        if not (self._chunks.one_file_each and self._chunk_nbytes <= READ_TOGETHER):
+        if not (self._chunks.one_file_each and self._chunk_nbytes <= chunk_groups.READ_TOGETHER):
             self._advise(start, min(stop, len(self.spec)), will_need, lambda last: True)
 
     def let_go(self, start: int, stop: int) -> None:
@@ -207,37 +196,9 @@ class Decoded(Reader):
     def check(self) -> None:
         self._files.check()
 
-    # --- which reads ---------------------------------------------------------------------------------------------------
-
-    def _groups(self, chunks: list[_Chunk]) -> list[list[_Chunk]]:
-        """Chunks to be read together, in the order in which they lie: small neighbours in a file, and small files."""
-        groups, stored, files = [], [], []
-        for chunk in chunks:
-            if chunk.place is None:
-                groups.append([chunk])
-            elif chunk.place.nbytes < 0:
-                files.append(chunk)
-            else:
-                stored.append((chunk.place.path, chunk.place.offset, chunk.place.nbytes, chunk))
-        shares = 2 * usable_cpus()  # work for every thread, twice
-        each = max(1, min(self._together, len(files) // shares))
-        groups += [files[at : at + each] for at in range(0, len(files), each)]
-        stored.sort(key=lambda found: found[:2])
-        most = min(READ_TOGETHER, sum(found[2] for found in stored) // shares)
-        file, begin, end = "", 0, 0
-        for path, offset, nbytes, chunk in stored:
-            is_near = path == file and 0 <= offset - end <= (0 if self._together else _GAP) and offset + nbytes - begin <= most
-            if is_near and len(groups[-1]) != self._together:
-                groups[-1].append(chunk)
-            else:
-                groups.append([chunk])
-                file, begin = path, offset
-            end = offset + nbytes
-        return groups
-
     # --- in threads ------------------------------------------------------------------------------------------------------
 
-    def _work(self, groups: Iterator[list[_Chunk]]) -> None:
+    def _work(self, groups: Iterator[list[WantedChunk]]) -> None:
         with self._turns:
             workspace = self._workspaces.take()
             try:
@@ -248,7 +209,7 @@ class Decoded(Reader):
             finally:
                 self._workspaces.give(workspace)
 
-    def _read_one(self, chunk: _Chunk, workspace: Workspace) -> None:
+    def _read_one(self, chunk: WantedChunk, workspace: Workspace) -> None:
         place = chunk.place
         descriptor = None if place is None else self._files.open(chunk.number, place)
         if place is None or descriptor is None:
@@ -268,10 +229,10 @@ class Decoded(Reader):
         self._files.read(chunk.number, place, descriptor, place.offset, staging)
         self._decode(chunk, place, staging, workspace)
 
-    def _read_together(self, group: list[_Chunk], workspace: Workspace) -> bool:
+    def _read_together(self, group: list[WantedChunk], workspace: Workspace) -> bool:
         """Read and decode chunks with few calls; False where they have to be read one by one, which tells what is wrong."""
         places = [chunk.place for chunk in group if chunk.place is not None]
-        staging = workspace.staging(READ_TOGETHER)
+        staging = workspace.staging(chunk_groups.READ_TOGETHER)
         pieces = self._files.read_together([chunk.number for chunk in group], places, staging)
         if pieces is None:
             return False
@@ -293,7 +254,7 @@ class Decoded(Reader):
                 self._decode(chunk, place, staging[begin:end], workspace)
         return True
 
-    def _decode(self, chunk: _Chunk, place: ChunkPlace, stored: Array, workspace: Workspace) -> None:
+    def _decode(self, chunk: WantedChunk, place: ChunkPlace, stored: Array, workspace: Workspace) -> None:
         def decode_part(start: int, stop: int, out: Array) -> bool:
             return self._decoder.decode_part(stored, start, stop, out, place.skipped)
 
@@ -307,7 +268,7 @@ class Decoded(Reader):
 
     def _deliver(
         self,
-        chunk: _Chunk,
+        chunk: WantedChunk,
         fill: Callable[[Array], object],
         fill_part: Callable[[int, int, Array], bool] | None,
         workspace: Workspace,
@@ -334,13 +295,13 @@ class Decoded(Reader):
             fill(decoded)
         self._copy(chunk, decoded)
 
-    def _copy(self, chunk: _Chunk, decoded: Array) -> None:
+    def _copy(self, chunk: WantedChunk, decoded: Array) -> None:
         """Copy what is wanted of a chunk from its decoded bytes."""
         whole = decoded.view(self._chunks.dtype).reshape(self._decoded_shape).transpose(self._as_stored)
         for target, inside in chunk.targets:
             target[...] = whole[inside]
 
-    def _wanted_bytes(self, chunk: _Chunk) -> tuple[int, int]:
+    def _wanted_bytes(self, chunk: WantedChunk) -> tuple[int, int]:
         """The stretch [start, stop) of the decoded chunk that holds all that is wanted of it."""
         start, stop = self._chunk_nbytes, 0
         for _, inside in chunk.targets:
@@ -350,7 +311,7 @@ class Decoded(Reader):
             stop = max(stop, last + self._chunks.dtype.itemsize)
         return start, stop
 
-    def _fill(self, chunk: _Chunk) -> None:
+    def _fill(self, chunk: WantedChunk) -> None:
         self._files.check_exists()
         for target, _ in chunk.targets:
             target[...] = self._chunks.fill

@@ -15,6 +15,7 @@ from mmapstore.bench import child, running, strategies
 from mmapstore.bench.checksum import checksum, in_training_step, of_batch
 from mmapstore.bench.contract import FINISHED, FORMS, KINDS, Task
 from mmapstore.bench.generated_data import generated
+from mmapstore.bench.tasks import of_user
 from mmapstore.plain.errors import KeyNotFoundError
 
 pytest.importorskip("tensorflow")
@@ -80,6 +81,26 @@ def test_every_way_gives_the_model_the_same(tasks, name, key):
     arguments = {"shuffle": False, **strategy.fit_arguments(task)}
     model.fit(**arguments, epochs=2, verbose=0, callbacks=[Reading()])
     assert totals == [checksum(task)] * 2
+
+
+@pytest.mark.parametrize("name", [name for name, key in WAYS if key[0] == "images"])
+def test_images_without_loss_are_those_of_the_files(tmp_path, name):
+    """All decoders make the same of PNG files."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 12, 10, 3)).astype(np.uint8)
+    for number, image in enumerate(pixels):
+        folder = tmp_path / "png" / "ab"[number // 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    task = of_user(tmp_path / "png", batch=2, directory=tmp_path / "made")
+    strategy = strategies.load(name)
+    if strategy.prepare:
+        strategy.prepare(task)
+    fed = strategy.fit_arguments(task)["x"]
+    batches = list(fed) if hasattr(fed, "as_numpy_iterator") else [fed[number] for number in range(len(fed))]
+    np.testing.assert_array_equal(np.concatenate([np.asarray(x) for x, _ in batches]), pixels)
+    assert np.concatenate([np.asarray(y) for _, y in batches]).tolist() == [0, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64"])

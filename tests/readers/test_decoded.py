@@ -23,8 +23,7 @@ from mmapstore.files import descriptors
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.codecs import Codec
 from mmapstore.plain.runs import as_runs
-from mmapstore.readers import chunk_files
-from mmapstore.readers import decoded as decoded_module
+from mmapstore.readers import chunk_files, chunk_groups
 from mmapstore.readers.chunk_runs import whole_chunks
 from mmapstore.readers.decoded import Decoded, decoded_reader
 from mmapstore.readers.workspaces import Workspaces, most_workers
@@ -71,7 +70,7 @@ def count_decodes(monkeypatch, reader: Decoded, on_decode=lambda stored, out: No
 
 @pytest.fixture(params=[1, 4], ids=["one thread", "four threads"])
 def threads(request, monkeypatch):
-    for module in ("mmapstore.files.worker_threads", "mmapstore.readers.decoded"):
+    for module in ("mmapstore.files.worker_threads", "mmapstore.readers.chunk_groups"):
         monkeypatch.setattr(f"{module}.usable_cpus", lambda: request.param)
     return request.param
 
@@ -179,7 +178,7 @@ def test_chunks_in_another_order_of_axes_go_where_they_belong_too(tmp_path, monk
 
 
 def test_plain_chunks_are_read_where_they_belong(tmp_path, monkeypatch):
-    monkeypatch.setattr(decoded_module, "READ_TOGETHER", 0)
+    monkeypatch.setattr(chunk_groups, "READ_TOGETHER", 0)
     reader = reader_of(stored_chunks(tmp_path, FRAMES.copy(), (8, 3, 4, 5), plain={0, 1}))
     counting = count_decodes(monkeypatch, reader)
     into = []
@@ -194,7 +193,7 @@ def test_plain_chunks_are_read_where_they_belong(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("axes", [None, (1, 0, 3, 2)])
 def test_of_plain_chunks_only_what_is_wanted_is_read(tmp_path, monkeypatch, axes):
-    monkeypatch.setattr(decoded_module, "READ_TOGETHER", 0)
+    monkeypatch.setattr(chunk_groups, "READ_TOGETHER", 0)
     reader = reader_of(stored_chunks(tmp_path, FRAMES.copy(), (8, 3, 4, 5), chain=(), axes=axes))
     read, sizes = descriptors.read_exactly, []
     monkeypatch.setattr(chunk_files, "read_exactly", lambda d, at, outs: (sizes.append(outs[0].nbytes), read(d, at, outs))[1])
@@ -238,7 +237,7 @@ def test_small_neighbours_are_read_together(tmp_path, monkeypatch, gap, calls):
     out = np.empty(SHAPE, "f4")
     reader.read(0, len(FRAMES), out)
     np.testing.assert_array_equal(out, FRAMES)
-    assert calls[0] <= len(reads) <= calls[1] and max(reads) <= decoded_module.READ_TOGETHER
+    assert calls[0] <= len(reads) <= calls[1] and max(reads) <= chunk_groups.READ_TOGETHER
 
 
 def test_memory_beside_the_callers_is_what_was_predicted(tmp_path, threads):
@@ -365,7 +364,7 @@ def test_the_kernel_is_told_of_chunks(tmp_path, monkeypatch, own_files):
     if own_files:
         reader.will_need(12, 33)
         assert not told  # small files are read as soon as they would be asked for
-        monkeypatch.setattr(decoded_module, "READ_TOGETHER", 0)
+        monkeypatch.setattr(chunk_groups, "READ_TOGETHER", 0)
     reader.will_need(12, 33)
     reader.will_need(36, 500)
     assert told == [(os.POSIX_FADV_WILLNEED, *place) for place in places(1, 3, 4, 4)]  # chunk 2 was never written

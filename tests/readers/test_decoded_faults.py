@@ -205,7 +205,7 @@ def test_places_that_cannot_be_opened_are_named(tmp_path, monkeypatch):
 
 
 def test_the_caller_hears_of_the_first_fault_and_nothing_goes_on(tmp_path, monkeypatch):
-    for module in ("mmapstore.files.worker_threads", "mmapstore.readers.decoded"):
+    for module in ("mmapstore.files.worker_threads", "mmapstore.readers.chunk_groups"):
         monkeypatch.setattr(f"{module}.usable_cpus", lambda: 4)
     reader = reader_of(stored_chunks(tmp_path, FRAMES.copy(), (1, 3, 4, 5), own_files=True))
 
@@ -224,7 +224,7 @@ def test_the_caller_hears_of_the_first_fault_and_nothing_goes_on(tmp_path, monke
 
 
 def test_nobody_writes_after_an_interrupt(tmp_path, monkeypatch):
-    for module in ("mmapstore.files.worker_threads", "mmapstore.readers.decoded"):
+    for module in ("mmapstore.files.worker_threads", "mmapstore.readers.chunk_groups"):
         monkeypatch.setattr(f"{module}.usable_cpus", lambda: 4)
     reader = reader_of(stored_chunks(tmp_path, FRAMES.copy(), (1, 3, 4, 5), own_files=True))
     main = threading.get_ident()

@@ -191,7 +191,7 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
         writer.close()
         if verify and not beside:
             stored = plan.target.format.open_array(place.path, place.key or None)
-            verify_all(plan.target.path, plan.slabs, record.checksums[FIELD], stored, plan.new.dtype)
+            verify_all(plan.target.path, plan.new, plan.slabs, record.checksums[FIELD], stored)
     finally:
         bar.close()
     return entry_of(plan, tally.digest, blocks.samples, blocks.finish(), verify)

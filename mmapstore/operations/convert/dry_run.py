@@ -41,7 +41,7 @@ def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
         writer.close()
         if verify and not beside:
             stored = plan.target.format.open_array(place.path, place.key or None)
-            verify_all(place.path, sample.slabs, journal.record.checksums[FIELD], stored, sample.new.dtype)
+            verify_all(place.path, sample.new, sample.slabs, journal.record.checksums[FIELD], stored)
         seconds = time.perf_counter() - began
         on_disk = nbytes_on_disk(place.path)
     share = plan.nbytes / max(1, sample.nbytes)

@@ -24,7 +24,7 @@ from ...files.system_errors import explaining_write_errors
 from ...formats.contract import StoredArray
 from ...plain.c_order import Slabs
 from ...plain.content_digest import LeafDigests
-from ...plain.digest_leaves import Leaves, leaves_of
+from ...plain.digest_leaves import leaves_of
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
 from ...plain.manifest import Manifest
 from ..flow.casts import Changes
@@ -176,10 +176,8 @@ def do(parts: Parts, number: int) -> Receipt:
     slabs, plan = parts.region(number), parts.opened()
     place = plan.target.place(FIELD)
     writer = place.writing.reopen(place.path, place.key or None, replace(plan.new, is_shared=True))
-    digest, record = LeafDigests(plan.new.dtype), Record(plan.slabs.most_values, {FIELD: 0})
-    digest.update(np.empty(0, plan.new.dtype), plan.slabs.first_value(slabs.start))
-    tally = Tally(plan.new.dtype)
-    tally.digest = digest
+    tally, record = Tally(plan.new.dtype), Record(plan.slabs.most_values, {FIELD: 0})
+    tally.digest.update(np.empty(0, plan.new.dtype), plan.slabs.first_value(slabs.start))
     try:
         blocks = read_blocks(plan, slabs.start, slabs.stop, writer.memory_offset, Changes())
         copy(blocks, Slabwise(plan, writer), {FIELD: tally}, Journal(plan.target, {}, record, kept=False), _nothing, parts.verify)
@@ -192,11 +190,11 @@ def do(parts: Parts, number: int) -> Receipt:
     checksums = record.checksums[FIELD]
     if parts.verify and not beside:
         stored = plan.target.format.open_array(place.path, place.key or None)
-        verify_all(plan.target.path, [plan.slabs[each] for each in slabs], checksums, stored, plan.new.dtype)
+        verify_all(plan.target.path, plan.new, (plan.slabs[each] for each in slabs), checksums, stored)
     if slabs.stop == len(plan.slabs):
-        digest.of(plan.new.shape)  # the last leaf ends where the array does
+        tally.digest.of(plan.new.shape)  # the last leaf ends where the array does
     changes = counted(record)
-    return Receipt(parts.mark, number, tuple(checksums), dict(digest.done), changes.rounded, changes.clipped)
+    return Receipt(parts.mark, number, tuple(checksums), dict(tally.digest.done), changes.rounded, changes.clipped)
 
 
 def finish(parts: Parts, receipts: Iterable[Receipt]) -> Manifest:
@@ -236,7 +234,7 @@ def finish(parts: Parts, receipts: Iterable[Receipt]) -> Manifest:
 
 def _hash_rest(slabs: Slabs, digest: LeafDigests, shape: tuple[int, ...], stored: StoredArray) -> None:
     """Hash the leaves that no region held whole, from the slabs of the target that have their values."""
-    runs = Leaves(leaves_of(shape, digest.dtype.itemsize).values, digest.dtype.itemsize)
+    runs = leaves_of(shape, digest.dtype.itemsize)
     span = runs.run
     for leaf in range(-(-runs.values // span)):
         if leaf in digest.done:

@@ -125,11 +125,9 @@ class Cast:
             return self._complex(out, values)
         found, off, beyond, hopeless = nearest(values, self.target)
         rounded, clipped = int(np.count_nonzero(off)), int(np.count_nonzero(beyond))
-        bad = hopeless
-        if self.casting == "exact":
-            bad = hopeless | beyond | off
-        elif self.casting in ("round", "fit"):
-            bad = hopeless | beyond if self.casting == "round" or self.target.kind == "f" else hopeless | beyond | off
+        bad = hopeless if self.casting == "clip" else hopeless | beyond
+        if self.casting == "exact" or (self.casting == "fit" and self.target.kind != "f"):
+            bad = bad | off
         out.reshape(-1)[...] = found
         return Changes(rounded, clipped), int(np.argmax(bad)) if bad.any() else None
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...codecs.crc32 import crc32
-from ...formats.contract import StoredArray
+from ...formats.contract import NewArray, StoredArray
 from ...plain.chunk_grid import Box
 from ...plain.errors import DamagedFileError, MmapstoreError, WriteError
 from .journal import Journal
@@ -87,7 +87,7 @@ def copy(
 
     Raises what reading and writing raise; WriteError if the disk gives something else back than was written.
     """
-    commits = _Commits(sink, journal, verify)
+    commits = _Commits(sink, journal, {name: tally.digest.dtype for name, tally in tallies.items()}, verify)
     try:
         with Beside(tallies) as beside, contextlib.closing(blocks):
             for block in blocks:
@@ -138,8 +138,8 @@ def read_back(
 class _Commits:
     """Has written blocks put on disk, read back and recorded: in a thread of its own where the sink allows it."""
 
-    def __init__(self, sink: Sink, journal: Journal, verify: bool) -> None:
-        self._sink, self._journal = sink, journal
+    def __init__(self, sink: Sink, journal: Journal, dtypes: Mapping[str, np.dtype[Any]], verify: bool) -> None:
+        self._sink, self._journal, self._dtypes = sink, journal, dtypes
         self._verify = verify and sink.flushes_beside
         self._waiting: list[tuple[Block, Mapping[str, str]]] = []
         self._beside = ThreadPoolExecutor(1, "mmapstore commit") if sink.flushes_beside else None
@@ -180,17 +180,17 @@ class _Commits:
         for block, checksums in waiting:
             if self._verify:
                 for name, found in self._sink.read(block).items():
-                    require_same(self._journal.output.path, block.boxes[name], checksums[name], found)
+                    require_same(self._journal.output.path, block.boxes[name], checksums[name], found, self._dtypes[name])
             for name, checksum in checksums.items():
                 record.checksums[name].append(checksum)
             record.samples, record.counts = block.samples, dict(block.counts)
         self._journal.write()
 
 
-def require_same(path: str, box: Box, checksum: str, found: Array) -> None:
+def require_same(path: str, box: Box, checksum: str, found: Array, dtype: np.dtype[Any]) -> None:
     """Raise WriteError if what was read back is not what was written."""
     other = checksum_of(found)
-    if other != checksum:
+    if found.dtype != dtype or other != checksum:
         corner = tuple(part.start for part in box)
         raise WriteError(
             f"{path}: what was written from {corner} on is not what the disk gives back (checksum {other}, expected "
@@ -198,21 +198,22 @@ def require_same(path: str, box: Box, checksum: str, found: Array) -> None:
         )
 
 
-def verify_all(path: str, boxes: Sequence[Box] | Any, checksums: Sequence[str], stored: StoredArray, dtype: np.dtype[Any]) -> None:
-    """Compare the first regions of a finished target, opened anew, with their checksums. One thread reads while one computes."""
-    if stored.dtype.newbyteorder("=") != dtype:
-        raise DamagedFileError(f"{path} reads back as {stored.dtype}, expected {dtype}.")
+def verify_all(path: str, new: NewArray, boxes: Iterable[Box], checksums: Sequence[str], stored: StoredArray) -> None:
+    """Compare regions of a target that is on disk, opened anew, with their checksums. One thread reads while one computes."""
+    if tuple(stored.shape) != new.shape or stored.dtype.newbyteorder("=") != new.dtype:
+        raise DamagedFileError(
+            f"{path} reads back as {tuple(stored.shape)} {stored.dtype}, expected {new.shape} {new.dtype}. Run the same again."
+        )
 
-    def check(number: int) -> None:
-        box = boxes[number]
-        found = np.empty(tuple(part.stop - part.start for part in box), dtype)
+    def check(box: Box, checksum: str) -> None:
+        found = np.empty(tuple(part.stop - part.start for part in box), new.dtype)
         stored.read_box(box, found)
-        require_same(path, box, checksums[number], found)
+        require_same(path, box, checksum, found, new.dtype)
 
     with ThreadPoolExecutor(2, "mmapstore verify") as threads:
         under_way: collections.deque[Future[None]] = collections.deque()
-        for number in range(len(checksums)):
-            under_way.append(threads.submit(check, number))
+        for box, checksum in zip(boxes, checksums, strict=True):
+            under_way.append(threads.submit(check, box, checksum))
             if len(under_way) > 2:
                 under_way.popleft().result()
         while under_way:

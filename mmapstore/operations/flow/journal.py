@@ -88,9 +88,12 @@ class Journal:
 
     def write(self) -> None:
         """Put what is new on disk: in one step all of it, later a line. Raises WriteError; a kill leaves the lines before."""
+        if self._is_kept:
+            self._write()
+        self._committed, self._nbytes = time.monotonic(), 0
+
+    def _write(self) -> None:
         record: Recorded | None = self.record
-        if not self._is_kept:
-            return
         if self._is_whole:
             lines = list(record.new_lines()) if record is not None else []
             self._is_whole = False  # unless all of it gets there
@@ -107,7 +110,6 @@ class Journal:
                         os.unlink(f"{self.output.journal}.tmp")
                     raise
         self._is_whole = record is not None
-        self._committed, self._nbytes = time.monotonic(), 0
 
     def rewrite(self) -> None:
         """Put all of it on disk in one step, also what was forgotten since the last line."""

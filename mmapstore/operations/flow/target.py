@@ -219,7 +219,7 @@ class Target(Output):
         return [key or "an array at the root" for key in keys if key not in replaced]
 
     def written(self) -> list[ArrayManifest]:
-        """Return the manifest's entries of the data that is there now; nothing where no manifest can be read."""
+        """Return the entries of the manifest at the target; no entries if the manifest cannot be read."""
         try:
             return list(read_manifest(self.manifest_path).fields.values())
         except MmapstoreError:

@@ -204,7 +204,7 @@ def _position(plan: WritePlan, record: Record) -> Position:
     at, again = record.samples, not plan.source.gives_from_any_sample
     if again:  # at its first sample; behind old ones, at the block where these end
         at = 0 if plan.before is None else min(record.samples, plan.before.complete)
-    # What was skipped right before a sample that is given again is told again; and what was before sample 0 is before all.
+    # The source names an item again that was skipped right before a sample that it gives again.
     known = [name for before, name in record.skipped if (before < at if again else before <= at)]
     return Position(at, [start for start in record.starts if start <= at], known)
 

@@ -154,7 +154,7 @@ class WritePlan:
                 **self.source.memory(self.block_samples),
                 # Statistics of values and those of differences are taken at the same time, the latter with a sample kept.
                 "checks and statistics": 2 * SCRATCH_NBYTES + 2_000_000 + self.sample_nbytes,
-                "conversion": usable_cpus() * casts.SCRATCH_NBYTES if any(map(_is_checked, self.fields.values())) else 0,
+                **({"conversion": usable_cpus() * casts.SCRATCH_NBYTES} if any(map(_is_checked, self.fields.values())) else {}),
                 "format library": library,
                 "bookkeeping": _SMALL_THINGS,
             }

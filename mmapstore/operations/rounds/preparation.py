@@ -122,7 +122,7 @@ class Preparation:
             )
 
     def _stored(self) -> Iterator[tuple[int, str]]:
-        """Yield the number and the path of each round that is there, finished or not."""
+        """Yield the number and the path of each round in the directory, finished or not."""
         for name in os.listdir(self.directory):
             if match := _STORE.fullmatch(name):
                 yield int(match[1]), os.path.join(self.directory, name)
