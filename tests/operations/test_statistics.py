@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import random
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mmapstore as mm
 from mmapstore.cli import main
+from mmapstore.operations.flow.regions import Regions
 from mmapstore.operations.ingest import ingest
-from mmapstore.operations.statistics import statistics_at
+from mmapstore.operations.statistics import regions, statistics_at
+from mmapstore.operations.statistics.regions import Pass, Plan, do, finish
 from mmapstore.plain.channel_statistics import ChannelStatistics
-from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError
+from mmapstore.plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MemoryBudgetError
 from mmapstore.plain.manifest import SUFFIX, ArrayManifest, Manifest
 
 
@@ -53,7 +59,7 @@ def test_changes_stay_within_episodes(tmp_path: Path, episodes: int, length: int
     array = np.random.default_rng(episodes).integers(-99, 99, (episodes, length, 2, 3)).astype(np.int16)
     np.save(tmp_path / "x.npy", array)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmapstore.operations.statistics.BLOCK_NBYTES", block)
+        patch.setattr("mmapstore.operations.statistics.regions.BLOCK_NBYTES", block)
         (found,) = statistics_at(tmp_path / "x.npy", layout="NTHW")
     checked(found.values, array.reshape(1, -1))
     changes = np.diff(array.astype(np.int64), axis=1)
@@ -72,6 +78,58 @@ def test_parts_know_nothing_of_each_other(tmp_path: Path) -> None:
         own = array[slice(*part.samples)]
         checked(part.values, by_channel(own))
         checked(part.differences, by_channel(np.diff(own.astype(np.float64), axis=0)))
+
+
+@given(
+    episodes=st.integers(1, 4),
+    length=st.integers(1, 9),
+    dtype=st.sampled_from(["u1", "<i4", ">f4", "f8"]),
+    nbytes=st.sampled_from([1, 100, 700, 10**6]),
+    cut=st.integers(0, 36),
+    chunk=st.sampled_from([None, 1, 4]),
+    order=st.randoms(use_true_random=False),
+)
+@settings(max_examples=30)
+def test_regions_in_any_order_and_more_than_once(
+    tmp_path: Path, episodes: int, length: int, dtype: str, nbytes: int, cut: int, chunk: int | None, order: random.Random
+) -> None:
+    """Against NumPy over the whole array, and bit for bit against the same regions in their order."""
+    array = np.random.default_rng(length).integers(0, 99, (episodes, length, 2, 3)).astype(dtype)
+    path = str(tmp_path / "x.h5")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=array, chunks=(chunk and min(chunk, episodes), length, 1, 3) if chunk else None)
+    samples, parts = episodes * length, [(0, cut), (cut, episodes * length)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regions, "REGION_NBYTES", nbytes)
+        dataset = mm.open(path, layout="NTCW")
+        passes = [Pass.of(dataset, path, "data", part, True, 10**8) for part in parts if part[0] < part[1] <= samples]
+    plan = Plan(path, "NTCW", tuple(passes))
+    sent = pickle.dumps(plan)
+    assert len(sent) < 10_000 and "dataset" not in vars(plan)
+    numbers = [*range(len(plan)), *order.choices(range(len(plan)), k=3)] if len(plan) else []
+    order.shuffle(numbers)
+    found = finish(plan, [pickle.loads(pickle.dumps(do(pickle.loads(sent), number))) for number in numbers])
+    again = finish(plan, [do(plan, number) for number in range(len(plan))])
+    flat = array.reshape(samples, 2, 3).astype(np.float64)
+    starts = np.arange(samples) % length == 0
+    for each, (values, differences), (same, alike) in zip(passes, found, again, strict=True):
+        start, stop = each.regions.start, each.regions.stop
+        checked(values, by_channel(flat[start:stop]))
+        changes = np.diff(flat[start:stop], axis=0)[~starts[start + 1 : stop]]
+        if len(changes):
+            checked(differences, by_channel(changes))
+        assert differences.count.sum() == changes.size
+        assert (values.to_json(), differences.to_json()) == (same.to_json(), alike.to_json())
+
+
+def test_a_plan_of_a_million_regions_is_small_and_a_changed_source_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "x.npy")
+    pass_ = Pass("data", (10**6, 1 << 28), "|u1", 1, True, Regions(0, 10**6, 1), 1)
+    plan = Plan(path, None, (pass_,))
+    assert len(plan) == 10**6 and plan.region(999_999)[1] == (999_999, 10**6) and len(pickle.dumps(plan)) < 1000
+    np.save(path, frames())
+    with pytest.raises(DamagedFileError, match="was changed since its statistics were planned"):
+        do(plan, 5)
 
 
 def described(

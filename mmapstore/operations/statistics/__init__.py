@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,12 @@ from ...batches.dataset import Dataset
 from ...batches.labels import class_words, is_label, label_field
 from ...batches.opening import open_dataset
 from ...batches.split import split_points
-from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, DifferenceStatistics
+from ...plain.channel_statistics import ChannelStatistics
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
-from ...plain.memory_budget import MemoryPlan, parse_bytes
-from ...readers.contract import Reader
+from ...plain.memory_budget import parse_bytes
 from ..progress import Progress
 from ..verify.manifest_check import Described, described_arrays
-from ..verify.rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Array, Rows, read_ahead
+from .regions import Pass, Plan, Statistics, do, finish
 
 _PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
@@ -123,14 +123,13 @@ def statistics_at(
     >>> print(found.keras_line())
     keras.layers.Normalization(axis=1, mean=[5, 6], variance=[11.6667, 11.6667])
     """
-    budget = parse_bytes(max_memory)
-    dataset = open_dataset(os.fspath(path), layout=layout, mapped=False)
+    budget, source = parse_bytes(max_memory), os.fspath(path)
+    dataset = open_dataset(source, layout=layout, mapped=False)
     points = split_points(len(dataset), tuple(split), 0, "samples") if split else [(0, len(dataset))]
     names = _PART_NAMES.get(len(points)) or tuple(f"part {number + 1}" for number in range(len(points)))
-    episodes = dataset.episodes
-    described = {} if split or layout or recompute else _described(os.fspath(path))
+    described = {} if split or layout or recompute else _described(source)
     label, labels = label_field(dataset) or ("", None)
-    found = []
+    found, passes = list[FieldStatistics](), dict[int, Pass]()
     for field, reader in dataset.readers.items():
         spec = reader.spec
         if spec.dtype.kind not in "biuf" and field != label:
@@ -139,18 +138,20 @@ def statistics_at(
         kept, why_not = _from_manifest(described.get(field) or described.get(""), len(spec), is_ordered)
         for (start, stop), name in zip(points, names, strict=True):
             classes = class_words(field, labels.part(start, stop)) if labels is not None and field == label else ""
-            if kept is not None:
-                values, differences, origin = kept
-            elif spec.dtype.kind == "S":
-                values, differences, origin = ChannelStatistics(), ChannelStatistics(), "counted in the data"
-            else:
-                values, differences = _computed(str(path), reader, episodes, start, stop, budget, progress, is_ordered)
-                origin = f"computed from the data{why_not}"
-            figures = values, differences, origin, classes
+            figures = kept or (ChannelStatistics(), ChannelStatistics(), "counted in the data")
+            if kept is None and spec.dtype.kind != "S":
+                passes[len(found)] = Pass.of(dataset, source, field, (start, stop), is_ordered, budget)
+                figures = *figures[:2], f"computed from the data{why_not}"
             part = name if split else ""
-            found.append(FieldStatistics(field, part, (start, stop), spec.sample_shape, str(spec.dtype), spec.layout, *figures))
+            found.append(
+                FieldStatistics(field, part, (start, stop), spec.sample_shape, str(spec.dtype), spec.layout, *figures, classes)
+            )
     if not found:
-        raise InvalidTypeError(f"{os.fspath(path)} holds no numbers, so it has no statistics; expected bool, integers or floats.")
+        raise InvalidTypeError(f"{source} holds no numbers, so it has no statistics; expected bool, integers or floats.")
+    plan = Plan(source, layout, tuple(passes.values()))
+    vars(plan)["dataset"] = dataset  # which is open already
+    for number, (values, differences) in zip(passes, finish(plan, _records(plan, progress)), strict=True):
+        found[number] = replace(found[number], values=values, differences=differences)
     return found
 
 
@@ -197,36 +198,14 @@ def _changed_at(path: str) -> int:
     return max((file.stat().st_mtime_ns for file in files), default=0)
 
 
-def _computed(
-    path: str, reader: Reader, episodes: Array, start: int, stop: int, budget: int, progress: Any, is_ordered: bool
-) -> tuple[ChannelStatistics, ChannelStatistics]:
-    spec = reader.spec
-    axis = spec.layout.index("C") if "C" in spec.layout else None
-    rows = Rows(path, spec.shape, spec.dtype, reader)
-    together = rows.together(min(BLOCK_NBYTES, budget // 8), budget // 4)
-    plan = {
-        "blocks read": BLOCKS * together * rows.nbytes,
-        "decoding": reader.scratch_nbytes,
-        "statistics": 2 * SCRATCH_NBYTES + 2 * rows.nbytes,
-        "bookkeeping": BOOKKEEPING,
-    }
-    MemoryPlan(plan).require(budget, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
-    values, differences = ChannelStatistics(), DifferenceStatistics()
-    steps = [(at, min(at + together, stop)) for at in range(start, stop, together)]
-    bar: Progress | None = None
-    try:
-        with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-stats") as threads:
-            for first, last, block in read_ahead(rows, steps, together, threads):
-                if isinstance(block, MmapstoreError):
-                    raise block
-                counted: Future[None] = threads.submit(values.update, block, axis)
-                if is_ordered:
-                    begin, end = np.searchsorted(episodes, [max(first, start + 1), last])
-                    differences.update(block, (episodes[begin:end] - first).tolist(), axis)
-                counted.result()
-                bar = bar or Progress(progress, stop - start, spec.sample_nbytes, 0)
-                bar(last - start)
-    finally:
-        if bar is not None:
+def _records(plan: Plan, progress: Any) -> Iterator[tuple[int, Statistics]]:
+    """Do all regions in this process, with a bar for each pass."""
+    numbers = itertools.count()
+    for each in plan.passes:
+        samples = each.regions.stop - each.regions.start
+        bar = Progress(progress, samples, math.prod(each.shape[1:]) * np.dtype(each.dtype).itemsize, 0)
+        try:
+            for number in itertools.islice(numbers, len(each.regions)):
+                yield do(plan, number, bar)
+        finally:
             bar.close()
-    return values, differences.statistics if is_ordered else ChannelStatistics()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +15,9 @@ from ...plain.array_spec import StoredLayout
 from ...plain.errors import MmapstoreError
 from ...plain.memory_budget import MemoryPlan
 from ..flow.casts import SCRATCH_NBYTES
+from ..flow.regions import Region
 from .differences import Differences, cast_values
-from .regions import Region, regions
+from .regions import Check
 from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Array, Rows, read_ahead, rows_by_layout, rows_in_order
 from .verdict import ArrayVerdict, Difference, dtype_words
 
@@ -46,7 +47,7 @@ def paired(a: Side, b: Side, max_memory: int, cast: bool, independent: bool) -> 
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Check):
     """Two arrays as rows that belong together. Regions are samples [start, stop), which may be checked in any order.
 
     Attributes
@@ -101,11 +102,11 @@ class Comparison:
         )
         return replace(self, rows=rows, together=together)
 
-    def plan(self, parts: int = 1) -> list[Region]:
-        unit = max(each * self._sample_values // max(1, rows.values) for each, rows in zip(self.together, self.rows, strict=True))
-        return regions(self.samples, unit, parts)
+    @property
+    def unit(self) -> int:
+        return max(each * self._sample_values // max(1, rows.values) for each, rows in zip(self.together, self.rows, strict=True))
 
-    def check(self, region: Region, done: Callable[[int], Any]) -> Differences:
+    def read(self, region: Region, done: Callable[[int], Any]) -> Differences:
         """Compare the values of a region, up to where one side cannot be read."""
         found = Differences()
         with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-verify") as threads:
@@ -127,8 +128,7 @@ class Comparison:
                 return
             yield (found if self.axes is None or not side else found.transpose(self.axes)).reshape(-1)
 
-    def finish(self, records: Iterable[Differences]) -> ArrayVerdict:
-        """Merge the records of all regions, in the order of the plan."""
+    def verdict(self, records: Iterator[Differences]) -> ArrayVerdict:
         found = Differences()
         for record in records:
             found.add(record)

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,9 @@ from ...plain.digest_leaves import Leaves, leaves_of
 from ...plain.errors import DamagedFileError, KeyNotFoundError, MmapstoreError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, leaves_path
 from ...plain.memory_budget import MemoryPlan
+from ..flow.regions import Region
 from ..manifest_files import read_leaves
-from .regions import Region, performed, regions
+from .regions import Check, performed
 from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Rows, by_numpy, read_ahead, rows_in_order
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
 
@@ -43,12 +44,20 @@ _OWN_CHECKS = {
 
 @dataclass(frozen=True)
 class Described:
-    """An array that a manifest describes: its name for `open`, its file, the manifest's path, and the entry."""
+    """An array that a manifest describes: its name for `open`, its file, the manifest's path, and the name of its entry there."""
 
     name: str
     path: str
     where: str
-    entry: ArrayManifest
+    field: str
+
+    @functools.cached_property
+    def entry(self) -> ArrayManifest:
+        return read_manifest(self.where).fields[self.field]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the entry out: the checksums of an array of many blocks take megabytes, which workers do not need."""
+        return {name: value for name, value in vars(self).items() if name != "entry"}
 
 
 def described_arrays(path: str) -> list[Described]:
@@ -75,7 +84,9 @@ def described_arrays(path: str) -> list[Described]:
         file = where.parent / entry.file
         if is_meant and not lies_in(file, where.parent):
             raise DamagedFileError(f"{where} names the file {entry.file!r}, which is outside its directory.")
-        found += [Described(name, str(file), str(where), entry)] if is_meant else []
+        if is_meant:
+            found.append(Described(name, str(file), str(where), field_name))
+            vars(found[-1])["entry"] = entry  # so that the manifest is read once
     if is_directory and fields and not found:
         raise KeyNotFoundError(f"{outer} has no field {inside!r}; it has {', '.join(fields)}.")
     return found
@@ -98,7 +109,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class ReadThrough:
+class ReadThrough(Check):
     """Reads one array to its end, and compares it with the blocks and the digest of its manifest where it has one.
 
     Regions are samples [start, stop). They may be checked in any order, in any process, and more than once.
@@ -110,6 +121,7 @@ class ReadThrough:
     rows: Rows
     together: int
     manifest: Described | None
+    block_samples: int
     independent: bool
 
     @classmethod
@@ -128,7 +140,8 @@ class ReadThrough:
         rows = rows.within(max_memory - blocks - BOOKKEEPING)
         parts = {"blocks read": blocks, "decoding": rows.reader.scratch_nbytes, "bookkeeping": BOOKKEEPING}
         MemoryPlan(parts).require(max_memory, f"Verifying {name}", "Give a larger max_memory= (--max-memory).")
-        return cls(name, path, stored, rows, together, manifest, independent)
+        block_samples = manifest.entry.block_samples if manifest is not None else rows.count
+        return cls(name, path, stored, rows, together, manifest, block_samples, independent)
 
     @property
     def samples(self) -> int:
@@ -144,16 +157,13 @@ class ReadThrough:
         return self.rows.count // max(1, self.samples)
 
     @property
-    def _block_samples(self) -> int:
-        return self.manifest.entry.block_samples if self.manifest is not None else self.samples
+    def unit(self) -> int:
+        return self.block_samples if self.manifest else self.together
 
-    def plan(self, parts: int = 1) -> list[Region]:
-        return regions(self.samples, self._block_samples if self.manifest else self.together, parts)
-
-    def check(self, region: Region, done: Callable[[int], Any]) -> Record:
+    def read(self, region: Region, done: Callable[[int], Any]) -> Record:
         """Read a region, and on to the end of the last leaf that begins in it."""
         record, digests, rows = Record(), LeafDigests(self.rows.dtype), self.rows
-        per_sample, block = self._row_per_sample, max(1, self._block_samples * self._row_per_sample)
+        per_sample, block = self._row_per_sample, max(1, self.block_samples * self._row_per_sample)
         at, last = (sample * per_sample for sample in region)
         leaf = Leaves(0, rows.dtype.itemsize).run
         end = min(rows.count, -(-(-(-last * rows.values // leaf) * leaf) // max(1, rows.values)))
@@ -181,8 +191,7 @@ class ReadThrough:
         record.leaves = digests.done
         return record
 
-    def finish(self, records: Iterable[Record]) -> ArrayVerdict:
-        """Merge the records of all regions."""
+    def verdict(self, records: Iterator[Record]) -> ArrayVerdict:
         checksums: dict[int, int] = {}
         digests, unread = LeafDigests(self.rows.dtype), set()
         for record in records:
@@ -220,7 +229,7 @@ class ReadThrough:
     def _bad_blocks(
         self, entry: ArrayManifest, checksums: dict[int, int], unread: list[tuple[int, int, str]]
     ) -> Iterator[BadBlock]:
-        block = max(1, self._block_samples * self._row_per_sample)
+        block = max(1, self.block_samples * self._row_per_sample)
         why = {start // block: words for start, _, words in reversed(unread)}  # no run goes past the end of a block
         extents = self.stored.extents
         for number, expected in enumerate(entry.checksums):

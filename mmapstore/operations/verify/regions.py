@@ -1,52 +1,76 @@
-"""Work on an array in regions of its samples, which can be done in any order, more than once, and in many processes."""
+"""Check an array in regions of its samples: `do` each of them, in any process, any order and more than once; then `finish`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+import abc
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
+from ..flow.regions import Region, Regions, in_order
 from ..progress import Progress
 from .verdict import ArrayVerdict
 
-Region = tuple[int, int]
 
+@dataclass(frozen=True)
+class Check(abc.ABC):
+    """The plan of checking one array, or a pair of arrays. It pickles, and so do the records of its regions, which are small.
 
-class Check(Protocol):
-    """One array or pair of arrays to check. It pickles, and so do its records, which are small."""
+    Attributes
+    ----------
+    samples, sample_nbytes : of the array
+    unit : samples, no region ends within such a unit
+    most : number of regions at most; a region of less than some leaves of the digest (64 MiB) reads much of the next one too
+    """
+
+    most: int = field(default=1, kw_only=True)
 
     @property
+    @abc.abstractmethod
     def samples(self) -> int: ...
 
     @property
+    @abc.abstractmethod
     def sample_nbytes(self) -> int: ...
 
-    def plan(self, parts: int = 1) -> list[Region]:
-        """Return at most `parts` regions [start, stop) of samples. Arithmetic only."""
-        ...
+    @property
+    @abc.abstractmethod
+    def unit(self) -> int: ...
 
-    def check(self, region: Region, done: Callable[[int], Any]) -> Any:
-        """Read one region and return its record. `done` is called with the number of the sample up to which it was read."""
-        ...
+    @abc.abstractmethod
+    def read(self, region: Region, done: Callable[[int], Any]) -> Any:
+        """Read a region and return its record. `done` is called with the number of the sample up to which it was read."""
 
-    def finish(self, records: Iterable[Any]) -> ArrayVerdict:
-        """Merge the records of all regions, in the order of the plan."""
-        ...
+    @abc.abstractmethod
+    def verdict(self, records: Iterator[Any]) -> ArrayVerdict:
+        """Merge the records of all regions, in their order."""
+
+    def in_regions(self, nbytes: int = 256 << 20) -> Self:
+        """Return the same check in regions of at least `nbytes`."""
+        return replace(self, most=max(1, self.samples * self.sample_nbytes // nbytes))
+
+    @property
+    def regions(self) -> Regions:
+        return Regions.at_most(self.most, self.samples, self.unit)
+
+    def __len__(self) -> int:
+        return len(self.regions)
 
 
-def regions(samples: int, unit: int, parts: int) -> list[Region]:
-    """Return at most `parts` regions of nearly equal size, each of whole units but the last.
+def do(check: Check, number: int, done: Callable[[int], Any] = lambda done: None) -> tuple[int, Any]:
+    """Check a region, and return its number and its record, which pickles to less than 10 kB of a sound array."""
+    return number, check.read(check.regions[number], done)
 
-    >>> regions(10, 2, 3)
-    [(0, 4), (4, 8), (8, 10)]
-    """
-    each = -(-samples // (max(1, unit) * parts)) * max(1, unit)
-    return [(at, min(at + each, samples)) for at in range(0, samples, max(1, each))]
+
+def finish(check: Check, records: Iterable[tuple[int, Any]]) -> ArrayVerdict:
+    """Merge the records of all regions. Raises StateMismatchError for regions without a record."""
+    return check.verdict(in_order(records, len(check)))
 
 
 def performed(check: Check, progress: Any = False) -> ArrayVerdict:
     """Check all of an array in this process. `progress` as `verify` takes it."""
     bar = Progress(progress, check.samples, check.sample_nbytes, 0)
     try:
-        return check.finish([check.check(region, bar) for region in check.plan()])
+        return finish(check, (do(check, number, bar) for number in range(len(check))))
     finally:
         bar.close()

@@ -1,0 +1,134 @@
+"""Statistics of a dataset in regions of its samples: planned, done in any process, any order and more than once, finished."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...batches.dataset import Dataset
+from ...batches.opening import open_dataset
+from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, DifferenceStatistics
+from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError
+from ...plain.memory_budget import MemoryPlan
+from ...readers.contract import Reader
+from ..flow.regions import Region, Regions, in_order
+from ..verify.rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Rows, read_ahead
+
+REGION_NBYTES = 256 << 20  # about; the sample before a region is read with it, and the chunks that it lies in
+Statistics = tuple[ChannelStatistics, ChannelStatistics]
+"""Of the values, and of x[t+1] - x[t]; the latter without channels where samples have no order."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reading of samples of a field.
+
+    Attributes
+    ----------
+    field, shape, dtype : of all its samples, as they are read
+    channel_axis : in `shape`; None makes it one channel
+    is_ordered : the change from each sample to the next has statistics
+    regions : of the samples to read; their length does not depend on the memory, so that sums are merged in one order always
+    together : samples read at a time
+    """
+
+    field: str
+    shape: tuple[int, ...]
+    dtype: str
+    channel_axis: int | None
+    is_ordered: bool
+    regions: Regions
+    together: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, path: str, field: str, samples: Region, is_ordered: bool, max_memory: int) -> Pass:
+        """Plan to read samples [start, stop) of a field. Raises MemoryBudgetError."""
+        reader = dataset.readers[field]
+        spec, rows = reader.spec, _rows(path, reader)
+        together = rows.together(min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
+        plan = {
+            "blocks read": BLOCKS * together * rows.nbytes,
+            "decoding": reader.scratch_nbytes,
+            "statistics": 2 * SCRATCH_NBYTES + 2 * rows.nbytes,
+            "bookkeeping": BOOKKEEPING,
+        }
+        MemoryPlan(plan).require(max_memory, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
+        axis = spec.layout.index("C") if "C" in spec.layout else None
+        chunk = max(1, reader.decoded_together)
+        length = max(1, REGION_NBYTES // (chunk * max(1, rows.nbytes))) * chunk
+        return cls(field, spec.shape, spec.dtype.str, axis, is_ordered, Regions(*samples, length), together)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Statistics to compute: small, picklable, and arithmetic alone. Its regions are those of all passes, in their order."""
+
+    path: str
+    layout: str | None
+    passes: tuple[Pass, ...]
+
+    def __len__(self) -> int:
+        return sum(len(each.regions) for each in self.passes)
+
+    def region(self, number: int) -> tuple[Pass, Region]:
+        """Return the pass that a region belongs to, and its samples. Raises InvalidValueError for a region that there is not."""
+        left = number
+        for each in self.passes:
+            if 0 <= left < len(each.regions):
+                return each, each.regions[left]
+            left -= len(each.regions)
+        raise InvalidValueError(f"Region {number} is asked for; expected one of 0 to {len(self) - 1}.")
+
+    @functools.cached_property
+    def dataset(self) -> Dataset:
+        return open_dataset(self.path, layout=self.layout, mapped=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "dataset"}
+
+
+def do(plan: Plan, number: int, done: Callable[[int], Any] = lambda samples: None) -> tuple[int, Statistics]:
+    """Read a region, and return its number and its statistics. `done` is called with the number of samples of the pass that
+    lie before the place up to which it was read.
+
+    Raises what opening and reading raise; DamagedFileError if the field has another shape or dtype than when it was planned.
+    """
+    each, (start, stop) = plan.region(number)
+    reader, episodes = plan.dataset.readers.get(each.field), plan.dataset.episodes
+    if reader is None or (reader.spec.shape, reader.spec.dtype.str) != (each.shape, each.dtype):
+        raise DamagedFileError(f"{plan.path} was changed since its statistics were planned. Call again once nothing writes to it.")
+    values, differences = ChannelStatistics(), DifferenceStatistics()
+    steps = [(at, min(at + each.together, stop)) for at in range(start, stop, each.together)]
+    if each.is_ordered and start > each.regions.start and start not in episodes:
+        steps.insert(0, (start - 1, start))
+    with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-stats") as threads:
+        for first, last, block in read_ahead(_rows(plan.path, reader), steps, each.together, threads):
+            if isinstance(block, MmapstoreError):
+                raise block
+            counted: Future[None] | None = threads.submit(values.update, block, each.channel_axis) if first >= start else None
+            if each.is_ordered:
+                begin, end = np.searchsorted(episodes, [first, last])
+                differences.update(block, (episodes[begin:end] - first).tolist(), each.channel_axis)
+            if counted is not None:
+                counted.result()
+                done(last - each.regions.start)
+    return number, (values, differences.statistics)
+
+
+def finish(plan: Plan, records: Iterable[tuple[int, Statistics]]) -> list[Statistics]:
+    """Merge the records of all regions into the statistics of each pass. Raises StateMismatchError for regions without a record."""
+    found = [(ChannelStatistics(), ChannelStatistics()) for _ in plan.passes]
+    merged = (into for into, each in zip(found, plan.passes, strict=True) for _ in range(len(each.regions)))
+    for more, into in zip(in_order(records, len(plan)), merged, strict=True):
+        into[0].merge(more[0])
+        into[1].merge(more[1])
+    return found
+
+
+def _rows(path: str, reader: Reader) -> Rows:
+    return Rows(path, reader.spec.shape, reader.spec.dtype, reader)
