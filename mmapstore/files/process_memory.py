@@ -8,6 +8,7 @@ import gc
 import math
 import os
 import sys
+import threading
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from ..plain.errors import MemoryBudgetError
 
 _STATUS = Path("/proc/self/status")
+_SAMPLED_SECONDS = 0.01
 _ALWAYS_TAKEN = 256 << 20  # bytes not worth a look at what is available
 # Of control groups v1 and v2: the mount, and the files and fields of a group: limits, usage, reclaimable page cache.
 _GROUPS_V1, _GROUPS_V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
@@ -32,6 +34,31 @@ def private_bytes() -> int | None:
         lines = _STATUS.read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
     return None
+
+
+class PeakMemory:
+    """Measure by how much the private memory of this process grows while a block runs; sampled every 10 ms.
+
+    `nbytes` : the growth at most, in bytes; 0 on a system without /proc
+    """
+
+    nbytes = 0
+
+    def __enter__(self) -> PeakMemory:
+        self._before, self._ended = private_bytes() or 0, threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        is_over = False
+        while not is_over:
+            is_over = self._ended.wait(_SAMPLED_SECONDS)
+            self.nbytes = max(self.nbytes, (private_bytes() or 0) - self._before)
 
 
 def give_back_free_memory() -> None:

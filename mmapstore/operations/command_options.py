@@ -28,6 +28,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--overwrite": {"action": "store_true", "help": "replace existing output once the new data is complete"},
     "--no-resume": {"dest": "resume", "action": "store_false", "help": "discard an interrupted run and start again"},
     "--dry-run": {"action": "store_true", "help": "write nothing; print the predicted size, memory and time"},
+    "--engine": {
+        "choices": ("threads", "processes", "dask"),
+        "default": "threads",
+        "help": "workers: threads of this process, one process for each CPU, or the Dask cluster of --scheduler (default: threads)",
+    },
+    "--scheduler": {"metavar": "ADDRESS", "help": "address of the Dask scheduler, such as tcp://host:8786"},
     "--json": {"action": "store_true", "help": "print JSON instead of text"},
 }
 
@@ -63,6 +69,15 @@ def _shape(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() or part in ("N", "n", "-1") for part in parts):
         raise InvalidValueError(f"--raw-shape {text} is not understood; expected lengths with commas, such as 1000,3,50,50.")
     return tuple(int(part) if part.isdecimal() else -1 for part in parts)
+
+
+def engine_of(args: argparse.Namespace) -> str:
+    """Return `engine=` of --engine and --scheduler. Raises InvalidValueError for one without the other."""
+    if (args.engine == "dask") is (args.scheduler is not None):
+        return str(args.scheduler or args.engine)
+    raise InvalidValueError(
+        "--engine dask and --scheduler ADDRESS go together: workers are those of a scheduler that runs already."
+    )
 
 
 def refuse_options(args: argparse.Namespace, names: Iterable[str], why: str) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +131,7 @@ def test_what_cannot_be_finished(source: str, tmp_path: Path) -> None:
         finish(plan, [*receipts, changed])
     with pytest.raises(InvalidValueError, match=rf"Region {len(plan)} is asked for; expected one of 0 to {len(plan) - 1}"):
         do(plan, len(plan))
-    with pytest.raises(StateMismatchError, match="begun by another call: parts True, now None"):
+    with pytest.raises(StateMismatchError, match="begun by another call: slabs in each region 1, now None"):
         mm.convert(source, tmp_path / "x.npy", progress=False)
     finish(plan, receipts)
     with pytest.raises(TargetExistsError):
@@ -146,3 +150,56 @@ def test_hdf5_has_one_writer(source: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="cannot be written in parts: HDF5 has one writer at a time"):
         planned(source, tmp_path / "x.h5")
     assert not list(tmp_path.glob("x.*")) and parts.REGION_NBYTES >= 4 * digest_leaves.LEAF_NBYTES
+
+
+# --- many workers ----------------------------------------------------------------------------------------------------------
+
+
+class Forked:
+    """Processes that convert parts of a source, some of which are killed at random moments."""
+
+    def __init__(self, source: str, out: Path, random: random.Random) -> None:
+        self.call = functools.partial(mm.convert, source, out, progress=False, max_memory="64MB", compression="zstd")
+        self.random, self.killed = random, 0
+
+    def run(self, part: str, is_killed: bool) -> None:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                self.call(part=part)
+                status = 0
+            finally:
+                os._exit(status)
+        if is_killed:
+            time.sleep(self.random.random() * 0.06)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert status == 0 or (is_killed and os.WTERMSIG(status) == signal.SIGKILL)
+        self.killed += status != 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
+@pytest.mark.parametrize("seed", range(100 if os.environ.get("MMAPSTORE_THOROUGH") else 3))
+def test_parts_in_any_order_with_workers_that_are_killed(source: str, tmp_path: Path, seed: int) -> None:
+    """64 parts, a third of them killed and done again, a fifth done twice: the root digest is that of one process."""
+    chance = random.Random(seed)
+    out = tmp_path / chance.choice(["x.npy", "x.zarr"])
+    options = {} if out.suffix == ".npy" else {"chunk_samples": chance.choice([1, 3, 4])}
+    workers = Forked(source, out, chance)
+    workers.call.keywords.update(options, compression=None if out.suffix == ".npy" else "zstd")
+    order = list(range(64))
+    chance.shuffle(order)
+    for index in [*order, *chance.sample(order, 13)]:
+        if chance.random() < 1 / 3:
+            workers.run(f"{index}/64", is_killed=True)
+    with pytest.raises(StateMismatchError, match=r"is not whole: \d+ of \d+ regions have no receipt|is not the partial target"):
+        workers.call(part="finish")
+    for index in [*order, *chance.sample(order, 13)]:
+        workers.run(f"{index}/64", is_killed=False)
+    done = workers.call(part="finish")
+    one = mm.convert(source, tmp_path / f"one{out.suffix}", progress=False)
+    assert done.sha256 == one.sha256 and workers.killed > 3
+    assert mm.verify(source, out) and mm.verify(out)
+    assert not list(tmp_path.glob("x.*.partial*"))

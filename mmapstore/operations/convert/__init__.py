@@ -18,10 +18,13 @@ from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError,
 from ...plain.guessed_axes import warn_of_doubts
 from ...plain.manifest import ArrayManifest, Manifest
 from ...plain.memory_budget import parse_bytes
+from ..flow import engines
 from ..flow.casts import Changes, checked_casting
 from ..flow.copying import copy, read_back, verify_all
+from ..flow.engines import THREADS
 from ..flow.journal import Journal, begun_by_another_call
 from ..flow.publishing import discard, interrupted_write, is_published, publish
+from ..flow.receipts import WHOLE, part_of
 from ..flow.record import Record
 from ..flow.tally import Tally
 from ..flow.target import Target
@@ -34,6 +37,7 @@ from .dropped_metadata import left_behind, lost_in
 from .dry_run import estimated
 from .entry import counted, entry_of
 from .origin import Origin
+from .parts import do_part, finish_parts, plan_parts
 from .plan import Plan, call_of, plan_of
 from .request import Request
 from .result import Converted
@@ -61,6 +65,8 @@ def convert(
     unpack: bool = False,
     verify: bool = True,
     progress: Callable[[int, int | None], Any] | bool | None = None,
+    engine: Any = THREADS,
+    part: str | None = None,
 ) -> Converted:
     """Copy one array into another format, as it is unless something else is asked for, and check what was written.
 
@@ -95,6 +101,11 @@ def convert(
     verify : False trusts the disk: saves reading the target once, some 10 % of the time for .npy and up to half for what has to
         be decoded
     progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples in all)
+    engine : "threads" of this process; "processes", as many as there are CPUs; "dask", the current client of a cluster, a
+        `distributed.Client`, or the address of a scheduler ("tcp://host:8786"); any object with `map(fn, items)`. Others than
+        threads convert regions of about 256 MB into .npy or Zarr; `max_memory` is for each worker, and workers reach the same paths
+    part : "i/n" converts part i of n (from 0) of the regions and leaves the rest to other processes, on any machine, in any order;
+        "finish" publishes the target once all parts are done. Neither publishes anything by itself
 
     Raises
     ------
@@ -118,6 +129,9 @@ def convert(
     target.require_apart_from(found.paths)
     plan = plan_of(found, target, wishes, budget)
     target.require_directory()
+    if not dry_run and (part is not None or engine != THREADS):
+        options = {"key": key, "source_layout": source_layout, "max_memory": budget, "verify": verify, "overwrite": overwrite}
+        return _in_parts(plan, (source, out, wishes), {**options, "resume": resume}, engine, part, progress)
     if dry_run:
         seconds, stored = estimated(plan, verify)
         return _result(plan, stored, seconds, Changes(), dry_run=True)
@@ -128,6 +142,32 @@ def convert(
     entry = Manifest.from_json(journal.finished.manifest, target.manifest_path).fields[FIELD]
     done = _result(plan, nbytes_on_disk(target.path), time.monotonic() - began, counted(journal.record))
     return dataclasses.replace(done, sha256=entry.sha256, verified=verify)
+
+
+def _in_parts(
+    plan: Plan, call: tuple[Any, ...], options: dict[str, Any], engine: Any, part: str | None, progress: Any
+) -> Converted:
+    """Convert all regions, or those of a part, or publish what parts have done."""
+    share = part_of(part) if part not in (None, "finish") else WHOLE
+    if part is not None and not options["resume"]:
+        raise InvalidValueError(
+            "resume=False with part= would delete the other parts. To start again, delete the .partial files first."
+        )
+    began = time.monotonic()
+    with engines.opened(engine) as workers:
+        parts = plan_parts(*call, **options, count=share.count)
+        plan = plan.in_slabs(*parts.slabs)
+        if part != "finish":
+            done = do_part(parts, share, workers, progress)
+    if part not in (None, "finish"):
+        return dataclasses.replace(
+            _result(plan, 0, time.monotonic() - began, Changes()), part=str(share), regions=(done, len(parts))
+        )
+    manifest, receipts = finish_parts(parts, options["overwrite"])
+    changes = sum((Changes(each.rounded, each.clipped) for each in {each.region: each for each in receipts}.values()), Changes())
+    result = _result(plan, nbytes_on_disk(plan.target.path), time.monotonic() - began, changes)
+    peak = max((receipt.peak_nbytes for receipt in receipts), default=0)
+    return dataclasses.replace(result, sha256=manifest.fields[FIELD].sha256, verified=options["verify"], peak_nbytes=peak)
 
 
 def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify: bool, progress: Any) -> tuple[Journal, Plan]:

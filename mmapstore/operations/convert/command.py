@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from typing import Any
 
 from ...files.crashes import has_restarted
 from ...plain.errors import InvalidValueError, PackedValuesWarning
-from ..command_options import RESUMABLE, add_options, keywords, print_result
+from ..command_options import RESUMABLE, add_options, engine_of, keywords, print_result
 from ..flow.casts import CASTINGS
+from ..flow.receipts import part_of_job
 from . import convert
 from .archives import TO, convert_directory, is_directory_of_archives
 from .tree import convert_all
@@ -19,6 +21,7 @@ from .tree_report import TreeReport
 # Options for one array alone, by their name in the parsed arguments.
 _ONE_ARRAY = (
     "key", "layout", "source_layout", "dtype", "samples", "compression", "chunks", "chunk_samples", "unpack", "dry_run",
+    "part", "parts", "finish",
 )  # fmt: skip
 
 
@@ -52,7 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="skip reading the output back: saves some 10%% of the time for .npy, up to half for compressed output",
     )
-    add_options(parser, "--dry-run", "--json")
+    add_options(parser, "--dry-run", "--json", "--engine", "--scheduler")
+    parser.add_argument(
+        "--part",
+        metavar="I/N",
+        help="convert part I of N (from 0) of one array, in any order and on any machine that sees the paths; 'auto' takes I from "
+        "SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX, and N from --parts",
+    )
+    parser.add_argument("--parts", type=int, metavar="N", help="number of parts, with --part auto")
+    parser.add_argument("--finish", action="store_true", help="publish DST once all parts are converted")
     parser.add_argument(
         "--all",
         action="store_true",
@@ -80,7 +91,13 @@ def run(args: argparse.Namespace) -> int:
         return _run_tree(args)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PackedValuesWarning)  # the notes below repeat it
-        done = convert(**keywords(convert, args, samples=_samples(args.samples), chunks=_chunks(args.chunks)))
+        changed = {
+            "samples": _samples(args.samples),
+            "chunks": _chunks(args.chunks),
+            "engine": engine_of(args),
+            "part": _part(args),
+        }
+        done = convert(**keywords(convert, args, **changed))
     for note in done.notes:
         print(f"mmapstore: {note}", file=sys.stderr)
     print_result(done, args, indent=None)
@@ -105,6 +122,17 @@ def _run_tree(args: argparse.Namespace) -> int:
             done.write_csv(args.report)
     print_result(done, args, indent=None)
     return done.exit_code
+
+
+def _part(args: argparse.Namespace) -> str | None:
+    """Return `part=` as the options give it. Raises InvalidValueError for options that do not go together."""
+    if args.finish and args.part:
+        raise InvalidValueError(f"--finish and --part {args.part} were both given: finish once all parts are converted.")
+    if args.parts is not None and args.part != "auto":
+        raise InvalidValueError("--parts goes with --part auto; otherwise give --part I/N.")
+    if args.part == "auto":
+        return str(part_of_job(os.environ, args.parts))
+    return "finish" if args.finish else args.part
 
 
 def _samples(text: str | None) -> slice | None:

@@ -1,9 +1,9 @@
 """A conversion in regions that any process may do, in any order and more than once: planned, done, finished.
 
-`plan_parts` creates the partial target and returns a small plan. `do` converts one region, in any process that reaches the same
-paths, and returns a receipt. `finish` merges the receipts, hashes the leaves of the digest that no region holds whole, and
-publishes the target with its manifest. The result equals the result of `convert`, and so does its digest. Nothing resumes by
-itself: a region without a receipt is done again.
+`plan_parts` creates the partial target and returns a small plan; the same call elsewhere finds that plan. `do` converts one region,
+in any process that reaches the same paths, and returns a receipt. `finish` merges the receipts, hashes the leaves of the digest
+that no region holds whole, and publishes the target with its manifest. The result equals the result of `convert`, and so does its
+digest. `do_part` does a share of the regions with an engine, and keeps their receipts beside the target.
 """
 
 from __future__ import annotations
@@ -11,30 +11,35 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
+from ...files.process_memory import PeakMemory
 from ...files.system_errors import explaining_write_errors
 from ...formats.contract import StoredArray
 from ...plain.c_order import Slabs
 from ...plain.content_digest import LeafDigests
 from ...plain.digest_leaves import leaves_of
-from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
+from ...plain.errors import DamagedFileError, InvalidValueError, LockedFileError, MmapstoreError, StateMismatchError
 from ...plain.manifest import Manifest
+from ..flow import engines
 from ..flow.casts import Changes
 from ..flow.copying import copy, verify_all
-from ..flow.journal import Journal
+from ..flow.journal import UNREADABLE, Journal, begun_by_another_call
 from ..flow.publishing import discard, interrupted_write, publish
+from ..flow.receipts import WHOLE, Part, Receipts
 from ..flow.record import Record
 from ..flow.tally import Tally
 from ..flow.target import Target
 from ..ingest.description import written_by
+from ..progress import Progress
 from . import origin
 from .block_checksums import BlockChecksums
 from .copying import FIELD, Slabwise, read_blocks
@@ -43,6 +48,8 @@ from .plan import Plan, call_of, plan_of
 from .request import Request
 
 REGION_NBYTES = 256 << 20  # of a region, about: its ends cut two leaves of 64 MiB, which are hashed again at the end
+_TOGETHER = "slabs in each region"  # in the call of the journal
+_LOCK_SECONDS = 60.0  # to wait for the process that plans
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Parts:
     Attributes
     ----------
     source, key, source_layout, out, request, max_memory, verify : as `convert` takes them; `max_memory` is for each process
-    call : the interrupted call in the journal of the partial target, as JSON
+    call : the call in the journal of the partial target, as JSON
     slabs : (axis, step) of the slabs of the target
     number_of_slabs, together : slabs in all, and in each region
     """
@@ -81,16 +88,15 @@ class Parts:
 
     @property
     def mark(self) -> str:
-        """CRC-32 of the plan, as 8 hex digits: receipts with another are of another conversion."""
-        known = {each.name: getattr(self, each.name) for each in fields(self)}
-        return f"{zlib.crc32(repr(known).encode()):08x}"
+        """CRC-32 of the call in the journal, as 8 hex digits: receipts with another are of another conversion."""
+        return f"{zlib.crc32(self.call.encode()):08x}"
 
     def opened(self) -> Plan:
         """Open the source. Raises DamagedFileError if the source was changed since the conversion was planned."""
         source = origin.opened(self.source, self.key, self.source_layout)
         plan = plan_of(source, Target.of(self.out, False), self.request, self.max_memory)
         plan = plan.in_slabs(*self.slabs)
-        if _call_of(plan, origin.fingerprint(source)) != json.loads(self.call):
+        if _call_of(plan, origin.fingerprint(source), self.together) != json.loads(self.call):
             raise DamagedFileError(
                 f"{source.name} was changed since its conversion was planned. Plan it anew once nothing writes to it."
             )
@@ -108,6 +114,7 @@ class Receipt:
     checksums : CRC-32 of each of its slabs, 8 hex digits
     leaves : by number, SHA-256 of each leaf of the digest that the region holds whole
     rounded, clipped : numbers of values that were changed
+    peak_nbytes : private memory that the process took for it, at most
     """
 
     mark: str
@@ -116,6 +123,15 @@ class Receipt:
     leaves: Mapping[int, bytes]
     rounded: int = 0
     clipped: int = 0
+    peak_nbytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "leaves": {str(number): digest.hex() for number, digest in self.leaves.items()}}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Receipt:
+        leaves = {int(number): bytes.fromhex(digest) for number, digest in found["leaves"].items()}
+        return cls(**{**found, "checksums": tuple(found["checksums"]), "leaves": leaves})
 
 
 def plan_parts(
@@ -127,13 +143,26 @@ def plan_parts(
     source_layout: str | None = None,
     max_memory: int = 256_000_000,
     verify: bool = True,
+    overwrite: bool = False,
+    resume: bool = True,
+    count: int = 1,
     region_nbytes: int = REGION_NBYTES,
 ) -> Parts:
-    """Create the partial target of a conversion, in place of one that was interrupted, and plan regions of about `region_nbytes`.
+    """Return the plan of a conversion in regions, and create its partial target if no process did that before.
+
+    Parameters
+    ----------
+    overwrite, resume : as `convert` takes them
+    count : least number of regions, if there are so many slabs
+    region_nbytes : of a region, at most, unless a slab has more
 
     Raises what `convert` raises; InvalidValueError for a target that one process alone can write.
     """
     target = Target.of(out, False)
+    if not isinstance(source, (str, os.PathLike)):
+        raise InvalidValueError(
+            f"The source is a {type(source).__name__}; other processes open a path. Give a path or engine='threads'."
+        )
     found = origin.opened(source, key, source_layout)
     target.require_apart_from(found.paths)
     if not target.writing.takes_parts:
@@ -142,17 +171,31 @@ def plan_parts(
         )
     plan = plan_of(found, target, request, max_memory)
     target.require_directory()
-    call = _call_of(plan, origin.fingerprint(found))
-    with exclusive_lock(target.lock, target.path):
-        target.require_free(False)
-        if interrupted_write(target, Record, False) is not None:
+    mark = origin.fingerprint(found)
+    with _lock(target):
+        interrupted = interrupted_write(target, Record, resume)
+        if interrupted is not None and (not resume or interrupted.record is None):  # the latter was killed while it planned
             discard(target)
-        Journal(target, call, Record(plan.slabs.most_values, {FIELD: 0})).write()
-        place = target.place(FIELD)
-        place.writing.create(place.path, place.key or None, plan.new).close()
-        with explaining_write_errors(target.partial):
-            durable_writes.sync_tree(target.partial)
-    slab_nbytes = plan.slabs.most_values * plan.new.dtype.itemsize
+            interrupted = None
+        if interrupted is None:
+            target.require_free(overwrite)
+            slab_nbytes = plan.slabs.most_values * plan.new.dtype.itemsize
+            together = max(1, min(region_nbytes // slab_nbytes, len(plan.slabs) // count))
+            journal = Journal(target, _call_of(plan, mark, together))
+            _create(plan, journal)
+        else:
+            journal = interrupted
+            axis, step, together = _cut_of(interrupted)
+            plan = plan.in_slabs(axis, step)
+            now = _call_of(plan, mark, together)
+            if journal.call != now:
+                words = [
+                    f"{name} {journal.call.get(name)!r}, now {now.get(name)!r}"
+                    for name in sorted({*now, *journal.call})
+                    if now.get(name) != journal.call.get(name)
+                ]
+                raise begun_by_another_call(target, words)
+            plan.memory().require(max_memory, f"Going on with {target.partial}", "Give the max_memory= it was planned with.")
     return Parts(
         source=os.fspath(source),
         key=key,
@@ -161,11 +204,47 @@ def plan_parts(
         request=request,
         max_memory=max_memory,
         verify=verify,
-        call=json.dumps(call),
+        call=json.dumps(journal.call, sort_keys=True),
         slabs=(plan.slabs.axis, plan.slabs.step),
         number_of_slabs=len(plan.slabs),
-        together=max(1, region_nbytes // slab_nbytes),
+        together=together,
     )
+
+
+def _create(plan: Plan, journal: Journal) -> None:
+    """Create the partial target on disk; the journal has a record once it is there."""
+    target = journal.output
+    journal.write()
+    place = plan.target.place(FIELD)
+    place.writing.create(place.path, place.key or None, plan.new).close()
+    with explaining_write_errors(target.partial):
+        durable_writes.sync_tree(target.partial)
+    journal.record = Record(plan.slabs.most_values, {FIELD: 0})
+    journal.rewrite()
+
+
+def _cut_of(journal: Journal) -> tuple[int, int, int]:
+    """Return (axis, step, slabs in each region) of an interrupted call."""
+    match journal.call.get("slabs"), journal.call.get(_TOGETHER):
+        case [int(axis), int(step)], int(together) if step > 0 and axis >= 0 and together > 0:
+            return axis, step, together
+    raise begun_by_another_call(journal.output, ["it is not converted in parts"])
+
+
+@contextlib.contextmanager
+def _lock(target: Target) -> Iterator[None]:
+    """Hold the lock of the target; wait for another process that plans, which takes a moment."""
+    until = time.monotonic() + _LOCK_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(exclusive_lock(target.lock, target.path))
+                break
+            except LockedFileError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        yield
 
 
 def do(parts: Parts, number: int) -> Receipt:
@@ -173,6 +252,12 @@ def do(parts: Parts, number: int) -> Receipt:
 
     Raises what reading and writing raise; WriteError if the disk gives something else back than was written.
     """
+    with PeakMemory() as memory:
+        receipt = _done(parts, number)
+    return replace(receipt, peak_nbytes=memory.nbytes)
+
+
+def _done(parts: Parts, number: int) -> Receipt:
     slabs, plan = parts.region(number), parts.opened()
     place = plan.target.place(FIELD)
     writer = place.writing.reopen(place.path, place.key or None, replace(plan.new, is_shared=True))
@@ -197,12 +282,67 @@ def do(parts: Parts, number: int) -> Receipt:
     return Receipt(parts.mark, number, tuple(checksums), dict(tally.digest.done), changes.rounded, changes.clipped)
 
 
-def finish(parts: Parts, receipts: Iterable[Receipt]) -> Manifest:
+def do_part(parts: Parts, part: Part, engine: Any, progress: Any = False) -> int:
+    """Do the regions of a part that have no receipt yet, with an engine, and keep their receipts beside the target.
+
+    Returns the number of regions that were done. Raises what `do` and the engine raise; the receipts of other regions are kept.
+    """
+    plan, receipts = parts.opened(), Receipts(Target.of(parts.out, False), parts.mark)
+    done = {receipt["region"] for receipt in receipts.read(None if part == WHOLE else part)}
+    regions = part.regions(len(parts))
+    numbers = [number for number in regions if number not in done]
+    samples = _samples_of(parts, plan, regions)
+    bar = Progress(progress, samples, plan.nbytes // plan.samples, samples - _samples_of(parts, plan, numbers))
+    with contextlib.closing(bar):
+        found: Iterator[Receipt]
+        if engine == engines.THREADS:
+            found = (do(parts, number) for number in numbers)
+        else:
+            found = engines.results(engine, do, parts, numbers, plan.memory().total)
+        left = set(numbers)
+        for receipt in found:
+            receipts.add(part, receipt.to_json())
+            left.discard(receipt.region)
+            bar(samples - _samples_of(parts, plan, left))
+    return len(numbers)
+
+
+def _samples_of(parts: Parts, plan: Plan, regions: Collection[int]) -> int:
+    """Return the number of samples in regions, rounded down; all but the last hold as much."""
+    most = min(plan.samples, parts.together * plan.slabs.most_values // plan.sample_values)
+    return min(plan.samples, len(regions) * most)
+
+
+def finish_parts(parts: Parts, overwrite: bool) -> tuple[Manifest, list[Receipt]]:
+    """Publish a target whose regions have receipts beside it; return its manifest and the receipts.
+
+    Raises what `finish` raises, with the parts of the work that are missing.
+    """
+    target = Target.of(parts.out, False)
+    kept = Receipts(target, parts.mark)
+    with exclusive_lock(target.lock, target.path):
+        journal = interrupted_write(target, Record, True)
+        if journal is not None and journal.finished is not None and journal.finished.manifest is not None:
+            publish(journal, overwrite)  # killed on its last steps
+            return Manifest.from_json(journal.finished.manifest, target.manifest_path), []
+    try:
+        receipts = [Receipt.from_json(found) for found in kept.read()]
+    except UNREADABLE as error:
+        raise StateMismatchError(f"A receipt beside {parts.out} is not one of mmapstore ({error}). Do its part again.") from error
+    if missing := _missing(parts, receipts):
+        again = ", ".join(kept.parts_of(missing, len(parts)))
+        raise StateMismatchError(
+            f"{parts.out} is not whole: {len(missing)} of {len(parts)} regions have no receipt. Do these parts (again): {again}."
+        )
+    return finish(parts, receipts, overwrite), receipts
+
+
+def finish(parts: Parts, receipts: Iterable[Receipt], overwrite: bool = False) -> Manifest:
     """Publish the target of regions that are all done, and return its manifest.
 
     Raises StateMismatchError for receipts of another plan, for regions without a receipt, and for two receipts that differ.
     """
-    plan, target = parts.opened(), Target.of(parts.out, False)
+    plan, target, receipts = parts.opened(), Target.of(parts.out, False), list(receipts)
     digest, known = LeafDigests(plan.new.dtype), dict[int, Receipt]()
     for receipt in receipts:
         if receipt.mark != parts.mark:
@@ -212,9 +352,8 @@ def finish(parts: Parts, receipts: Iterable[Receipt]) -> Manifest:
                 f"Region {receipt.region} was done twice with different values: the source was changed meanwhile. Plan it anew."
             )
         digest.done.update(receipt.leaves)
-    missing = [str(number) for number in range(len(parts)) if number not in known]
-    if missing:
-        listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+    if missing := _missing(parts, receipts):
+        listed = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
         raise StateMismatchError(f"{len(missing)} of {len(parts)} regions have no receipt: {listed}. Do them first.")
     with exclusive_lock(target.lock, target.path):
         journal = interrupted_write(target, Record, True)
@@ -228,8 +367,13 @@ def finish(parts: Parts, receipts: Iterable[Receipt]) -> Manifest:
         entry = entry_of(plan, digest, blocks.samples if kept else plan.samples, kept, parts.verify)
         manifest = Manifest({FIELD: entry}, written_by())
         journal.finish(manifest)
-        publish(journal, False)
+        publish(journal, overwrite)
     return manifest
+
+
+def _missing(parts: Parts, receipts: Iterable[Receipt]) -> list[int]:
+    known = {receipt.region for receipt in receipts}
+    return [number for number in range(len(parts)) if number not in known]
 
 
 def _hash_rest(slabs: Slabs, digest: LeafDigests, shape: tuple[int, ...], stored: StoredArray) -> None:
@@ -252,9 +396,9 @@ def _hash_rest(slabs: Slabs, digest: LeafDigests, shape: tuple[int, ...], stored
     digest.of(shape)
 
 
-def _call_of(plan: Plan, mark: dict[str, Any]) -> dict[str, Any]:
+def _call_of(plan: Plan, mark: dict[str, Any], together: int) -> dict[str, Any]:
     """The call in the journal: another than that of `convert`, which does not resume it."""
-    found: dict[str, Any] = json.loads(json.dumps({**call_of(plan, mark), "parts": True}))
+    found: dict[str, Any] = json.loads(json.dumps({**call_of(plan, mark), _TOGETHER: together}))
     return found
 
 

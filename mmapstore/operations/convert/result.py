@@ -30,6 +30,8 @@ class Converted:
     notes : what a reader of the result should know, in words
     memory : predicted peak of private memory
     seconds : that it took, or of a dry run is expected to
+    peak_nbytes : private memory that the worst process took, as measured; 0 where one process did all
+    part, regions : "i/n" of a part, which publishes nothing, with the numbers of regions (done by this call, of all parts)
     dry_run : nothing was written
     """
 
@@ -50,6 +52,9 @@ class Converted:
     decodes: int = 0
     source_chunks: int = 0
     verified: bool = False
+    peak_nbytes: int = 0
+    part: str = ""
+    regions: tuple[int, int] = (0, 0)
     dry_run: bool = False
     changes: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
@@ -71,6 +76,11 @@ class Converted:
         decoded = ""
         if self.source_chunks:
             decoded = f"{self.source_chunks} chunks of the source, decoded {self.decodes / self.source_chunks:.3g} times each"
+        if self.part:
+            return (
+                f"part {self.part} of {self.path}: {self.regions[0]} regions of {self.regions[1]} converted in {self.seconds:.1f} "
+                "s. Once all parts are done: the same command with --finish in place of --part (part='finish')"
+            )
         if self.dry_run:
             lines = [
                 f"{self.path} would hold {what}; about {format_bytes(self.stored_nbytes)} on disk{chunks}",
@@ -85,11 +95,15 @@ class Converted:
                 f"{', read back and equal' * self.verified}",
                 *([decoded] if decoded and self.decodes > self.source_chunks else []),
                 f"sha256 of the values: {self.sha256}",
+                *([self._peak_words()] if self.peak_nbytes else []),
             ]
         lines += [f"changed: {each}" for each in self.changes]
         if not self.dry_run:
             lines.append(f"open it with: ds = mmapstore.open({self.path!r})")
         return "\n".join(lines)
+
+    def _peak_words(self) -> str:
+        return f"memory: at most {format_bytes(self.peak_nbytes)} in a process, of {format_bytes(self.memory.total)} predicted"
 
 
 def _duration(seconds: float) -> str:

@@ -60,7 +60,7 @@ def discard(output: Output, grown: list[str] | None = None) -> None:
             if aside and os.path.exists(aside) and not os.path.exists(str(output.manifest)):
                 os.replace(aside, str(output.manifest))
             durable_writes.remove(output.partial)
-        for leftover in (f"{output.journal}.tmp", output.journal):
+        for leftover in (output.receipts, f"{output.journal}.tmp", output.journal):
             durable_writes.remove(leftover)
         durable_writes.sync_directory(os.path.dirname(os.path.abspath(output.path)))
 
@@ -94,7 +94,8 @@ def publish(journal: Journal, overwrite: bool) -> None:
             write_manifest(output.manifest_path, finished.manifest, finished.leaves)
         if aside:
             durable_writes.remove(aside)
-        durable_writes.remove(journal.output.journal)
+        durable_writes.remove(output.receipts)
+        durable_writes.remove(output.journal)
         durable_writes.sync_directory(os.path.dirname(os.path.abspath(output.path)))
 
 

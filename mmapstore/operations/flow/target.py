@@ -58,6 +58,11 @@ class Output:
         return f"{self.partial}.lock"
 
     @property
+    def receipts(self) -> str:
+        """The directory of receipts, where several processes write it."""
+        return f"{self.partial}.receipts"
+
+    @property
     def manifest(self) -> str | None:
         """The manifest beside the data; None where it lies inside, as it does in a directory of fields."""
         return self.path + SUFFIX

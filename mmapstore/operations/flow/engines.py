@@ -1,0 +1,182 @@
+"""Engines that do the regions of a plan: processes of this machine, a Dask cluster, or any object with `map(fn, items)`.
+
+A region is a task of its own that may be done twice, so that an engine may repeat it, and results come in any order. `results`
+keeps a bounded number of tasks with the engine, whatever the number of regions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import itertools
+import multiprocessing
+import os
+import pickle
+import platform
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from ...files.worker_threads import usable_cpus
+from ...plain.errors import InvalidTypeError, MissingPackageError, MmapstoreError, NotFoundError, ReadError, StateMismatchError
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+THREADS, PROCESSES, DASK = "threads", "processes", "dask"
+_AHEAD = 1000  # tasks with the engine at a time: each is some kB of its scheduler's memory
+_RETRIES = 3  # of a region whose workers died
+
+
+def results(engine: Any, do: Callable[[P, int], R], plan: P, numbers: Sequence[int], memory_nbytes: int) -> Iterator[R]:
+    """Yield `do(plan, number)` for all numbers, in any order.
+
+    Parameters
+    ----------
+    engine : what `opened` yields: "processes", a `distributed.Client`, or an object with `map(fn, items)`, which returns results,
+        or futures of them, in order
+    do : a function of a module, which workers import; it may be called twice for a number
+    memory_nbytes : of one task, which Dask reserves where its workers have a resource called "memory"
+
+    Raises what `do` raises, with the worker's name where it is another machine; StateMismatchError for a worker with another
+    version of mmapstore; ReadError for workers that die again and again.
+    """
+    found: Generator[R]
+    task = functools.partial(_done, _version(), platform.node(), pickle.dumps((do, plan)))
+    if engine == PROCESSES:
+        found = _by_processes(task, numbers)
+    elif _is_dask(engine):
+        found = _by_dask(engine, task, numbers, memory_nbytes)
+    else:
+        found = _by_map(engine, task, numbers)
+    try:
+        with contextlib.closing(found):
+            yield from found
+    except ModuleNotFoundError as error:
+        if isinstance(error, MmapstoreError):
+            raise
+        raise MissingPackageError(f"A worker has no module {error.name}. Install mmapstore {_version()} on all workers.") from error
+
+
+@contextlib.contextmanager
+def opened(engine: Any) -> Iterator[Any]:
+    """Yield the engine that a name, an address or an object stands for; what is connected here is closed at the end.
+
+    Raises InvalidTypeError, MissingPackageError, NotFoundError for a scheduler that does not answer.
+    """
+    if engine == DASK or (isinstance(engine, str) and "://" in engine):
+        with _dask_client(engine) as client:
+            yield client
+    elif engine in (THREADS, PROCESSES) or callable(getattr(engine, "map", None)):
+        yield engine
+    else:
+        raise InvalidTypeError(
+            f"engine={engine!r} is not understood; expected 'threads', 'processes', 'dask', the address of a Dask scheduler "
+            "(tcp://host:8786), or an object with map(fn, items), such as an executor of concurrent.futures."
+        )
+
+
+def _version() -> str:
+    return importlib.metadata.version("mmapstore")
+
+
+def _done(version: str, node: str, work: bytes, number: int) -> Any:
+    """Do a region in a worker, and say which worker it was if it cannot."""
+    here = f"Worker {platform.node()} (process {os.getpid()})"
+    if version != _version():
+        raise StateMismatchError(f"{here} has mmapstore {_version()}, and was called by {version}. Install one version everywhere.")
+    do, plan = pickle.loads(work)
+    try:
+        return do(plan, number)
+    except MmapstoreError as error:
+        if platform.node() == node:
+            raise
+        raise type(error)(f"{here}: {error}") from error
+
+
+def _by_processes(task: Callable[[int], R], numbers: Iterable[int]) -> Generator[R]:
+    """Yield results of as many processes as there are CPUs; regions of processes that were killed are done again."""
+    left, attempts = list(numbers), 0
+    while left:
+        done: set[int] = set()
+        pool = ProcessPoolExecutor(usable_cpus(), mp_context=multiprocessing.get_context("spawn"))
+        try:
+            for number, future in _completed(pool, task, left):
+                result = future.result()
+                done.add(number)
+                yield result
+        except BrokenProcessPool as error:
+            attempts = 0 if done else attempts + 1
+            if attempts == _RETRIES:
+                raise ReadError(
+                    f"{attempts} times in turn, all worker processes ended before one had done a region: they were killed, for too "
+                    "little memory perhaps (max_memory= is for each of them); or a script calls mmapstore outside of "
+                    "`if __name__ == '__main__':`, which each process runs again."
+                ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        left = [number for number in left if number not in done]
+
+
+def _completed(pool: ProcessPoolExecutor, task: Callable[[int], R], numbers: Iterable[int]) -> Iterator[tuple[int, Future[R]]]:
+    """Yield (number, future) as futures are done; _AHEAD are submitted at a time."""
+    waiting = iter(numbers)
+    under_way = {pool.submit(task, number): number for number in itertools.islice(waiting, _AHEAD)}
+    while under_way:
+        for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+            yield under_way.pop(future), future
+            for number in itertools.islice(waiting, 1):
+                under_way[pool.submit(task, number)] = number
+
+
+def _by_map(engine: Any, task: Callable[[int], R], numbers: Sequence[int]) -> Generator[R]:
+    for first in range(0, len(numbers), _AHEAD):
+        for found in engine.map(task, numbers[first : first + _AHEAD]):
+            yield found.result() if hasattr(found, "result") else found
+
+
+def _dask_client(engine: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the current client, which stays open, or a new one for an address."""
+    try:
+        import distributed
+    except ImportError as error:
+        raise MissingPackageError(f"engine={engine!r} needs Dask: pip install 'mmapstore[dask]'.") from error
+    try:
+        current = engine == DASK
+        return contextlib.nullcontext(distributed.Client.current()) if current else distributed.Client(engine, timeout="10s")
+    except ValueError as error:
+        raise NotFoundError(
+            "engine='dask' uses the current client of Dask, and there is none. Create one, `distributed.Client(address)`, or give "
+            "the address of a scheduler: engine='tcp://host:8786' (--scheduler tcp://host:8786)."
+        ) from error
+    except OSError as error:
+        raise NotFoundError(f"No Dask scheduler answers at {engine}: {error}. Start it, or check the address.") from error
+
+
+def _is_dask(engine: Any) -> bool:
+    return isinstance(engine, getattr(sys.modules.get("distributed"), "Client", ()))
+
+
+def _by_dask(client: Any, task: Callable[[int], R], numbers: Iterable[int], memory_nbytes: int) -> Generator[R]:
+    from distributed import KilledWorker, as_completed
+
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    reserves = bool(workers) and all("memory" in worker["resources"] for worker in workers)
+    options = {"resources": {"memory": memory_nbytes}} if reserves else {}
+    waiting = iter(numbers)
+
+    def submitted(count: int) -> list[Any]:
+        return [client.submit(task, number, pure=False, retries=_RETRIES, **options) for number in itertools.islice(waiting, count)]
+
+    futures = as_completed(submitted(_AHEAD))
+    try:
+        for future in futures:
+            yield future.result()
+            futures.update(submitted(1))
+    except KilledWorker as error:
+        raise ReadError(f"Dask gave a region up: {error} Give its workers more memory, or a smaller max_memory=.") from error
+    finally:
+        client.cancel(list(futures.futures), force=True)

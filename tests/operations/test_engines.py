@@ -1,0 +1,166 @@
+"""Engines do every region: in processes that die, on a Dask cluster, through `map` of any object."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mmapstore as mm
+from mmapstore.operations.flow import engines
+from mmapstore.operations.flow.receipts import Part, part_of, part_of_job
+from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, StateMismatchError
+
+
+@given(count=st.integers(1, 50), number=st.integers(0, 200))
+def test_parts_hold_each_region_once(count: int, number: int) -> None:
+    parts = [Part(index, count).regions(number) for index in range(count)]
+    assert [region for part in parts for region in part] == list(range(number))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("text", ["3", "a/b", "-1/4", "4/4", "0/0", "1/2/3", ""])
+def test_parts_that_are_none(text: str) -> None:
+    with pytest.raises(InvalidValueError, match="part="):
+        part_of(text)
+    with pytest.raises(InvalidTypeError, match="expected 'i/n'"):
+        part_of(3)
+
+
+@pytest.mark.parametrize(
+    "environment, count, error",
+    [
+        ({"SLURM_ARRAY_TASK_ID": "3"}, None, "needs the number of parts"),
+        ({}, 4, "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX"),
+        ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "2"}, 4, r"has 2 jobs\. Give --parts 2; to repeat single parts"),
+        ({"JOB_COMPLETION_INDEX": "x"}, 4, "expected whole numbers"),
+        ({"JOB_COMPLETION_INDEX": "4"}, 4, "none of 4 parts"),
+    ],
+)
+def test_jobs_that_are_no_part(environment: dict[str, str], count: int | None, error: str) -> None:
+    with pytest.raises(InvalidValueError, match=error):
+        part_of_job(environment, count)
+
+
+class Futures:
+    """An engine whose `map` returns futures, as Lithops' does."""
+
+    def map(self, function: Callable[[int], Any], items: Iterable[int]) -> list[Future[Any]]:
+        found = []
+        for item in items:
+            future: Future[Any] = Future()
+            future.set_result(function(item))
+            found.append(future)
+        return found
+
+
+def squared(plan: int, number: int) -> int:
+    return plan + number * number
+
+
+def test_any_object_with_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_AHEAD", 3)
+    expected = [10 + number * number for number in range(7)]
+    with ThreadPoolExecutor(2) as executor:
+        assert list(engines.results(executor, squared, 10, range(7), 0)) == expected
+    assert list(engines.results(Futures(), squared, 10, range(7), 0)) == expected
+
+
+def test_engines_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidTypeError, match="engine='spark' is not understood"), engines.opened("spark"):
+        pass
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingPackageError, match="pip install 'mmapstore"), engines.opened("tcp://127.0.0.1:1"):
+        pass
+
+
+def test_a_worker_of_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = iter(["0.1.0", "0.2.0", "0.2.0"])
+    monkeypatch.setattr(engines, "_version", lambda: next(versions))
+    with pytest.raises(StateMismatchError, match=r"Worker .* has mmapstore 0\.2\.0, and was called by 0\.1\.0"):
+        list(engines.results(Futures(), squared, 10, range(7), 0))
+
+
+def dies_once(marks: str, number: int) -> int:
+    """End the process the first time that this number comes, as a kill does."""
+    if number % 3 == 0:
+        try:
+            os.close(os.open(f"{marks}/{number}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return number
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+PROCESSES = """
+import sys
+from tests.operations.test_engines import dies_once
+from mmapstore.operations.flow import engines
+if __name__ == "__main__":
+    print(sorted(engines.results("processes", dies_once, sys.argv[1], range(7), 0)))
+"""
+ROOT = Path(__file__).parents[2]
+
+
+def in_child(tmp_path: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "program.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(tmp_path / "program.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_regions_of_processes_that_die_are_done_again(tmp_path: Path) -> None:
+    found = in_child(tmp_path, PROCESSES, str(tmp_path))
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == str(list(range(7)))
+
+
+def test_a_script_without_a_guard_is_told(tmp_path: Path) -> None:
+    found = in_child(tmp_path, PROCESSES.replace('if __name__ == "__main__":', "if True:"), str(tmp_path))
+    assert "outside of `if __name__ == '__main__':`" in found.stderr
+
+
+DASK = """
+import sys
+import distributed
+import mmapstore as mm
+from tests.operations.test_engines import dies_once
+from mmapstore.operations.flow import engines
+
+if __name__ == "__main__":
+    folder = sys.argv[1]
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "resources": {"memory": 500e6}}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        print(sorted(engines.results(client, dies_once, folder, range(7), 100_000_000)))
+        done = mm.convert(f"{folder}/a.npy", f"{folder}/b.zarr", compression="zstd", engine="dask", progress=False)
+        again = mm.convert(f"{folder}/a.npy", f"{folder}/c.npy", engine=cluster.scheduler_address, progress=False)
+        print(done.sha256 == again.sha256, 0 < done.peak_nbytes <= done.memory.total)
+        try:
+            mm.convert(f"{folder}/a.npy", f"{folder}/d.npy", engine="tcp://127.0.0.1:1", progress=False)
+        except mm.MmapstoreError as error:
+            print(error)
+"""
+
+
+@pytest.mark.slow
+def test_dask(tmp_path: Path) -> None:
+    """A scheduler and two worker processes: workers that die, and a conversion with memory that is reserved."""
+    values = np.random.default_rng(0).integers(0, 9, (4000, 3, 50, 50)).astype("f4")
+    np.save(tmp_path / "a.npy", values)
+    found = in_child(tmp_path, DASK, str(tmp_path))
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert lines[:2] == [str(list(range(7))), "True True"]
+    assert lines[2].startswith("No Dask scheduler answers at tcp://127.0.0.1:1")
+    np.testing.assert_array_equal(mm.open(tmp_path / "b.zarr")[:], values)
