@@ -36,85 +36,52 @@ class Kind:
 
 @dataclass(frozen=True)
 class Node:
-    """One name in a container.
+    """One name in a container."""
 
-    Attributes
-    ----------
-    path : from the root, "/group/x"; "/" for the root itself. Each object has one path; its further names are aliases
-    kind : of objects "group", "array", "named type" or "dimension" (of netCDF: a length with a name, and no values); of links
-        "soft link", "alias" (of an object that has another name), "external link" or "unknown link"
-    target : of a link, the path of the object; of a soft link, the text that is stored; "other.h5::/x" of an external one
-    attributes : the names of an object's attributes
-    damage : the reason if the object cannot be described
-    """
-
-    path: str
+    path: str  # from the root, "/group/x"; "/" for the root itself. Each object has one path; its further names are aliases
+    # of objects "group", "array", "named type" or "dimension" (of netCDF: a length with a name, and no values); of links "soft
+    # link", "alias" (of an object that has another name), "external link" or "unknown link"
     kind: str
+    # of a link, the path of the object; of a soft link, the text that is stored; "other.h5::/x" of an external one
     target: str = ""
-    attributes: tuple[str, ...] = ()
-    damage: str = ""
+    attributes: tuple[str, ...] = ()  # the names of an object's attributes
+    damage: str = ""  # the reason if the object cannot be described
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute, as JSON holds it.
-
-    Attributes
-    ----------
-    value : None, bool, int, float, str, or lists and dicts of these
-    changed : the difference from the stored value ("object references as paths"); "" if there is none
-    refused : the reason if there is no value
-    derived : the source notes the dimensions of arrays by this attribute; the target has a form of its own for them
-    """
+    """An attribute, as JSON holds it."""
 
     name: str
-    value: Any = None
-    changed: str = ""
-    refused: str = ""
-    derived: bool = False
+    value: Any = None  # None, bool, int, float, str, or lists and dicts of these
+    changed: str = ""  # the difference from the stored value ("object references as paths"); "" if there is none
+    refused: str = ""  # the reason if there is no value
+    derived: bool = False  # the source notes the dimensions of arrays by this attribute; the target has a form of its own for them
 
 
 @dataclass(frozen=True)
 class TreeArray(StoredArray):
-    """An array of a container, or one member of a compound array.
+    """An array of a container, or one member of a compound array."""
 
-    Attributes
-    ----------
-    member : of a compound array, the names that lead to this part of it, "position/x"; "" for the whole
-    dtype : fixed-size numbers, bool or bytes, in the byte order of the source
-    read : returns a box, with start and stop on each axis, in a new array, through the format's own library
-    text : the bytes are UTF-8 text that was stored with variable length
-    chunks : shape of the pieces that are decoded as a whole; None if there are none
-    together_nbytes : bytes that are decoded for any one element
-    kept_nbytes : bytes of memory that this object keeps
-    compressed : the source is compressed
-    fill : the value of elements never stored; None if it is 0 or unknown
-    dimensions : a name or None for each axis; () if no axis has a name
-    changed : differences from the stored values, in words
-    notes : small JSON to keep beside the values, such as the names of an enumeration
-    stored : opens the array as `mmapstore.open` does; None if that does not give these values
-    element_nbytes : bytes of memory that reading takes for each element, beside the result
-    text_nbytes : bytes of all texts of variable length, without the padding to `dtype`
-    refused : the reason if this part cannot be read; there are no values then
-    """
-
-    member: str
+    member: str  # of a compound array, the names that lead to this part of it, "position/x"; "" for the whole
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any]  # fixed-size numbers, bool or bytes, in the byte order of the source
+    # returns a box, with start and stop on each axis, in a new array, through the format's own library
     read: Callable[[Box], Array]
-    text: bool = False
-    chunks: tuple[int, ...] | None = None
-    together_nbytes: int = 0
-    kept_nbytes: int = 0
-    compressed: bool = False
-    fill: Any = None
-    dimensions: tuple[str | None, ...] = ()
-    changed: tuple[str, ...] = ()
-    notes: tuple[tuple[str, Any], ...] = ()
+    text: bool = False  # the bytes are UTF-8 text that was stored with variable length
+    chunks: tuple[int, ...] | None = None  # shape of the pieces that are decoded as a whole; None if there are none
+    together_nbytes: int = 0  # bytes that are decoded for any one element
+    kept_nbytes: int = 0  # bytes of memory that this object keeps
+    compressed: bool = False  # the source is compressed
+    fill: Any = None  # the value of elements never stored; None if it is 0 or unknown
+    dimensions: tuple[str | None, ...] = ()  # a name or None for each axis; () if no axis has a name
+    changed: tuple[str, ...] = ()  # differences from the stored values, in words
+    notes: tuple[tuple[str, Any], ...] = ()  # small JSON to keep beside the values, such as the names of an enumeration
+    # opens the array as `mmapstore.open` does; None if that does not give these values
     stored: Callable[[], StoredArray] | None = None
-    element_nbytes: int = 0
-    text_nbytes: int = 0
-    refused: str = ""
+    element_nbytes: int = 0  # bytes of memory that reading takes for each element, beside the result
+    text_nbytes: int = 0  # bytes of all texts of variable length, without the padding to `dtype`
+    refused: str = ""  # the reason if this part cannot be read; there are no values then
     name: str = ""
     storage: str = ""
     why_not_raw: str = "only the format's library knows how to read it"
@@ -275,28 +242,18 @@ def as_texts(block: Array) -> Array:
 
 @dataclass(frozen=True)
 class Container:
-    """The form in which a format holds a tree.
+    """The form in which a format holds a tree."""
 
-    Attributes
-    ----------
-    title : the name that people use
-    suffixes : of new targets
-    matches : True if a path holds such a container
-    open : (path, group inside it, allow_links) -> the tree
-    create : (path, source) -> a target to write, or to go on with; None for a container that is only read
-    in_memory : path -> a target that takes names and attributes as one at `path` would, and no values; None as `create`
-    is_native : values get the byte order of this machine
-    keeps_manifest : the manifest beside the source can be carried over
-    """
-
-    title: str
-    suffixes: tuple[str, ...]
-    matches: Callable[[str], bool]
-    open: Callable[[str, str, bool], TreeSource]
+    title: str  # the name that people use
+    suffixes: tuple[str, ...]  # of new targets
+    matches: Callable[[str], bool]  # True if a path holds such a container
+    open: Callable[[str, str, bool], TreeSource]  # (path, group inside it, allow_links) -> the tree
+    # (path, source) -> a target to write, or to go on with; None for a container that is only read
     create: Callable[[str, TreeSource], TreeTarget] | None = None
+    # path -> a target that takes names and attributes as one at `path` would, and no values; None as `create`
     in_memory: Callable[[str], Any] | None = None
-    is_native: bool = False
-    keeps_manifest: bool = True
+    is_native: bool = False  # values get the byte order of this machine
+    keeps_manifest: bool = True  # the manifest beside the source can be carried over
 
 
 def refuse_unstored(name: str, shape: tuple[int, ...], declared: int, stored: int) -> None:

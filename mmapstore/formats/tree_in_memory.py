@@ -13,19 +13,12 @@ from .tree_contract import Kind, TreeArray, TreeTarget
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of a target in memory.
+    """An entry of a target in memory."""
 
-    Attributes
-    ----------
-    kind : "group", "array", "empty", "soft link" ...
-    array : of an array that was added as values; None of others, and of a copy of the source's
-    target : of a link, the object that it leads to
-    """
-
-    kind: str
+    kind: str  # "group", "array", "empty", "soft link" ...
     attributes: dict[str, Any]
-    array: TreeArray | None = None
-    target: str = ""
+    array: TreeArray | None = None  # of an array that was added as values; None of others, and of a copy of the source's
+    target: str = ""  # of a link, the object that it leads to
 
 
 class InMemory(TreeTarget):

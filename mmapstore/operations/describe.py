@@ -251,8 +251,8 @@ def _described_dataset(path: str, dataset: Dataset, kind: str, layout: str | Non
 def _described_folder(path: str) -> Description:
     """Describe a directory of archives, including those in directories inside it."""
     archives, arrays = [], []
-    for file in archive_files(Path(path)):
-        name = file.relative_to(path).as_posix()
+    for archive in archive_files(path):
+        file, name = Path(archive.path), archive.relative
         try:
             found = list(describe(file).arrays)
         except (MmapstoreError, OSError) as error:

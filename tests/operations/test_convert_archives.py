@@ -39,12 +39,12 @@ def rows_of(report):
 
 
 def test_what_is_below(folder):
-    found = {archive.relative: archive.format for archive in archives_below(folder)}
+    found = {each.relative: each.container.title if each.container else "" for each in archives_below(folder)}
     assert found == {
         "README.txt": "", "a.h5": "HDF5", "a.nc": "HDF5", "broken.h5": "HDF5", "deep/c.zarr": "Zarr", "deep/d.npy": ".npy",
         "deep/er/b.h5": "HDF5", "empty.hdf5": "HDF5", "up": "",
     }  # fmt: skip
-    reasons = {archive.relative: archive.why_none for archive in archives_below(folder) if not archive.format}
+    reasons = {archive.relative: archive.why_none for archive in archives_below(folder) if archive.container is None}
     assert reasons["up"] == "a symbolic link, which is not followed"
     assert reasons["README.txt"].startswith("not an archive")
     assert is_directory_of_archives(folder)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmapstore.operations.verify.matching import matched
-from mmapstore.operations.verify.objects import Object, Objects, raising
+from mmapstore.operations.verify.objects import Objects
 
 COUNT = 20_000
 
@@ -33,11 +33,14 @@ class Key(str):
         return str.startswith(self, *given)
 
 
-def objects(arrays: Any = (), links: dict[str, str] | None = None, empty: Any = (), groups: Any = ()) -> Objects:
-    found = Objects(links={Key(key): Key(target) for key, target in (links or {}).items()}, empty=set(map(Key, empty)))
-    found.attributes = {Key(key): [] for key in (*arrays, *empty, *groups)}
+def objects(arrays: Any = (), links: dict[str, str] | None = None, empty: Any = frozenset(), groups: Any = ()) -> Objects:
+    found = Objects()
+    for key in (*arrays, *empty, *groups):
+        found.add(Key(key), attributes=[], is_empty=key in empty)
     for key in arrays:
-        found.add(Object(Key(key), key, "x.h5", raising("not opened")))
+        found.add(Key(key), name=key, path="x.h5")
+    for key, target in (links or {}).items():
+        found.add(Key(key), link=Key(target))
     return found
 
 
@@ -54,7 +57,7 @@ def numbered(words: str) -> list[str]:
         (objects(numbered("x/{}/frames")), objects(["x", *numbered("{}")]), 0, COUNT),
         (objects(numbered("{}")), objects(["last"], dict.fromkeys(numbered("{}"), "last")), COUNT, 0),
         (objects(["0"], {f"{n + 1}": f"{n}" for n in range(COUNT)}), objects(["0"]), 1, COUNT),
-        (objects(empty=numbered("{}"), groups=numbered("g{}")), objects(["x"]), 0, 2 * COUNT),
+        (objects(empty=set(numbered("{}")), groups=numbered("g{}")), objects(["x"]), 0, 2 * COUNT),
     ],
 )
 def test_comparisons_are_linear(first: Objects, second: Objects, pairs: int, missing: int) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...batches.opening import natural
 from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
 from ...files.stored_files import lies_in
@@ -29,40 +30,36 @@ from .tree_report import FAILED, LEFT_OUT, TreeReport, TreeRow
 JOURNAL = "mmapstore-conversion.jsonl"
 TO = (".zarr", ".h5", NPY_TREE_SUFFIX)
 _VERSION = 2
+_BESIDE, _UNFINISHED = "a file that mmapstore keeps beside data", "left by a run that did not finish"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file, or a store in a directory, found below another directory.
+    """A file, or a store in a directory, found below another directory."""
 
-    Attributes
-    ----------
-    relative : its place below the directory, with "/"
-    path : as it opens
-    container : None for a file that is none, with the reason in `why_none`
-    """
-
-    relative: str
-    path: str
+    relative: str  # its place below the directory, with "/"
+    path: str  # as it opens
     container: Container | None
     why_none: str = ""
 
     @property
-    def format(self) -> str:
-        """The title of its container; "" without one."""
-        return self.container.title if self.container is not None else ""
+    def is_of_writing(self) -> bool:
+        """True for a file that mmapstore keeps beside data, and for an unfinished target."""
+        return self.why_none in (_BESIDE, _UNFINISHED)
 
 
-def archives_below(directory: str | os.PathLike[str], leave_out: str | None = None) -> Iterator[Archive]:
-    """Yield every file and store below a directory, in order of names. Symbolic links are not followed.
+def archives_below(
+    directory: str | os.PathLike[str], leave_out: str | None = None, is_whole: Callable[[str], bool] = lambda path: False
+) -> Iterator[Archive]:
+    """Yield every file and store below a directory, in natural order of names. Symbolic links are yielded, and not followed.
 
-    `leave_out` is a directory to skip.
+    `leave_out` is a directory to skip. `is_whole` is True for a directory to yield without looking into it, beside stores.
 
     >>> import tempfile, os, numpy as np
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     os.mkdir(f"{folder}/a")
     ...     np.save(f"{folder}/a/x.npy", [1, 2])
-    ...     [(archive.relative, archive.format) for archive in archives_below(folder)]
+    ...     [(archive.relative, archive.container.title) for archive in archives_below(folder)]
     [('a/x.npy', '.npy')]
     """
     root = os.fspath(directory)
@@ -73,38 +70,38 @@ def archives_below(directory: str | os.PathLike[str], leave_out: str | None = No
     while pending:
         relative = pending.pop()
         path = os.path.join(root, *relative.split("/")) if relative else root
-        if os.path.islink(path) and relative:
-            yield Archive(relative, path, None, "a symbolic link, which is not followed")
-        elif os.path.isdir(path):
-            if avoided is not None and os.path.realpath(path) == avoided:
-                continue
-            found = next((each for each in (ZARR, NPY_TREE) if each.matches(path)), None)
-            if found is not None:
-                yield Archive(relative, path, found)
-                continue
+        if relative and (os.path.islink(path) or not os.path.isdir(path) or path.endswith(PARTIAL)):
+            yield _file(relative, path)
+        elif os.path.realpath(path) == avoided:
+            continue
+        elif (found := next((each for each in (ZARR, NPY_TREE) if each.matches(path)), None)) or (relative and is_whole(path)):
+            yield Archive(relative, path, found)
+        else:
             try:
-                names = sorted(os.listdir(path), reverse=True)
+                names = sorted(os.listdir(path), key=natural, reverse=True)
             except OSError as error:
                 yield Archive(relative, path, None, f"it cannot be listed: {error.strerror}")
                 continue
             pending += [f"{relative}/{name}" if relative else name for name in names]
-        else:
-            yield _file(relative, path)
 
 
 def _file(relative: str, path: str) -> Archive:
-    if not os.path.isfile(path):
-        return Archive(relative, path, None, "neither a file nor a directory")
-    if is_beside(path) or path.endswith((f"{PARTIAL}.json", f"{PARTIAL}.lock")) or os.path.basename(path) == JOURNAL:
-        return Archive(relative, path, None, "a file that mmapstore keeps beside data")
-    if path.endswith(PARTIAL):
-        return Archive(relative, path, None, "left by a run that did not finish")
-    found = next((each for each in (HDF5, NPY_FILE) if each.matches(path)), None)
-    if found is None and Path(path).suffix.lower() in (*hdf5_format.FORMAT.suffixes, *npy_format.FORMAT.suffixes):
-        found = HDF5  # opening it says what is wrong
-    if found is not None:
-        return Archive(relative, path, found)
-    return Archive(relative, path, None, "not an archive: neither HDF5 nor Zarr nor .npy by its first bytes")
+    name = os.path.basename(path)
+    found: Container | None = None
+    if is_beside(path) or f"{PARTIAL}." in name or name == JOURNAL:
+        why = _BESIDE
+    elif name.endswith(PARTIAL):
+        why = _UNFINISHED
+    elif os.path.islink(path):
+        why = "a symbolic link, which is not followed"
+    elif not os.path.isfile(path):
+        why = "neither a file nor a directory"
+    else:
+        why = "not an archive: neither HDF5 nor Zarr nor .npy by its first bytes"
+        found = next((each for each in (HDF5, NPY_FILE) if each.matches(path)), None)
+        if found is None and Path(path).suffix.lower() in (*hdf5_format.FORMAT.suffixes, *npy_format.FORMAT.suffixes):
+            found = HDF5  # opening it says what is wrong
+    return Archive(relative, path, found, "" if found else why)
 
 
 def is_directory_of_archives(path: str | os.PathLike[str]) -> bool:
@@ -181,7 +178,7 @@ def _make_directory(target: str, overwrite: bool) -> None:
 
 def _named(archives: list[Archive], to: str) -> Iterator[tuple[Archive, str]]:
     """Yield each archive and its place below the target."""
-    short = {archive.relative: os.path.splitext(archive.relative)[0] + to for archive in archives if archive.format}
+    short = {archive.relative: os.path.splitext(archive.relative)[0] + to for archive in archives if archive.container}
     uses = Counter(name.lower() for name in short.values())  # as file systems compare that ignore case
     for archive in archives:
         name = short.get(archive.relative, "")
@@ -237,7 +234,7 @@ class _Directory:
         return found
 
     def rows_of(self, archive: Archive, name: str) -> list[TreeRow]:
-        if not archive.format:
+        if archive.container is None:
             return [TreeRow("/", "file", LEFT_OUT, archive.why_none, archive=archive.relative)]
         try:
             return self._converted(archive, name)

@@ -26,24 +26,16 @@ Statistics = tuple[ChannelStatistics, ChannelStatistics]
 
 @dataclass(frozen=True)
 class Pass:
-    """One reading of samples of a field.
-
-    Attributes
-    ----------
-    field, shape, dtype : of all its samples, as they are read
-    channel_axis : in `shape`; None makes it one channel
-    is_ordered : the change from each sample to the next has statistics
-    regions : of the samples to read; their length does not depend on the memory, so that sums are merged in one order always
-    together : samples read at a time
-    """
+    """One reading of samples of a field."""
 
     field: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of all its samples, as they are read
     dtype: str
-    channel_axis: int | None
-    is_ordered: bool
+    channel_axis: int | None  # in `shape`; None makes it one channel
+    is_ordered: bool  # the change from each sample to the next has statistics
+    # of the samples to read; their length does not depend on the memory, so that sums are merged in one order always
     regions: Regions
-    together: int
+    together: int  # samples read at a time
 
     @classmethod
     def of(cls, dataset: Dataset, path: str, field: str, samples: Region, is_ordered: bool, max_memory: int) -> Pass:

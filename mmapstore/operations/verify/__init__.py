@@ -123,7 +123,7 @@ def _alone(path: str, budget: int, independent: bool, progress: Any) -> list[Arr
         for archive in archives_at(path):
             with listing(there, archive), step(f"listing {archive.path}"):
                 add_archive(there, archive, trees)
-        found += [_by_itself(item, budget, independent, progress) for item in there.by_key.values() if item.name not in names]
+        found += [_by_itself(item, budget, independent, progress) for item in there.arrays.values() if item.name not in names]
     finally:
         trees.close()
     return found
@@ -160,7 +160,7 @@ def _against(path: str, other: str, how: _How) -> Verdict:
         is_tree = len(pairs) != 1 or bool(missing or extra)
         if is_tree and how.layouts != (None, None):
             raise InvalidValueError(
-                f"layout= and other_layout= are for one array each; {path} holds {len(a.by_key)} and {other} {len(b.by_key)}. "
+                f"layout= and other_layout= are for one array each; {path} holds {len(a.arrays)} and {other} {len(b.arrays)}. "
                 "Name one of each with '::'."
             )
         arrays = []
@@ -170,7 +170,7 @@ def _against(path: str, other: str, how: _How) -> Verdict:
                     found = _pair(first, second, how)
             except (DamagedFileError, MissingPackageError) as error:
                 found = _not_compared(first, second, str(error))
-            arrays.append(replace(_with_attributes(found, first.key, second.key, a, b, is_tree), key=key))
+            arrays.append(replace(_with_attributes(found, first, second, is_tree), key=key))
         others = _others(a, b, {first.key for _, first, _ in pairs}, is_tree)
         arrays += [each for each in others if is_tree or not each.ok]
     finally:
@@ -178,7 +178,7 @@ def _against(path: str, other: str, how: _How) -> Verdict:
             each.close()
     notes = [f"{each.name}: {note}" for each in others for note in each.notes if each.ok and not is_tree]
     notes += [_others_words(found.others) for found in (a, b) if found.others]
-    unheld = sum(len(kept) for key, kept in a.attributes.items()) if not b.attributes else 0
+    unheld = 0 if b.has_attributes else sum(len(each.attributes or ()) for each in a.values())
     if unheld:
         notes.append(f"{other} holds no attributes: the {unheld} of {path} were not compared")
     nbytes = sum(array.nbytes for array in arrays)
@@ -232,16 +232,14 @@ def _not_compared(first: Object, second: Object, *problems: str) -> ArrayVerdict
     return ArrayVerdict(first.name, second.name, False, summary, problems=problems)
 
 
-def _with_attributes(found: ArrayVerdict, key: str, other_key: str, a: Objects, b: Objects, is_tree: bool) -> ArrayVerdict:
+def _with_attributes(found: ArrayVerdict, first: Object, second: Object | None, is_tree: bool) -> ArrayVerdict:
     """Return the verdict of an object with the problems and notes of its attributes; for two single arrays, all as notes."""
-    lost, told = _row_words(a.rows.get(key, {}))
-    own, others = a.attributes.get(key), b.attributes.get(other_key)
+    lost, told = _row_words(first.rows)
     wrong: list[str] = []
     notes: list[str] = []
-    if own is not None and others is not None:
-        wrong, notes = attribute_words(own, others)
-    first, second = a.by_key.get(key), b.by_key.get(other_key)
-    if first and second and first.dimensions and second.dimensions and first.dimensions != second.dimensions:
+    if second is not None and first.attributes is not None and second.attributes is not None:
+        wrong, notes = attribute_words(first.attributes, second.attributes)
+    if second is not None and first.dimensions and second.dimensions and first.dimensions != second.dimensions:
         wrong.append(f"the axes are named {first.dimensions} against {second.dimensions}")
     if not is_tree:
         wrong, notes = [], [*wrong, *notes]
@@ -271,18 +269,18 @@ def _row_words(rows: dict[str, TreeRow]) -> tuple[list[str], list[str]]:
 def _others(a: Objects, b: Objects, compared: set[str], is_tree: bool) -> list[ArrayVerdict]:
     """Return the verdicts of objects without values: groups with other attributes, and objects that are changed or dropped."""
     found = []
-    for key in dict.fromkeys((*a.attributes, *a.links, *a.rows)):
-        if key in compared or (key in a.by_key and key not in a.rows):
+    for key, first in a.items():
+        if key in compared or (first.is_array and not first.rows):
             continue
-        name = f"/{key}"
-        verdict = ArrayVerdict(name, name, key=name)
-        verdict = _with_attributes(verdict, key, key, a, b, is_tree)
-        if (key in a.links and key in b.links) and a.links[key] != b.links[key] and a.led_to(key) != b.led_to(key):
-            words = f"it leads to {a.links[key]!r} against {b.links[key]!r}"
+        name, second = f"/{key}", b.get(key)
+        verdict = _with_attributes(ArrayVerdict(name, name, key=name), first, second, is_tree)
+        links = first.link, second.link if second is not None else None
+        if None not in links and links[0] != links[1] and a.led_to(key) != b.led_to(key):
+            words = f"it leads to {links[0]!r} against {links[1]!r}"
             verdict = replace(verdict, ok=False, problems=(*verdict.problems, words))
         if not verdict.ok:
             summary = f"{name}: {'NOT THERE' if a.is_lost(key) else 'other attributes'}"
             found.append(replace(verdict, summary=summary))
-        elif key in a.rows and (b.has(key) or not a.has(key)):  # one that is missing is named as such, and changed into nothing
+        elif first.rows and (b.has(key) or not first.is_there):  # one that is missing is named as such, and changed into nothing
             found.append(verdict)
     return found

@@ -48,26 +48,18 @@ def paired(a: Side, b: Side, max_memory: int, cast: bool, independent: bool) -> 
 
 @dataclass(frozen=True)
 class Comparison(Check):
-    """Two arrays as rows that belong together. Regions are samples [start, stop), which may be checked in any order.
-
-    Attributes
-    ----------
-    rows : of both; a sample, the part of an array at one place along its first axis, is one row of each or several
-    is_comparable : shapes and dtypes allow to compare values
-    together : rows of each that are read at a time
-    axes : bring a run of the second's values into the order of the first's; None where they come in that order
-    layouts : of both, where axes are paired by their letters
-    problems, notes : those that are known before any value is read
-    """
+    """Two arrays as rows that belong together. Regions are samples [start, stop), which may be checked in any order."""
 
     sides: tuple[Side, Side]
+    # of both; a sample, the part of an array at one place along its first axis, is one row of each or several
     rows: tuple[Rows, Rows]
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()  # those that are known before any value is read
     notes: tuple[str, ...] = ()
-    is_comparable: bool = True
-    together: tuple[int, int] = (1, 1)
+    is_comparable: bool = True  # shapes and dtypes allow to compare values
+    together: tuple[int, int] = (1, 1)  # rows of each that are read at a time
+    # bring a run of the second's values into the order of the first's; None where they come in that order
     axes: tuple[int, ...] | None = None
-    layouts: tuple[StoredLayout, StoredLayout] | None = None
+    layouts: tuple[StoredLayout, StoredLayout] | None = None  # of both, where axes are paired by their letters
 
     @property
     def samples(self) -> int:

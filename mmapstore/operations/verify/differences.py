@@ -21,27 +21,20 @@ class Differences:
     Two values are equal if their bits are, if they compare equal, or if both are NaN. Those that are equal though their bits are
     not (-0.0 and 0.0, NaNs of other payloads) are counted in `bits_only`.
 
-    Attributes
-    ----------
-    compared, differing, bits_only : values, counted
-    first : the flat index of the first value that differs; None if none does
-    first_values : both values there, as Python numbers; None where no value differs
-    largest : the largest distance between two values that differ, as float; None where there is none that is finite
-    unread : why the values behind these were not compared; "" where all were
-
     >>> found = Differences()
     >>> found.update(np.array([1.0, np.nan, -0.0, 4.0]), np.array([1.0, np.nan, 0.0, 4.5]))
     >>> found.differing, found.bits_only, found.first, found.first_values, found.largest
     (1, 1, 3, (4.0, 4.5), 0.5)
     """
 
-    compared: int = 0
+    compared: int = 0  # values, counted
     differing: int = 0
     bits_only: int = 0
-    first: int | None = None
-    first_values: tuple[Any, Any] = (None, None)
+    first: int | None = None  # the flat index of the first value that differs; None if none does
+    first_values: tuple[Any, Any] = (None, None)  # both values there, as Python numbers; None where no value differs
+    # the largest distance between two values that differ, as float; None where there is none that is finite
     largest: float | None = None
-    unread: str = ""
+    unread: str = ""  # why the values behind these were not compared; "" where all were
 
     def add(self, other: Differences) -> None:
         """Append the differences of the values behind these."""

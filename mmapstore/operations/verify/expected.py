@@ -81,21 +81,20 @@ class _Expected:
                 if row.kind == "attribute":
                     rest, name = "", rest[1:]
                 key = self._listing.archive.key(inside(self._places[done.path], rest.strip("/")))
-                self._listing.found.rows.setdefault(key, {})[name] = row
+                self._listing.found.add(key).rows[name] = row
 
     def _add(self, path: str, entry: Entry) -> None:
         listing, node = self._listing, self._nodes.get(path, Node(path, entry.kind))
         found, key = listing.found, listing.archive.key(path)
         if entry.kind in Kind.LINKS:
-            found.links[key] = listing.archive.key(entry.target)
+            found.add(key, link=listing.archive.key(entry.target))
             return
         own = self._attributes.get(path, {})
         added = {name: value for name, value in entry.attributes.items() if name not in own and name not in node.attributes}
-        found.attributes[key] = [Attribute(*each) for each in (own | added).items()]
         arrays = []
         if entry.kind == Kind.ARRAY:
             arrays = [entry.array] if entry.array is not None else listing.arrays(node.path)
-        if entry.kind == Kind.EMPTY or (entry.kind == Kind.ARRAY and not arrays):
-            found.empty.add(key)
+        is_empty = entry.kind == Kind.EMPTY or (entry.kind == Kind.ARRAY and not arrays)
+        found.add(key, attributes=[Attribute(*each) for each in (own | added).items()], is_empty=is_empty)
         for array in arrays:
             listing.add_array(node, path if entry.array is not None else inside(path, array.member), array)

@@ -94,18 +94,11 @@ def described_arrays(path: str) -> list[Described]:
 
 @dataclass
 class Record:
-    """The result of one region.
+    """The result of one region."""
 
-    Attributes
-    ----------
-    checksums : the CRC-32 of each block whose bytes could be read, by its number
-    leaves : the SHA-256 of each run of values that was hashed, by its number
-    unread : rows that could not be read: first, last + 1, and why
-    """
-
-    checksums: dict[int, int] = field(default_factory=dict)
-    leaves: dict[int, bytes] = field(default_factory=dict)
-    unread: list[tuple[int, int, str]] = field(default_factory=list)
+    checksums: dict[int, int] = field(default_factory=dict)  # the CRC-32 of each block whose bytes could be read, by its number
+    leaves: dict[int, bytes] = field(default_factory=dict)  # the SHA-256 of each run of values that was hashed, by its number
+    unread: list[tuple[int, int, str]] = field(default_factory=list)  # rows that could not be read: first, last + 1, and why
 
 
 @dataclass(frozen=True)

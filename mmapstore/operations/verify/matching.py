@@ -17,23 +17,24 @@ def matched(a: Objects, b: Objects) -> tuple[list[Pair], list[str], list[str]]:
     "x" in one, for an archive with one array, belongs to the only "x/..." of the other. A link in one and an array in the other
     are compared by the array to which the link leads.
     """
-    if len(a.by_key) == len(b.by_key) == 1 and (a.is_one_array or b.is_one_array or not a.by_key.keys() & b.by_key.keys()):
-        return [_pair(next(iter(a.by_key.values())), next(iter(b.by_key.values())))], [], []
-    pairs = [_pair(found, b.by_key[key]) for key, found in a.by_key.items() if key in b.by_key]
-    left = dict.fromkeys(key for key in a.by_key if key not in b.by_key)
-    right = dict.fromkeys(key for key in b.by_key if key not in a.by_key)
+    firsts, seconds = a.arrays, b.arrays
+    if len(firsts) == len(seconds) == 1 and (a.is_one_array or b.is_one_array or not firsts.keys() & seconds.keys()):
+        return [_pair(next(iter(firsts.values())), next(iter(seconds.values())))], [], []
+    pairs = [_pair(found, seconds[key]) for key, found in firsts.items() if key in seconds]
+    left = dict.fromkeys(key for key in firsts if key not in seconds)
+    right = dict.fromkeys(key for key in seconds if key not in firsts)
     for mine, theirs, turned in ((left, right, False), (right, left, True)):
         for key, within in _within(mine, theirs).items():
             inner = [other for other in within if other in theirs]
             if len(inner) == 1:
                 del mine[key], theirs[inner[0]]
-                pairs.append(_pair(*((a.by_key[inner[0]], b.by_key[key]) if turned else (a.by_key[key], b.by_key[inner[0]]))))
+                pairs.append(_pair(*((firsts[inner[0]], seconds[key]) if turned else (firsts[key], seconds[inner[0]]))))
     seen = {(first.key, second.key) for _, first, second in pairs}  # of an object with two names each has one
-    for own, other, names, turned in ((b, a, left, True), (a, b, right, False)):
-        for key in own.links:
-            if key in names and (target := own.led_to(key)) is not None:
+    for own, other, names, turned in ((b, firsts, left, True), (a, seconds, right, False)):
+        for key in [key for key, each in own.items() if each.link is not None and key in names]:
+            if (target := own.led_to(key)) is not None:
                 del names[key]
-                first, second = (other.by_key[key], target) if turned else (target, other.by_key[key])
+                first, second = (other[key], target) if turned else (target, other[key])
                 if (first.key, second.key) not in seen:
                     seen.add((first.key, second.key))
                     pairs.append((key, first, second))
@@ -58,12 +59,10 @@ def _pair(first: Object, second: Object) -> Pair:
 
 def _absent(objects: Objects, others: Objects) -> list[str]:
     """Return the names without values that the others lack; of groups only the empty ones."""
-    named = dict.fromkeys(key for key in (*objects.empty, *objects.links) if not others.has(key))
-    if others.attributes:
-        filled = {key[:at] for each in (objects.by_key, objects.empty, objects.links) for key in each for at in _slashes(key)}
-        known = (filled, objects.by_key, named)
-        named |= dict.fromkeys(key for key in objects.attributes if not others.has(key) and not any(key in each for each in known))
-    return list(named)
+    absent = [each for each in objects.values() if not each.is_array and each.is_there and not others.has(each.key)]
+    filled = {key[:at] for key, each in objects.items() if each.is_array or each.is_empty or each.link for at in _slashes(key)}
+    has_groups = others.has_attributes
+    return [each.key for each in absent if each.is_empty or each.link or (has_groups and each.key not in filled)]
 
 
 def _slashes(key: str) -> list[int]:
@@ -75,7 +74,7 @@ def _slashes(key: str) -> list[int]:
 
 
 def _named(objects: Objects, keys: list[str]) -> list[str]:
-    return [key or (objects.by_key[key].name if key in objects.by_key else "/") for key in sorted(keys)]
+    return [key or objects[key].name or "/" for key in sorted(keys)]
 
 
 def attribute_words(first: list[Attribute], second: list[Attribute]) -> tuple[list[str], list[str]]:

@@ -9,16 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from ...batches.opening import natural
 from ...files.crashes import step
 from ...formats.containers import NPY_TREE, container_of, open_tree
 from ...formats.contract import StoredArray
-from ...formats.registry import PARTIAL, list_stored, open_stored, split_inside
+from ...formats.registry import list_stored, open_stored, split_inside
 from ...formats.tree_contract import Attribute, Container, Kind, Node, TreeArray, TreeSource, inside
 from ...plain.errors import DamagedFileError, InvalidTypeError, MmapstoreError, NotFoundError
-from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
-from ..convert.archives import JOURNAL, converted_archives
+from ...plain.manifest import DIRECTORY_MANIFEST
+from ..convert import archives as convert
 from ..convert.tree_report import TreeRow
 from .manifest_check import described_arrays
 
@@ -26,70 +26,79 @@ FIELDS, ARRAY, TREE = "fields", "array", "tree"
 _MOST_LINKS = 40  # one after the other, as Linux follows; HDF5 follows 16
 
 
-@dataclass(frozen=True)
-class Object:
-    """One array.
+def raising(why: str) -> Callable[[], StoredArray]:
+    def refuse() -> StoredArray:
+        raise InvalidTypeError(why)
 
-    Attributes
-    ----------
-    key : its name relative to the path that was given
-    name : its name in messages
-    path : its file or store
-    open : returns the array; raises the errors of opening
-    layout : of its manifest; None without one
-    dimensions : names of the axes; () where they have none
-    """
+    return refuse
 
-    key: str
-    name: str
-    path: str
-    open: Callable[[], StoredArray]
-    layout: str | None = None
-    dimensions: tuple[str | None, ...] = ()
+
+_no_array = raising("it is no array")
 
 
 @dataclass
-class Objects:
+class Object:
+    """One name at a path: an array, a group, a named type, a link; or an object that a conversion reports on."""
+
+    key: str  # its name relative to the path that was given
+    name: str = ""  # its name in messages
+    path: str = ""  # of an array, its file or store; "" of others
+    open: Callable[[], StoredArray] = _no_array  # returns the array, and raises the errors of opening
+    layout: str | None = None  # of its manifest; None without one
+    dimensions: tuple[str | None, ...] = ()  # names of the axes; () where they have none
+    is_empty: bool = False  # an array that has no shape, and so no values
+    link: str | None = None  # the target of a link: a key, or a path outside
+    attributes: list[Attribute] | None = None  # None where the format holds none
+    rows: dict[str, TreeRow] = field(default_factory=dict)  # of a conversion's report, by attribute; "" is the object itself
+
+    @property
+    def is_array(self) -> bool:
+        return bool(self.path)
+
+    @property
+    def is_there(self) -> bool:
+        return self.is_array or self.is_empty or self.link is not None or self.attributes is not None
+
+
+class Objects(dict[str, Object]):
     """The objects at a path, by key.
 
-    Attributes
-    ----------
-    by_key : arrays
-    empty : arrays that have no shape, and so no values
-    links : the targets of links: keys, or paths outside
-    attributes : of arrays, groups and named types; a key is missing where the format holds none
-    rows : the rows of a conversion's report: by object, and by attribute ("" is the object itself)
-    others : files that hold no array
-    is_one_array : the path names an array, not a container
+    `others` are files that hold no array; `is_one_array` is True if the path names an array, not a container.
     """
 
-    by_key: dict[str, Object] = field(default_factory=dict)
-    empty: set[str] = field(default_factory=set)
-    links: dict[str, str] = field(default_factory=dict)
-    attributes: dict[str, list[Attribute]] = field(default_factory=dict)
-    rows: dict[str, dict[str, TreeRow]] = field(default_factory=dict)
-    others: list[str] = field(default_factory=list)
-    is_one_array: bool = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.others: list[str] = []
+        self.is_one_array = False
 
-    def add(self, found: Object) -> None:
-        self.by_key[found.key] = found
+    def add(self, key: str, **found: Any) -> Object:
+        """Add to the knowledge of an object."""
+        self[key] = replace(self.get(key) or Object(key), **found)
+        return self[key]
+
+    @property
+    def arrays(self) -> dict[str, Object]:
+        return {key: each for key, each in self.items() if each.is_array}
+
+    @property
+    def has_attributes(self) -> bool:
+        return any(each.attributes is not None for each in self.values())
 
     def has(self, key: str) -> bool:
-        """Return True if an array, group or link has this name."""
-        return key in self.by_key or key in self.empty or key in self.links or key in self.attributes
+        return key in self and self[key].is_there
 
     def is_lost(self, key: str) -> bool:
         """Return True if a conversion reports that it does not copy this object, or the group around it."""
         paths = (key[:at] for at in (*(at for at, letter in enumerate(key) if letter == "/"), len(key)))
-        return any("" in (rows := self.rows.get(path, {})) and rows[""].is_lost for path in paths)
+        return any(path in self and "" in self[path].rows and self[path].rows[""].is_lost for path in paths)
 
     def led_to(self, key: str) -> Object | None:
         """Return the array that a name, of an array or a link, leads to."""
         for _ in range(_MOST_LINKS):
-            if key not in self.links:
+            if key not in self or (target := self[key].link) is None:
                 break
-            key = self.links[key]
-        return self.by_key.get(key)
+            key = target
+        return self[key] if key in self and self[key].is_array else None
 
 
 # --- files and stores ------------------------------------------------------------------------------------------------------
@@ -97,23 +106,14 @@ class Objects:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file, or a directory that is one store.
+    """A file, or a directory that is one store."""
 
-    Attributes
-    ----------
-    path, within : the file or store, and the place in it that was given
-    prefix : of the keys of all objects in it
-    kind : FIELDS of a directory of `ingest`, ARRAY of a single array, TREE of a container; "" of a file without arrays
-    container : that of a TREE, or of a file that is one array
-    allow_links : external links are followed
-    """
-
-    path: str
+    path: str  # the file or store, and the place in it that was given
     within: str
-    prefix: str
-    kind: str
-    container: Container | None = None
-    allow_links: bool = False
+    prefix: str  # of the keys of all objects in it
+    kind: str  # FIELDS of a directory of `ingest`, ARRAY of a single array, TREE of a container; "" of a file without arrays
+    container: Container | None = None  # that of a TREE, or of a file that is one array
+    allow_links: bool = False  # external links are followed
 
     def key(self, path: str) -> str:
         return _joined(self.prefix, path)
@@ -129,14 +129,14 @@ def _joined(prefix: str, path: str) -> str:
 def archives_at(path: str, allow_links: bool = False) -> list[Archive]:
     """List the archives at a path. Raises the errors of opening: NotFoundError, DamagedFileError and others."""
     outer, within = split_inside(path)
-    if os.path.isfile(os.path.join(outer, DIRECTORY_MANIFEST)):
+    if _is_fields(outer):
         return [Archive(path, "", "", FIELDS)]
     inner = (within or "").strip("/")
     if not os.path.isdir(outer) or _is_archive(outer):
         return [Archive(outer, inner, "", *_kind(outer, inner), allow_links)]
     if within is not None:
         raise NotFoundError(f"{outer} is a directory of files; it has no {within!r}. Name one of its files before the '::'.")
-    found = list(_archives_in(Path(outer), allow_links))
+    found = list(_archives_in(outer, allow_links))
     if all(not archive.kind for archive in found):
         raise NotFoundError(f"{outer} holds no .npy, HDF5 or Zarr data, nor a manifest of mmapstore. Check the directory.")
     return found
@@ -144,7 +144,7 @@ def archives_at(path: str, allow_links: bool = False) -> list[Archive]:
 
 def archives_converted(path: str, other: str, allow_links: bool) -> list[Archive] | None:
     """Return the archives of a directory under the names that a conversion gives; None if `other` is no conversion of it."""
-    found = converted_archives(path, other)
+    found = convert.converted_archives(path, other)
     if found is None:
         return None
     return [Archive(each.path, "", _stem(Path(name)), *_kind_of(each.container), allow_links) for each, name in found]
@@ -200,7 +200,7 @@ def listing(found: Objects, archive: Archive) -> Iterator[None]:
     except MmapstoreError as error:
         if not archive.prefix:
             raise
-        found.add(Object(archive.prefix, archive.path, archive.path, raising(str(error))))
+        found.add(archive.prefix, name=archive.path, path=archive.path, open=raising(str(error)))
 
 
 def add_archive(found: Objects, archive: Archive, trees: Trees, as_stored: bool = False) -> None:
@@ -208,11 +208,13 @@ def add_archive(found: Objects, archive: Archive, trees: Trees, as_stored: bool 
     if archive.kind == FIELDS:
         for each in described_arrays(archive.path):
             opener = functools.partial(open_stored, each.path, each.entry.key or None)
-            found.add(Object(archive.key(each.name.partition("::/")[2]), each.name, each.path, opener, each.entry.layout))
+            key = archive.key(each.name.partition("::/")[2])
+            found.add(key, name=each.name, path=each.path, open=opener, layout=each.entry.layout)
     elif archive.kind == ARRAY:
         opener = functools.partial(open_stored, archive.path, archive.within or None)
         found.is_one_array = not archive.prefix
-        found.add(Object(archive.prefix, archive.name("/"), archive.path, opener, _layouts(archive).get(archive.within)))
+        layout = _layouts(archive).get(archive.within)
+        found.add(archive.prefix, name=archive.name("/"), path=archive.path, open=opener, layout=layout)
     elif archive.kind == TREE:
         listing = TreeListing(found, archive, trees, as_stored)
         for node in listing.tree.walk():
@@ -238,21 +240,20 @@ class TreeListing:
         found, archive = self.found, self.archive
         key, name = archive.key(node.path), archive.name(node.path)
         if node.kind in Kind.LINKS and not node.damage:
-            found.links[key] = archive.key(node.target)
+            found.add(key, link=archive.key(node.target))
             return
         try:
             if node.damage:
                 raise DamagedFileError(f"{name} cannot be looked into: {node.damage}")
             with step(f"listing {name}"):
-                found.attributes[key] = self.tree.attributes(node.path, self.as_stored)
+                found.add(key, attributes=self.tree.attributes(node.path, self.as_stored))
                 arrays = self.arrays(node.path) if node.kind == Kind.ARRAY else []
         except MmapstoreError as error:
-            found.add(Object(key, name, archive.path, raising(str(error))))
+            found.add(key, name=name, path=archive.path, open=raising(str(error)))
             return
-        if node.kind == Kind.ARRAY and not arrays:
-            found.empty.add(key)
-        if node.kind == Kind.ARRAY and node.path == "/":
-            found.is_one_array = not archive.prefix
+        if node.kind == Kind.ARRAY:
+            found.add(key, is_empty=not arrays)
+            found.is_one_array = found.is_one_array or (node.path == "/" and not archive.prefix)
         for array in arrays:
             self.add_array(node, inside(node.path, array.member), array)
 
@@ -267,7 +268,8 @@ class TreeListing:
         opened = functools.partial(self._opened, node.target if node.kind in Kind.LINKS else node.path, array, name)
         opener = raising(f"{name}: {array.refused}") if array.refused else opened
         layout = self._layouts.get(_joined(self.archive.within, path))
-        self.found.add(Object(self.archive.key(place), name, self.archive.path, opener, layout, array.dimensions))
+        key, dimensions = self.archive.key(place), array.dimensions
+        self.found.add(key, name=name, path=self.archive.path, open=opener, layout=layout, dimensions=dimensions)
 
     def _opened(self, path: str, array: TreeArray, name: str) -> StoredArray:
         if (opened := array.opened()) is not array:
@@ -277,40 +279,31 @@ class TreeListing:
         return replace(array, name=name)
 
 
-def raising(why: str) -> Callable[[], StoredArray]:
-    def refuse() -> StoredArray:
-        raise InvalidTypeError(why)
-
-    return refuse
-
-
 # --- directories -----------------------------------------------------------------------------------------------------------
 
 
-def _archives_in(folder: Path, allow_links: bool) -> Iterator[Archive]:
-    files = list(archive_files(folder))
-    stems = [_stem(file.relative_to(folder)) for file in files]
+def _archives_in(folder: str, allow_links: bool) -> Iterator[Archive]:
+    files = archive_files(folder)
+    stems = [_stem(Path(file.relative)) for file in files]
     counts = Counter(stems)
     for file, stem in zip(files, stems, strict=True):
         # Two archives that differ in their suffix alone keep it.
-        prefix = stem if counts[stem] == 1 else file.relative_to(folder).as_posix()
-        if (file / DIRECTORY_MANIFEST).is_file():
-            yield Archive(str(file), "", prefix, FIELDS)
+        prefix = stem if counts[stem] == 1 else file.relative
+        if _is_fields(file.path):
+            yield Archive(file.path, "", prefix, FIELDS)
         else:
-            kind = _kind(str(file), "") if _is_archive(str(file)) else ("", None)
-            yield Archive(str(file), "", prefix, *kind, allow_links)
+            kind = _kind(file.path, "") if _is_archive(file.path) else ("", None)
+            yield Archive(file.path, "", prefix, *kind, allow_links)
 
 
 def _stem(path: Path) -> str:
     return path.with_suffix("").as_posix() if path.suffix else path.as_posix()
 
 
-def archive_files(folder: Path) -> Iterator[Path]:
-    """Yield files, and directories that are one store, in order. No link is followed to a directory."""
-    for entry in sorted(folder.iterdir(), key=lambda entry: natural(entry.name)):
-        if is_beside(entry.name) or entry.name.endswith(PARTIAL) or f"{PARTIAL}." in entry.name or entry.name == JOURNAL:
-            continue
-        if not entry.is_dir() or (entry / DIRECTORY_MANIFEST).is_file() or _is_archive(str(entry)):
-            yield entry
-        elif not entry.is_symlink():
-            yield from archive_files(entry)
+def archive_files(folder: str) -> list[convert.Archive]:
+    """Return files, stores, links, and directories that `ingest` wrote."""
+    return [each for each in convert.archives_below(folder, is_whole=_is_fields) if not each.is_of_writing]
+
+
+def _is_fields(path: str) -> bool:
+    return os.path.isfile(os.path.join(path, DIRECTORY_MANIFEST))

@@ -14,15 +14,9 @@ from .verdict import ArrayVerdict
 
 @dataclass(frozen=True)
 class Check(abc.ABC):
-    """The plan of checking one array, or a pair of arrays. It pickles, and so do the records of its regions, which are small.
+    """The plan of checking one array, or a pair of arrays. It pickles, and so do the records of its regions, which are small."""
 
-    Attributes
-    ----------
-    samples, sample_nbytes : of the array
-    unit : samples, no region ends within such a unit
-    most : number of regions at most; a region of less than some leaves of the digest (64 MiB) reads much of the next one too
-    """
-
+    # number of regions at most; a region of less than some leaves of the digest (64 MiB) reads much of the next one too
     most: int = field(default=1, kw_only=True)
 
     @property
@@ -35,7 +29,8 @@ class Check(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def unit(self) -> int: ...
+    def unit(self) -> int:
+        """Samples that no region cuts."""
 
     @abc.abstractmethod
     def read(self, region: Region, done: Callable[[int], Any]) -> Any:

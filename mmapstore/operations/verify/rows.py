@@ -30,20 +30,12 @@ _BY_LIBRARY = "through the format's own library"
 
 @dataclass(frozen=True)
 class Rows:
-    """An array as rows: samples, or, of samples too large to hold, parts of them. It pickles by path.
+    """An array as rows: samples, or, of samples too large to hold, parts of them. It pickles by path."""
 
-    Attributes
-    ----------
-    name : in messages
-    shape : of all of it, in the order of the axes in which values come
-    dtype : in native byte order
-    reader : reads runs of rows
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    reader: Reader
+    name: str  # in messages
+    shape: tuple[int, ...]  # of all of it, in the order of the axes in which values come
+    dtype: np.dtype[Any]  # in native byte order
+    reader: Reader  # reads runs of rows
 
     @property
     def count(self) -> int:
