@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import mmapstore as mm
 from mmapstore.operations.flow import engines
 from mmapstore.operations.flow.receipts import Part, part_of, part_of_job
+from mmapstore.operations.statistics import statistics_at
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, StateMismatchError
 
 
@@ -106,6 +107,7 @@ PROCESSES = """
 import sys
 from tests.operations.test_engines import dies_once
 from mmapstore.operations.flow import engines
+from mmapstore.operations.statistics import statistics_at
 if __name__ == "__main__":
     print(sorted(engines.results("processes", dies_once, sys.argv[1], range(7), 0)))
 """
@@ -137,6 +139,7 @@ import distributed
 import mmapstore as mm
 from tests.operations.test_engines import dies_once
 from mmapstore.operations.flow import engines
+from mmapstore.operations.statistics import statistics_at
 
 if __name__ == "__main__":
     folder = sys.argv[1]
@@ -164,3 +167,23 @@ def test_dask(tmp_path: Path) -> None:
     assert lines[:2] == [str(list(range(7))), "True True"]
     assert lines[2].startswith("No Dask scheduler answers at tcp://127.0.0.1:1")
     np.testing.assert_array_equal(mm.open(tmp_path / "b.zarr")[:], values)
+
+
+def test_verify_and_statistics_by_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same verdict and figures as one process has, of a damaged array too, with progress to the end."""
+    monkeypatch.setattr("mmapstore.operations.verify.regions.REGION_NBYTES", 1_000_000)
+    monkeypatch.setattr("mmapstore.operations.statistics.regions.REGION_NBYTES", 1_000_000)
+    values = np.random.default_rng(0).random((3000, 3, 20, 20)).astype("f4")
+    path = mm.ingest(values, tmp_path / "x.npy", progress=False)
+    with (tmp_path / "x.npy").open("r+b") as file:
+        file.seek(-10, os.SEEK_END)
+        file.write(b"\x01")
+    told: list[tuple[int, int | None]] = []
+    with ThreadPoolExecutor(2) as executor:
+        found = mm.verify(path, engine=executor, progress=lambda *at: told.append(at))
+        (counted,) = statistics_at(path, recompute=True, engine=executor, progress=False)
+    alone = mm.verify(path, progress=False)
+    (figures,) = statistics_at(path, recompute=True, progress=False)
+    assert not found and found.arrays == alone.arrays and told[-1] == (3000, 3000) and len(told) > 1
+    np.testing.assert_array_equal(counted.values.mean, figures.values.mean)
+    np.testing.assert_array_equal(counted.differences.std, figures.differences.std)

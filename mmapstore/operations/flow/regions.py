@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,6 +39,15 @@ class Regions:
             raise InvalidValueError(f"Region {number} is asked for; expected one of 0 to {len(self) - 1}.")
         first = (self.start // self.length + number) * self.length
         return max(first, self.start), min(first + self.length, self.stop)
+
+    def counted(self, records: Iterable[tuple[int, R]], done: Callable[[int], None]) -> Iterator[tuple[int, R]]:
+        """Yield records as they come; `done` is called with the number of samples in the regions that they are of."""
+        samples = 0
+        for number, record in records:
+            first, stop = self[number]
+            samples += stop - first
+            done(samples)
+            yield number, record
 
 
 def in_order(records: Iterable[tuple[int, R]], count: int) -> Iterator[R]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ from ...batches.split import split_points
 from ...plain.channel_statistics import ChannelStatistics
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.memory_budget import parse_bytes
+from ..flow import engines
 from ..progress import Progress
 from ..verify.manifest_check import Described, described_arrays
 from .regions import Pass, Plan, Statistics, do, finish
@@ -96,6 +97,7 @@ def statistics_at(
     recompute: bool = False,
     max_memory: int | str = "256MB",
     progress: Callable[[int, int | None], Any] | bool | None = None,
+    engine: Any = engines.THREADS,
 ) -> list[FieldStatistics]:
     """Return count, NaNs, minimum, maximum, mean and standard deviation of each channel, and of the change to the next sample.
 
@@ -111,6 +113,8 @@ def statistics_at(
     recompute : read the data, even if the manifest has its statistics
     max_memory : upper bound of private memory
     progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples)
+    engine : "threads" of this process; "processes", "dask", the address of a Dask scheduler, or any object with `map(fn, items)`,
+        as in `convert`: arrays of more than 256 MB are read in regions, and `max_memory` is for each worker
 
     Raises what `mmapstore.open` raises; InvalidTypeError if no field holds numbers; MemoryBudgetError.
 
@@ -150,8 +154,9 @@ def statistics_at(
         raise InvalidTypeError(f"{source} holds no numbers, so it has no statistics; expected bool, integers or floats.")
     plan = Plan(source, layout, tuple(passes.values()))
     vars(plan)["dataset"] = dataset  # which is open already
-    for number, (values, differences) in zip(passes, finish(plan, _records(plan, progress)), strict=True):
-        found[number] = replace(found[number], values=values, differences=differences)
+    with engines.opened(engine) as workers:
+        for number, (values, differences) in zip(passes, finish(plan, _records(plan, progress, workers, budget)), strict=True):
+            found[number] = replace(found[number], values=values, differences=differences)
     return found
 
 
@@ -198,14 +203,16 @@ def _changed_at(path: str) -> int:
     return max((file.stat().st_mtime_ns for file in files), default=0)
 
 
-def _records(plan: Plan, progress: Any) -> Iterator[tuple[int, Statistics]]:
-    """Do all regions in this process, with a bar for each pass."""
-    numbers = itertools.count()
+def _records(plan: Plan, progress: Any, engine: Any, budget: int) -> Iterator[tuple[int, Statistics]]:
+    """Do all regions with an engine, and show a bar for each pass."""
+    first = 0
     for each in plan.passes:
-        samples = each.regions.stop - each.regions.start
+        samples, numbers = each.regions.stop - each.regions.start, range(first, first + len(each.regions))
         bar = Progress(progress, samples, math.prod(each.shape[1:]) * np.dtype(each.dtype).itemsize, 0)
-        try:
-            for number in itertools.islice(numbers, len(each.regions)):
-                yield do(plan, number, bar)
-        finally:
-            bar.close()
+        with contextlib.closing(bar):
+            if engine == engines.THREADS or len(numbers) == 1:
+                yield from (do(plan, number, bar) for number in numbers)
+            else:
+                found = ((number - first, record) for number, record in engines.results(engine, do, plan, numbers, budget))
+                yield from ((number + first, record) for number, record in each.regions.counted(found, bar))
+        first = numbers.stop

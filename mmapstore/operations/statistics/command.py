@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ...plain.channel_statistics import ChannelStatistics
 from ...plain.display import text_table
 from ...plain.errors import InvalidValueError
-from ..command_options import add_options, keywords
+from ..command_options import add_options, engine_of, keywords
 from . import FieldStatistics, statistics_at
 
 _ROWS = 16  # channels printed; --json has all
@@ -23,12 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="PARTS", help="statistics of each part: fractions or counts, such as 0.6,0.2,0.2")
     add_options(parser, "--layout")
     parser.add_argument("--recompute", action="store_true", help="read the data, even if the manifest has its statistics")
-    add_options(parser, "--max-memory", "--json", json="print JSON, with every channel, instead of text")
+    add_options(parser, "--max-memory", "--engine", "--scheduler", "--json", json="print JSON, with every channel, instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the statistics. Returns 0; raises what `statistics_at` raises."""
-    found = statistics_at(**keywords(statistics_at, args, split=_parts(args.split)))
+    found = statistics_at(**keywords(statistics_at, args, split=_parts(args.split), engine=engine_of(args)))
     print(json.dumps([each.to_json() for each in found], indent=1) if args.json else to_text(args.path, found))
     return 0
 

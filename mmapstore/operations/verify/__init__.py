@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ...files.crashes import step
@@ -22,12 +23,13 @@ from ...plain.errors import (
 from ...plain.inside_names import file_of
 from ...plain.memory_budget import parse_bytes
 from ..convert.tree_report import TreeRow
+from ..flow.engines import THREADS, opened
 from .comparison import Side, paired
 from .expected import add_expected
 from .manifest_check import ReadThrough, check_described, described_arrays
 from .matching import attribute_words, matched
 from .objects import TREE, Archive, Object, Objects, Trees, add_archive, archives_at, archives_converted, listing
-from .regions import performed
+from .regions import Perform, performed
 from .rows import by_numpy
 from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
 
@@ -45,6 +47,7 @@ def verify(
     allow_links: bool = False,
     max_memory: int | str = "256MB",
     progress: Callable[[int, int | None], Any] | bool | None = None,
+    engine: Any = THREADS,
 ) -> Verdict:
     """Check data against its manifest; or against other data, in whatever formats both are stored.
 
@@ -72,6 +75,8 @@ def verify(
     allow_links : of two containers, follow external links and read what lies in other files, as `convert_all` does with it
     max_memory : bound for private memory, in bytes or text
     progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples), for each array
+    engine : "threads" of this process; "processes", "dask", the address of a Dask scheduler, or any object with `map(fn, items)`,
+        as in `convert`: arrays of more than 512 MB are read in regions, and `max_memory` is for each worker
 
     Raises
     ------
@@ -96,12 +101,15 @@ def verify(
     if other is None:
         if layout is not None or other_layout is not None or cast:
             raise InvalidValueError("layout=, other_layout= and cast= say how to compare two arrays; give the other one as well.")
-        arrays = _alone(name, budget, independent, progress)
+        with opened(engine) as workers:
+            arrays = _alone(name, budget, independent, partial(performed, progress=progress, engine=workers, memory_nbytes=budget))
         seconds = time.monotonic() - began
         ok = all(array.ok for array in arrays)
         return Verdict(name, "", ok, tuple(arrays), nbytes=sum(array.nbytes for array in arrays), seconds=seconds)
-    how = _How((layout, other_layout), cast, independent, allow_links, budget, progress)
-    return replace(_against(name, _path(other), how), seconds=time.monotonic() - began)
+    with opened(engine) as workers:
+        perform = partial(performed, progress=progress, engine=workers, memory_nbytes=budget)
+        how = _How((layout, other_layout), cast, independent, allow_links, budget, perform)
+        return replace(_against(name, _path(other), how), seconds=time.monotonic() - began)
 
 
 def _path(path: Any) -> str:
@@ -115,21 +123,21 @@ def _path(path: Any) -> str:
     return text
 
 
-def _alone(path: str, budget: int, independent: bool, progress: Any) -> list[ArrayVerdict]:
+def _alone(path: str, budget: int, independent: bool, perform: Perform) -> list[ArrayVerdict]:
     described, trees = described_arrays(path), Trees()
-    found = [check_described(each, budget, independent, progress) for each in described]
+    found = [check_described(each, budget, independent, perform) for each in described]
     try:
         there, names = Objects(), {each.name for each in described}
         for archive in archives_at(path):
             with listing(there, archive), step(f"listing {archive.path}"):
                 add_archive(there, archive, trees)
-        found += [_by_itself(item, budget, independent, progress) for item in there.arrays.values() if item.name not in names]
+        found += [_by_itself(item, budget, independent, perform) for item in there.arrays.values() if item.name not in names]
     finally:
         trees.close()
     return found
 
 
-def _by_itself(item: Object, budget: int, independent: bool, progress: Any) -> ArrayVerdict:
+def _by_itself(item: Object, budget: int, independent: bool, perform: Perform) -> ArrayVerdict:
     try:
         check = ReadThrough.of(item.open(), item.name, item.path, None, budget, independent)
     except MemoryBudgetError:
@@ -138,7 +146,7 @@ def _by_itself(item: Object, budget: int, independent: bool, progress: Any) -> A
         return ArrayVerdict(item.name, summary=f"{item.name}: NOT READ", notes=(str(error),))
     except MmapstoreError as error:
         return ArrayVerdict(item.name, ok=False, summary=f"{item.name}: DAMAGED, it cannot be opened", problems=(str(error),))
-    return performed(check, progress)
+    return perform(check)
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ class _How:
     independent: bool
     allow_links: bool
     max_memory: int
-    progress: Any
+    perform: Perform
 
 
 def _against(path: str, other: str, how: _How) -> Verdict:
@@ -224,7 +232,7 @@ def _pair(first: Object, second: Object, how: _How) -> ArrayVerdict:
         sides.append(Side(stored, (layout or item.layout or "").upper() or None, item.name))
     if refused:
         return _not_compared(first, second, *refused)
-    return performed(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent), how.progress)
+    return how.perform(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent))
 
 
 def _not_compared(first: Object, second: Object, *problems: str) -> ArrayVerdict:

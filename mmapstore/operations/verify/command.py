@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ...files.crashes import step
-from ..command_options import add_options, keywords, print_result
+from ..command_options import add_options, engine_of, keywords, print_result
 from . import verify
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-links", action="store_true", help="follow links to other files, as `convert --allow-links`; for trusted files only"
     )
-    add_options(parser, "--max-memory", "--json")
+    add_options(parser, "--max-memory", "--engine", "--scheduler", "--json")
 
 
 def is_supervised(args: argparse.Namespace) -> bool:
@@ -35,6 +35,6 @@ def is_supervised(args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace) -> int:
     """Print the verdict. Returns 0 if the data is as expected, else 1; raises what `verify` raises."""
     with step(f"verifying {args.path}"):
-        found = verify(**keywords(verify, args))
+        found = verify(**keywords(verify, args, engine=engine_of(args)))
     print_result(found, args)
     return 0 if found else 1

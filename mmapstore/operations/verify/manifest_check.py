@@ -26,7 +26,7 @@ from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, leaves_
 from ...plain.memory_budget import MemoryPlan
 from ..flow.regions import Region
 from ..manifest_files import read_leaves
-from .regions import Check, performed
+from .regions import Check, Perform
 from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Rows, by_numpy, read_ahead, rows_in_order
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
 
@@ -279,7 +279,7 @@ def _against_manifest(told: _Told, manifest: Described, digests: LeafDigests) ->
         told.problems += _damaged_leaves(manifest, digests)
 
 
-def check_described(each: Described, max_memory: int, independent: bool, progress: Any) -> ArrayVerdict:
+def check_described(each: Described, max_memory: int, independent: bool, perform: Perform) -> ArrayVerdict:
     """Check one array against its manifest."""
     entry = each.entry
     refused = functools.partial(ArrayVerdict, each.name, ok=False, shape=entry.shape, dtype=entry.dtype)
@@ -298,7 +298,7 @@ def check_described(each: Described, max_memory: int, independent: bool, progres
     problems = _inconsistencies(each)
     if problems:
         return refused(summary=f"{each.name}: THE MANIFEST IS DAMAGED", problems=tuple(problems))
-    return performed(ReadThrough.of(stored, each.name, each.path, each, max_memory, independent), progress)
+    return perform(ReadThrough.of(stored, each.name, each.path, each, max_memory, independent))
 
 
 def _inconsistencies(each: Described) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from ..flow.engines import THREADS, results
 from ..flow.regions import Region, Regions, in_order
 from ..progress import Progress
 from .verdict import ArrayVerdict
+
+REGION_NBYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class Check(abc.ABC):
     def verdict(self, records: Iterator[Any]) -> ArrayVerdict:
         """Merge the records of all regions, in their order."""
 
-    def in_regions(self, nbytes: int = 256 << 20) -> Self:
-        """Return the same check in regions of at least `nbytes`."""
+    def in_regions(self, nbytes: int = 0) -> Self:
+        """Return the same check in regions of at least `nbytes`; by default REGION_NBYTES."""
+        nbytes = nbytes or REGION_NBYTES
         return replace(self, most=max(1, self.samples * self.sample_nbytes // nbytes))
 
     @property
@@ -50,6 +55,9 @@ class Check(abc.ABC):
 
     def __len__(self) -> int:
         return len(self.regions)
+
+
+Perform = Callable[[Check], ArrayVerdict]
 
 
 def do(check: Check, number: int, done: Callable[[int], Any] = lambda done: None) -> tuple[int, Any]:
@@ -62,10 +70,15 @@ def finish(check: Check, records: Iterable[tuple[int, Any]]) -> ArrayVerdict:
     return check.verdict(in_order(records, len(check)))
 
 
-def performed(check: Check, progress: Any = False) -> ArrayVerdict:
-    """Check all of an array in this process. `progress` as `verify` takes it."""
+def performed(check: Check, progress: Any = False, engine: Any = THREADS, memory_nbytes: int = 0) -> ArrayVerdict:
+    """Check all of an array, in this process unless an engine is given. `progress` as `verify` takes it.
+
+    `memory_nbytes` : of a region, for engines that reserve memory
+    """
+    in_parts = check.in_regions() if engine != THREADS else check
     bar = Progress(progress, check.samples, check.sample_nbytes, 0)
-    try:
-        return finish(check, (do(check, number, bar) for number in range(len(check))))
-    finally:
-        bar.close()
+    with contextlib.closing(bar):
+        if len(in_parts) == 1 or engine == THREADS:
+            return finish(check, (do(check, number, bar) for number in range(len(check))))
+        records = results(engine, do, in_parts, range(len(in_parts)), memory_nbytes)
+        return finish(in_parts, in_parts.regions.counted(records, bar))
