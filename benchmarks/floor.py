@@ -99,9 +99,9 @@ class Chunks(NamedTuple):
 
 def chunks_of(path: Path, most: int) -> Chunks:
     stored = open_stored(str(path), KEY)
-    encoded = stored.encoded
-    if encoded is None:
-        return Chunks(None, 0, [], stored.why_not_encoded or "plain bytes")
+    encoded = stored.located
+    if encoded is None or stored.chunks is None:
+        return Chunks(None, 0, [], stored.why_not or "plain bytes")
     decoder, why = decoder_for(encoded.chain, encoded.dtype, encoded.grid.chunk)
     if decoder is None:
         return Chunks(None, 0, [], why)

@@ -62,9 +62,9 @@ def measure_index(path: Path, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         start = time.perf_counter()
         stored = open_stored(str(path), "data")
-        encoded = getattr(stored, "encoded", None)
-        if encoded is None:
-            why = getattr(stored, "why_not_encoded", "") or "this version builds no index"
+        encoded = getattr(stored, "located", None)
+        if encoded is None or stored.chunks is None:
+            why = getattr(stored, "why_not", "") or "this version builds no index"
             break
         encoded.places(range(0, len(encoded.grid), max(1, len(encoded.grid) // 1000)))  # reaches into every shard
         seconds.append(time.perf_counter() - start)

@@ -13,7 +13,8 @@ from ..batches.batches import Batches
 from ..batches.dataset import Dataset
 from ..batches.opening import open_quietly
 from ..files.process_memory import memory_available
-from ..formats.contract import EncodedChunks, StoredArray
+from ..formats.contract import StoredArray
+from ..formats.located import Located
 from ..operations.decodes import decodes_per_chunk
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.cf_packing import Packed
@@ -78,9 +79,9 @@ class Subject:
         return [each for each in self.dataset.packed.get(self.field, ()) if each.packing.misleads]
 
     @property
-    def chunks(self) -> EncodedChunks | None:
+    def chunks(self) -> Located | None:
         """Chunks of x that mmapstore itself reads, with or without a codec."""
-        return self.stored.encoded if self.reader.decoded_together else None
+        return self.stored.located if self.stored.chunks and self.reader.decoded_together else None
 
     @property
     def chunk(self) -> tuple[int, ...] | None:

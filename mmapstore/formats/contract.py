@@ -7,16 +7,14 @@ nothing of samples beyond the axes: `readers/` turn a stored array into samples,
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plain.chunk_grid import ChunkGrid
-from ..plain.codecs import Chain
 from ..plain.errors import InvalidTypeError, InvalidValueError
-from ..plain.extents import Extents
+from .located import Located
 
 if TYPE_CHECKING:
     from .tree_contract import Container
@@ -143,23 +141,13 @@ class StoredArray(abc.ABC):
         """Fill `out` with the selected region, through the format's own library. Casts to the dtype of `out`."""
 
     @property
-    def extents(self) -> Extents | None:
-        """Where rows along the first axis lie as plain bytes; None if they are encoded, or rows are split over chunks."""
+    def located(self) -> Located | None:
+        """The places and codecs of the chunks, or of all values in one run; None if only the format's library can read them."""
         return None
 
     @property
-    def why_not_raw(self) -> str:
-        """The reason, for `info`, where `extents` is None: "the chunks are compressed (gzip)". Else empty."""
-        return ""
-
-    @property
-    def encoded(self) -> EncodedChunks | None:
-        """The stored chunks, their places and their codecs; None if only the format's library can read the chunks."""
-        return None
-
-    @property
-    def why_not_encoded(self) -> str:
-        """The reason, for `info`, where `encoded` is None. Else empty."""
+    def why_not(self) -> str:
+        """The reason, for `info`, where `located` is None: "the file is being written". Else empty."""
         return ""
 
     def as_array(self) -> Array | None:
@@ -179,67 +167,6 @@ class StoredArray(abc.ABC):
     def unwritten(self) -> float | None:
         """Return the number that NetCDF has for values of this dtype that were never written; None where it has none."""
         return None
-
-
-class ChunkPlace(NamedTuple):
-    """Where the stored bytes of one chunk lie.
-
-    `nbytes` of -1: all of the file from `offset` on. `skipped` has bit i set where codec i of the chain was not applied to
-    this chunk (the filter mask of HDF5).
-    """
-
-    path: str
-    offset: int
-    nbytes: int
-    skipped: int = 0
-
-
-class EncodedChunks(Protocol):
-    """Chunks that whoever knows their codecs can read without the format's library. Pickles, and any thread may call it."""
-
-    @property
-    def root(self) -> str:
-        """The file that all chunks lie in, or the directory that their files lie in: without it, a missing chunk is damage."""
-        ...
-
-    @property
-    def grid(self) -> ChunkGrid:
-        """In stored axis order. Chunks at the upper edges are stored full-size."""
-        ...
-
-    @property
-    def chain(self) -> Chain: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the decoded elements, byte order included."""
-        ...
-
-    @property
-    def axes(self) -> tuple[int, ...] | None:
-        """The order in which a decoded chunk holds its axes, slowest first, where it is not that of `grid`; else None."""
-        ...
-
-    @property
-    def fill(self) -> Any:
-        """One element, which stands for every element of a chunk that was never stored."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the index takes at most: part of every prediction."""
-        ...
-
-    @property
-    def one_file_each(self) -> bool: ...
-
-    def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
-        """Where chunks lie, by their numbers in the grid; None where nothing was stored. May read an index on disk.
-
-        A chunk with a file of its own is given a place without looking; that the file is missing then means the same as None.
-        Raises DamagedFileError for places outside the file.
-        """
-        ...
 
 
 @dataclass(frozen=True)

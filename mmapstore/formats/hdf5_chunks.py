@@ -1,4 +1,4 @@
-"""HDF5 chunks that anyone who knows their codecs can read, and their places."""
+"""HDF5 datasets that anyone who knows their codecs can read: the places of their chunks, or of all their bytes."""
 
 from __future__ import annotations
 
@@ -10,32 +10,26 @@ from typing import Any
 import numpy as np
 
 from ..plain.chunk_grid import ChunkGrid
-from ..plain.codecs import Chain
-from .contract import ChunkPlace, EncodedChunks
 from .hdf5_chunk_index import ChunkIndex, chunk_index
 from .hdf5_filters import chain_of
-from .hdf5_layout import extents_of, fill_of, why_hdf5_alone
+from .hdf5_layout import check_stored_bytes, fill_of, is_allocated, why_hdf5_alone
+from .hdf5_library import library
+from .located import ChunkPlace, Located, one_run
 
 
-@dataclass(frozen=True, eq=False)
-class Hdf5Chunks:
-    """The chunks of one dataset, as `formats.contract.EncodedChunks`. 16 bytes a chunk; pickled with its index."""
+@dataclass(eq=False, kw_only=True)
+class Hdf5Chunks(Located):
+    """The chunks of one dataset. 16 bytes a chunk; pickled with its index."""
 
-    root: str
-    grid: ChunkGrid
-    chain: Chain
-    dtype: np.dtype[Any]
-    fill: Any
     index: ChunkIndex
-    one_file_each: bool = False
-
-    @property
-    def axes(self) -> tuple[int, ...] | None:
-        return None
 
     @property
     def nbytes(self) -> int:
         return self.index.nbytes
+
+    def place(self, number: int) -> ChunkPlace | None:
+        offset, size, mask = (int(column[number]) for column in self.index)
+        return ChunkPlace(self.root, offset, size, mask) if offset >= 0 else None
 
     def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
         chosen = np.asarray(numbers, np.int64)
@@ -49,18 +43,21 @@ class Hdf5Chunks:
         return f"<{len(self.grid)} chunks of {self.root}, {' then '.join(map(str, self.chain)) or 'uncompressed'}>"
 
 
-def encoded_chunks(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tuple[EncodedChunks | None, str]:
-    """Return the places of the chunks of an h5py.Dataset that nobody writes; or None and the reason, for `info`.
+def locate(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tuple[Located | None, str]:
+    """Return the places of the elements of an h5py.Dataset that nobody writes; or None and the reason, for `info`.
 
-    `dtype` is what NumPy calls its elements.
-
-    Raises DamagedFileError, naming the chunk, for places outside the file.
+    `dtype` is NumPy's for its elements. Raises DamagedFileError, naming the chunk, for places outside the file.
     """
     why = why_hdf5_alone(dataset, dtype)
     if why:
         return None, why
     if dataset.chunks is None:
-        return None, extents_of(dataset, path, name, dtype)[1] or "it is not stored in chunks"
+        if dataset.id.get_create_plist().get_layout() == library().h5d.COMPACT:
+            return None, "it is compact: a few bytes inside the header"
+        if not is_allocated(dataset):
+            return None, "nothing of it is stored yet"
+        check_stored_bytes(dataset, path, name)
+        return one_run(path, int(dataset.id.get_offset()), tuple(dataset.shape), dtype), ""
     grid = ChunkGrid(tuple(dataset.shape), tuple(dataset.chunks))
     chain, why = chain_of(dataset)
     if chain is None:
@@ -70,7 +67,10 @@ def encoded_chunks(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> 
         return None, why
     if chain and _may_have_unfiltered_edges(grid, index, math.prod(grid.chunk) * dtype.itemsize):
         return None, "chunks at its edges are as large as if they had been stored uncompressed, which HDF5 alone can tell"
-    return Hdf5Chunks(path, grid, chain, dtype, fill_of(dataset, dtype), index), ""
+    in_one_run = not chain and len(grid) == 1 and grid.chunk[1:] == grid.shape[1:] and index.offsets[0] >= 0
+    offset = int(index.offsets[0]) if in_one_run else None
+    fill = fill_of(dataset, dtype)
+    return Hdf5Chunks(root=path, grid=grid, chain=chain, dtype=dtype, fill=fill, offset=offset, index=index), ""
 
 
 def _may_have_unfiltered_edges(grid: ChunkGrid, index: ChunkIndex, nbytes: int) -> bool:

@@ -1,8 +1,7 @@
 """HDF5 files: a dataset opened where it lies; listing, live h5py objects, and writing.
 
-Contiguous uncompressed datasets, and uncompressed chunks of whole rows, are given as extents; other chunks with the places and
-codecs of their bytes, where these can be told without HDF5; the rest is read through h5py. An h5py.File is open in each process
-while an array of it lives (of many arrays, the 64 used last), and closed with it.
+Contiguous datasets and chunks are located, if their places and codecs can be told without HDF5; the rest is read through h5py. An
+h5py.File is open in each process while an array of it lives (of many arrays, the 64 used last), and closed with it.
 
 A file from elsewhere is handed to HDF5's own code in any case, which is not made for hostile ones. Checked before it decodes:
 links, storage and sources outside the file, shapes and chunks, bytes declared and stored, the index of chunks, the settings of its
@@ -16,21 +15,20 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ..plain.array_spec import checked_lengths
 from ..plain.cf_packing import unwritten_fill
 from ..plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
-from ..plain.extents import Extents
-from .contract import Array, EncodedChunks, Listing, Selection, StoredArray
+from .contract import Array, Listing, Selection, StoredArray
 from .hdf5_attributes import plain_attributes
-from .hdf5_chunks import encoded_chunks
+from .hdf5_chunks import locate
 from .hdf5_filters import check_filter_settings, need_filters
-from .hdf5_layout import extents_of, fill_of, is_allocated, leaves_gaps, storage_words
+from .hdf5_layout import fill_of, is_allocated, leaves_gaps, storage_words
 from .hdf5_library import explaining_read_errors, library, open_to_read
 from .hdf5_opening import (
     Opened,
@@ -43,12 +41,12 @@ from .hdf5_opening import (
 )
 from .hdf5_paths import find, listings, name_of, no_such_key
 from .hdf5_virtual import SOURCES_CACHE_NBYTES, read_nbytes, sources_of
+from .located import Located
 
 # HDF5 by the names that fields give it. Not ".mat", which MATLAB reads with a header of its own alone, nor ".keras", a zip archive.
 TREE_SUFFIXES = (".h5", ".hdf5", ".he5", ".hdf", ".nc", ".nc4", ".h5ad", ".h5mu", ".loom", ".nwb", ".nxs", ".nx5", ".emd", ".cxi")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CAST_NBYTES = 4 << 20
-_Found = TypeVar("_Found")
 
 
 def matches(path: str | os.PathLike[str]) -> bool:
@@ -142,7 +140,7 @@ def _lies_at(path: str, file: Any) -> bool:
 
 def takes_chunks_of(stored: StoredArray) -> bool:
     """Return True if the encoded chunks of `stored` can be written as they are into a dataset created like it."""
-    return isinstance(stored, Hdf5Array) and stored.encoded is not None
+    return isinstance(stored, Hdf5Array) and stored.chunks is not None and stored.located is not None
 
 
 class Hdf5Array(StoredArray):
@@ -178,32 +176,16 @@ class Hdf5Array(StoredArray):
         self.cache_nbytes = cache_nbytes + read_nbytes(sources, of_each)
         self.is_being_written = being_written(dataset.file)
 
+    @property
+    def located(self) -> Located | None:
+        return self._located[0]
+
+    @property
+    def why_not(self) -> str:
+        return self._located[1]
+
     @functools.cached_property
-    def _rows(self) -> tuple[Extents | None, str]:
-        return self._located(extents_of)
-
-    @functools.cached_property
-    def _encoded(self) -> tuple[EncodedChunks | None, str]:
-        return self._located(encoded_chunks)
-
-    @property
-    def extents(self) -> Extents | None:
-        return self._rows[0]
-
-    @property
-    def why_not_raw(self) -> str:
-        return self._rows[1]
-
-    @property
-    def encoded(self) -> EncodedChunks | None:
-        return self._encoded[0]
-
-    @property
-    def why_not_encoded(self) -> str:
-        return self._encoded[1]
-
-    def _located(self, find: Callable[[Any, str, str, np.dtype[Any]], tuple[_Found | None, str]]) -> tuple[_Found | None, str]:
-        """Return the answer of `find` about places in the file, if these can be relied upon; else None and the reason."""
+    def _located(self) -> tuple[Located | None, str]:
         opened = self._open()
         with explaining_read_errors(self.name):
             if being_written(opened.file):
@@ -212,7 +194,7 @@ class Hdf5Array(StoredArray):
                 return None, f"HDF5 is told to read its file through the driver {opened.file.driver}"
             if not _lies_at(self._path, opened.file):
                 raise DamagedFileError(f"{self._path} was replaced by another file since it was opened. Open it again.")
-            return find(opened.dataset, self._path, self.name, self.dtype)
+            return locate(opened.dataset, self._path, self.name, self.dtype)
 
     def _open(self) -> Opened:
         opened = self._opened
@@ -309,7 +291,8 @@ class _LiveHdf5Array(Hdf5Array):
         refuse_null(dataset, name)
         self._describe(dataset, name)
 
-    def _located(self, find: Callable[[Any, str, str, np.dtype[Any]], tuple[_Found | None, str]]) -> tuple[_Found | None, str]:
+    @functools.cached_property
+    def _located(self) -> tuple[Located | None, str]:
         ordinary = self._live.dataset and self._live.file.driver == "sec2"
         reason = "its file is open for writing in this process, so what lies on disk may be behind"
         return None, reason if ordinary else "its file is not an ordinary one on disk"

@@ -1,4 +1,4 @@
-"""The layout of an HDF5 dataset in its file: in words, and as extents where its bytes are plain."""
+"""The layout of an HDF5 dataset in its file: in words, and the reasons for which HDF5 alone reads it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..plain.errors import DamagedFileError
-from ..plain.extents import Extents
-from .hdf5_chunk_index import chunk_index
 from .hdf5_filters import FLETCHER32, filters_of
 from .hdf5_library import library
 
@@ -84,35 +82,6 @@ def why_hdf5_alone(dataset: Any, dtype: np.dtype[Any]) -> str:
     if _unequal_type(dataset, dtype):
         return f"its elements are not stored as plain {dtype}, so HDF5 converts them"
     return ""
-
-
-def extents_of(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tuple[Extents | None, str]:
-    """Return the places of rows along the first axis that lie as plain bytes; or None and the reason, for `info`."""
-    h5d = library().h5d
-    why = why_hdf5_alone(dataset, dtype)
-    if why:
-        return None, why
-    layout = dataset.id.get_create_plist().get_layout()
-    if layout == h5d.COMPACT:
-        return None, "it is compact: a few bytes inside the header"
-    row_nbytes = math.prod(dataset.shape[1:]) * dtype.itemsize
-    if layout == h5d.CONTIGUOUS:
-        if not is_allocated(dataset):
-            return None, "nothing of it is stored yet"
-        check_stored_bytes(dataset, path, name)
-        return Extents.one_run(path, int(dataset.id.get_offset()), dataset.shape[0], row_nbytes, dtype), ""
-    if layout != h5d.CHUNKED:
-        return None, "its bytes lie elsewhere"
-    filters = filters_of(dataset)
-    if filters:
-        return None, f"the chunks are encoded ({_filter_words(dataset)})"
-    if tuple(dataset.chunks[1:]) != tuple(dataset.shape[1:]):
-        return None, f"chunks of {tuple(dataset.chunks)} split the rows of {tuple(dataset.shape)}"
-    index, why = chunk_index(dataset, path, name)
-    if index is None:
-        return None, why
-    rows, each = dataset.shape[0], dataset.chunks[0]
-    return Extents(path, rows, row_nbytes, each, index.offsets, dtype, fill=fill_of(dataset, dtype)), ""
 
 
 def fill_of(dataset: Any, dtype: np.dtype[Any]) -> Any:

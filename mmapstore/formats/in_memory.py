@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 from typing import Any
@@ -13,8 +12,8 @@ from ..files.mapped_files import shows_file
 from ..plain.array_likes import exact_array, is_array_like, lies_in_memory
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import DamagedFileError, InvalidTypeError, NotFoundError
-from ..plain.extents import Extents
 from .contract import Array, Selection, StoredArray
+from .located import Located, one_run
 
 
 def is_live(obj: Any) -> bool:
@@ -31,7 +30,7 @@ def from_live(obj: Any) -> MappedArray | ArrayInMemory:
     Raises InvalidTypeError for lists, masked values, arrays that are not in memory yet, and dtypes other than fixed-size numbers.
 
     >>> stored = from_live(np.zeros((10, 3, 4, 4)))
-    >>> stored.name, stored.shape, stored.extents
+    >>> stored.name, stored.shape, stored.located
     ('array in RAM', (10, 3, 4, 4), None)
     """
     if not is_array_like(obj):
@@ -61,7 +60,7 @@ class ArrayInMemory(StoredArray):
     """An array in RAM as a StoredArray. Pickles as its data."""
 
     storage = "in RAM"
-    why_not_raw = "it is an array in RAM"
+    why_not = "it is an array in RAM"
 
     def __init__(self, array: Array, name: str) -> None:
         self.name, self.shape, self.dtype = name, array.shape, array.dtype
@@ -89,19 +88,19 @@ class MappedArray(ArrayInMemory):
     """
 
     path: str
-    extents: Extents | None = None
-    why_not_raw = ""
+    located: Located | None = None
+    why_not = ""
 
     def __init__(self, path: str, offset: int, array: Array) -> None:
         super().__init__(array, path)
         self.path, self.offset = path, offset
-        if not self.shape:
-            self.why_not_raw = "a scalar has no rows"
-        elif array.flags.c_contiguous:
-            self.extents = Extents.one_run(path, offset, self.shape[0], math.prod(self.shape[1:]) * self.dtype.itemsize, self.dtype)
+        order = "contiguous"
+        if array.flags.c_contiguous:
+            self.located = one_run(path, offset, self.shape, self.dtype)
         else:
-            self.why_not_raw = "a view with strides: its rows do not follow each other"
-        self.storage = f"memory map at byte {offset}, {'contiguous' if array.flags.c_contiguous else f'strides {array.strides}'}"
+            self.why_not = "a view with strides: its rows do not follow each other"
+            order = f"strides {array.strides}"
+        self.storage = f"memory map at byte {offset}, {order}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _map_again, (self.path, self.offset, self.shape, self._array.strides, self.dtype)

@@ -79,7 +79,7 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> NpyArray
     ...     stored = open_array(os.path.join(folder, "x.npy"))
     ...     box = np.empty((1, 2), np.float32)
     ...     stored.read_box((slice(1, 2), slice(0, 2)), box)
-    >>> stored.shape, stored.dtype, stored.extents.offset_of(0), box
+    >>> stored.shape, stored.dtype, stored.located.offset, box
     ((3, 2), dtype('uint8'), 128, array([[2., 3.]], dtype=float32))
     """
     _refuse_key(path, key)

@@ -15,8 +15,8 @@ from ..files.descriptors import Descriptors
 from ..files.system_errors import explaining_read_errors
 from ..plain.array_spec import checked_dtype
 from ..plain.errors import InvalidTypeError, InvalidValueError
-from ..plain.extents import Extents
 from .contract import Array, Selection, StoredArray
+from .located import Located, one_run
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,11 @@ def _fitting_shape(name: str, form: RawForm, nbytes: int) -> tuple[int, ...]:
 
 
 class PlainBytes(StoredArray):
-    """Bytes of a file, in C or Fortran order; `as_array` shows all of them as one read-only memory map."""
+    """An array at a byte of a file, in C or Fortran order; `as_array` shows all of it as one read-only memory map."""
 
     path: str
-    extents: Extents | None = None
-    why_not_raw = ""
+    located: Located | None = None
+    why_not = ""
 
     def __init__(
         self, name: str, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, fortran_order: bool = False
@@ -147,18 +147,16 @@ class PlainBytes(StoredArray):
         self.path = os.path.abspath(path)
         self._offset = offset
         self._files = Descriptors(self.path)  # few at a time in a process, however many arrays are joined
-        if not shape:
-            self.why_not_raw = "a scalar has no rows"
-        elif fortran_order:
-            self.why_not_raw = "Fortran order: the values of a row lie far apart"
+        if fortran_order:
+            self.why_not = "Fortran order: the values of a row lie far apart"
         else:
-            self.extents = Extents.one_run(self.path, offset, shape[0], math.prod(shape[1:]) * dtype.itemsize, dtype)
+            self.located = one_run(self.path, offset, shape, dtype)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} {self.shape} {self.dtype}>"
 
     def as_array(self) -> Array:
-        """All of it as a read-only view of one memory map, in stored byte order; nothing is read until it is looked at.
+        """Return all of it as a read-only view of one memory map, in stored byte order; nothing is read before it is looked at.
 
         The map lives as long as a view of it. A file that shrinks under a map kills the process that looks there.
         """

@@ -84,7 +84,7 @@ class TreeArray(StoredArray):
     refused: str = ""  # the reason if this part cannot be read; there are no values then
     name: str = ""
     storage: str = ""
-    why_not_raw: str = "only the format's library knows how to read it"
+    why_not: str = "only the format's library knows how to read it"
 
     @property
     def nbytes(self) -> int:

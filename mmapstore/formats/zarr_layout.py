@@ -1,4 +1,4 @@
-"""The layout of a Zarr array, read from its metadata once: it locates both raw rows and encoded chunks."""
+"""The layout of a Zarr array, read from its metadata once: it locates the chunks."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ import numpy as np
 
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import UnsafeFileError
-from ..plain.extents import Extents
-from .contract import EncodedChunks
-from .zarr_chunks import ChunkFiles, ChunksInFiles
+from .located import Located
+from .zarr_chunks import ChunkNames, ChunksInFiles
 from .zarr_codecs import ByteOrder, Encoding, NotUnderstood, codecs_2, encoding_2, encoding_3, named_3, split_3
 from .zarr_metadata import Node
 from .zarr_shards import MOST_INDEX_NBYTES, ChunksInShards, ShardForm
 
 
 @dataclass(frozen=True)
-class Located:
-    """Where chunks lie and how they are encoded, where all of it is understood."""
+class Form:
+    """The form of an array's chunks and of their names, where all of it is understood."""
 
     chunk: tuple[int, ...]
     encoding: Encoding
-    files: ChunkFiles
+    names: ChunkNames
     shards: ShardForm | None = None
 
 
@@ -36,43 +35,35 @@ class Layout:
     Attributes
     ----------
     codecs : names, for `info`: "zstd", "uncompressed"
-    located : None where only zarr can read the chunks
-    why_not_raw : the reason why rows do not lie as plain bytes, also where `located` is None; else empty
+    form : None where only zarr can read the chunks
+    why_not : the reason where `form` is None; else empty
     """
 
     codecs: str
-    located: Located | None
-    why_not_raw: str
-
-    @property
-    def why_not_encoded(self) -> str:
-        return "" if self.located else self.why_not_raw
+    form: Form | None
+    why_not: str = ""
 
     @property
     def words(self) -> str:
         """For `info`: "zstd", "in shards of (64, 3, 50, 50), zstd"."""
-        shards = f"in shards of {self.located.shards.shape}" if self.located and self.located.shards else ""
+        shards = f"in shards of {self.form.shards.shape}" if self.form and self.form.shards else ""
         return ", ".join(filter(None, [shards, self.codecs]))
 
-    def extents(self, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any) -> Extents | None:
-        """Of an array of stored `dtype`; None unless rows lie as plain bytes."""
-        if self.why_not_raw or self.located is None:
+    def located(self, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any) -> Located | None:
+        """Return the places of an array of stored `dtype`; None where only zarr can read the chunks."""
+        form = self.form
+        if form is None:
             return None
-        template = self.located.files.path(["{}", *[0] * (len(shape) - 1)])
-        row_nbytes = math.prod(shape[1:]) * dtype.itemsize
-        return Extents(
-            template, shape[0], row_nbytes, self.located.chunk[0], np.zeros(1, np.int64), dtype, fill, one_file_each=True
-        )
-
-    def encoded(self, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any) -> EncodedChunks | None:
-        """Of an array of stored `dtype`; None where only zarr can read the chunks."""
-        found = self.located
-        if found is None:
-            return None
-        grid, encoding = ChunkGrid(shape, found.chunk), found.encoding
-        if found.shards is None:
-            return ChunksInFiles(found.files, grid, encoding.chain, dtype, encoding.axes, fill)
-        return ChunksInShards(found.files, found.shards, grid, encoding.chain, dtype, encoding.axes, fill)
+        known: dict[str, Any] = {
+            "root": form.names.root,
+            "names": form.names,
+            "grid": ChunkGrid(shape, form.chunk),
+            "dtype": dtype,
+            "chain": form.encoding.chain,
+            "axes": form.encoding.axes,
+            "fill": fill,
+        }
+        return ChunksInFiles(**known) if form.shards is None else ChunksInShards(**known, form=form.shards)
 
 
 def refuse_code(node: Node) -> None:
@@ -91,26 +82,26 @@ def layout_of(node: Node, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Layou
     """
     codecs = "unknown encoding"
     try:
-        codecs = ", ".join(_names(node)) or "uncompressed"
-        located = _located_2(node, len(shape)) if node.version == 2 else _located_3(node, len(shape), dtype)
-        if math.prod(located.chunk) * dtype.itemsize >= 2**63:
-            raise NotUnderstood(f"its chunks of {located.chunk} are larger than any memory")
-        if math.prod(ChunkGrid(shape, located.chunk).counts) >= 2**63:
-            raise NotUnderstood(f"it declares more chunks of {located.chunk} than can be numbered")
+        codecs = ", ".join(_codec_names(node)) or "uncompressed"
+        form = _form_2(node, len(shape)) if node.version == 2 else _form_3(node, len(shape), dtype)
+        if math.prod(form.chunk) * dtype.itemsize >= 2**63:
+            raise NotUnderstood(f"its chunks of {form.chunk} are larger than any memory")
+        if math.prod(ChunkGrid(shape, form.chunk).counts) >= 2**63:
+            raise NotUnderstood(f"it declares more chunks of {form.chunk} than can be numbered")
     except NotUnderstood as why:
         return Layout(codecs, None, str(why))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
         return Layout(codecs, None, "its metadata says more than mmapstore understands")
-    return Layout(codecs, located, _why_not_raw(located, shape, codecs))
+    return Layout(codecs, form)
 
 
-def _located_2(node: Node, rank: int) -> Located:
+def _form_2(node: Node, rank: int) -> Form:
     found = node.metadata
     chunk = _lengths(found["chunks"], rank)
-    return Located(chunk, encoding_2(found, chunk), _files(node, "v2", found.get("dimension_separator", "."), rank))
+    return Form(chunk, encoding_2(found, chunk), _names_of(node, "v2", found.get("dimension_separator", "."), rank))
 
 
-def _located_3(node: Node, rank: int, dtype: np.dtype[Any]) -> Located:
+def _form_3(node: Node, rank: int, dtype: np.dtype[Any]) -> Form:
     found = node.metadata
     kind, grid = named_3(found["chunk_grid"])
     naming, settings = named_3(found["chunk_key_encoding"])
@@ -118,7 +109,7 @@ def _located_3(node: Node, rank: int, dtype: np.dtype[Any]) -> Located:
         raise NotUnderstood(f"the chunks lie on a grid of kind {kind!r}")
     if found.get("storage_transformers") or naming not in ("default", "v2"):
         raise NotUnderstood("the files of its chunks are named in a way that mmapstore does not know")
-    files = _files(node, naming, settings.get("separator", "/" if naming == "default" else "."), rank)
+    names = _names_of(node, naming, settings.get("separator", "/" if naming == "default" else "."), rank)
     chunk, shards = _lengths(grid["chunk_shape"], rank), None
     before, (name, settings), after = split_3(found["codecs"])
     if name == "sharding_indexed":
@@ -129,7 +120,7 @@ def _located_3(node: Node, rank: int, dtype: np.dtype[Any]) -> Located:
         before, (name, settings), after = split_3(settings["codecs"])
         if name == "sharding_indexed":
             raise NotUnderstood("the shards hold shards")
-    return Located(chunk, encoding_3(before, settings, after, dtype, chunk), files, shards)
+    return Form(chunk, encoding_3(before, settings, after, dtype, chunk), names, shards)
 
 
 def _shards(settings: Mapping[str, Any], shape: tuple[int, ...], inner: tuple[int, ...]) -> ShardForm:
@@ -149,10 +140,10 @@ def _shards(settings: Mapping[str, Any], shape: tuple[int, ...], inner: tuple[in
     return form
 
 
-def _files(node: Node, naming: str, separator: Any, rank: int) -> ChunkFiles:
+def _names_of(node: Node, naming: str, separator: Any, rank: int) -> ChunkNames:
     if separator not in (".", "/"):
         raise NotUnderstood(f"the separator {separator!r} in chunk names is not known")
-    return ChunkFiles.of(node.directory, naming, separator, rank)
+    return ChunkNames.of(node.directory, naming, separator, rank)
 
 
 def _lengths(found: Any, rank: int) -> tuple[int, ...]:
@@ -161,7 +152,7 @@ def _lengths(found: Any, rank: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _names(node: Node) -> list[str]:
+def _codec_names(node: Node) -> list[str]:
     """The codecs of an array by name, those inside shards where it has them; without the one that means plain bytes."""
     if node.version == 2:
         return [str(codec["id"]) for codec in codecs_2(node.metadata)]
@@ -169,17 +160,3 @@ def _names(node: Node) -> list[str]:
     inner: list[Any] = next((settings["codecs"] for name, settings in steps if name == "sharding_indexed"), [])
     names = [name for name, _ in steps] + [named_3(codec)[0] for codec in inner]
     return [name.removeprefix("numcodecs.") for name in names if name not in ("bytes", "sharding_indexed")]
-
-
-def _why_not_raw(found: Located, shape: tuple[int, ...], codecs: str) -> str:
-    if found.shards is not None:
-        return "the chunks lie in shards"
-    if found.encoding.chain or (found.encoding.axes and "transpose" in codecs):
-        return f"the chunks are encoded ({codecs})"
-    if not shape:
-        return "a scalar has no rows"
-    if found.chunk[1:] != shape[1:]:
-        return f"the chunks of {found.chunk} cut through rows of {shape[1:]}"
-    if found.encoding.axes:
-        return "Fortran order: the values of a row lie far apart"
-    return "its path contains '{}'" if "{}" in found.files.before else ""

@@ -49,7 +49,7 @@ def opened(where: str, node: Node) -> tuple[Any, Layout]:
 def stored_dtype(array: Any, layout: Layout, where: str) -> np.dtype[Any]:
     """Zarr 3 leaves the byte order to a codec, and zarr-python then reports the native one."""
     dtype = checked_dtype(array.dtype, where)
-    return dtype.newbyteorder(layout.located.encoding.byte_order) if layout.located else dtype
+    return dtype.newbyteorder(layout.form.encoding.byte_order) if layout.form else dtype
 
 
 def fill_of(array: Any, dtype: np.dtype[Any]) -> Any:

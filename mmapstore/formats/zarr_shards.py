@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +16,9 @@ import numpy as np
 from ..files.descriptors import Descriptor, read_exactly
 from ..files.system_errors import explaining_read_errors
 from ..plain.chunk_grid import ChunkGrid
-from ..plain.codecs import Chain
 from ..plain.errors import DamagedFileError, NotFoundError
-from .contract import ChunkPlace
-from .zarr_chunks import ChunkFiles
+from .located import ChunkPlace, Located
+from .zarr_chunks import ChunkNames
 from .zarr_codecs import ByteOrder
 
 MOST_INDEX_NBYTES = 64 << 20  # the indexes of an array that are kept; those used last stay
@@ -66,38 +65,36 @@ class _Shard(NamedTuple):
     entries: np.ndarray[Any, np.dtype[np.uint64]]
 
 
-class ChunksInShards:
-    """EncodedChunks whose grid is that of the inner chunks. Keeps the indexes of shards, `MOST_INDEX_NBYTES` of them at most."""
+@dataclass(eq=False, kw_only=True)
+class ChunksInShards(Located):
+    """Chunks many to a file; `grid` is that of the inner chunks. Keeps the indexes of shards, at most `MOST_INDEX_NBYTES`."""
 
-    one_file_each = False
+    names: ChunkNames
+    form: ShardForm
 
-    def __init__(
-        self,
-        files: ChunkFiles,
-        form: ShardForm,
-        grid: ChunkGrid,
-        chain: Chain,
-        dtype: np.dtype[Any],
-        axes: tuple[int, ...] | None,
-        fill: Any,
-    ) -> None:
-        self._given = (files, form, grid, chain, dtype, axes, fill)
-        self._files, self._form = files, form
-        self.root = files.root
-        self.grid, self.chain, self.dtype, self.axes, self.fill = grid, chain, dtype, axes, fill
-        self._shards, self._in_shard = ChunkGrid(grid.shape, form.shape), ChunkGrid(form.shape, grid.chunk)
-        self._entry_nbytes = form.index_nbytes(grid.chunk) + _ENTRY_NBYTES + 4 * len(files.before)
+    def __post_init__(self) -> None:
+        chunk = self.grid.chunk
+        self._shards, self._in_shard = ChunkGrid(self.grid.shape, self.form.shape), ChunkGrid(self.form.shape, chunk)
+        self._entry_nbytes = self.form.index_nbytes(chunk) + _ENTRY_NBYTES + 4 * len(self.names.before)
         self._most_entries = max(1, MOST_INDEX_NBYTES // self._entry_nbytes)
         self._kept: OrderedDict[int, _Shard] = OrderedDict()
         self._lock = threading.Lock()
         _all.add(self)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ChunksInShards, self._given
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
 
     @property
     def nbytes(self) -> int:
         return min(self._most_entries, len(self._shards)) * self._entry_nbytes
+
+    @property
+    def has_rows(self) -> bool:
+        return False  # a chunk is found by its shard's index, under a lock: not one by one
 
     def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
         """Where inner chunks lie in the files of their shards; None where the shard, or the chunk in it, was not stored.
@@ -139,7 +136,7 @@ class ChunksInShards:
             if not is_seen and _identity(shard.path) != shard.identity:
                 raise DamagedFileError(f"{shard.path} was written anew or deleted since its index was read. Open the store again.")
             return shard
-        path = self._files.path(self._shards.place(number))
+        path = self.names.path(self._shards.place(number))
         if _identity(path) is None:
             if not os.path.isdir(self.root):
                 raise DamagedFileError(f"{self.root} is gone since it was opened, and its shards with it. Check the disk.")
@@ -157,16 +154,16 @@ class ChunksInShards:
                 descriptor = Descriptor(path)  # not among those kept open: it is read once
             except NotFoundError:
                 return None
-            identity, wanted = _identity_of(descriptor.status), self._form.index_nbytes(self.grid.chunk)
+            identity, wanted = _identity_of(descriptor.status), self.form.index_nbytes(self.grid.chunk)
             if wanted > identity.size:
                 raise DamagedFileError(
                     f"{path} has {identity.size} bytes, fewer than the {wanted} of a shard's index. "
                     "It was truncated; copy or write it again."
                 )
             stored = np.empty(wanted, np.uint8)
-            read_exactly(descriptor, 0 if self._form.index_first else identity.size - wanted, [stored])
-        numbers = stored[: len(stored) - 4 * self._form.has_checksum]
-        if self._form.has_checksum:
+            read_exactly(descriptor, 0 if self.form.index_first else identity.size - wanted, [stored])
+        numbers = stored[: len(stored) - 4 * self.form.has_checksum]
+        if self.form.has_checksum:
             expected, computed = int.from_bytes(stored[-4:].tobytes(), "little"), _crc32c(numbers)
             if computed != expected:
                 raise DamagedFileError(
@@ -174,7 +171,7 @@ class ChunksInShards:
                     "It was damaged, or was being written; copy or write it again."
                 )
         entries = numbers.view(np.uint64).reshape(-1, 2)
-        if not np.dtype(np.uint64).newbyteorder(self._form.byte_order).isnative:
+        if not np.dtype(np.uint64).newbyteorder(self.form.byte_order).isnative:
             entries.byteswap(inplace=True)
         return _Shard(path, identity, entries)
 

@@ -1,4 +1,4 @@
-"""Zarr stores in directories, formats 2 and 3: read and written through zarr-python, raw chunks located for direct reads."""
+"""Zarr stores in directories, formats 2 and 3: read and written through zarr-python, their chunks located for reads of our own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from ..plain.array_spec import checked_lengths
 from ..plain.errors import InvalidTypeError, KeyNotFoundError, MissingPackageError, MmapstoreError
-from ..plain.extents import Extents
 from . import zarr_fill_attribute
-from .contract import Array, EncodedChunks, Listing, Selection, StoredArray
+from .contract import Array, Listing, Selection, StoredArray
+from .located import Located
 from .zarr_layout import Layout
 from .zarr_library import chunks_of, explaining_damage, fill_of, library, named, opened, stored_dtype
 from .zarr_metadata import METADATA_FILES, Node, arrays_below, directory_inside, listed, node_at, read_node
@@ -70,7 +70,7 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> ZarrArra
     ...     stored = open_array(os.path.join(folder, "a.zarr"))
     ...     box = np.empty((1, 2), "f4")
     ...     stored.read_box((slice(3, 4), slice(0, 2)), box)
-    >>> stored.shape, stored.storage, os.path.basename(stored.extents.file_of(1)), box
+    >>> stored.shape, stored.storage, os.path.basename(stored.located.place(1).path), box
     ((4, 2), 'Zarr 3, chunks of (2, 2), uncompressed', 'c.1.0', array([[6., 7.]], dtype=float32))
     """
     name, key = os.fspath(path), (key or "").strip("/")
@@ -113,10 +113,8 @@ def from_live(obj: Any) -> ZarrArray:
 class ZarrArray(StoredArray):
     """A Zarr array. Pickles by path; `read_box` makes one temporary copy of the region."""
 
-    extents: Extents | None = None
-    why_not_raw = ""
-    encoded: EncodedChunks | None = None
-    why_not_encoded = ""
+    located: Located | None = None
+    why_not = ""
 
     def __init__(self, name: str, array: Any, node: Node | None, layout: Layout, reopened_from: tuple[str, str] | None) -> None:
         self.name = name
@@ -125,9 +123,7 @@ class ZarrArray(StoredArray):
         self.chunks = chunks_of(array)
         checked_lengths(self.shape, self.chunks, name)
         self.storage = _storage(array, node, layout)
-        fill = fill_of(array, self.dtype)
-        self.extents, self.why_not_raw = layout.extents(self.shape, self.dtype, fill), layout.why_not_raw
-        self.encoded, self.why_not_encoded = layout.encoded(self.shape, self.dtype, fill), layout.why_not_encoded
+        self.located, self.why_not = layout.located(self.shape, self.dtype, fill_of(array, self.dtype)), layout.why_not
         self._array = array
         self._reopened_from = reopened_from
 

@@ -62,7 +62,7 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
             compressors=_compressor(new.compression, dtype) if new.like is None else _compressors_like(where, new.like),
             filters=None,
             serializer=zarr.codecs.BytesCodec(endian=_endian(dtype)),
-            fill_value=dtype.type() if new.like is None else new.like.encoded.fill,  # type: ignore[union-attr]
+            fill_value=dtype.type() if new.like is None else new.like.located.fill,  # type: ignore[union-attr]
             zarr_format=3,
             attributes=dict(new.attributes),
             chunk_key_encoding={"name": "default", "configuration": {"separator": "."}},
@@ -232,9 +232,10 @@ _AS_ZARR = {"zstd": "ZstdCodec", "gzip": "GzipCodec", "blosc": "BloscCodec", "cr
 
 def takes_chunks_of(stored: StoredArray) -> bool:
     """Return True if the encoded chunks of `stored` can be the files of a new array, by their codecs and byte order."""
-    chunks = stored.encoded
+    chunks = stored.located
     return (
         chunks is not None
+        and stored.chunks is not None
         and chunks.axes is None
         and not _is_big(chunks.dtype)
         and all(codec.name in _AS_ZARR for codec in chunks.chain)
@@ -245,7 +246,7 @@ def _compressors_like(where: str, like: StoredArray) -> Any:
     if not takes_chunks_of(like):
         raise InvalidValueError(f"{where} cannot be encoded as {like.name} is. Leave the codecs to be chosen anew.")
     codecs = library().codecs
-    return [getattr(codecs, _AS_ZARR[codec.name])() for codec in like.encoded.chain] or None  # type: ignore[union-attr]
+    return [getattr(codecs, _AS_ZARR[codec.name])() for codec in like.located.chain] or None  # type: ignore[union-attr]
 
 
 def _endian(dtype: np.dtype[Any]) -> str | None:

@@ -14,10 +14,43 @@ from ..plain.runs import Numbers
 from .contract import Array, Part, Reader
 
 
-class ArrayView(Reader):
-    """Views of runs, copies for gathers. `stored` has an `as_array`; the file that it maps is checked to stay as it is."""
+class MappedReader(Reader):
+    """Views of runs, copies for gathers, of `_array()`: all of the stored array, in stored byte order."""
 
     gathers = offers_views = True
+    _layout: StoredLayout
+
+    def _array(self) -> Array:
+        raise NotImplementedError
+
+    def view(self, start: int, stop: int) -> Array | None:
+        by_episode = self._layout.samples_first(self._array())
+        if not by_episode.dtype.isnative:
+            return None
+        episode, first = divmod(start, self._layout.episode_length)
+        if first + stop - start <= self._layout.episode_length:
+            return by_episode[episode, first : first + stop - start]
+        return by_episode.reshape(self.spec.shape)[start:stop] if by_episode.flags.c_contiguous else None
+
+    def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
+        array = self._array()
+        if array.flags.c_contiguous and self._layout.has_rows:
+            rows = array.view(self.spec.dtype).reshape(self.spec.shape)  # the bytes as they lie, rows in stored order
+            for part in parts:
+                part.take(rows, self._layout.rows_of(part.frames(starts)))
+                if not array.dtype.isnative:
+                    part.out.byteswap(inplace=True)
+            return
+        by_episode = self._layout.samples_first(array)
+        for part in parts:
+            for k in range(part.count):
+                episode, first = np.divmod(starts + (part.first + k * part.step), self._layout.episode_length)
+                for window, (e, t) in enumerate(zip(episode.tolist(), first.tolist(), strict=True)):
+                    part.out[window, k] = by_episode[e, t]
+
+
+class ArrayView(MappedReader):
+    """Samples of `stored.as_array()`; the file that it maps is checked to stay as it is."""
 
     def __init__(self, stored: StoredArray, layout: StoredLayout, why: str) -> None:
         self._stored = stored
@@ -37,40 +70,15 @@ class ArrayView(Reader):
     def check(self) -> None:
         self._files.check()
 
-    def _episodes(self) -> Array:
-        """The array as (episodes, samples of an episode, *sample)."""
+    def _array(self) -> Array:
         array = self._stored.as_array()
         assert array is not None
-        return self._layout.samples_first(array)
+        return array
 
     def read(self, start: int, stop: int, out: Array) -> None:
-        by_episode, at = self._episodes(), start
+        by_episode, at = self._layout.samples_first(self._array()), start
         while at < stop:
             episode, first = divmod(at, self._layout.episode_length)
             count = min(self._layout.episode_length - first, stop - at)
             np.copyto(out[at - start : at - start + count], by_episode[episode, first : first + count])
             at += count
-
-    def view(self, start: int, stop: int) -> Array | None:
-        by_episode = self._episodes()
-        if not by_episode.dtype.isnative:
-            return None
-        episode, first = divmod(start, self._layout.episode_length)
-        if first + stop - start <= self._layout.episode_length:
-            return by_episode[episode, first : first + stop - start]
-        if not by_episode.flags.c_contiguous:
-            return None
-        return by_episode.reshape(self.spec.shape)[start:stop]
-
-    def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
-        by_episode = self._episodes()
-        if by_episode.flags.c_contiguous and by_episode.dtype == self.spec.dtype:
-            samples = by_episode.reshape(self.spec.shape)
-            for part in parts:
-                part.take(samples, part.frames(starts))
-            return
-        for part in parts:
-            for k in range(part.count):
-                episode, first = np.divmod(starts + (part.first + k * part.step), self._layout.episode_length)
-                for window, (e, t) in enumerate(zip(episode.tolist(), first.tolist(), strict=True)):
-                    part.out[window, k] = by_episode[e, t]

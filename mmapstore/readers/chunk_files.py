@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from ..files.descriptors import Descriptor, Descriptors, read_exactly, read_small_file
-from ..formats.contract import ChunkPlace, EncodedChunks
+from ..formats.located import ChunkPlace, Located
 from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError
 from .contract import Array
 
@@ -26,7 +26,7 @@ class ChunkFiles:
     never_encoded : True if chunks are stored as they are
     """
 
-    def __init__(self, name: str, chunks: EncodedChunks) -> None:
+    def __init__(self, name: str, chunks: Located) -> None:
         self._name = name
         self._chunks = chunks
         self._all_skipped = (1 << len(chunks.chain)) - 1

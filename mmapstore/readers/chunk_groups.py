@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..files.worker_threads import usable_cpus
-from ..formats.contract import ChunkPlace
+from ..formats.located import ChunkPlace
 from .contract import Array
 
 READ_TOGETHER = 256 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 
+from ..formats.located import Located, OneRun
 from ..plain.array_spec import StoredLayout
+from ..plain.chunk_grid import ChunkGrid
+
+_STRETCH_NBYTES = 64 * 2**10
 
 
 def sample_axis(layout: StoredLayout) -> int:
@@ -34,3 +38,17 @@ def batch_cost(layout: StoredLayout, chunk: tuple[int, ...], samples: int) -> tu
         wanted = min(samples, length) if at == axis else 1 if letter == "N" else length
         chunks *= -(-wanted // each)
     return chunks, chunks * math.prod(chunk)
+
+
+def in_stretches(located: Located, offset: int, layout: StoredLayout) -> OneRun:
+    """Cut an array that lies in one run into chunks that are stretches of its file: so it is read where nothing may be mapped.
+
+    A chunk is some positions along the last axis of samples or episodes, one along those before it, and all along those behind it.
+    Its length divides that of the axis, so that no chunk reaches past the end.
+    """
+    letters, shape = layout.letters, layout.shape
+    axis = max(letters.index(letter) for letter in "NT" if letter in letters)
+    most = max(1, _STRETCH_NBYTES // (math.prod(shape[axis + 1 :]) * located.dtype.itemsize))
+    along = next(length for length in range(min(most, shape[axis]), 0, -1) if shape[axis] % length == 0)
+    grid = ChunkGrid(shape, (*[1] * axis, along, *shape[axis + 1 :]))
+    return OneRun(root=located.root, offset=offset, grid=grid, dtype=located.dtype)

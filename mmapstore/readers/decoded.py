@@ -22,7 +22,8 @@ from ..codecs.codec import CorruptChunk
 from ..files.descriptors import Descriptor, let_go, will_need
 from ..files.process_memory import no_memory, require_memory
 from ..files.worker_threads import share_out
-from ..formats.contract import ChunkPlace, EncodedChunks, StoredArray
+from ..formats.contract import StoredArray
+from ..formats.located import ChunkPlace, Located
 from ..plain.array_spec import StoredLayout
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
@@ -30,14 +31,14 @@ from ..plain.runs import Numbers, Runs, samples_of
 from . import chunk_groups
 from .chunk_files import ChunkFiles
 from .chunk_groups import Target, WantedChunk, groups_of
-from .chunk_runs import sample_axis, whole_chunks
+from .chunk_runs import in_stretches, sample_axis, whole_chunks
 from .contract import Array, Reader
 from .workspaces import Workspace, most_workers, shared_workspaces
 
 _decoders: weakref.WeakValueDictionary[str, ChainDecoder] = weakref.WeakValueDictionary()
 
 
-def decoder_of(chunks: EncodedChunks) -> tuple[ChainDecoder | None, str]:
+def decoder_of(chunks: Located) -> tuple[ChainDecoder | None, str]:
     """The decoder for these chunks, or None and why there is none. Joined files share one, and so its memory."""
     key = repr((chunks.chain, chunks.dtype.str, chunks.grid.chunk))
     found = _decoders.get(key)
@@ -50,12 +51,12 @@ def decoder_of(chunks: EncodedChunks) -> tuple[ChainDecoder | None, str]:
 
 
 class Decoded(Reader):
-    """Reads samples from `EncodedChunks`. `chunks` are those of `stored`, `decoder` is theirs."""
+    """Reads the samples of `stored` from `chunks`, its places, by their `decoder`."""
 
     place = "decoded in threads"
     joins_runs = takes_advice = True
 
-    def __init__(self, stored: StoredArray, layout: StoredLayout, why: str, chunks: EncodedChunks, decoder: ChainDecoder) -> None:
+    def __init__(self, stored: StoredArray, layout: StoredLayout, why: str, chunks: Located, decoder: ChainDecoder) -> None:
         self._stored = stored
         self._name = stored.name
         self._layout = layout
@@ -347,10 +348,12 @@ class Decoded(Reader):
 
 
 def decoded_reader(stored: StoredArray, layout: StoredLayout, why: str = "") -> tuple[Decoded | None, str]:
-    """A reader of the chunks of `stored`, and ""; or None, and why there is none."""
-    chunks = stored.encoded
+    """Return a reader of the chunks of `stored`, and ""; or None, and the reason."""
+    chunks = stored.located
     if chunks is None:
-        return None, stored.why_not_encoded
+        return None, stored.why_not
+    if chunks.offset is not None:
+        chunks = in_stretches(chunks, chunks.offset, layout)
     decoder, why_not = decoder_of(chunks)
     return (Decoded(stored, layout, why, chunks, decoder), "") if decoder is not None else (None, why_not)
 

@@ -8,7 +8,6 @@ page by page, and stalls.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,36 +16,37 @@ import numpy as np
 
 from ..files.descriptors import Descriptor, Descriptors, let_go, read_exactly, read_rows, will_need
 from ..files.process_memory import memory_available
+from ..formats.located import Located
 from ..plain.array_spec import StoredLayout
 from ..plain.errors import DamagedFileError, NotFoundError
-from ..plain.extents import Extents
-from ..plain.runs import Numbers, Runs, runs_of
-from .contract import Array, Part, Reader
+from ..plain.runs import Runs, runs_of
+from .array_view import MappedReader
+from .contract import Array, Part
 
 
-class StoredRaw(Reader):
-    """Reads samples at the places an `Extents` names. The layout must keep each sample in one piece (`has_rows`).
+class StoredRaw(MappedReader):
+    """Reads samples at the places of a `Located` that has rows. The layout must keep each sample in one piece (`has_rows`).
 
-    Not `mapped`: no view is offered, and nothing is mapped ever.
+    Not `mapped`: no view is offered, and nothing is ever mapped.
     """
 
-    gathers = offers_views = takes_advice = True
+    takes_advice = True
 
-    def __init__(self, extents: Extents, layout: StoredLayout, why: str, mapped: bool = True) -> None:
-        self._given = extents
-        self._extents = extents.cut(_samples_in_row(layout))
-        self._files = Descriptors(None if extents.one_file_each else extents.path)
-        self._folder = _existing_folder(extents.file_of(0)) if extents.one_file_each else None
+    def __init__(self, located: Located, layout: StoredLayout, why: str, mapped: bool = True) -> None:
+        self._located = located
+        self._files = Descriptors(None if located.one_file_each else located.root)
         self._layout = layout
         self.why = why
-        self.spec = layout.spec(extents.dtype)
-        self._mapped = mapped and extents.is_one_run
+        self.spec = layout.spec(located.dtype)
+        self._row_nbytes = self.spec.sample_nbytes
+        self._rows_together = located.grid.chunk[0] * (layout.samples // layout.shape[0])
+        self._mapped = mapped and located.offset is not None
         self.place = "memory-mapped" if self._mapped else "read in place"
-        self._swapped = not extents.dtype.isnative
+        self._swapped = not located.dtype.isnative
         self._fits: bool | None = None  # all of it in memory; asked when first needed, and once an epoch
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoredRaw, (self._given, self._layout, self.why, self._mapped)
+        return StoredRaw, (self._located, self._layout, self.why, self._mapped)
 
     # --- the contract --------------------------------------------------------------------------------------------
 
@@ -59,23 +59,15 @@ class StoredRaw(Reader):
         self._to_native(out)
 
     def view(self, start: int, stop: int) -> Array | None:
-        extents = self._extents
-        if self._swapped or not self._mapped or extents.offset_of(0) < 0:
-            return None
-        by_episode = self._layout.samples_first(self._map())
-        if self._layout.is_consecutive:
-            return by_episode.reshape(self.spec.shape)[start:stop]
-        episode, first = divmod(start, self._layout.episode_length)
-        if first + stop - start > self._layout.episode_length:
-            return None  # the run goes on in another episode, which lies elsewhere
-        return by_episode[episode, first : first + stop - start]
+        return super().view(start, stop) if self._mapped else None
 
-    def gather(self, starts: Numbers, parts: Sequence[Part]) -> None:
+    def gather(self, starts: Array, parts: Sequence[Part]) -> None:
         if self._fits is None:
-            self._fits = self._mapped and self._extents.offset_of(0) >= 0 and self.spec.nbytes <= memory_available()
+            self._fits = self._mapped and self.spec.nbytes <= memory_available()
         if self._fits:
-            self._gather_from_map(starts, parts)
-        elif not self._layout.is_consecutive:
+            super().gather(starts, parts)
+            return
+        if not self._layout.is_consecutive:
             self._gather_frames(starts, parts)
         elif (runs := _few_runs(starts, parts)) is not None:
             at, first = 0, parts[0].first
@@ -84,8 +76,8 @@ class StoredRaw(Reader):
                 at += stop - start
         else:
             for first, pieces in _adjacent(parts):
-                if self._extents.is_one_run:
-                    self._gather_from_one_run(starts, first, pieces)
+                if self._located.offset is not None:
+                    self._gather_from_one_run(starts, first, pieces, self._located.offset)
                 else:
                     for window, start in enumerate(starts.tolist()):
                         self._read_rows(start + first, [out[window, a:b] for out, a, b in pieces])
@@ -94,7 +86,7 @@ class StoredRaw(Reader):
 
     @property
     def files(self) -> list[str]:
-        return [self._extents.path if self._folder is None else self._folder]
+        return [self._located.root]
 
     def will_need(self, start: int, stop: int) -> None:
         self._advise(start, stop, will_need)
@@ -108,42 +100,43 @@ class StoredRaw(Reader):
         self._fits = None
 
     def _check_folder(self) -> None:
-        """Without its directory, a file that is missing is no chunk that was never written."""
-        if self._folder is not None and not os.path.isdir(self._folder):
+        """Raise DamagedFileError if the directory is gone: a chunk that was never written is missing, too, but not the others."""
+        if self._located.one_file_each and not os.path.isdir(self._located.root):
             raise DamagedFileError(
-                f"{self._folder} does not exist any more: the array was deleted or moved since it was opened. Open it again "
+                f"{self._located.root} does not exist any more: the array was deleted or moved since it was opened. Open it again "
                 "where it is."
             )
 
     def _advise(self, start: int, stop: int, advise: Callable[[Descriptor, int, int], None]) -> None:
         if not self._layout.is_consecutive:
             return  # the rows lie far apart: a call for each costs more than it brings
-        for extent, offset, first, last in self._extents.runs(start, min(stop, len(self.spec))):
-            if offset >= 0:
+        for chunk, within, first, last in self._runs(start, min(stop, len(self.spec))):
+            place = self._located.place(chunk)
+            if place is not None:
                 try:
-                    descriptor = self._files.get(self._extents.file_of(extent))
+                    descriptor = self._files.get(place.path)
                 except (NotFoundError, OSError):
                     continue  # advice never fails; reading will say what is wrong
-                advise(descriptor, offset, (last - first) * self._extents.row_nbytes)
+                advise(descriptor, place.offset + within, (last - first) * self._row_nbytes)
 
     # --- rows ----------------------------------------------------------------------------------------------------
 
-    def _gather_from_map(self, starts: Array, parts: Sequence[Part]) -> None:
-        rows = mapped_array(
-            self._files,
-            self._extents.path,
-            self._extents.offset_of(0),
-            (self._extents.rows, *self.spec.sample_shape),
-            self.spec.dtype,  # in native byte order whatever it is stored in: `_to_native` swaps what was taken
-        )
-        for part in parts:
-            part.take(rows, self._layout.rows_of(part.frames(starts)))
+    def _runs(self, start: int, stop: int) -> list[tuple[int, int, int, int]]:
+        """Rows [start, stop) as (chunk, byte within it, first, last + 1 relative to `start`), in order."""
+        found = []
+        at = start
+        while at < stop:
+            chunk, within = divmod(at, self._rows_together)
+            count = min(self._rows_together - within, stop - at)
+            found.append((chunk, within * self._row_nbytes, at - start, at - start + count))
+            at += count
+        return found
 
-    def _gather_from_one_run(self, starts: Array, first: int, pieces: list[tuple[Array, int, int]]) -> None:
+    def _gather_from_one_run(self, starts: Array, first: int, pieces: list[tuple[Array, int, int]], offset: int) -> None:
         """The hot path of shuffled training: one system call for each window, into the arrays that are handed out."""
-        base = self._extents.offset_of(0) + first * self._extents.row_nbytes
+        base = offset + first * self._row_nbytes
         outs = [out if (a, b) == (0, out.shape[1]) else out[:, a:b] for out, a, b in pieces]
-        read_rows(self._open(0), (starts * self._extents.row_nbytes + base).tolist(), outs)
+        read_rows(self._files.get(self._located.root), (starts * self._row_nbytes + base).tolist(), outs)
 
     def _gather_frames(self, starts: Array, parts: Sequence[Part]) -> None:
         for part in parts:
@@ -153,9 +146,8 @@ class StoredRaw(Reader):
                     self._read_rows(row, [part.out[window, k : k + 1]])
 
     def _read_rows(self, row: int, outs: list[Array]) -> None:
-        """Consecutive rows, beginning with `row`, into arrays of rows, one after the other."""
-        total = sum(len(out) for out in outs)
-        runs = self._extents.runs(row, row + total)
+        """Read consecutive rows, beginning with `row`, into arrays of rows, one after the other."""
+        runs = self._runs(row, row + sum(len(out) for out in outs))
         if len(runs) == 1:
             self._read_run(runs[0], outs)
             return
@@ -164,49 +156,30 @@ class StoredRaw(Reader):
             self._read_run(run, [outs[0][run[2] : run[3]]] if rows is None else rows[run[2] : run[3]])
 
     def _read_run(self, run: tuple[int, int, int, int], outs: list[Array]) -> None:
-        extent, offset, _, _ = run
-        if offset >= 0:
+        chunk, within, _, _ = run
+        place = self._located.place(chunk)
+        if place is not None:
             try:
-                read_exactly(self._open(extent), offset, outs)
+                read_exactly(self._files.get(place.path), place.offset + within, outs)
                 return
             except NotFoundError:
-                if self._extents.fill is None:
+                if not self._located.one_file_each:
                     raise
                 self._check_folder()
-        if self._extents.fill is None:
-            raise DamagedFileError(f"{self._extents.file_of(extent)} stores nothing for extent {extent}, and names no fill value.")
         for out in outs:
             # In stored byte order, as everything read is: _to_native swaps it along with the rest.
-            out.view(self._extents.dtype)[...] = self._extents.fill
+            out.view(self._located.dtype)[...] = self._located.fill
 
-    def _map(self) -> Array:
-        return mapped_array(self._files, self._extents.path, self._extents.offset_of(0), self._layout.shape, self._extents.dtype)
-
-    def _open(self, extent: int) -> Descriptor:
-        return self._files.get(self._extents.file_of(extent))
+    def _array(self) -> Array:
+        """All of the array, read-only: a view of a memory map that lives as long as the view."""
+        located = self._located
+        assert located.offset is not None
+        mapped = self._files.get(located.root).map(located.offset, self.spec.nbytes)
+        return np.ndarray(self._layout.shape, located.dtype, mapped, located.offset)
 
     def _to_native(self, out: Array) -> None:
         if self._swapped:
             out.byteswap(inplace=True)
-
-
-def mapped_array(files: Descriptors, path: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Plain bytes of a file as a read-only array: a view of a memory map that lives as long as the array."""
-    nbytes = math.prod(shape) * dtype.itemsize
-    return np.ndarray(shape, dtype, files.get(path).map(offset, nbytes), offset)
-
-
-def _existing_folder(path: str) -> str:
-    """The nearest directory above a file that exists. For the file of a chunk that is the array's, or one inside it."""
-    folder = os.path.dirname(path)
-    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
-        folder = os.path.dirname(folder)
-    return folder
-
-
-def _samples_in_row(layout: StoredLayout) -> int:
-    """Samples in each row along the first stored axis: more than one where N and T both are stored."""
-    return layout.samples // layout.shape[0]
 
 
 def _few_runs(starts: Array, parts: Sequence[Part]) -> Runs | None:

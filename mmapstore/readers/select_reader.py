@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 from ..files.worker_threads import usable_cpus
-from ..formats.contract import EncodedChunks, StoredArray
+from ..formats.contract import StoredArray
+from ..formats.located import Located
 from ..formats.raw_file import PlainBytes
 from ..plain.array_spec import DEFAULT_LAYOUTS, ArraySpec, StoredLayout
-from ..plain.extents import Extents
 from ..plain.inside_names import file_of
 from ..plain.memory_budget import format_bytes
 from .array_view import ArrayView
@@ -18,7 +18,6 @@ from .chunk_runs import batch_cost
 from .contract import Reader
 from .decoded import decoded_reader
 from .library_reader import LibraryReader
-from .plain_chunks import PlainChunks
 from .raw_reader import StoredRaw
 
 BATCH = 32  # samples, where the cost of chunks is told in numbers
@@ -27,30 +26,28 @@ _BLOCK_BYTES = 2 * 2**20
 
 
 def reader_for(stored: StoredArray, layout: StoredLayout, mapped: bool = True) -> Reader:
-    """The fastest reader that is right for this array and layout. Not `mapped`: one that maps no file, where there is one."""
-    extents = stored.extents
-    if extents is not None and layout.has_rows:
-        return StoredRaw(extents, layout, _raw_words(extents, layout, mapped), mapped)
-    whole = extents is not None and extents.is_one_run and extents.offset_of(0) >= 0
-    if extents is not None and whole and not mapped:
-        reader, _ = decoded_reader(PlainChunks(stored.name, extents, layout), layout, _unmapped_words(layout))
+    """Return the fastest reader that is right for this array and layout; not `mapped`: one that maps no file, if there is one."""
+    located = stored.located
+    if located is not None and located.has_rows and layout.has_rows:
+        return StoredRaw(located, layout, _raw_words(located, layout, mapped), mapped)
+    offset = None if located is None else located.offset
+    if offset is not None and not mapped:
+        reader, _ = decoded_reader(stored, layout, _unmapped_words(layout))
         assert reader is not None, "bytes without codecs need no decoder"
         return reader
     if stored.as_array() is not None:
         return ArrayView(stored, layout, _view_words(stored, layout, mapped))
-    if extents is not None and whole:
-        in_file = PlainBytes(stored.name, extents.path, stored.shape, stored.dtype, extents.offset_of(0))
+    if located is not None and offset is not None:
+        in_file = PlainBytes(stored.name, located.root, stored.shape, stored.dtype, offset)
         return ArrayView(in_file, layout, _view_words(in_file, layout, mapped))
-    chunks = stored.encoded
-    reader, reason = decoded_reader(stored, layout, "" if chunks is None else _decoded_words(stored.name, chunks, layout))
+    reader, reason = decoded_reader(stored, layout, "" if located is None else _decoded_words(stored.name, located, layout))
     if reader is not None:
         return reader
-    reason = reason or stored.why_not_raw or f"stored as {layout.letters}, in chunks that split each sample"
     return LibraryReader(stored, layout, f"through the format's own library, because {reason}")
 
 
-def _raw_words(extents: Extents, layout: StoredLayout, mapped: bool) -> str:
-    if not extents.is_one_run:
+def _raw_words(located: Located, layout: StoredLayout, mapped: bool) -> str:
+    if located.offset is None:
         ways = ["read with preadv where the bytes lie, no library in between"]
     elif mapped:
         ways = [
@@ -64,7 +61,7 @@ def _raw_words(extents: Extents, layout: StoredLayout, mapped: bool) -> str:
             f"stored as {layout.letters}, consecutive samples lie {layout.samples // layout.episode_length} samples apart: "
             "each costs a read of its own"
         )
-    if not extents.dtype.isnative:
+    if not located.dtype.isnative:
         ways.append("its byte order is not this machine's: every batch is copied and swapped")
     return "; ".join(ways)
 
@@ -81,15 +78,14 @@ def _view_words(stored: StoredArray, layout: StoredLayout, mapped: bool) -> str:
     ways = ["an array in RAM, nothing is read from disk" if in_ram else "memory-mapped where the bytes lie"]
     if not mapped and not in_ram:
         ways.append("mapped=False cannot be had for it")
-    if not layout.has_rows or (stored.why_not_raw and not in_ram):
+    if not layout.has_rows or (stored.why_not and not in_ram):
         ways.append(
-            f"{stored.why_not_raw or f'stored as {layout.letters}'}: the values of a sample are scattered, "
-            "and collected with strides"
+            f"{stored.why_not or f'stored as {layout.letters}'}: the values of a sample are scattered, and collected with strides"
         )
     return "; ".join(ways)
 
 
-def _decoded_words(name: str, chunks: EncodedChunks, layout: StoredLayout) -> str:
+def _decoded_words(name: str, chunks: Located, layout: StoredLayout) -> str:
     threads = usable_cpus()
     how = f"in {threads} threads by our own reader" if threads > 1 else "by our own reader"
     if chunks.chain:
@@ -100,7 +96,7 @@ def _decoded_words(name: str, chunks: EncodedChunks, layout: StoredLayout) -> st
     return "; ".join(ways)
 
 
-def _cost_words(name: str, chunks: EncodedChunks, layout: StoredLayout) -> list[str]:
+def _cost_words(name: str, chunks: Located, layout: StoredLayout) -> list[str]:
     """Return the cost of chunks whose shape fights the order in which samples are read, and the line that mends it."""
     spec, chunk = layout.spec(chunks.dtype), chunks.grid.chunk
     samples = min(BATCH, layout.episode_length)

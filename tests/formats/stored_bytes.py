@@ -1,4 +1,4 @@
-"""Values to store, and plain reads of what the extents point at, for the tests of every format."""
+"""Values to store, and plain reads of the bytes at the places that a format names, for the tests of every format."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ def sample_values(shape, dtype):
     return np.random.default_rng(0).integers(1, 100, shape).astype(dtype)
 
 
-def raw_rows(extents):
-    """All rows, located by the extents and read as plain bytes; the fill value where there is no file."""
-    found = []
-    for extent, offset, first, last in extents.runs(0, extents.rows):
-        count = (last - first) * extents.row_nbytes // extents.dtype.itemsize
-        if not os.path.exists(extents.file_of(extent)):
-            found.append(np.full(count, extents.fill, extents.dtype))
-            continue
-        with Path(extents.file_of(extent)).open("rb") as file:
-            file.seek(offset)
-            found.append(np.frombuffer(file.read(count * extents.dtype.itemsize), extents.dtype))
-    return np.concatenate(found) if found else np.empty(0, extents.dtype)
+def raw_rows(located):
+    """All rows, read as plain bytes where they are located; the fill value where nothing is stored."""
+    assert located.has_rows
+    found = np.full(located.grid.shape, located.fill, located.dtype)
+    for number, each in enumerate(range(0, len(found), located.grid.chunk[0])):
+        place, rows = located.place(number), found[each : each + located.grid.chunk[0]]
+        if place is not None and os.path.exists(place.path):
+            stored = Path(place.path).read_bytes()[place.offset :][: rows.nbytes]
+            rows[...] = np.frombuffer(stored, located.dtype).reshape(rows.shape)
+    return found.reshape(-1)

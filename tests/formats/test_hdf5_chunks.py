@@ -62,9 +62,9 @@ def read_by_h5py(path, key="frames"):
 
 
 def assert_like_h5py(array, path, key="frames"):
-    assert array.encoded is not None, array.why_not_encoded
+    assert array.located is not None, array.why_not
     expected = read_by_h5py(path, key)
-    found = decoded(array.encoded)
+    found = decoded(array.located)
     assert found.dtype == expected.dtype == array.dtype
     np.testing.assert_array_equal(found, expected)
 
@@ -132,16 +132,16 @@ def test_decoded_chunks_are_h5pys_values(tmp_path, case, seed):
                     mask |= 1 << at  # the checksum is HDF5's to make
             dataset.id.write_direct_chunk((0,) * len(shape), data, filter_mask=mask)
     array = hdf5_file.open_array(path)
-    if array.encoded is None:
+    if array.located is None:
         # Edge chunks that happen to be as large filtered as unfiltered: with shuffle alone, all of them.
-        assert "as large as if they had been stored uncompressed" in array.why_not_encoded
+        assert "as large as if they had been stored uncompressed" in array.why_not
         assert any(length % each for length, each in zip(shape, chunks, strict=True))
         assert has_chunk_of_full_size(path)
         path.unlink()
         return
     assert_like_h5py(array, path)
-    assert array.encoded.grid.shape == shape and array.encoded.grid.chunk == chunks
-    assert array.encoded.nbytes <= 20 * len(array.encoded.grid)
+    assert array.located.grid.shape == shape and array.located.grid.chunk == chunks
+    assert array.located.nbytes <= 20 * len(array.located.grid)
     path.unlink()
 
 
@@ -180,8 +180,8 @@ def test_chunks_beyond_the_shape_are_no_damage(tmp_path, libver, maxshape, optio
             dataset.id.write_direct_chunk(at, zlib.compress(data) if options else data)
         assert dataset.id.get_num_chunks() == 2 + len(outside)
     array = hdf5_file.open_array(path, "x")
-    assert (f"{len(outside)} chunks outside its shape" in array.why_not_encoded) == bool(outside)
-    assert (array.encoded is None) == bool(outside)
+    assert (f"{len(outside)} chunks outside its shape" in array.why_not) == bool(outside)
+    assert (array.located is None) == bool(outside)
     found = np.empty(array.shape, array.dtype)
     array.read_box((slice(0, 4), slice(0, 6)), found)
     np.testing.assert_array_equal(found, [[*range(6)], [*range(6, 12)], [7] * 6, [7] * 6])
@@ -195,8 +195,8 @@ def early():
 
 def assert_places_agree(array, path, key):
     """With the bytes that HDF5 gives of each chunk."""
-    encoded = array.encoded
-    assert encoded is not None, array.why_not_encoded
+    encoded = array.located
+    assert encoded is not None, array.why_not
     with h5py.File(path, "r") as file:
         identifier = file[key].id
         found = encoded.places(range(len(encoded.grid)))
@@ -249,13 +249,13 @@ def test_old_files_of_pytables():
             except MmapstoreError:
                 continue
             if array.chunks is None:
-                assert array.encoded is None
-            elif array.encoded is None:
-                assert array.why_not_encoded
+                assert array.located is None or array.located.offset is not None
+            elif array.located is None:
+                assert array.why_not
                 refused += 1
             else:
                 seen += assert_places_agree(array, path, listing.key) > 0
-                if {codec.name for codec in array.encoded.chain} <= set(DECODERS):
+                if {codec.name for codec in array.located.chain} <= set(DECODERS):
                     assert_like_h5py(array, path, listing.key)
     assert seen >= 5
 
@@ -276,15 +276,15 @@ def test_chain_is_in_the_order_of_writing(tmp_path, options, chain):
     with h5py.File(path, "w") as file:
         file.create_dataset("frames", data=np.zeros((8, 3), "f4"), chunks=(4, 3), **options)
     array = hdf5_file.open_array(path)
-    assert sorted(array.encoded.chain, key=str) == sorted(chain, key=str)
+    assert sorted(array.located.chain, key=str) == sorted(chain, key=str)
     with h5py.File(path) as file:
         plist = file["frames"].id.get_create_plist()
         names = {1: "zlib", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
-        assert [codec.name for codec in array.encoded.chain] == [
+        assert [codec.name for codec in array.located.chain] == [
             names[plist.get_filter(at)[0]] for at in range(plist.get_nfilters())
         ]
-    assert (array.encoded.dtype, array.encoded.axes, array.encoded.fill) == (np.dtype("f4"), None, 0)
-    assert array.why_not_encoded == ""
+    assert (array.located.dtype, array.located.axes, array.located.fill) == (np.dtype("f4"), None, 0)
+    assert array.why_not == ""
 
 
 def test_chains_of_plugins(tmp_path):
@@ -304,7 +304,7 @@ def test_chains_of_plugins(tmp_path):
             file.create_dataset(key, data=np.arange(4096, dtype="f4").reshape(64, 64), chunks=(16, 64), **options)
     for key, (_, codec) in expected.items():
         array = hdf5_file.open_array(path, key)
-        assert array.encoded.chain == (codec,)
+        assert array.located.chain == (codec,)
         assert_places_agree(array, path, key)
 
 
@@ -329,17 +329,15 @@ def test_what_hdf5_alone_can_read_says_why(tmp_path):
     odd.set_precision(12)
     with h5py.File(path, "w") as file:
         file.create_dataset("scaled", data=np.arange(12), chunks=(4,), scaleoffset=0)
-        file.create_dataset("contiguous", data=np.arange(12))
         file.create_dataset("scalar", data=1.0)
         file.create_dataset("empty", (0, 3), "f4", chunks=(4, 3), maxshape=(None, 3))
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk((4,))
         h5py.h5d.create(file.id, b"twelve bits", odd, h5py.h5s.create_simple((12,)), plist)
         file.create_dataset("sparse", (1 << 40,), "u1", chunks=(16,), compression="gzip")
-    why = {key: hdf5_file.open_array(path, key).why_not_encoded for key in h5py.File(path)}
+    why = {key: hdf5_file.open_array(path, key).why_not for key in h5py.File(path)}
     assert why == {
         "scaled": "only HDF5 decodes scale-offset",
-        "contiguous": "it is not stored in chunks",
         "scalar": "it is a scalar",
         "empty": "it holds no values",
         "twelve bits": "its elements are not stored as plain int16, so HDF5 converts them",
@@ -351,36 +349,35 @@ def test_files_that_are_being_written_are_left_to_h5py(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
         dataset = file.create_dataset("frames", data=np.arange(12), chunks=(4,), compression="gzip")
         live = hdf5_file.from_live(dataset)
-        assert live.encoded is None
-        assert live.why_not_encoded == "its file is open for writing in this process, so what lies on disk may be behind"
+        assert live.located is None
+        assert live.why_not == "its file is open for writing in this process, so what lies on disk may be behind"
         same = hdf5_file.open_array(tmp_path / "a.h5")
-        assert same.encoded is None
-        assert same.why_not_encoded == "the file is being written, so what lies on disk may be behind"
+        assert same.located is None
+        assert same.why_not == "the file is being written, so what lies on disk may be behind"
         del same
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         live = hdf5_file.from_live(file.create_dataset("frames", data=np.arange(12), chunks=(4,)))
-        assert live.encoded is None
-        assert live.why_not_encoded == "its file is not an ordinary one on disk"
+        assert live.located is None
+        assert live.why_not == "its file is not an ordinary one on disk"
 
 
-@pytest.mark.parametrize("ask", [lambda array: array.encoded, lambda array: array.extents])
-def test_places_in_a_file_that_was_replaced_are_not_given(tmp_path, ask):
+def test_places_in_a_file_that_was_replaced_are_not_given(tmp_path):
     for name, start in [("a.h5", 0), ("b.h5", 5)]:
         with h5py.File(tmp_path / name, "w") as file:
             file.create_dataset("frames", data=np.arange(start, start + 12), chunks=(4,))
     array = hdf5_file.open_array(tmp_path / "a.h5")
     (tmp_path / "b.h5").replace(tmp_path / "a.h5")
     with pytest.raises(DamagedFileError, match="was replaced by another file since it was opened"):
-        ask(array)
+        _ = array.located
     (tmp_path / "a.h5").unlink()
     with pytest.raises(NotFoundError, match="does not exist"):
-        ask(array)
+        _ = array.located
 
 
 def test_file_read_through_another_driver_is_left_to_h5py(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("frames", data=np.arange(12), chunks=(4,))
-    code = "import sys; from mmapstore.formats import hdf5_file; a = hdf5_file.open_array(sys.argv[1]); print(a.why_not_encoded)"
+    code = "import sys; from mmapstore.formats import hdf5_file; a = hdf5_file.open_array(sys.argv[1]); print(a.why_not)"
     environment = os.environ | {"HDF5_DRIVER": "stdio"}  # read once, when HDF5 is loaded
     child = subprocess.run([sys.executable, "-c", code, tmp_path / "a.h5"], env=environment, capture_output=True, text=True)
     assert child.stdout.strip() == "HDF5 is told to read its file through the driver stdio", child.stderr
@@ -408,8 +405,8 @@ def with_unfiltered_edges(path, compressed):
 def test_edge_chunks_that_were_left_unfiltered_are_not_decoded(tmp_path, compressed):
     with_unfiltered_edges(tmp_path / "a.h5", compressed)
     array = hdf5_file.open_array(tmp_path / "a.h5")
-    assert array.encoded is None, array.encoded
-    assert "chunks at its edges are as large as if they had been stored uncompressed" in array.why_not_encoded
+    assert array.located is None, array.located
+    assert "chunks at its edges are as large as if they had been stored uncompressed" in array.why_not
     out = np.empty((10, 7), np.int32)
     array.read_box((slice(0, 10), slice(0, 7)), out)
     np.testing.assert_array_equal(out, np.arange(70).reshape(10, 7))
@@ -421,7 +418,7 @@ def test_incompressible_edge_chunks_have_it_in_their_mask(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_dataset("frames", data=noise, chunks=(4, 100), compression="lzf", shuffle=True)
     array = hdf5_file.open_array(path)
-    assert [place.skipped for place in array.encoded.places([0, 1])] == [0b10, 0]
+    assert [place.skipped for place in array.located.places([0, 1])] == [0b10, 0]
 
 
 def test_grown_and_shrunk_datasets(tmp_path):
@@ -451,8 +448,7 @@ def test_bitfields_are_read_where_they_lie(tmp_path, kind, chunked):
     if chunked:
         assert_like_h5py(array, path)
     else:
-        extents = array.extents
-        found = np.fromfile(path, extents.dtype, 24, offset=extents.offset_of(0)).reshape(6, 4)
+        found = np.fromfile(path, array.located.dtype, 24, offset=array.located.offset).reshape(6, 4)
         np.testing.assert_array_equal(found, data)
 
 
@@ -464,7 +460,7 @@ def test_bitfields_of_odd_width_are_converted_by_hdf5(tmp_path, monkeypatch):
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk((4,))
         h5py.h5d.create(file.id, b"frames", h5py.h5t.NATIVE_B8, h5py.h5s.create_simple((12,)), plist)
-    assert "so HDF5 converts them" in hdf5_file.open_array(path).why_not_encoded
+    assert "so HDF5 converts them" in hdf5_file.open_array(path).why_not
 
 
 # --- damage ------------------------------------------------------------------------------------------------------------
@@ -569,14 +565,14 @@ def test_flipped_bits_in_the_index_are_noticed_or_harmless(tmp_path, libver):
         data = np.arange(240, dtype="i4").reshape(20, 12)
         file.create_dataset("frames", data=data, chunks=(4, 5), compression="gzip", maxshape=(None, 12))
     good = path.read_bytes()
-    chunks = hdf5_file.open_array(path).encoded.places(range(15))
+    chunks = hdf5_file.open_array(path).located.places(range(15))
     held = {at for place in chunks for at in range(place.offset, place.offset + place.nbytes)}
     random = np.random.default_rng(0)
     noticed = 0
     for at in random.choice([at for at in range(len(good)) if at not in held], 150, replace=False):
         path.write_bytes(good[:at] + bytes([good[at] ^ (1 << random.integers(8))]) + good[at + 1 :])
         try:
-            encoded = hdf5_file.open_array(path).encoded
+            encoded = hdf5_file.open_array(path).located
             size = path.stat().st_size
             for place in encoded.places(range(len(encoded.grid))) if encoded else []:
                 assert place is None or 0 <= place.offset < place.offset + place.nbytes <= size
@@ -592,7 +588,7 @@ def test_pickles_with_its_index(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("frames", data=np.arange(24.0).reshape(6, 4), chunks=(4, 3), compression="gzip")
-    encoded = hdf5_file.open_array(path).encoded
+    encoded = hdf5_file.open_array(path).located
     again = pickle.loads(pickle.dumps(encoded))
     assert again.places(range(4)) == encoded.places(range(4))
     assert (again.grid, again.chain, again.dtype, again.fill) == (encoded.grid, encoded.chain, encoded.dtype, encoded.fill)
@@ -605,9 +601,9 @@ def test_threads_ask_at_once(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_dataset("frames", data=np.arange(4000.0), chunks=(4,), compression="gzip")
     array = hdf5_file.open_array(path)
-    expected = hdf5_file.open_array(path).encoded.places(range(1000))
+    expected = hdf5_file.open_array(path).located.places(range(1000))
     found = []
-    threads = [threading.Thread(target=lambda: found.append(array.encoded.places(range(1000)))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.append(array.located.places(range(1000)))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -623,7 +619,7 @@ def test_index_takes_few_bytes_for_each_chunk(tmp_path):
         identifier = file.create_dataset("frames", (count, 4), "u1", chunks=(1, 4), compression="gzip").id
         for number in range(0, count, 10):
             identifier.write_direct_chunk((number, 0), chunk)
-    encoded = hdf5_file.open_array(path).encoded
+    encoded = hdf5_file.open_array(path).located
     assert len(encoded.grid) == count
     assert encoded.nbytes <= 20 * count
     assert len(pickle.dumps(encoded)) <= 20 * count + 10_000

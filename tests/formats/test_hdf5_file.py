@@ -1,4 +1,4 @@
-"""HDF5 files as stored arrays: what h5py wrote is read alike, by extents and through h5py; what is hostile or broken is named."""
+"""HDF5 files as stored arrays: what h5py wrote is read alike, by places and through h5py; what is hostile or broken is named."""
 
 import contextlib
 import errno
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stored_bytes import raw_rows
 
 from mmapstore.formats import hdf5_file, hdf5_writer
 from mmapstore.formats.contract import Listing, NewArray
@@ -53,15 +54,8 @@ def read_all(array):
     return out
 
 
-def bytes_by_extents(array):
-    extents = array.extents
-    row = (extents.rows, *array.shape[1:])
-    out = np.full(row, extents.fill if extents.fill is not None else 0, extents.dtype)
-    for extent, offset, first, last in extents.runs(0, extents.rows):
-        if offset >= 0:
-            data = Path(extents.file_of(extent)).read_bytes()[offset : offset + (last - first) * extents.row_nbytes]
-            out[first:last] = np.frombuffer(data, extents.dtype).reshape(last - first, *array.shape[1:])
-    return out
+def located_bytes(array):
+    return raw_rows(array.located).reshape(array.shape)
 
 
 def run_child(code, *arguments, wait=True):
@@ -93,9 +87,9 @@ def test_contiguous_bytes_are_h5pys_values(tmp_path, dtype, userblock):
     array = hdf5_file.open_array(path)
     assert (array.shape, array.dtype, array.chunks, array.storage) == ((6, 2, 3), np.dtype(dtype), None, "contiguous")
     assert array.name == f"{path}::/frames"
-    assert array.extents.is_one_run
-    assert array.why_not_raw == ""
-    np.testing.assert_array_equal(bytes_by_extents(array), data)
+    assert array.located.offset is not None
+    assert array.why_not == ""
+    np.testing.assert_array_equal(located_bytes(array), data)
     np.testing.assert_array_equal(read_all(array), data)
 
 
@@ -106,8 +100,8 @@ def test_plain_chunks_of_whole_rows_are_read_where_they_lie(tmp_path, dtype, use
     path = written(tmp_path / "a.h5", data, chunks=(4, 3, 4), userblock=userblock)
     array = hdf5_file.open_array(path, "frames")
     assert array.storage == "chunks of (4, 3, 4), uncompressed"
-    assert len(array.extents.offsets) == 3
-    np.testing.assert_array_equal(bytes_by_extents(array), data)
+    assert len(array.located.grid) == 3
+    np.testing.assert_array_equal(located_bytes(array), data)
     np.testing.assert_array_equal(read_all(array), data)
 
 
@@ -115,11 +109,11 @@ def test_chunks_never_stored_are_the_fill_value(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("frames", (10, 2), np.int32, chunks=(2, 2), fillvalue=7)[4:6] = 1
     array = hdf5_file.open_array(str(tmp_path / "a.h5"))
-    assert (array.extents.offsets >= 0).tolist() == [False, False, True, False, False]
-    assert array.extents.fill == 7
+    assert (array.located.index.offsets >= 0).tolist() == [False, False, True, False, False]
+    assert array.located.fill == 7
     expected = np.full((10, 2), 7)
     expected[4:6] = 1
-    np.testing.assert_array_equal(bytes_by_extents(array), expected)
+    np.testing.assert_array_equal(located_bytes(array), expected)
     np.testing.assert_array_equal(read_all(array), expected)
 
 
@@ -143,30 +137,25 @@ def test_unallocated_dataset_behind_a_user_block_is_not_taken_for_bytes(tmp_path
     with h5py.File(tmp_path / "a.h5", "w", userblock_size=1024) as file:
         file.create_dataset("frames", (1000, 2), np.int32, fillvalue=3)
     array = hdf5_file.open_array(str(tmp_path / "a.h5"))
-    assert array.extents is None
-    assert array.why_not_raw == "nothing of it is stored yet"
+    assert array.located is None
+    assert array.why_not == "nothing of it is stored yet"
     assert array.storage.startswith("contiguous, nothing stored yet")
     assert (read_all(array) == 3).all()
 
 
 @pytest.mark.parametrize(
-    ("options", "storage", "why"),
+    ("options", "storage"),
     [
-        (
-            {"compression": "gzip", "shuffle": True, "chunks": (4, 3, 4, 5)},
-            "gzip 4 after shuffle",
-            "encoded (gzip 4 after shuffle)",
-        ),
-        ({"compression": "lzf", "fletcher32": True, "chunks": (4, 3, 4, 5)}, "lzf, with checksums", "encoded"),
-        ({"fletcher32": True, "chunks": (4, 3, 4, 5)}, "uncompressed, with checksums", "encoded"),
-        ({"chunks": (4, 3, 2, 5)}, "uncompressed", "split the rows"),
-        ({"chunks": (16, 3, 4, 8), "maxshape": (None, 3, 4, None)}, "uncompressed", "split the rows"),
+        ({"compression": "gzip", "shuffle": True, "chunks": (4, 3, 4, 5)}, "gzip 4 after shuffle"),
+        ({"compression": "lzf", "fletcher32": True, "chunks": (4, 3, 4, 5)}, "lzf, with checksums"),
+        ({"fletcher32": True, "chunks": (4, 3, 4, 5)}, "uncompressed, with checksums"),
+        ({"chunks": (4, 3, 2, 5)}, "uncompressed"),
+        ({"chunks": (16, 3, 4, 8), "maxshape": (None, 3, 4, None)}, "uncompressed"),
     ],
 )
-def test_encoded_or_split_chunks_go_through_h5py_and_say_why(tmp_path, options, storage, why):
+def test_encoded_or_split_chunks_have_no_raw_rows_but_read_right(tmp_path, options, storage):
     array = hdf5_file.open_array(written(tmp_path / "a.h5", **options))
-    assert array.extents is None
-    assert why in array.why_not_raw
+    assert not array.located.has_rows
     assert array.storage == f"chunks of {options['chunks']}, {storage}"
     np.testing.assert_array_equal(read_all(array), FRAMES)
     out = np.empty((3, 2, 4, 5), np.float32)
@@ -206,16 +195,16 @@ def test_scalar_empty_and_compact_datasets(tmp_path):
         h5py.h5d.create(file.id, b"compact", h5py.h5t.NATIVE_INT32, h5py.h5s.create_simple((3,)), compact)
         file["compact"][:] = [1, 2, 3]
     scalar = hdf5_file.open_array(path, "scalar")
-    assert (scalar.shape, scalar.extents, scalar.why_not_raw) == ((), None, "it is a scalar")
+    assert (scalar.shape, scalar.located, scalar.why_not) == ((), None, "it is a scalar")
     assert read_all(scalar) == 2.5
     as_float32 = np.empty((), np.float32)
     scalar.read_box((), as_float32)
     assert as_float32 == 2.5
     nothing = hdf5_file.open_array(path, "nothing")
-    assert (nothing.shape, nothing.extents, nothing.why_not_raw) == ((0, 3), None, "it holds no values")
+    assert (nothing.shape, nothing.located, nothing.why_not) == ((0, 3), None, "it holds no values")
     assert read_all(nothing).shape == (0, 3)
     small = hdf5_file.open_array(path, "compact")
-    assert (small.extents, read_all(small).tolist()) == (None, [1, 2, 3])
+    assert (small.located, read_all(small).tolist()) == (None, [1, 2, 3])
     with pytest.raises(InvalidValueError, match="null dataspace"):
         hdf5_file.open_array(path, "null")
 
@@ -276,11 +265,11 @@ def test_numbers_numpy_lacks_are_converted_by_hdf5(tmp_path):
         file["narrow"][:] = [1, -2, 3, -4]
         file["enum"] = np.array([0, 5, 0], h5py.enum_dtype({"A": 0, "B": 5}, "i2"))
     narrow = hdf5_file.open_array(str(tmp_path / "a.h5"), "narrow")
-    assert narrow.extents is None
-    assert "not stored as plain int16" in narrow.why_not_raw
+    assert narrow.located is None
+    assert "not stored as plain int16" in narrow.why_not
     assert read_all(narrow).tolist() == [1, -2, 3, -4]
     enum = hdf5_file.open_array(str(tmp_path / "a.h5"), "enum")
-    assert (enum.dtype, bytes_by_extents(enum).tolist(), read_all(enum).tolist()) == (np.int16, [0, 5, 0], [0, 5, 0])
+    assert (enum.dtype, located_bytes(enum).tolist(), read_all(enum).tolist()) == (np.int16, [0, 5, 0], [0, 5, 0])
 
 
 def test_files_of_pytables_are_read(tmp_path):
@@ -446,7 +435,7 @@ def test_chunk_said_to_lie_past_the_end_of_the_file(tmp_path):
     data[at : at + 8] = (len(data) - 8).to_bytes(8, "little")
     Path(path).write_bytes(data)
     with pytest.raises(DamagedFileError, match=r"the chunk at \(5, 0, 0, 0\) is said to be 1200 bytes at offset"):
-        _ = hdf5_file.open_array(path).extents
+        _ = hdf5_file.open_array(path).located
 
 
 def test_names_that_are_no_utf8(tmp_path):
@@ -529,8 +518,8 @@ def test_file_written_for_sharing_is_read_along_but_never_mapped(tmp_path):
     try:
         array = hdf5_file.open_array(path)
         assert read_all(array).tolist() == [[1.0, 2.0], [3.0, 4.0]]
-        assert array.extents is None
-        assert "is being written" in array.why_not_raw
+        assert array.located is None
+        assert "is being written" in array.why_not
     finally:
         end_child(child)
 
@@ -571,7 +560,7 @@ def test_live_dataset_of_an_ordinary_file_is_opened_by_path(tmp_path, monkeypatc
         assert hdf5_file.is_live(file["group/frames"])
         array = hdf5_file.from_live(file["group/frames"])
     assert array.name == f"{path}::/group/frames"
-    assert array.extents is not None
+    assert array.located is not None
     np.testing.assert_array_equal(read_all(pickle.loads(pickle.dumps(array))), FRAMES)
     assert not hdf5_file.is_live(FRAMES)
 
@@ -584,9 +573,9 @@ def test_live_dataset_that_is_being_written_is_read_through_the_object(tmp_path)
         dataset[0] = -5
         assert (read_all(array)[0] == -5).all()
         assert (read_all(by_path)[0] == -5).all()
-        assert array.extents is None
-        assert by_path.extents is None
-        assert "open for writing in this process" in array.why_not_raw
+        assert array.located is None
+        assert by_path.located is None
+        assert "open for writing in this process" in array.why_not
         with pytest.raises(InvalidTypeError, match=r"Close the file and open it by path instead: open\('.*a\.h5::/frames'\)"):
             pickle.dumps(array)
     with pytest.raises(InvalidValueError, match="its file was closed"):
@@ -600,7 +589,7 @@ def test_live_dataset_in_memory(tmp_path):
         file["frames"] = FRAMES
         array = hdf5_file.from_live(file["frames"])
         np.testing.assert_array_equal(read_all(array), FRAMES)
-        assert array.why_not_raw == "its file is not an ordinary one on disk"
+        assert array.why_not == "its file is not an ordinary one on disk"
         with pytest.raises(InvalidTypeError, match="cannot be sent to another process"):
             pickle.dumps(array)
 
@@ -745,10 +734,10 @@ def test_h5py_reads_what_was_written(tmp_path, dtype, compression, resizable):
         assert dataset.shuffle == (compression is not None and data.itemsize > 1)
         np.testing.assert_array_equal(dataset[:], data)
     array = hdf5_file.open_array(path)
-    assert (array.extents is None) == (compression is not None)
+    assert array.located.has_rows == (compression is None)
     np.testing.assert_array_equal(read_all(array), data)
     if compression is None:
-        np.testing.assert_array_equal(bytes_by_extents(array), data)
+        np.testing.assert_array_equal(located_bytes(array), data)
 
 
 @pytest.mark.parametrize("compression", ["blosc", "blosc2", "bzip2", "bitshuffle", "lz4", "zstd"])
@@ -840,7 +829,7 @@ def test_array_of_unknown_length_grows(tmp_path):
     writer.write(0, FRAMES[:6])
     writer.write(6, FRAMES[6:])
     writer.close()
-    np.testing.assert_array_equal(bytes_by_extents(hdf5_file.open_array(path)), FRAMES)
+    np.testing.assert_array_equal(located_bytes(hdf5_file.open_array(path)), FRAMES)
 
 
 def test_writer_refuses_what_does_not_fit(tmp_path):

@@ -59,7 +59,7 @@ def by_h5py(path, key):
 
 def by_us(path, key):
     array = hdf5_file.open_array(path, key)
-    assert array.extents is None and array.encoded is None and "put together from other datasets" in array.why_not_encoded
+    assert array.located is None and "put together from other datasets" in array.why_not
     out = np.full(array.shape, 99, array.dtype)
     array.read_box(tuple(slice(0, n) for n in array.shape), out)
     return out

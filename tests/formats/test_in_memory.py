@@ -66,12 +66,12 @@ def test_every_view_of_a_map_is_found_in_its_file_and_pickles_small(tmp_path, va
         box = np.empty((1, *expected.shape[1:]), expected.dtype)
         each.read_box((slice(1, 2), *(slice(0, n) for n in expected.shape[1:])) if len(expected) > 1 else (slice(0, 1),), box)
         np.testing.assert_array_equal(box, expected[1:2] if len(expected) > 1 else expected[:1])
-        assert (each.extents is not None) == (name in CONTIGUOUS)
-        if each.extents is not None:
-            raw = (tmp_path / "x.npy").read_bytes()[each.extents.offset_of(0) :]
+        assert (each.located is not None) == (name in CONTIGUOUS)
+        if each.located is not None:
+            raw = (tmp_path / "x.npy").read_bytes()[each.located.offset :]
             np.testing.assert_array_equal(np.frombuffer(raw, expected.dtype, expected.size).reshape(expected.shape), expected)
         else:
-            assert "strides" in each.why_not_raw
+            assert "strides" in each.why_not
 
 
 @pytest.mark.parametrize("offset", [0, 4, mmap.ALLOCATIONGRANULARITY, mmap.ALLOCATIONGRANULARITY * 2 + 12])
@@ -97,8 +97,8 @@ def test_the_array_is_read_only_and_the_callers_own_stays_writable(tmp_path):
 def test_arrays_in_ram_say_so_and_pickle_as_data():
     array = np.arange(20.0).reshape(10, 2)
     stored = in_memory.from_live(array)
-    assert (stored.name, stored.storage, stored.extents, stored.chunks) == ("array in RAM", "in RAM", None, None)
-    assert stored.why_not_raw == "it is an array in RAM" and np.shares_memory(stored.as_array(), array)
+    assert (stored.name, stored.storage, stored.located, stored.chunks) == ("array in RAM", "in RAM", None, None)
+    assert stored.why_not == "it is an array in RAM" and np.shares_memory(stored.as_array(), array)
     again = pickle.loads(pickle.dumps(stored))
     np.testing.assert_array_equal(again.as_array(), array)
     assert not again.as_array().flags.writeable

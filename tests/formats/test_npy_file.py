@@ -36,8 +36,8 @@ def test_every_dtype_and_version_reads_as_numpy_does(tmp_path, dtype, version):
         np.lib.format.write_array(file, values, version=version)
     stored = npy_file.open_array(tmp_path / "x.npy")
     assert npy_file.matches(tmp_path / "x.npy")
-    assert (stored.shape, stored.dtype, stored.chunks, stored.why_not_raw) == (values.shape, values.dtype, None, "")
-    np.testing.assert_array_equal(raw_rows(stored.extents).reshape(values.shape), values)
+    assert (stored.shape, stored.dtype, stored.chunks, stored.why_not) == (values.shape, values.dtype, None, "")
+    np.testing.assert_array_equal(raw_rows(stored.located).reshape(values.shape), values)
     box = np.empty((2, 1, 2), values.dtype.newbyteorder("="))
     stored.read_box((slice(3, 5), slice(1, 2), slice(0, 2)), box)
     np.testing.assert_array_equal(box, values[3:5, 1:2])
@@ -55,7 +55,7 @@ def test_fortran_order_has_no_raw_rows_but_reads_right(tmp_path):
     values = sample_values((5, 4, 3), "<f4")
     np.save(tmp_path / "x.npy", np.asfortranarray(values))
     stored = npy_file.open_array(tmp_path / "x.npy")
-    assert stored.fortran_order and stored.extents is None and stored.why_not_raw.startswith("Fortran order")
+    assert stored.fortran_order and stored.located is None and stored.why_not.startswith("Fortran order")
     assert stored.shape == (5, 4, 3)
     box = np.empty((2, 4, 3), "f4")
     stored.read_box((slice(1, 3), slice(0, 4), slice(0, 3)), box)
@@ -69,16 +69,16 @@ def test_fortran_order_along_one_axis_is_c_order_too(tmp_path):
         file.write(np.arange(6, dtype="<i4").tobytes())
     stored = npy_file.open_array(tmp_path / "x.npy")
     assert not stored.fortran_order
-    np.testing.assert_array_equal(raw_rows(stored.extents), np.arange(6))
+    np.testing.assert_array_equal(raw_rows(stored.located), np.arange(6))
 
 
 def test_scalar_and_empty_arrays_open(tmp_path):
     np.save(tmp_path / "scalar.npy", np.float32(2.5))
     np.save(tmp_path / "empty.npy", np.empty((0, 3), "f4"))
     scalar, empty = npy_file.open_array(tmp_path / "scalar.npy"), npy_file.open_array(tmp_path / "empty.npy")
-    assert scalar.shape == () and scalar.extents is None and scalar.why_not_raw == "a scalar has no rows"
+    assert scalar.shape == () and not scalar.located.has_rows
     assert scalar.as_array()[()] == 2.5
-    assert empty.shape == (0, 3) and empty.extents.rows == 0 and empty.as_array().shape == (0, 3)
+    assert empty.shape == (0, 3) and empty.located.grid.shape == (0, 3) and empty.as_array().shape == (0, 3)
 
 
 def test_the_array_is_a_read_only_map_and_pickles_by_path(tmp_path, monkeypatch):

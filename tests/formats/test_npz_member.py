@@ -44,9 +44,9 @@ def test_every_dtype_reads_as_numpy_does(tmp_path, dtype):
     values = sample_values((7, 3, 2), dtype)
     np.savez(tmp_path / "a.npz", first=np.arange(5), frames=values, **{"deep/label": np.arange(7)})
     stored = npz_member.open_array(tmp_path / "a.npz", "frames")
-    assert (stored.shape, stored.dtype, stored.why_not_raw) == (values.shape, values.dtype, "")
+    assert (stored.shape, stored.dtype, stored.why_not) == (values.shape, values.dtype, "")
     assert stored.name == f"{tmp_path}/a.npz::/frames"
-    np.testing.assert_array_equal(raw_rows(stored.extents).reshape(values.shape), values)
+    np.testing.assert_array_equal(raw_rows(stored.located).reshape(values.shape), values)
     np.testing.assert_array_equal(stored.as_array(), values)
     np.testing.assert_array_equal(sent(stored, 500).as_array(), values)
     for spelled in ("/frames", "frames.npy"):
@@ -85,7 +85,7 @@ def test_one_array_needs_no_name_and_several_are_listed(tmp_path):
 def test_fortran_order_and_scalars_read_as_they_do_from_npy(tmp_path):
     np.savez(tmp_path / "a.npz", f=np.asfortranarray(VALUES), s=np.float32(2.5), e=np.empty((0, 3)))
     stored = npz_member.open_array(tmp_path / "a.npz", "f")
-    assert stored.extents is None and stored.why_not_raw.startswith("Fortran order")
+    assert stored.located is None and stored.why_not.startswith("Fortran order")
     np.testing.assert_array_equal(mm.open(f"{tmp_path}/a.npz::/f", layout="NHW")[2:5], VALUES[2:5])
     assert npz_member.open_array(tmp_path / "a.npz", "s").as_array()[()] == 2.5
     assert npz_member.open_array(tmp_path / "a.npz", "e").as_array().shape == (0, 3)

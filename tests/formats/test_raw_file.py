@@ -22,8 +22,8 @@ def written(path, values, offset=0):
 def test_every_dtype_and_offset_reads_as_it_was_written(tmp_path, dtype, offset):
     values = sample_values((7, 3, 2), dtype)
     stored = open_raw(written(tmp_path / "x.bin", values, offset), RawForm.of(dtype, (7, 3, 2), offset))
-    assert (stored.shape, stored.dtype, stored.chunks, stored.why_not_raw) == (values.shape, values.dtype, None, "")
-    np.testing.assert_array_equal(raw_rows(stored.extents).reshape(values.shape), values)
+    assert (stored.shape, stored.dtype, stored.chunks, stored.why_not) == (values.shape, values.dtype, None, "")
+    np.testing.assert_array_equal(raw_rows(stored.located).reshape(values.shape), values)
     box = np.empty((2, 1, 2), values.dtype.newbyteorder("="))
     stored.read_box((slice(3, 5), slice(1, 2), slice(0, 2)), box)
     np.testing.assert_array_equal(box, values[3:5, 1:2])

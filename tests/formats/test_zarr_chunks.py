@@ -79,8 +79,8 @@ def read_all(encoded):
 def assert_same_as_zarr(path):
     """The array at the root of the store, read by places, has zarr's own bytes. Gives the opened array."""
     stored = zarr_store.open_array(path)
-    assert stored.why_not_encoded == ""
-    encoded = stored.encoded
+    assert stored.why_not == ""
+    encoded = stored.located
     assert encoded.root == os.path.abspath(path) and encoded.grid.shape == stored.shape and encoded.dtype == stored.dtype
     expected = np.asarray(zarr.open_array(LocalStore(path), mode="r")[...])
     assert encoded.dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
@@ -189,10 +189,10 @@ def test_places_and_codecs_give_what_zarr_reads(tmp_path_factory, case, seed):
         array[box] = values.astype(dtype)
     note((path / "zarr.json").read_text() if options["zarr_format"] == 3 else (path / ".zarray").read_text())
     stored = assert_same_as_zarr(path)
-    again = pickle.loads(pickle.dumps(stored.encoded))
-    numbers = range(len(stored.encoded.grid))
-    assert again.places(numbers) == stored.encoded.places(numbers) == pickle.loads(pickle.dumps(stored)).encoded.places(numbers)
-    assert again.chain == stored.encoded.chain and again.nbytes == stored.encoded.nbytes
+    again = pickle.loads(pickle.dumps(stored.located))
+    numbers = range(len(stored.located.grid))
+    assert again.places(numbers) == stored.located.places(numbers) == pickle.loads(pickle.dumps(stored)).located.places(numbers)
+    assert again.chain == stored.located.chain and again.nbytes == stored.located.nbytes
 
 
 # --- what the property test leaves out --------------------------------------------------------------------------------------
@@ -205,9 +205,9 @@ def test_fill_values_of_format_2_as_zarr_reads_them(tmp_path, dtype, fill):
     create(tmp_path / "a.zarr", filled=False, shape=(5, 2), chunks=(2, 1), dtype=dtype, zarr_format=2)
     edit(tmp_path / "a.zarr", lambda metadata: metadata.update(fill_value=fill))
     stored = assert_same_as_zarr(tmp_path / "a.zarr")
-    assert not any(os.path.exists(place.path) for place in stored.encoded.places(range(6)))
+    assert not any(os.path.exists(place.path) for place in stored.located.places(range(6)))
     if fill is None:
-        assert stored.encoded.fill == np.zeros((), dtype)[()]
+        assert stored.located.fill == np.zeros((), dtype)[()]
 
 
 @pytest.mark.parametrize(
@@ -216,17 +216,17 @@ def test_fill_values_of_format_2_as_zarr_reads_them(tmp_path, dtype, fill):
 def test_fill_values_of_format_3_as_zarr_reads_them(tmp_path, name, fill, bits):
     create(tmp_path / "a.zarr", filled=False, dtype=name)
     edit(tmp_path / "a.zarr", lambda metadata: metadata.update(fill_value=fill))
-    fill = assert_same_as_zarr(tmp_path / "a.zarr").encoded.fill
+    fill = assert_same_as_zarr(tmp_path / "a.zarr").located.fill
     assert bits is None or int(np.asarray(fill).view("u4")) == bits
 
 
 def test_scalars_and_empty_arrays(tmp_path):
     for version, name in [(2, "0"), (3, "c")]:
         create(tmp_path / f"{version}.zarr", shape=(), chunks=(), zarr_format=version)
-        (place,) = assert_same_as_zarr(tmp_path / f"{version}.zarr").encoded.places([0])
+        (place,) = assert_same_as_zarr(tmp_path / f"{version}.zarr").located.places([0])
         assert place.path == str(tmp_path / f"{version}.zarr" / name)
         create(tmp_path / f"empty{version}.zarr", shape=(0, 3), chunks=(2, 3), zarr_format=version)
-        assert len(assert_same_as_zarr(tmp_path / f"empty{version}.zarr").encoded.grid) == 0
+        assert len(assert_same_as_zarr(tmp_path / f"empty{version}.zarr").located.grid) == 0
 
 
 def test_a_separator_outside_of_its_configuration_is_left_to_zarr(tmp_path):
@@ -234,7 +234,7 @@ def test_a_separator_outside_of_its_configuration_is_left_to_zarr(tmp_path):
     create(tmp_path / "a.zarr", chunks=(2, 4, 3), chunk_key_encoding={"name": "default", "separator": "."})
     edit(tmp_path / "a.zarr", lambda metadata: metadata.update(chunk_key_encoding={"name": "default", "separator": "."}))
     stored = zarr_store.open_array(tmp_path / "a.zarr")
-    assert stored.extents is None and stored.encoded is None and "more than mmapstore understands" in stored.why_not_encoded
+    assert stored.located is None and "more than mmapstore understands" in stored.why_not
     box = np.zeros((10, 4, 3), "f4")
     stored.read_box((slice(0, 10), slice(0, 4), slice(0, 3)), box)
     assert box.all()
@@ -243,14 +243,14 @@ def test_a_separator_outside_of_its_configuration_is_left_to_zarr(tmp_path):
 def test_axes_of_length_one_may_be_moved_for_nothing(tmp_path):
     create(tmp_path / "a.zarr", shape=(6, 1, 4), chunks=(1, 1, 4), order="F", zarr_format=2)
     stored = assert_same_as_zarr(tmp_path / "a.zarr")
-    assert stored.encoded.axes is None and stored.extents is not None
+    assert stored.located.axes is None and stored.located.has_rows
     create(tmp_path / "b.zarr", shape=(6, 2, 4), chunks=(1, 2, 4), order="F", zarr_format=2)
-    assert assert_same_as_zarr(tmp_path / "b.zarr").encoded.axes == (2, 1, 0)
+    assert assert_same_as_zarr(tmp_path / "b.zarr").located.axes == (2, 1, 0)
 
 
 def test_paths_are_computed_and_take_no_memory(tmp_path):
     create(tmp_path / "a.zarr", filled=False, shape=(10**12, 4, 6), chunks=(1, 4, 3))
-    encoded = zarr_store.open_array(tmp_path / "a.zarr").encoded
+    encoded = zarr_store.open_array(tmp_path / "a.zarr").located
     assert encoded.nbytes == 0 and len(encoded.grid) == 2 * 10**12
     (place,) = encoded.places([2 * 10**12 - 1])
     assert place == (str(tmp_path / "a.zarr" / "c" / str(10**12 - 1) / "0" / "1"), 0, -1, 0)
@@ -261,13 +261,12 @@ def test_chain_and_storage_in_words(tmp_path):
     create(tmp_path / "a.zarr", chunks=(2, 4, 3), shards=(4, 4, 3), **codecs)
     stored = zarr_store.open_array(tmp_path / "a.zarr")
     assert stored.storage == "Zarr 3, chunks of (2, 4, 3), in shards of (4, 4, 3), delta, bz2, crc32c"
-    assert [(codec.name, str(codec)) for codec in stored.encoded.chain] == [
+    assert [(codec.name, str(codec)) for codec in stored.located.chain] == [
         ("delta", "delta"),
         ("bzip2", "bz2"),
         ("crc32c", "crc32c"),
     ]
-    assert stored.encoded.chain[0].settings == {"dtype": "<f4", "astype": "<f4"}
-    assert stored.why_not_raw == "the chunks lie in shards"
+    assert stored.located.chain[0].settings == {"dtype": "<f4", "astype": "<f4"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
@@ -286,13 +285,13 @@ def test_chunks_that_are_links_are_followed_as_zarr_does(tmp_path):
 
 def sharded(path, **options):
     create(path, **{"shape": (12, 4), "chunks": (2, 4), "shards": (6, 4), "compressors": [ZstdCodec(level=1)], **options})
-    return zarr_store.open_array(path).encoded
+    return zarr_store.open_array(path).located
 
 
 def test_missing_chunks_and_shards_have_no_place(tmp_path):
     array = create(tmp_path / "a.zarr", filled=False, shape=(20, 4), chunks=(2, 4), shards=(6, 4))
     array[8:10] = 1
-    places = zarr_store.open_array(tmp_path / "a.zarr").encoded.places(range(10))
+    places = zarr_store.open_array(tmp_path / "a.zarr").located.places(range(10))
     assert [number for number, place in enumerate(places) if place is not None] == [4]
     assert places[4].path == str(tmp_path / "a.zarr" / "c" / "1" / "0") and places[4].nbytes == 32
     assert_same_as_zarr(tmp_path / "a.zarr")
@@ -306,7 +305,7 @@ def test_one_missing_field_of_an_entry_is_damage(tmp_path):
 
 
 def encoded_again(tmp_path):
-    return zarr_store.open_array(tmp_path / "a.zarr").encoded
+    return zarr_store.open_array(tmp_path / "a.zarr").located
 
 
 def rewrite_index(path, change, chunks=3):
@@ -393,7 +392,7 @@ def test_indexes_kept_are_bounded_and_counted(tmp_path, monkeypatch):
     array = create(tmp_path / "a.zarr", filled=False, shape=(400_000,), chunks=(2,), shards=(2000,), dtype="u1")
     for start in range(0, 400_000, 2000):
         array[start + 2 : start + 4] = 1 + start // 2000 % 200
-    encoded = zarr_store.open_array(tmp_path / "a.zarr").encoded
+    encoded = zarr_store.open_array(tmp_path / "a.zarr").located
     tracemalloc.start()
     try:
         places = [place for shard in range(200) for place in encoded.places([1000 * shard, 1000 * shard + 1])]
@@ -475,13 +474,13 @@ def test_what_is_not_understood_is_left_to_zarr_with_a_reason(tmp_path, case):
     create(tmp_path / "a.zarr", filled=False, **options)
     edit(tmp_path / "a.zarr", change)
     stored = zarr_store.open_array(tmp_path / "a.zarr")
-    assert stored.encoded is None and stored.extents is None
-    assert why in stored.why_not_encoded and why in stored.why_not_raw
+    assert stored.located is None
+    assert why in stored.why_not
 
 
 def test_arrays_outside_of_a_directory_have_no_places():
     stored = zarr_store.from_live(zarr.create_array(zarr.storage.MemoryStore(), shape=(4,), dtype="f4"))
-    assert stored.encoded is None and stored.why_not_encoded == "its chunks live in a MemoryStore"
+    assert stored.located is None and stored.why_not == "its chunks live in a MemoryStore"
 
 
 # --- hostile metadata ----------------------------------------------------------------------------------------------------------
@@ -546,13 +545,13 @@ HOSTILE = [
 @pytest.mark.parametrize(("metadata", "why"), HOSTILE)
 def test_hostile_metadata_is_refused_with_a_reason(metadata, why):
     found = layout(metadata)
-    assert found.located is None and found.why_not_raw == found.why_not_encoded
-    assert re.search(why, found.why_not_encoded)
+    assert found.form is None
+    assert re.search(why, found.why_not)
 
 
 def test_names_may_stand_for_themselves():
     metadata = changed(ARRAY_3, "codecs", value=[{"name": "bytes", "configuration": {"endian": "little"}}, "crc32c"])
-    assert [codec.name for codec in layout(metadata).located.encoding.chain] == ["crc32c"]
+    assert [codec.name for codec in layout(metadata).form.encoding.chain] == ["crc32c"]
 
 
 def places_in(value, path=()):
@@ -575,18 +574,18 @@ def test_no_metadata_raises_or_leads_out_of_the_store(metadata, data):
         steps = data.draw(st.sampled_from(list(places_in(metadata))))
         metadata = changed(metadata, *steps, value=data.draw(ODD))
         found = layout(metadata) if "chunk_key_encoding" in metadata or "chunks" in metadata else None
-        if found is None or found.located is None:
-            assert found is None or found.why_not_encoded
+        if found is None or found.form is None:
+            assert found is None or found.why_not
             return
-        path = found.located.files.path((0, 0))
+        path = found.form.names.path((0, 0))
         assert os.path.abspath(path) == path and path.startswith(os.path.abspath("a.zarr") + os.sep)
 
 
 def test_declared_sizes_beyond_reason_cost_nothing(tmp_path):
     create(tmp_path / "a.zarr", filled=False, shape=(12, 4), chunks=(2, 4), shards=(6, 4))
     edit(tmp_path / "a.zarr", lambda metadata: metadata.update(shape=[10**17, 10**17]))
-    assert "more chunks of (2, 4) than can be numbered" in zarr_store.open_array(tmp_path / "a.zarr").why_not_encoded
+    assert "more chunks of (2, 4) than can be numbered" in zarr_store.open_array(tmp_path / "a.zarr").why_not
     edit(tmp_path / "a.zarr", lambda metadata: metadata.update(shape=[10**17, 4]))
-    encoded = zarr_store.open_array(tmp_path / "a.zarr").encoded
+    encoded = zarr_store.open_array(tmp_path / "a.zarr").located
     assert encoded.places([0, len(encoded.grid) - 1]) == [None, None]
     assert encoded.nbytes <= zarr_shards.MOST_INDEX_NBYTES

@@ -43,10 +43,10 @@ def test_zarr_reads_what_was_written_in_blocks(tmp_path, compression, dtype):
     stored = zarr_store.open_array(tmp_path / "a.zarr")
     assert stored.dtype == values.dtype
     if compression is None:
-        np.testing.assert_array_equal(raw_rows(stored.extents).reshape(values.shape), values)
+        np.testing.assert_array_equal(raw_rows(stored.located).reshape(values.shape), values)
     else:
         expected = {"lz4": "blosc"}.get(compression, compression)
-        assert stored.why_not_raw == f"the chunks are encoded ({expected})"
+        assert stored.storage.endswith(f", {expected}")
 
 
 def test_several_arrays_share_a_store(tmp_path):

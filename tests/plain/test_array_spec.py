@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmapstore.plain.array_spec import LETTERS, ArraySpec, StoredLayout, checked_dtype
+from mmapstore.plain.array_spec import LETTERS, StoredLayout, checked_dtype
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError
-from mmapstore.plain.extents import Extents
 
 
 @st.composite
@@ -119,37 +116,3 @@ def test_dtypes_that_are_held(dtype):
 def test_dtypes_that_are_not(dtype, words):
     with pytest.raises(InvalidTypeError, match=rf"^x has {words}.*; expected fixed-size numbers"):
         checked_dtype(dtype, "x")
-
-
-# --- extents --------------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 5), st.data())
-def test_runs_lead_to_the_bytes(rows, rows_per_extent, pieces, data):
-    """Rows in shuffled extents, cut into pieces: every run names the bytes that are there."""
-    count = -(-rows // rows_per_extent)
-    places = data.draw(st.permutations(range(count)))
-    row_nbytes = 2 * pieces
-    offsets = np.array([7 + place * rows_per_extent * row_nbytes for place in places])
-    extents = Extents("f", rows, row_nbytes, rows_per_extent, offsets, np.dtype("u1"))
-    where = [int(offsets[row // rows_per_extent]) + row % rows_per_extent * row_nbytes for row in range(rows)]
-    cut = extents.cut(pieces)
-    assert (cut.rows, cut.row_nbytes) == (rows * pieces, 2)
-    start = data.draw(st.integers(0, cut.rows))
-    stop = data.draw(st.integers(start, cut.rows))
-    found = list(itertools.chain.from_iterable(range(offset, offset + 2 * (b - a), 2) for _, offset, a, b in cut.runs(start, stop)))
-    assert found == [where[piece // pieces] + piece % pieces * 2 for piece in range(start, stop)]
-    assert [a for _, _, a, _ in cut.runs(start, stop)][1:] == [b for _, _, _, b in cut.runs(start, stop)][:-1]
-
-
-def test_missing_extents_and_files_of_their_own():
-    hole = Extents("f", 4, 8, 2, np.array([100, -1]), np.dtype("f8"), fill=0.0)
-    assert hole.runs(1, 4) == [(0, 108, 0, 1), (1, -1, 1, 3)]
-    many = Extents("a{}b/c.{}.0", 4, 8, 2, np.array([0]), np.dtype("f8"), one_file_each=True)
-    assert [many.file_of(extent) for extent, *_ in many.runs(0, 4)] == ["a{}b/c.0.0", "a{}b/c.1.0"]
-    assert not many.is_one_run and Extents.one_run("f", 5, 4, 8, np.dtype("f8")).is_one_run
-
-
-def test_spec_is_plain():
-    spec = ArraySpec((10, 3, 4), np.dtype("f2"), "NHW")
-    assert (len(spec), spec.sample_shape, spec.sample_nbytes, spec.nbytes) == (10, (3, 4), 24, 240)

@@ -11,24 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from mmapstore.formats.contract import ChunkPlace, StoredArray
+from mmapstore.formats.contract import StoredArray
+from mmapstore.formats.located import ChunkPlace, Located
 from mmapstore.plain.chunk_grid import ChunkGrid
 from mmapstore.plain.codecs import Chain, Codec
 
 GZIP = (Codec("zlib", words="gzip 1"),)
 
 
-@dataclass
-class FakeChunks:
-    root: str
-    grid: ChunkGrid
-    chain: Chain
-    dtype: np.dtype
-    axes: tuple[int, ...] | None
-    fill: Any
+@dataclass(eq=False, kw_only=True)
+class FakeChunks(Located):
     index: dict[int, ChunkPlace]
     nbytes: int = 1000
-    one_file_each: bool = False
+    has_rows: bool = False
 
     def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
         return [self.index.get(number) for number in numbers]
@@ -39,27 +34,25 @@ class FakeStored(StoredArray):
     """A StoredArray that has chunks."""
 
     name: str
-    encoded: FakeChunks | None = None
-    why_not_encoded: str = ""
+    located: FakeChunks | None = None
+    why_not: str = ""
     storage: str = "chunks"
-    extents: None = None
-    why_not_raw: str = "the chunks are encoded"
     decoded: list[int] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        assert self.encoded is not None
-        return self.encoded.grid.shape
+        assert self.located is not None
+        return self.located.grid.shape
 
     @property
     def dtype(self) -> np.dtype:
-        assert self.encoded is not None
-        return self.encoded.dtype
+        assert self.located is not None
+        return self.located.dtype
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        assert self.encoded is not None
-        return self.encoded.grid.chunk
+        assert self.located is not None
+        return self.located.grid.chunk
 
     def read_box(self, selection: Any, out: Any) -> None:
         raise NotImplementedError
@@ -111,4 +104,7 @@ def stored_chunks(
     if not own_files:
         root = folder / "chunks.bin"
         root.write_bytes(blob)
-    return FakeStored("fake::/x", FakeChunks(str(root), grid, chain, array.dtype, axes, fill, index, one_file_each=own_files))
+    located = FakeChunks(
+        root=str(root), grid=grid, chain=chain, dtype=array.dtype, axes=axes, fill=fill, index=index, one_file_each=own_files
+    )
+    return FakeStored("fake::/x", located)

@@ -220,7 +220,7 @@ class OfParts(Counting):
 def test_the_first_samples_of_a_chunk_are_decoded_alone_where_that_is_cheaper(tmp_path, start, stop, sizes):
     stored = stored_chunks(tmp_path, FRAMES.copy(), (8, 3, 4, 5))
     decoder = OfParts(reader_of(stored)._decoder)
-    reader = Decoded(stored, StoredLayout.of(None, SHAPE, "x"), "why", stored.encoded, decoder)
+    reader = Decoded(stored, StoredLayout.of(None, SHAPE, "x"), "why", stored.located, decoder)
     out = np.empty((stop - start, 3, 4, 5), "f4")
     reader.read(start, stop, out)
     np.testing.assert_array_equal(out, FRAMES[start:stop])
@@ -328,7 +328,7 @@ def test_it_pickles_by_path(tmp_path):
     again.read(3, 12, out)
     np.testing.assert_array_equal(out, FRAMES[3:12])
     assert (again.spec, again.why) == (reader.spec, "why")
-    stored.encoded.chain = (Codec("szip"),)
+    stored.located.chain = (Codec("szip"),)
     with pytest.raises(OSError, match=r"cannot be decoded here, though it could where it was opened: .*szip"):
         pickle.loads(pickle.dumps(reader))
 
@@ -358,7 +358,7 @@ def test_the_kernel_is_told_of_chunks(tmp_path, monkeypatch, own_files):
     monkeypatch.setattr(os, "posix_fadvise", lambda number, offset, nbytes, what: told.append((what, offset, nbytes)))
 
     def places(*numbers):
-        found = [stored.encoded.index[number] for number in numbers]
+        found = [stored.located.index[number] for number in numbers]
         return [(place.offset, place.nbytes if place.nbytes >= 0 else os.stat(place.path).st_size) for place in found]
 
     if own_files:
@@ -382,10 +382,10 @@ def test_the_kernel_is_told_of_chunks(tmp_path, monkeypatch, own_files):
 def test_why_there_is_no_reader(tmp_path):
     stored = stored_chunks(tmp_path, FRAMES.copy(), (8, 3, 4, 5))
     layout = StoredLayout.of(None, SHAPE, "x")
-    stored.encoded.chain = (Codec("szip"),)
+    stored.located.chain = (Codec("szip"),)
     reader, why = decoded_reader(stored, layout)
     assert reader is None and "szip" in why
-    stored.encoded, stored.why_not_encoded = None, "only HDF5 knows"
+    stored.located, stored.why_not = None, "only HDF5 knows"
     assert decoded_reader(stored, layout) == (None, "only HDF5 knows")
 
 

@@ -23,7 +23,7 @@ CHUNK = (8, 3, 4, 5)
 
 
 def place_of(stored: FakeStored, number: int):
-    return stored.encoded.index[number]
+    return stored.located.index[number]
 
 
 def read_all(reader) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_a_flipped_bit_under_a_checksum(tmp_path, own_files, encoded, chunk):
 @pytest.mark.parametrize("chunk", [CHUNK, (1, 3, 4, 5)], ids=["read one by one", "read together"])
 def test_a_truncated_file(tmp_path, chunk):
     stored = stored_chunks(tmp_path, FRAMES.copy(), chunk)
-    reader, place = reader_of(stored), place_of(stored, max(stored.encoded.index))
+    reader, place = reader_of(stored), place_of(stored, max(stored.located.index))
     read_all(reader)
     os.truncate(place.path, place.offset + 5)
     with pytest.raises(
@@ -134,9 +134,9 @@ def test_frames_that_do_not_say_how_long_they_are(tmp_path):
 @pytest.mark.parametrize("nbytes", [0, 2 * 8 * 60 * 4 + 2**17])
 def test_a_size_that_no_encoder_gives_is_refused(tmp_path, nbytes):
     stored = stored_chunks(tmp_path, FRAMES.copy(), CHUNK)
-    with Path(stored.encoded.root).open("ab") as file:
+    with Path(stored.located.root).open("ab") as file:
         file.write(bytes(1 << 20))
-    stored.encoded.index[1] = place_of(stored, 1)._replace(nbytes=nbytes)
+    stored.located.index[1] = place_of(stored, 1)._replace(nbytes=nbytes)
     with pytest.raises(DamagedFileError, match=rf"\(8, 0, 0, 0\).* is said to have {nbytes} stored bytes, but decodes to 1920"):
         read_all(reader_of(stored))
 
@@ -148,7 +148,7 @@ def test_plain_chunks_have_one_size(tmp_path, own_files, chunk):
     if own_files:
         os.truncate(place_of(stored, 2).path, 100)
     else:
-        stored.encoded.index[2] = place_of(stored, 2)._replace(nbytes=100)
+        stored.located.index[2] = place_of(stored, 2)._replace(nbytes=100)
     with pytest.raises(
         DamagedFileError, match=rf"\({2 * chunk[0]}, 0, 0, 0\).* is damaged: it has 100 stored bytes, expected {240 * chunk[0]}"
     ):
@@ -177,7 +177,7 @@ def test_a_missing_file_is_the_fill_value_a_missing_directory_is_not(tmp_path):
 def test_a_missing_file_of_many_chunks_is_damage(tmp_path):
     stored = stored_chunks(tmp_path, FRAMES.copy(), CHUNK)
     reader = reader_of(stored)
-    os.remove(stored.encoded.root)
+    os.remove(stored.located.root)
     with pytest.raises(DamagedFileError, match=r"the chunk that begins at \(0, 0, 0, 0\).* cannot be read: .*does not exist"):
         read_all(reader)
     with pytest.raises(NotFoundError, match=r"chunks.bin does not exist"):
@@ -191,7 +191,7 @@ def test_places_that_cannot_be_opened_are_named(tmp_path, monkeypatch):
     path.mkdir()
     with pytest.raises(DamagedFileError, match=r"\(8, 0, 0, 0\).*(is a directory|stored bytes)"):
         read_all(reader_of(stored))
-    stored.encoded.index[1] = place_of(stored, 1)._replace(path=place_of(stored, 2).path + "/below")
+    stored.located.index[1] = place_of(stored, 1)._replace(path=place_of(stored, 2).path + "/below")
     with pytest.raises(DamagedFileError, match=r"\(8, 0, 0, 0\).* cannot be read: a part of its path is a file"):
         read_all(reader_of(stored))
     reader = reader_of(stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import pickle
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_chunks import stored_chunks
 
 import mmapstore
 from mmapstore.formats.in_memory import from_live
 from mmapstore.formats.npy_file import open_array
+from mmapstore.formats.zarr_chunks import ChunkNames, ChunksInFiles
 from mmapstore.plain.array_spec import StoredLayout
+from mmapstore.plain.chunk_grid import ChunkGrid
 from mmapstore.plain.errors import DamagedFileError, NotFoundError
-from mmapstore.plain.extents import Extents
 from mmapstore.readers.contract import Part
 from mmapstore.readers.joined import join
 from mmapstore.readers.raw_reader import StoredRaw
@@ -107,15 +110,20 @@ def test_changed_files_are_noticed(tmp_path, letters, mapped, order):
         joined.check()
 
 
+def files_in(folder: Path, fill: float) -> ChunksInFiles:
+    names = ChunkNames.of(str(folder), "default", "/", rank=2)
+    return ChunksInFiles(root=names.root, names=names, grid=ChunkGrid((12, 3), (4, 3)), dtype=np.dtype("f4"), fill=fill)
+
+
 def one_file_each(folder: Path, fill=7.0) -> tuple[StoredRaw, np.ndarray]:
     """Chunks of 4 samples; the second is missing."""
     array = np.arange(12 * 3, dtype="f4").reshape(12, 3)
     (folder / "c").mkdir(parents=True)
     for number in (0, 2):
-        (folder / "c" / str(number)).write_bytes(array[4 * number : 4 * number + 4].tobytes())
+        (folder / "c" / str(number)).mkdir()
+        (folder / "c" / str(number) / "0").write_bytes(array[4 * number : 4 * number + 4].tobytes())
     array[4:8] = fill
-    extents = Extents(str(folder / "c" / "{}"), 12, 12, 4, np.zeros(1, np.int64), array.dtype, fill, one_file_each=True)
-    return StoredRaw(extents, StoredLayout("NC", (12, 3)), "why"), array
+    return StoredRaw(files_in(folder, fill), StoredLayout("NC", (12, 3)), "why"), array
 
 
 def test_a_missing_chunk_file_is_the_fill_value_a_missing_directory_is_not(tmp_path):
@@ -126,15 +134,32 @@ def test_a_missing_chunk_file_is_the_fill_value_a_missing_directory_is_not(tmp_p
     np.testing.assert_array_equal(out, expected)
     shutil.rmtree(tmp_path / "x")
     for call in (reader.check, lambda: reader.read(4, 8, out[:4])):
-        with pytest.raises(DamagedFileError, match=r"x/c does not exist any more: the array was deleted or moved"):
+        with pytest.raises(DamagedFileError, match=r"x does not exist any more: the array was deleted or moved"):
             call()
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("each", [1, 2, 5])
+def test_chunks_of_whole_rows_are_read_where_they_lie(tmp_path, each, pieces):
+    """Rows may be episodes, cut into samples, and chunks may be missing."""
+    array = np.arange(7 * pieces * 2, dtype=">i2").reshape(7, pieces, 2)
+    located = stored_chunks(tmp_path, array, (each, pieces, 2), chain=(), missing=[1], fill=99).located
+    located.has_rows = True
+    reader = StoredRaw(located, StoredLayout("NTC", array.shape), "why")
+    samples = array.reshape(-1, 2)
+    for start, stop in itertools.combinations(range(len(samples) + 1), 2):
+        out = np.empty((stop - start, 2), "i2")
+        reader.read(start, stop, out)
+        np.testing.assert_array_equal(out, samples[start:stop])
+    starts, out = np.random.default_rng(0).permutation(len(samples) - 1), np.empty((len(samples) - 1, 2, 2), "i2")
+    reader.gather(starts, [Part(0, 2, 1, out)])
+    np.testing.assert_array_equal(out, samples[starts[:, None] + np.arange(2)])
 
 
 def test_an_array_that_was_never_written_to_is_all_fill(tmp_path):
     """Its chunks' directory appears with the first chunk."""
     (tmp_path / "x").mkdir()
-    extents = Extents(str(tmp_path / "x" / "c" / "{}"), 12, 12, 4, np.zeros(1, np.int64), np.dtype("f4"), 3.0, one_file_each=True)
-    reader, out = StoredRaw(extents, StoredLayout("NC", (12, 3)), "why"), np.empty((12, 3), "f4")
+    reader, out = StoredRaw(files_in(tmp_path / "x", 3.0), StoredLayout("NC", (12, 3)), "why"), np.empty((12, 3), "f4")
     reader.check()
     reader.read(0, 12, out)
     assert (out == 3).all()

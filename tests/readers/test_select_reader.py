@@ -7,17 +7,16 @@ import pytest
 from fake_chunks import stored_chunks
 from test_decoded import FRAMES, count_decodes, reader_of
 
+from mmapstore.formats.located import one_run
 from mmapstore.formats.npy_file import open_array
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.codecs import Codec
-from mmapstore.plain.extents import Extents
 from mmapstore.plain.runs import as_runs
 from mmapstore.readers import select_reader
-from mmapstore.readers.chunk_runs import batch_cost
+from mmapstore.readers.chunk_runs import batch_cost, in_stretches
 from mmapstore.readers.decoded import Decoded
 from mmapstore.readers.joined import join
 from mmapstore.readers.library_reader import LibraryReader
-from mmapstore.readers.plain_chunks import PlainChunks
 from mmapstore.readers.select_reader import reader_for
 
 
@@ -29,9 +28,9 @@ def two_processors(monkeypatch):
 def why(tmp_path, monkeypatch, layout: str, shape, chunk, dtype="f4", chain=None) -> str:
     stored = stored_chunks(tmp_path, np.zeros((1,) * len(shape), dtype), (1,) * len(shape))
     stored.name = "/data/a.h5::/x"
-    stored.encoded.grid = type(stored.encoded.grid)(shape, chunk)
+    stored.located.grid = type(stored.located.grid)(shape, chunk)
     if chain is not None:
-        stored.encoded.chain = chain
+        stored.located.chain = chain
     reader = reader_for(stored, StoredLayout.of(layout, shape, "x"))
     assert isinstance(reader, Decoded)
     return reader.why
@@ -124,8 +123,7 @@ def test_what_no_decoder_reads_goes_through_the_library_with_the_reason(tmp_path
 
 def test_plain_chunks_are_stretches_of_the_file(tmp_path):
     for letters, shape in [("CHWN", (2, 3, 4, 24000)), ("WTNC", (3, 60, 400, 200)), ("CNHW", (3, 7, 40, 50))]:
-        extents = Extents.one_run("a.npy", 128, shape[0], int(np.prod(shape[1:])) * 4, np.dtype("f4"))
-        chunks = PlainChunks("a.npy", extents, StoredLayout(letters, shape))
+        chunks = in_stretches(one_run("a.npy", 128, shape, np.dtype("f4")), 128, StoredLayout(letters, shape))
         grid = chunks.grid
         numbers = [*range(min(len(grid), 50)), len(grid) - 1]
         assert all(n % each == 0 for n, each in zip(shape, grid.chunk, strict=True))

@@ -37,7 +37,7 @@ def findings(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
 def _scattered(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:
     layout = subject.layout
     is_fortran = "scattered" in subject.reader.why and layout.has_rows
-    if (subject.stored.extents is None and subject.chunks is not None) or (layout.is_consecutive and not is_fortran):
+    if (subject.chunks is not None and not subject.chunks.has_rows) or (layout.is_consecutive and not is_fortran):
         return
     in_rows = layout.has_rows and not is_fortran
     what = "consecutive samples lie far apart" if in_rows else "the values of a sample are scattered"

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...files.descriptors import Descriptor, read_exactly
 from ...files.direct_io import PAGE, room_at
-from ...formats.contract import ChunkPlace, EncodedChunks
+from ...formats.located import ChunkPlace, Located
 from ...plain.chunk_grid import Box, ChunkGrid
 from ...plain.errors import NotFoundError, WriteError
 from ..flow.casts import Changes, RefusedValue
@@ -155,7 +155,7 @@ def _write(plan: Plan, writer: Any, box: Box, block: Array) -> None:
             writer.write_box(part, np.ascontiguousarray(block[within]))
 
 
-def _encoded(chunks: EncodedChunks, place: ChunkPlace | None) -> bytearray | None:
+def _encoded(chunks: Located, place: ChunkPlace | None) -> bytearray | None:
     """The stored bytes of a chunk; None where there are none."""
     if place is None:
         return None

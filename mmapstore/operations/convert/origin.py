@@ -16,7 +16,8 @@ from ...batches.dataset import Dataset
 from ...batches.notes import FieldNotes, packed_of
 from ...batches.opening import entries_beside, open_quietly
 from ...files.descriptors import Descriptors, read_exactly
-from ...formats.contract import EncodedChunks, StoredArray
+from ...formats.contract import StoredArray
+from ...formats.located import Located
 from ...formats.registry import open_live, open_stored, split_inside
 from ...plain.array_likes import is_fields
 from ...plain.array_spec import DEFAULT_LAYOUTS, StoredLayout
@@ -145,10 +146,10 @@ class Stored:
         if math.prod(self.shape) == 0 or not self.shape:
             self.how = "nothing is stored" if self.shape else "one value"
             return stored.read_box
-        extents = stored.extents
-        if extents is not None and extents.is_one_run and extents.offset_of(0) >= 0:
-            self._files = Descriptors(extents.path)
-            self._path, self._offset = extents.path, extents.offset_of(0)
+        located = stored.located
+        if located is not None and located.offset is not None:
+            self._files = Descriptors(located.root)
+            self._path, self._offset = located.root, located.offset
             self.how = _IN_PLACE
             return self._read_bytes
         # Letters that name nothing: the first axis stands for samples, so that axes stay in stored order.
@@ -253,9 +254,9 @@ def packing_of(origin: Origin) -> Packing | None:
     return next(iter(found), None)
 
 
-def encoded_of(stored: StoredArray | None) -> EncodedChunks | None:
+def encoded_of(stored: StoredArray | None) -> Located | None:
     """Return the encoded chunks of an array; None where only its library can read them."""
-    return stored.encoded if stored is not None else None
+    return stored.located if stored is not None and stored.chunks else None
 
 
 def fingerprint(origin: Origin) -> dict[str, Any]:

@@ -224,7 +224,7 @@ class ReadThrough(Check):
     ) -> Iterator[BadBlock]:
         block = max(1, self.block_samples * self._row_per_sample)
         why = {start // block: words for start, _, words in reversed(unread)}  # no run goes past the end of a block
-        extents = self.stored.extents
+        located, row_nbytes = self.stored.located, math.prod(self.stored.shape[1:]) * self.stored.dtype.itemsize
         for number, expected in enumerate(entry.checksums):
             found = f"{checksums[number]:08x}" if number in checksums else ""
             if found == expected:
@@ -232,9 +232,8 @@ class ReadThrough(Check):
             problem = f"checksum {found}, expected {expected}" if found else f"cannot be read: {why[number]}"
             samples = number * entry.block_samples, min((number + 1) * entry.block_samples, entry.shape[0])
             place = None
-            if extents is not None and extents.is_one_run and extents.offset_of(0) >= 0:
-                begin, end = (extents.offset_of(0) + at * extents.row_nbytes for at in samples)
-                place = begin, end
+            if located is not None and located.offset is not None:
+                place = located.offset + samples[0] * row_nbytes, located.offset + samples[1] * row_nbytes
             yield BadBlock(number, samples, self.path, place, problem)
 
     def _by_itself(self, told: _Told, unread: list[tuple[int, int, str]]) -> None:
@@ -338,15 +337,15 @@ def _damaged_leaves(each: Described, digests: LeafDigests) -> list[str]:
 
 def _appended(stored: StoredArray, path: str) -> str:
     """Return the bytes behind the values of a .npy file, where there should be none."""
-    extents = stored.extents
-    if extents is None or not path.endswith(".npy") or not os.path.isfile(path):
+    located = stored.located
+    if located is None or located.offset is None or not path.endswith(".npy") or not os.path.isfile(path):
         return ""
-    end = extents.offset_of(0) + extents.rows * extents.row_nbytes
+    end = located.offset + math.prod(stored.shape) * stored.dtype.itemsize
     found = os.path.getsize(path)
     return f"{path} has {found} bytes, expected {end}: {found - end} were appended behind the last value" if found != end else ""
 
 
 def _checks_inside(stored: StoredArray) -> list[str]:
-    chunks = stored.encoded
+    chunks = stored.located
     names = [codec.name for codec in chunks.chain] if chunks is not None else []
     return [_OWN_CHECKS[name] for name in dict.fromkeys(names) if name in _OWN_CHECKS]

@@ -13,9 +13,9 @@ import numpy as np
 
 from ...formats.contract import Selection, StoredArray
 from ...formats.in_memory import ArrayInMemory
+from ...formats.located import one_run
 from ...plain.array_spec import StoredLayout
 from ...plain.errors import DamagedFileError, MmapstoreError
-from ...plain.extents import Extents
 from ...readers.contract import Reader
 from ...readers.library_reader import LibraryReader
 from ...readers.raw_reader import StoredRaw
@@ -75,15 +75,15 @@ def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool =
         cut += 1
     reader: Reader | None = None
     has_values = 0 not in shape
-    extents = stored.extents if has_values else None
+    located = stored.located if has_values else None
     if cut == 1 and not independent and has_values:
         # Letters without a meaning keep the stored order of axes.
         layout = StoredLayout("N" + "".join(chr(ord("a") + axis) for axis in range(len(shape) - 1)), shape)
         with contextlib.suppress(DamagedFileError):  # the format's own library tells whether it is
             reader = reader_for(stored, layout, mapped=False)
-    elif not independent and extents is not None and extents.is_one_run and extents.offset_of(0) >= 0:
-        flat = Extents.one_run(extents.path, extents.offset_of(0), math.prod(shape), dtype.itemsize, stored.dtype)
-        reader = StoredRaw(flat, StoredLayout("N", (flat.rows,)), "read with preadv where the bytes lie", mapped=False)
+    elif not independent and located is not None and located.offset is not None:
+        flat = one_run(located.root, located.offset, (math.prod(shape),), stored.dtype)
+        reader = StoredRaw(flat, StoredLayout("N", flat.grid.shape), "read with preadv where the bytes lie", mapped=False)
     if reader is None:
         stored.require_codecs()
         folded = _Folded(stored, cut)
