@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -165,3 +166,16 @@ def test_the_command(capsys, folder, tmp_path):
     assert "--dtype can be meant for one array alone" in capsys.readouterr().err
     assert main(["convert", str(folder / "a.h5"), str(tmp_path / "b.zarr"), "--all", "--to", ".h5"]) == 2
     assert "--to is for a directory of archives" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_engine_converts_several_at_once(folder, tmp_path):
+    """Each in a child of its own, with the rows of one process; a second call converts nothing but what failed."""
+    straight = convert_directory(folder, tmp_path / "straight", progress=False)
+    told = []
+    with ThreadPoolExecutor(2) as executor:
+        report = convert_directory(folder, tmp_path / "out", engine=executor, progress=told.append)
+        again = convert_directory(folder, tmp_path / "out", engine=executor, progress=False)
+    assert rows_of(report) == rows_of(straight) == rows_of(again)
+    assert {row.archive for row in told} == {row.archive for row in report.rows if row.outcome != "left out"}
+    assert zarr.open_array(tmp_path / "out/deep/er/b.zarr/x", mode="r")[:].tolist() == [1, 2, 3]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...batches.opening import natural
 from ...files import durable_writes
@@ -20,13 +23,15 @@ from ...formats.containers import HDF5, NPY_FILE, NPY_TREE, ZARR
 from ...formats.npy_tree import NPY_TREE_SUFFIX
 from ...formats.registry import PARTIAL
 from ...formats.tree_contract import Container
-from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError
+from ...plain.errors import InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError, TargetExistsError, WriteError
 from ...plain.manifest import DIRECTORY_MANIFEST, is_beside
 from ...plain.memory_budget import parse_bytes
+from ..flow import engines
 from ..flow.journal import UNREADABLE, add_lines, cut_to, journal_lines
-from .tree import ProgressCall, convert_all, fingerprint
+from .tree import ProgressCall, convert_all, fingerprint, reporting
 from .tree_report import FAILED, LEFT_OUT, TreeReport, TreeRow
 
+ARCHIVE = "archive"  # the kind of a row of an archive that cannot be converted at all
 JOURNAL = "mmapstore-conversion.jsonl"
 TO = (".zarr", ".h5", NPY_TREE_SUFFIX)
 _VERSION = 2
@@ -121,6 +126,7 @@ def convert_directory(
     resume: bool = True,
     allow_links: bool = False,
     progress: ProgressCall | bool | None = None,
+    engine: Any = engines.THREADS,
 ) -> TreeReport:
     """Convert every archive below a directory, all of each, to the same place below another.
 
@@ -135,6 +141,7 @@ def convert_directory(
     overwrite : replace targets of archives that have changed, and targets that this function did not write
     resume : False converts all again
     max_memory, allow_links, progress : as in `convert_all`
+    engine : as in `convert`: "threads" converts one archive after the other; others several at once, each in a process of its own
 
     Returns a TreeReport of all rows; `exit_code` is 1 if anything anywhere was refused or failed.
 
@@ -154,9 +161,10 @@ def convert_directory(
     archives = list(archives_below(root, leave_out=target))
     _make_directory(target, overwrite)
     with exclusive_lock(os.path.join(target, f"{JOURNAL}.lock"), target):
-        options = {"max_memory": max_memory, "allow_links": allow_links, "progress": progress}
+        options = {"max_memory": max_memory, "allow_links": allow_links, "progress": progress, "resume": resume}
         conversion = _Directory(target, {"to": to, "allow_links": allow_links}, overwrite, resume, options)
-        rows = [row for archive in _named(archives, to) for row in conversion.rows_of(*archive)]
+        with engines.opened(engine) as workers:
+            rows = conversion.rows(_named(archives, to), workers)
     result = TreeReport(root, target, tuple(rows), time.monotonic() - began)
     if report is not None:
         result.write_csv(report)
@@ -202,7 +210,7 @@ def converted_archives(source: str, out: str) -> list[tuple[Archive, str]] | Non
 
 
 class _Directory:
-    """Converts archives one after the other, and keeps a line for each finished one."""
+    """Converts archives, and keeps a line for each finished one."""
 
     def __init__(self, target: str, asked: dict[str, Any], overwrite: bool, resume: bool, options: dict[str, Any]) -> None:
         self._target, self._asked, self._overwrite, self._resume, self._options = target, asked, overwrite, resume, options
@@ -233,36 +241,99 @@ class _Directory:
             add_lines(self._journal, [{"mmapstore_conversion": _VERSION}])
         return found
 
-    def rows_of(self, archive: Archive, name: str) -> list[TreeRow]:
+    def rows(self, archives: Iterable[tuple[Archive, str]], engine: Any) -> list[TreeRow]:
+        """Convert all archives, one after the other or as an engine does them, and return their rows in order."""
+        rows, works = dict[int, list[TreeRow]](), dict[int, _Work]()
+        for number, (archive, name) in enumerate(archives):
+            found = self._begun(archive, name)
+            if isinstance(found, list):
+                rows[number] = found
+            elif engine == engines.THREADS:
+                rows[number] = self._finished(found, _convert(self._options, found))
+            else:
+                works[number] = found
+        if works:
+            options = {**self._options, "progress": False}
+            nbytes = parse_bytes(options["max_memory"])
+            with reporting(self._options["progress"]) as report:
+                for number, done in engines.results(engine, _convert_in_child, options, list(works.items()), nbytes):
+                    rows[number] = self._finished(works[number], done)
+                    for row in rows[number]:
+                        report(row)
+        return [row for number in sorted(rows) for row in rows[number]]
+
+    def _begun(self, archive: Archive, name: str) -> list[TreeRow] | _Work:
+        """Return the rows of an archive that needs no conversion; else the work, which is noted in the journal."""
         if archive.container is None:
             return [TreeRow("/", "file", LEFT_OUT, archive.why_none, archive=archive.relative)]
         try:
-            return self._converted(archive, name)
+            target = os.path.join(self._target, *name.split("/"))
+            now = {**self._asked, "files": fingerprint(archive.path), "target": name}
+            before = self._lines.get(archive.relative, {})
+            is_same = {key: before.get(key) for key in now} == now
+            if is_same and before.get("rows") and self._resume and os.path.lexists(target):
+                found: list[TreeRow] = before["rows"]
+                return found
+            # A target that was begun here may have been finished right before a kill.
+            is_ours = is_same and before.get("target") == name
+            if os.path.lexists(target) and not is_ours and not self._overwrite:
+                why = "its archive has changed since" if before else "it was not made by this conversion"
+                raise TargetExistsError(f"{target} exists, and {why}. Pass overwrite=True (--overwrite) to replace it.")
+            with explaining_write_errors(target):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+            add_lines(self._journal, [{"archive": archive.relative, **now}])
+            return _Work(archive.relative, archive.path, target, now)
         except (MmapstoreError, OSError) as error:
-            if is_of_this_machine(error):
-                raise
-            return [TreeRow("/", "archive", FAILED, str(error), archive=archive.relative)]
+            return _failed(archive.relative, error)
 
-    def _converted(self, archive: Archive, name: str) -> list[TreeRow]:
-        target = os.path.join(self._target, *name.split("/"))
-        now = {**self._asked, "files": fingerprint(archive.path), "target": name}
-        before = self._lines.get(archive.relative, {})
-        is_same = {key: before.get(key) for key in now} == now
-        if is_same and before.get("rows") and self._resume and os.path.lexists(target):
-            found: list[TreeRow] = before["rows"]
-            return found
-        # A target that was begun here may have been finished right before a kill.
-        is_ours = is_same and before.get("target") == name
-        if os.path.lexists(target) and not is_ours and not self._overwrite:
-            why = "its archive has changed since" if before else "it was not made by this conversion"
-            raise TargetExistsError(f"{target} exists, and {why}. Pass overwrite=True (--overwrite) to replace it.")
-        with explaining_write_errors(target):
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-        add_lines(self._journal, [{"archive": archive.relative, **now}])
-        try:
-            report = convert_all(archive.path, target, overwrite=True, resume=self._resume, **self._options)
-        except StateMismatchError:  # what an interrupted run left of another version of this archive
-            report = convert_all(archive.path, target, overwrite=True, resume=False, **self._options)
-        rows = [replace(row, archive=archive.relative) for row in report.rows]
-        add_lines(self._journal, [{"archive": archive.relative, **now, "rows": [vars(row) for row in rows]}])
+    def _finished(self, work: _Work, rows: list[TreeRow]) -> list[TreeRow]:
+        rows = [replace(row, archive=work.relative) for row in rows]
+        if not any(row.kind == ARCHIVE for row in rows):
+            add_lines(self._journal, [{"archive": work.relative, **work.call, "rows": [vars(row) for row in rows]}])
         return rows
+
+
+class _Work(NamedTuple):
+    """An archive to convert: its place, its path, its target, and the call as the journal has it."""
+
+    relative: str
+    path: str
+    target: str
+    call: dict[str, Any]
+
+
+def _failed(relative: str, error: Exception) -> list[TreeRow]:
+    """Return the row of an archive that cannot be converted. Raises the error if the machine is to blame."""
+    if is_of_this_machine(error):
+        raise error
+    return [TreeRow("/", ARCHIVE, FAILED, str(error), archive=relative)]
+
+
+def _convert(options: Mapping[str, Any], work: _Work) -> list[TreeRow]:
+    try:
+        try:
+            return list(convert_all(work.path, work.target, overwrite=True, **options).rows)
+        except StateMismatchError:  # what an interrupted run left of another version of this archive
+            return list(convert_all(work.path, work.target, overwrite=True, **{**options, "resume": False}).rows)
+    except (MmapstoreError, OSError) as error:
+        return _failed(work.relative, error)
+
+
+def _convert_in_child(options: Mapping[str, Any], item: tuple[int, _Work]) -> tuple[int, list[TreeRow]]:
+    """Convert an archive by the command, in a child of the worker: it goes on after a crash inside HDF5 or a filter."""
+    number, work = item
+    given = [f"--max-memory={options['max_memory']}", *["--allow-links"] * options["allow_links"]]
+    command = [sys.executable, "-P", "-m", "mmapstore", "convert", work.path, work.target, "--all", "--overwrite", "--json", *given]
+    for more in ([], ["--no-resume"]) if options["resume"] else (["--no-resume"],):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        try:
+            found = json.loads(done.stdout.splitlines()[-1])
+        except (ValueError, IndexError):
+            found = {"error": "DamagedFileError", "message": done.stderr.strip()[-1000:] or f"exit code {done.returncode}"}
+        if found.get("error") == WriteError.__name__:
+            raise WriteError(found["message"])
+        if found.get("error") != StateMismatchError.__name__:
+            break
+    if "error" in found:
+        return number, [TreeRow("/", ARCHIVE, FAILED, found["message"])]
+    return number, [TreeRow.from_json(row) for row in found["rows"]]

@@ -12,6 +12,7 @@ from ...files.crashes import has_restarted
 from ...plain.errors import InvalidValueError, PackedValuesWarning
 from ..command_options import RESUMABLE, add_options, engine_of, keywords, print_result
 from ..flow.casts import CASTINGS
+from ..flow.engines import THREADS
 from ..flow.receipts import part_of_job
 from . import convert
 from .archives import TO, convert_directory, is_directory_of_archives
@@ -110,13 +111,17 @@ def _run_tree(args: argparse.Namespace) -> int:
         raise InvalidValueError(
             f"{', '.join(given)} can be meant for one array alone, and {args.source} is converted with all that is in it."
         )
-    resume = args.resume or has_restarted()
+    resume, engine = args.resume or has_restarted(), engine_of(args)
     done: TreeReport
     if is_directory_of_archives(args.source):
-        done = convert_directory(**keywords(convert_directory, args, to=args.to or TO[0], resume=resume))
+        done = convert_directory(**keywords(convert_directory, args, to=args.to or TO[0], resume=resume, engine=engine))
     else:
         if args.to:
             raise InvalidValueError(f"--to is for a directory of archives; {args.source} is one. Give DST that suffix.")
+        if engine != THREADS:
+            raise InvalidValueError(
+                f"--engine is for one array or a directory of archives; {args.source} is one archive. Leave it out."
+            )
         done = convert_all(**keywords(convert_all, args, resume=resume))
         if args.report:
             done.write_csv(args.report)

@@ -167,7 +167,8 @@ def plan_parts(
     target.require_apart_from(found.paths)
     if not target.writing.takes_parts:
         raise InvalidValueError(
-            f"{target.path} cannot be written in parts: {target.format.title} has one writer at a time. Write to .npy or .zarr."
+            f"{target.path} cannot be written in parts: {target.format.title} has one writer at a time. Write to .npy or .zarr, or "
+            "one file for each range of samples (samples=, --samples), which mmapstore.open('parts/*.h5') joins."
         )
     plan = plan_of(found, target, request, max_memory)
     target.require_directory()

@@ -121,7 +121,7 @@ def convert_all(
         if journal.finished is None:
             _require_free(target, container, overwrite)
             with (
-                _reporting(progress) as report,
+                reporting(progress) as report,
                 step(f"converting {path}"),
                 contextlib.closing(open_tree(path, inside or "", allow_links)) as tree,
             ):
@@ -294,7 +294,7 @@ def _require_free(target: str, container: Container, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _reporting(progress: ProgressCall | bool | None) -> Iterator[ProgressCall]:
+def reporting(progress: ProgressCall | bool | None) -> Iterator[ProgressCall]:
     """Yield the function that is called with each row: the user's, one that moves a bar, or one that does nothing."""
     if not shows_bar(progress, "a row"):
         yield progress if callable(progress) else lambda row: None

@@ -16,7 +16,7 @@ import pickle
 import platform
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -25,20 +25,21 @@ from ...plain.errors import InvalidTypeError, MissingPackageError, MmapstoreErro
 
 P = TypeVar("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 THREADS, PROCESSES, DASK = "threads", "processes", "dask"
 _AHEAD = 1000  # tasks with the engine at a time: each is some kB of its scheduler's memory
 _RETRIES = 3  # of a region whose workers died
 
 
-def results(engine: Any, do: Callable[[P, int], R], plan: P, numbers: Sequence[int], memory_nbytes: int) -> Iterator[R]:
-    """Yield `do(plan, number)` for all numbers, in any order.
+def results(engine: Any, do: Callable[[P, T], R], plan: P, items: Sequence[T], memory_nbytes: int) -> Iterator[R]:
+    """Yield `do(plan, item)` for all items, the numbers of regions, in any order.
 
     Parameters
     ----------
     engine : what `opened` yields: "processes", a `distributed.Client`, or an object with `map(fn, items)`, which returns results,
         or futures of them, in order
-    do : a function of a module, which workers import; it may be called twice for a number
+    do : a function of a module, which workers import; it may be called twice for an item
     memory_nbytes : of one task, which Dask reserves where its workers have a resource called "memory"
 
     Raises what `do` raises, with the worker's name where it is another machine; StateMismatchError for a worker with another
@@ -47,11 +48,11 @@ def results(engine: Any, do: Callable[[P, int], R], plan: P, numbers: Sequence[i
     found: Generator[R]
     task = functools.partial(_done, _version(), platform.node(), pickle.dumps((do, plan)))
     if engine == PROCESSES:
-        found = _by_processes(task, numbers)
+        found = _by_processes(task, items)
     elif _is_dask(engine):
-        found = _by_dask(engine, task, numbers, memory_nbytes)
+        found = _by_dask(engine, task, items, memory_nbytes)
     else:
-        found = _by_map(engine, task, numbers)
+        found = _by_map(engine, task, items)
     try:
         with contextlib.closing(found):
             yield from found
@@ -83,33 +84,38 @@ def _version() -> str:
     return importlib.metadata.version("mmapstore")
 
 
-def _done(version: str, node: str, work: bytes, number: int) -> Any:
+def _done(version: str, node: str, work: bytes, item: Any) -> Any:
     """Do a region in a worker, and say which worker it was if it cannot."""
     here = f"Worker {platform.node()} (process {os.getpid()})"
     if version != _version():
         raise StateMismatchError(f"{here} has mmapstore {_version()}, and was called by {version}. Install one version everywhere.")
     do, plan = pickle.loads(work)
     try:
-        return do(plan, number)
+        return do(plan, item)
     except MmapstoreError as error:
         if platform.node() == node:
             raise
         raise type(error)(f"{here}: {error}") from error
 
 
-def _by_processes(task: Callable[[int], R], numbers: Iterable[int]) -> Generator[R]:
-    """Yield results of as many processes as there are CPUs; regions of processes that were killed are done again."""
-    left, attempts = list(numbers), 0
+def _by_processes(task: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
+    """Yield results of as many processes as there are CPUs; items of processes that were killed are done again."""
+    left, attempts = dict(enumerate(items)), 0
     while left:
-        done: set[int] = set()
+        before = len(left)
         pool = ProcessPoolExecutor(usable_cpus(), mp_context=multiprocessing.get_context("spawn"))
         try:
-            for number, future in _completed(pool, task, left):
-                result = future.result()
-                done.add(number)
-                yield result
+            waiting = iter(list(left.items()))
+            under_way = {pool.submit(task, item): place for place, item in itertools.islice(waiting, _AHEAD)}
+            while under_way:
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    result = future.result()
+                    del left[under_way.pop(future)]
+                    yield result
+                    for place, item in itertools.islice(waiting, 1):
+                        under_way[pool.submit(task, item)] = place
         except BrokenProcessPool as error:
-            attempts = 0 if done else attempts + 1
+            attempts = attempts + 1 if len(left) == before else 0
             if attempts == _RETRIES:
                 raise ReadError(
                     f"{attempts} times in turn, all worker processes ended before one had done a region: they were killed, for too "
@@ -118,23 +124,11 @@ def _by_processes(task: Callable[[int], R], numbers: Iterable[int]) -> Generator
                 ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        left = [number for number in left if number not in done]
 
 
-def _completed(pool: ProcessPoolExecutor, task: Callable[[int], R], numbers: Iterable[int]) -> Iterator[tuple[int, Future[R]]]:
-    """Yield (number, future) as futures are done; _AHEAD are submitted at a time."""
-    waiting = iter(numbers)
-    under_way = {pool.submit(task, number): number for number in itertools.islice(waiting, _AHEAD)}
-    while under_way:
-        for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-            yield under_way.pop(future), future
-            for number in itertools.islice(waiting, 1):
-                under_way[pool.submit(task, number)] = number
-
-
-def _by_map(engine: Any, task: Callable[[int], R], numbers: Sequence[int]) -> Generator[R]:
-    for first in range(0, len(numbers), _AHEAD):
-        for found in engine.map(task, numbers[first : first + _AHEAD]):
+def _by_map(engine: Any, task: Callable[[T], R], items: Sequence[T]) -> Generator[R]:
+    for first in range(0, len(items), _AHEAD):
+        for found in engine.map(task, items[first : first + _AHEAD]):
             yield found.result() if hasattr(found, "result") else found
 
 
@@ -160,16 +154,16 @@ def _is_dask(engine: Any) -> bool:
     return isinstance(engine, getattr(sys.modules.get("distributed"), "Client", ()))
 
 
-def _by_dask(client: Any, task: Callable[[int], R], numbers: Iterable[int], memory_nbytes: int) -> Generator[R]:
+def _by_dask(client: Any, task: Callable[[T], R], items: Iterable[T], memory_nbytes: int) -> Generator[R]:
     from distributed import KilledWorker, as_completed
 
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     reserves = bool(workers) and all("memory" in worker["resources"] for worker in workers)
     options = {"resources": {"memory": memory_nbytes}} if reserves else {}
-    waiting = iter(numbers)
+    waiting = iter(items)
 
     def submitted(count: int) -> list[Any]:
-        return [client.submit(task, number, pure=False, retries=_RETRIES, **options) for number in itertools.islice(waiting, count)]
+        return [client.submit(task, item, pure=False, retries=_RETRIES, **options) for item in itertools.islice(waiting, count)]
 
     futures = as_completed(submitted(_AHEAD))
     try:
