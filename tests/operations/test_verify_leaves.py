@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mmapstore as mm
 from mmapstore.operations.convert import convert
@@ -143,3 +145,32 @@ def test_one_file_for_the_fields_of_a_directory(tmp_path: Path) -> None:
     np.save(tmp_path / "more.npy", frames(4))
     (tmp_path / "more.npy.mmapstore.leaves").write_bytes(b"\0" * 64)
     assert len(mm.open(str(tmp_path / "more*"))) == 4
+
+
+@given(
+    layout=st.permutations("NTCHW").map("".join),
+    episodes=st.integers(1, 4),
+    nbytes=st.sampled_from([40, 300, 2000, 10**6]),
+    at=st.integers(0, 10**6),
+    memory=st.sampled_from([30_000_000, 256_000_000]),
+)
+@settings(max_examples=25)
+def test_every_order_of_axes_is_verified(tmp_path: Path, layout: str, episodes: int, nbytes: int, at: int, memory: int) -> None:
+    """Manifests of `convert` are whole; a changed value is found, and its sample is named where samples follow each other."""
+    path, array = str(tmp_path / "x.npy"), np.random.default_rng(0).random((episodes, 3, 2, 4, 5), np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmapstore.operations.convert.plan.PREFERRED_NBYTES", nbytes)
+        patch.setattr("mmapstore.operations.flow.slabs.PREFERRED_NBYTES", nbytes)
+        convert(array, path, source_layout="NTCHW", layout=layout, overwrite=True)
+    found = verify(path, max_memory=memory)
+    assert found, found.to_text()
+    changed = np.load(path, mmap_mode="r+")
+    at %= changed.size
+    changed.reshape(-1)[at] += 1
+    del changed
+    (found,) = verify(path, max_memory=memory).arrays
+    assert not found.ok and any("SHA-256" in problem for problem in found.problems)
+    if layout.startswith("NT") and found.bad_blocks:
+        (block,) = found.bad_blocks
+        assert block.samples[0] <= at // 40 < block.samples[1] and block.bytes is not None
+        assert block.bytes[0] <= os.path.getsize(path) - 4 * (array.size - at) < block.bytes[1]

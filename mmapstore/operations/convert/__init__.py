@@ -31,7 +31,6 @@ from ..flow.target import Target
 from ..ingest.description import written_by
 from ..progress import Progress
 from . import origin
-from .block_checksums import BlockChecksums
 from .copying import FIELD, Slabwise, read_blocks, written_blocks
 from .dropped_metadata import left_behind, lost_in
 from .dry_run import estimated
@@ -208,10 +207,10 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
     place = plan.target.place(FIELD)
     bar = Progress(progress, plan.samples, plan.nbytes // plan.samples, 0)
     try:
-        tally, blocks = Tally(plan.new.dtype), BlockChecksums(plan)
-        writer: Any = _reopened(plan, journal.record, tally, blocks) if journal.record is not None else None
+        tally = Tally(plan.new.dtype)
+        writer: Any = _reopened(plan, journal.record, tally) if journal.record is not None else None
         if writer is None:
-            tally, blocks = Tally(plan.new.dtype), BlockChecksums(plan)
+            tally = Tally(plan.new.dtype)
             journal.record = Record(plan.slabs.most_values, {FIELD: 0})
             durable_writes.remove(place.path)
         journal.rewrite()
@@ -221,7 +220,7 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
         try:
             bar(record.samples)
             source = read_blocks(plan, record.blocks, len(plan.slabs), writer.memory_offset, counted(record))
-            copy(source, Slabwise(plan, writer), {FIELD: tally}, journal, bar, verify, blocks.take)
+            copy(source, Slabwise(plan, writer), {FIELD: tally}, journal, bar, verify)
         except BaseException:
             with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError):
                 writer.close()
@@ -234,10 +233,10 @@ def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayMa
             verify_all(plan.target.path, plan.new, plan.slabs, record.checksums[FIELD], stored)
     finally:
         bar.close()
-    return entry_of(plan, tally.digest, blocks.samples, blocks.finish(), verify)
+    return entry_of(plan, tally.digest, record.checksums[FIELD], verify)
 
 
-def _reopened(plan: Plan, record: Record, tally: Tally, blocks: BlockChecksums) -> Any:
+def _reopened(plan: Plan, record: Record, tally: Tally) -> Any:
     """A writer for what an interrupted call left, `record` cut down to what is right; None to begin again."""
     place = plan.target.place(FIELD)
     if not record.blocks or not os.path.lexists(place.path):
@@ -247,7 +246,7 @@ def _reopened(plan: Plan, record: Record, tally: Tally, blocks: BlockChecksums) 
     except (MmapstoreError, OSError):
         return None  # killed while the library had its own bookkeeping half written: nothing can be trusted
     written = list(written_blocks(plan, 0, record.blocks))
-    right = read_back(written, record, Slabwise(plan, writer).read, {FIELD: tally}, blocks.take)
+    right = read_back(written, record, Slabwise(plan, writer).read, {FIELD: tally})
     if right == 0 or (right < len(written) and any(record.counts.values())):  # what was counted is not known slab by slab
         writer.close()
         return None

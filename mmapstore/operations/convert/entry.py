@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ...plain.content_digest import LeafDigests
 from ...plain.json_values import as_json
 from ...plain.manifest import ArrayManifest
@@ -14,9 +16,14 @@ from .dropped_metadata import lost_in
 from .plan import Plan
 
 
-def entry_of(plan: Plan, digest: LeafDigests, block_samples: int, checksums: tuple[str, ...], verified: bool) -> ArrayManifest:
-    """Return the entry of the manifest of a target that is on disk."""
-    place = plan.target.place(FIELD)
+def entry_of(plan: Plan, digest: LeafDigests, checksums: Iterable[str], verified: bool) -> ArrayManifest:
+    """Return the entry of the manifest of a target that is on disk. `checksums` are those of all slabs.
+
+    Slabs of whole samples are the blocks of the manifest. Of others it has no checksums, and the leaves of the digest alone tell
+    damaged ranges.
+    """
+    place, values, each = plan.target.place(FIELD), plan.slabs.most_values, plan.sample_values
+    are_blocks = plan.is_in_sample_order and plan.slabs.is_uniform and values % each == 0
     return ArrayManifest(
         file=place.file,
         key=place.key,
@@ -24,8 +31,8 @@ def entry_of(plan: Plan, digest: LeafDigests, block_samples: int, checksums: tup
         dtype=plan.new.dtype.str,
         layout=plan.layout,
         episodes=_episodes(plan),
-        block_samples=block_samples,
-        checksums=checksums,
+        block_samples=values // each if are_blocks else plan.samples,
+        checksums=tuple(checksums) if are_blocks else (),
         source=plan.origin.name,
         sha256=digest.root(plan.new.shape),
         leaves=tuple(filter(None, digest.of(plan.new.shape))),

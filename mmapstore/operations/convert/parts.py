@@ -41,7 +41,6 @@ from ..flow.target import Target
 from ..ingest.description import written_by
 from ..progress import Progress
 from . import origin
-from .block_checksums import BlockChecksums
 from .copying import FIELD, Slabwise, read_blocks
 from .entry import counted, entry_of
 from .plan import Plan, call_of, plan_of
@@ -362,10 +361,8 @@ def finish(parts: Parts, receipts: Iterable[Receipt], overwrite: bool = False) -
             raise StateMismatchError(f"{target.partial} is not the partial target of these parts. Plan the conversion anew.")
         place = target.place(FIELD)
         _hash_rest(plan.slabs, digest, plan.new.shape, target.format.open_array(place.path, place.key or None))
-        checksums = [checksum for number in range(len(parts)) for checksum in known[number].checksums]
-        blocks = BlockChecksums(plan)
-        kept = tuple(checksums) if blocks.is_kept and blocks.are_pieces else ()
-        entry = entry_of(plan, digest, blocks.samples if kept else plan.samples, kept, parts.verify)
+        checksums = (checksum for number in range(len(parts)) for checksum in known[number].checksums)
+        entry = entry_of(plan, digest, checksums, parts.verify)
         manifest = Manifest({FIELD: entry}, written_by())
         journal.finish(manifest)
         publish(journal, overwrite)

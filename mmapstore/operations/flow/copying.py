@@ -115,7 +115,6 @@ def read_back(
     record: Record,
     read: Callable[[Block], Mapping[str, Array]],
     tallies: Mapping[str, Tally],
-    note: Note = lambda block, checksums: None,
 ) -> int:
     """Take recorded blocks into the tallies, up to the first that is not as it was written; return the number of right ones."""
     right = 0
@@ -129,7 +128,6 @@ def read_back(
             if any(record.checksums[name][right] != checksum for name, checksum in checksums.items()):
                 break
             wait = beside.take(values, block.starts)
-            note(block, checksums)
             wait()
             right += 1
     return right

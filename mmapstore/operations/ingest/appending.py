@@ -58,7 +58,8 @@ def before_of(target: Target, source: Source, options: Options) -> Before:
     blocks = {entry.block_samples for entry in entries.values()}
     # Plain bytes are the same whoever wrote them; how else samples are chunked and encoded, only an ingest has noted.
     is_known = not target.writing.compressions or all("compression" in (entry.provenance or _NOTHING) for entry in entries.values())
-    if len(samples) > 1 or len(blocks) > 1 or not is_known:
+    has_blocks = all(len(entry.checksums) == -(-entry.shape[0] // entry.block_samples) for entry in entries.values())
+    if len(samples) > 1 or len(blocks) > 1 or not is_known or not has_blocks:
         raise InvalidValueError(
             f"{target.path} was not written by `ingest`, whose manifest says in which chunks and with which compression to go on. "
             f"Write it anew where you append, once: mmapstore ingest {shlex.quote(target.opened_as)} NEW"

@@ -114,7 +114,8 @@ class ReadThrough(Check):
     rows: Rows
     together: int
     manifest: Described | None
-    block_samples: int
+    leading: int  # axes that count samples, and places along the first axis where samples do not follow each other
+    block_samples: int  # 0 where no blocks have checksums
     independent: bool
 
     @classmethod
@@ -124,21 +125,22 @@ class ReadThrough(Check):
         """Decide how the array is read. Raises MemoryBudgetError, MissingPackageError, DamagedFileError."""
         if independent and path.endswith(".npy"):
             stored = by_numpy(name, path)
-        rows = rows_in_order(stored, max(1, max_memory // 8), independent)
+        leading, block = 1, 0
+        if manifest is not None and manifest.entry.checksums:
+            leading, block = _leading(manifest.entry), manifest.entry.block_samples
+        rows = rows_in_order(stored, max(1, max_memory // 8), independent, leading)
         together = rows.together(min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
-        if manifest is not None:
-            block = max(1, min(manifest.entry.block_samples, manifest.entry.shape[0]))
-            together = max(1, min(together, block * (rows.count // max(1, manifest.entry.shape[0]))))
+        if block:
+            together = max(1, min(together, block * (rows.count // max(1, math.prod(stored.shape[:leading])))))
         blocks = (BLOCKS + (not stored.dtype.isnative)) * together * rows.nbytes
         rows = rows.within(max_memory - blocks - BOOKKEEPING)
         parts = {"blocks read": blocks, "decoding": rows.reader.scratch_nbytes, "bookkeeping": BOOKKEEPING}
         MemoryPlan(parts).require(max_memory, f"Verifying {name}", "Give a larger max_memory= (--max-memory).")
-        block_samples = manifest.entry.block_samples if manifest is not None else rows.count
-        return cls(name, path, stored, rows, together, manifest, block_samples, independent)
+        return cls(name, path, stored, rows, together, manifest, leading, block, independent)
 
     @property
     def samples(self) -> int:
-        return (self.rows.shape or (1,))[0] if math.prod(self.rows.shape) else 0
+        return math.prod(self.rows.shape[: self.leading]) if math.prod(self.rows.shape) else 0
 
     @property
     def sample_nbytes(self) -> int:
@@ -150,13 +152,17 @@ class ReadThrough(Check):
         return self.rows.count // max(1, self.samples)
 
     @property
+    def _block_rows(self) -> int:
+        return max(1, (self.block_samples or self.samples) * self._row_per_sample)
+
+    @property
     def unit(self) -> int:
-        return self.block_samples if self.manifest else self.together
+        return self.block_samples or self.together
 
     def read(self, region: Region, done: Callable[[int], Any]) -> Record:
         """Read a region, and on to the end of the last leaf that begins in it."""
         record, digests, rows = Record(), LeafDigests(self.rows.dtype), self.rows
-        per_sample, block = self._row_per_sample, max(1, self.block_samples * self._row_per_sample)
+        per_sample, block = self._row_per_sample, self._block_rows
         at, last = (sample * per_sample for sample in region)
         leaf = Leaves(0, rows.dtype.itemsize).run
         end = min(rows.count, -(-(-(-last * rows.values // leaf) * leaf) // max(1, rows.values)))
@@ -222,18 +228,18 @@ class ReadThrough(Check):
     def _bad_blocks(
         self, entry: ArrayManifest, checksums: dict[int, int], unread: list[tuple[int, int, str]]
     ) -> Iterator[BadBlock]:
-        block = max(1, self.block_samples * self._row_per_sample)
+        block = self._block_rows
         why = {start // block: words for start, _, words in reversed(unread)}  # no run goes past the end of a block
-        located, row_nbytes = self.stored.located, math.prod(self.stored.shape[1:]) * self.stored.dtype.itemsize
+        located = self.stored.located
         for number, expected in enumerate(entry.checksums):
             found = f"{checksums[number]:08x}" if number in checksums else ""
             if found == expected:
                 continue
             problem = f"checksum {found}, expected {expected}" if found else f"cannot be read: {why[number]}"
-            samples = number * entry.block_samples, min((number + 1) * entry.block_samples, entry.shape[0])
+            samples = number * entry.block_samples, min((number + 1) * entry.block_samples, self.samples)
             place = None
             if located is not None and located.offset is not None:
-                place = located.offset + samples[0] * row_nbytes, located.offset + samples[1] * row_nbytes
+                place = located.offset + samples[0] * self.sample_nbytes, located.offset + samples[1] * self.sample_nbytes
             yield BadBlock(number, samples, self.path, place, problem)
 
     def _by_itself(self, told: _Told, unread: list[tuple[int, int, str]]) -> None:
@@ -267,8 +273,9 @@ def _against_manifest(told: _Told, manifest: Described, digests: LeafDigests) ->
         told.problems.append(
             f"{len(told.bad)} of {count} blocks are not what was written; the first bad one is number {told.bad[0].number}"
         )
-    blocks = f"all {count} blocks have the checksums" if count > 1 else "its one block has the checksum"
-    told.checked.append(f"{blocks} of {manifest.where}")
+    if count:
+        blocks = f"all {count} blocks have the checksums" if count > 1 else "its one block has the checksum"
+        told.checked.append(f"{blocks} of {manifest.where}")
     if not entry.sha256:
         told.notes.append("its manifest names no SHA-256 digest to compare with")
     elif told.sha256 == entry.sha256:
@@ -300,17 +307,25 @@ def check_described(each: Described, max_memory: int, independent: bool, perform
     return perform(ReadThrough.of(stored, each.name, each.path, each, max_memory, independent))
 
 
+def _leading(entry: ArrayManifest) -> int:
+    """Return the number of axes at the front that count samples in C order: N, T or both, in this order; else 1."""
+    if entry.layout.startswith("TN") and min(entry.shape[:2]) > 1:
+        return 1
+    return len(entry.layout) - len(entry.layout.lstrip("NT")) or 1
+
+
 def _inconsistencies(each: Described) -> list[str]:
     entry, found = each.entry, []
-    samples = entry.shape[0] if entry.shape else 0
-    blocks = -(-samples // entry.block_samples) if entry.block_samples > 0 else -1
-    if blocks != len(entry.checksums):
+    if len(entry.layout) != len(entry.shape) or set(entry.layout) - set(LETTERS):
+        return [f"{each.where} gives the axes {entry.shape} the letters {entry.layout!r}; expected one of {LETTERS} for each"]
+    samples = math.prod([n for letter, n in zip(entry.layout, entry.shape, strict=True) if letter in "NT"] or entry.shape[:1])
+    is_in_order = math.prod(entry.shape[: _leading(entry)]) == samples
+    blocks = -(-samples // entry.block_samples) if entry.block_samples > 0 and is_in_order else 0
+    if len(entry.checksums) != blocks and (entry.checksums or not entry.sha256):
         found.append(
             f"{each.where} has {len(entry.checksums)} checksums of blocks of {entry.block_samples} samples; expected {blocks} "
             f"for {samples} samples. Write the data again"
         )
-    if len(entry.layout) != len(entry.shape) or set(entry.layout) - set(LETTERS):
-        found.append(f"{each.where} gives the axes {entry.shape} the letters {entry.layout!r}; expected one of {LETTERS} for each")
     if entry.episodes[-1] != samples:
         found.append(f"{each.where} says that episodes end at sample {entry.episodes[-1]}; expected {samples}")
     return found
@@ -325,11 +340,12 @@ def _damaged_leaves(each: Described, digests: LeafDigests) -> list[str]:
     expected = read_leaves(each.where, entry)
     if not expected:
         return [f"which range was changed is not known: {leaves_path(each.where)} is missing, or belongs to another manifest"]
-    axis = "samples" if entry.layout[0] in "NT" else f"places along {entry.layout[0]}"
+    leading = _leading(entry)
+    axis = "samples" if math.prod(entry.shape[:leading]) == entry.episodes[-1] else f"places along {entry.layout[0]}"
     found = []
     for leaf, (written, now) in enumerate(zip(expected, digests.of(entry.shape), strict=True)):
         if now != written:
-            start, stop = leaves.rows(leaf, math.prod(entry.shape[1:]))
+            start, stop = leaves.rows(leaf, math.prod(entry.shape[leading:]))
             why = "cannot be read" if now is None else "hold other values than were written"
             found.append(f"{axis} [{start}, {stop}) {why} (leaf {leaf} of {len(leaves)})")
     return [*found[:LISTED], *([f"and {len(found) - LISTED} more leaves"] if len(found) > LISTED else [])]

@@ -64,21 +64,22 @@ class Rows:
         return max(1, min(fitting // together * together or fitting, self.count))
 
 
-def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool = False) -> Rows:
+def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool = False, leading: int = 1) -> Rows:
     """Return all values in C order of the stored axes, in rows of at most `most_row_nbytes`, for which long samples are cut.
 
-    `independent`: read by h5py, zarr or NumPy itself. Raises MissingPackageError where the library lacks a codec.
+    `independent`: read by h5py, zarr or NumPy itself. `leading`: axes, 1 or 2, that no row goes across. Raises MissingPackageError
+    where the library lacks a codec.
     """
     shape, dtype = tuple(int(n) for n in stored.shape), stored.dtype.newbyteorder("=")
-    cut = min(1, len(shape))  # axes that are counted off; those behind them make a row
+    cut = min(leading, len(shape))  # axes that are counted off; those behind them make a row
     while cut < len(shape) and math.prod(shape[cut:]) * dtype.itemsize > most_row_nbytes:
         cut += 1
     reader: Reader | None = None
     has_values = 0 not in shape
     located = stored.located if has_values else None
-    if cut == 1 and not independent and has_values:
+    if shape and cut == leading and not independent and has_values:
         # Letters without a meaning keep the stored order of axes.
-        layout = StoredLayout("N" + "".join(chr(ord("a") + axis) for axis in range(len(shape) - 1)), shape)
+        layout = StoredLayout("NT"[:leading] + "".join(chr(ord("a") + axis) for axis in range(len(shape) - leading)), shape)
         with contextlib.suppress(DamagedFileError):  # the format's own library tells whether it is
             reader = reader_for(stored, layout, mapped=False)
     elif not independent and located is not None and located.offset is not None:
