@@ -182,7 +182,6 @@ class Dataset(Parts):
         seed: int = 0,
         field: str | None = None,
         validation: bool = False,
-        workers: int = 1,
         max_memory: int | str | None = None,
         max_disk: int | str | None = None,
     ) -> AugmentedRounds:
@@ -190,8 +189,8 @@ class Dataset(Parts):
 
         A round is an ordinary store in `directory`, with the fields of this dataset, `original` (the sample each was made of)
         and `duplicate`. While training reads one, a process at low priority prepares the next; older ones are deleted. A round
-        follows from (seed, round) alone, whatever the number of workers: killed at any moment, the same call goes on. One run
-        at a time may use a directory. See `AugmentedRounds` for `batches`, `preview`, `memory` and `close`.
+        follows from (seed, round) alone: killed at any moment, the same call resumes. One run at a time may use a directory.
+        See `AugmentedRounds` for `batches`, `preview`, `memory` and `close`.
 
         Parameters
         ----------
@@ -206,8 +205,7 @@ class Dataset(Parts):
         epochs_per_round : epoch e of the batches reads round `e // epochs_per_round`
         field : what is augmented; the first field but `balance` by default. Other fields are copied
         validation : one round for all epochs, of each sample once as it is, and scarce classes filled up by augmented ones
-        workers : processes that call `fn`
-        max_memory : bytes, or text such as "1GB"; raises if the processes would need more (see `memory`)
+        max_memory : bytes, or text such as "1GB"; raises if the process would need more (see `memory`)
         max_disk : bytes, or text; raises if two rounds take more
 
         Raises
@@ -218,7 +216,7 @@ class Dataset(Parts):
         """
         from ..operations.rounds.rounds import AugmentedRounds, RoundOptions
 
-        given = balance, samples_per_class, epochs_per_round, seed, field, validation, workers, max_memory, max_disk
+        given = balance, samples_per_class, epochs_per_round, seed, field, validation, max_memory, max_disk
         return AugmentedRounds(self, fn, directory, RoundOptions(*given))
 
     def fingerprint(self) -> str:

@@ -87,23 +87,6 @@ def test_an_error_in_the_process_comes_with_sample_and_place(tmp_path):
     assert not children()
 
 
-@pytest.mark.slow
-def test_several_workers_make_the_same_and_their_errors_arrive(tmp_path):
-    ds = opened(tmp_path)
-    one = ds.augmented(augmenting.noisy, tmp_path / "one", **FEW)
-    two = ds.augmented(augmenting.noisy, tmp_path / "two", **FEW, workers=2)
-    for name, array in values(one.dataset(0)).items():
-        np.testing.assert_array_equal(array, values(two.dataset(0))[name])
-    wait_until(lambda: len(children()) >= 3)  # helpers of round 1
-    del one, two
-    wait_until(lambda: not children(), 2.0)
-    ragged = np.arange(60, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 1, 2, 2), np.uint8)
-    ds = mm.open({"image": ragged, "label": np.zeros(60, np.int64)})
-    with pytest.raises(TransformError, match="for sample 7") as error:
-        ds.augmented(augmenting.raising_for_seven, tmp_path / "three", balance="label", workers=2).dataset(0)
-    assert "raising_for_seven" in error.value.__notes__[0]
-
-
 def trainer(folder, code, **options):
     program = f"""
         import os, sys, time
@@ -162,9 +145,9 @@ def test_a_killed_process_stops_training_where_its_round_is_waited_for_and_not_b
 @pytest.mark.slow
 def test_a_process_that_nobody_listens_to_ends_and_begins_again_when_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "IDLE_SECONDS", 1.5)
-    b = opened(tmp_path).augmented(augmenting.very_slow, tmp_path / "rounds", **FEW, workers=2).batches(8)
+    b = opened(tmp_path).augmented(augmenting.very_slow, tmp_path / "rounds", **FEW).batches(8)
     b.read(0, 0)
-    wait_until(lambda: len(children()) >= 3)
+    wait_until(children)
     wait_until(lambda: not children(), 4.0)
     b.read(0, 1)
     assert children()
@@ -208,7 +191,7 @@ def test_preparing_takes_at_most_the_memory_that_was_predicted(tmp_path):
     np.save(tmp_path / "x.npy", images)
     np.save(tmp_path / "y.npy", np.arange(900) % 3)
     ds = mm.open({"image": tmp_path / "x.npy", "label": tmp_path / "y.npy"})
-    rounds = ds.augmented(augmenting.noisy, tmp_path / "rounds", balance="label", samples_per_class=600, workers=2)
+    rounds = ds.augmented(augmenting.noisy, tmp_path / "rounds", balance="label", samples_per_class=600)
     rounds._preparation.begin(0)
     most = 0
     while not is_ready(rounds.path(0)):

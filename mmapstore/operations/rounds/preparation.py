@@ -10,7 +10,6 @@ import time
 import weakref
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from ...formats.registry import PARTIAL
 from ...plain.errors import LockedFileError, MmapstoreError, StateMismatchError, TargetExistsError
 from ...plain.manifest import DIRECTORY_MANIFEST
 from ..ingest import ingest
-from .processes import Helpers, Process
-from .source import RoundSource, make_task
+from .processes import Process
+from .source import RoundSource
 
 _DESCRIPTION = "rounds.json"
 _STORE = re.compile(r"round-(\d+)(\.partial.*|\.replaced)?$")
@@ -36,29 +35,23 @@ class RoundWork:
 
     source: RoundSource
     max_memory: int
-    workers: int
     script: dict[str, str]
 
     def __call__(self, given: Mapping[str, Any]) -> None:
         source, path = replace(self.source, number=given["number"]), given["path"]
-        with contextlib.ExitStack() as stack:
-            if self.workers > 1:
-                helpers = Helpers(self.workers, partial(make_task, source.augmentation))
-                stack.callback(helpers.close)
-                source.made = helpers.map
-            resume = True
-            while not is_ready(path):
-                try:
-                    ingest(source, path, layout=None, max_memory=self.max_memory, resume=resume, progress=False)
-                except LockedFileError:
-                    time.sleep(0.1)  # the process of a training run that was killed is about to end
-                except StateMismatchError:
-                    if not resume:
-                        raise
-                    resume = False  # begun by another version, or from files that were touched since
-                except TargetExistsError:
-                    for leftover in (path, f"{path}{PARTIAL}"):  # no manifest, no journal: nothing to go on from
-                        durable_writes.remove(leftover)
+        resume = True
+        while not is_ready(path):
+            try:
+                ingest(source, path, layout=None, max_memory=self.max_memory, resume=resume, progress=False)
+            except LockedFileError:
+                time.sleep(0.1)  # the process of a training run that was killed is about to end
+            except StateMismatchError:
+                if not resume:
+                    raise
+                resume = False  # begun by another version, or from files that were touched since
+            except TargetExistsError:
+                for leftover in (path, f"{path}{PARTIAL}"):  # no manifest, no journal: nothing to resume from
+                    durable_writes.remove(leftover)
 
 
 def is_ready(path: str) -> bool:

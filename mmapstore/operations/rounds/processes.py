@@ -11,31 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import multiprocessing
 import os
 import pickle
-import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import spawn
-from multiprocessing.connection import Connection
 from typing import Any
 
 from ...plain.errors import InvalidValueError, MmapstoreError
-from ..ingest.ordered_map import in_order
 
 HELD_NBYTES = 32_000_000  # private memory of such a process before it does anything
 IDLE_SECONDS = 10.0  # at least, after which a process ends that has heard nothing
 _NICE = 10  # a tenth of a processor that training wants as well; at 19 a round would make no progress beside it
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 1.0
-TASKS_AHEAD = 2  # of each helper: begun, or made and not yet written
 _INTERRUPTED = 130
 _LONGEST_MESSAGE = 20_000  # characters: what fits into a pipe that nobody reads
 # Started with -P: the current directory may hold a json.py of others. No line comes if training ended meanwhile.
@@ -136,48 +130,13 @@ class Process:
         if os.getpid() != self._owner:
             return  # a forked copy of the training process has this object, but not the process
         with contextlib.suppress(OSError):
-            self._stdin.close()  # it ends when it sees that, and its helpers first
+            self._stdin.close()  # it ends when it sees that
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_PATIENCE_SECONDS)
         self._process.kill()
         self._process.wait()
         with contextlib.suppress(OSError):
             self._stdout.close()
-
-
-class Helpers:
-    """Processes that compute tasks for the one that prepares a round."""
-
-    def __init__(self, count: int, work: Callable[[Any], Any]) -> None:
-        # The preparing process has the script as its main module, where that is needed: helpers import it as well.
-        context = multiprocessing.get_context("spawn")
-        self._count, self._idle = count, queue.SimpleQueue[Connection]()
-        for _ in range(count):
-            here, there = context.Pipe()
-            context.Process(target=_help, args=(work, there, os.getpid())).start()
-            there.close()
-            self._idle.put(here)
-
-    def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        """Yield the results of all tasks, in their order."""
-        return in_order(tasks, self._call, workers=self._count, ahead=TASKS_AHEAD * self._count)
-
-    def _call(self, task: Any) -> Any:
-        helper = self._idle.get()
-        try:
-            helper.send(task)
-            answer = helper.recv()
-        except (OSError, EOFError) as error:
-            raise MmapstoreError("A process that augments samples ended. Run again: it goes on where it stopped.") from error
-        finally:
-            self._idle.put(helper)
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    def close(self) -> None:
-        for helper in multiprocessing.active_children():
-            helper.kill()
 
 
 # --- in the process ------------------------------------------------------------------------------------------------------
@@ -189,7 +148,7 @@ def prepare(given: dict[str, Any]) -> None:
     is_child, _heard_until = True, time.monotonic() + given["idle"]
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    threading.Thread(target=_end_when_not_needed, args=(given["parent"], lambda: _heard_until), daemon=True).start()
+    threading.Thread(target=_end_when_not_needed, args=(given["parent"],), daemon=True).start()
     code = 0
     try:
         work = _loaded(given)
@@ -199,7 +158,9 @@ def prepare(given: dict[str, Any]) -> None:
         code = _INTERRUPTED
     except BaseException as error:
         code = 1
-        found = _error_of("preparing a round", error)
+        found = (
+            error if isinstance(error, MmapstoreError) else MmapstoreError(f"preparing a round: {type(error).__name__}: {error}")
+        )
         told = type(found)(str(found)[:_LONGEST_MESSAGE])
         told.add_note("".join(getattr(found, "__notes__", traceback.format_exception(error)))[-_LONGEST_MESSAGE:])
         with contextlib.suppress(OSError):
@@ -207,11 +168,7 @@ def prepare(given: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         answers.flush()
     sys.stderr.flush()
-    _exit(code)
-
-
-def _error_of(doing: str, error: BaseException) -> MmapstoreError:
-    return error if isinstance(error, MmapstoreError) else MmapstoreError(f"{doing}: {type(error).__name__}: {error}")
+    os._exit(code)
 
 
 def _loaded(given: dict[str, Any]) -> Callable[..., Any]:
@@ -229,38 +186,18 @@ def _loaded(given: dict[str, Any]) -> Callable[..., Any]:
         ) from error
 
 
-def _help(work: Callable[[Any], Any], tasks: Connection, parent: int) -> None:
-    global is_child
-    is_child = True
-    threading.Thread(target=_end_when_not_needed, args=(parent,), daemon=True).start()
-    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
-        while True:
-            task = tasks.recv()
-            try:
-                answer = work(task)
-            except Exception as error:
-                answer = _error_of("A process that augments samples", error)
-            tasks.send(answer)
-
-
 def _listen() -> None:
     global _heard_until
     while found := os.read(0, 1 << 12):
         with contextlib.suppress(ValueError):  # a part of a line
             _heard_until = time.monotonic() + float(found.split()[-1])
-    _exit(1)  # the process that started this one has ended, or wants no more
+    os._exit(1)  # the process that started this one has ended, or wants no more
 
 
-def _end_when_not_needed(parent: int, end: Callable[[], float] = lambda: math.inf) -> None:
+def _end_when_not_needed(parent: int) -> None:
     # A pipe alone does not tell: a forked copy of the parent may hold it open.
     while sys.platform == "win32" or os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
-        if time.monotonic() > end():
-            _exit(_INTERRUPTED)
-    _exit(1)
-
-
-def _exit(code: int) -> None:
-    for helper in multiprocessing.active_children():
-        helper.kill()
-    os._exit(code)
+        if time.monotonic() > _heard_until:
+            os._exit(_INTERRUPTED)
+    os._exit(1)

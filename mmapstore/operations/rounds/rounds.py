@@ -22,7 +22,6 @@ from ...batches.dataset import Dataset
 from ...batches.labels import Labels, counts_of, listed
 from ...batches.opening import open_dataset
 from ...files.system_errors import explaining_write_errors
-from ...files.worker_threads import usable_cpus
 from ...plain.errors import (
     AugmentationWarning,
     InvalidTypeError,
@@ -58,7 +57,6 @@ class RoundOptions(NamedTuple):
     seed: int
     field: str | None
     validation: bool
-    workers: int
     max_memory: int | str | None
     max_disk: int | str | None
 
@@ -69,7 +67,7 @@ class AugmentedRounds:
     Attributes
     ----------
     counts : samples of each class in a round, by class name
-    memory : predicted peak of private memory of the processes that prepare a round; what `fn` itself takes is not in it
+    memory : predicted peak of private memory of the process that prepares a round; that of `fn` itself is not in it
     disk_nbytes : bytes on disk at most: the round that is trained on and the next
     waits : seconds that training waited for a round, by round
     """
@@ -90,7 +88,6 @@ class AugmentedRounds:
         self.epochs_per_round = whole_number("epochs_per_round", options.epochs_per_round, least=1)
         self.seed = whole_number("seed", options.seed)
         self.validation = bool(options.validation)
-        workers = whole_number("workers", options.workers, least=1)
         script = _script_of(fn)
         self._dataset = dataset
         self._field = _augmented_field(dataset, options.field, balance)
@@ -116,11 +113,9 @@ class AugmentedRounds:
             "sample": [list(augmentation.spec.sample_shape), augmentation.spec.dtype.str],
         }
         mixed = {"order": {"order": "mixed", "seed": self.seed}}
-        helpers = workers if workers > 1 else 0
-        ahead = processes.TASKS_AHEAD * helpers
         named = {name: {"classes": [*note.classes]} for name, note in dataset.notes.items() if note.classes}
         notes: dict[str, Any] = {self._field: mixed, **{name: {**mixed, **classes} for name, classes in named.items()}}
-        source = RoundSource(dataset, self._field, augmentation, order, 0, described, notes, tasks_ahead=ahead)
+        source = RoundSource(dataset, self._field, augmentation, order, 0, described, notes)
         _require_pickles(source, dataset.name)
         self.sample_specs = source.specs
         self.directory = os.path.abspath(os.fspath(directory))
@@ -128,14 +123,12 @@ class AugmentedRounds:
             Path(self.directory).mkdir(parents=True, exist_ok=True)
         writing = write_plan(source, Target.of(os.path.join(self.directory, "round"), True), Options(layout=None), _INGEST_MEMORY)
         in_ram = sum(reader.spec.nbytes for reader in dataset.readers.values() if reader.place == "in RAM")
-        self.memory = MemoryPlan(
-            {"Python": processes.HELD_NBYTES * (1 + helpers), "dataset in RAM": in_ram, **writing.memory().parts}
-        )
+        self.memory = MemoryPlan({"Python": processes.HELD_NBYTES, "dataset in RAM": in_ram, **writing.memory().parts})
         if options.max_memory is not None:
-            remedy = "Take smaller samples, fewer workers=, or a larger max_memory=."
+            remedy = "Take smaller samples, or a larger max_memory=."
             self.memory.require(parse_bytes(options.max_memory), f"Preparing rounds of {dataset.name}", remedy)
         self.fingerprint = hashlib.blake2b(repr(sorted(described.items())).encode(), digest_size=16).hexdigest()
-        work = RoundWork(source, max(_INGEST_MEMORY, writing.memory().total), workers, script)
+        work = RoundWork(source, max(_INGEST_MEMORY, writing.memory().total), script)
         self._preparation = Preparation(self.directory, work)
         self._preparation.hold()
         self._end = weakref.finalize(self, self._preparation.end)
@@ -241,8 +234,8 @@ class AugmentedRounds:
             self._warned_of_wait = True
             warn_user(
                 f"round {number} is not ready, and training waits for it: preparing a round takes longer than "
-                f"epochs_per_round={self.epochs_per_round} epochs. Give more epochs_per_round=, fewer samples_per_class=, or "
-                f"workers= up to {usable_cpus()}. Rounds that are waited for later are in `rounds.waits` alone.",
+                f"epochs_per_round={self.epochs_per_round} epochs. Give more epochs_per_round=, or fewer samples_per_class=. "
+                "Rounds that are waited for later are in `rounds.waits` alone.",
                 AugmentationWarning,
             )
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Function = Callable[[Array, np.random.Generator], Any]
 ATTEMPTS = 8  # to make a sample that differs from the others of its original
 ORIGINAL, DUPLICATE = "original", "duplicate"
-_TASK_SAMPLES = 32  # made by a process at a time, unless one original has more repeats
 _DIGEST_NBYTES = 200  # of one digest in a list of Python's
-Task = tuple[int, "list[Job]"]  # the number of a round, and jobs
 
 
 @dataclass
@@ -43,8 +40,6 @@ class RoundSource:
     number: int
     description: Mapping[str, Any]  # small JSON that all rounds of one directory have in common
     notes: Mapping[str, Mapping[str, Any]]
-    made: Callable[[Iterable[Task]], Iterable[list[Made]]] | None = None  # computes tasks, in order; None: here, one by one
-    tasks_ahead: int = 0  # that `made` has under way
     gives_from_any_sample: bool = field(default=True, init=False)
 
     @property
@@ -82,17 +77,16 @@ class RoundSource:
         made = self.augmentation.spec.sample_nbytes
         read = sum(reader.spec.sample_nbytes for reader in readers.values())
         copied = read - readers[self.augmented].spec.sample_nbytes
-        task = min(window, max(_TASK_SAMPLES, math.ceil(self.order.most_repeats)))
         return {
             "originals of a window": window * read,
             "augmented samples of a window": window * (made + copied),
-            "samples under way": 2 * (1 + self.tasks_ahead) * task * (made + read),
+            "sample under way": 2 * (made + read),
             "decoder": sum(reader.scratch_nbytes for reader in self.dataset.readers.values()),
             "order of the round": self.order.nbytes + _DIGEST_NBYTES * len(self.order),
         }
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
-        drawn = self.order.draw(self.number)
+        drawn, augmentation = self.order.draw(self.number), self.augmentation
         repeated = np.bincount(drawn.samples, minlength=len(self.dataset)) > 1
         known: dict[int, list[bytes]] = {}  # digests of the repeats of originals that the round holds more than once
         at = after.samples
@@ -102,16 +96,22 @@ class RoundSource:
             samples, repeats = drawn.samples[at:end], drawn.repeats[at:end]
             originals, place = np.unique(samples, return_inverse=True)
             fields: dict[str, Array] = self.dataset[originals]
-            jobs, positions = [], np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1])
-            for original, array, where in zip(originals.tolist(), fields[self.augmented], positions, strict=True):
-                first, stop = int(repeats[where[0]]), int(repeats[where[-1]]) + 1
-                jobs.append(Job(original, array, first, stop, bool(repeated[original]), known.get(original, ())))
-            window = np.empty((end - at, *self.augmentation.spec.sample_shape), self.augmentation.spec.dtype)
+            positions = np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1])
+            window = np.empty((end - at, *augmentation.spec.sample_shape), augmentation.spec.dtype)
             duplicates = np.zeros(end - at, np.bool_)
-            for job, where, one in zip(jobs, positions, self._made(jobs), strict=True):
-                window[where], duplicates[where] = one.samples, one.duplicates
-                if job.is_repeated:
-                    known[job.sample] = one.digests
+            for original, array, where in zip(originals.tolist(), fields[self.augmented], positions, strict=True):
+                make = partial(augmentation.make, self.number, original, array)
+                if not repeated[original]:
+                    make(int(repeats[where[0]]), None, window[where[0]])
+                    continue
+                digests = known.setdefault(original, [])
+                # After a resumed write the digests of earlier repeats are not known: these are made once more.
+                for repeat in range(len(digests), int(repeats[where[0]])):
+                    digests.append(make(repeat, digests, np.empty_like(window[0])))
+                for position, repeat in zip(where.tolist(), repeats[where].tolist(), strict=True):
+                    digest = make(repeat, digests, window[position])
+                    duplicates[position] = digest in digests
+                    digests.append(digest)
             copied = {name: array[place] for name, array in fields.items() if name != self.augmented}
             made: dict[str, Array] = {ORIGINAL: samples, DUPLICATE: duplicates, **copied, self.augmented: window}
             for start in range(0, end - at, at_most):
@@ -119,45 +119,8 @@ class RoundSource:
                 yield Piece(part, (0,) if at + start == 0 else ())
             at = end
 
-    def _made(self, jobs: list[Job]) -> Iterator[Made]:
-        """Yield the results of jobs, which are done in tasks of about `_TASK_SAMPLES` samples."""
-        tasks: list[Task] = []
-        held = _TASK_SAMPLES
-        for job in jobs:
-            if held + job.stop - job.first > _TASK_SAMPLES:
-                tasks.append((self.number, []))
-                held = 0
-            tasks[-1][1].append(job)
-            held += job.stop - job.first
-        for found in map(partial(make_task, self.augmentation), tasks) if self.made is None else self.made(tasks):
-            yield from found
-
-
-def make_task(augmentation: Augmentation, task: Task) -> list[Made]:
-    number, jobs = task
-    return [augmentation.make(number, job) for job in jobs]
-
 
 # --- calls of the function --------------------------------------------------------------------------------------------
-
-
-class Job(NamedTuple):
-    """Repeats [first, stop) of one original in a round, to be made."""
-
-    sample: int  # number of the original
-    original: Array
-    first: int
-    stop: int
-    is_repeated: bool  # the round holds more than one sample of this original
-    known: Sequence[bytes]  # digests of the repeats before `first`, as far as they are known
-
-
-class Made(NamedTuple):
-    """The result of a job."""
-
-    samples: Array  # (stop - first, *sample shape)
-    duplicates: list[bool]  # True for each that equals an earlier one
-    digests: list[bytes]  # of all repeats from 0 on
 
 
 @dataclass(frozen=True)
@@ -188,37 +151,26 @@ class Augmentation:
             raise InvalidValueError(f"{where} returned an array of shape {made.shape}; expected 1 to 4 axes, none of length 0.")
         return cls(function, seed, ArraySpec((0, *made.shape), dtype, layout), keeps_originals)
 
-    def make(self, number: int, job: Job) -> Made:
-        """Make the samples of a job for round `number`; those of one original differ, if `ATTEMPTS` calls can make them so."""
-        digests = list(job.known)
-        samples = np.empty((job.stop - job.first, *self.spec.sample_shape), self.spec.dtype)
-        duplicates = []
-        # After a resumed write the digests of earlier repeats are not known: these are made once more.
-        for repeat in range(len(digests) if job.is_repeated else job.first, job.stop):
-            out = samples[max(0, repeat - job.first)]
-            digest = self._make_one(number, job, repeat, digests, out)
-            if repeat >= job.first:
-                duplicates.append(digest in digests)
-            if job.is_repeated:
-                digests.append(digest)
-        return Made(samples, duplicates, digests)
+    def make(self, number: int, sample: int, original: Array, repeat: int, others: Sequence[bytes] | None, out: Array) -> bytes:
+        """Make a repeat of an original for round `number` in `out`, and return a digest of it.
 
-    def _make_one(self, number: int, job: Job, repeat: int, others: Sequence[bytes], out: Array) -> bytes:
-        """Fill `out`, and return a digest of it; of an original that the round holds once, nothing."""
+        `others` are the digests of earlier repeats, from which up to `ATTEMPTS` calls try to make it differ; None for an original
+        that the round holds once, which needs no digest.
+        """
         if self.keeps_originals and repeat == 0:
-            out[...] = job.original
-            return _digest(out) if job.is_repeated else b""
-        where = f"sample {job.sample} (repeat {repeat} in round {number})"
-        for attempt in range(ATTEMPTS if job.is_repeated else 1):
-            made = _called(self.function, job.original, _generator(self.seed, number, job.sample, repeat, attempt), where)
+            out[...] = original
+            return b"" if others is None else _digest(out)
+        where = f"sample {sample} (repeat {repeat} in round {number})"
+        digest = b""
+        for attempt in range(1 if others is None else ATTEMPTS):
+            made = _called(self.function, original, _generator(self.seed, number, sample, repeat, attempt), where)
             if made.shape != self.spec.sample_shape or made.dtype.newbyteorder("=") != self.spec.dtype:
                 raise InvalidValueError(
                     f"fn returned {made.shape} {made.dtype} for {where}; expected {self.spec.sample_shape} {self.spec.dtype}, as "
                     "for the first sample. Let it return one shape and dtype, whatever it draws from rng."
                 )
             out[...] = made
-            digest = _digest(out) if job.is_repeated else b""
-            if not job.is_repeated or digest not in others:
+            if others is None or (digest := _digest(out)) not in others:
                 break
         return digest
 
