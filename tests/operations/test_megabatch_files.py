@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
-import subprocess
 import sys
-import textwrap
-import time
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from ingest_results import manifest_of
 
 import mmapstore as mm
-from mmapstore.operations.ingest.megabatches import megabatches
 from mmapstore.operations.ingest.megabatches.columns import read_columns
-from mmapstore.operations.ingest.megabatches.reading_process import ReadingProcesses
 from mmapstore.operations.ingest.megabatches.unpickling import held_by, held_while_loading, load_whole
 from mmapstore.plain.errors import DamagedFileError, MissingPackageError, MmapstoreError, NotFoundError, UnsafeFileError
 from mmapstore.plain.manifest import DIRECTORY_MANIFEST
@@ -27,24 +20,9 @@ from mmapstore.plain.manifest import DIRECTORY_MANIFEST
 GOOD = {"x": np.arange(6, dtype=np.uint8).reshape(3, 2), "texts": ["a", "bc", ""]}
 
 
-def ends_the_process(how: str) -> bytes:
-    return b"cposix\n_exit\n(I7\ntR." if how == "exit" else b"cos\nabort\n(tR."
-
-
 def touching(path: Path) -> bytes:
     """A pickle that makes a file when it is loaded."""
     return b"cbuiltins\nopen\n(V" + str(path).encode() + b"\nVw\ntR."
-
-
-@pytest.fixture(params=["this process", "another process"])
-def read(request: pytest.FixtureRequest) -> Any:
-    """`read_columns`, here or in a process."""
-    if request.param == "this process":
-        yield read_columns
-        return
-    processes = ReadingProcesses(1)
-    yield processes.read
-    processes.close()
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pickle", ".pkl.gz", ".joblib"])
@@ -66,16 +44,16 @@ def test_what_is_refused_is_refused_whatever_else_is_in_the_folder(tmp_path: Pat
     assert not (tmp_path / "made").exists()
 
 
-def test_archives_with_python_objects_are_refused_until_allowed(tmp_path: Path, read: Any) -> None:
+def test_archives_with_python_objects_are_refused_until_allowed(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", texts=np.array(["a", "bc"], dtype=object))
     path = str(tmp_path / "a.npz")
     with pytest.raises(UnsafeFileError, match=r"a\.npz: the array 'texts' holds Python objects.*allow_pickle=True"):
-        read(path, None, False)
-    assert read(path, None, True).arrays["texts"].tolist() == [b"a", b"bc"]
+        read_columns(path, None, False)
+    assert read_columns(path, None, True).arrays["texts"].tolist() == [b"a", b"bc"]
     (tmp_path / "b.npz").write_bytes(pickle.dumps(GOOD))
     for allowed in (False, True):
         with pytest.raises(DamagedFileError, match=r"b\.npz is not a \.npz archive"):
-            read(str(tmp_path / "b.npz"), None, allowed)
+            read_columns(str(tmp_path / "b.npz"), None, allowed)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +77,11 @@ def test_archives_with_python_objects_are_refused_until_allowed(tmp_path: Path, 
         (b"\x1f\x8b not gzip", "cannot be loaded"),
     ],
 )
-def test_whatever_a_pickle_does_is_an_error_that_names_the_file(tmp_path: Path, read: Any, content: bytes, said: str) -> None:
+def test_whatever_a_pickle_does_is_an_error_that_names_the_file(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(content)
     with pytest.raises(MmapstoreError, match=rf"a\.pkl.*({said})"):
-        read(str(path), None, True)
+        read_columns(str(path), None, True)
 
 
 def test_truncated_at_every_length_and_flipped_at_every_byte(tmp_path: Path) -> None:
@@ -130,82 +108,47 @@ def test_truncated_at_every_length_and_flipped_at_every_byte(tmp_path: Path) -> 
             read_columns(str(tmp_path / "a.pkl"), None, True)
 
 
-def test_an_archive_whose_checksum_is_wrong(tmp_path: Path, read: Any) -> None:
+def test_an_archive_whose_checksum_is_wrong(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.arange(100, dtype="u1"))
     data = bytearray((tmp_path / "a.npz").read_bytes())
     data[data.index(bytes(range(50, 60)))] ^= 1
     (tmp_path / "a.npz").write_bytes(data)
     with pytest.raises(DamagedFileError, match=r"a\.npz::/x cannot be loaded \(BadZipFile: Bad CRC-32"):
-        read(str(tmp_path / "a.npz"), None, False)
+        read_columns(str(tmp_path / "a.npz"), None, False)
 
 
-def test_an_archive_that_declares_too_much(tmp_path: Path, read: Any) -> None:
+def test_an_archive_that_declares_too_much(tmp_path: Path) -> None:
     head = b"{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999,)}\n"
     data = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little")
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", data + head)
     with pytest.raises(DamagedFileError, match=r"a\.npz::/x cannot be loaded"):
-        read(str(tmp_path / "a.npz"), None, False)
+        read_columns(str(tmp_path / "a.npz"), None, False)
 
 
-@pytest.mark.parametrize("how", ["exit", "abort"])
-def test_a_file_that_ends_the_process_that_loads_it_is_named_and_the_next_is_read(tmp_path: Path, how: str) -> None:
-    (tmp_path / "bad.pkl").write_bytes(ends_the_process(how))
-    (tmp_path / "good.pkl").write_bytes(pickle.dumps(GOOD))
-    said = "exit code 7" if how == "exit" else "signal SIGABRT"
-    processes = ReadingProcesses(1)
-    try:
-        for _ in range(2):
-            with pytest.raises(DamagedFileError, match=rf"bad\.pkl ended the process that loaded it \({said}\)"):
-                processes.read(str(tmp_path / "bad.pkl"), None, True)
-            np.testing.assert_array_equal(processes.read(str(tmp_path / "good.pkl"), None, True).arrays["x"], GOOD["x"])
-    finally:
-        processes.close()
-
-
-def test_what_a_pickle_prints_disturbs_nothing(tmp_path: Path, read: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.pkl").write_bytes(b"(cbuiltins\nprint\n(Vhello from the pickle\ntR0" + pickle.dumps(GOOD, 0)[:-1] + b".")
-    np.testing.assert_array_equal(read(str(tmp_path / "a.pkl"), None, True).arrays["x"], GOOD["x"])
-    assert "hello from the pickle" in "".join(capfd.readouterr())
-
-
-def test_modules_beside_the_files_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "json.py").write_text("open('imported', 'w')")
-    np.savez(tmp_path / "a.npz", x=np.arange(3))
-    monkeypatch.chdir(tmp_path)
-    processes = ReadingProcesses(1)
-    try:
-        processes.read("a.npz", {"x": "x"}, False)
-    finally:
-        processes.close()
-    assert not (tmp_path / "imported").exists()
-
-
-def test_missing_files_and_packages(tmp_path: Path, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_and_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFoundError, match=r"no\.pkl does not exist"):
-        read(str(tmp_path / "no.pkl"), None, True)
+        read_columns(str(tmp_path / "no.pkl"), None, True)
     (tmp_path / "a.joblib").write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "joblib", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'mmapstore\[pickles\]'"):
         load_whole(str(tmp_path / "a.joblib"), True)
 
 
-def test_broken_joblib_files(tmp_path: Path, read: Any) -> None:
+def test_broken_joblib_files(tmp_path: Path) -> None:
     joblib = pytest.importorskip("joblib")
     for compress in (0, 3):
         joblib.dump(GOOD, tmp_path / "a.joblib", compress=compress)
         whole = (tmp_path / "a.joblib").read_bytes()
         (tmp_path / "a.joblib").write_bytes(whole[: len(whole) // 2])
         with pytest.raises(DamagedFileError, match=r"a\.joblib cannot be loaded"):
-            read(str(tmp_path / "a.joblib"), None, True)
+            read_columns(str(tmp_path / "a.joblib"), None, True)
 
 
 # --- leaving files out ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objects", [0, 10**9], ids=["processes", "threads"])
-def test_broken_files_are_left_out_and_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objects: int) -> None:
-    monkeypatch.setattr(megabatches, "_OBJECTS_FOR_PROCESSES", objects)
+def test_broken_files_are_left_out_and_listed(tmp_path: Path) -> None:
     for number in range(6):
         (tmp_path / f"{number}.pkl").write_bytes(pickle.dumps({"x": [number] * (number + 1)}))
     (tmp_path / "1.pkl").write_bytes(b"broken")
@@ -236,91 +179,13 @@ def test_a_file_that_changes_between_the_two_readings(tmp_path: Path) -> None:
         mm.ingest(source, tmp_path / "out")
 
 
-# --- processes --------------------------------------------------------------------------------------------------------
-
-
-def test_a_script_needs_no_guard_and_is_not_run_again(tmp_path: Path) -> None:
-    for number in range(3):
-        (tmp_path / f"{number}.pkl").write_bytes(pickle.dumps({"x": [number] * 3}))
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(f"""
-            print("begun")
-            import mmapstore as mm
-            from mmapstore.operations.ingest.megabatches import megabatches
-            megabatches._OBJECTS_FOR_PROCESSES = 0
-            source = mm.Megabatches({str(tmp_path)!r}, allow_pickle=True, workers=2)
-            print(mm.open(mm.ingest(source, {str(tmp_path / "out.npy")!r}))[:].tolist(), source._in_processes)
-        """)
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["begun", "[0, 0, 0, 1, 1, 1, 2, 2, 2] True"]
-
-
-def children() -> set[str]:
-    """Of all threads of this process: some child may have been started by any."""
-    found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
-        found |= set((task / "children").read_text().split())
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks Linux for the children of this process")
-def test_no_process_is_left_where_the_reading_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(megabatches, "_OBJECTS_FOR_PROCESSES", 0)
-    for number in range(5):
-        (tmp_path / f"{number}.pkl").write_bytes(pickle.dumps({"x": [number] * 3}))
-    before = children()
-    source = mm.Megabatches(tmp_path, allow_pickle=True, workers=2)
-    assert source.samples == 15 and source._in_processes and children() == before
-    from mmapstore.operations.ingest.contract import Position
-
-    pieces = source.pieces(Position(), 1)
-    assert next(pieces).fields["x"].tolist() == [0] and children() > before
-    pieces.close()  # type: ignore[attr-defined]
-    assert children() == before
-    (tmp_path / "3.pkl").write_bytes(ends_the_process("exit"))
-    with pytest.raises(DamagedFileError, match=r"3\.pkl ended the process"):
-        mm.Megabatches(tmp_path, allow_pickle=True, workers=2).samples  # noqa: B018
-    assert children() == before
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="asks Linux for the children of a process")
-def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
-    code = """
-        import os, signal, sys
-        from pathlib import Path
-        from mmapstore.operations.ingest.megabatches.reading_process import ReadingProcesses
-        processes = ReadingProcesses(1)
-        processes.read(sys.argv[1], None, True)
-        print(Path("/proc/self/task", str(os.getpid()), "children").read_text().split()[0], flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    """
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(GOOD))
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "a.pkl")], capture_output=True, text=True, timeout=60
-    )  # returns when the last that holds its output has ended: the child too
-    child = done.stdout.strip()
-    assert child.isdigit() and done.returncode == -9, done.stderr
-    for _ in range(100):  # it ends by itself, when its turn comes
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
-                time.sleep(0.05)
-                continue
-        return
-    pytest.fail(f"process {child} still runs")
-
-
 # --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
 def test_what_loaded_values_are_made_of() -> None:
-    assert held_by(np.zeros((3, 4))) == (96, 1)
-    nbytes, objects = held_by({"x": np.zeros(1000), "y": list(range(1000)), "z": ["text"] * 10})
+    assert held_by(np.zeros((3, 4))) == 96
+    nbytes = held_by({"x": np.zeros(1000), "y": list(range(1000)), "z": ["text"] * 10})
     assert 8000 + 8000 + 1000 * 28 <= nbytes <= 8000 + 8000 + 1000 * 36 + 2000
-    assert objects == 1 + 3 + 1 + 1001 + 11
-    assert held_by([[1.5] * 3] * 4)[1] == 1 + 4 * 4
 
 
 def test_what_loading_takes_beside_what_is_loaded(tmp_path: Path) -> None:

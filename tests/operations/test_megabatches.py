@@ -110,17 +110,13 @@ def test_every_form_of_file(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize(("form", "out"), [("npz", "out"), ("pickle 5", "out.h5"), ("npz", "out.zarr")])
-def test_processes_threads_and_one_give_the_same_in_every_target(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, out: str
-) -> None:
+def test_any_number_of_workers_gives_the_same_in_every_target(tmp_path: Path, form: str, out: str) -> None:
     batches = [batch(samples, seed) for seed, samples in enumerate((5, 9, 2, 14, 3))]
     paths = [FORMS[form](tmp_path / f"{number}.npz", one) for number, one in enumerate(batches)]
     found = []
-    for workers, objects in ((1, 0), (2, 10**9), (2, 0), (5, 0)):
-        monkeypatch.setattr(megabatches, "_OBJECTS_FOR_PROCESSES", objects)
+    for workers in (1, 2, 5):
         source = mm.Megabatches(paths, allow_pickle=True, workers=workers)
-        store = mm.ingest(source, tmp_path / f"{workers}{objects}{out}", max_memory="1GB")
-        assert source._in_processes == (workers > 1 and objects == 0)
+        store = mm.ingest(source, tmp_path / f"{workers}{out}", max_memory="1GB")
         ds = mm.open(store) if out == "out" else mm.open({name: f"{store}::/{name}" for name in batches[0]})
         found.append({name: ds[name][:] for name in batches[0]})
     for other in found[1:]:
@@ -472,12 +468,10 @@ def test_fewer_workers_where_memory_is_short(tmp_path: Path) -> None:
 MEASURED = """
     import numpy as np
     import mmapstore as mm
-    from mmapstore.operations.ingest.megabatches import megabatches
     from mmapstore.operations.ingest.plan import Options, write_plan
     from mmapstore.operations.flow.target import Target
 
-    folder, out, objects = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    megabatches._OBJECTS_FOR_PROCESSES = objects
+    folder, out = sys.argv[1], sys.argv[2]
     # Once, small: libraries are loaded before anything is counted.
     np.savez(out + "warm.npz", images=np.zeros((3, 3, 4, 4), "u1"), texts=["a"] * 3)
     mm.ingest(mm.Megabatches(out + "warm.npz"), out + "warm")
@@ -485,15 +479,14 @@ MEASURED = """
         source = mm.Megabatches(folder, allow_pickle=True)
         mm.ingest(source, out, max_memory="700MB")
     predicted = write_plan(source, Target.of(out, True), Options(), 700_000_000).memory().total
-    print(json.dumps({"measured": rise.nbytes, "predicted": predicted, "in processes": source._in_processes}))
+    print(json.dumps({"measured": rise.nbytes, "predicted": predicted}))
 """
 
 
 @pytest.mark.slow
 @needs_counts
-@pytest.mark.parametrize("objects", [0, 10**9], ids=["processes", "threads"])
 @pytest.mark.parametrize("form", ["npz", "pickle 0", "pickle 2", "pickle 5", "joblib, zlib", "samples"])
-def test_measured_is_at_most_predicted(tmp_path: Path, form: str, objects: int) -> None:
+def test_measured_is_at_most_predicted(tmp_path: Path, form: str) -> None:
     (tmp_path / "in").mkdir()
     random = np.random.default_rng(0)
     for number in range(5):
@@ -505,6 +498,5 @@ def test_measured_is_at_most_predicted(tmp_path: Path, form: str, objects: int) 
         if form == "samples":
             values = [dict(zip(values, each, strict=True)) for each in zip(*values.values(), strict=True)]
         FORMS.get(form, as_pickle(4))(tmp_path / "in" / f"{number}.npz", values)
-    found = measured(MEASURED, tmp_path / "in", tmp_path / "out", objects)
-    assert found["in processes"] == (objects == 0)
+    found = measured(MEASURED, tmp_path / "in", tmp_path / "out")
     assert found["measured"] <= found["predicted"] <= 700_000_000, found

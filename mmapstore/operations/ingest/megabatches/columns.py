@@ -25,7 +25,6 @@ class Columns:
     arrays: dict[str, Array]  # (samples, ...) in native byte order; dtype "S" for texts, as wide as the longest
     coded: frozenset[str] = frozenset()  # fields whose texts were given as bytes, in an unknown encoding
     held: int = 0  # bytes of the file as it was loaded
-    objects: int = 0  # Python objects of the file as it was loaded
     made: int = 0  # bytes of the arrays that were not loaded as arrays, but made of other objects
 
 
@@ -38,7 +37,7 @@ def read_columns(path: str, fields: Mapping[str, str] | None, allow_pickle: bool
     """
     values = _by_field(load_whole(path, allow_pickle), path)
     try:
-        held, objects = held_by(values)
+        held = held_by(values)
     except RecursionError as error:
         raise InvalidTypeError(f"{path} holds lists in lists without end; expected arrays. {_HOW}") from error
     arrays: dict[str, Array] = {}
@@ -62,7 +61,7 @@ def read_columns(path: str, fields: Mapping[str, str] | None, allow_pickle: bool
         )
     if not lengths or not next(iter(lengths.values())):
         raise DamagedFileError(f"{path} holds no samples. Leave it out, or write it again.")
-    return Columns(arrays, frozenset(coded), held, objects, made)
+    return Columns(arrays, frozenset(coded), held, made)
 
 
 def _by_field(loaded: Any, path: str) -> dict[str, Any]:

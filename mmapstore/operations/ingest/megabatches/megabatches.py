@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,22 +21,21 @@ from ..contract import Array, Piece, Position
 from ..files import files_of
 from ..ordered_map import in_order
 from ..sources import stamp
-from .columns import Columns, read_columns
-from .reading_process import HELD_NBYTES, ReadingProcesses, can_be_started
+from .columns import read_columns
 from .survey import Survey, SurveyedFile, Tokenize, Tokens, Wanted
 from .unpickling import SUFFIXES, held_while_loading, is_pickle, least_held, refuse_pickle
 
-_OBJECTS_FOR_PROCESSES = 4_000_000  # unpickling so many takes longer than starting processes does
 _KEPT_NBYTES = 8 << 20  # by malloc for each thread, of what was freed
-_Read = Callable[[str, Mapping[str, str] | None, bool], Columns]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Megabatches:
     """Files that hold megabatches, for `mmapstore.ingest`: joined field by field, in lockstep, each file an episode.
 
     A file holds a dict of arrays or lists by field, with an entry for each sample (`images`, `labels`, `texts` ...), or a list of
-    dicts of one sample each. Files are loaded whole, several at a time, by threads, or by processes where unpickling many small
-    Python objects would hold Python's lock. All files are read twice: to know their fields, and to write them.
+    dicts of one sample each. Files are loaded whole, several at a time, by threads, which wait for each other while they unpickle
+    small Python objects. All files are read twice: to know their fields, and to write them.
 
     Numbers keep their dtype. Texts become UTF-8 in (width,) uint8, padded with zeros, as wide as the longest; in the fields that
     `classes` names, numbers of classes; a `SourceWarning` names other texts in fields called like labels. Lists of numbers become
@@ -111,7 +110,6 @@ class Megabatches:
         self._skip_broken = bool(skip_broken)
         self._workers = min(len(paths), workers or usable_cpus())
         self._may_use_fewer = workers is None
-        self._in_processes = False
         self._found: Survey | None = None
 
     def __repr__(self) -> str:
@@ -140,41 +138,23 @@ class Megabatches:
 
     def _survey(self) -> Survey:
         if self._found is None:
-            self._found = Survey.of(self._surveyed_files(), self._wanted)
+            with self._loaded(self.paths, self._surveyed_file) as seen:
+                self._found = Survey.of(seen, self._wanted)
         return self._found
 
-    def _surveyed_files(self) -> Iterator[SurveyedFile | tuple[str, DamagedFileError]]:
-        # One alone, which shows whether processes are worth their start.
-        first = self._surveyed_file(self.paths[0], read_columns)
-        yield first
-        if isinstance(first, SurveyedFile):
-            many = first.objects * len(self.paths) >= _OBJECTS_FOR_PROCESSES
-            self._in_processes = many and self._workers > 1 and can_be_started()
-        with self._reading() as read:
-            rest = in_order(
-                self.paths[1:], lambda path: self._surveyed_file(path, read), workers=self._workers, ahead=self._workers
-            )
-            with contextlib.closing(rest):
-                yield from rest
-
-    def _surveyed_file(self, path: str, read: _Read) -> SurveyedFile | tuple[str, DamagedFileError]:
+    def _surveyed_file(self, path: str) -> SurveyedFile | tuple[str, DamagedFileError]:
         try:
-            found = SurveyedFile.of(path, read(path, self._names, self._allow_pickle), self._wanted)
-            give_back_freed_memory()
-            return found
+            return SurveyedFile.of(path, read_columns(path, self._names, self._allow_pickle), self._wanted)
         except DamagedFileError as error:
             if not self._skip_broken:
                 raise
             return path, error
+        finally:
+            give_back_freed_memory()
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[_Read]:
-        """Yield the loader of files, which any thread may call."""
-        if not self._in_processes:
-            yield read_columns
-            return
-        with contextlib.closing(ReadingProcesses(self._workers)) as processes:
-            yield processes.read
+    def _loaded(self, items: Sequence[T], load: Callable[[T], R]) -> contextlib.closing[Generator[R]]:
+        """Return what `load` makes of each item, in order, loaded ahead by `workers` threads."""
+        return contextlib.closing(in_order(items, load, workers=self._workers, ahead=self._workers))
 
     @property
     def specs(self) -> Mapping[str, ArraySpec]:
@@ -223,26 +203,23 @@ class Megabatches:
         survey = self._survey()
         number = int(np.searchsorted(survey.first_of, after.samples, "right")) - 1
         told = len(after.skipped)
-        files = survey.files[number:]
-        with self._reading() as read:
-            loaded = in_order(files, lambda file: self._samples_of(file, read), workers=self._workers, ahead=self._workers)
-            with contextlib.closing(loaded):
-                for fields in loaded:
-                    broken = [file.path for file in survey.broken if file.before <= number]
-                    start = max(0, after.samples - survey.first_of[number])
-                    for at in range(start, survey.files[number].samples, at_most):
-                        cut = {name: array[at : at + at_most] for name, array in fields.items()}
-                        yield Piece(cut, (0,) if at == 0 else (), broken[told:])
-                        told = len(broken)
-                    number += 1
-                    del fields, cut
-                    give_back_freed_memory()
+        with self._loaded(survey.files[number:], self._samples_of) as loaded:
+            for fields in loaded:
+                broken = [file.path for file in survey.broken if file.before <= number]
+                start = max(0, after.samples - survey.first_of[number])
+                for at in range(start, survey.files[number].samples, at_most):
+                    cut = {name: array[at : at + at_most] for name, array in fields.items()}
+                    yield Piece(cut, (0,) if at == 0 else (), broken[told:])
+                    told = len(broken)
+                number += 1
+                del fields, cut
+                give_back_freed_memory()
         if survey.broken[told:]:
             nothing = {name: np.empty((0, *spec.sample_shape), spec.dtype) for name, spec in self.specs.items()}
             yield Piece(nothing, (), [file.path for file in survey.broken[told:]])
 
-    def _samples_of(self, file: SurveyedFile, read: _Read) -> dict[str, Array]:
-        columns = read(file.path, self._names, self._allow_pickle)
+    def _samples_of(self, file: SurveyedFile) -> dict[str, Array]:
+        columns = read_columns(file.path, self._names, self._allow_pickle)
         if stamp([file.path]) != file.stamp:
             raise DamagedFileError(
                 f"{file.path} was written to while it was read. Run the same ingest again once nothing writes to it."
@@ -264,10 +241,8 @@ class Megabatches:
         workers = min(self._workers, len(sizes))
         size = format_bytes(os.path.getsize(largest))
         what = f"{workers} file{'s' * (workers > 1)} being loaded whole, the largest {largest} of {size}"
-        if not self._in_processes:
-            kept = (workers + 1) * _KEPT_NBYTES
-            return {what: workers * needed, "samples of a file": given, "freed, and kept by malloc": kept}
-        return {what: workers * (needed + HELD_NBYTES), "samples of files on their way": (workers + 1) * 2 * given}
+        kept = (workers + 1) * _KEPT_NBYTES
+        return {what: workers * needed, "samples of a file": given, "freed, and kept by malloc": kept}
 
 
 def _names_of(fields: Any) -> dict[str, str] | None:

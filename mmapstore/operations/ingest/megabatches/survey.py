@@ -69,7 +69,6 @@ class SurveyedFile:
     found: Mapping[str, _Found]  # the file's fields
     needed: int  # bytes of memory that loading the file and arranging its fields takes
     given: int  # bytes of the columns that come of it
-    objects: int  # Python objects that it was loaded as
 
     @classmethod
     def of(cls, path: str, columns: Columns, wanted: Wanted) -> SurveyedFile:
@@ -77,7 +76,7 @@ class SurveyedFile:
         # Texts and classes are arranged a second time, in their final form.
         needed = columns.held + max(held_while_loading(path), 2 * columns.made)
         given = sum(array.nbytes for array in columns.arrays.values())
-        return cls(path, stamp([path]), found, needed, given, columns.objects)
+        return cls(path, stamp([path]), found, needed, given)
 
     @property
     def samples(self) -> int:

@@ -172,19 +172,15 @@ def _npz_array(archive: Any, name: str, path: str, allow_pickle: bool) -> Any:
         raise _damaged(f"{path}::/{name}", error) from error
 
 
-def held_by(value: Any) -> tuple[int, int]:
-    """Return the bytes and the Python objects of a loaded value. An object with several references is counted each time."""
+def held_by(value: Any) -> int:
+    """Return the bytes of a loaded value. An object with several references is counted each time."""
     if isinstance(value, np.ndarray):
-        return (value.nbytes, 1) if value.dtype != object else held_by(value.tolist())
+        return value.nbytes if value.dtype != object else held_by(value.tolist())
     if isinstance(value, dict):
-        parts = [held_by(each) for pair in value.items() for each in pair]
-    elif isinstance(value, (list, tuple)):
-        kinds = set(map(type, value))
-        if kinds <= _NUMBERS.keys():
-            return sys.getsizeof(value) + len(value) * max(map(_NUMBERS.__getitem__, kinds), default=0), 1 + len(value)
-        if kinds <= {*_NUMBERS, str, bytes}:
-            return sys.getsizeof(value) + sum(map(sys.getsizeof, value)), 1 + len(value)
-        parts = [held_by(each) for each in value]
-    else:
-        return sys.getsizeof(value), 1
-    return sys.getsizeof(value) + sum(nbytes for nbytes, _ in parts), 1 + sum(count for _, count in parts)
+        return sys.getsizeof(value) + sum(held_by(each) for pair in value.items() for each in pair)
+    if not isinstance(value, (list, tuple)):
+        return sys.getsizeof(value)
+    kinds = set(map(type, value))
+    if kinds <= _NUMBERS.keys():
+        return sys.getsizeof(value) + len(value) * max(map(_NUMBERS.__getitem__, kinds), default=0)
+    return sys.getsizeof(value) + sum(map(sys.getsizeof if kinds <= {*_NUMBERS, str, bytes} else held_by, value))
