@@ -59,8 +59,3 @@ def printing(x, rng):
 def slow(x, rng):
     time.sleep(0.02)
     return noisy(x, rng)
-
-
-def very_slow(x, rng):
-    time.sleep(0.2)
-    return noisy(x, rng)

@@ -17,7 +17,6 @@ import pytest
 from private_memory import needs_counts
 
 import mmapstore as mm
-from mmapstore.operations.rounds import processes
 from mmapstore.operations.rounds.preparation import is_ready
 from mmapstore.plain.errors import LockedFileError, TransformError
 
@@ -143,22 +142,6 @@ def test_a_killed_process_stops_training_where_its_round_is_waited_for_and_not_b
 
 
 @pytest.mark.slow
-def test_a_process_that_nobody_listens_to_ends_and_begins_again_when_training_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "IDLE_SECONDS", 1.5)
-    b = opened(tmp_path).augmented(augmenting.very_slow, tmp_path / "rounds", **FEW).batches(8)
-    b.read(0, 0)
-    wait_until(children)
-    wait_until(lambda: not children(), 4.0)
-    b.read(0, 1)
-    assert children()
-    end = time.monotonic() + 2.5
-    while time.monotonic() < end:
-        b.read(0, 0)
-        time.sleep(0.01)
-        assert children()  # as long as training goes on
-
-
-@pytest.mark.slow
 def test_functions_of_the_training_script_need_its_guard(tmp_path):
     opened(tmp_path)
     program = f"""
@@ -195,7 +178,6 @@ def test_preparing_takes_at_most_the_memory_that_was_predicted(tmp_path):
     rounds._preparation.begin(0)
     most = 0
     while not is_ready(rounds.path(0)):
-        rounds._preparation.go_on(0, 10)
         most = max(most, sum(map(private, children())))
         time.sleep(0.005)
     assert 0.5 * rounds.memory.total <= most <= rounds.memory.total

@@ -47,7 +47,6 @@ class Here:
 
     def __init__(self, work, script, **given):
         self.work, self.given, self.error = work, given, None
-        self.was_interrupted = False
         self.begun.append(given["number"])
         self.done = False
         if not self.late:
@@ -69,9 +68,6 @@ class Here:
     @property
     def is_running(self):
         return not self.done
-
-    def is_wanted(self, seconds):
-        pass
 
     def end(self):
         pass

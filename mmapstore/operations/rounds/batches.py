@@ -43,7 +43,7 @@ class RoundBatches(Batches):
 
     def _reader_of(self, epoch: int) -> BatchReader:
         number = self._rounds.round_of(epoch)
-        stored = self._rounds.dataset(number)  # waits for the round; also tells the process that prepares the next one to go on
+        stored = self._rounds.dataset(number)  # waits for the round
         latest = self._latest  # read once: another thread may replace it
         if latest is None or latest[0] != number:
             batch_size, options = self._made_of

@@ -150,21 +150,6 @@ class Preparation:
     def is_preparing(self, number: int) -> bool:
         return self._process is not None and self._number == number and self._process.is_running
 
-    def go_on(self, number: int, seconds: float) -> None:
-        """Tell the process that training goes on, and is heard of again in so many seconds.
-
-        A process that was interrupted is started again; a round that failed waits until it is needed.
-        """
-        process = self._process
-        if process is None:
-            return
-        if process.is_running:
-            process.is_wanted(seconds)
-        elif process.was_interrupted and self._number == number:
-            self.begin(number)
-        else:
-            self._stop()
-
     def wait(self, number: int) -> None:
         """Return when a round is ready. Raises what keeps it from becoming so."""
         self.begin(number)

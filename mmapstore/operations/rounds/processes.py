@@ -3,8 +3,8 @@
 They are started as programs of their own, not as copies of this one: copies of a process in which TensorFlow runs hang. The
 training script is not imported in them, unless the augmenting function is defined in it.
 
-A process ends when the one that started it has ended, however it did; on Ctrl-C; and when it has not heard for some seconds that
-training goes on: no one tells that `fit` has returned. An ingest that ends in the middle is resumed by the next one.
+A process ends when its round is ready; when the one that started it has ended, however it did; and on Ctrl-C. An ingest that ends
+in the middle is resumed by the next one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from collections.abc import Callable, Mapping
 from multiprocessing import spawn
 from typing import Any
 
-from ...plain.errors import InvalidValueError, MmapstoreError
+from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 
 HELD_NBYTES = 32_000_000  # private memory of such a process before it does anything
-IDLE_SECONDS = 10.0  # at least, after which a process ends that has heard nothing
 _NICE = 10  # a tenth of a processor that training wants as well; at 19 a round would make no progress beside it
 _POLL_SECONDS = 0.5
-_PATIENCE_SECONDS = 1.0
 _INTERRUPTED = 130
 _LONGEST_MESSAGE = 20_000  # characters: what fits into a pipe that nobody reads
 # Started with -P: the current directory may hold a json.py of others. No line comes if training ended meanwhile.
@@ -42,14 +40,23 @@ _PROGRAM = (
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 is_child = False  # True in such a process
-_heard_until = 0.0  # the time at which it ends, unless it hears before that training goes on
 
 
-def script_of(pickled: bytes) -> dict[str, str]:
-    """Return how a process imports the training script, if what was pickled is defined in it; else an empty dict.
+def script_of(fn: Any) -> dict[str, str]:
+    """Return the settings with which a process imports the script that defines `fn`; an empty dict for a module of its own.
 
-    Raises InvalidValueError for definitions of a notebook or an interactive session, which no other process can import.
+    Raises InvalidTypeError for a function that does not pickle, and InvalidValueError for one that is defined in a notebook or an
+    interactive session, which no other process can import.
     """
+    if not callable(fn):
+        raise InvalidTypeError(f"fn={fn!r} cannot be called; expected a function fn(x, rng) of one sample.")
+    try:
+        pickled = pickle.dumps(fn)
+    except Exception as error:
+        raise InvalidTypeError(
+            f"fn={fn!r} does not pickle ({type(error).__name__}: {error}), so no other process can call it. Define it with `def` "
+            "in a module, not inside a function and not as a lambda; give it fixed arguments with functools.partial."
+        ) from error
     if b"__main__" not in pickled:
         return {}
     script = {name: value for name, value in spawn.get_preparation_data("round").items() if name.startswith("init_main")}
@@ -78,15 +85,13 @@ class Process:
             env={**dict.fromkeys(_THREADS, "1"), **os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
         )
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._answer = self._process.stdout
         search = [entry if entry else os.getcwd() for entry in sys.path if isinstance(entry, str)]
-        head = {"search": search, "script": script, "parent": os.getpid(), "idle": IDLE_SECONDS, **given}
+        head = {"search": search, "script": script, "parent": os.getpid(), **given}
         try:
-            self._stdin.write(json.dumps(head).encode() + b"\n")
-            pickle.dump(work, self._stdin, pickle.HIGHEST_PROTOCOL)
-            self._stdin.flush()
-        except OSError:
-            pass  # it has ended already; `result` tells why
+            with contextlib.suppress(OSError), self._process.stdin as pipe:  # it has ended already; `result` tells why
+                pipe.write(json.dumps(head).encode() + b"\n")
+                pickle.dump(work, pipe, pickle.HIGHEST_PROTOCOL)
         except BaseException:
             self.end()
             raise
@@ -95,48 +100,26 @@ class Process:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
-    @property
-    def was_interrupted(self) -> bool:
-        """True if it ended in the middle, and nothing was wrong."""
-        return self._process.poll() in (_INTERRUPTED, -signal.SIGINT)
-
-    def is_wanted(self, seconds: float) -> None:
-        """Tell the process that what it does is wanted, and to end if it does not hear that again in so many seconds."""
-        with contextlib.suppress(OSError, ValueError):  # it has ended
-            self._stdin.write(f"{seconds:.1f}\n".encode())
-            self._stdin.flush()
-
     def result(self) -> None:
         """Wait for the end of the process. Raises what went wrong in it."""
-        while True:
-            self.is_wanted(IDLE_SECONDS)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(_POLL_SECONDS)
-                break
-        answer = self._stdout.read()
-        self.end()
+        answer, code = self._answer.read(), self._process.wait()
         if code == 0:
             return
         if code == 1 and answer:
             raise pickle.loads(answer)
         if code in (_INTERRUPTED, -signal.SIGINT):
-            raise MmapstoreError("The preparation of a round was interrupted. Run again: it goes on where it stopped.")
+            raise MmapstoreError("The preparation of a round was interrupted. Run again: it resumes where it stopped.")
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         memory = ", as the system does where memory runs out" if code == -9 else ""
-        raise MmapstoreError(f"{how} ended the process that prepared a round{memory}. Run again: it goes on where it stopped.")
+        raise MmapstoreError(f"{how} ended the process that prepared a round{memory}. Run again: it resumes where it stopped.")
 
     def end(self) -> None:
         """End the process at once."""
         if os.getpid() != self._owner:
             return  # a forked copy of the training process has this object, but not the process
-        with contextlib.suppress(OSError):
-            self._stdin.close()  # it ends when it sees that
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_PATIENCE_SECONDS)
         self._process.kill()
         self._process.wait()
-        with contextlib.suppress(OSError):
-            self._stdout.close()
+        self._answer.close()
 
 
 # --- in the process ------------------------------------------------------------------------------------------------------
@@ -144,25 +127,23 @@ class Process:
 
 def prepare(given: dict[str, Any]) -> None:
     """Do what the process was started for, and end without Python's shutdown. What `fn` prints goes to stderr."""
-    global is_child, _heard_until
-    is_child, _heard_until = True, time.monotonic() + given["idle"]
+    global is_child
+    is_child = True
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    threading.Thread(target=_end_when_not_needed, args=(given["parent"],), daemon=True).start()
     code = 0
     try:
         work = _loaded(given)
-        threading.Thread(target=_listen, daemon=True).start()
+        threading.Thread(target=_end_with, args=(given["parent"],), daemon=True).start()
         work(given)
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except BaseException as error:
         code = 1
-        found = (
-            error if isinstance(error, MmapstoreError) else MmapstoreError(f"preparing a round: {type(error).__name__}: {error}")
-        )
-        told = type(found)(str(found)[:_LONGEST_MESSAGE])
-        told.add_note("".join(getattr(found, "__notes__", traceback.format_exception(error)))[-_LONGEST_MESSAGE:])
+        is_ours = isinstance(error, MmapstoreError)
+        text = str(error) if is_ours else f"preparing a round: {type(error).__name__}: {error}"
+        told = (type(error) if is_ours else MmapstoreError)(text[:_LONGEST_MESSAGE])
+        told.add_note("".join(getattr(error, "__notes__", traceback.format_exception(error)))[-_LONGEST_MESSAGE:])
         with contextlib.suppress(OSError):
             answers.write(pickle.dumps(told))
     with contextlib.suppress(OSError):
@@ -186,18 +167,7 @@ def _loaded(given: dict[str, Any]) -> Callable[..., Any]:
         ) from error
 
 
-def _listen() -> None:
-    global _heard_until
-    while found := os.read(0, 1 << 12):
-        with contextlib.suppress(ValueError):  # a part of a line
-            _heard_until = time.monotonic() + float(found.split()[-1])
-    os._exit(1)  # the process that started this one has ended, or wants no more
-
-
-def _end_when_not_needed(parent: int) -> None:
-    # A pipe alone does not tell: a forked copy of the parent may hold it open.
-    while sys.platform == "win32" or os.getppid() == parent:
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:  # which stays the same on Windows: there the round is made to its end
         time.sleep(_POLL_SECONDS)
-        if time.monotonic() > _heard_until:
-            os._exit(_INTERRUPTED)
     os._exit(1)

@@ -44,8 +44,6 @@ from .source import DUPLICATE, ORIGINAL, Augmentation, Function, RoundSource
 _FORMAT = 1  # of rounds: another number, other bytes
 _INGEST_MEMORY = 256_000_000  # the most that writing a round takes, where samples are small enough
 _BESIDE = 1 << 16  # bytes on disk of a round beside its samples: headers, manifest, journal
-_BEAT_SECONDS = 1.0
-_PAUSES = 3  # longest pauses between two batches after which training is taken to be over
 
 
 class RoundOptions(NamedTuple):
@@ -88,7 +86,7 @@ class AugmentedRounds:
         self.epochs_per_round = whole_number("epochs_per_round", options.epochs_per_round, least=1)
         self.seed = whole_number("seed", options.seed)
         self.validation = bool(options.validation)
-        script = _script_of(fn)
+        script = processes.script_of(fn)
         self._dataset = dataset
         self._field = _augmented_field(dataset, options.field, balance)
         labels = dataset._labels(balance, "balance")
@@ -136,7 +134,6 @@ class AugmentedRounds:
         self._require_disk(None if options.max_disk is None else parse_bytes(options.max_disk, "max_disk"))
         self._guard = threading.RLock()
         self._current: tuple[int, Dataset] | None = None
-        self._beat = self._read = self._longest_pause = 0.0
         self._warned_of_wait = self._warned_of_duplicates = False
         self.waits: dict[int, float] = {}
 
@@ -189,17 +186,8 @@ class AugmentedRounds:
         Waits until the round is ready. Then the next one is prepared in the background, and others are deleted.
         Raises what `fn` raised, with the sample; WriteError for a full disk.
         """
-        now = time.monotonic()
-        pause, self._read = now - self._read, now
         current = self._current  # read once: another thread may replace it
         if current is not None and current[0] == number:
-            if now - self._beat > _BEAT_SECONDS and self._guard.acquire(blocking=False):
-                try:
-                    self._beat = now
-                    self._longest_pause = max(self._longest_pause, pause)  # for validation, say
-                    self._preparation.go_on(number + 1, max(processes.IDLE_SECONDS, _PAUSES * self._longest_pause))
-                finally:
-                    self._guard.release()
             return current[1]
         with self._guard:
             if self._current is None or self._current[0] != number:
@@ -220,7 +208,6 @@ class AugmentedRounds:
         self._report_duplicates(number, found)
         if not self.validation:
             preparation.begin(number + 1)
-        self._beat = self._read = time.monotonic()
         return found
 
     def _say_waiting(self, number: int) -> None:
@@ -302,20 +289,6 @@ class AugmentedRounds:
 
 
 # --- the arguments -------------------------------------------------------------------------------------------------------
-
-
-def _script_of(fn: Any) -> dict[str, str]:
-    """Return how a process imports the script that defines `fn`. Raises for a function that does not pickle."""
-    if not callable(fn):
-        raise InvalidTypeError(f"fn={fn!r} cannot be called; expected a function fn(x, rng) of one sample.")
-    try:
-        pickled = pickle.dumps(fn)
-    except Exception as error:
-        raise InvalidTypeError(
-            f"fn={fn!r} does not pickle ({type(error).__name__}: {error}), so no other process can call it. Define it with `def` "
-            "in a module, not inside a function and not as a lambda; give it fixed arguments with functools.partial."
-        ) from error
-    return processes.script_of(pickled)
 
 
 def _require_pickles(source: RoundSource, name: str) -> None:
