@@ -16,7 +16,6 @@ from .checksums import Checksum32, Fletcher32
 from .codec import Bytes, CorruptChunk, NoDecoder, Step, check_size
 from .deflate import Inflate
 from .lz4 import Hdf5Lz4, Hdf5Lzf, NumcodecsLz4
-from .numcodecs_filters import NumcodecsFilter
 from .shuffle import Unshuffle
 from .streams import Streams, Unxz
 from .szip import unszip
@@ -45,7 +44,6 @@ _STEPS: dict[str, Callable[[Settings], Step]] = {
     "crc32": lambda settings: Checksum32("crc32", settings.get("location") or "start"),
     "adler32": lambda settings: Checksum32("adler32", settings.get("location") or "start"),
 }
-_FILTERS = ("delta", "fixedscaleoffset", "astype", "quantize", "bitround", "packbits")
 
 _WHY_NOT = {
     "nbit": "no decoder outside HDF5 for nbit",
@@ -87,8 +85,6 @@ def _positive(settings: Settings, name: str, default: int | None = None) -> int:
 
 
 def _step(codec: Codec) -> Step:
-    if codec.name in _FILTERS:
-        return NumcodecsFilter(codec.name, codec.settings)
     make = _STEPS.get(codec.name)
     if make is None:
         raise NoDecoder(_WHY_NOT.get(codec.name, f"no decoder outside the format's own library for {codec.name}"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,11 +13,10 @@ from ..plain.codecs import Chain, Codec
 ByteOrder = Literal["<", ">", "|"]  # as NumPy writes it; "|": as it is already
 Step = tuple[str, Mapping[str, Any]]  # a codec of format 3: its name and its configuration
 _WRAPPED = "numcodecs."  # how format 3 names the codecs of numcodecs
-_FILTERS = ("delta", "fixedscaleoffset", "astype", "quantize", "bitround", "packbits")
-_COMPRESSORS = ("blosc", "lz4", "zstd", "zlib", "gzip", "bz2", "lzma", "shuffle", "crc32", "crc32c", "adler32", "fletcher32")
+_KNOWN = ("blosc", "lz4", "zstd", "zlib", "gzip", "bz2", "lzma", "shuffle", "crc32", "crc32c", "adler32", "fletcher32")
+_BYTES_3 = {"blosc", "gzip", "zstd", "crc32c", *(_WRAPPED + name for name in _KNOWN)}
 _RENAMED = {"bz2": "bzip2", "lz4": "numcodecs-lz4", "shuffle": "numcodecs-shuffle"}
 _XZ, _RAW = 1, 3  # as the module lzma numbers its formats; not every Python has that module
-_DTYPE = re.compile(r"[<>|=]?[biufc]\d{1,2}|bool|u?int\d{1,2}|float\d{2}|complex\d{2,3}")
 
 
 class NotUnderstood(Exception):
@@ -43,8 +40,8 @@ class Encoding:
 
 
 def encoding_2(found: Mapping[str, Any], chunk: tuple[int, ...]) -> Encoding:
-    """Of an array of format 2. Raises NotUnderstood."""
-    chain = tuple(_codec(str(codec["id"]), codec) for codec in codecs_2(found))
+    """Return the encoding of an array of format 2. Raises NotUnderstood."""
+    chain = tuple(_codec(str(codec["id"]), codec, 4) for codec in codecs_2(found))
     order = found.get("order", "C")
     if order not in ("C", "F"):
         raise NotUnderstood(f"its axes are stored in the unknown order {order!r}")
@@ -67,17 +64,15 @@ def named_3(found: Any) -> Step:
 
 
 def split_3(codecs: Sequence[Any]) -> tuple[list[Step], Step, list[Step]]:
-    """Codecs of arrays, the one that makes bytes of them, codecs of bytes. Raises NotUnderstood where one is unknown."""
+    """Return codecs of arrays, the one that makes bytes of them, codecs of bytes. Raises NotUnderstood for an unknown codec."""
     steps = [named_3(codec) for codec in codecs]
-    arrays = {"transpose", *(_WRAPPED + name for name in _FILTERS)}
     turning = {"bytes", "sharding_indexed"}
-    inner = {"blosc", "gzip", "zstd", "crc32c", *(_WRAPPED + name for name in _COMPRESSORS)}
     for name, _ in steps:
-        if name not in arrays | turning | inner:
+        if name not in {"transpose"} | turning | _BYTES_3:
             raise NotUnderstood(f"its codec {name!r} is one that only zarr decodes")
     (at,) = [at for at, (name, _) in enumerate(steps) if name in turning]
     before, after = steps[:at], steps[at + 1 :]
-    if {name for name, _ in before} - arrays or {name for name, _ in after} - inner:
+    if {name for name, _ in before} - {"transpose"} or {name for name, _ in after} - _BYTES_3:
         raise NotUnderstood("its codecs stand in an order that mmapstore does not know")
     return before, steps[at], after
 
@@ -85,86 +80,36 @@ def split_3(codecs: Sequence[Any]) -> tuple[list[Step], Step, list[Step]]:
 def encoding_3(
     before: Sequence[Step], settings: Mapping[str, Any], after: Sequence[Step], dtype: np.dtype[Any], chunk: tuple[int, ...]
 ) -> Encoding:
-    """Of an array of format 3: codecs before the one called "bytes", its configuration, and codecs after it.
+    """Return the encoding of an array of format 3, from the codecs before "bytes", its configuration, and the codecs after it.
 
     `dtype` is that of the array. Raises NotUnderstood.
     """
-    axes, declared = list(range(len(chunk))), dtype
-    filters: list[Codec] = []
-    for name, configuration in before:
-        if name == "transpose":
-            order = configuration["order"]
-            if filters or not isinstance(order, list) or sorted(order) != list(range(len(chunk))):
-                raise NotUnderstood(f"its axes are transposed after filters, or in the unknown order {order!r}")
-            axes = [axes[axis] for axis in order]
-        else:
-            codec, dtype = _filter_3(name.removeprefix(_WRAPPED), configuration, dtype, declared)
-            filters.append(codec)
-    order = settings.get("endian")
+    axes = list(range(len(chunk)))
+    for _, configuration in before:
+        order = configuration["order"]
+        if not isinstance(order, list) or sorted(order) != list(range(len(chunk))):
+            raise NotUnderstood(f"its axes are transposed in the unknown order {order!r}")
+        axes = [axes[axis] for axis in order]
     byte_order: ByteOrder = "|"
     if dtype.itemsize > 1 and dtype.kind != "S":
+        order = settings.get("endian")
         if order not in ("little", "big"):
             raise NotUnderstood(f"its byte order is given as {order!r}")
         byte_order = "<" if order == "little" else ">"
-        if filters and not dtype.newbyteorder(byte_order).isnative:
-            # zarr 3.1 hands the swapped values to numcodecs, which looks at their bytes as if they were native; 3.4 does not.
-            raise NotUnderstood("its filters work on swapped bytes, which not every version of zarr reads alike")
-    codecs = [_compressor_3(name.removeprefix(_WRAPPED), configuration, dtype, declared) for name, configuration in after]
-    return Encoding((*filters, *codecs), _axes(axes, chunk), "|" if filters else byte_order)
+    chain = tuple(_codec(name.removeprefix(_WRAPPED), configuration, dtype.itemsize) for name, configuration in after)
+    return Encoding(chain, _axes(axes, chunk), byte_order)
 
 
-def _filter_3(name: str, found: Mapping[str, Any], dtype: np.dtype[Any], declared: np.dtype[Any]) -> tuple[Codec, np.dtype[Any]]:
-    """A filter of arrays of `dtype`, and the dtype of what it makes of them; `declared` is that of the whole array."""
-    own = {"astype": "decode_dtype", "bitround": None, "packbits": None}.get(name, "dtype")
-    made = {"astype": "encode_dtype", "delta": "astype", "fixedscaleoffset": "astype"}.get(name)
-    if own is not None:
-        if name != "delta":  # which may leave out nothing
-            found = {**found, own: found.get(own) or _own(name, dtype, declared).str}
-        # zarr converts values where they differ, or looks at their bytes anew: it depends on the codec.
-        if _dtype(found[own]) != dtype or (name == "quantize" and _dtype(found.get("astype") or dtype.str) != dtype):
-            raise NotUnderstood(f"its filter {name!r} is meant for {found[own]}, but is given {dtype}")
-    if name == "packbits":
-        if dtype != np.dtype(bool):
-            raise NotUnderstood(f"its filter 'packbits' is meant for bool, but is given {dtype}")
-        return _codec(name, found), np.dtype("u1")
-    codec = _codec(name, found)
-    return codec, _dtype(codec.settings[made]) if made else dtype
-
-
-def _compressor_3(name: str, found: Mapping[str, Any], dtype: np.dtype[Any], declared: np.dtype[Any]) -> Codec:
-    if name == "shuffle" and found.get("elementsize") is None:
-        found = {**found, "elementsize": _own(name, dtype, declared).itemsize}
-    return _codec(name, found)
-
-
-def _own(name: str, dtype: np.dtype[Any], declared: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype that a codec is meant for where its settings leave it out."""
-    if dtype != declared:
-        # The array's in zarr 3.1, what the filters before it make in 3.4.
-        raise NotUnderstood(f"its codec {name!r} follows a filter, and does not say what dtype it is meant for")
-    return dtype
-
-
-def _codec(name: str, found: Mapping[str, Any]) -> Codec:
-    """One codec by the name that numcodecs has for it; only the settings that matter for decoding."""
-    if name not in _FILTERS + _COMPRESSORS:
+def _codec(name: str, found: Mapping[str, Any], itemsize: int) -> Codec:
+    """Return one codec by the name that numcodecs has for it, with the settings that matter for decoding."""
+    if name not in _KNOWN:
         raise NotUnderstood(f"its codec {name!r} is one that only zarr decodes")
     settings: dict[str, Any] = {}
-    if name in ("delta", "fixedscaleoffset", "quantize"):
-        settings["dtype"] = _dtype(found["dtype"]).str
-        settings["astype"] = _dtype(found.get("astype") or settings["dtype"]).str
-    if name == "fixedscaleoffset":
-        settings["offset"], settings["scale"] = _number(found["offset"]), _number(found["scale"])
-    elif name == "quantize":
-        settings["digits"] = _number(found["digits"])
-    elif name == "bitround":
-        settings["keepbits"] = _number(found["keepbits"])
-    elif name == "astype":
-        settings = {key: _dtype(found[key]).str for key in ("encode_dtype", "decode_dtype")}
-    elif name == "shuffle":
-        settings["elementsize"] = _number(found.get("elementsize", 4))
-        if not isinstance(settings["elementsize"], int) or settings["elementsize"] < 1:
-            raise NotUnderstood(f"its shuffle is of elements of {settings['elementsize']} bytes")
+    if name == "shuffle":
+        given = found.get("elementsize")
+        settings["elementsize"] = itemsize if given is None else given
+        if type(settings["elementsize"]) is not int or settings["elementsize"] < 1:
+            raise NotUnderstood(f"its shuffle is of elements of {str(given)[:40]!r} bytes")
     elif name in ("crc32", "crc32c", "adler32"):
         settings["location"] = found.get("location") or ("end" if name == "crc32c" else "start")
         if settings["location"] not in ("start", "end"):
@@ -174,18 +119,6 @@ def _codec(name: str, found: Mapping[str, Any]) -> Codec:
         if settings["filters"] is not None and settings["format"] != _RAW:
             raise NotUnderstood("its lzma has filters that its format has no place for")
     return Codec(_RENAMED.get(name, name), settings, name)
-
-
-def _dtype(found: Any) -> np.dtype[Any]:
-    if not isinstance(found, str) or not _DTYPE.fullmatch(found):
-        raise NotUnderstood(f"a filter is meant for the unknown dtype {str(found)[:40]!r}")
-    return np.dtype(found)
-
-
-def _number(found: Any) -> int | float:
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
-        raise NotUnderstood(f"a codec is set to {str(found)[:40]!r}, which is not a number")
-    return found
 
 
 def _axes(order: Sequence[int], chunk: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -13,7 +13,6 @@ from ..plain.errors import DamagedFileError, NotFoundError, NotReadableError
 from .contract import Array
 
 _SPARE = 64 * 2**10  # beside an eighth: what encoders add to bytes that they cannot make smaller
-_MAY_WIDEN = {"delta", "fixedscaleoffset", "astype", "quantize"}  # they store elements of another dtype, of 16 bytes at most
 
 
 class ChunkFiles:
@@ -32,8 +31,7 @@ class ChunkFiles:
         self._all_skipped = (1 << len(chunks.chain)) - 1
         self.never_encoded = not chunks.chain
         self.chunk_nbytes = math.prod(chunks.grid.chunk) * chunks.dtype.itemsize
-        widest = 16 // chunks.dtype.itemsize if any(codec.name in _MAY_WIDEN for codec in chunks.chain) else 1
-        self.most_stored = self.chunk_nbytes * max(1, widest) * 9 // 8 + _SPARE
+        self.most_stored = self.chunk_nbytes * 9 // 8 + _SPARE
         self._files = Descriptors(chunks.root if os.path.isfile(chunks.root) else None)
         self._root = self._status()
 
