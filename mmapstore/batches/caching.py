@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files.system_errors import explaining_write_errors
+from ..formats.npy_file import header_bytes
 from ..plain.array_spec import DEFAULT_LAYOUTS, ArraySpec
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, WriteError
 from ..plain.memory_budget import format_bytes, parse_bytes
-from ..readers.cache_file import Numbers, allocated_nbytes, cache_file, flags_of, npy_header
+from ..readers.cache_file import Numbers, allocated_nbytes, cache_file, flags_of
 from ..readers.cached import Blocks, Cached, SampleTransform, blocks_of, transformed
 from ..readers.contract import Array, Reader
 
@@ -46,7 +47,7 @@ class _Field:
     def overhead(self) -> int:
         """Bytes on disk beside the blocks: header, flags, and the rest of the pages of the first and last block."""
         flags = -(-len(self.ends) // _PAGE) * _PAGE
-        return -(-len(npy_header(self.spec)) // _PAGE) * _PAGE + flags + 2 * _PAGE
+        return -(-len(header_bytes(self.spec.shape, self.spec.dtype)) // _PAGE) * _PAGE + flags + 2 * _PAGE
 
     def nbytes(self, last: int) -> int:
         """Return the bytes on disk with the blocks [first, last)."""

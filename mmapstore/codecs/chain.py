@@ -45,12 +45,6 @@ _STEPS: dict[str, Callable[[Settings], Step]] = {
     "adler32": lambda settings: Checksum32("adler32", settings.get("location") or "start"),
 }
 
-_WHY_NOT = {
-    "nbit": "no decoder outside HDF5 for nbit",
-    "scaleoffset": "no decoder outside HDF5 for scale-offset",
-    "zfp": "no decoder outside the format's own library for zfp",
-}
-
 
 def decoder_for(chain: Chain, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> tuple[ChainDecoder | None, str]:
     """Return a decoder for chunks of shape `chunk`, and ""; or None, and the reason, in words for `info`.
@@ -67,7 +61,7 @@ def decoder_for(chain: Chain, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> t
     >>> out.view("<f4").tolist()
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     >>> decoder_for((Codec("nbit"),), np.dtype("u2"), (8,))
-    (None, 'no decoder outside HDF5 for nbit')
+    (None, "no decoder outside the format's own library for nbit")
     """
     if dtype.hasobject:
         return None, f"elements of {dtype} have no fixed size"
@@ -87,7 +81,7 @@ def _positive(settings: Settings, name: str, default: int | None = None) -> int:
 def _step(codec: Codec) -> Step:
     make = _STEPS.get(codec.name)
     if make is None:
-        raise NoDecoder(_WHY_NOT.get(codec.name, f"no decoder outside the format's own library for {codec.name}"))
+        raise NoDecoder(f"no decoder outside the format's own library for {codec.name}")
     return make(codec.settings)
 
 

@@ -11,13 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .codec import WORTH_A_PART, Bytes, CorruptChunk, Step, check_size, refused
+from .codec import Bytes, CorruptChunk, Step, check_size, refused
 
 Form = Literal["zlib", "gzip"]
 _WINDOW_BITS: dict[Form, int] = {"zlib": zlib.MAX_WBITS, "gzip": 16 + zlib.MAX_WBITS}
 # The package takes the size as a C int, so longer chunks go to zlib, which streams.
 _MOST = 2**31 - 1
-_SLOWER = 3  # Python's zlib, which can stop, takes so many times as long for each byte
 
 
 def inflate(source: Bytes, nbytes: int, form: Form) -> bytes:
@@ -43,21 +42,10 @@ def inflate(source: Bytes, nbytes: int, form: Form) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def inflate_prefix(source: Bytes, stop: int, form: Form) -> bytes | None:
-    """The first `stop` decoded bytes, at the cost of those; None where the first stream has fewer. No checksum is verified."""
-    stream = zlib.decompressobj(_WINDOW_BITS[form])
-    try:
-        found = stream.decompress(source.data, stop)
-    except zlib.error as error:
-        raise CorruptChunk(refused(form, source, error)) from error
-    return found if len(found) == stop else None
-
-
 class Inflate(Step):
     """A zlib or gzip stream."""
 
     fills = False
-    has_parts = True
 
     def __init__(self, form: Form) -> None:
         import deflate
@@ -86,12 +74,3 @@ class Inflate(Step):
             raise CorruptChunk(f"it decodes to more than {nbytes} bytes, expected exactly {nbytes}")
         check_size(len(found), nbytes)
         return np.frombuffer(found, np.uint8)
-
-    def undo_part(self, source: Bytes, nbytes: int, start: int, stop: int, out: Bytes) -> bool:
-        if _SLOWER * stop > WORTH_A_PART * nbytes:
-            return False
-        found = inflate_prefix(source, stop, self._form)
-        if found is None:
-            return False
-        out[:] = np.frombuffer(found, np.uint8)[start:stop]
-        return True

@@ -19,8 +19,7 @@ from .hdf5_boxes import memory_type
 from .hdf5_dimensions import LABELS
 from .hdf5_library import library
 from .hdf5_paths import decoded, encoded
-from .hdf5_regions import region_words
-from .hdf5_runs import has_references, holds_runs, in_stored_order, is_flat, refusal, stored_elements
+from .hdf5_runs import has_references, holds_runs, in_stored_order, is_flat, refusal, region_words, stored_elements
 from .tree_contract import FILL, Attribute
 
 PathOf = Callable[[Any], str]

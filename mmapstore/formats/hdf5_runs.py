@@ -1,10 +1,12 @@
-"""Runs of variable length in HDF5: where h5py errs with them, and their elements as they are stored."""
+"""Elements of HDF5 types without a fixed size or meaning: runs of variable length, and references; h5py errs with some of them."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,53 +14,54 @@ import numpy as np
 from .contract import Array
 from .hdf5_library import library
 
+_MOST_LETTERS = 200
 
-def holds_runs(kind: Any) -> bool:
-    """True where elements of an h5py type are, or hold, runs of variable length other than text."""
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """Yield the types that an h5py type is made of: those of the members of a compound, and of the elements of an array type."""
     h5t = library().h5t
     if isinstance(kind, h5t.TypeCompoundID):
-        return any(holds_runs(kind.get_member_type(index)) for index in range(kind.get_nmembers()))
-    if isinstance(kind, h5t.TypeArrayID):
-        return holds_runs(kind.get_super())
-    return isinstance(kind, h5t.TypeVlenID)
+        for index in range(kind.get_nmembers()):
+            yield from _parts(kind.get_member_type(index))
+    elif isinstance(kind, h5t.TypeArrayID):
+        yield from _parts(kind.get_super())
+    else:
+        yield kind
+
+
+def holds_runs(kind: Any) -> bool:
+    """Return True if elements of an h5py type are, or hold, runs of variable length other than text."""
+    return any(isinstance(part, library().h5t.TypeVlenID) for part in _parts(kind))
 
 
 def is_flat(kind: Any) -> bool:
-    """True where the bytes of an element are all of it: no text or runs of variable length, no references."""
+    """Return True if the bytes of an element are all of it: no text or runs of variable length, no references."""
     h5t = library().h5t
-    if isinstance(kind, h5t.TypeCompoundID):
-        return all(is_flat(kind.get_member_type(index)) for index in range(kind.get_nmembers()))
-    if isinstance(kind, h5t.TypeArrayID):
-        return is_flat(kind.get_super())
-    if isinstance(kind, h5t.TypeStringID):
-        return not kind.is_variable_str()
-    return not isinstance(kind, (h5t.TypeVlenID, h5t.TypeReferenceID))
+    return not any(
+        part.is_variable_str() if isinstance(part, h5t.TypeStringID) else isinstance(part, (h5t.TypeVlenID, h5t.TypeReferenceID))
+        for part in _parts(kind)
+    )
 
 
 def has_references(kind: Any, regions_only: bool = False) -> bool:
-    """True where elements of an h5py type are, or hold, object or region references."""
+    """Return True if elements of an h5py type are, or hold, object or region references."""
     h5t = library().h5t
-    if isinstance(kind, h5t.TypeCompoundID):
-        return any(has_references(kind.get_member_type(index), regions_only) for index in range(kind.get_nmembers()))
-    if isinstance(kind, (h5t.TypeVlenID, h5t.TypeArrayID)):
-        return has_references(kind.get_super(), regions_only)
-    return isinstance(kind, h5t.TypeReferenceID) and not (regions_only and kind.equal(h5t.STD_REF_OBJ))
+    return any(
+        has_references(part.get_super(), regions_only)
+        if isinstance(part, h5t.TypeVlenID)
+        else isinstance(part, h5t.TypeReferenceID) and not (regions_only and part.equal(h5t.STD_REF_OBJ))
+        for part in _parts(kind)
+    )
 
 
 def refusal(kind: Any) -> str:
-    """Why values of an h5py type must not be read through h5py: it ends the process. "" where they can.
+    """Return the reason if values of an h5py type must not be read through h5py, which would end the process; else "".
 
     Seen with h5py 3.11 to 3.16: elements of 12 bytes are converted in room for 8.
     """
-    h5t = library().h5t
-    if isinstance(kind, h5t.TypeCompoundID):
-        found = (refusal(kind.get_member_type(index)) for index in range(kind.get_nmembers()))
-        return next((words for words in found if words), "")
-    if isinstance(kind, h5t.TypeArrayID):
-        return refusal(kind.get_super())
-    if isinstance(kind, h5t.TypeVlenID) and has_references(kind, regions_only=True):
-        return "h5py cannot read runs of variable length that hold region references"
-    return ""
+    runs = (part for part in _parts(kind) if isinstance(part, library().h5t.TypeVlenID))
+    is_refused = any(has_references(part, regions_only=True) for part in runs)
+    return "h5py cannot read runs of variable length that hold region references" if is_refused else ""
 
 
 def in_stored_order(values: Array, dtype: np.dtype[Any]) -> Array:
@@ -104,7 +107,7 @@ def _mended(values: Array, dtype: np.dtype[Any]) -> Array:
 
 @functools.cache
 def _labels_are_wrong() -> bool:
-    """True if the installed h5py labels big-endian runs wrongly; a file in memory shows it."""
+    """Return True if the installed h5py labels big-endian runs wrongly; a file in memory shows it."""
     h5py = library()
     swapped = np.dtype("u2").newbyteorder("S")
     with h5py.File(f"mmapstore-{uuid.uuid4()}", "w", driver="core", backing_store=False) as file:
@@ -114,7 +117,7 @@ def _labels_are_wrong() -> bool:
 
 
 def stored_elements(kind: Any, data: bytes) -> Any:
-    """The bytes of one element that HDF5 gave in its own type: of what has variable length, those that its addresses lead to."""
+    """Return the bytes of an element that HDF5 gave in its own type; for variable length, those that its addresses lead to."""
     h5t = library().h5t
     if isinstance(kind, h5t.TypeCompoundID):
         members = ((kind.get_member_offset(index), kind.get_member_type(index)) for index in range(kind.get_nmembers()))
@@ -134,3 +137,33 @@ def stored_elements(kind: Any, data: bytes) -> Any:
 def _each(kind: Any, data: bytes) -> Any:
     size = kind.get_size()
     return data if is_flat(kind) else [stored_elements(kind, data[at : at + size]) for at in range(0, len(data), size)]
+
+
+def region_words(item: Any, reference: Any, path_of: Callable[[Any], str]) -> str:
+    """Return the path of the dataset and the elements: corners of boxes, first and last, or points. "" for a null reference.
+
+    `item` is any object of the file of an h5py.RegionReference. A long selection is given by its digest.
+
+    >>> import h5py, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, h5py.File(f"{folder}/a.h5", "w") as file:
+    ...     file["x"] = range(9)
+    ...     region_words(file, file["x"].regionref[2:4], lambda reference: "/x")
+    '/x boxes [[[2], [3]]]'
+    """
+    if not reference:
+        return ""
+    h5py = library()
+    space = h5py.h5r.get_region(reference, item.file.id)
+    kind = space.get_select_type()
+    if kind == h5py.h5s.SEL_HYPERSLABS:
+        words = f"boxes {_listed(space.get_select_hyper_blocklist())}"
+    elif kind == h5py.h5s.SEL_POINTS:
+        words = f"points {_listed(space.get_select_elem_pointlist())}"
+    else:
+        words = "all" if kind == h5py.h5s.SEL_ALL else "nothing"
+    return f"{path_of(reference)} {words}"
+
+
+def _listed(places: Any) -> str:
+    text = str(np.asarray(places).tolist())
+    return text if len(text) <= _MOST_LETTERS else f"with SHA-256 {hashlib.sha256(text.encode()).hexdigest()}"

@@ -18,7 +18,7 @@ from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageEr
 from .contract import Array
 from .hdf5_attributes import attribute_as_json, attribute_names, told_by_bytes
 from .hdf5_boxes import raw_elements
-from .hdf5_chunk_bytes import chunk_bytes
+from .hdf5_chunk_list import chunk_bytes
 from .hdf5_dimensions import Dimensions, extended, is_length_alone
 from .hdf5_file import open_array
 from .hdf5_filters import filters_of, missing_filters

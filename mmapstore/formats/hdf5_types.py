@@ -15,8 +15,7 @@ from ..plain.errors import DamagedFileError
 from .contract import Array
 from .hdf5_boxes import read_elements
 from .hdf5_library import library
-from .hdf5_regions import region_words
-from .hdf5_runs import in_stored_order
+from .hdf5_runs import in_stored_order, region_words
 from .tree_contract import OBJECT_NBYTES, TreeArray
 
 ENUMERATION = "enumeration"  # the note that keeps the names of an enumeration

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import io
 import os
 import threading
 import time
@@ -25,6 +24,7 @@ from ..files.descriptors import Descriptors, let_go, read_exactly, will_need
 from ..files.durable_writes import replace, sync_data, write_at
 from ..files.exclusive_lock import exclusive_lock
 from ..files.system_errors import explaining_read_errors, explaining_write_errors
+from ..formats.npy_file import header_bytes
 from ..plain.array_spec import ArraySpec
 from ..plain.errors import DamagedFileError, LockedFileError, MmapstoreError, SlowAccessWarning, WriteError
 from .contract import Array
@@ -33,14 +33,6 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 SYNC_BYTES = 64 * 2**20  # written before the disk is waited for: what a kill loses of the work, at most
 _PATIENCE = 60.0  # seconds to wait for another process that makes the same file, which takes it milliseconds
-
-
-def npy_header(spec: ArraySpec) -> bytes:
-    """Return the header that `numpy.save` writes before an array of this shape and dtype; its length is a multiple of 64."""
-    buffer = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(spec.dtype)
-    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": spec.shape})
-    return buffer.getvalue()
 
 
 def flags_of(path: str) -> str:
@@ -68,7 +60,7 @@ class CacheFile:
         self.path = path
         self.spec = spec
         self._ends = ends
-        self._header = npy_header(spec)
+        self._header = header_bytes(spec.shape, spec.dtype)
         if self._fault() is not None:
             self._begin()
         self._status = os.stat(path)

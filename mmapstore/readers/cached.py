@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..formats.located import one_run
+from ..formats.npy_file import header_bytes
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.errors import InvalidTypeError, InvalidValueError
 from ..plain.runs import Runs, as_runs
-from .cache_file import Numbers, cache_file, check_same, npy_header
+from .cache_file import Numbers, cache_file, check_same
 from .contract import Array, Reader
 from .raw_reader import StoredRaw
 
@@ -328,7 +329,7 @@ class CompleteCache(StoredRaw):
     """The cache file, once all that is needed of it is there: mapped, and checked to stay the file it is."""
 
     def __init__(self, path: str, spec: ArraySpec) -> None:
-        rows = one_run(path, len(npy_header(spec)), spec.shape, spec.dtype)
+        rows = one_run(path, len(header_bytes(spec.shape, spec.dtype)), spec.shape, spec.dtype)
         words = f"memory-mapped from the cache {path}: it was decoded once, and no more"
         super().__init__(rows, StoredLayout(spec.layout, spec.shape), words)
         self._arguments = path, spec

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmapstore.codecs.chain import ChainDecoder, decoder_for
+from mmapstore.codecs.chain import decoder_for
 from mmapstore.codecs.checksums import fletcher32
-from mmapstore.codecs.codec import CorruptChunk
 from mmapstore.codecs.shuffle import unshuffle
 from mmapstore.plain.codecs import Codec
 
@@ -68,8 +67,6 @@ def test_fletcher32_of_a_large_chunk(data):
 @pytest.mark.parametrize(
     ("chain", "why"),
     [
-        ([Codec("nbit")], "no decoder outside HDF5 for nbit"),
-        ([Codec("scaleoffset")], "no decoder outside HDF5 for scale-offset"),
         (
             [Codec("szip", {"options": 141, "block": 8, "bits": 25, "scanline": 64})],
             "szip with elements of 25 bits, which the format has not",
@@ -197,20 +194,12 @@ def test_parts(name, start, stop):
     chain, encode = CHAINS[name]
     decoder, _ = decoder_for(chain, np.dtype("<f4"), (10_000,))
     out = np.empty(stop - start, np.uint8)
-    pays = name == "none" or start == stop or (name != "shuffle and zlib" and stop < 10_000)
+    pays = name == "none" or start == stop
     assert decoder.decode_part(np.frombuffer(encode(data), np.uint8), start, stop, out) == pays
     assert not pays or out.tobytes() == data[start:stop]
 
 
-def test_parts_of_corrupt_chunks():
-    data = (np.arange(10_000) % 300).astype("<f4").tobytes()
-    decoder: ChainDecoder | None
-    decoder, _ = decoder_for((Codec("zlib"),), np.dtype("<f4"), (10_000,))
-    out = np.empty(500, np.uint8)
-    with pytest.raises(CorruptChunk, match="zlib stream"):
-        decoder.decode_part(np.frombuffer(b"nonsense", np.uint8), 0, 500, out)
-    # Streams that are too short have no such part; decoding all of them says why.
-    for stored in (b"", zlib.compress(data[:100]), zlib.compress(data)[:50]):
-        assert not decoder.decode_part(np.frombuffer(stored, np.uint8), 0, 500, out)
+def test_parts_outside_the_chunk_are_refused():
+    decoder, _ = decoder_for((), np.dtype("<f4"), (10_000,))
     with pytest.raises(ValueError, match="bytes \\[0, 501\\) of a chunk of 40000 into a buffer of 500"):
-        decoder.decode_part(np.frombuffer(zlib.compress(data), np.uint8), 0, 501, out)
+        decoder.decode_part(np.zeros(40_000, np.uint8), 0, 501, np.empty(500, np.uint8))
