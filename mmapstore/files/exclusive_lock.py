@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -64,11 +65,11 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: str, target: str) -> Iterator[None]:
+def exclusive_lock(path: str, target: str, patience: float = 0.0) -> Iterator[None]:
     """Hold the file `path` alone while the block runs, so that nobody else writes `target`; it is deleted afterwards.
 
-    Raises LockedFileError, naming the process that holds it, at once; WriteError if the file cannot be made. Warns where the
-    file system has no locks: then nothing is held.
+    Raises LockedFileError, naming the process that holds it, after `patience` seconds; WriteError if the file cannot be made. Warns
+    where the file system has no locks: then nothing is held.
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -79,8 +80,16 @@ def exclusive_lock(path: str, target: str) -> Iterator[None]:
     ['x.npy.lock']
     []
     """
-    with explaining_write_errors(target):
-        descriptor = _held(path, target)
+    until = time.monotonic() + patience
+    while True:
+        try:
+            with explaining_write_errors(target):
+                descriptor = _held(path, target)
+            break
+        except LockedFileError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)
     try:
         yield
     finally:

@@ -98,7 +98,7 @@ sys.stdout.buffer.write(pickle.dumps([do(plan, int(number)) for number in sys.ar
 
 
 def test_other_processes_do_regions(source: str, tmp_path: Path) -> None:
-    """Two at once, one region in both; with leaves as they are there, of which there is one, hashed at the end."""
+    """Two at once, one region in both; with leaves as they are there, of which there is one."""
     plan = planned(source, tmp_path / "x.zarr")
     numbers = list(map(str, range(len(plan))))
     workers = [

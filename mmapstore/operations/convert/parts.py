@@ -1,9 +1,9 @@
 """A conversion in regions that any process may do, in any order and more than once: planned, done, finished.
 
 `plan_parts` creates the partial target and returns a small plan; the same call elsewhere finds that plan. `do` converts one region,
-in any process that reaches the same paths, and returns a receipt. `finish` merges the receipts, hashes the leaves of the digest
-that no region holds whole, and publishes the target with its manifest. The result equals the result of `convert`, and so does its
-digest. `do_part` does a share of the regions with an engine, and keeps their receipts beside the target.
+in any process that reaches the same paths, and returns a receipt. `finish` merges the receipts, and publishes the target with its
+manifest. The result equals the result of `convert`, and so does its digest. `do_part` does a share of the regions with an engine,
+and keeps their receipts beside the target, where `finish_parts` finds them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,11 +22,9 @@ from ...files import durable_writes
 from ...files.exclusive_lock import exclusive_lock
 from ...files.process_memory import PeakMemory
 from ...files.system_errors import explaining_write_errors
-from ...formats.contract import StoredArray
-from ...plain.c_order import Slabs
 from ...plain.content_digest import LeafDigests
 from ...plain.digest_leaves import leaves_of
-from ...plain.errors import DamagedFileError, InvalidValueError, LockedFileError, MmapstoreError, StateMismatchError
+from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
 from ...plain.manifest import Manifest
 from ..flow import engines
 from ..flow.casts import Changes
@@ -46,7 +43,7 @@ from .entry import counted, entry_of
 from .plan import Plan, call_of, plan_of
 from .request import Request
 
-REGION_NBYTES = 256 << 20  # of a region, about: its ends cut two leaves of 64 MiB, which are hashed again at the end
+REGION_NBYTES = 256 << 20  # of a region, at most: the rest of its last leaf, 32 MiB on average, is read in two regions
 _TOGETHER = "slabs in each region"  # in the call of the journal
 _LOCK_SECONDS = 60.0  # to wait for the process that plans
 
@@ -111,7 +108,7 @@ class Receipt:
     mark : `Parts.mark`
     region : its number
     checksums : CRC-32 of each of its slabs, 8 hex digits
-    leaves : by number, SHA-256 of each leaf of the digest that the region holds whole
+    leaves : by number, SHA-256 of each leaf of the digest that begins in the region
     rounded, clipped : numbers of values that were changed
     peak_nbytes : private memory that the process took for it, at most
     """
@@ -152,8 +149,8 @@ def plan_parts(
     Parameters
     ----------
     overwrite, resume : as `convert` takes them
-    count : least number of regions, if there are so many slabs
-    region_nbytes : of a region, at most, unless a slab has more
+    count : regions are as many, or some times as many
+    region_nbytes : of a region, about, unless a slab has more
 
     Raises what `convert` raises; InvalidValueError for a target that one process alone can write.
     """
@@ -172,7 +169,7 @@ def plan_parts(
     plan = plan_of(found, target, request, max_memory)
     target.require_directory()
     mark = origin.fingerprint(found)
-    with _lock(target):
+    with exclusive_lock(target.lock, target.path, _LOCK_SECONDS):
         interrupted = interrupted_write(target, Record, resume)
         if interrupted is not None and (not resume or interrupted.record is None):  # the latter was killed while it planned
             discard(target)
@@ -180,7 +177,8 @@ def plan_parts(
         if interrupted is None:
             target.require_free(overwrite)
             slab_nbytes = plan.slabs.most_values * plan.new.dtype.itemsize
-            together = max(1, min(region_nbytes // slab_nbytes, len(plan.slabs) // count))
+            regions = count * -(-len(plan.slabs) * slab_nbytes // (count * region_nbytes))
+            together = -(-len(plan.slabs) // regions)
             journal = Journal(target, _call_of(plan, mark, together))
             _create(plan, journal)
         else:
@@ -231,22 +229,6 @@ def _cut_of(journal: Journal) -> tuple[int, int, int]:
     raise begun_by_another_call(journal.output, ["it is not converted in parts"])
 
 
-@contextlib.contextmanager
-def _lock(target: Target) -> Iterator[None]:
-    """Hold the lock of the target; wait for another process that plans, which takes a moment."""
-    until = time.monotonic() + _LOCK_SECONDS
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(exclusive_lock(target.lock, target.path))
-                break
-            except LockedFileError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
-        yield
-
-
 def do(parts: Parts, number: int) -> Receipt:
     """Convert a region, and have it on disk. Any number of processes may do regions, the same one too.
 
@@ -276,8 +258,7 @@ def _done(parts: Parts, number: int) -> Receipt:
     if parts.verify and not beside:
         stored = plan.target.format.open_array(place.path, place.key or None)
         verify_all(plan.target.path, plan.new, (plan.slabs[each] for each in slabs), checksums, stored)
-    if slabs.stop == len(plan.slabs):
-        tally.digest.of(plan.new.shape)  # the last leaf ends where the array does
+    _hash_tail(plan, slabs, tally.digest)
     changes = counted(record)
     return Receipt(parts.mark, number, tuple(checksums), dict(tally.digest.done), changes.rounded, changes.clipped)
 
@@ -359,8 +340,6 @@ def finish(parts: Parts, receipts: Iterable[Receipt], overwrite: bool = False) -
         journal = interrupted_write(target, Record, True)
         if journal is None or journal.call != json.loads(parts.call):
             raise StateMismatchError(f"{target.partial} is not the partial target of these parts. Plan the conversion anew.")
-        place = target.place(FIELD)
-        _hash_rest(plan.slabs, digest, plan.new.shape, target.format.open_array(place.path, place.key or None))
         checksums = (checksum for number in range(len(parts)) for checksum in known[number].checksums)
         entry = entry_of(plan, digest, checksums, parts.verify)
         manifest = Manifest({FIELD: entry}, written_by())
@@ -374,24 +353,21 @@ def _missing(parts: Parts, receipts: Iterable[Receipt]) -> list[int]:
     return [number for number in range(len(parts)) if number not in known]
 
 
-def _hash_rest(slabs: Slabs, digest: LeafDigests, shape: tuple[int, ...], stored: StoredArray) -> None:
-    """Hash the leaves that no region held whole, from the slabs of the target that have their values."""
-    runs = leaves_of(shape, digest.dtype.itemsize)
-    span = runs.run
-    for leaf in range(-(-runs.values // span)):
-        if leaf in digest.done:
-            continue
-        start, stop = leaf * span, min(runs.values, (leaf + 1) * span)
-        number = slabs.holding(start)
-        while number < len(slabs) and slabs.first_value(number) < stop:
-            first = slabs.first_value(number)
-            box = slabs[number]
-            values = np.empty(tuple(part.stop - part.start for part in box), digest.dtype)
-            stored.read_box(box, values)
-            flat = values.reshape(-1)[max(0, start - first) : stop - first]
-            digest.update(flat, max(start, first))
-            number += 1
-    digest.of(shape)
+def _hash_tail(plan: Plan, slabs: range, digest: LeafDigests) -> None:
+    """Hash the end of the leaf that began in these slabs and goes on behind them: so each leaf is hashed whole by one process."""
+    total, run = plan.nbytes // plan.new.dtype.itemsize, leaves_of(plan.new.shape, plan.new.dtype.itemsize).run
+    first, stop = (plan.slabs.first_value(number) if number < len(plan.slabs) else total for number in (slabs.start, slabs.stop))
+    began = (stop - 1) // run * run
+    end = min(total, began + run) if began >= first else stop
+    if stop < end:
+        behind = plan.slabs.holding(end - 1) + 1
+        with contextlib.closing(read_blocks(plan, slabs.stop, behind, lambda box: 0, Changes())) as blocks:
+            for block in blocks:
+                values = block.values[FIELD].reshape(-1)[: end - stop]
+                digest.update(values)
+                stop += len(values)
+    if end == total:
+        digest.of(plan.new.shape)  # the last leaf ends where the array does
 
 
 def _call_of(plan: Plan, mark: dict[str, Any], together: int) -> dict[str, Any]:
