@@ -263,7 +263,7 @@ def set_attributes(item: Any, attributes: dict[str, Any]) -> None:
 def _typed(name: str, value: Any, item: Any) -> Any:
     """Return an attribute in the type that it has by convention: `_FillValue` and `missing_value` in that of the values.
 
-    A CLASS is text of fixed length, which HDF5 takes for granted when it looks for dimension scales: see `hdf5_scales.attach`.
+    A CLASS is text of fixed length, which HDF5 takes for granted when it looks for dimension scales: see `attach_scales`.
     """
     if name == "CLASS" and isinstance(value, str):
         return np.bytes_(encoded(value))

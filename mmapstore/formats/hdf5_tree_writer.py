@@ -14,19 +14,17 @@ from ..files.system_errors import is_of_this_machine
 from ..plain.c_order import c_order_boxes
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidTypeError
-from . import hdf5_scales
 from .contract import Array
 from .hdf5_attributes import SCALE_LISTS, as_attribute, attribute_names, copy_attribute, is_text, set_attributes, with_references
 from .hdf5_boxes import memory_type, raw_elements, read_elements, write_elements
-from .hdf5_dimensions import LABELS, Names
+from .hdf5_dimensions import LABELS, Names, attach_scales
 from .hdf5_file import TREE_SUFFIXES, matches
 from .hdf5_library import explaining_failed_writes, library, open_to_write
 from .hdf5_paths import decoded, encoded
 from .hdf5_runs import has_references, in_stored_order, is_flat
 from .hdf5_tree import Hdf5Tree
 from .hdf5_writer import _reserve as reserve
-from .tree_contract import Attribute, Container, Kind, NewTreeArray, Node, TreeArray, TreeSource, TreeTarget, as_texts
-from .tree_in_memory import InMemory
+from .tree_contract import Attribute, Container, InMemory, Kind, NewTreeArray, Node, TreeArray, TreeSource, TreeTarget, as_texts
 
 _MOST_ATTRIBUTE_NBYTES = 60 << 10  # what an object's header holds beside its other messages
 _OWN_TYPE = "its type is no longer the named one"
@@ -122,7 +120,7 @@ class Hdf5TreeWriter(TreeTarget):
 
     def attach_scales(self, axes: Mapping[str, Names], lists: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
         with explaining_failed_writes(self.path):
-            added, failed = hdf5_scales.attach(self.file, axes, lists)
+            added, failed = attach_scales(self.file, axes, lists)
         for path in added:
             self.note(path, Kind.DIMENSION, {})
         return added, failed

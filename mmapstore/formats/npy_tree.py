@@ -26,8 +26,7 @@ from ..plain.text_padding import refuse_padding
 from .contract import Array
 from .npy_file import begin, header_of, list_arrays, matches, open_array
 from .numpy_types import plain_values
-from .tree_contract import Attribute, Container, Kind, NewTreeArray, Node, TreeArray, TreeSource, TreeTarget
-from .tree_in_memory import InMemory
+from .tree_contract import Attribute, Container, InMemory, Kind, NewTreeArray, Node, TreeArray, TreeSource, TreeTarget
 from .tree_names import place_below, why_no_file
 
 NPY_TREE_SUFFIX = ".npy-tree"

@@ -24,6 +24,7 @@ from .tree_contract import (
     OBJECT_NBYTES,
     Attribute,
     Container,
+    InMemory,
     Kind,
     NewTreeArray,
     Node,
@@ -33,7 +34,6 @@ from .tree_contract import (
     as_texts,
     finite,
 )
-from .tree_in_memory import InMemory
 from .tree_names import place_below, why_no_file
 from .zarr_library import library
 from .zarr_metadata import METADATA_FILES, read_node

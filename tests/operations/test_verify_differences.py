@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mmapstore.operations.verify import differences
-from mmapstore.operations.verify.differences import Differences, cast_values
+from mmapstore.operations.verify import comparison
+from mmapstore.operations.verify.comparison import Differences, cast_values
 
 DTYPES = ["?", "u1", "i2", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16", "S3"]
 
@@ -56,7 +56,7 @@ def test_against_brute_force(pair: tuple[np.ndarray[Any, Any], np.ndarray[Any, A
 
 
 def test_slices_keep_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(differences, "_SLICE", 3)
+    monkeypatch.setattr(comparison, "_SLICE", 3)
     a = np.arange(20.0)
     b = a.copy()
     b[[5, 6, 19]] += [1, 8, 2]

@@ -19,8 +19,7 @@ from ...plain.errors import (
     MmapstoreError,
     UnsafeFileError,
 )
-from .tree_record import Done
-from .tree_report import CHANGED, COPIED, FAILED, REFUSED, TreeRow, joined
+from .tree_report import CHANGED, COPIED, FAILED, REFUSED, Done, TreeRow, joined
 from .tree_values import copy_values, digest_of, joint_digest, plan_blocks
 
 REFUSALS = (UnsafeFileError, MissingPackageError, InvalidTypeError, InvalidValueError, MemoryBudgetError)
@@ -173,7 +172,9 @@ class ByValues(CopyMethod):
         return {path for path in scales & names.keys() if names[path][:1] != (path.rpartition("/")[-1],)}
 
     def _converted(self, node: Node) -> Done:
-        if node.kind in Kind.LINKS and not self._is_copied(node):
+        # A further name of a small array is a copy, so that readers find the values there, if the target has one name for each.
+        is_small = self._array_nbytes.get(node.target, _MOST_COPIED_NBYTES + 1) <= _MOST_COPIED_NBYTES
+        if node.kind in Kind.LINKS and not (node.kind == Kind.ALIAS and is_small and not self.target.has_hard_links):
             return self._link(node)
         carried, rows = self._attributes(node)
         if node.kind == Kind.NAMED_TYPE:
@@ -184,11 +185,6 @@ class ByValues(CopyMethod):
             self.target.add_group(node.path, carried)
             return Done(node.path, (TreeRow(node.path, node.kind, COPIED), *rows))
         return self._array(node, carried, rows)
-
-    def _is_copied(self, node: Node) -> bool:
-        """Return True for a further name of a small array if the target has one name for each: readers find the values there."""
-        is_small = self._array_nbytes.get(node.target, _MOST_COPIED_NBYTES + 1) <= _MOST_COPIED_NBYTES
-        return node.kind == Kind.ALIAS and is_small and not self.target.has_hard_links
 
     def _attributes(self, node: Node) -> tuple[dict[str, Any], list[TreeRow]]:
         carried, rows = {}, []
@@ -225,7 +221,10 @@ class ByValues(CopyMethod):
         checks = ()
         for part in parts:
             if not part.refused:
-                self._add_groups(place, part.member, groups)
+                for path in _steps(place, inside(place, part.member))[:-1]:
+                    if path not in groups and not self.target.refusal(path, True) and not self.target.is_taken(path, True):
+                        self.target.add_group(path, {})
+                        groups.add(path)
             try:
                 row, check = self._part(node, part, inside(place, part.member), {}, "")
             except Exception as error:  # as of a whole object
@@ -234,12 +233,6 @@ class ByValues(CopyMethod):
             made.append(row)
             checks += check
         return Done(node.path, (*made, *rows), checks)
-
-    def _add_groups(self, place: str, member: str, groups: set[str]) -> None:
-        for path in _steps(place, inside(place, member))[:-1]:
-            if path not in groups and not self.target.refusal(path, True) and not self.target.is_taken(path, True):
-                self.target.add_group(path, {})
-                groups.add(path)
 
     def _part(self, node: Node, array: TreeArray, place: str, carried: dict[str, Any], renamed: str) -> tuple[TreeRow, Checks]:
         path, why = inside(node.path, array.member), array.refused

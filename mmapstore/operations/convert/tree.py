@@ -41,8 +41,7 @@ from ..manifest_files import read_leaves
 from ..progress import progress_bar, shows_bar
 from .copy_methods import CopyMethod, Suspects, row_of_error
 from .tree_copies import copy_method
-from .tree_record import Done, TreeRecord
-from .tree_report import TreeReport, TreeRow
+from .tree_report import Done, TreeRecord, TreeReport, TreeRow
 from .tree_values import BOOKKEEPING_NBYTES, LEAST_BLOCK_NBYTES
 
 TARGETS = {suffix: container for container in WRITTEN for suffix in container.suffixes}
@@ -100,7 +99,9 @@ def convert_all(
     plan.require(limit, "Converting a tree", "Raise max_memory (--max-memory).")
     path, inside = split_inside(source)
     target, container = _target_of(out)
-    _require_apart(path, target)
+    one, two = Path(os.path.realpath(path)), Path(os.path.realpath(target))  # resolve() raises for links in a circle
+    if one == two or one in two.parents or two in one.parents:
+        raise InvalidValueError(f"{target} is the target, and the same as {path}, or in it, or around it. Write to another name.")
     call = {
         "source": os.path.realpath(path),
         "inside": (inside or "").strip("/"),
@@ -270,12 +271,6 @@ def _target_of(out: str | os.PathLike[str]) -> tuple[str, Container]:
             f"(HDF5), or no suffix, {NPY_TREE_SUFFIX} or a final '/' (a directory of .npy files)."
         )
     return path, TARGETS.get(suffix, NPY_TREE)
-
-
-def _require_apart(source: str, target: str) -> None:
-    one, other = Path(os.path.realpath(source)), Path(os.path.realpath(target))  # resolve() raises for links in a circle
-    if one == other or one in other.parents or other in one.parents:
-        raise InvalidValueError(f"{target} is the target, and the same as {source}, or in it, or around it. Write to another name.")
 
 
 def _require_free(target: str, container: Container, overwrite: bool) -> None:

@@ -17,8 +17,7 @@ from ...formats.zarr_tree import ZarrTree
 from ...formats.zarr_tree_writer import ZarrTreeWriter
 from ...plain.errors import DamagedFileError
 from .copy_methods import ByValues, CopyMethod, Suspects, row_of_error, row_of_values
-from .tree_record import Done
-from .tree_report import CHANGED, COPIED, REFUSED, TreeRow, joined
+from .tree_report import CHANGED, COPIED, REFUSED, Done, TreeRow, joined
 from .tree_values import copy_values, plan_blocks
 
 

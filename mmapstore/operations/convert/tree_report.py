@@ -123,3 +123,42 @@ def _told_together(row: TreeRow) -> tuple[str, ...]:
 def joined(rows: Iterable[str]) -> str:
     """Join notes to one, each once."""
     return "; ".join(dict.fromkeys(part for part in rows if part))
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished object: its path in the source, its rows in the report, and (path in the target, digest) of each of its arrays."""
+
+    path: str
+    rows: tuple[TreeRow, ...]
+    checks: tuple[tuple[str, str], ...] = ()
+
+
+class TreeRecord:
+    """The record in the journal: the finished objects by path, each a line that is added once it is on disk."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, Done] = {}
+        self._new: list[Done] = []
+
+    def add(self, done: Done) -> None:
+        self.done[done.path] = done
+        self._new.append(done)
+
+    def take(self, line: dict[str, Any]) -> None:
+        rows = tuple(TreeRow.from_json(row) for row in line["rows"])
+        done = Done(line["path"], rows, tuple((path, digest) for path, digest in line["checks"]))
+        if not rows or not all(isinstance(text, str) for text in (done.path, *(text for check in done.checks for text in check))):
+            raise ValueError("the line of an object has another form")
+        self.done[done.path] = done
+
+    def all_lines(self) -> Iterable[dict[str, Any]]:
+        self._new = list(self.done.values())
+        return self.new_lines()
+
+    def new_lines(self) -> Iterable[dict[str, Any]]:
+        new, self._new = self._new, []
+        return [
+            {"path": done.path, "rows": [vars(row) for row in done.rows], "checks": [list(check) for check in done.checks]}
+            for done in new
+        ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from ...files.crashes import step
 from ...plain.array_spec import StoredLayout
@@ -26,13 +29,14 @@ from ..convert.tree_report import TreeRow
 from ..flow.engines import THREADS, opened
 from .comparison import Side, paired
 from .expected import add_expected
-from .manifest_check import ReadThrough, check_described, described_arrays
+from .manifest_check import Described, ReadThrough, described_arrays, inconsistencies
 from .matching import attribute_words, matched
 from .objects import TREE, Archive, Object, Objects, Trees, add_archive, archives_at, archives_converted, listing
 from .regions import Perform, performed
 from .rows import by_numpy
 from .verdict import ArrayVerdict, BadBlock, Difference, Verdict
 
+Compare = Callable[[Object, Object], ArrayVerdict]
 __all__ = ["ArrayVerdict", "BadBlock", "Difference", "Verdict", "verify"]
 
 
@@ -108,8 +112,10 @@ def verify(
         return Verdict(name, "", ok, tuple(arrays), nbytes=sum(array.nbytes for array in arrays), seconds=seconds)
     with opened(engine) as workers:
         perform = partial(performed, progress=progress, engine=workers, memory_nbytes=budget)
-        how = _How((layout, other_layout), cast, independent, allow_links, budget, perform)
-        return replace(_against(name, _path(other), how), seconds=time.monotonic() - began)
+        layouts = layout, other_layout
+        compare = partial(_pair, layouts=layouts, cast=cast, independent=independent, max_memory=budget, perform=perform)
+        found = _against(name, _path(other), layouts != (None, None), allow_links, budget, compare)
+    return replace(found, seconds=time.monotonic() - began)
 
 
 def _path(path: Any) -> str:
@@ -124,49 +130,53 @@ def _path(path: Any) -> str:
 
 
 def _alone(path: str, budget: int, independent: bool, perform: Perform) -> list[ArrayVerdict]:
-    described, trees = described_arrays(path), Trees()
-    found = [check_described(each, budget, independent, perform) for each in described]
-    try:
-        there, names = Objects(), {each.name for each in described}
+    described = {each.name: each for each in described_arrays(path)}
+    items = {name: Object(name, name, each.path, each.open) for name, each in described.items()}
+    there = Objects()
+    with contextlib.closing(Trees()) as trees:
         for archive in archives_at(path):
             with listing(there, archive), step(f"listing {archive.path}"):
                 add_archive(there, archive, trees)
-        found += [_by_itself(item, budget, independent, perform) for item in there.arrays.values() if item.name not in names]
-    finally:
-        trees.close()
-    return found
+        for item in there.arrays.values():
+            items.setdefault(item.name, item)
+        return [_checked(item, described.get(name), budget, independent, perform) for name, item in items.items()]
 
 
-def _by_itself(item: Object, budget: int, independent: bool, perform: Perform) -> ArrayVerdict:
+def _checked(item: Object, manifest: Described | None, max_memory: int, independent: bool, perform: Perform) -> ArrayVerdict:
+    """Check one array against its manifest; without one, read it to its end."""
+    name, entry = item.name, manifest.entry if manifest is not None else None
+    shape, dtype = (entry.shape, entry.dtype) if entry is not None else ((), "")
+    refused = partial(ArrayVerdict, name, ok=False, shape=shape, dtype=dtype)
     try:
-        check = ReadThrough.of(item.open(), item.name, item.path, None, budget, independent)
+        stored = item.open()
+        found = tuple(int(n) for n in stored.shape), stored.dtype.str
+        if manifest is not None and found != (shape, dtype):
+            words = (
+                f"found {found[0]} {stored.dtype}, expected {shape} {np.dtype(dtype)} as {manifest.where} says: "
+                "the data was replaced. Write it again, or delete the manifest if this is the data you want"
+            )
+            summary = f"{name}: NOT WHAT WAS WRITTEN, another array is there"
+            return ArrayVerdict(name, ok=False, summary=summary, problems=(words,), shape=found[0], dtype=found[1])
+        if manifest is not None and (problems := inconsistencies(manifest)):
+            return refused(summary=f"{name}: THE MANIFEST IS DAMAGED", problems=tuple(problems))
+        check = ReadThrough.of(stored, name, item.path, manifest, max_memory, independent)
     except MemoryBudgetError:
         raise
-    except (InvalidTypeError, MissingPackageError) as error:
-        return ArrayVerdict(item.name, summary=f"{item.name}: NOT READ", notes=(str(error),))
     except MmapstoreError as error:
-        return ArrayVerdict(item.name, ok=False, summary=f"{item.name}: DAMAGED, it cannot be opened", problems=(str(error),))
+        if manifest is None and isinstance(error, (InvalidTypeError, MissingPackageError)):
+            return ArrayVerdict(name, summary=f"{name}: NOT READ", notes=(str(error),))
+        return refused(summary=f"{name}: DAMAGED, it cannot be opened", problems=(str(error),))
     return perform(check)
 
 
-@dataclass(frozen=True)
-class _How:
-    layouts: tuple[str | None, str | None]
-    cast: bool
-    independent: bool
-    allow_links: bool
-    max_memory: int
-    perform: Perform
-
-
-def _against(path: str, other: str, how: _How) -> Verdict:
+def _against(path: str, other: str, are_single: bool, allow_links: bool, max_memory: int, compare: Compare) -> Verdict:
     trees = Trees(), Trees()
     try:
-        firsts = archives_converted(path, other, how.allow_links) or archives_at(path, how.allow_links)
-        a, b = _both(firsts, archives_at(other, how.allow_links), trees, how.max_memory)
+        firsts = archives_converted(path, other, allow_links) or archives_at(path, allow_links)
+        a, b = _both(firsts, archives_at(other, allow_links), trees, max_memory)
         pairs, missing, extra = matched(a, b)
         is_tree = len(pairs) != 1 or bool(missing or extra)
-        if is_tree and how.layouts != (None, None):
+        if is_tree and are_single:
             raise InvalidValueError(
                 f"layout= and other_layout= are for one array each; {path} holds {len(a.arrays)} and {other} {len(b.arrays)}. "
                 "Name one of each with '::'."
@@ -175,7 +185,7 @@ def _against(path: str, other: str, how: _How) -> Verdict:
         for key, first, second in pairs:
             try:
                 with step(f"comparing {first.name} with {second.name}"):
-                    found = _pair(first, second, how)
+                    found = compare(first, second)
             except (DamagedFileError, MissingPackageError) as error:
                 found = _not_compared(first, second, str(error))
             arrays.append(replace(_with_attributes(found, first, second, is_tree), key=key))
@@ -185,7 +195,9 @@ def _against(path: str, other: str, how: _How) -> Verdict:
         for each in trees:
             each.close()
     notes = [f"{each.name}: {note}" for each in others for note in each.notes if each.ok and not is_tree]
-    notes += [_others_words(found.others) for found in (a, b) if found.others]
+    for files in (each.others for each in (a, b) if each.others):
+        some = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
+        notes.append(f"{len(files)} file{'s' * (len(files) != 1)} without an array: not compared ({some})")
     unheld = 0 if b.has_attributes else sum(len(each.attributes or ()) for each in a.values())
     if unheld:
         notes.append(f"{other} holds no attributes: the {unheld} of {path} were not compared")
@@ -212,14 +224,17 @@ def _both(firsts: list[Archive], seconds: list[Archive], trees: tuple[Trees, Tre
     return a, b
 
 
-def _others_words(files: list[str]) -> str:
-    some = ", ".join(files[:3]) + (" ..." if len(files) > 3 else "")
-    return f"{len(files)} file{'s' * (len(files) != 1)} without an array: not compared ({some})"
-
-
-def _pair(first: Object, second: Object, how: _How) -> ArrayVerdict:
+def _pair(
+    first: Object,
+    second: Object,
+    layouts: tuple[str | None, str | None],
+    cast: bool,
+    independent: bool,
+    max_memory: int,
+    perform: Perform,
+) -> ArrayVerdict:
     sides, refused = [], []
-    for item, layout in zip((first, second), how.layouts, strict=True):
+    for item, layout in zip((first, second), layouts, strict=True):
         try:
             stored = item.open()
         except MmapstoreError as error:
@@ -227,12 +242,12 @@ def _pair(first: Object, second: Object, how: _How) -> ArrayVerdict:
             continue
         if layout is not None:
             StoredLayout.of(layout, tuple(stored.shape), item.name)
-        if how.independent and item.path.endswith(".npy"):
+        if independent and item.path.endswith(".npy"):
             stored = by_numpy(item.name, item.path)
         sides.append(Side(stored, (layout or item.layout or "").upper() or None, item.name))
     if refused:
         return _not_compared(first, second, *refused)
-    return how.perform(paired(sides[0], sides[1], how.max_memory, how.cast, how.independent))
+    return perform(paired(sides[0], sides[1], max_memory, cast, independent))
 
 
 def _not_compared(first: Object, second: Object, *problems: str) -> ArrayVerdict:

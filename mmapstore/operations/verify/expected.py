@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...formats.registry import PARTIAL
-from ...formats.tree_contract import Attribute, Kind, Node, TreeSource, inside
-from ...formats.tree_in_memory import Entry
+from ...formats.tree_contract import Attribute, Entry, Kind, Node, TreeSource, inside
 from ..convert.tree_copies import copy_method
-from ..convert.tree_record import Done
-from ..convert.tree_report import COPIED
+from ..convert.tree_report import COPIED, Done
 from .objects import ARRAY, Archive, Objects, TreeListing, Trees, add_archive
 
 

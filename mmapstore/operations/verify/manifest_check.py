@@ -26,7 +26,7 @@ from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, leaves_
 from ...plain.memory_budget import MemoryPlan
 from ..flow.regions import Region
 from ..manifest_files import read_leaves
-from .regions import Check, Perform
+from .regions import Check
 from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Rows, by_numpy, read_ahead, rows_in_order
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
 
@@ -54,6 +54,9 @@ class Described:
     @functools.cached_property
     def entry(self) -> ArrayManifest:
         return read_manifest(self.where).fields[self.field]
+
+    def open(self) -> StoredArray:
+        return open_stored(self.path, self.entry.key or None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the entry out: the checksums of an array of many blocks take megabytes, which workers do not need."""
@@ -245,7 +248,9 @@ class ReadThrough(Check):
     def _by_itself(self, told: _Told, unread: list[tuple[int, int, str]]) -> None:
         told.problems += [f"rows [{start}, {stop}) along the first axis cannot be read: {why}" for start, stop, why in unread[:1]]
         told.problems += [f"and {len(unread) - 1} more runs of that length cannot be read"] if len(unread) > 1 else []
-        inside = _checks_inside(self.stored)
+        located = self.stored.located
+        names = dict.fromkeys(codec.name for codec in located.chain) if located is not None else {}
+        inside = [_OWN_CHECKS[name] for name in names if name in _OWN_CHECKS]
         told.checked += ["every value can be read" if self.samples else "it is empty"]
         told.checked += [f"and found right: {words}" for words in inside]
         if self.samples and inside:
@@ -285,28 +290,6 @@ def _against_manifest(told: _Told, manifest: Described, digests: LeafDigests) ->
         told.problems += _damaged_leaves(manifest, digests)
 
 
-def check_described(each: Described, max_memory: int, independent: bool, perform: Perform) -> ArrayVerdict:
-    """Check one array against its manifest."""
-    entry = each.entry
-    refused = functools.partial(ArrayVerdict, each.name, ok=False, shape=entry.shape, dtype=entry.dtype)
-    try:
-        stored = open_stored(each.path, entry.key or None)
-    except MmapstoreError as error:
-        return refused(summary=f"{each.name}: DAMAGED, it cannot be opened", problems=(str(error),))
-    shape, dtype = tuple(int(n) for n in stored.shape), stored.dtype.str
-    if (shape, dtype) != (entry.shape, entry.dtype):
-        words = (
-            f"found {shape} {stored.dtype}, expected {entry.shape} {np.dtype(entry.dtype)} as {each.where} says: "
-            "the data was replaced. Write it again, or delete the manifest if this is the data you want"
-        )
-        summary = f"{each.name}: NOT WHAT WAS WRITTEN, another array is there"
-        return refused(summary=summary, problems=(words,), shape=shape, dtype=dtype)
-    problems = _inconsistencies(each)
-    if problems:
-        return refused(summary=f"{each.name}: THE MANIFEST IS DAMAGED", problems=tuple(problems))
-    return perform(ReadThrough.of(stored, each.name, each.path, each, max_memory, independent))
-
-
 def _leading(entry: ArrayManifest) -> int:
     """Return the number of axes at the front that count samples in C order: N, T or both, in this order; else 1."""
     if entry.layout.startswith("TN") and min(entry.shape[:2]) > 1:
@@ -314,7 +297,7 @@ def _leading(entry: ArrayManifest) -> int:
     return len(entry.layout) - len(entry.layout.lstrip("NT")) or 1
 
 
-def _inconsistencies(each: Described) -> list[str]:
+def inconsistencies(each: Described) -> list[str]:
     entry, found = each.entry, []
     if len(entry.layout) != len(entry.shape) or set(entry.layout) - set(LETTERS):
         return [f"{each.where} gives the axes {entry.shape} the letters {entry.layout!r}; expected one of {LETTERS} for each"]
@@ -359,9 +342,3 @@ def _appended(stored: StoredArray, path: str) -> str:
     end = located.offset + math.prod(stored.shape) * stored.dtype.itemsize
     found = os.path.getsize(path)
     return f"{path} has {found} bytes, expected {end}: {found - end} were appended behind the last value" if found != end else ""
-
-
-def _checks_inside(stored: StoredArray) -> list[str]:
-    chunks = stored.located
-    names = [codec.name for codec in chunks.chain] if chunks is not None else []
-    return [_OWN_CHECKS[name] for name in dict.fromkeys(names) if name in _OWN_CHECKS]

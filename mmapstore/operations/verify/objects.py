@@ -207,9 +207,8 @@ def add_archive(found: Objects, archive: Archive, trees: Trees, as_stored: bool 
     """Add all that is in an archive. `as_stored`: HDF5 datasets in the form in which copies within HDF5 are compared."""
     if archive.kind == FIELDS:
         for each in described_arrays(archive.path):
-            opener = functools.partial(open_stored, each.path, each.entry.key or None)
             key = archive.key(each.name.partition("::/")[2])
-            found.add(key, name=each.name, path=each.path, open=opener, layout=each.entry.layout)
+            found.add(key, name=each.name, path=each.path, open=each.open, layout=each.entry.layout)
     elif archive.kind == ARRAY:
         opener = functools.partial(open_stored, archive.path, archive.within or None)
         found.is_one_array = not archive.prefix
