@@ -225,13 +225,7 @@ def _both(firsts: list[Archive], seconds: list[Archive], trees: tuple[Trees, Tre
 
 
 def _pair(
-    first: Object,
-    second: Object,
-    layouts: tuple[str | None, str | None],
-    cast: bool,
-    independent: bool,
-    max_memory: int,
-    perform: Perform,
+    first: Object, second: Object, layouts: Sequence[str | None], cast: bool, independent: bool, max_memory: int, perform: Perform
 ) -> ArrayVerdict:
     sides, refused = [], []
     for item, layout in zip((first, second), layouts, strict=True):
