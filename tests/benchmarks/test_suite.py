@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import convert, floor, index, kills, profile, suite
+from benchmarks import convert, floor, index, kills, parts, profile, suite
 from benchmarks.arm import Consumer, expected_checksum
 from benchmarks.peers import PEERS, Job
 from benchmarks.peers.contract import block_windows, in_order, mixed, slabs
@@ -235,6 +235,16 @@ def test_the_other_benchmarks_run(tmp_path):
         kills.main(["--only", "no backend", "--json", str(tmp_path / "k")]) == 0
     )  # a run of them is tests/adapters/test_backup.py
     assert all(0 < cost["bytes"] < 1000 for cost in json.loads((tmp_path / "k").read_text())["positions"])
+
+
+@pytest.mark.slow
+def test_conversion_in_parts_is_measured(tmp_path):
+    pytest.importorskip("zarr")
+    asked = ["--regions", "40", "--workers", "4", "--rounds", "0", "--data", str(tmp_path), "--json", str(tmp_path / "p")]
+    assert parts.main(asked) == 0
+    rows = json.loads((tmp_path / "p").read_text())["rows"]
+    assert rows["end"]["receipts"] == rows["plan"]["regions"] == 40 and rows["part"]["receipt bytes"] < 1000
+    assert 1 <= rows["simulation"]["engine"] <= rows["simulation"]["a part for each"]
 
 
 @pytest.mark.slow

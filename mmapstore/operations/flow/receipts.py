@@ -98,8 +98,8 @@ class Receipts:
         self._folder, self._mark = Path(output.receipts), mark
         self._own: Path | None = None
 
-    def add(self, part: Part, receipt: dict[str, Any]) -> None:
-        """Put a receipt on disk. Raises WriteError."""
+    def add(self, part: Part, *receipts: dict[str, Any]) -> None:
+        """Put receipts on disk. Raises WriteError."""
         if self._own is None:
             self._own = self._folder / f"{part.index}-of-{part.count}.{platform.node()}-{os.getpid()}.jsonl"
             with explaining_write_errors(self._folder):
@@ -108,7 +108,7 @@ class Receipts:
                 cut_to(str(self._own), journal_lines(self._own.read_bytes())[1])
             else:
                 add_lines(str(self._own), [{"receipts": self._mark}])
-        add_lines(str(self._own), [receipt])
+        add_lines(str(self._own), receipts)
 
     def read(self, part: Part | None = None) -> Iterator[dict[str, Any]]:
         """Yield all receipts, or those of processes that had this part. Raises StateMismatchError for a file of another plan."""
