@@ -66,7 +66,7 @@ def copied_share(sample: int, step: int = 1, first: int = 0) -> float:
 
 
 def from_tensor_slices(feed: Feed) -> int:
-    """Of x and y as tensors in a tf.data.Dataset.
+    """Predict the bytes of x and y as tensors in a tf.data.Dataset.
 
     >>> from_tensor_slices(Feed(300_000_000, pairs=10_000, batch=32, x=30_000, y=30_000)) // 300_000_000
     4
@@ -75,19 +75,19 @@ def from_tensor_slices(feed: Feed) -> int:
 
 
 def fit_arrays(feed: Feed) -> int:
-    """Of `fit(x, y)`, the arrays themselves not counted."""
+    """Predict the bytes that `fit(x, y)` takes beside its arrays."""
     x, y = feed.x_cast or feed.x, feed.y_cast or feed.y
     cast = (feed.x_cast or 0) + (feed.y_cast or 0)
     return feed.pairs * (2 * (x + y) + cast) + _STARTED
 
 
 def array_in_ram(feed: Feed) -> int:
-    """Of `fit(x, y)` of an array that was read into memory."""
+    """Predict the bytes of `fit(x, y)` with an array that was read into memory, and of the array."""
     return feed.array + fit_arrays(feed)
 
 
 def from_generator_args(feed: Feed) -> int:
-    """Of `from_generator(args=[array])`: a tensor of it, and the NumPy array that each pass makes of that."""
+    """Predict the bytes of `from_generator(args=[array])`: a tensor, and the NumPy array that each pass makes of it."""
     return 2 * feed.array + by_sample(feed)
 
 
@@ -95,12 +95,12 @@ def from_generator_args(feed: Feed) -> int:
 
 
 def by_sample(feed: Feed) -> int:
-    """Of samples that tf.data makes batches of."""
+    """Predict the bytes of single samples that tf.data collects into batches."""
     return ALIVE * feed.batch * (feed.x + feed.y) + _STARTED
 
 
 def shuffle_buffer(feed: Feed) -> int:
-    """Of a buffer with all samples of a generator over a map, and that of the epoch before, which is still there.
+    """Predict the bytes of a buffer with all samples of a generator over a map, and of the buffer of the epoch before.
 
     >>> shuffle_buffer(Feed(300_000_000, pairs=10_000, batch=32, x=30_000, y=30_000, shift=1)) // 300_000_000
     3
@@ -110,14 +110,14 @@ def shuffle_buffer(feed: Feed) -> int:
 
 
 def by_slice(feed: Feed) -> int:
-    """Of batches that are slices of a map; only those that are copied count."""
+    """Predict the bytes of batches that are slices of a map; only copied batches count."""
     x = feed.x * copied_share(feed.x, feed.batch)
     y = feed.y if feed.shift is None else feed.y * copied_share(feed.x, feed.batch, feed.shift)
     return round(ALIVE * feed.batch * (x + y)) + _STARTED
 
 
 def by_read(feed: Feed, scratch: int = 0) -> int:
-    """Of batches that are read by a library into arrays of their own; `scratch` is what it needs to decode."""
+    """Predict the bytes of batches that a library reads into arrays of their own; `scratch` are its bytes for decoding."""
     return ALIVE * feed.batch * (feed.x + feed.y) + scratch + _STARTED
 
 
@@ -125,12 +125,12 @@ def by_read(feed: Feed, scratch: int = 0) -> int:
 
 
 def decoded_images(feed: Feed, alive: int = ALIVE) -> int:
-    """Of batches of float32 images, decoded as they are asked for."""
+    """Predict the bytes of batches of float32 images, decoded as they are asked for."""
     return alive * feed.batch * feed.x_float + _STARTED
 
 
 def decoded_in_threads(feed: Feed, queues: int = 1) -> int:
-    """Of the same where tf.data decodes them: `queues` of them, one after the other, have grown.
+    """Predict the bytes of batches of images that tf.data decodes; `queues` in a row have grown to their limit.
 
     >>> images = Feed(0, pairs=10_000, batch=32, x=30_000, y=4, x_float=120_000)
     >>> decoded_in_threads(images, queues=2) / decoded_images(images) > 4
@@ -140,7 +140,7 @@ def decoded_in_threads(feed: Feed, queues: int = 1) -> int:
 
 
 def cached_images(feed: Feed) -> int:
-    """Of float32 images that `.cache()` keeps, and of a queue before that.
+    """Predict the bytes of float32 images that `.cache()` keeps, and of the queue before it.
 
     >>> cached_images(Feed(0, pairs=10_000, batch=32, x=30_000, y=4, x_float=120_000)) // 300_000_000
     4
