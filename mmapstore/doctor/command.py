@@ -9,9 +9,7 @@ from ..operations.command_options import add_options, keywords, print_result
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments of `mmapstore doctor`."""
-    add_options(
-        parser, "path", "--key", "--layout", path="a file, file::/inside, a quoted glob, a directory, or a folder of images"
-    )
+    add_options(parser, "path", "--key", "--layout", path="a file, file::/inside, a quoted glob, a directory or folder of images")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="number of samples in a batch (default: 32)")
     parser.add_argument(
         "--target", help="y: next, none, or the name of a field (default: the second field if there is one, else next)"
