@@ -131,7 +131,7 @@ def _blocks(source: Bytes, at: int, count: int) -> tuple[list[tuple[int, int]], 
 
 
 def _all_declare(frames: list[memoryview], block: int, nbytes: int) -> bool:
-    """True if each zstd frame says that it has the bytes of a block: then the library holds each of them to that."""
+    """Return True if each zstd frame says that it has the bytes of a block: then the library holds each of them to that."""
     length, declared = frame_header(bytes(frames[0][:18]))
     head = frames[0][:length]  # the same for all frames that have as many
     if declared != block or any(frame[:length] != head for frame in frames[1:-1]):

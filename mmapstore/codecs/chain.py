@@ -184,26 +184,6 @@ class ChainDecoder:
                 check_size(len(found), nbytes)
         return found
 
-    def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> bool:
-        """Fill `out` with bytes [start, stop) of the decoded chunk; or return False where that would cost about as much as all.
-
-        Checksums over the stored bytes are verified; one that a stream carries behind its own decoded bytes is not reached.
-        """
-        if not 0 <= start <= stop <= self._nbytes or len(out) != stop - start:
-            raise ValueError(f"bytes [{start}, {stop}) of a chunk of {self._nbytes} into a buffer of {len(out)}")
-        if start == stop:
-            return True
-        plan = self._plan(skipped)
-        if not plan.moves:
-            if len(stored) != plan.stored:
-                raise CorruptChunk(f"it has {len(stored)} stored bytes, expected {plan.stored}")
-            out[:] = stored[start:stop]
-            return True
-        last = plan.moves[-1].step
-        if not last.has_parts:
-            return False
-        return last.undo_part(self._undone(stored, plan.moves[:-1], out), self._nbytes, start, stop, out)
-
     @property
     def joins(self) -> bool:
         """True if `decode_joined` can do anything."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-WORTH_A_PART = 0.8  # of the cost of the whole: below, a part is decoded by itself
 
 
 class CorruptChunk(Exception):
@@ -27,12 +26,10 @@ class Step:
     ----------
     fills : `undo` writes into a buffer that it is given; else it returns memory of its own, or a view of the source
     takes_any_size : the number of decoded bytes need not be known, as for checksums. `undo` is then given -1.
-    has_parts : `undo_part` may decode a part for less than the cost of the whole
     """
 
     fills = True
     takes_any_size = False
-    has_parts = False
 
     def encoded_nbytes(self, decoded: int) -> int | None:
         """Return the bytes that `decoded` bytes become; None where that depends on their values.
@@ -51,10 +48,6 @@ class Step:
         Raises CorruptChunk, and nothing else, whatever the source is.
         """
         raise NotImplementedError
-
-    def undo_part(self, source: Bytes, nbytes: int, start: int, stop: int, out: Bytes) -> bool:
-        """Fill `out` with bytes [start, stop) of the `nbytes` decoded; return False where all would cost about as much."""
-        return False
 
 
 def installed(codec: str, module: str, name: str) -> Callable[..., Any]:

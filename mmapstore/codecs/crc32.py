@@ -11,7 +11,7 @@ _MOST = 2**31 - 1  # the package takes the size as a C int
 
 
 def crc32(values: np.ndarray[Any, Any], before: int = 0) -> int:
-    """The CRC-32 of the bytes of a C-contiguous array, behind those that `before` is of. Leaves the interpreter's lock.
+    """Return the CRC-32 of the bytes of a C-contiguous array, behind those that `before` is of. Leaves the interpreter's lock.
 
     >>> crc32(np.frombuffer(b"789", np.uint8), crc32(np.frombuffer(b"123456", np.uint8))) == zlib.crc32(b"123456789")
     True

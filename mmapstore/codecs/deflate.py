@@ -20,7 +20,7 @@ _MOST = 2**31 - 1
 
 
 def inflate(source: Bytes, nbytes: int, form: Form) -> bytes:
-    """At most `nbytes` + 1 bytes by Python's zlib, checksums verified; gzip members that follow one another are joined.
+    """Decode at most `nbytes` + 1 bytes by Python's zlib, checksums verified; gzip members that follow one another are joined.
 
     >>> inflate(np.frombuffer(zlib.compress(b"abc"), np.uint8), 3, "zlib")
     b'abc'

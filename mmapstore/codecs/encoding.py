@@ -35,7 +35,7 @@ class FilterEncoder:
 
     @classmethod
     def of(cls, filters: Sequence[tuple[str, tuple[int, ...]]]) -> FilterEncoder | None:
-        """None where one of them can be applied by HDF5 alone."""
+        """Return an encoder for filters; None if HDF5 alone can apply one of them."""
         steps = []
         for name, values in filters:
             step = _step(name, values)
@@ -46,11 +46,11 @@ class FilterEncoder:
 
     @staticmethod
     def scratch_nbytes(nbytes: int) -> int:
-        """Bytes of memory that encoding a chunk of `nbytes` takes at most, its result included."""
+        """Return the bytes of memory that encoding a chunk of `nbytes` takes at most, its result included."""
         return 2 * nbytes + nbytes // 8 + (512 << 10)
 
     def encode(self, chunk: Bytes) -> tuple[Any, int]:
-        """The stored bytes, and the filters that were left out because they made the chunk no smaller, as a mask of bits."""
+        """Return the stored bytes, and the filters that were left out because they made the chunk no smaller, as a mask of bits."""
         found: Any = chunk
         skipped = 0
         for number, step in enumerate(self._steps):
@@ -84,7 +84,7 @@ def _deflated(source: Any, level: int) -> Any:
 
 
 def _smaller(made: Any, source: Any) -> Any:
-    """None where nothing is gained, which HDF5's filters take for a refusal."""
+    """Return None if nothing is gained, which HDF5's filters take for a refusal."""
     return made if len(made) < memoryview(source).nbytes else None
 
 

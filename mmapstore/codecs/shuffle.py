@@ -48,7 +48,7 @@ def unshuffle(source: Bytes, itemsize: int, out: Bytes) -> None:
 
 
 def _spare_nbytes(itemsize: int, count: int) -> int:
-    """Bytes of memory that `_widen_all` keeps for a thread: two halves of each width."""
+    """Return the bytes of memory that `_widen_all` keeps for a thread: two halves of each width."""
     return min(count, _BLOCK) * {4: 4, 8: 12}.get(itemsize, 0) if count >= _FEW else 0
 
 

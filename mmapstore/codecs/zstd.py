@@ -10,7 +10,7 @@ _MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def frame_header(head: bytes) -> tuple[int, int | None]:
-    """The bytes that the header of a frame has, and those that the frame decodes to; None where it does not say, or is no frame.
+    """Return the length of a frame's header, and of the decoded frame: None if the header does not say, or is of no frame.
 
     >>> frame_header(bytes.fromhex("28b52ffd2003190000616263"))
     (6, 3)
@@ -27,7 +27,7 @@ def frame_header(head: bytes) -> tuple[int, int | None]:
 
 
 def _is_one_frame(stored: memoryview, begin: int, end: int, head: bytes) -> bool:
-    """True if [begin, end) is one frame, no more and no less, that begins with the header `head`."""
+    """Return True if [begin, end) is one frame, no more and no less, that begins with the header `head`."""
     at = begin + len(head)
     if stored[begin:at] != head:
         return False

@@ -136,6 +136,9 @@ class StoredArray(abc.ABC):
     element_nbytes: int = 0
     is_being_written: bool = False
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} {self.shape} {self.dtype}>"
+
     @abc.abstractmethod
     def read_box(self, selection: Selection, out: Array) -> None:
         """Fill `out` with the selected region, through the format's own library. Casts to the dtype of `out`."""

@@ -1,4 +1,4 @@
-"""Sound files that mmapstore does not open, recognised by their first bytes, and the command that makes of them what it opens."""
+"""Sound files that mmapstore does not open, recognised by their first bytes, and the command that converts them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def foreign_format(path: str | os.PathLike[str]) -> tuple[str, str] | None:
 
 
 def is_zipped_zarr(path: str | os.PathLike[str]) -> bool:
-    """True for a zip archive with the metadata of a Zarr store in it. Reads the directory of the archive."""
+    """Return True for a zip archive with the metadata of a Zarr store in it. Reads the directory of the archive."""
     if not _head(path).startswith(_ZIP):
         return False
     try:
@@ -60,7 +60,7 @@ def hdf5_driver(path: str | os.PathLike[str]) -> tuple[str, str] | None:
 
 
 def _is_matlab_4(head: bytes) -> bool:
-    """A type of four digits (byte order, 0, precision, kind of matrix), and whether there is an imaginary part."""
+    """Look for a type of four digits (byte order, 0, precision, kind of matrix), and a mark for an imaginary part."""
     for order in ("little", "big"):
         kind, _, _, imaginary, name_nbytes = (int.from_bytes(head[at : at + 4], order) for at in range(0, 20, 4))
         if kind < 5000 and kind // 100 % 10 == 0 and kind // 10 % 10 <= 5 and kind % 10 <= 2 and imaginary <= 1:

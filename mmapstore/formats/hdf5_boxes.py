@@ -21,7 +21,7 @@ def read_elements(dataset: Any, memory: np.dtype[Any], box: Box) -> Array:
 
 
 def raw_elements(dataset: Any, box: Box) -> Array:
-    """The bytes of each element in the type that it is stored in, as a further axis. For flat types: `hdf5_runs.is_flat`."""
+    """Return the bytes of each element in the type that it is stored in, as a further axis. For flat types: `hdf5_runs.is_flat`."""
     kind, counts = dataset.id.get_type(), tuple(part.stop - part.start for part in box)
     out: Array = np.zeros((*counts, kind.get_size()), np.uint8)
     if out.size:
@@ -36,7 +36,7 @@ def write_elements(dataset: Any, values: Array, kind: Any, box: Box) -> None:
 
 
 def memory_type(memory: np.dtype[Any], stored: Any) -> Any:
-    """The HDF5 type of `memory`. Opaque bytes keep the tag that they have in the file: HDF5 converts between equal tags only."""
+    """Return the HDF5 type of `memory`. Opaque bytes keep their tag in the file: HDF5 converts between equal tags only."""
     h5t = library().h5t
     if isinstance(stored, h5t.TypeOpaqueID):
         return stored

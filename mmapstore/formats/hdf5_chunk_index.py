@@ -26,7 +26,7 @@ _NOWHERE = 2**64 - 1
 
 
 class ChunkIndex(NamedTuple):
-    """Where each chunk lies, by its number in the grid.
+    """The place of each chunk, by its number in the grid.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class ChunkIndex(NamedTuple):
 
 
 def chunk_index(dataset: Any, path: str, name: str) -> tuple[ChunkIndex | None, str]:
-    """The index of a chunked h5py.Dataset that holds values; or None and the reason, where it would be too large.
+    """Return the index of a chunked h5py.Dataset that holds values; or None and the reason, where it would be too large.
 
     Some 0.1 s for 100,000 chunks: HDF5 calls back for each.
 

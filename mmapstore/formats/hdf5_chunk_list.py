@@ -1,4 +1,4 @@
-"""HDF5's list of the chunks of a dataset, with what HDF5 is known to say wrongly put right.
+"""HDF5's list of the chunks of a dataset, with known errors of HDF5 corrected.
 
 Each fault is looked for while the program runs, not told by the version of HDF5: distributions mend their copies.
 """
@@ -47,7 +47,7 @@ class ChunkList:
         return _turned_back(places, self._turned) if self._turned else places
 
     def true_offset(self, chunk: Any) -> tuple[int, ...]:
-        """The first element of a listed chunk."""
+        """Return the first element of a listed chunk."""
         return self._offset(chunk, self._turned) if self._turned else tuple(chunk.chunk_offset)
 
     def _offset(self, chunk: Any, turned: tuple[int, ...]) -> tuple[int, ...]:
@@ -85,7 +85,7 @@ class ChunkList:
 
 
 def _turned_back(places: _Places, counts: tuple[int, ...]) -> _Places:
-    """The places of chunks that are numbered with axis `len(counts)` first, listed as if it came where it is.
+    """Correct places that HDF5 lists in the order of the axes, of chunks numbered with axis `len(counts)` first.
 
     >>> listed = np.array([[0, 0], [0, 1], [0, 2], [0, 3]], np.uint64)
     >>> _turned_back(listed, (2,)).tolist()
@@ -99,7 +99,7 @@ def _turned_back(places: _Places, counts: tuple[int, ...]) -> _Places:
 
 
 def unlisted_base(dataset: Any) -> int:
-    """Bytes to add to the place of each chunk that HDF5 lists: those of the user block, where it leaves them out."""
+    """Return the bytes of the user block if HDF5 leaves them out of the places that it lists; else 0."""
     nbytes = int(dataset.file.userblock_size)
     return nbytes if nbytes and _leaves_out_user_blocks() else 0
 

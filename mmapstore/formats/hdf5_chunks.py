@@ -74,7 +74,7 @@ def locate(dataset: Any, path: str, name: str, dtype: np.dtype[Any]) -> tuple[Lo
 
 
 def _may_have_unfiltered_edges(grid: ChunkGrid, index: ChunkIndex, nbytes: int) -> bool:
-    """True where chunks that reach past the shape may lie there as they are, without a bit in their masks that says so.
+    """Return True if chunks that reach past the shape may be stored unfiltered, without a bit in their masks that says so.
 
     HDF5's option H5D_CHUNK_DONT_FILTER_PARTIAL_CHUNKS does that, and h5py does not tell whether it is set. A filtered chunk of
     just that size is rare, unless no filter changes the size (shuffle alone).

@@ -50,7 +50,7 @@ _CAST_NBYTES = 4 << 20
 
 
 def matches(path: str | os.PathLike[str]) -> bool:
-    """True if the file at `path` is HDF5, by its signature: at byte 0, or behind a user block at 512, 1024, 2048 ..."""
+    """Return True if the file at `path` is HDF5, by its signature: at byte 0, or behind a user block at 512, 1024, 2048 ..."""
     try:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -66,7 +66,7 @@ def matches(path: str | os.PathLike[str]) -> bool:
 
 
 def list_arrays(path: str | os.PathLike[str], inside: str = "") -> list[Listing]:
-    """Every dataset at or below `inside`, those that `open_array` would refuse included. Links are not followed.
+    """Return every dataset at or below `inside`, those that `open_array` would refuse included. Links are not followed.
 
     Raises NotFoundError, KeyNotFoundError, LockedFileError, DamagedFileError; UnsafeFileError if `inside` leads out of the file.
     """
@@ -102,7 +102,7 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> Hdf5Arra
 
 
 def is_live(item: Any) -> bool:
-    """True for an h5py.Dataset. Never imports h5py."""
+    """Return True for an h5py.Dataset. Never imports h5py."""
     h5py = sys.modules.get("h5py")
     return h5py is not None and hasattr(h5py, "Dataset") and isinstance(item, h5py.Dataset)
 
@@ -122,7 +122,7 @@ def from_live(dataset: Any) -> Hdf5Array:
 
 
 def _ordinary_path(dataset: Any) -> str | None:
-    """The path that leads to the very file the dataset is open in; None if there is none, or it is open for writing."""
+    """Return the path that leads to the very file the dataset is open in; None if there is none, or it is open for writing."""
     file = dataset.file
     if file.driver != "sec2" or being_written(file):
         return None
@@ -134,7 +134,7 @@ def _ordinary_path(dataset: Any) -> str | None:
 
 
 def _lies_at(path: str, file: Any) -> bool:
-    """False if the directory was changed, or the file replaced, since it was opened."""
+    """Return True if the path still leads to the open file."""
     return os.path.samestat(os.stat(path), os.fstat(file.id.get_vfd_handle()))
 
 
@@ -222,7 +222,7 @@ class Hdf5Array(StoredArray):
         return unwritten_fill(self.dtype)
 
     def create_plist(self) -> Any:
-        """A copy of the properties that the dataset was created with: chunks, filters, fill value."""
+        """Return a copy of the properties that the dataset was created with: chunks, filters, fill value."""
         with explaining_read_errors(self.name):
             return self._open().dataset.id.get_create_plist()
 
@@ -275,9 +275,6 @@ class Hdf5Array(StoredArray):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Hdf5Array, (self._path, self._key, self._shown_path)
-
-    def __repr__(self) -> str:
-        return f"<{self.name} {self.shape} {self.dtype}, {self.storage}>"
 
 
 class _LiveHdf5Array(Hdf5Array):

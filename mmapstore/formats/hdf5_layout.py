@@ -21,7 +21,7 @@ def _filter_words(dataset: Any) -> str:
 
 
 def storage_words(dataset: Any) -> str:
-    """A few words for `info`: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"."""
+    """Return a few words for `info`: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"."""
     h5d = library().h5d
     if dataset.shape is None:
         return "nothing (a null dataspace)"
@@ -37,7 +37,7 @@ def storage_words(dataset: Any) -> str:
 
 
 def is_allocated(dataset: Any) -> bool:
-    """False where a contiguous dataset was declared and nothing stored: get_offset() may then answer with a made-up number."""
+    """Return True if a contiguous dataset has stored bytes: get_offset() of any other may return a made-up number."""
     return bool(dataset.id.get_space_status() == library().h5d.SPACE_STATUS_ALLOCATED and dataset.id.get_storage_size() > 0)
 
 
@@ -55,7 +55,7 @@ def check_stored_bytes(dataset: Any, path: str, name: str) -> None:
 
 
 def _unequal_type(dataset: Any, dtype: np.dtype[Any]) -> bool:
-    """True unless the stored elements are, bit for bit, what NumPy calls `dtype`: 12-bit integers in 16 bits are not."""
+    """Return True unless the stored elements are, bit for bit, what NumPy calls `dtype`: 12-bit integers in 16 bits are not."""
     h5t = library().h5t
     kind = dataset.id.get_type()
     if kind.get_size() != dtype.itemsize:
@@ -93,7 +93,7 @@ def fill_of(dataset: Any, dtype: np.dtype[Any]) -> Any:
 
 
 def leaves_gaps(dataset: Any) -> bool:
-    """True where HDF5 leaves the caller's buffer as it was for values never stored: the old contents would pass for data."""
+    """Return True if HDF5 does not touch the caller's buffer for values never stored: its old contents would pass for data."""
     h5d = library().h5d
     plist = dataset.id.get_create_plist()
     return bool(plist.get_fill_time() == h5d.FILL_TIME_NEVER or plist.fill_value_defined() == h5d.FILL_VALUE_UNDEFINED)

@@ -1,4 +1,4 @@
-"""h5py, imported when first needed, and what it reports put in words that say what to do."""
+"""h5py, imported when first needed, and its errors translated into words that say what to do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, KeyError)
 
 
 def library() -> Any:
-    """The module h5py. Raises MissingPackageError where it is not installed."""
+    """Return the module h5py. Raises MissingPackageError where it is not installed."""
     try:
         import h5py
     except ImportError as error:
@@ -38,7 +38,7 @@ def library() -> Any:
 
 
 def filter_plugins() -> Any | None:
-    """The module hdf5plugin, which brings blosc, zstd, lz4 ... to h5py when it is imported; None where it is not installed."""
+    """Return the module hdf5plugin, whose import brings blosc, zstd, lz4 ... to h5py; None if it is not installed."""
     try:
         import hdf5plugin  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
@@ -47,7 +47,7 @@ def filter_plugins() -> Any | None:
 
 
 def open_to_read(path: str) -> Any:
-    """An h5py.File, read-only. Joins a writer that shares the file (SWMR); never goes round a lock."""
+    """Return an h5py.File, read-only. Joins a writer that shares the file (SWMR); never goes round a lock."""
     h5py = library()
     with explaining_read_errors(path):
         try:
@@ -66,7 +66,7 @@ def open_to_read(path: str) -> Any:
 
 
 def open_to_write(path: str, mode: str) -> Any:
-    """An h5py.File opened "r+" or "x". Never "w": that empties the file before HDF5 asks for its lock."""
+    """Return an h5py.File opened "r+" or "x". Never "w": that empties the file before HDF5 asks for its lock."""
     h5py = library()
     with explaining_failed_writes(path):
         return h5py.File(path, mode, rdcc_nbytes=_WRITE_CACHE_NBYTES)
@@ -110,7 +110,7 @@ def _is_of_hdf5(error: Exception) -> bool:
 
 
 def _error_number(error: Exception) -> int | None:
-    """The system's error number, which h5py mostly hides in its text."""
+    """Return the system's error number, which h5py mostly hides in its text."""
     found = getattr(error, "errno", None) or next((int(number) for number in re.findall(r"errno = (\d+)", str(error))), None)
     return found or None
 

@@ -81,7 +81,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def open_checked(path: str, key: str, shown_path: str) -> tuple[Opened, str]:
-    """The dataset, found without leaving the file and refused where it would be read from elsewhere; and its full key."""
+    """Return the dataset, found without leaving the file, and its full key. Refuses a dataset whose bytes lie elsewhere."""
     file = open_to_read(path)
     try:
         return _checked(file, path, key, shown_path)

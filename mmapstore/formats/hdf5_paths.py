@@ -28,7 +28,7 @@ def parts_of(key: str) -> list[str]:
 
 
 def find(file: Any, path: str, key: str) -> Any | None:
-    """The group or dataset `key` of an open file; None where there is none.
+    """Return the group or dataset `key` of an open file; None where there is none.
 
     h5py follows a link to another file without a word, also in the middle of a path, so each component is looked
     at before it is followed. Raises UnsafeFileError for links that leave the file.
@@ -72,7 +72,7 @@ def find(file: Any, path: str, key: str) -> Any | None:
 
 
 def listings(item: Any) -> list[Listing]:
-    """Every dataset at or below a group or dataset. Soft and external links are not followed."""
+    """Return every dataset at or below a group or dataset. Soft and external links are not followed."""
     h5py = library()
     if isinstance(item, h5py.Dataset):
         return [_listing(item, item.name)]
@@ -145,7 +145,7 @@ def _dtype_or_words(dataset: Any) -> np.dtype[Any] | str:
 
 
 def the_only_one(file: Any, path: str, group: Any) -> str:
-    """The key of the one dataset in `group`. Raises KeyNotFoundError that lists them where there are several or none."""
+    """Return the key of the one dataset in `group`. Raises KeyNotFoundError that lists them where there are several or none."""
     found = listings(group)
     inside = "" if group.name == "/" else f" in the group {group.name}"
     if len(found) == 1:
@@ -165,7 +165,7 @@ def the_only_one(file: Any, path: str, group: Any) -> str:
 
 
 def no_such_key(file: Any, path: str, key: str) -> KeyNotFoundError:
-    """An error that lists what is there, the names most like `key` first."""
+    """Return an error that lists what is there, the names most like `key` first."""
     found = listings(file)
     if not found:
         return KeyNotFoundError(f"{path} holds no dataset {key!r}, and no other either. Check that it was written to the end.")

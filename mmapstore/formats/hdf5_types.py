@@ -55,7 +55,7 @@ class Leaf:
 
 
 def leaves_of(kind: Any, regions: bool = False) -> Iterator[Leaf]:
-    """Every plain part of an h5py type, in order; those that have no counterpart say why in `refused`.
+    """Yield every plain part of an h5py type, in order; those that have no counterpart say why in `refused`.
 
     `regions`: region references are text that says what they select, which is enough to compare them.
     """
@@ -168,14 +168,14 @@ class Reading:
     stored_nbytes: int
 
     def stored(self, box: Box) -> Array:
-        """The box along the axes of the dataset, as h5py gives it; axes of array types follow."""
+        """Return the box along the axes of the dataset, as h5py gives it; axes of array types follow."""
         found = in_stored_order(read_elements(self.dataset(), self.leaf.memory, box), self.leaf.memory)
         for name in self.leaf.names:
             found = found[name]
         return found
 
     def cut(self, box: Box) -> Array:
-        """The box along all axes. HDF5 reads an array type whole, so what a part was cut from is kept for the next part."""
+        """Return the box along all axes. HDF5 reads an array type whole, so what a part was cut from is kept for the next part."""
         outer, inner = box[: len(self.shape)], box[len(self.shape) :]
         is_whole = all(part.stop - part.start == length for part, length in zip(inner, self.leaf.dims, strict=True))
         return cut_behind(self._last(outer, keep=not is_whole), inner)
@@ -211,7 +211,7 @@ class Reading:
         return element.encode("utf-8", "surrogateescape") if isinstance(element, str) else bytes(element or b"")
 
     def blocks(self) -> Iterator[Array]:
-        """All that is stored, flat, in C order: few elements at a time where they are large."""
+        """Yield all that is stored, flat, in C order: few elements at a time where they are large."""
         each, total = math.prod(self.leaf.dims), math.prod(self.shape)
         inner = max(1, each)
         at, most, largest = 0, _FIRST, 1
@@ -234,13 +234,13 @@ class Reading:
 
 
 def cut_behind(found: Array, box: Box) -> Array:
-    """A part along the last axes. A view."""
+    """Return a view of a part along the last axes."""
     selection: Any = (..., *box)
     return found[selection] if box else found
 
 
 def run_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
-    """Boxes that together are elements [start, stop) in C order."""
+    """Yield boxes that together are elements [start, stop) in C order."""
     if not shape:
         yield ()
         return
@@ -259,7 +259,7 @@ def run_boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:
 
 
 def plain_values(reading: Reading, common: TreeArray) -> list[TreeArray]:
-    """The plain arrays that one leaf becomes: one, or of runs of variable length two. `common` has what they share."""
+    """Return the plain arrays that one leaf becomes: one, or of runs of variable length two. `common` has what they share."""
     leaf = reading.leaf
     values = replace(
         common,
@@ -336,7 +336,7 @@ def _is_utf8(element: bytes) -> bool:
 
 
 def runs(reading: Runs, values: TreeArray) -> list[TreeArray]:
-    """All runs one behind the other, and where each begins."""
+    """Return all runs one behind the other, and the offset of each."""
     count = math.prod(values.shape)
     offsets = np.zeros(count + 1, np.int64)
     at, largest = 0, 0

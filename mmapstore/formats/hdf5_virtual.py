@@ -1,4 +1,4 @@
-"""Virtual datasets of HDF5, which are put together from others: where those lie, before HDF5 reads through them.
+"""Virtual datasets of HDF5, which are put together from others: their sources are looked for before HDF5 reads them.
 
 HDF5 follows any name, also into other files, and a dataset that is put together from itself until the process ends.
 """
@@ -23,7 +23,7 @@ _PREFIX = "HDF5_VDS_PREFIX"  # directories in which HDF5 looks for sources first
 
 
 def sources_of(dataset: Any, name: str) -> list[Any]:
-    """Every h5py.Dataset that a virtual one reads, directly or through others, each once; none for any other dataset.
+    """Return every h5py.Dataset that a virtual one reads, directly or through others, each once; none for any other dataset.
 
     Sources that are missing are left out: HDF5 gives the fill value for them.
 
@@ -42,7 +42,7 @@ def read_nbytes_anywhere(dataset: Any, name: str) -> int:
 
 
 def _walked(dataset: Any, name: str, others: contextlib.ExitStack | None) -> list[Any]:
-    """The sources; with `others`, which keeps other files open, those in other files too."""
+    """Return the sources; with `others`, which keeps other files open, those in other files too."""
     found: list[Any] = []
     is_done: dict[tuple[int, int], bool] = {}
     pending = [(dataset, False)]
@@ -103,7 +103,7 @@ def _is_file(path: str, file: Any) -> bool:
 
 
 def _names(pattern: str) -> Iterator[str]:
-    """The names that HDF5 makes of one: "%b" stands for 0, 1, 2 ... as long as there are such, "%%" for "%".
+    """Yield the names that HDF5 makes of one: "%b" stands for 0, 1, 2 ... as long as there are such, "%%" for "%".
 
     >>> list(itertools.islice(_names("part%b"), 2)), list(_names("100%%b"))
     (['part0', 'part1'], ['100%b'])
@@ -115,7 +115,7 @@ def _names(pattern: str) -> Iterator[str]:
 
 
 def read_nbytes(sources: Sequence[Any], cache_nbytes: int | None = None) -> int:
-    """Bytes that HDF5 may hold while it reads through these sources: chunks of each, and the one that it decodes.
+    """Return the bytes that HDF5 may hold while it reads through these sources: chunks of each, and the one that it decodes.
 
     `cache_nbytes` is what it may keep of each source, by default as much as of any dataset. A quarter more is what memory between
     chunks was seen to take.

@@ -41,7 +41,7 @@ _END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # of the end of the file in the superblo
 
 
 def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5Writer:
-    """A new dataset `key` ("data" if None) in a new file, or in an HDF5 file that exists and has none of that name.
+    """Create a dataset `key` ("data" if None) in a new file, or in an HDF5 file that exists and has none of that name.
 
     Uncompressed, it is contiguous and its space is set aside at once, so that it can be memory-mapped; uncompressed and
     `resizable`, it lies in plain chunks of `chunk_samples` whole samples, which are still read where they lie; compressed, in
@@ -152,7 +152,7 @@ def _allocate(descriptor: int, offset: int, nbytes: int) -> None:
 
 
 def _encoder_of(dataset: Any, chunk_nbytes: int) -> FilterEncoder | None:
-    """None where h5py is to encode: filters that we have no encoder for, chunks too large to hold several of, or none at all."""
+    """Return an encoder; None for no chunks or filters, filters that HDF5 alone applies, and chunks too large to hold several."""
     plist = dataset.id.get_create_plist()
     filters = [plist.get_filter(at) for at in range(plist.get_nfilters())]
     if dataset.chunks is None or not filters or 4 * chunk_nbytes > _ENCODED_NBYTES:
@@ -185,11 +185,11 @@ def _refuse_taken(file: Any, path: str, key: str) -> None:
 
 
 class Hdf5Writer(Writer):
-    """Writes samples in place. One thread at a time.
+    """A dataset that is written in place, by one thread at a time.
 
     Blocks written before the last `flush` survive the end of the process at any moment between flushes: HDF5 is kept from
-    writing half of its index early. Where the place of every value is fixed from the start (uncompressed), a kill during a
-    flush does no harm either; with compression such a kill can damage the index, which opening or a checksum shows.
+    writing half of its index early. In uncompressed datasets, whose values have their places from the start, a kill during a
+    flush does no harm either; with compression it can damage the index, which opening or a checksum shows.
     """
 
     def __init__(self, path: str, key: str, new: NewArray, file: Any) -> None:
@@ -270,7 +270,7 @@ class Hdf5Writer(Writer):
             self._dataset.id.write_direct_chunk(offsets, stored, skipped)
 
     def _most_added(self, chunks: int) -> int:
-        """Bytes that HDF5 may add to the file before the end of the next flush: so many chunks, and what it still holds back."""
+        """Return the bytes that HDF5 may add to the file before the end of the next flush: `chunks`, and all that it holds back."""
         chunk_nbytes = self._chunk_nbytes
         # A codec may add a little to what it cannot compress.
         written = chunks * (chunk_nbytes + chunk_nbytes // 64 + _CHUNK_ENTRY_NBYTES)
@@ -279,7 +279,7 @@ class Hdf5Writer(Writer):
         return int(written + held_back + self._file.id.get_mdc_size()[2] + _SLACK_NBYTES)
 
     def flush(self) -> None:
-        """Returns when the disk has what was written."""
+        """Return when the disk has all that was written."""
         with explaining_failed_writes(self._path):
             self._flush_file()
             os.fsync(self._file.id.get_vfd_handle())
@@ -330,7 +330,7 @@ class Hdf5Writer(Writer):
         self._take(open_to_write(self._path, "r+"))
 
     def close(self) -> None:
-        """Also writes what was not flushed yet."""
+        """Flush, and close the file."""
         with explaining_failed_writes(self._path):
             self._close_file()
 

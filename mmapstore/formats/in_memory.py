@@ -17,12 +17,12 @@ from .located import Located, one_run
 
 
 def is_live(obj: Any) -> bool:
-    """True for NumPy arrays, memory maps and views of them included, and for tables, tensors and the like of other libraries."""
+    """Return True for NumPy arrays, memory maps, their views, and tables, tensors and the like of other libraries."""
     return is_array_like(obj)
 
 
 def from_live(obj: Any) -> MappedArray | ArrayInMemory:
-    """An array as a StoredArray, without a copy where NumPy needs none.
+    """Return an array as a StoredArray, without a copy where NumPy needs none.
 
     A view of a `np.memmap`, however it was sliced, transposed or wrapped, becomes a MappedArray: it knows its file and
     pickles as a few numbers. Everything else is data in RAM, copy-on-write maps (mode "c") and maps of deleted files included.
@@ -66,9 +66,6 @@ class ArrayInMemory(StoredArray):
         self.name, self.shape, self.dtype = name, array.shape, array.dtype
         self._array = array.view()
         self._array.flags.writeable = False
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} {self.shape} {self.dtype}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ArrayInMemory, (self._array, self.name)
@@ -124,7 +121,7 @@ def _map_again(path: str, offset: int, shape: tuple[int, ...], strides: tuple[in
 
 
 def _root_map(array: Array) -> tuple[str, int, int, int] | None:
-    """The map that `array` is a view of: path, byte offset in the file, address and length; None if its bytes are not a file's."""
+    """Return path, byte offset in the file, address and length of the map that `array` is a view of; None if it is of none."""
     found: Any = array
     while found is not None:
         if isinstance(found, np.memmap) and isinstance(getattr(found, "_mmap", None), mmap.mmap):
@@ -146,6 +143,6 @@ def _root_map(array: Array) -> tuple[str, int, int, int] | None:
 
 
 def _byte_bounds(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, int]:
-    """First byte, and last + 1, of a view that is not empty, relative to its first element."""
+    """Return the first byte, and the last + 1, of a view that is not empty, relative to its first element."""
     reaches = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
     return sum(min(reach, 0) for reach in reaches), sum(max(reach, 0) for reach in reaches) + itemsize

@@ -1,4 +1,4 @@
-"""Where the elements of a stored array lie: the chunks of a grid, each a range of bytes in a file, plain or encoded."""
+"""The places of a stored array's elements: the chunks of a grid, each a range of bytes in a file, plain or encoded."""
 
 from __future__ import annotations
 

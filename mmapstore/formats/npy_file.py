@@ -48,7 +48,7 @@ class NpyHeader:
 
 
 def matches(path: str | os.PathLike[str]) -> bool:
-    """True if the file starts as a .npy file does. False for anything that cannot be read."""
+    """Return True if the file starts as a .npy file does. False for anything that cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
@@ -57,21 +57,17 @@ def matches(path: str | os.PathLike[str]) -> bool:
 
 
 def list_arrays(path: str | os.PathLike[str], inside: str = "") -> list[Listing]:
-    """The one array of the file, under the key "". Raises as `open_array` does, but lists dtypes that cannot be opened."""
+    """Return the one array of the file, under the key "". Raises as `open_array` does, but lists dtypes that cannot be opened."""
     _refuse_key(path, inside)
     header = _read_header(os.fspath(path))
     return [Listing("", header.shape, header.dtype, "Fortran order" if header.fortran_order else "contiguous")]
 
 
 def open_array(path: str | os.PathLike[str], key: str | None = None) -> NpyArray:
-    """The array of a .npy file, its header read and its payload not.
+    """Return the array of a .npy file, its header read and its payload not.
 
-    Raises
-    ------
-    NotFoundError : no such file
-    KeyNotFoundError : a key was given; a .npy file has none
-    DamagedFileError : not a .npy file, a damaged header, or fewer bytes than the header declares
-    InvalidTypeError : Python objects, compound or other dtypes that are not fixed-size numbers
+    Raises NotFoundError, KeyNotFoundError (there are no keys), DamagedFileError (no .npy file, a damaged header, fewer bytes than
+    it declares), InvalidTypeError (dtypes that are not fixed-size numbers, such as Python objects).
 
     >>> import os, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -88,15 +84,10 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> NpyArray
 
 
 def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> NpyWriter:
-    """A new .npy file of the shape asked for, its disk space taken at once, to be filled in blocks of samples.
+    """Create a .npy file of the shape asked for, and take all of its disk space.
 
-    Chunks and attributes of `new` have no place in a .npy file and are left out.
-
-    Raises
-    ------
-    TargetExistsError : the path exists
-    WriteError : no permission, no such directory, not enough free disk space
-    InvalidValueError, InvalidTypeError : a compression, a key, no sample axis, or a dtype that .npy files should not hold
+    Chunks and attributes of `new` have no place in a .npy file and are skipped. Raises TargetExistsError, WriteError,
+    InvalidValueError and InvalidTypeError (a compression, a key, no sample axis, or a dtype that .npy files should not hold).
     """
     _refuse_key(path, key)
     name = os.fspath(path)
@@ -158,7 +149,7 @@ class NpyArray(PlainBytes):
 
 
 class NpyWriter(Writer):
-    """Writes samples in place. `numpy.load` reads the file at any time; it is zeros where nothing was written yet."""
+    """A .npy file that is written in place. `numpy.load` reads it at any time, with zeros for values not written yet."""
 
     flushes_beside = hasattr(os, "pwrite")
 
@@ -218,7 +209,7 @@ class NpyWriter(Writer):
         return self._direct
 
     def _offset_of(self, box: Selection) -> int:
-        """Where the bytes of a box begin. Raises InvalidValueError unless they are one run."""
+        """Return the byte at which a box begins. Raises InvalidValueError unless they are one run."""
         shape, lengths = self._header.shape, tuple(part.stop - part.start for part in box)
         partial = [axis for axis, (length, whole) in enumerate(zip(lengths, shape, strict=True)) if length != whole]
         outside = any(not 0 <= part.start <= part.stop <= length for part, length in zip(box, shape, strict=True))
@@ -230,7 +221,7 @@ class NpyWriter(Writer):
         return self._header.offset + place * self._header.dtype.itemsize
 
     def flush(self) -> None:
-        """Returns when the disk has what was written."""
+        """Return when the disk has all that was written."""
         with explaining_write_errors(self.name):
             sync_data(self._file.fileno())
 
@@ -278,7 +269,7 @@ def _checked_new(name: str, new: NewArray) -> np.dtype[Any]:
 
 
 def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
-    """A header that ends at a multiple of 64 bytes, and that is equally long for every number of samples."""
+    """Return a header that ends at a multiple of 64 bytes, and that is equally long for every number of samples."""
     buffer = io.BytesIO()
     descr = np.lib.format.dtype_to_descr(dtype)
     np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": _plain(shape)})
@@ -286,14 +277,14 @@ def header_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 
 def header_of(name: str) -> NpyHeader:
-    """The header, once its dtype is one we hold and the file has the bytes it declares."""
+    """Return the header, once its dtype is one we hold and the file has the bytes it declares."""
     header = _read_header(name)
     with explaining_read_errors(name):
         return checked_header(header, name, os.stat(name).st_size)
 
 
 def checked_header(header: NpyHeader, name: str, nbytes: int) -> NpyHeader:
-    """The header, once its dtype is one we hold and the `nbytes` from the magic on are those that it declares, or more."""
+    """Return the header, once its dtype is one we hold and the `nbytes` from the magic on are those that it declares, or more."""
     dtype = checked_dtype(header.dtype, name)
     declared = header.offset + math.prod(header.shape) * dtype.itemsize
     if nbytes < declared:

@@ -31,7 +31,7 @@ _IN_ZIP64 = 0xFFFFFFFF  # in place of a size: it is in the zip64 part of the ext
 
 
 def matches(path: str | os.PathLike[str]) -> bool:
-    """True if the file starts as a zip archive does, and is no Zarr store. False for anything that cannot be read."""
+    """Return True if the file starts as a zip archive does, and is no Zarr store. False for anything that cannot be read."""
     try:
         with Path(path).open("rb") as file:
             return file.read(4) in _MAGICS and not is_zipped_zarr(path)
@@ -40,7 +40,7 @@ def matches(path: str | os.PathLike[str]) -> bool:
 
 
 def list_arrays(path: str | os.PathLike[str], inside: str = "") -> list[Listing]:
-    """Every array of the archive, under its name without ".npy". Reads the header of each, decompressing the first bytes."""
+    """Return every array of the archive, under its name without ".npy". Reads the header of each, decompressing the first bytes."""
     name = os.fspath(path)
     with _archive(name) as (archive, _):
         found = _arrays(archive, name)
@@ -64,19 +64,12 @@ def _listing(archive: zipfile.ZipFile, key: str, info: zipfile.ZipInfo, name: st
 
 
 def open_array(path: str | os.PathLike[str], key: str | None = None) -> NpzMember:
-    """An array of a .npz archive that was not compressed, its header read and its payload not.
+    """Return an array of a .npz archive that was not compressed, its header read and its payload not.
 
-    Parameters
-    ----------
-    key : its name, as `numpy.load` has it; may be left out where the archive holds one array
+    `key` is its name, as `numpy.load` has it; None if the archive holds one array.
 
-    Raises
-    ------
-    NotFoundError, NotReadableError : no such file, or not for this user
-    KeyNotFoundError : no such array, or several and no key; the text lists them
-    InvalidTypeError : it is compressed (the text says how to ingest it), or holds Python objects and the like
-    UnsafeFileError : it is encrypted
-    DamagedFileError : not a zip archive, truncated, or one that says different things of itself
+    Raises NotFoundError, NotReadableError, KeyNotFoundError (the text lists the arrays), InvalidTypeError (compressed, or no
+    fixed-size numbers), UnsafeFileError (encrypted), DamagedFileError (no zip archive, truncated, or contradicting itself).
 
     >>> import tempfile
     >>> import numpy as np
@@ -141,7 +134,7 @@ def damaged_archive(error: Exception, name: str) -> DamagedFileError | None:
 
 
 def _arrays(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
-    """The arrays by name; of two that are called alike, the later one, as for `numpy.load`."""
+    """Return the arrays by name; of two that are called alike, the later one, as for `numpy.load`."""
     infos = archive.infolist()
     found = {info.filename.removesuffix(_ARRAY): info for info in infos if info.filename.endswith(_ARRAY)}
     if not found:
@@ -175,7 +168,7 @@ def _refuse_encrypted(info: zipfile.ZipInfo, full: str) -> None:
 
 
 def _data_offset(archive: zipfile.ZipFile, file: BinaryIO, info: zipfile.ZipInfo, full: str) -> int:
-    """Byte of the file at which the data of a stored member begins, once all that is said of it agrees."""
+    """Return the byte at which the data of a stored member begins, once both headers agree about the member."""
     file.seek(info.header_offset)
     head = file.read(_LOCAL_HEADER.size)
     if len(head) < _LOCAL_HEADER.size or not head.startswith(_MAGICS[0]):
@@ -205,7 +198,7 @@ def _data_offset(archive: zipfile.ZipFile, file: BinaryIO, info: zipfile.ZipInfo
 
 
 def _zip64_sizes(extra: bytes, size: int, compressed: int) -> tuple[int, int]:
-    """The two sizes, those that are too large for their place taken from the extra field's zip64 part, in this order."""
+    """Return the two sizes; one that is too large for its place stands in the extra field's zip64 part."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)

@@ -23,7 +23,7 @@ _MEASURED_AT_ONCE, _MEASURED_NBYTES = 1 << 14, 16 << 20
 
 
 def plain_values(whole: TreeArray, name: str) -> list[TreeArray]:
-    """The plain arrays that an array of any data type becomes, one for each member of a structure.
+    """Return the plain arrays that an array of any data type becomes, one for each member of a structure.
 
     `whole.read` gives elements of `whole.dtype` as they are stored. Text is read once, to measure it.
 

@@ -36,7 +36,7 @@ class RawForm:
 
     @classmethod
     def of(cls, dtype: Any, shape: Any, offset: Any = None) -> RawForm | None:
-        """None where nothing is given. Raises InvalidValueError, InvalidTypeError for what is given in part or cannot be meant.
+        """Check the facts; None if none is given. Raises InvalidValueError, InvalidTypeError for missing or impossible ones.
 
         >>> RawForm.of(">f4", (-1, 3, 50, 50), 64)
         RawForm(dtype=dtype('>f4'), shape=(-1, 3, 50, 50), offset=64)
@@ -81,12 +81,9 @@ def _checked_offset(offset: Any) -> int:
 
 
 def open_raw(path: str | os.PathLike[str], form: RawForm) -> RawFile:
-    """A file without a header as an array, not read. The bytes from `offset` on have to be those of `shape`, no more and no less.
+    """Open a file without a header as an array; its bytes from `offset` on have to be those of `shape`, no more and no less.
 
-    Raises
-    ------
-    NotFoundError, NotReadableError : no such file, or not for this user
-    InvalidValueError : the file has another size; the text says which shape fits
+    Raises NotFoundError, NotReadableError, InvalidValueError (the file has another size; the text says which shape fits).
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +100,7 @@ def open_raw(path: str | os.PathLike[str], form: RawForm) -> RawFile:
 
 
 def _fitting_shape(name: str, form: RawForm, nbytes: int) -> tuple[int, ...]:
-    """The shape with the length found that was given as -1."""
+    """Return the shape with the length found that was given as -1."""
     held = nbytes - form.offset
     behind = f" behind the first {form.offset}" if form.offset else ""
     if held <= 0:
@@ -151,9 +148,6 @@ class PlainBytes(StoredArray):
             self.why_not = "Fortran order: the values of a row lie far apart"
         else:
             self.located = one_run(self.path, offset, shape, dtype)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} {self.shape} {self.dtype}>"
 
     def as_array(self) -> Array:
         """Return all of it as a read-only view of one memory map, in stored byte order; nothing is read before it is looked at.

@@ -45,7 +45,7 @@ def written_suffixes() -> list[str]:
 
 
 def split_inside(path: str | os.PathLike[str]) -> tuple[str, str | None]:
-    """The file, and the place inside it: "a.h5::/group/x", or "a.h5/group/x" as h5ls prints it.
+    """Return the file, and the place inside it: "a.h5::/group/x", or "a.h5/group/x" as h5ls prints it.
 
     >>> split_inside("a.h5::/group/frames"), split_inside("frames.npy")
     (('a.h5', '/group/frames'), ('frames.npy', None))
@@ -124,12 +124,12 @@ def _alternatives(path: str) -> str:
 
 
 def open_stored(path: str, inside: str | None) -> StoredArray:
-    """The array at that place, opened and not read."""
+    """Return the array at that place, opened and not read."""
     return identify(path).open_array(path, inside)
 
 
 def open_headerless(path: str, inside: str | None, form: RawForm) -> StoredArray:
-    """A file of plain numbers. Raises InvalidValueError for one that says itself what it holds."""
+    """Return a file of plain numbers. Raises InvalidValueError for one that says itself what it holds."""
     if inside is not None:
         raise InvalidValueError(
             f"{path}::{inside} is inside a file; dtype=, shape= and offset= are for files of plain numbers without a header."
@@ -145,12 +145,12 @@ def open_headerless(path: str, inside: str | None, form: RawForm) -> StoredArray
 
 
 def list_stored(path: str, inside: str | None) -> list[Listing]:
-    """Every array in a file or store, or below a place inside it."""
+    """Return every array in a file or store, or below a place inside it."""
     return identify(path).list_arrays(path, inside or "")
 
 
 def open_live(source: Any) -> StoredArray:
-    """A live np.ndarray, np.memmap, h5py.Dataset or zarr.Array, or what NumPy reads as one array in memory."""
+    """Return a live np.ndarray, np.memmap, h5py.Dataset or zarr.Array, or what NumPy reads as one array in memory."""
     for format in _formats():
         if format.is_live is not None and format.from_live is not None and format.is_live(source):
             return format.from_live(source)

@@ -1,4 +1,4 @@
-"""Chunks that have a file each: how the files are called, and where that puts the bytes of a chunk."""
+"""Chunks that have a file each, and the names of the files."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ class ChunksInFiles(Located):
         return ChunkPlace(self.names.path(self.grid.place(number)), 0, -1)
 
     def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
-        """The whole of each chunk's file (a size of -1), whether or not it exists: a missing one stands for the fill value."""
+        """Return the whole of each chunk's file (a size of -1), whether or not it exists."""
         return [ChunkPlace(self.names.path(place), 0, -1) for place in self.grid.places(numbers).tolist()]

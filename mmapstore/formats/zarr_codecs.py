@@ -49,7 +49,7 @@ def encoding_2(found: Mapping[str, Any], chunk: tuple[int, ...]) -> Encoding:
 
 
 def codecs_2(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The codecs of an array of format 2, in the order in which they were applied."""
+    """Return the codecs of an array of format 2, in the order in which they were applied."""
     return [*(found.get("filters") or []), *([found["compressor"]] if found.get("compressor") else [])]
 
 

@@ -76,7 +76,7 @@ def refuse_code(node: Node) -> None:
 
 
 def layout_of(node: Node, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Layout:
-    """The layout of an array that zarr opened with this shape and dtype.
+    """Return the layout of an array that zarr opened with this shape and dtype.
 
     Whatever is unknown means that zarr reads the array, never an error or a guess.
     """
@@ -153,7 +153,7 @@ def _lengths(found: Any, rank: int) -> tuple[int, ...]:
 
 
 def _codec_names(node: Node) -> list[str]:
-    """The codecs of an array by name, those inside shards where it has them; without the one that means plain bytes."""
+    """Return the codecs of an array by name, those inside shards where it has them; without the one that means plain bytes."""
     if node.version == 2:
         return [str(codec["id"]) for codec in codecs_2(node.metadata)]
     steps = [named_3(codec) for codec in node.metadata["codecs"]]

@@ -32,7 +32,7 @@ def named(path: str, key: str) -> str:
 
 
 def opened(where: str, node: Node) -> tuple[Any, Layout]:
-    """The array through zarr-python, read-only, and how its bytes lie. Refuses codecs that run code before zarr sees them."""
+    """Return the array as zarr-python opens it, read-only, and its layout. Refuses codecs that run code before zarr sees them."""
     refuse_code(node)
     zarr = library()
     with explaining_damage(where), warnings.catch_warnings():

@@ -35,7 +35,7 @@ class Node:
 
 
 def read_node(directory: str) -> Node | None:
-    """The array or group at a directory; None where there is no metadata file. Raises DamagedFileError for damaged ones."""
+    """Return the array or group at a directory; None where there is no metadata file. Raises DamagedFileError for damaged ones."""
     for file_name in METADATA_FILES:
         path = os.path.join(directory, file_name)
         try:
@@ -75,7 +75,7 @@ def read_node_or_group(directory: str) -> Node | None:
 
 
 def node_at(path: str, key: str) -> Node:
-    """The array or group under `key` of the store at `path`; "" is the store itself.
+    """Return the array or group under `key` of the store at `path`; "" is the store itself.
 
     Raises NotFoundError, DamagedFileError (no store), KeyNotFoundError (nothing under the key), UnsafeFileError (a key or link
     that leads out of the store).
@@ -101,7 +101,7 @@ def node_at(path: str, key: str) -> Node:
 
 
 def directory_inside(path: str, key: str) -> str:
-    """The directory of `key` in the store at `path`, once it is sure to lie in there."""
+    """Return the directory of `key` in the store at `path`, once it is sure to lie in there."""
     parts = key.split("/") if key else []
     directory = os.path.join(path, *parts)
     if any(part in ("", ".", "..") or "\\" in part or "\0" in part or os.path.isabs(part) for part in parts):
@@ -117,7 +117,7 @@ def directory_inside(path: str, key: str) -> str:
 
 
 def arrays_below(path: str, key: str) -> Iterator[tuple[str, Node | None]]:
-    """All arrays at or below `key`, in order of their keys; None for metadata that is damaged.
+    """Yield all arrays at or below `key`, in order of their keys; None for metadata that is damaged.
 
     Links to directories are not followed, and arrays are not entered: they hold chunks, possibly 100,000 of them.
     """
@@ -137,7 +137,7 @@ def arrays_below(path: str, key: str) -> Iterator[tuple[str, Node | None]]:
 
 
 def directories_in(directory: str, links: bool = True) -> list[str]:
-    """Names of the directories in a directory, in order; `links` are those to directories."""
+    """Return names of the directories in a directory, in order; `links` are those to directories."""
     try:
         with os.scandir(directory) as entries:
             return sorted(
@@ -148,7 +148,7 @@ def directories_in(directory: str, links: bool = True) -> list[str]:
 
 
 def listed(path: str, key: str, most: int = 20) -> str:
-    """The arrays at or below `key`, for a message: "'a' (10, 3), 'b/c' (20,)"."""
+    """Return the arrays at or below `key`, for a message: "'a' (10, 3), 'b/c' (20,)"."""
     words: list[str] = []
     for found, node in arrays_below(path, key):
         if len(words) == most:

@@ -53,7 +53,7 @@ class ShardForm:
     has_checksum: bool
 
     def index_nbytes(self, chunk: tuple[int, ...]) -> int:
-        """Bytes of the index in the file: an offset and a size for each chunk, and the checksum."""
+        """Return the bytes of the index in the file: an offset and a size for each chunk, and the checksum."""
         return 16 * len(ChunkGrid(self.shape, chunk)) + 4 * self.has_checksum
 
 
@@ -97,7 +97,7 @@ class ChunksInShards(Located):
         return False  # a chunk is found by its shard's index, under a lock: not one by one
 
     def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
-        """Where inner chunks lie in the files of their shards; None where the shard, or the chunk in it, was not stored.
+        """Return the places of inner chunks in the files of their shards; None if the shard, or the chunk in it, was not stored.
 
         Once in each call, a shard whose index is kept is seen to be the file that it was.
 
@@ -190,7 +190,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _identity(path: str) -> _Identity | None:
-    """None where there is no file."""
+    """Return the facts of a file; None if there is none."""
     with explaining_read_errors(path):
         try:
             status = os.stat(path)

@@ -21,7 +21,7 @@ from .zarr_metadata import METADATA_FILES, Node, arrays_below, directory_inside,
 
 
 def matches(path: str | os.PathLike[str]) -> bool:
-    """True for a directory with zarr.json, .zarray or .zgroup in it."""
+    """Return True for a directory with zarr.json, .zarray or .zgroup in it."""
     return any(os.path.isfile(os.path.join(path, name)) for name in METADATA_FILES)
 
 
@@ -48,18 +48,12 @@ def list_arrays(path: str | os.PathLike[str], inside: str = "") -> list[Listing]
 
 
 def open_array(path: str | os.PathLike[str], key: str | None = None) -> ZarrArray:
-    """One array of a store in a directory; its metadata is read, its chunks are not.
+    """Return one array of a store in a directory; its metadata is read, its chunks are not.
 
     `key` may be left out, or name a group, where there is only one array.
 
-    Raises
-    ------
-    NotFoundError : no such directory
-    KeyNotFoundError : nothing under that key, or several arrays: the text lists them with their shapes
-    DamagedFileError : no Zarr store, or metadata that is damaged
-    UnsafeFileError : a key or a link that leads out of the store, or a codec that runs code
-    InvalidTypeError : text, compound or other dtypes that are not fixed-size numbers
-    MissingPackageError : zarr is not installed
+    Raises NotFoundError, KeyNotFoundError (the text lists the arrays), DamagedFileError, MissingPackageError, UnsafeFileError (a
+    key or link that leads out of the store, or a codec that runs code), InvalidTypeError (dtypes that are not fixed-size numbers).
 
     >>> import os, tempfile
     >>> from mmapstore.formats.contract import NewArray
@@ -89,15 +83,13 @@ def open_array(path: str | os.PathLike[str], key: str | None = None) -> ZarrArra
 
 
 def is_live(obj: Any) -> bool:
-    """True for an open `zarr.Array` or `zarr.Group`. Does not import zarr: without it there is none."""
+    """Return True for an open `zarr.Array` or `zarr.Group`. Does not import zarr: without it there is none."""
     zarr = sys.modules.get("zarr")
     return zarr is not None and isinstance(obj, (zarr.Array, zarr.Group))
 
 
 def from_live(obj: Any) -> ZarrArray:
-    """An open zarr array, or a group with a single one. From a directory it is opened anew by path; from any other store it
-    is read through the handle, and then cannot be pickled. Raises what `open_array` raises.
-    """
+    """Wrap an open zarr array: opened again by path if it is in a directory; else read through the handle, and not pickled."""
     zarr = library()
     if not is_live(obj):
         raise InvalidTypeError(f"a {type(obj).__name__} is not a zarr array; expected what zarr.open_array gives.")
@@ -126,9 +118,6 @@ class ZarrArray(StoredArray):
         self.located, self.why_not = layout.located(self.shape, self.dtype, fill_of(array, self.dtype)), layout.why_not
         self._array = array
         self._reopened_from = reopened_from
-
-    def __repr__(self) -> str:
-        return f"<ZarrArray {self.name} {self.shape} {self.dtype}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopened_from is None:

@@ -33,7 +33,7 @@ COMPRESSIONS = ("zstd", "gzip", "blosc", "lz4")
 
 
 def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> ZarrWriter:
-    """A new Zarr 3 array, at the root of a new directory or under `key` of a new or existing store.
+    """Create a Zarr 3 array, at the root of a new directory or under `key` of a new or existing store.
 
     Chunks are `chunk_samples` whole samples; their files lie side by side ("c.0.0.0"), so that making them durable takes one
     call for the directory. Compressions: "zstd", "gzip", "blosc" (zstd after a byte shuffle), "lz4" (blosc's, after a shuffle).
@@ -153,7 +153,7 @@ class ZarrWriter(Writer):
         return os.path.join(self._directory, *self._array.metadata.encode_chunk_key(place).split("/"))
 
     def flush(self) -> None:
-        """Returns when the disk has what was written: chunk files, metadata, and the directories that name them."""
+        """Return when the disk has all that was written: chunk files, metadata, and the directories that name them."""
         with self._explaining():
             for place in sorted(self._unsynced):
                 file = self._file_of(place)

@@ -55,7 +55,7 @@ class ChunkGrid:
         return np.array(numbers, np.int64)[:, None] // np.array(self.strides, np.int64) % np.array(self.counts, np.int64)
 
     def number(self, place: tuple[int, ...]) -> int:
-        """The inverse of `place`."""
+        """Return the inverse of `place`."""
         found = 0
         for at, count in zip(place, self.counts, strict=True):
             found = found * count + at

@@ -36,12 +36,12 @@ _PATIENCE = 60.0  # seconds to wait for another process that makes the same file
 
 
 def flags_of(path: str) -> str:
-    """The file of flags that belongs to a cache file."""
+    """Return the file of flags that belongs to a cache file."""
     return path.removesuffix(".npy") + ".filled"
 
 
 def allocated_nbytes(path: str) -> int:
-    """Bytes that a file takes on its disk; 0 if it does not exist. Holes take none."""
+    """Return the bytes that a file takes on its disk; 0 if it does not exist. Holes take none."""
     try:
         status = os.stat(path)
     except OSError:
@@ -114,7 +114,7 @@ class CacheFile:
     # --- writing ---------------------------------------------------------------------------------------------------------
 
     def write(self, number: int, samples: Array) -> None:
-        """Put a block in its place. Where that fails, says so once, and leaves it at that."""
+        """Write a block. A failure is a warning, and the last write."""
         if not self.writes or self._writing is None:
             return
         try:
@@ -152,7 +152,7 @@ class CacheFile:
     # --- making ----------------------------------------------------------------------------------------------------------
 
     def _fault(self) -> str | None:
-        """Why the files cannot be gone on with; "" if there are none, None if they can."""
+        """Return the reason if the files cannot be used; "" if there are none, None if they can."""
         flags_path = flags_of(self.path)
         for path in (self.path, flags_path):
             if os.path.lexists(path) and not os.path.isfile(path):
@@ -196,7 +196,7 @@ _files_lock = threading.Lock()
 
 
 def cache_file(path: str, spec: ArraySpec, ends: Numbers) -> CacheFile:
-    """The cache file at `path`, made if it is not there: one object for all in this process, so that none fills it twice.
+    """Return the cache file at `path`, made if it is not there: one object for all in this process, so that none fills it twice.
 
     One that is damaged is begun again, with a warning. Raises WriteError if it cannot be made.
     """

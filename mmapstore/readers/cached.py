@@ -208,7 +208,7 @@ class Cached(Reader):
             self._scratch = None
 
     def _groups(self, numbers: list[int]) -> Iterator[list[int]]:
-        """Blocks to be decoded at once."""
+        """Yield the blocks that are decoded at once."""
         group: list[int] = []
         held = 0
         for number in numbers:

@@ -47,11 +47,11 @@ class ChunkFiles:
             raise self._gone()
 
     def is_plain(self, place: ChunkPlace) -> bool:
-        """True where no codec was applied: the bytes are read as they are."""
+        """Return True where no codec was applied: the bytes are read as they are."""
         return place.skipped & self._all_skipped == self._all_skipped
 
     def open(self, number: int, place: ChunkPlace) -> Descriptor | None:
-        """The file of a chunk; None where the chunk has a file of its own that was never written."""
+        """Return the file of a chunk; None where the chunk has a file of its own that was never written."""
         try:
             return self.descriptor(place)
         except NotFoundError as error:

@@ -12,12 +12,12 @@ _STRETCH_NBYTES = 64 * 2**10
 
 
 def sample_axis(layout: StoredLayout) -> int:
-    """The stored axis along which samples follow each other: T where there is one, else N."""
+    """Return the stored axis along which samples follow each other: T where there is one, else N."""
     return layout.letters.index("T" if "T" in layout.letters else "N")
 
 
 def whole_chunks(layout: StoredLayout, together: int, start: int, stop: int) -> tuple[int, int]:
-    """The run [start, stop), longer at both ends up to where chunks of `together` samples, or episodes, begin and end.
+    """Return the run [start, stop), longer at both ends up to where chunks of `together` samples, or episodes, begin and end.
 
     >>> whole_chunks(StoredLayout("NTHW", (3, 10, 8, 8)), 4, 5, 19)          # episodes of 10: chunks end at 4, 8, 10, 14, 18, 20
     (4, 20)

@@ -40,7 +40,7 @@ class Part:
     out: Array
 
     def frames(self, starts: Numbers) -> Numbers:
-        """The samples wanted of windows that begin at the samples `starts`: (windows, count)."""
+        """Return the samples wanted of windows that begin at the samples `starts`: (windows, count)."""
         return starts[:, None] + (self.first + self.step * np.arange(self.count))
 
     def take(self, array: Array, rows: Numbers) -> None:

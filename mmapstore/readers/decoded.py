@@ -39,7 +39,7 @@ _decoders: weakref.WeakValueDictionary[str, ChainDecoder] = weakref.WeakValueDic
 
 
 def decoder_of(chunks: Located) -> tuple[ChainDecoder | None, str]:
-    """The decoder for these chunks, or None and why there is none. Joined files share one, and so its memory."""
+    """Return the decoder for these chunks, or None and why there is none. Joined files share one, and so its memory."""
     key = repr((chunks.chain, chunks.dtype.str, chunks.grid.chunk))
     found = _decoders.get(key)
     if found is not None:
@@ -142,7 +142,7 @@ class Decoded(Reader):
         self._fill_all(wanted)
 
     def _in_one_chunk(self, runs: Runs) -> list[tuple[int, int]]:
-        """Neighbours among runs, [first, last), that one chunk along the axis of samples holds all of; others alone."""
+        """Return neighbours among runs, [first, last), that one chunk along the axis of samples holds all of; others alone."""
         each, length = self._chunks.grid.chunk[self._axis], self._layout.episode_length
         episode, within = np.divmod(runs[:, 0], length)
         chunk = episode * -(-length // each) + within // each
@@ -220,11 +220,10 @@ class Decoded(Reader):
         self._files.check_size(chunk.number, place, nbytes)
         if self._files.is_plain(place):
 
-            def read_part(start: int, stop: int, out: Array) -> bool:
+            def read(start: int, out: Array) -> None:
                 self._files.read(chunk.number, place, descriptor, place.offset + start, out)
-                return True
 
-            self._deliver(chunk, functools.partial(read_part, 0, nbytes), read_part, workspace)
+            self._deliver(chunk, read, workspace, in_parts=True)
             return
         staging = workspace.staging(nbytes)
         self._files.read(chunk.number, place, descriptor, place.offset, staging)
@@ -250,17 +249,14 @@ class Decoded(Reader):
         for chunk, place, (begin, end) in zip(group, places, pieces, strict=True):
             self._files.check_size(chunk.number, place, end - begin)
             if self._files.is_plain(place):
-                self._deliver(chunk, functools.partial(np.copyto, src=staging[begin:end]), None, workspace)
+                self._deliver(chunk, functools.partial(_copy_bytes, staging[begin:end]), workspace)
             else:
                 self._decode(chunk, place, staging[begin:end], workspace)
         return True
 
     def _decode(self, chunk: WantedChunk, place: ChunkPlace, stored: Array, workspace: Workspace) -> None:
-        def decode_part(start: int, stop: int, out: Array) -> bool:
-            return self._decoder.decode_part(stored, start, stop, out, place.skipped)
-
         try:
-            self._deliver(chunk, lambda out: self._decoder.decode(stored, out, place.skipped), decode_part, workspace)
+            self._deliver(chunk, lambda _, out: self._decoder.decode(stored, out, place.skipped), workspace)
         except CorruptChunk as error:
             raise DamagedFileError(
                 f"{self._files.where(chunk.number, place)} is damaged: {error}. It was changed after it was written; "
@@ -268,32 +264,28 @@ class Decoded(Reader):
             ) from error
 
     def _deliver(
-        self,
-        chunk: WantedChunk,
-        fill: Callable[[Array], object],
-        fill_part: Callable[[int, int, Array], bool] | None,
-        workspace: Workspace,
+        self, chunk: WantedChunk, fill: Callable[[int, Array], object], workspace: Workspace, in_parts: bool = False
     ) -> None:
-        """Have `fill` put the chunk's decoded bytes where they belong, or beside it, and copy what is wanted of them.
+        """Have `fill` write the chunk's decoded bytes to their target, or beside it, from where they are copied.
 
-        `fill_part` fills in the bytes [start, stop) of the chunk alone, or returns False where that is no cheaper.
+        `fill` takes the byte to begin with, which is 0 unless `in_parts`: then only the bytes between the first and the last wanted
+        are asked for.
         """
         for target, _ in chunk.targets:
             if target.shape == self._chunks.grid.chunk and self._chunks.dtype == target.dtype:
                 as_decoded = target.transpose(self._as_decoded)
                 if as_decoded.flags.c_contiguous:
-                    fill(as_decoded.reshape(-1).view(np.uint8))
+                    fill(0, as_decoded.reshape(-1).view(np.uint8))
                     for other, inside in chunk.targets:
                         if other is not target:
                             other[...] = target[inside]
                     return
         decoded = workspace.decoded(self._chunk_nbytes)
-        start, stop = self._wanted_bytes(chunk)
-        if fill_part is None or stop - start == self._chunk_nbytes or not fill_part(start, stop, decoded[start:stop]):
-            if not self._has_memory:
-                require_memory(self._chunk_nbytes, self._chunk_words())
-                self._has_memory = True  # its buffer is kept
-            fill(decoded)
+        start, stop = self._wanted_bytes(chunk) if in_parts else (0, self._chunk_nbytes)
+        if not self._has_memory and stop - start == self._chunk_nbytes:
+            require_memory(self._chunk_nbytes, self._chunk_words())
+            self._has_memory = True  # its buffer is kept
+        fill(start, decoded[start:stop])
         self._copy(chunk, decoded)
 
     def _copy(self, chunk: WantedChunk, decoded: Array) -> None:
@@ -303,7 +295,7 @@ class Decoded(Reader):
             target[...] = whole[inside]
 
     def _wanted_bytes(self, chunk: WantedChunk) -> tuple[int, int]:
-        """The stretch [start, stop) of the decoded chunk that holds all that is wanted of it."""
+        """Return the stretch [start, stop) of the decoded chunk that holds all that is wanted of it."""
         start, stop = self._chunk_nbytes, 0
         for _, inside in chunk.targets:
             ends = [(part.start, part.stop - 1) if isinstance(part, slice) else (part[0], part[-1]) for part in inside]
@@ -347,6 +339,10 @@ class Decoded(Reader):
                 advise(descriptor, place.offset, nbytes)
 
 
+def _copy_bytes(stored: Array, _: int, out: Array) -> None:
+    np.copyto(out, stored)
+
+
 def decoded_reader(stored: StoredArray, layout: StoredLayout, why: str = "") -> tuple[Decoded | None, str]:
     """Return a reader of the chunks of `stored`, and ""; or None, and the reason."""
     chunks = stored.located
@@ -361,5 +357,7 @@ def decoded_reader(stored: StoredArray, layout: StoredLayout, why: str = "") -> 
 def _reopened(stored: StoredArray, layout: StoredLayout, why: str, workers: int) -> Decoded:
     reader, why_not = decoded_reader(stored, layout, why)
     if reader is None:
-        raise DamagedFileError(f"{stored} cannot be decoded here, though it could where it was opened: {why_not}. Open it again.")
+        raise DamagedFileError(
+            f"{stored.name} cannot be decoded here, though it could where it was opened: {why_not}. Open it again."
+        )
     return reader.within(reader.kept_nbytes + workers * reader._worker_nbytes)

@@ -1,8 +1,8 @@
 """Samples whose bytes lie in files as they are: mapped where they lie in one piece, read with `preadv` everywhere.
 
 A run of samples in one piece of one file is offered as a view of a memory map. Gathers of many short windows copy from
-that map while all of the file fits in memory, which costs half of what the kernel takes for it. Where it does not fit, and
-from files in many pieces, they use vectored `preadv` straight into the caller's arrays: a gather through a map then faults
+that map while all of the file fits in memory, which costs half of the kernel's time for it. Larger files, and
+files in many pieces, are read by vectored `preadv` straight into the caller's arrays: a gather through a map then faults
 page by page, and stalls.
 """
 
@@ -171,7 +171,7 @@ class StoredRaw(MappedReader):
             out.view(self._located.dtype)[...] = self._located.fill
 
     def _array(self) -> Array:
-        """All of the array, read-only: a view of a memory map that lives as long as the view."""
+        """Return all of the array, read-only: a view of a memory map that lives as long as the view."""
         located = self._located
         assert located.offset is not None
         mapped = self._files.get(located.root).map(located.offset, self.spec.nbytes)
@@ -183,7 +183,7 @@ class StoredRaw(MappedReader):
 
 
 def _few_runs(starts: Array, parts: Sequence[Part]) -> Runs | None:
-    """The runs of single samples in stored order, if they are fewer than half of the samples; None for windows and other orders."""
+    """Return the runs of single samples in stored order, if fewer than half of the samples; None for windows and other orders."""
     if len(parts) > 1 or parts[0].count > 1 or not (np.diff(starts) > 0).all():
         return None
     runs = runs_of(starts)

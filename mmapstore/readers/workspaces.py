@@ -51,7 +51,7 @@ class Workspaces:
 
 
 def most_workers() -> int:
-    """Threads that decode at once: the helpers, the caller, and those that read two windows ahead."""
+    """Return the number of threads that decode at once: the helpers, the caller, and those that read two windows ahead."""
     return usable_cpus() + 2
 
 

@@ -174,32 +174,3 @@ def test_a_buffer_of_another_size_is_refused():
     decoder, _ = decoder_for(SHUFFLE_ZLIB, np.dtype("<f4"), (10,))
     with pytest.raises(ValueError, match="a buffer of 39 bytes for a chunk of 40"):
         decoder.decode(np.frombuffer(zlib.compress(bytes(40)), np.uint8), np.empty(39, np.uint8))
-
-
-CHAINS = {
-    "none": ((), lambda data: data),
-    "zlib": ((Codec("zlib"),), zlib.compress),
-    "shuffle and zlib": (SHUFFLE_ZLIB, lambda data: zlib.compress(np.frombuffer(data, np.uint8).reshape(-1, 4).T.tobytes())),
-    "zlib and a checksum": (
-        (Codec("zlib"), Codec("crc32", {"location": "end"})),
-        lambda data: zlib.compress(data) + zlib.crc32(zlib.compress(data)).to_bytes(4, "little"),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize(("start", "stop"), [(0, 0), (0, 4), (100, 2000), (0, 40_000), (39_999, 40_000)])
-def test_parts(name, start, stop):
-    data = (np.arange(10_000) % 300).astype("<f4").tobytes()
-    chain, encode = CHAINS[name]
-    decoder, _ = decoder_for(chain, np.dtype("<f4"), (10_000,))
-    out = np.empty(stop - start, np.uint8)
-    pays = name == "none" or start == stop
-    assert decoder.decode_part(np.frombuffer(encode(data), np.uint8), start, stop, out) == pays
-    assert not pays or out.tobytes() == data[start:stop]
-
-
-def test_parts_outside_the_chunk_are_refused():
-    decoder, _ = decoder_for((), np.dtype("<f4"), (10_000,))
-    with pytest.raises(ValueError, match="bytes \\[0, 501\\) of a chunk of 40000 into a buffer of 500"):
-        decoder.decode_part(np.zeros(40_000, np.uint8), 0, 501, np.empty(500, np.uint8))
