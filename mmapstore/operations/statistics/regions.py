@@ -15,9 +15,8 @@ from ...batches.opening import open_dataset
 from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, DifferenceStatistics
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError
 from ...plain.memory_budget import MemoryPlan
-from ...readers.contract import Reader
 from ..flow.regions import Region, Regions, in_order
-from ..verify.rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Rows, read_ahead
+from ..verify.rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, read_ahead, rows_together
 
 REGION_NBYTES = 256 << 20  # about; the sample before a region is read with it, and the chunks that it lies in
 Statistics = tuple[ChannelStatistics, ChannelStatistics]
@@ -41,18 +40,18 @@ class Pass:
     def of(cls, dataset: Dataset, path: str, field: str, samples: Region, is_ordered: bool, max_memory: int) -> Pass:
         """Plan to read samples [start, stop) of a field. Raises MemoryBudgetError."""
         reader = dataset.readers[field]
-        spec, rows = reader.spec, _rows(path, reader)
-        together = rows.together(min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
+        spec = reader.spec
+        together = rows_together(reader, min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
         plan = {
-            "blocks read": BLOCKS * together * rows.nbytes,
+            "blocks read": BLOCKS * together * spec.sample_nbytes,
             "decoding": reader.scratch_nbytes,
-            "statistics": 2 * SCRATCH_NBYTES + 2 * rows.nbytes,
+            "statistics": 2 * SCRATCH_NBYTES + 2 * spec.sample_nbytes,
             "bookkeeping": BOOKKEEPING,
         }
         MemoryPlan(plan).require(max_memory, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
         axis = spec.layout.index("C") if "C" in spec.layout else None
         chunk = max(1, reader.decoded_together)
-        length = max(1, REGION_NBYTES // (chunk * max(1, rows.nbytes))) * chunk
+        length = max(1, REGION_NBYTES // (chunk * max(1, spec.sample_nbytes))) * chunk
         return cls(field, spec.shape, spec.dtype.str, axis, is_ordered, Regions(*samples, length), together)
 
 
@@ -99,7 +98,7 @@ def do(plan: Plan, number: int, done: Callable[[int], Any] = lambda samples: Non
     if each.is_ordered and start > each.regions.start and start not in episodes:
         steps.insert(0, (start - 1, start))
     with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-stats") as threads:
-        for first, last, block in read_ahead(_rows(plan.path, reader), steps, each.together, threads):
+        for first, last, block in read_ahead(reader, steps, each.together, threads):
             if isinstance(block, MmapstoreError):
                 raise block
             counted: Future[None] | None = threads.submit(values.update, block, each.channel_axis) if first >= start else None
@@ -120,7 +119,3 @@ def finish(plan: Plan, records: Iterable[tuple[int, Statistics]]) -> list[Statis
         into[0].merge(more[0])
         into[1].merge(more[1])
     return found
-
-
-def _rows(path: str, reader: Reader) -> Rows:
-    return Rows(path, reader.spec.shape, reader.spec.dtype, reader)

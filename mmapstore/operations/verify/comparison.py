@@ -14,10 +14,13 @@ from ...formats.contract import StoredArray
 from ...plain.array_spec import StoredLayout
 from ...plain.errors import MmapstoreError
 from ...plain.memory_budget import MemoryPlan
+from ...readers.contract import Reader
+from ...readers.library_reader import LibraryReader
+from ...readers.select_reader import reader_for
 from ..flow.casts import SCRATCH_NBYTES, nearest
 from ..flow.regions import Region
 from .regions import Check
-from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Array, Rows, read_ahead, rows_by_layout, rows_in_order
+from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, BY_LIBRARY, Array, read_ahead, rows_in_order, rows_together
 from .verdict import ArrayVerdict, Difference, dtype_words
 
 _PIECE_NBYTES = 1 << 19  # of values that are cast at a time
@@ -52,7 +55,7 @@ class Comparison(Check):
 
     sides: tuple[Side, Side]
     # of both; a sample, the part of an array at one place along its first axis, is one row of each or several
-    rows: tuple[Rows, Rows]
+    rows: tuple[Reader, Reader]
     problems: tuple[str, ...] = ()  # those that are known before any value is read
     notes: tuple[str, ...] = ()
     is_comparable: bool = True  # shapes and dtypes allow to compare values
@@ -64,39 +67,44 @@ class Comparison(Check):
     @property
     def samples(self) -> int:
         """Samples that both have."""
-        return min((rows.shape or (1,))[0] if math.prod(rows.shape) and self.is_comparable else 0 for rows in self.rows)
+        return min((shape or (1,))[0] if math.prod(shape) and self.is_comparable else 0 for shape in self._shapes)
+
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of both, in the order of the axes in which values come."""
+        return [rows.spec.shape if self.layouts else each.stored.shape for rows, each in zip(self.rows, self.sides, strict=True)]
 
     @property
     def _sample_values(self) -> int:
-        return math.prod(self.rows[0].shape[1:])
+        return math.prod(self._shapes[0][1:])
 
     @property
     def sample_nbytes(self) -> int:
-        return self._sample_values * self.rows[0].dtype.itemsize
+        return self._sample_values * self.rows[0].spec.dtype.itemsize
 
     def fitted(self, max_memory: int) -> Comparison:
         """Decide how much is read at a time. Raises MemoryBudgetError."""
         most = min(BLOCK_NBYTES, max_memory // 16), max_memory // 8
         a, b = self.rows
-        together = a.together(*most), b.together(*most)
-        a_nbytes, b_nbytes = together[0] * a.nbytes, together[1] * b.nbytes
+        together = rows_together(a, *most), rows_together(b, *most)
+        a_nbytes, b_nbytes = together[0] * a.spec.sample_nbytes, together[1] * b.spec.sample_nbytes
         parts = {
             "blocks of the first": BLOCKS * a_nbytes,
             "blocks of the second": BLOCKS * b_nbytes,
             "axes brought into one order": 2 * b_nbytes if self.axes else 0,
-            "values cast": SCRATCH_NBYTES if a.dtype != b.dtype else 0,
+            "values cast": SCRATCH_NBYTES if a.spec.dtype != b.spec.dtype else 0,
             "bookkeeping": BOOKKEEPING,
         }
         share = (max_memory - sum(parts.values())) // 2
         rows = a.within(share), b.within(share)
-        MemoryPlan({**parts, "decoding": sum(each.reader.scratch_nbytes for each in rows)}).require(
+        MemoryPlan({**parts, "decoding": sum(each.scratch_nbytes for each in rows)}).require(
             max_memory, f"Comparing {self.sides[0].name} and {self.sides[1].name}", "Give a larger max_memory= (--max-memory)."
         )
         return replace(self, rows=rows, together=together)
 
     @property
     def unit(self) -> int:
-        return max(each * self._sample_values // max(1, rows.values) for each, rows in zip(self.together, self.rows, strict=True))
+        return max(each * self._sample_values // _values(rows) for each, rows in zip(self.together, self.rows, strict=True))
 
     def read(self, region: Region, done: Callable[[int], Any]) -> Differences:
         """Compare the values of a region, up to where one side cannot be read."""
@@ -118,7 +126,7 @@ class Comparison(Check):
     def _runs(self, side: int, region: Region, record: Differences, threads: ThreadPoolExecutor) -> Iterator[Array]:
         """Yield the values of a region, flat, in runs that are valid until the next; up to a run that cannot be read."""
         rows, together = self.rows[side], self.together[side]
-        first, last = (at * self._sample_values // rows.values for at in region)
+        first, last = (at * self._sample_values // _values(rows) for at in region)
         steps = [(at, min(at + together, last)) for at in range(first, last, together)]
         for start, stop, found in read_ahead(rows, steps, together, threads):
             if isinstance(found, MmapstoreError):
@@ -169,7 +177,7 @@ class Comparison(Check):
 
     def _places(self, flat: int) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Return the index of a value in both arrays as stored; None for the second where that is the same."""
-        shape = self.rows[0].shape
+        shape = self._shapes[0]
         if self.layouts is None:
             return tuple(int(n) for n in np.unravel_index(flat, shape)) if shape else (), None
         sample, within = divmod(flat, self._sample_values)
@@ -181,6 +189,11 @@ def _place(sample: int, along: dict[str, int], layout: StoredLayout) -> tuple[in
     episode, step = divmod(sample, layout.episode_length)
     along = along | ({"T": step, "N": episode} if "T" in layout.letters else {"N": step})
     return tuple(along.get(letter, 0) for letter in layout.letters)
+
+
+def _values(rows: Reader) -> int:
+    """Return the number of values in each row, at least 1."""
+    return max(1, math.prod(rows.spec.sample_shape))
 
 
 # --- pairing ---------------------------------------------------------------------------------------------------------------
@@ -221,7 +234,11 @@ def _paired(a: Side, b: Side, most_row_nbytes: int, independent: bool) -> Compar
 
 def _paired_by_layout(a: Side, b: Side, independent: bool) -> Comparison:
     layouts = StoredLayout.of(a.layout, tuple(a.stored.shape), a.name), StoredLayout.of(b.layout, tuple(b.stored.shape), b.name)
-    rows = rows_by_layout(a.stored, layouts[0], independent), rows_by_layout(b.stored, layouts[1], independent)
+    one, two = (
+        LibraryReader(side.stored, each, BY_LIBRARY) if independent else reader_for(side.stored, each, mapped=False)
+        for side, each in zip((a, b), layouts, strict=True)
+    )
+    rows = one, two
     letters, others = layouts[0].sample_letters, layouts[1].sample_letters
     lengths, other_lengths = (dict(zip(each.sample_letters, each.sample_shape, strict=True)) for each in layouts)
     if any(lengths.get(letter, 1) != other_lengths.get(letter, 1) for letter in {*lengths, *other_lengths}):
@@ -230,8 +247,8 @@ def _paired_by_layout(a: Side, b: Side, independent: bool) -> Comparison:
     # An axis that one of them lacks has length 1, and changes no order.
     shared = [others.index(letter) for letter in letters if letter in others]
     axes = [0, *(1 + place for place in shared), *(1 + place for place, letter in enumerate(others) if letter not in letters)]
-    problem, note = f"{rows[0].count} samples against {rows[1].count}", ""
-    if rows[0].count == rows[1].count:
+    problem, note = f"{len(rows[0].spec)} samples against {len(rows[1].spec)}", ""
+    if len(rows[0].spec) == len(rows[1].spec):
         problem, note = "", f"the axes are stored as {a.layout} and {b.layout}; compared in the order of the first"
     moved = tuple(axes) if axes != sorted(axes) else None
     return Comparison((a, b), rows, (problem,) * bool(problem), (note,) * bool(note), axes=moved, layouts=layouts)

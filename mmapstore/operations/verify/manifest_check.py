@@ -24,12 +24,15 @@ from ...plain.digest_leaves import Leaves, leaves_of
 from ...plain.errors import DamagedFileError, KeyNotFoundError, MmapstoreError
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, leaves_path
 from ...plain.memory_budget import MemoryPlan
+from ...readers.contract import Reader
 from ..flow.regions import Region
 from ..manifest_files import read_leaves
 from .regions import Check
-from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, Rows, by_numpy, read_ahead, rows_in_order
+from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, by_numpy, read_ahead, rows_in_order, rows_together
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
 
+Words = tuple[list[str], list[str], list[str]]
+"""Problems, what was checked, and notes."""
 _OWN_CHECKS = {
     "fletcher32": "the fletcher32 checksum of every chunk",
     "crc32c": "the CRC-32C checksum of every chunk",
@@ -114,7 +117,7 @@ class ReadThrough(Check):
     name: str
     path: str
     stored: StoredArray
-    rows: Rows
+    rows: Reader
     together: int
     manifest: Described | None
     leading: int  # axes that count samples, and places along the first axis where samples do not follow each other
@@ -132,27 +135,27 @@ class ReadThrough(Check):
         if manifest is not None and manifest.entry.checksums:
             leading, block = _leading(manifest.entry), manifest.entry.block_samples
         rows = rows_in_order(stored, max(1, max_memory // 8), independent, leading)
-        together = rows.together(min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
+        together = rows_together(rows, min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
         if block:
-            together = max(1, min(together, block * (rows.count // max(1, math.prod(stored.shape[:leading])))))
-        blocks = (BLOCKS + (not stored.dtype.isnative)) * together * rows.nbytes
+            together = max(1, min(together, block * (len(rows.spec) // max(1, math.prod(stored.shape[:leading])))))
+        blocks = (BLOCKS + (not stored.dtype.isnative)) * together * rows.spec.sample_nbytes
         rows = rows.within(max_memory - blocks - BOOKKEEPING)
-        parts = {"blocks read": blocks, "decoding": rows.reader.scratch_nbytes, "bookkeeping": BOOKKEEPING}
+        parts = {"blocks read": blocks, "decoding": rows.scratch_nbytes, "bookkeeping": BOOKKEEPING}
         MemoryPlan(parts).require(max_memory, f"Verifying {name}", "Give a larger max_memory= (--max-memory).")
         return cls(name, path, stored, rows, together, manifest, leading, block, independent)
 
     @property
     def samples(self) -> int:
-        return math.prod(self.rows.shape[: self.leading]) if math.prod(self.rows.shape) else 0
+        return math.prod(self.stored.shape[: self.leading]) if math.prod(self.stored.shape) else 0
 
     @property
     def sample_nbytes(self) -> int:
-        return self._row_per_sample * self.rows.nbytes
+        return self._row_per_sample * self.rows.spec.sample_nbytes
 
     @property
     def _row_per_sample(self) -> int:
         """More than one where samples are cut."""
-        return self.rows.count // max(1, self.samples)
+        return len(self.rows.spec) // max(1, self.samples)
 
     @property
     def _block_rows(self) -> int:
@@ -164,11 +167,12 @@ class ReadThrough(Check):
 
     def read(self, region: Region, done: Callable[[int], Any]) -> Record:
         """Read a region, and on to the end of the last leaf that begins in it."""
-        record, digests, rows = Record(), LeafDigests(self.rows.dtype), self.rows
+        record, digests, rows = Record(), LeafDigests(self.rows.spec.dtype), self.rows
+        row_values = max(1, math.prod(rows.spec.sample_shape))
         per_sample, block = self._row_per_sample, self._block_rows
         at, last = (sample * per_sample for sample in region)
-        leaf = Leaves(0, rows.dtype.itemsize).run
-        end = min(rows.count, -(-(-(-last * rows.values // leaf) * leaf) // max(1, rows.values)))
+        leaf = Leaves(0, rows.spec.dtype.itemsize).run
+        end = min(len(rows.spec), -(-(-(-last * row_values // leaf) * leaf) // row_values))
         steps = []
         while at < end:
             steps.append((at, min(at + self.together, end, (at // block + 1) * block)))
@@ -180,53 +184,81 @@ class ReadThrough(Check):
                     record.unread.append((start, stop, str(found)))
                     crc = None
                 else:
-                    hashed = threads.submit(digests.update, found, start * rows.values)
+                    hashed = threads.submit(digests.update, found, start * row_values)
                     stored = found if self.stored.dtype.isnative else found.byteswap()
                     crc = zlib.crc32(stored.reshape(-1).view(np.uint8).data, crc) if crc is not None else None
                     hashed.result()
-                if stop % block == 0 or stop == rows.count:
+                if stop % block == 0 or stop == len(rows.spec):
                     if crc is not None:
                         record.checksums[(stop - 1) // block] = crc
                     crc = 0
                 done(stop // per_sample)
-        digests.of(rows.shape)  # the last leaf, which may be short
+        digests.of(self.stored.shape)  # the last leaf, which may be short
         record.leaves = digests.done
         return record
 
     def verdict(self, records: Iterator[Record]) -> ArrayVerdict:
         checksums: dict[int, int] = {}
-        digests, unread = LeafDigests(self.rows.dtype), set()
+        digests, unread = LeafDigests(self.rows.spec.dtype), set()
         for record in records:
             checksums |= record.checksums
             digests.done |= record.leaves
             unread |= set(record.unread)
-        told = _Told(digests.root(self.rows.shape))
+        sha256, bad = digests.root(self.stored.shape), list[BadBlock]()
         if self.manifest is None:
-            self._by_itself(told, sorted(unread))
-            state, form = "readable from end to end", f", {self.rows.shape} {dtype_words(self.rows.dtype)}"
+            problems, checked, notes = self._by_itself(sorted(unread))
+            state, form = "readable from end to end", f", {self.stored.shape} {dtype_words(self.rows.spec.dtype)}"
         else:
-            told.bad = list(self._bad_blocks(self.manifest.entry, checksums, sorted(unread)))
-            _against_manifest(told, self.manifest, digests)
-            how = f", read {self.rows.reader.why}" if self.independent else ""
-            layout = self.manifest.entry.layout
-            told.checked.insert(1, f"shape {self.rows.shape}, {self.stored.dtype}, {layout}{how}")
+            bad = list(self._bad_blocks(self.manifest.entry, checksums, sorted(unread)))
+            problems, checked, notes = self._against(self.manifest, bad, sha256, digests)
             state, form = "whole, every value is the one that was written", ""
-        appended = _appended(self.stored, self.path)
-        (told.notes if self.manifest is None else told.problems).extend([appended] if appended else [])
+        if appended := _appended(self.stored, self.path):
+            (notes if self.manifest is None else problems).append(appended)
         return ArrayVerdict(
             self.name,
-            ok=not told.problems,
-            summary=f"{self.name}: {'DAMAGED' if told.problems else state}{form}",
-            shape=self.rows.shape,
+            ok=not problems,
+            summary=f"{self.name}: {'DAMAGED' if problems else state}{form}",
+            shape=self.stored.shape,
             dtype=self.stored.dtype.str,
-            problems=tuple(told.problems),
-            checked=() if told.problems else tuple(told.checked),
-            notes=tuple(told.notes),
-            sha256=told.sha256,
-            bad_blocks=tuple(told.bad[: 10 * LISTED]),
-            bad_block_count=len(told.bad),
+            problems=tuple(problems),
+            checked=() if problems else tuple(checked),
+            notes=tuple(notes),
+            sha256=sha256,
+            bad_blocks=tuple(bad[: 10 * LISTED]),
+            bad_block_count=len(bad),
             nbytes=self.samples * self.sample_nbytes,
         )
+
+    def _against(self, manifest: Described, bad: list[BadBlock], sha256: str, digests: LeafDigests) -> Words:
+        entry, count = manifest.entry, len(manifest.entry.checksums)
+        how = f", read {self.rows.why}" if self.independent else ""
+        problems, notes = list[str](), list[str]()
+        checked = [f"shape {self.stored.shape}, {self.stored.dtype}, {entry.layout}{how}"]
+        if bad:
+            problems.append(f"{len(bad)} of {count} blocks are not what was written; the first bad one is number {bad[0].number}")
+        if count:
+            blocks = f"all {count} blocks have the checksums" if count > 1 else "its one block has the checksum"
+            checked.insert(0, f"{blocks} of {manifest.where}")
+        if not entry.sha256:
+            notes.append("its manifest names no SHA-256 digest to compare with")
+        elif sha256 == entry.sha256:
+            checked.append("the SHA-256 digest of all values is the one that its manifest names")
+        else:
+            problems += [f"SHA-256 of all values is {sha256}, expected {entry.sha256}"] if sha256 else []
+            problems += _damaged_leaves(manifest, digests)
+        return problems, checked, notes
+
+    def _by_itself(self, unread: list[tuple[int, int, str]]) -> Words:
+        problems = [f"rows [{start}, {stop}) along the first axis cannot be read: {why}" for start, stop, why in unread[:1]]
+        problems += [f"and {len(unread) - 1} more runs of that length cannot be read"] if len(unread) > 1 else []
+        located = self.stored.located
+        names = dict.fromkeys(codec.name for codec in located.chain) if located is not None else {}
+        inside = [f"and found right: {_OWN_CHECKS[name]}" for name in names if name in _OWN_CHECKS]
+        checked = ["every value can be read" if self.samples else "it is empty", *inside]
+        words = "no manifest is there to tell whether these are the values that were written"
+        if not inside:
+            words = "no manifest is there and the format keeps no checksums, so a changed value cannot be told from the right one"
+        return problems, checked, [words] if self.samples else []
 
     def _bad_blocks(
         self, entry: ArrayManifest, checksums: dict[int, int], unread: list[tuple[int, int, str]]
@@ -244,50 +276,6 @@ class ReadThrough(Check):
             if located is not None and located.offset is not None:
                 place = located.offset + samples[0] * self.sample_nbytes, located.offset + samples[1] * self.sample_nbytes
             yield BadBlock(number, samples, self.path, place, problem)
-
-    def _by_itself(self, told: _Told, unread: list[tuple[int, int, str]]) -> None:
-        told.problems += [f"rows [{start}, {stop}) along the first axis cannot be read: {why}" for start, stop, why in unread[:1]]
-        told.problems += [f"and {len(unread) - 1} more runs of that length cannot be read"] if len(unread) > 1 else []
-        located = self.stored.located
-        names = dict.fromkeys(codec.name for codec in located.chain) if located is not None else {}
-        inside = [_OWN_CHECKS[name] for name in names if name in _OWN_CHECKS]
-        told.checked += ["every value can be read" if self.samples else "it is empty"]
-        told.checked += [f"and found right: {words}" for words in inside]
-        if self.samples and inside:
-            told.notes.append("no manifest is there to tell whether these are the values that were written")
-        elif self.samples:
-            told.notes.append(
-                "no manifest is there and the format keeps no checksums, so a changed value cannot be told from the right one"
-            )
-
-
-@dataclass
-class _Told:
-    """The words of a verdict, while they are collected."""
-
-    sha256: str
-    problems: list[str] = field(default_factory=list)
-    checked: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    bad: list[BadBlock] = field(default_factory=list)
-
-
-def _against_manifest(told: _Told, manifest: Described, digests: LeafDigests) -> None:
-    entry, count = manifest.entry, len(manifest.entry.checksums)
-    if told.bad:
-        told.problems.append(
-            f"{len(told.bad)} of {count} blocks are not what was written; the first bad one is number {told.bad[0].number}"
-        )
-    if count:
-        blocks = f"all {count} blocks have the checksums" if count > 1 else "its one block has the checksum"
-        told.checked.append(f"{blocks} of {manifest.where}")
-    if not entry.sha256:
-        told.notes.append("its manifest names no SHA-256 digest to compare with")
-    elif told.sha256 == entry.sha256:
-        told.checked.append("the SHA-256 digest of all values is the one that its manifest names")
-    else:
-        told.problems += [f"SHA-256 of all values is {told.sha256}, expected {entry.sha256}"] if told.sha256 else []
-        told.problems += _damaged_leaves(manifest, digests)
 
 
 def _leading(entry: ArrayManifest) -> int:

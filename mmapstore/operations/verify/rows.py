@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,46 +24,19 @@ Array = np.ndarray[Any, np.dtype[Any]]
 BLOCK_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in the cache from reading to comparing
 BLOCKS = 2  # held for each array: one is being read while the other is looked at
 BOOKKEEPING = 4 << 20  # Python objects, and what malloc rounds up
-_BY_LIBRARY = "through the format's own library"
+BY_LIBRARY = "through the format's own library"
 
 
-@dataclass(frozen=True)
-class Rows:
-    """An array as rows: samples, or, of samples too large to hold, parts of them. It pickles by path."""
-
-    name: str  # in messages
-    shape: tuple[int, ...]  # of all of it, in the order of the axes in which values come
-    dtype: np.dtype[Any]  # in native byte order
-    reader: Reader  # reads runs of rows
-
-    @property
-    def count(self) -> int:
-        return len(self.reader.spec)
-
-    @property
-    def values(self) -> int:
-        """Values in each row."""
-        return math.prod(self.reader.spec.sample_shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of each row."""
-        return self.values * self.dtype.itemsize
-
-    def within(self, nbytes: int) -> Rows:
-        """Return the same rows, read in fewer threads where reading would take more than `nbytes` of memory."""
-        return replace(self, reader=self.reader.within(nbytes))
-
-    def together(self, nbytes: int, most_nbytes: int) -> int:
-        """Return the rows to read at a time: `nbytes` in whole chunks, unless one row of chunks takes over `most_nbytes`."""
-        fitting = max(1, nbytes // max(1, self.nbytes))
-        together = max(1, self.reader.decoded_together)
-        if together > fitting:
-            fitting = together if together * self.nbytes <= most_nbytes else max(1, most_nbytes // self.nbytes)
-        return max(1, min(fitting // together * together or fitting, self.count))
+def rows_together(rows: Reader, nbytes: int, most_nbytes: int) -> int:
+    """Return the rows to read at a time: `nbytes` in whole chunks, unless one row of chunks takes over `most_nbytes`."""
+    each, together = max(1, rows.spec.sample_nbytes), max(1, rows.decoded_together)
+    fitting = max(1, nbytes // each)
+    if together > fitting:
+        fitting = together if together * each <= most_nbytes else max(1, most_nbytes // each)
+    return max(1, min(fitting // together * together or fitting, len(rows.spec)))
 
 
-def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool = False, leading: int = 1) -> Rows:
+def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool = False, leading: int = 1) -> Reader:
     """Return all values in C order of the stored axes, in rows of at most `most_row_nbytes`, for which long samples are cut.
 
     `independent`: read by h5py, zarr or NumPy itself. `leading`: axes, 1 or 2, that no row goes across. Raises MissingPackageError
@@ -74,28 +46,19 @@ def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool =
     cut = min(leading, len(shape))  # axes that are counted off; those behind them make a row
     while cut < len(shape) and math.prod(shape[cut:]) * dtype.itemsize > most_row_nbytes:
         cut += 1
-    reader: Reader | None = None
     has_values = 0 not in shape
     located = stored.located if has_values else None
     if shape and cut == leading and not independent and has_values:
         # Letters without a meaning keep the stored order of axes.
         layout = StoredLayout("NT"[:leading] + "".join(chr(ord("a") + axis) for axis in range(len(shape) - leading)), shape)
         with contextlib.suppress(DamagedFileError):  # the format's own library tells whether it is
-            reader = reader_for(stored, layout, mapped=False)
+            return reader_for(stored, layout, mapped=False)
     elif not independent and located is not None and located.offset is not None:
         flat = one_run(located.root, located.offset, (math.prod(shape),), stored.dtype)
-        reader = StoredRaw(flat, StoredLayout("N", flat.grid.shape), "read with preadv where the bytes lie", mapped=False)
-    if reader is None:
-        stored.require_codecs()
-        folded = _Folded(stored, cut)
-        reader = LibraryReader(folded, StoredLayout("NC", folded.shape), _BY_LIBRARY)
-    return Rows(stored.name, shape, dtype, reader)
-
-
-def rows_by_layout(stored: StoredArray, layout: StoredLayout, independent: bool = False) -> Rows:
-    """Return the samples of `layout`, to compare arrays whose axes are stored in other orders."""
-    reader = LibraryReader(stored, layout, _BY_LIBRARY) if independent else reader_for(stored, layout, mapped=False)
-    return Rows(stored.name, reader.spec.shape, reader.spec.dtype, reader)
+        return StoredRaw(flat, StoredLayout("N", flat.grid.shape), "read with preadv where the bytes lie", mapped=False)
+    stored.require_codecs()
+    folded = _Folded(stored, cut)
+    return LibraryReader(folded, StoredLayout("NC", folded.shape), BY_LIBRARY)
 
 
 def by_numpy(name: str, path: str) -> StoredArray:
@@ -136,18 +99,17 @@ class _Folded(StoredArray):
 
 
 def read_ahead(
-    rows: Rows, steps: Sequence[tuple[int, int]], together: int, threads: ThreadPoolExecutor
+    rows: Reader, steps: Sequence[tuple[int, int]], together: int, threads: ThreadPoolExecutor
 ) -> Iterator[tuple[int, int, Array | MmapstoreError]]:
     """Yield (first row, last + 1, their values or why they cannot be read) of each step, of at most `together` rows.
 
     Values are (rows, *row shape), and valid until the next are asked for: while they are looked at, the next are being read.
     """
-    reader = rows.reader
-    buffers = [np.empty((together, *reader.spec.sample_shape), rows.dtype) for _ in range(BLOCKS)]
+    buffers = [np.empty((together, *rows.spec.sample_shape), rows.spec.dtype) for _ in range(BLOCKS)]
 
     def read(start: int, stop: int, out: Array) -> Array | MmapstoreError:
         try:
-            reader.read(start, stop, out)
+            rows.read(start, stop, out)
         except MmapstoreError as error:
             return error
         return out
