@@ -91,12 +91,30 @@ class Hdf5TreeWriter(TreeTarget):
             set_attributes(self.file.require_group(encoded(path)), attributes)
         self.note(path, Kind.GROUP, attributes)
 
-    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> _NewHdf5Array:
+    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewTreeArray:
+        dtype: Any = library().string_dtype("utf-8") if array.text else array.dtype
+        options: dict[str, Any] = {}
+        if array.shape and min(array.shape) > 0 and array.chunks is not None:
+            options["chunks"] = array.chunks
+            if array.compressed:
+                options |= {"compression": "gzip", "shuffle": array.dtype.itemsize > 1 and not array.text}
+        if array.fill is not None and not array.text:
+            options["fillvalue"] = array.fill
         with explaining_failed_writes(self.path):
             self.reserve((0 if array.compressed else array.nbytes) + _SLACK_NBYTES)
-            made = _NewHdf5Array(self, path, array, attributes)
+            try:
+                dataset = self.file.create_dataset(encoded(path), array.shape, dtype, **options)
+            except TypeError as error:
+                raise InvalidTypeError(f"{self.path}: HDF5 has no type for {array.dtype} ({error}).") from error
+            set_attributes(dataset, attributes)
         self.note(path, Kind.ARRAY, attributes, array)
-        return made
+
+        def write(box: Box, block: Array) -> None:
+            with explaining_failed_writes(self.path):
+                if block.size:
+                    dataset[box] = as_texts(block) if array.text else block
+
+        return NewTreeArray(write=write)
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
         with explaining_failed_writes(self.path):
@@ -302,33 +320,6 @@ class _References:
         made = f"{self._made} reference{'s' * (self._made != 1)} made anew for this file" if self._made else ""
         lost = f"{self._lost} that lead to nothing copied are null" if self._lost else ""
         return ", ".join(part for part in (made, lost) if part)
-
-
-class _NewHdf5Array(NewTreeArray):
-    def __init__(self, writer: Hdf5TreeWriter, path: str, array: TreeArray, attributes: dict[str, Any]) -> None:
-        super().__init__()
-        self._path, self._text = writer.path, array.text
-        dtype: Any = library().string_dtype("utf-8") if array.text else array.dtype
-        options: dict[str, Any] = {}
-        if array.shape and min(array.shape) > 0 and array.chunks is not None:
-            options["chunks"] = array.chunks
-            if array.compressed:
-                options |= {"compression": "gzip", "shuffle": array.dtype.itemsize > 1 and not array.text}
-        if array.fill is not None and not array.text:
-            options["fillvalue"] = array.fill
-        try:
-            self._dataset = writer.file.create_dataset(encoded(path), array.shape, dtype, **options)
-        except TypeError as error:
-            raise InvalidTypeError(f"{writer.path}: HDF5 has no type for {array.dtype} ({error}).") from error
-        set_attributes(self._dataset, attributes)
-
-    def write(self, box: Box, block: Array) -> None:
-        with explaining_failed_writes(self._path):
-            if block.size:
-                self._dataset[box] = as_texts(block) if self._text else block
-
-    def close(self) -> None:
-        self._dataset = None
 
 
 def _created(path: str, like: Hdf5Tree | None) -> Any:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,17 @@ class NpyTreeWriter(TreeTarget):
         with explaining_write_errors(file):
             self.note(path, Kind.ARRAY, attributes, array)
             self._unsynced.add(os.path.dirname(file))
-            return _NewNpyArray(file, array)
+            return NewTreeArray(("text as UTF-8 bytes of fixed width",) if array.text else (), *self._new(file, array))
+
+    def _new(self, file: str, array: TreeArray) -> tuple[Callable[..., Any], ...]:
+        """Create a file, and return the functions that write a box of it and that close it."""
+        writer = begin(file, array.shape, array.dtype)
+
+        def close() -> None:
+            writer.flush()
+            writer.close()
+
+        return writer.write_box, close
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
         self.note(path, Kind.EMPTY, attributes)
@@ -136,25 +146,12 @@ class NpyTreeWriter(TreeTarget):
             write_text_atomically(os.path.join(self.path, TREE_FILE), "\n".join(lines) + "\n")
 
 
-class _NewNpyArray(NewTreeArray):
-    def __init__(self, file: str, array: TreeArray) -> None:
-        super().__init__(_changes(array))
-        self._writer = begin(file, array.shape, array.dtype)
-
-    def write(self, box: Box, block: Array) -> None:
-        self._writer.write_box(box, block)
-
-    def close(self) -> None:
-        self._writer.flush()
-        self._writer.close()
-
-
-def _changes(array: TreeArray) -> tuple[str, ...]:
-    return ("text as UTF-8 bytes of fixed width",) if array.text else ()
-
-
 class NpyInMemory(InMemory, NpyTreeWriter):
     """A directory of .npy files that would be at `path`."""
+
+    def __init__(self, path: str) -> None:
+        self._unsynced = set()
+        InMemory.__init__(self, path)
 
     def is_taken(self, path: str, is_group: bool) -> bool:
         name = path if is_group else path + ENDING
@@ -163,9 +160,8 @@ class NpyInMemory(InMemory, NpyTreeWriter):
     def _has(self, path: str, kind: str) -> bool:
         return path in self.entries and self.entries[path].kind == kind
 
-    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewTreeArray:
-        self.note(path, Kind.ARRAY, attributes, array)
-        return NewTreeArray(_changes(array))
+    def _new(self, file: str, array: TreeArray) -> tuple[Callable[..., Any], ...]:
+        return ()
 
 
 def _fill_as_json(fill: Any) -> Any:

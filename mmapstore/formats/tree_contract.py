@@ -217,20 +217,13 @@ class TreeTarget:
         pass
 
 
+@dataclass(frozen=True)
 class NewTreeArray:
-    """An array that is being written; by itself one in memory, without values.
+    """An array that is being written; by itself one in memory, without values."""
 
-    `changed`: differences of the stored form from the array given, in words.
-    """
-
-    def __init__(self, changed: tuple[str, ...] = ()) -> None:
-        self.changed = changed
-
-    def write(self, box: Box, block: Array) -> None:
-        raise AssertionError("values are not moved to a target in memory")
-
-    def close(self) -> None:
-        pass
+    changed: tuple[str, ...] = ()  # differences of the stored form from the array given, in words
+    write: Callable[[Box, Array], Any] = lambda box, block: None
+    close: Callable[[], Any] = lambda: None
 
 
 @dataclass(frozen=True)

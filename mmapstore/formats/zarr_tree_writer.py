@@ -92,11 +92,11 @@ class ZarrTreeWriter(TreeTarget):
                 file.write_text(text, encoding="utf-8")
         self._unsynced[directory] = False
 
-    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewZarrArray:
+    def add_array(self, path: str, array: TreeArray, attributes: dict[str, Any]) -> NewTreeArray:
         directory = self._directory(path)
         self._unsynced[directory] = True
         self.note(path, Kind.ARRAY, attributes, array)
-        return NewZarrArray(self._store(directory), directory, array, attributes)
+        return _new_array(self._store(directory), directory, array, attributes)
 
     def _store(self, directory: str) -> Any:
         return library().storage.LocalStore(directory)
@@ -216,58 +216,57 @@ def _sync_node(directory: str, is_array: bool) -> None:
     sync_directory(directory)
 
 
-class NewZarrArray(NewTreeArray):
-    """A new array in a store of zarr-python's."""
+def _new_array(store: Any, where: str, array: TreeArray, attributes: dict[str, Any]) -> NewTreeArray:
+    """Create an array in a store of zarr-python's."""
+    changed: tuple[str, ...] = ()
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        raise InvalidTypeError(f"Zarr has no data type for {dtype}; convert to .h5, or cast it to float64 first.")
+    if array.dtype.kind in "iufc" and not array.dtype.isnative and array.dtype.itemsize > 1:
+        changed += ("byte order: little-endian",)
+    # Zarr decodes a chunk of text into an object for each element.
+    chunks = chunks_for(array.shape, array.dtype.itemsize + OBJECT_NBYTES * array.text, array.chunks)
+    if array.chunks is not None and chunks != array.chunks:
+        changed += (f"chunks of {chunks} instead of {array.chunks}",)
+    zarr = library()
+    attributes, fill = zarr_fill_attribute.placed(attributes, dtype, array.text, array.fill)
+    form: dict[str, Any] = {"dtype": str}
+    if not array.text:
+        little = zarr.codecs.BytesCodec(endian="little" if dtype.itemsize > 1 and dtype.kind != "S" else None)
+        compressors = zarr.codecs.ZstdCodec(level=3) if array.compressed else None
+        form = {"dtype": dtype, "filters": None, "serializer": little, "compressors": compressors}
+    with explaining_write_errors(where), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fixed-width bytes: a data type that zarr-python has and the specification lacks
+        try:
+            made = zarr.create_array(
+                store=store,
+                shape=array.shape,
+                chunks=chunks,
+                zarr_format=3,
+                attributes=finite(attributes),
+                fill_value=fill,
+                dimension_names=list(array.dimensions) or None,
+                **form,
+            )
+        except (ValueError, TypeError) as error:
+            raise InvalidTypeError(f"zarr has no data type for {dtype} here ({error}). Convert it to .h5 or .npy.") from error
+    # zarr skips chunks that hold only fill values. Twice the part that `refuse_unstored` asks for is stored all the same: a
+    # large array of mostly fill values is then accepted again when it is read back.
+    first, whole = 0, made
+    if math.prod(array.shape) * made.dtype.itemsize > MOST_UNSTORED_NBYTES:
+        first = -(-2 * array.shape[0] // (MOST_TIMES_STORED * chunks[0])) * chunks[0]
+        with zarr.config.set({"array.write_empty_chunks": True}):  # for open_array ignores its `config` (zarr 3.1.6)
+            whole = zarr.open_array(store, mode="r+", zarr_format=3)
 
-    def __init__(self, store: Any, where: str, array: TreeArray, attributes: dict[str, Any]) -> None:
-        super().__init__()
-        self._where, self._text = where, array.text
-        dtype = array.dtype.newbyteorder("=")
-        if dtype.kind == "f" and dtype.itemsize > 8:
-            raise InvalidTypeError(f"Zarr has no data type for {dtype}; convert to .h5, or cast it to float64 first.")
-        if array.dtype.kind in "iufc" and not array.dtype.isnative and array.dtype.itemsize > 1:
-            self.changed = ("byte order: little-endian",)
-        # Zarr decodes a chunk of text into an object for each element.
-        chunks = chunks_for(array.shape, array.dtype.itemsize + OBJECT_NBYTES * array.text, array.chunks)
-        if array.chunks is not None and chunks != array.chunks:
-            self.changed = (*self.changed, f"chunks of {chunks} instead of {array.chunks}")
-        zarr = library()
-        attributes, fill = zarr_fill_attribute.placed(attributes, dtype, array.text, array.fill)
-        form: dict[str, Any] = {"dtype": str}
-        if not array.text:
-            little = zarr.codecs.BytesCodec(endian="little" if dtype.itemsize > 1 and dtype.kind != "S" else None)
-            compressors = zarr.codecs.ZstdCodec(level=3) if array.compressed else None
-            form = {"dtype": dtype, "filters": None, "serializer": little, "compressors": compressors}
-        with explaining_write_errors(where), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # fixed-width bytes: a data type that zarr-python has and the specification lacks
-            try:
-                self._array = zarr.create_array(
-                    store=store,
-                    shape=array.shape,
-                    chunks=chunks,
-                    zarr_format=3,
-                    attributes=finite(attributes),
-                    fill_value=fill,
-                    dimension_names=list(array.dimensions) or None,
-                    **form,
-                )
-            except (ValueError, TypeError) as error:
-                raise InvalidTypeError(f"zarr has no data type for {dtype} here ({error}). Convert it to .h5 or .npy.") from error
-        # zarr skips chunks that hold only fill values. Twice the part that `refuse_unstored` asks for is stored all the same: a
-        # large array of mostly fill values is then accepted again when it is read back.
-        self._first = 0
-        if math.prod(array.shape) * self._array.dtype.itemsize > MOST_UNSTORED_NBYTES:
-            self._first = -(-2 * array.shape[0] // (MOST_TIMES_STORED * chunks[0])) * chunks[0]
-            with zarr.config.set({"array.write_empty_chunks": True}):  # for open_array ignores its `config` (zarr 3.1.6)
-                self._whole = zarr.open_array(store, mode="r+", zarr_format=3)
-
-    def write(self, box: Box, block: Array) -> None:
+    def write(box: Box, block: Array) -> None:
         if block.size == 0:
             return
-        with explaining_write_errors(self._where), warnings.catch_warnings():
+        with explaining_write_errors(where), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            target = self._whole if box and box[0].start < self._first else self._array
-            target[box] = as_texts(block) if self._text else block.astype(block.dtype.newbyteorder("="), copy=False)
+            target = whole if box and box[0].start < first else made
+            target[box] = as_texts(block) if array.text else block.astype(block.dtype.newbyteorder("="), copy=False)
+
+    return NewTreeArray(changed, write)
 
 
 def chunks_for(shape: tuple[int, ...], itemsize: int, stored: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -58,6 +58,7 @@ def nulls(group):
 
 def texts(group):
     group["words"] = np.array(["a", "", "\u00e9"], object).astype(h5py.string_dtype())
+    group["padded"] = np.array(["x" * 300_000, *["abc"] * 300], object).astype(h5py.string_dtype())  # no .npy file holds it
     group["one"] = "text"
     group["fixed"] = np.array([b"ab", b"c"])
     group["latin"] = np.array([b"\xe4", b"c"], object).astype(h5py.string_dtype("ascii"))
