@@ -14,9 +14,8 @@ from PIL import Image
 
 from mmapstore.cli import main
 from mmapstore.operations.preview import preview
-from mmapstore.operations.preview.arrangement import MARGIN, Arrangement, Scale, columns_for, longest_side
-from mmapstore.operations.preview.colours import NAN_COLOUR, change, grey, most_change, range_of, reduced, rgb
-from mmapstore.operations.preview.selection import numbers_to_show
+from mmapstore.operations.preview.colours import NAN_COLOUR, change, most_change, painted, range_of, reduced
+from mmapstore.operations.preview.selection import Scale, numbers_to_show
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, OutOfRangeError, WriteError
 from mmapstore.plain.manifest import ArrayManifest, Manifest
 
@@ -30,33 +29,6 @@ def test_scales(height: int, width: int, longest: int) -> None:
     assert max(scale.height, scale.width) <= longest
     assert scale.down == 1 or scale.up[0] == scale.up[1] == 1 or min(scale.height, scale.width) < 12
     assert min(scale.size) >= 12 and max(scale.size) <= max(longest, 24)
-
-
-@given(
-    st.tuples(st.integers(12, 256), st.integers(12, 256)),
-    st.integers(1, 8),
-    st.integers(1, 60),
-    st.sampled_from([1, 3]),
-    st.none() | st.integers(1, 20),
-)
-def test_nothing_overlaps(picture: tuple[int, int], panels: int, cells: int, rows: int, wanted: int | None) -> None:
-    columns = columns_for(picture, panels, cells, rows, wanted)
-    places = Arrangement(picture, panels, cells, columns, rows, header=80, side=50)
-    boxes = []
-    for cell in range(cells):
-        for row in range(rows):
-            for panel in range(panels):
-                x, y = places.corner(cell, row, panel)
-                boxes.append((x, y, x + picture[0], y + picture[1]))
-        x, y = places.caption(cell)
-        boxes.append((x, y, x + places.cell_width, y + 18))
-    width, height = places.size
-    assert all(x >= MARGIN and y >= 80 and right <= width - MARGIN and low <= height for x, y, right, low in boxes)
-    boxes.sort()
-    for number, (_, y, right, low) in enumerate(boxes):
-        for other in boxes[number + 1 :]:
-            assert other[0] >= right or other[1] >= low or other[3] <= y
-    assert longest_side(cells, panels) * panels <= 1200
 
 
 NONE = np.zeros(0, np.int64)
@@ -95,9 +67,9 @@ def test_what_is_asked_for() -> None:
 def test_colours() -> None:
     values = np.array([[0.0, 255.0], [np.nan, 127.5]])
     shown = range_of(values, np.dtype("u1"))
-    assert grey(values, shown).tolist() == [[[0] * 3, [255] * 3], [list(NAN_COLOUR), [128] * 3]]
+    assert painted(values[None], shown).tolist() == [[[0] * 3, [255] * 3], [list(NAN_COLOUR), [128] * 3]]
     opaque = np.array([[[255.0, 255]], [[0, 0]], [[0, 0]], [[255, 0]]])
-    assert rgb(opaque, shown).tolist() == [[[255, 0, 0], [255, 255, 255]]]  # what is transparent is paper
+    assert painted(opaque, shown).tolist() == [[[255, 0, 0], [255, 255, 255]]]  # what is transparent is paper
     assert change(np.array([[0.0, np.nan]]), 0.0).tolist() == [[[138] * 3, list(NAN_COLOUR)]]
     assert most_change(np.array([0.0] * 999 + [5.0])) == 5.0 and most_change(np.array([np.nan, np.inf])) == 0.0
 
@@ -106,7 +78,7 @@ def test_ranges() -> None:
     values = np.append(np.linspace(0, 1, 1001), [1e9, np.nan, -np.inf])
     found = range_of(values, np.dtype("f4"))
     assert found.low == pytest.approx(0.01, abs=2e-3) and found.high == pytest.approx(0.99, abs=2e-3)
-    assert grey(np.full((1, 1), 3.0), range_of(np.full(4, 3.0), np.dtype("f4"))).tolist() == [[[128] * 3]]
+    assert painted(np.full((1, 1, 1), 3.0), range_of(np.full(4, 3.0), np.dtype("f4"))).tolist() == [[[128] * 3]]
     assert range_of(np.full(4, 3.0), np.dtype("f4")).why == "one value"
 
 

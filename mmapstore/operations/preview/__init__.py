@@ -12,7 +12,6 @@ from ...batches.opening import open_dataset
 from ...plain.errors import InvalidValueError
 from ...plain.memory_budget import MemoryPlan, parse_bytes
 from . import colours, sheet
-from .arrangement import columns_for
 from .colours import Array, Picture
 from .selection import Look, captions, numbers_to_show, picture_field, without_next_frame
 
@@ -110,8 +109,8 @@ def preview(
         lines=lines,
         row_names=("frame", "next", "change") if next_frame else (),
         cells=cells,
-        captions=captions(dataset, shown_field, numbers, dataset.notes),
-        columns=columns_for(look.scale.size, look.panels, len(numbers), rows, columns),
+        captions=captions(dataset, shown_field, numbers),
+        columns=columns,
     )
     width, height = sheet.save(made, target)
     return Preview(target, width, height, tuple(numbers), tuple(lines))
@@ -135,7 +134,7 @@ def _painted(look: Look, frames: list[Array]) -> tuple[list[list[list[Picture]]]
 
     def panels(values: Array) -> list[Picture]:
         parts = zip((values[group] for group in groups), ranges, strict=True)
-        return [colours.rgb(part, shown) if look.colour else colours.grey(part[0], shown) for part, shown in parts]
+        return [colours.painted(part, shown) for part, shown in parts]
 
     cells = [[panels(frame[sample]) for frame in frames] for sample in range(len(frames[0]))]
     words = [f"values, from black to white: {', '.join(dict.fromkeys(shown.why for shown in ranges))}"]
@@ -151,7 +150,8 @@ def _painted(look: Look, frames: list[Array]) -> tuple[list[list[list[Picture]]]
         words.append("change: " + _by_channel([f"-{size:.4g} to +{size:.4g}" for size in most]))
     if any(bool(np.isnan(each).any()) for each in frames):
         words.append("pink: NaN")
-    return [[[colours.enlarged(each, look.scale.up) for each in row] for row in rows] for rows in cells], words
+    down, across = look.scale.up
+    return [[[each.repeat(down, axis=0).repeat(across, axis=1) for each in row] for row in rows] for rows in cells], words
 
 
 def _by_channel(ranges: list[str]) -> str:

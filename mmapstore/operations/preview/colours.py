@@ -50,18 +50,13 @@ def range_of(values: Array, dtype: np.dtype[Any]) -> Range:
     return Range(low, high, "percentiles 1 to 99 of what is shown")
 
 
-def grey(values: Array, shown: Range) -> Picture:
-    """Return (height, width) values in grey."""
-    return _painted(np.repeat(shown.scaled(values)[..., None] * 255, 3, axis=-1))
-
-
-def rgb(values: Array, shown: Range) -> Picture:
-    """Return (3 or 4, height, width) values in colour; a fourth channel is opacity, over white paper."""
+def painted(values: Array, shown: Range) -> Picture:
+    """Return (channels, height, width) values in grey, in colour for 3 channels, in colour over white for 4."""
     channels = np.moveaxis(shown.scaled(values) * 255, 0, -1)
     if channels.shape[-1] == 4:
         opacity = channels[..., 3:] / 255
         channels = channels[..., :3] * opacity + 255 * (1 - opacity)
-    return _painted(channels)
+    return _rounded(np.broadcast_to(channels, (*channels.shape[:-1], 3)))
 
 
 def change(values: Array, most: float) -> Picture:
@@ -73,7 +68,7 @@ def change(values: Array, most: float) -> Picture:
     with np.errstate(invalid="ignore"):
         share = np.clip(values / most, -1, 1) if most > 0 else np.where(np.isnan(values), np.nan, 0.0)
     stops = np.linspace(-1, 1, len(_CHANGES))
-    return _painted(np.stack([np.interp(share, stops, channel) for channel in _CHANGES.T], axis=-1))
+    return _rounded(np.stack([np.interp(share, stops, channel) for channel in _CHANGES.T], axis=-1))
 
 
 def most_change(values: Array) -> float:
@@ -84,7 +79,7 @@ def most_change(values: Array) -> float:
     return float(np.percentile(finite, _PERCENTILES[1])) or float(finite.max())
 
 
-def _painted(channels: Array) -> Picture:
+def _rounded(channels: Array) -> Picture:
     """Return 0 to 255 as uint8, with NAN_COLOUR where any channel is NaN."""
     missing = np.isnan(channels)
     found = np.where(missing, 0, channels + 0.5).astype(np.uint8)
@@ -104,8 +99,3 @@ def reduced(frame: Array, height: int, width: int) -> Array:
             counts = np.diff(edges).reshape([-1 if place == axis else 1 for place in range(3)])
             frame = np.add.reduceat(frame, edges[:-1], axis=axis) / counts
     return frame
-
-
-def enlarged(picture: Picture, up: tuple[int, int]) -> Picture:
-    """Return each pixel as a rectangle of (down, across) pixels."""
-    return picture.repeat(up[0], axis=0).repeat(up[1], axis=1)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...batches.dataset import Dataset
-from ...batches.notes import FieldNotes, mixed_samples
+from ...batches.notes import mixed_samples
 from ...plain.array_spec import ArraySpec
 from ...plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError, OutOfRangeError
-from .arrangement import Scale, longest_side
 from .colours import Array, reduced
 
 MOST_SAMPLES = 400
 _MOST_PANELS = 8  # channels side by side
+_LEAST_SIDE = 12  # pixels of a picture, so that a line of values is still seen
 
 
 def numbers_to_show(samples: str | Sequence[int] | None, at_random: int | None, seed: int, total: int, last: Array) -> list[int]:
@@ -92,6 +92,51 @@ def picture_field(dataset: Dataset, wanted: str | None) -> str:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """A frame of values as a picture: reduced to (height, width) values, each then enlarged to `up` whole pixels.
+
+    >>> Scale.of(28, 28, 192), Scale.of(1080, 1920, 192)
+    (Scale(height=28, width=28, down=1, up=(6, 6)), Scale(height=108, width=192, down=10, up=(1, 1)))
+    """
+
+    height: int
+    width: int
+    down: int
+    up: tuple[int, int]
+
+    @classmethod
+    def of(cls, height: int, width: int, longest: int) -> Scale:
+        """Return a scale to about `longest` pixels along the longer side: never more if reduced, at least one per value."""
+        down = -(-max(height, width) // longest)
+        height, width = max(1, -(-height // down)), max(1, -(-width // down))
+        up = max(1, longest // max(height, width))
+        tall, wide = (max(up, -(-_LEAST_SIDE // side)) for side in (height, width))
+        return cls(height, width, down, (tall, wide))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture in pixels."""
+        return self.width * self.up[1], self.height * self.up[0]
+
+    def words(self) -> str:
+        if self.down > 1:
+            return f"reduced {self.down} times"
+        if self.up[0] != self.up[1]:
+            return f"enlarged {self.up[1]} times across, {self.up[0]} times down"
+        return f"enlarged {self.up[0]} times" if self.up[0] > 1 else ""
+
+
+def longest_side(pictures: int, panels: int) -> int:
+    """Return pixels along the longer side of a panel, for so many pictures of so many panels side by side.
+
+    >>> longest_side(16, 1), longest_side(100, 1), longest_side(4, 8)
+    (192, 96, 150)
+    """
+    wanted = 256 if pictures <= 9 else 192 if pictures <= 24 else 128 if pictures <= 64 else 96
+    return max(48, min(wanted, 1200 // panels))
+
+
+@dataclass(frozen=True)
 class Look:
     """The panels of a sample.
 
@@ -159,12 +204,12 @@ class Look:
         return [*found, *filter(None, [self.scale.words()])]
 
 
-def captions(dataset: Dataset, shown: str, numbers: Sequence[int], notes: Mapping[str, FieldNotes]) -> list[tuple[str, str]]:
+def captions(dataset: Dataset, shown: str, numbers: Sequence[int]) -> list[tuple[str, str]]:
     """Return for each sample its number, and its values in the other fields: a class by name, a number, a text."""
     labels: list[list[str]] = [[] for _ in numbers]
     for name, field in dataset.fields.items():
         shape, kind = field.shape[1:], field.dtype.kind
-        classes = notes[name].classes if name in notes else ()
+        classes = dataset.notes[name].classes if name in dataset.notes else ()
         is_one_hot = len(shape) == 1 and shape[0] == len(classes) and kind in "biuf"
         if name != shown and kind in "biufS" and (not shape or is_one_hot):
             for words, number in zip(labels, numbers, strict=True):
