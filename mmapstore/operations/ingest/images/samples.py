@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,6 @@ class ImageSamples:
         if masks is None and listed.classes is not None and os.path.isdir(name):
             require_no_pairs(name, images.usable())
         self._decide_how(images, form, masks)
-        self._number_items()
         usable = sum(len(header.pages) for header in self._headers if header is not None)
         self.samples: int | None = None if skip_broken else usable
         self.guess = usable
@@ -92,16 +91,9 @@ class ImageSamples:
             "skip_broken": self._skip_broken,
             "masks": [name for name, pictures in self._pictures.items() if pictures.decoder.is_mask],
         }
-        if len(self._file_of) > len(self._files):
-            self.fingerprint["pictures"] = len(self._file_of)
         self._one_hot = 0
         if labels is not None and listed.labels is not None:
             self._add_labels(listed.labels, listed.classes, labels)
-
-    def _number_items(self) -> None:
-        counts = [1 if header is None else len(header.pages) for header in self._headers]
-        self._file_of = np.repeat(np.arange(len(counts)), counts)  # of each item
-        self._first_item = np.cumsum([0, *counts])  # of each file
 
     def _arrange(self, wanted: WantedOrder, in_folders: bool, is_labelled: bool, root: str, source_field: bool | None) -> None:
         """Put the files into the order in which they are written, once all fields but "source" are known; see `WantedOrder.note`.
@@ -115,16 +107,23 @@ class ImageSamples:
             self.specs["source"] = ArraySpec((self.samples or 0,), np.dtype(f"S{width}"), "N")
             self.notes["source"] = {"encoding": "utf-8", "padding": 0}
         note = wanted.note(self.name, self._files, self._headers, in_folders, is_labelled)
-        self._by_folder = wanted.by_folder or "why" in note  # each folder is an episode
         if "seed" in note:
             places = wanted.places(len(self._files)).tolist()
             for pictures in self._pictures.values():
                 pictures.reorder(places)
             self._fields = {name: values[places] for name, values in self._fields.items()}
-            self._number_items()
+        by_folder = wanted.by_folder or "why" in note  # each folder is an episode, and so is each file of several pictures
+        counts = [1 if header is None else len(header.pages) for header in self._headers]
+        self._file_of = np.repeat(np.arange(len(counts)), counts)  # of each item
+        self._first_item = np.cumsum([0, *counts])  # of each file
+        folders: dict[str, int] = {}
+        numbers = (folders.setdefault(os.path.dirname(path) if by_folder else "", len(folders)) for path in self._files)
+        self._episode_of = [~file if counts[file] > 1 else number for file, number in enumerate(numbers)]
+        if len(self._file_of) > len(self._files):
+            self.fingerprint["pictures"] = len(self._file_of)
         for name in self._pictures if note else ():
             self.notes[name] = {**self.notes[name], "order": note}
-        self.fingerprint["order"] = [note, self._by_folder]
+        self.fingerprint["order"] = [note, by_folder]
 
     def _source_of(self, path: str) -> bytes:
         """Return a path as UTF-8 with "/" between folders; a name that is no text as its bytes."""
@@ -209,61 +208,49 @@ class ImageSamples:
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
         """Yield samples in their order: "image" (n, H, W, C), and "mask", "label", "box", "source" where there are any."""
         first = after.samples + len(after.skipped)  # every item is the one or the other
-        rows = max(1, min(at_most, _PIECE_NBYTES // max(1, self.specs["image"].sample_nbytes)))
-        skipped: list[str] = []
+        rows = self._rows(at_most)
+        left_out = set(after.skipped)
+        before = next((item for item in range(first - 1, -1, -1) if self._item_name(item) not in left_out), None)
+        episode = 0 if before is None else self._episode_of[self._file_of[before]]
+        is_behind_broken = 0 < first < len(self._file_of) and self._item_name(first - 1) in after.skipped[-1:]
         items: list[int] = []
+        held: list[dict[str, Array]] = []
         starts: list[int] = []
-        room = self._room(0)
-        file = self._file_before(first, after.skipped)
-        is_behind_broken = first > 0 and first < len(self._file_of) and self._item_name(first - 1) in after.skipped[-1:]
+        skipped: list[str] = []
         with contextlib.closing(self._decoded(first, is_behind_broken)) as decoded:
             for item, pictures in enumerate(decoded, first):
-                if items and (pictures is None or len(items) == len(room["image"])):
-                    yield self._piece(room, items, starts, skipped)
-                    items, starts, skipped = [], [], []
+                if items and (pictures is None or len(items) == rows):
+                    yield self._piece(items, held, starts, skipped)
+                    items, held, starts, skipped = [], [], [], []
                 if pictures is None:
                     skipped.append(self._item_name(item))
                     continue
-                if not items:
-                    room = self._room(rows)
-                for name, picture in pictures.items():
-                    room[name][len(items)] = picture
-                if self._begins_an_episode(int(self._file_of[item]), file):
+                if episode != self._episode_of[self._file_of[item]]:
+                    episode = self._episode_of[self._file_of[item]]
                     starts.append(len(items))
-                file = int(self._file_of[item])
                 items.append(item)
+                held.append(pictures)
+                pictures = None
         if items or skipped:
-            yield self._piece(room, items, starts, skipped)
-
-    def _begins_an_episode(self, file: int, before: int | None) -> bool:
-        """True if a sample of `file` behind one of `before` begins an episode. Files of several pictures are episodes."""
-        if before == file:
-            return False
-        is_of_another_folder = (
-            self._by_folder and before is not None and os.path.dirname(self._files[file]) != os.path.dirname(self._files[before])
-        )
-        return is_of_another_folder or any(self._count(each) > 1 for each in (file, before) if each is not None)
+            yield self._piece(items, held, starts, skipped)
 
     def _count(self, file: int) -> int:
         return int(self._first_item[file + 1] - self._first_item[file])
-
-    def _file_before(self, item: int, skipped: Sequence[str]) -> int | None:
-        """Return the file of the last sample before an item."""
-        left_out = set(skipped)
-        return next((int(self._file_of[at]) for at in range(item - 1, -1, -1) if self._item_name(at) not in left_out), None)
 
     def _item_name(self, item: int) -> str:
         file = int(self._file_of[item])
         return self._files[file] + (f", page {item - self._first_item[file] + 1}" if self._count(file) > 1 else "")
 
-    def _room(self, rows: int) -> dict[str, Array]:
-        return {
-            name: np.empty((rows, *pictures.sample_shape), pictures.decoder.values.dtype)
-            for name, pictures in self._pictures.items()
-        }
+    def _rows(self, at_most: int) -> int:
+        """Return the number of samples of a piece."""
+        return max(1, min(at_most, _PIECE_NBYTES // max(1, self.specs["image"].sample_nbytes)))
 
-    def _piece(self, room: Mapping[str, Array], items: list[int], starts: list[int], skipped: list[str]) -> Piece:
-        fields = {name: array[: len(items)] for name, array in room.items()}
+    def _piece(self, items: list[int], held: list[dict[str, Array]], starts: list[int], skipped: list[str]) -> Piece:
+        fields: dict[str, Array] = {}
+        for name in self._pictures:
+            fields[name] = np.empty((len(items), *self.specs[name].sample_shape), self.specs[name].dtype)
+            for row, pictures in zip(fields[name], held, strict=True):
+                row[...] = pictures.pop(name)
         for name, values in self._fields.items():
             found = values[self._file_of[items]]
             if name == "label" and self._one_hot:
@@ -286,7 +273,7 @@ class ImageSamples:
                     self._of_file,
                     workers=self._workers,
                     ahead=self._ahead(),
-                    nbytes=self._nbytes,
+                    nbytes=lambda file: sum(pictures.working_nbytes(file) for pictures in self._pictures.values()),
                     most_nbytes=self._decoding_nbytes(),
                 )
                 with contextlib.closing(decoded):
@@ -319,9 +306,6 @@ class ImageSamples:
                 given += 1
         yield from itertools.repeat(None, self._count(file) - given)
 
-    def _nbytes(self, file: int) -> int:
-        return sum(pictures.working_nbytes(file) for pictures in self._pictures.values())
-
     def _ahead(self) -> int:
         """Return the number of images that are decoded ahead: two for each thread, one for each if they are large."""
         return max(self._workers, min(2 * self._workers, _WAITING_NBYTES // max(1, self.specs["image"].sample_nbytes)))
@@ -332,11 +316,10 @@ class ImageSamples:
 
     def memory(self, at_most: int) -> dict[str, int]:
         """Return the most private bytes that `pieces` holds at once, in named parts."""
-        rows = max(1, min(at_most, _PIECE_NBYTES // max(1, self.specs["image"].sample_nbytes)))
         sample = sum(self.specs[name].sample_nbytes for name in self._pictures)
         return {
             "images being decoded": self._decoding_nbytes(),
-            "decoded images": (self._ahead() + 1 + 2 * rows) * sample,
+            "decoded images": (self._ahead() + 1 + 2 * self._rows(at_most)) * sample,
             "list of images": len(self._files) * _LISTED_NBYTES + 8 * len(self._file_of),
         }
 
