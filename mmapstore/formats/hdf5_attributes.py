@@ -50,7 +50,10 @@ class _Converted:
         if isinstance(value, np.ndarray):
             return self._array(value)
         if isinstance(value, np.void):
-            return self._void(value)
+            if value.dtype.names is None:
+                return self._noted(_base64(value.tobytes()), "opaque bytes as base64")
+            found = {name: self.json(value[name], value.dtype[name]) for name in value.dtype.names}
+            return self._noted(found, "a compound as an object of its members")
         if isinstance(value, (bool, np.bool_)):
             return bool(value)
         if isinstance(value, (np.datetime64, np.timedelta64)):
@@ -81,12 +84,6 @@ class _Converted:
         if value.dtype.kind in "iub" or (value.dtype.kind == "f" and value.dtype.itemsize <= 8):
             return value.tolist()
         return [self.json(element) for element in value]
-
-    def _void(self, value: np.void) -> Any:
-        if value.dtype.names is None:
-            return self._noted(_base64(value.tobytes()), "opaque bytes as base64")
-        found = {name: self.json(value[name], value.dtype[name]) for name in value.dtype.names}
-        return self._noted(found, "a compound as an object of its members")
 
     def _text(self, value: bytes | str) -> Any:
         raw = encoded(value) if isinstance(value, str) else bytes(value)

@@ -30,7 +30,7 @@ from .hdf5_paths import decoded, encoded, find, name_of, no_such_key
 from .hdf5_runs import is_flat, refusal
 from .hdf5_types import Reading, leaves_of, plain_values
 from .hdf5_virtual import read_nbytes, read_nbytes_anywhere
-from .tree_contract import Attribute, Kind, Node, TreeArray, TreeSource, refuse_unstored
+from .tree_contract import Attribute, Kind, Node, TreeArray, TreeSource, refuse_unstored, unless_zero
 
 _Place = tuple[Any, int]
 """(number of the file, address in it): the same for all names of one object."""
@@ -300,9 +300,7 @@ def _fill_of(item: Any) -> Any:
     h5d = library().h5d
     with contextlib.suppress(*_WALK_ERRORS):
         if item.id.get_create_plist().fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED:
-            fill = np.asarray(item.fillvalue)
-            if fill.ndim == 0 and fill.dtype.kind in "biufcS" and (fill != np.zeros((), fill.dtype)).any():
-                return fill[()]
+            return unless_zero(item.fillvalue)
     return None
 
 

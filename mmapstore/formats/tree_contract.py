@@ -313,6 +313,13 @@ def inside(path: str, member: str) -> str:
     return f"{path.rstrip('/')}/{member}" if member else path
 
 
+def unless_zero(fill: Any) -> Any:
+    """Return the value of elements that were never stored; None if it is 0, or no plain value."""
+    value = np.asarray(fill)
+    is_plain = value.ndim == 0 and value.dtype.kind in "biufcS"
+    return value[()] if is_plain and (value != np.zeros((), value.dtype)).any() else None
+
+
 def as_json(attribute: Attribute) -> Attribute:
     """Return the attribute with numbers that JSON lacks as text: "NaN", "Infinity", "-Infinity"."""
     value, found = _finite(attribute.value)

@@ -18,8 +18,8 @@ from ..plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, 
 from . import zarr_fill_attribute
 from .contract import Array
 from .numpy_types import plain_values
-from .tree_contract import FILL, MOST_UNSTORED_NBYTES, Attribute, Kind, Node, TreeArray, TreeSource, refuse_unstored
-from .zarr_library import chunks_of, explaining_damage, named, opened
+from .tree_contract import FILL, MOST_UNSTORED_NBYTES, Attribute, Kind, Node, TreeArray, TreeSource, refuse_unstored, unless_zero
+from .zarr_library import chunks_of, explaining_damage, fill_of, named, opened
 from .zarr_metadata import Node as StoredNode
 from .zarr_metadata import directories_in, directory_inside, node_at, read_node_or_group
 from .zarr_store import open_array
@@ -78,7 +78,9 @@ class ZarrTree(TreeSource):
         given = _attributes_of(stored)
         is_named = stored.version == 2 and given.get(DIMENSIONS) == [*self.dimensions(path)]
         found = [Attribute(name, value, derived=is_named and name == DIMENSIONS) for name, value in given.items()]
-        is_text = isinstance(fill := stored.metadata.get("fill_value"), str) and not _is_of_floats(stored)
+        # Text is a number for floats of format 3: "NaN", or bits in hexadecimal. Format 2 has text for bytes only.
+        is_float = stored.version == 3 and str(stored.metadata.get("data_type")).startswith(("float", "complex", "bfloat"))
+        is_text = isinstance(fill := stored.metadata.get("fill_value"), str) and not is_float
         if not stored.is_array or not (FILL in given or is_named or (is_text and fill)):
             return found
         array, _ = opened(named(self.path, path.strip("/")), stored)
@@ -104,7 +106,10 @@ class ZarrTree(TreeSource):
         array, _ = opened(where, stored)
         dtype, shape, chunks = np.dtype(array.dtype), tuple(int(n) for n in array.shape), chunks_of(array)
         together = math.prod(getattr(array, "shards", None) or chunks or shape) * max(1, dtype.itemsize)
-        _refuse_unstored(stored, shape, dtype, together, where)
+        declared = math.prod(shape) * dtype.itemsize
+        if declared > MOST_UNSTORED_NBYTES:
+            files = sum(len(names) for _, _, names in os.walk(stored.directory)) - 1
+            refuse_unstored(where, shape, declared, min(declared, files * together))
         is_plain = dtype.kind in "biufcS"
         whole = TreeArray(
             member="",
@@ -115,7 +120,7 @@ class ZarrTree(TreeSource):
             chunks=tuple(min(each, max(1, length)) for each, length in zip(chunks, shape, strict=True)) if chunks else None,
             together_nbytes=together,
             compressed=_is_compressed(stored),
-            fill=_fill_of(array, dtype) if is_plain else None,
+            fill=unless_zero(fill_of(array, dtype)) if is_plain else None,
             dimensions=self.dimensions(path),
             stored=functools.partial(open_array, self.path, key) if is_plain else None,
         )
@@ -143,28 +148,9 @@ def _read(array: Any, where: str, box: Box) -> Array:
         return found if isinstance(found, np.ndarray) else np.asarray(found, array.dtype)
 
 
-def _fill_of(array: Any, dtype: np.dtype[Any]) -> Any:
-    if array.fill_value is None:
-        return None
-    fill = np.asarray(array.fill_value).astype(dtype.newbyteorder("="))
-    return fill[()] if fill.ndim == 0 and (fill != np.zeros((), fill.dtype)).any() else None
-
-
-def _is_of_floats(stored: StoredNode) -> bool:
-    """Return True if text as fill value is a number: "NaN", or bits in hexadecimal. Format 2 has text for bytes only."""
-    return stored.version == 3 and str(stored.metadata.get("data_type")).startswith(("float", "complex", "bfloat"))
-
-
 def _is_compressed(stored: StoredNode) -> bool:
     if stored.version == 2:
         return stored.metadata.get("compressor") is not None
     codecs = stored.metadata.get("codecs")
     names = [codec.get("name") for codec in codecs if isinstance(codec, dict)] if isinstance(codecs, list) else []
     return any(name not in ("bytes", "transpose", "crc32c") for name in names)
-
-
-def _refuse_unstored(stored: StoredNode, shape: tuple[int, ...], dtype: np.dtype[Any], together: int, where: str) -> None:
-    declared = math.prod(shape) * dtype.itemsize
-    if declared > MOST_UNSTORED_NBYTES:
-        files = sum(len(names) for _, _, names in os.walk(stored.directory)) - 1
-        refuse_unstored(where, shape, declared, min(declared, files * together))

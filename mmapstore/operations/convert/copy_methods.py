@@ -20,7 +20,7 @@ from ...plain.errors import (
     UnsafeFileError,
 )
 from .tree_report import CHANGED, COPIED, FAILED, REFUSED, Done, TreeRow, joined
-from .tree_values import copy_values, digest_of, joint_digest, plan_blocks
+from .tree_values import copy_values, joint_digest, plan_blocks
 
 REFUSALS = (UnsafeFileError, MissingPackageError, InvalidTypeError, InvalidValueError, MemoryBudgetError)
 Suspects = dict[str, list[str]]
@@ -137,7 +137,8 @@ class CopyMethod:
         if self.dry:
             return ""
         readable = [part for part in parts if not part.refused]
-        return joint_digest([(part.member, digest_of(part, plan_blocks(part, self.max_memory, name))) for part in readable])
+        plans = [plan_blocks(part, self.max_memory, name)[0] for part in readable]
+        return joint_digest([(part.member, copy_values(part, None, plan)) for part, plan in zip(readable, plans, strict=True)])
 
     def _different_values(self, done: Done, arrays: Callable[[str], list[TreeArray]]) -> dict[str, str]:
         for place, digest in done.checks:
@@ -242,18 +243,16 @@ class ByValues(CopyMethod):
             why = "another member has its name there already"
         if why:
             return TreeRow(path, node.kind, REFUSED, why), ()
-        plan = None if self.dry else plan_blocks(array, self.max_memory, path)
+        elements, decoded = (0, 0) if self.dry else plan_blocks(array, self.max_memory, path)
         notes = {name: note for name, note in array.notes if name not in carried}
         new = self.target.add_array(place, array, {**carried, **notes})
         try:
-            digest = copy_values(array, new, plan) if plan else ""
+            digest = "" if self.dry else copy_values(array, new, elements)
         finally:
             new.close()
         row = row_of_values(path, node.kind, array.nbytes, digest, joined([renamed, *array.changed, *new.changed]))
-        if plan and plan.decoded > 1:
-            again = (
-                f"each chunk decoded {plan.decoded} times, because they fight the order of writing: more max_memory reads them once"
-            )
+        if decoded > 1:
+            again = f"each chunk decoded {decoded} times, because they fight the order of writing: more max_memory reads them once"
             row = replace(row, how=joined([row.how, again]))
         return row, ((place, digest),)
 

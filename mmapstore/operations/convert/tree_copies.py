@@ -37,7 +37,7 @@ class Hdf5Copies(CopyMethod):
         item = self.source.item(node.path)
         parts, words = self.source.stored_arrays(node.path)
         # HDF5 copies chunk by chunk, so a copy needs no more than reading.
-        blocks = [plan_blocks(part, self.max_memory, node.path).elements for part in parts if not self.dry]
+        blocks = [plan_blocks(part, self.max_memory, node.path)[0] for part in parts if not self.dry]
         if item.external is not None or item.is_virtual:
             row = self._gathered(node, parts)
         else:
@@ -67,7 +67,7 @@ class Hdf5Copies(CopyMethod):
             raise DamagedFileError(f"{node.path} gathers compound values from elsewhere, which is not done here. Use h5repack.")
         new = self.target.add_array(node.path, parts[0], {})
         if not self.dry:
-            copy_values(parts[0], new, plan_blocks(parts[0], self.max_memory, node.path))
+            copy_values(parts[0], new, plan_blocks(parts[0], self.max_memory, node.path)[0])
         new.close()
         return row_of_values(node.path, node.kind, parts[0].nbytes, "", "an ordinary dataset, gathered from its sources")
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,16 +30,8 @@ _MOST_AXES = 5
 _MOST_TIMES = 16
 
 
-@dataclass(frozen=True)
-class BlockPlan:
-    """The blocks of an array: at most `elements` in each, so that every chunk is decoded `decoded` times."""
-
-    elements: int
-    decoded: int
-
-
-def plan_blocks(array: TreeArray, max_memory: int, name: str) -> BlockPlan:
-    """Plan blocks as large as the chunks of the source ask for, and as `max_memory` allows.
+def plan_blocks(array: TreeArray, max_memory: int, name: str) -> tuple[int, int]:
+    """Return (elements of a block, times that each chunk is decoded): as the chunks of the source ask for, within `max_memory`.
 
     Raises MemoryBudgetError if the smallest does not fit: a chunk is decoded as a whole, and at most 16 times.
     """
@@ -61,23 +52,18 @@ def plan_blocks(array: TreeArray, max_memory: int, name: str) -> BlockPlan:
     memory = MemoryPlan({**fixed, "blocks": elements * each})
     remedy = f"Raise max_memory (--max-memory) to at least {format_bytes(memory.total * 1.01)}."
     memory.require(max_memory, f"Converting {name}", remedy)
-    return BlockPlan(elements, times_decoded(array.shape, elements, array.chunks))
+    return elements, times_decoded(array.shape, elements, array.chunks)
 
 
-def copy_values(array: TreeArray, target: NewTreeArray | None, plan: BlockPlan) -> str:
-    """Move all values to the target, if there is one. Returns their content digest."""
+def copy_values(array: TreeArray, target: NewTreeArray | None, elements: int) -> str:
+    """Move all values to the target, if there is one, in blocks of at most `elements`. Returns their content digest."""
     digests, read = LeafDigests(array.dtype, array.text), _reading(array)
-    for box in c_order_boxes(array.shape, plan.elements, array.chunks):
+    for box in c_order_boxes(array.shape, elements, array.chunks):
         block = read(box)
         digests.update(block)
         if target is not None:
             target.write(box, block)
     return digests.root(array.shape)
-
-
-def digest_of(array: TreeArray, plan: BlockPlan) -> str:
-    """Return the content digest of all values."""
-    return copy_values(array, None, plan)
 
 
 def joint_digest(parts: list[tuple[str, str]]) -> str:
