@@ -22,7 +22,7 @@ from ..files.stored_files import lies_in
 from ..files.system_errors import explaining_write_errors
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidValueError, NotFoundError, UnsafeFileError
-from ..plain.text_padding import refuse_padding
+from ..plain.memory_budget import refuse_padding
 from .contract import Array
 from .npy_file import begin, header_of, list_arrays, matches, open_array
 from .numpy_types import plain_values

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,28 +26,6 @@ _AT_ONCE = 2**15  # anchors looked up at a time, in some MB
 _EPOCHS_KEPT = 2  # the one that is read, and the next, which is begun while the last batches of the first are in use
 
 
-class Rule(Protocol):
-    """The number of times that an epoch draws each anchor."""
-
-    def __len__(self) -> int:
-        """Anchors, and draws in an epoch."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that the rule keeps."""
-        ...
-
-    @property
-    def most(self) -> int:
-        """The most draws of one anchor in an epoch."""
-        ...
-
-    def uses(self, epoch: int) -> Any:
-        """Yield how often an epoch draws each anchor, for `_PIECE` anchors at a time."""
-        ...
-
-
 class Draws:
     """The anchors that an epoch draws, by the number of the draw.
 
@@ -56,7 +34,7 @@ class Draws:
     [0, 1, 0, 1, 3, 1]
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Balance | Weighted) -> None:
         self.rule = rule
         self._dtype = np.min_scalar_type(rule.most)
         self._kept: tuple[tuple[int, Any, Numbers], ...] = ()
@@ -139,9 +117,11 @@ class Balance:
 
     @property
     def most(self) -> int:
+        """The most draws of one anchor in an epoch."""
         return max(math.ceil(repeats) for repeats in self.repeats)
 
-    def uses(self, epoch: int) -> Any:
+    def uses(self, epoch: int) -> Iterator[Numbers]:
+        """Yield the number of draws of each anchor in an epoch, for `_PIECE` anchors at a time."""
         members = np.maximum(1, np.array(self.members, np.int64))
         whole, rest = np.divmod(np.array(self.counts, np.int64), members)
         steps = np.array([_stride(n) for n in members.tolist()], np.int64)
@@ -193,7 +173,7 @@ class Weighted:
     def most(self) -> int:
         return math.ceil(float(self._weights.max()) / self._total * len(self)) + 1
 
-    def uses(self, epoch: int) -> Any:
+    def uses(self, epoch: int) -> Iterator[Numbers]:
         steps, before, done = len(self), 0.0, 0
         ahead = (_number(self._seed, 0) % 2**53 / 2**53 + epoch % 2**40 * ((math.sqrt(5) - 1) / 2)) % 1.0
         for piece in self._pieces():

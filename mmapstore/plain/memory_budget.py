@@ -1,4 +1,4 @@
-"""Byte counts people can write and read, and predictions in named parts."""
+"""Byte counts people can write and read, predictions in named parts, and texts that padding would make many times as large."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from .errors import InvalidTypeError, InvalidValueError, MemoryBudgetError
 
+MOST_NBYTES, _MOST_TIMES = 64 << 20, 16
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgtp", start=1):
     _UNITS[_letter] = _UNITS[f"{_letter}b"] = 1000**_power
@@ -77,3 +78,21 @@ class MemoryPlan:
         parts = " + ".join(f"{name} {format_bytes(size)}" for name, size in self.parts.items() if size)
         cache = f"; beside it {format_bytes(self.page_cache)} of page cache is useful" if self.page_cache else ""
         return f"{format_bytes(self.total)} predicted peak = {parts}{cache}"
+
+
+def refuse_padding(where: str, count: int, longest: int, nbytes: int, remedy: str, most: int = MOST_NBYTES) -> None:
+    """Raise InvalidValueError if padding `count` texts to the longest takes over `most` bytes, and over 16 times theirs.
+
+    `longest` is in bytes, as is `nbytes`, which all texts have together.
+
+    >>> refuse_padding("a.pkl", 10_000, 1_000_000, 1_200_000, "Shorten it.")
+    Traceback (most recent call last):
+    mmapstore.plain.errors.InvalidValueError: a.pkl holds 10,000 texts of 1.20 MB in all, but the longest has 1.00 MB: padded to \
+that width they would take 10.0 GB. Shorten it.
+    """
+    padded = count * longest
+    if padded > max(most, _MOST_TIMES * nbytes):
+        raise InvalidValueError(
+            f"{where} holds {count:,} texts of {format_bytes(nbytes)} in all, but the longest has {format_bytes(longest)}: padded "
+            f"to that width they would take {format_bytes(padded)}. {remedy}"
+        )

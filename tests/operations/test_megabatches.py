@@ -18,7 +18,7 @@ from mmapstore.operations.flow import journal
 from mmapstore.operations.ingest import plan
 from mmapstore.operations.ingest.contract import Position
 from mmapstore.operations.ingest.megabatches import columns, megabatches
-from mmapstore.plain import text_padding
+from mmapstore.plain import memory_budget
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, NotFoundError, SourceWarning
 from mmapstore.plain.manifest import DIRECTORY_MANIFEST, Manifest
 
@@ -228,7 +228,7 @@ def test_a_width_that_is_given_holds_and_a_longer_text_is_refused(tmp_path: Path
 @pytest.mark.parametrize("tokenize", [None, lambda text: list(text.encode())])
 def test_a_long_text_that_would_pad_all_others_is_refused_with_numbers(tmp_path: Path, tokenize: Any, monkeypatch: Any) -> None:
     """10,000 short texts and one of 1 MB would take 10 GB."""
-    monkeypatch.setattr(text_padding.refuse_padding, "__defaults__", (100_000,))
+    monkeypatch.setattr(memory_budget.refuse_padding, "__defaults__", (100_000,))
     with (tmp_path / "0.pkl").open("wb") as file:
         pickle.dump({"texts": ["abc"] * 400}, file)
     with (tmp_path / "1.pkl").open("wb") as file:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ....plain.array_likes import exact_array
 from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
-from ....plain.text_padding import refuse_padding
+from ....plain.memory_budget import refuse_padding
 from ..contract import Array
 from .unpickling import held_by, load_whole
 

@@ -14,7 +14,7 @@ from ....batches.labels import MOST_CLASSES, is_label
 from ....plain.array_spec import ArraySpec, StoredLayout
 from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, SourceWarning, warn_user
 from ....plain.guessed_axes import Doubt, doubt_about
-from ....plain.text_padding import refuse_padding
+from ....plain.memory_budget import refuse_padding
 from ..contract import Array
 from ..sources import stamp
 from .columns import Columns
