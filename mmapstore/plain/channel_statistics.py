@@ -27,6 +27,10 @@ class ChannelStatistics:
     maximum, and leave no finite mean. Sums are float64 and deviations are taken from the mean of a small slice before slices are
     merged (Chan, Golub, LeVeque), so a large offset costs no digits. Integers keep exact minima and maxima.
 
+    Attributes
+    ----------
+    count, nans : values and NaNs seen in each channel, int64, (channels,)
+
     >>> seen = ChannelStatistics()
     >>> seen.update(np.array([[1, 10], [3, 30]]), channel_axis=1)
     >>> seen.mean.tolist(), seen.std.tolist(), seen.minimum.tolist()
@@ -34,27 +38,17 @@ class ChannelStatistics:
     """
 
     def __init__(self) -> None:
-        self._count = np.zeros(0, np.int64)
-        self._nans = np.zeros(0, np.int64)
-        self._minimum: Array = np.zeros(0, np.float64)
-        self._maximum: Array = np.zeros(0, np.float64)
-        self._mean = np.zeros(0, np.float64)
-        self._deviations = np.zeros(0, np.float64)
+        self._reserve(0, np.dtype(np.float64))
+
+    def _reserve(self, channels: int, extreme: np.dtype[Any]) -> None:
+        self.count, self.nans = np.zeros((2, channels), np.int64)
+        self._minimum, self._maximum = np.zeros((2, channels), extreme)
+        self._mean, self._deviations = np.zeros((2, channels), np.float64)
 
     @property
     def channels(self) -> int:
         """0 until the first block."""
-        return len(self._count)
-
-    @property
-    def count(self) -> Array:
-        """Values seen in each channel, NaN left out: int64, (channels,)."""
-        return self._count.copy()
-
-    @property
-    def nans(self) -> Array:
-        """NaNs seen in each channel: int64, (channels,)."""
-        return self._nans.copy()
+        return len(self.count)
 
     @property
     def minimum(self) -> Array:
@@ -75,10 +69,10 @@ class ChannelStatistics:
     def std(self) -> Array:
         """Standard deviation of the population (divided by count, as Keras's Normalization does): float64, (channels,)."""
         with np.errstate(invalid="ignore"):
-            return np.sqrt(self._deviations / np.where(self._count == 0, np.nan, self._count))
+            return np.sqrt(self._deviations / np.where(self.count == 0, np.nan, self.count))
 
     def _where_counted(self, values: Array) -> Array:
-        empty = self._count == 0
+        empty = self.count == 0
         return np.where(empty, np.nan, values) if empty.any() else values.copy()
 
     def update(self, block: Array, channel_axis: int | None) -> None:
@@ -112,12 +106,7 @@ class ChannelStatistics:
 
     def _expect(self, channels: int, extreme: np.dtype[Any]) -> None:
         if self.channels == 0:
-            self._count = np.zeros(channels, np.int64)
-            self._nans = np.zeros(channels, np.int64)
-            self._minimum = np.zeros(channels, extreme)
-            self._maximum = np.zeros(channels, extreme)
-            self._mean = np.zeros(channels, np.float64)
-            self._deviations = np.zeros(channels, np.float64)
+            self._reserve(channels, extreme)
         elif channels != self.channels:
             raise InvalidValueError(
                 f"This block has {channels} channels, the blocks before had {self.channels}. Check its channel axis."
@@ -154,7 +143,7 @@ class ChannelStatistics:
         self._combine(at, count, nans, low, high, mean, deviations)
 
     def _combine(self, at: slice, count: Array, nans: Array, low: Array, high: Array, mean: Array, deviations: Array) -> None:
-        before = self._count[at]
+        before = self.count[at]
         total = before + count
         some = np.maximum(total, 1)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -170,15 +159,15 @@ class ChannelStatistics:
         self._maximum[at] = np.where(
             before == 0, high, np.where(count == 0, self._maximum[at], np.maximum(self._maximum[at], high))
         )
-        self._count[at] = total
-        self._nans[at] += nans
+        self.count[at] = total
+        self.nans[at] += nans
 
     def merge(self, other: ChannelStatistics) -> None:
         """Take in all that `other` has seen; `other` is left as it is."""
         if other.channels == 0:
             return
         self._expect(other.channels, other._minimum.dtype)
-        self._combine(slice(None), other._count, other._nans, other._minimum, other._maximum, other._mean, other._deviations)
+        self._combine(slice(None), other.count, other.nans, other._minimum, other._maximum, other._mean, other._deviations)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists by name, one entry per channel; numbers that JSON lacks are the texts "nan", "inf", "-inf".
@@ -186,8 +175,8 @@ class ChannelStatistics:
         `deviations` is the sum of squared deviations from the mean, from which `from_json` goes on without losing a bit.
         """
         return {
-            "count": self._count.tolist(),
-            "nans": self._nans.tolist(),
+            "count": self.count.tolist(),
+            "nans": self.nans.tolist(),
             "min": _texts(self.minimum),
             "max": _texts(self.maximum),
             "mean": _texts(self.mean),
@@ -206,8 +195,8 @@ class ChannelStatistics:
         """
         statistics = cls()
         try:
-            statistics._count = np.array(found["count"], np.int64)
-            statistics._nans = np.array(found["nans"], np.int64)
+            statistics.count = np.array(found["count"], np.int64)
+            statistics.nans = np.array(found["nans"], np.int64)
             statistics._minimum = _numbers(found["min"])
             statistics._maximum = _numbers(found["max"])
             statistics._mean = np.array([float(x) for x in found["mean"]], np.float64)
@@ -217,12 +206,12 @@ class ChannelStatistics:
                 f"These are not statistics of channels ({type(error).__name__}: {error}); expected what to_json gave. "
                 "Compute them again."
             ) from error
-        parts = (statistics._nans, statistics._minimum, statistics._maximum, statistics._mean, statistics._deviations)
-        if any(part.shape != statistics._count.shape for part in parts) or statistics._count.ndim != 1:
+        parts = (statistics.nans, statistics._minimum, statistics._maximum, statistics._mean, statistics._deviations)
+        if any(part.shape != statistics.count.shape for part in parts) or statistics.count.ndim != 1:
             raise InvalidValueError(
                 "These statistics name different numbers of channels; expected what to_json gave. Compute them again."
             )
-        empty = statistics._count == 0
+        empty = statistics.count == 0
         statistics._mean[empty] = 0
         return statistics
 

@@ -12,7 +12,7 @@ import pytest
 from ingest_results import frames
 
 from mmapstore.operations.ingest import Estimate, estimate, ingest
-from mmapstore.plain.cost_model import IngestCost
+from mmapstore.operations.ingest.estimate import IngestCost
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, NotFoundError, TargetExistsError
 from mmapstore.plain.memory_budget import MemoryPlan
 

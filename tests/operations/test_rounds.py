@@ -20,8 +20,8 @@ import mmapstore as mm
 from mmapstore.files.exclusive_lock import exclusive_lock
 from mmapstore.formats import npy_file
 from mmapstore.operations.rounds import preparation, processes
+from mmapstore.operations.rounds import source as round_order
 from mmapstore.operations.rounds.source import Augmentation, _generator
-from mmapstore.plain import round_order
 from mmapstore.plain.errors import (
     AugmentationWarning,
     InvalidTypeError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import shutil
 import time
@@ -14,7 +15,6 @@ from typing import Any
 from ...files import descriptors
 from ...formats.contract import Writer
 from ...formats.registry import PARTIAL
-from ...plain.cost_model import IngestCost
 from ...plain.display import format_duration
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.memory_budget import MemoryPlan, format_bytes
@@ -29,6 +29,37 @@ from .plan import WritePlan
 _SECONDS = 2.0  # spent on measuring, and the time that the block takes which is begun before they are over
 _READ_SECONDS = 0.5
 _BLOCK_NBYTES = 1 << 20  # smaller than those of a real run, so that a slow source is not waited for
+
+
+@dataclass(frozen=True)
+class IngestCost:
+    """Durations in one unit: to `prepare` all samples from the source, to `ingest` them, to `read` them from the store, to `train`.
+
+    >>> cost = IngestCost(prepare=4 + 2 + 1, ingest=4 + 2 + 1, read=1, train=1.5)
+    >>> cost.from_source(15), cost.from_store(15), cost.pays_from
+    (127.5, 44.5, 2)
+    >>> IngestCost(prepare=3, ingest=4, read=3).pays_from is None
+    True
+    """
+
+    prepare: float
+    ingest: float
+    read: float
+    train: float = 0.0
+
+    def from_source(self, epochs: int) -> float:
+        """Return `(prepare + train) * epochs`."""
+        return (self.prepare + self.train) * epochs
+
+    def from_store(self, epochs: int) -> float:
+        """Return `ingest + (train + read) * epochs`."""
+        return self.ingest + (self.train + self.read) * epochs
+
+    @property
+    def pays_from(self) -> int | None:
+        """The first number of epochs with which ingesting takes less time in all; None if no number is enough."""
+        saved = self.prepare - self.read
+        return math.floor(self.ingest / saved) + 1 if saved > 0 else None
 
 
 @dataclass(frozen=True)

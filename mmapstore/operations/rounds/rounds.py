@@ -32,14 +32,13 @@ from ...plain.errors import (
     warn_user,
 )
 from ...plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
-from ...plain.round_order import RoundOrder
 from ..flow.target import Target
 from ..ingest.plan import Options, write_plan
 from ..preview import Preview, preview
 from . import processes
 from .batches import RoundBatches
 from .preparation import Preparation, RoundWork, is_ready
-from .source import DUPLICATE, ORIGINAL, Augmentation, Function, RoundSource
+from .source import DUPLICATE, ORIGINAL, Augmentation, Function, RoundOrder, RoundSource
 
 _FORMAT = 1  # of rounds: another number, other bytes
 _INGEST_MEMORY = 256_000_000  # the most that writing a round takes, where samples are small enough

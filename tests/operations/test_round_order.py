@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmapstore.plain.round_order import WINDOW_BYTES, RoundOrder
+from mmapstore.operations.rounds.source import WINDOW_BYTES, RoundOrder
 
 CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
