@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..plain.errors import DamagedFileError
+from ..plain.errors import DamagedFileError, NotFoundError
 from .system_errors import explaining_read_errors, read_error
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -31,7 +31,7 @@ class Descriptors:
 
     Parameters
     ----------
-    path : the only file, where there is one; each time it is opened again it is checked to be the same
+    path : the only file, if there is one: each time it is opened again it is checked to be the same; or the directory of all files
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -55,15 +55,26 @@ class Descriptors:
             return found
 
     def check(self) -> None:
-        """Raise DamagedFileError if the one file is no longer as it was when this object was made.
+        """Raise DamagedFileError if the file is no longer as it was when this object was made, or the directory another or gone.
 
-        One `stat`: another inode, size or time of change. Does nothing for files that are not known beforehand.
+        One `stat`: another inode, size or time of change; of a directory, whose files come and go, another inode. Does nothing
+        without a `path`.
         """
         if self._path is None or self._opened is None:
             return
-        then, now = self._opened, _status(self._path)
+        then, is_directory = self._opened, stat.S_ISDIR(self._opened.st_mode)
+        try:
+            now = _status(self._path)
+        except NotFoundError as error:
+            if not is_directory:
+                raise
+            raise DamagedFileError(
+                f"{self._path} does not exist any more: it was deleted or moved since it was opened. Open it again where it is."
+            ) from error
         if not os.path.samestat(then, now):
-            raise _replaced(self._path)
+            raise _replaced(self._path, "directory" if is_directory else "file")
+        if is_directory:
+            return
         if then.st_size != now.st_size:
             raise DamagedFileError(
                 f"{self._path} ends at byte {now.st_size}, but had {then.st_size} bytes when it was opened. It was "
@@ -111,8 +122,8 @@ def _status(path: str) -> os.stat_result:
         return os.stat(path)
 
 
-def _replaced(path: str) -> DamagedFileError:
-    return DamagedFileError(f"{path} was replaced by another file since it was opened. Open it again.")
+def _replaced(path: str, kind: str = "file") -> DamagedFileError:
+    return DamagedFileError(f"{path} was replaced by another {kind} since it was opened. Open it again.")
 
 
 def check_is_file(path: str, status: os.stat_result) -> None:

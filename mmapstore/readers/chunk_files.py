@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 
 from ..files.descriptors import Descriptor, Descriptors, read_exactly, read_small_file
@@ -32,19 +31,11 @@ class ChunkFiles:
         self.never_encoded = not chunks.chain
         self.chunk_nbytes = math.prod(chunks.grid.chunk) * chunks.dtype.itemsize
         self.most_stored = self.chunk_nbytes * 9 // 8 + _SPARE
-        self._files = Descriptors(chunks.root if os.path.isfile(chunks.root) else None)
-        self._root = self._status()
+        self._files = Descriptors(chunks.root)
 
     def check(self) -> None:
         """Raise DamagedFileError if the file, or the store's directory, is no longer the one that was opened."""
         self._files.check()
-        if not os.path.samestat(self._status(), self._root):
-            raise DamagedFileError(f"{self._chunks.root} was replaced since it was opened. Open it again.")
-
-    def check_exists(self) -> None:
-        """Raise DamagedFileError if all is gone: a chunk that was never written, and one that was deleted, look alike."""
-        if not os.path.exists(self._chunks.root):
-            raise self._gone()
 
     def is_plain(self, place: ChunkPlace) -> bool:
         """Return True where no codec was applied: the bytes are read as they are."""
@@ -120,15 +111,3 @@ class ChunkFiles:
         at = tuple(k * each for k, each in zip(grid.place(number), grid.chunk, strict=True))
         file = f", at byte {place.offset} of {place.path}," if place is not None else ""
         return f"{self._name}: the chunk that begins at {at}{file}"
-
-    def _status(self) -> os.stat_result:
-        try:
-            return os.stat(self._chunks.root)
-        except FileNotFoundError as error:
-            raise self._gone() from error
-
-    def _gone(self) -> DamagedFileError:
-        return DamagedFileError(
-            f"{self._chunks.root} does not exist any more: {self._name} was deleted or moved since it was opened. "
-            "Open it again where it is."
-        )

@@ -305,7 +305,7 @@ class Decoded(Reader):
         return start, stop
 
     def _fill(self, chunk: WantedChunk) -> None:
-        self._files.check_exists()
+        self.check()  # a chunk that was never written, and one that was deleted with all others, look alike
         for target, _ in chunk.targets:
             target[...] = self._chunks.fill
 

@@ -12,7 +12,6 @@ import numpy as np
 from ..files.descriptors import Descriptors
 from ..formats.contract import Selection, StoredArray
 from ..plain.array_spec import StoredLayout
-from ..plain.errors import DamagedFileError
 from ..plain.inside_names import file_of
 from .chunk_runs import sample_axis, whole_chunks
 from .contract import Array, Reader
@@ -39,8 +38,7 @@ class LibraryReader(Reader):
         self._sample_nbytes = self.spec.sample_nbytes + stored.element_nbytes * math.prod(self.spec.sample_shape)
         self._step = max(1, PIECE_BYTES // max(1, self._together * self._sample_nbytes)) * self._together
         checked = [] if stored.is_being_written else self.files  # growth is expected then
-        self._checked = [Descriptors(path) for path in checked if not os.path.isdir(path)]
-        self._folders = [(path, os.stat(path)) for path in checked if os.path.isdir(path)]
+        self._checked = [Descriptors(path) for path in checked]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LibraryReader, (self._stored, self._layout, self.why)
@@ -63,13 +61,6 @@ class LibraryReader(Reader):
     def check(self) -> None:
         for files in self._checked:
             files.check()
-        for path, then in self._folders:  # a store: its files come and go, the directory stays
-            try:
-                same = os.path.samestat(os.stat(path), then)
-            except OSError:
-                same = False
-            if not same:
-                raise DamagedFileError(f"{path} was deleted or replaced since it was opened. Open it again where it is.")
 
     @property
     def kept_nbytes(self) -> int:

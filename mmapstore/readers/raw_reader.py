@@ -8,7 +8,6 @@ page by page, and stalls.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..files.descriptors import Descriptor, Descriptors, let_go, read_exactly, r
 from ..files.process_memory import memory_available
 from ..formats.located import Located
 from ..plain.array_spec import StoredLayout
-from ..plain.errors import DamagedFileError, NotFoundError
+from ..plain.errors import NotFoundError
 from ..plain.runs import Runs, runs_of
 from .array_view import MappedReader
 from .contract import Array, Part
@@ -34,7 +33,7 @@ class StoredRaw(MappedReader):
 
     def __init__(self, located: Located, layout: StoredLayout, why: str, mapped: bool = True) -> None:
         self._located = located
-        self._files = Descriptors(None if located.one_file_each else located.root)
+        self._files = Descriptors(located.root)
         self._layout = layout
         self.why = why
         self.spec = layout.spec(located.dtype)
@@ -96,16 +95,7 @@ class StoredRaw(MappedReader):
 
     def check(self) -> None:
         self._files.check()
-        self._check_folder()
         self._fits = None
-
-    def _check_folder(self) -> None:
-        """Raise DamagedFileError if the directory is gone: a chunk that was never written is missing, too, but not the others."""
-        if self._located.one_file_each and not os.path.isdir(self._located.root):
-            raise DamagedFileError(
-                f"{self._located.root} does not exist any more: the array was deleted or moved since it was opened. Open it again "
-                "where it is."
-            )
 
     def _advise(self, start: int, stop: int, advise: Callable[[Descriptor, int, int], None]) -> None:
         if not self._layout.is_consecutive:
@@ -165,7 +155,7 @@ class StoredRaw(MappedReader):
             except NotFoundError:
                 if not self._located.one_file_each:
                     raise
-                self._check_folder()
+                self._files.check()  # a chunk that was never written is missing, too, but not the directory
         for out in outs:
             # In stored byte order, as everything read is: _to_native swaps it along with the rest.
             out.view(self._located.dtype)[...] = self._located.fill

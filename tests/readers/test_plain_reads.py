@@ -134,7 +134,7 @@ def test_a_missing_chunk_file_is_the_fill_value_a_missing_directory_is_not(tmp_p
     np.testing.assert_array_equal(out, expected)
     shutil.rmtree(tmp_path / "x")
     for call in (reader.check, lambda: reader.read(4, 8, out[:4])):
-        with pytest.raises(DamagedFileError, match=r"x does not exist any more: the array was deleted or moved"):
+        with pytest.raises(DamagedFileError, match=r"x does not exist any more: it was deleted or moved"):
             call()
 
 

@@ -222,5 +222,5 @@ def test_flipped_bits_and_lost_files_in_zarr(tmp_path):
     reader.check()
     path.rename(tmp_path / "b.zarr")
     for call in (reader.check, lambda: reader.read(0, 8, out[:8])):
-        with pytest.raises(DamagedFileError, match=r"a.zarr does not exist any more: .*a.zarr was deleted or moved"):
+        with pytest.raises(DamagedFileError, match=r"a.zarr does not exist any more: it was deleted or moved"):
             call()
