@@ -28,8 +28,9 @@ class Hdf5Chunks(Located):
         return self.index.nbytes
 
     def place(self, number: int) -> ChunkPlace | None:
-        offset, size, mask = (int(column[number]) for column in self.index)
-        return ChunkPlace(self.root, offset, size, mask) if offset >= 0 else None
+        offsets, sizes, masks = self.index
+        offset = int(offsets[number])
+        return ChunkPlace(self.root, offset, int(sizes[number]), int(masks[number])) if offset >= 0 else None
 
     def places(self, numbers: Sequence[int]) -> list[ChunkPlace | None]:
         chosen = np.asarray(numbers, np.int64)
