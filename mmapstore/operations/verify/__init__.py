@@ -165,7 +165,8 @@ def _checked(item: Object, manifest: Described | None, max_memory: int, independ
     except MmapstoreError as error:
         if manifest is None and isinstance(error, (InvalidTypeError, MissingPackageError)):
             return ArrayVerdict(name, summary=f"{name}: NOT READ", notes=(str(error),))
-        return refused(summary=f"{name}: DAMAGED, it cannot be opened", problems=(str(error),))
+        state = "NOT READ" if isinstance(error, MissingPackageError) else "DAMAGED, it cannot be opened"
+        return refused(summary=f"{name}: {state}", problems=(str(error),))
     return perform(check)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...formats.tree_contract import Attribute, finite
-from .objects import Object, Objects
+from .objects import Object, Objects, groups_of
 
 Pair = tuple[str, Object, Object]
 """The common name of two objects, and both objects."""
@@ -46,9 +46,9 @@ def _within(mine: dict[str, None], theirs: dict[str, None]) -> dict[str, list[st
     """Return, for each key of `mine` that is a group of `theirs`, the keys in that group."""
     found: dict[str, list[str]] = {}
     for other in theirs:
-        for at in _slashes(other)[1:]:
-            if other[:at] in mine:
-                found.setdefault(other[:at], []).append(other)
+        for group in groups_of(other)[1:]:
+            if group in mine:
+                found.setdefault(group, []).append(other)
     return {key: found[key] for key in mine if key in found}
 
 
@@ -60,17 +60,9 @@ def _pair(first: Object, second: Object) -> Pair:
 def _absent(objects: Objects, others: Objects) -> list[str]:
     """Return the names without values that the others lack; of groups only the empty ones."""
     absent = [each for each in objects.values() if not each.is_array and each.is_there and not others.has(each.key)]
-    filled = {key[:at] for key, each in objects.items() if each.is_array or each.is_empty or each.link for at in _slashes(key)}
+    filled = {group for key, each in objects.items() if each.is_array or each.is_empty or each.link for group in groups_of(key)}
     has_groups = others.has_attributes
     return [each.key for each in absent if each.is_empty or each.link or (has_groups and each.key not in filled)]
-
-
-def _slashes(key: str) -> list[int]:
-    """
-    >>> [("a/b/c"[:at]) for at in _slashes("a/b/c")]
-    ['', 'a', 'a/b']
-    """
-    return [0, *(at for at, letter in enumerate(key) if letter == "/")]
 
 
 def _named(objects: Objects, keys: list[str]) -> list[str]:

@@ -60,6 +60,14 @@ class Object:
         return self.is_array or self.is_empty or self.link is not None or self.attributes is not None
 
 
+def groups_of(key: str) -> list[str]:
+    """
+    >>> groups_of("a/b/c")
+    ['', 'a', 'a/b']
+    """
+    return ["", *(key[:at] for at, letter in enumerate(key) if letter == "/")]
+
+
 class Objects(dict[str, Object]):
     """The objects at a path, by key.
 
@@ -89,8 +97,8 @@ class Objects(dict[str, Object]):
 
     def is_lost(self, key: str) -> bool:
         """Return True if a conversion reports that it does not copy this object, or the group around it."""
-        paths = (key[:at] for at in (*(at for at, letter in enumerate(key) if letter == "/"), len(key)))
-        return any(path in self and "" in self[path].rows and self[path].rows[""].is_lost for path in paths)
+        around = (*groups_of(key)[1:], key)
+        return any(path in self and "" in self[path].rows and self[path].rows[""].is_lost for path in around)
 
     def led_to(self, key: str) -> Object | None:
         """Return the array that a name, of an array or a link, leads to."""
