@@ -30,7 +30,9 @@ from .transforms import BatchTransform, Transform
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from ..adapters.jax_arrays import JaxArrays
     from ..adapters.keras_sequence import Sequence
+    from ..adapters.torch_dataset import TorchDataset
     from .dataset import Dataset
 
 
@@ -40,9 +42,10 @@ class Batches:
     Made by `Dataset.batches`; see there for the arguments. `len(b)` is the number of batches in an epoch, `b[i]`
     reads batch i of the current epoch, iterating gives one epoch and then moves on to the next.
 
-    Loops, `to_keras` and `to_tf` share one position. When the last batch of a pass (a loop, an epoch of `fit`, an iteration of a
-    dataset) was handed out, the next pass begins the next epoch; a pass that is broken off is begun again. `state_dict()` says what
-    comes after the last batch handed out; the pass after `load_state_dict` goes on there, to the end of that epoch.
+    Loops and all adapters (`to_keras`, `to_tf`, `to_torch`, `to_jax`) share one position. When the last batch of a pass (a loop, an
+    epoch of `fit`, an iteration of a dataset) was handed out, the next pass begins the next epoch; a pass that is broken off is
+    begun again. `state_dict()` says what comes after the last batch handed out; the pass after `load_state_dict` goes on there, to
+    the end of that epoch.
 
     A batch is (x, y), (x, y, w) with weights, or x alone without a target: NumPy arrays, or tuples, lists and dicts of
     them, as asked for or as the transform returned them. Unshuffled, unconverted batches from plain bytes are read-only
@@ -330,6 +333,21 @@ class Batches:
         from ..adapters.tf_dataset import to_tf
 
         return to_tf(self, method=method, epochs=epochs)
+
+    def to_torch(self) -> TorchDataset:
+        """Return a torch `IterableDataset` of these batches, for `DataLoader(..., batch_size=None)` with any number of workers."""
+        from ..adapters.torch_dataset import TorchDataset
+
+        return TorchDataset(self)
+
+    def to_jax(self, sharding: Any = None) -> JaxArrays:
+        """Return these batches as JAX arrays, to iterate over.
+
+        sharding : a `jax.sharding.Mesh`, over whose first axis batches are divided; a `jax.sharding.Sharding`; None for one device
+        """
+        from ..adapters.jax_arrays import JaxArrays
+
+        return JaxArrays(self, sharding)
 
     def __array__(self, *_: Any, **__: Any) -> Array:
         raise self._not_an_array()

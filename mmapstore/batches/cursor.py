@@ -7,9 +7,20 @@ pass begins with the same batch again. After `move_to` into the middle of an epo
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.sharedctypes import RawValue
+from types import SimpleNamespace
+from typing import Any
 
 _lock = threading.Lock()  # of all cursors: held for a few assignments, and a cursor without a lock of its own pickles
+
+_NUMBERS = ("next", "reached", "latest", "moves", "shared", "shared_place")
+
+
+class _Shared(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in _NUMBERS)
 
 
 class Cursor:
@@ -32,40 +43,69 @@ class Cursor:
 
     def __init__(self, batches: int) -> None:
         self._batches = batches
-        self._next = self._reached = self._latest = 0  # places
-        self._moves = 0
+        # Places, the number of moves, and the latest pass that worker processes share: its name and its place.
+        self._at: Any = SimpleNamespace(**dict.fromkeys(_NUMBERS, 0))
+
+    def share(self) -> None:
+        """Keep the position in memory that child processes share from now on, forked or spawned."""
+        if isinstance(self._at, SimpleNamespace):
+            self._at = RawValue(_Shared, *(getattr(self._at, name) for name in _NUMBERS))
+
+    def __getstate__(self) -> dict[str, Any]:
+        at = self._at
+        if not isinstance(at, SimpleNamespace) and get_spawning_popen() is None:  # a copy for anybody else is one by itself
+            at = SimpleNamespace(**{name: getattr(at, name) for name in _NUMBERS})
+        return {**self.__dict__, "_at": at}
 
     @property
     def position(self) -> tuple[int, int]:
         """The (epoch, batch) after the last batch handed out: where a later run goes on."""
-        return divmod(self._reached, self._batches)
+        return self._named(self._at.reached)
 
     @property
     def next(self) -> tuple[int, int]:
         """The (epoch, batch) with which the next pass begins."""
-        return divmod(self._next, self._batches)
+        return self._named(self._at.next)
 
     @property
     def latest(self) -> tuple[int, int]:
         """The (epoch, batch) with which the latest pass began."""
-        return divmod(self._latest, self._batches)
+        return self._named(self._at.latest)
 
     def after(self, batches: int) -> tuple[int, int]:
         """Return the (epoch, batch) that comes after so many batches of the latest pass."""
-        return divmod(self._latest + batches, self._batches)
+        return self._named(self._at.latest + batches)
+
+    def _named(self, place: int) -> tuple[int, int]:
+        return divmod(place, self._batches)
 
     def begin(self, batches: int | None = None) -> Pass:
         """Begin a pass of so many batches, over the ends of epochs; None for those up to the end of the epoch."""
         with _lock:
-            self._latest = self._next
-            length = self._batches - self._next % self._batches if batches is None else batches
-            return Pass(self, self._next, length, self._moves)
+            self._at.latest = self._at.next
+            length = self._batches - self._at.next % self._batches if batches is None else batches
+            return Pass(self, self._at.next, length, self._at.moves)
+
+    def begin_shared(self, name: int) -> Pass:
+        """Begin a pass up to the end of the epoch, or join the pass of this name that another process has begun.
+
+        No lock is shared: processes that begin one pass at the same time write the same numbers, the name last. A pass that was
+        completed meanwhile has left its name, for the name is looked at after the place is read.
+        """
+        at = self._at
+        place = at.next
+        if at.shared == name:
+            place = at.shared_place
+        else:
+            at.latest = at.shared_place = place
+            at.shared = name
+        return Pass(self, place, self._batches - place % self._batches, at.moves)
 
     def move_to(self, epoch: int, batch: int) -> None:
         """Let the next pass begin with this batch. Passes that are under way move the cursor no more."""
         with _lock:
-            self._next = self._reached = self._latest = epoch * self._batches + batch
-            self._moves += 1
+            self._at.next = self._at.reached = self._at.latest = epoch * self._batches + batch
+            self._at.moves += 1
 
 
 class Pass:
@@ -94,13 +134,13 @@ class Pass:
     def hand_out(self, batches: int) -> None:
         """Note that so many batches of the pass were handed out, from its first on."""
         cursor = self._cursor
-        if self._moves == cursor._moves:
-            cursor._reached = self.place + batches
+        if self._moves == cursor._at.moves:
+            cursor._at.reached = self.place + batches
 
     def complete(self) -> None:
         """Let the next pass begin behind this one, unless another pass from the same place was complete before."""
         with _lock:
-            if self._moves == self._cursor._moves:
-                self._cursor._reached = self.place + self._length
-                if self._cursor._next == self.place:
-                    self._cursor._next = self._cursor._reached
+            if self._moves == self._cursor._at.moves:
+                self._cursor._at.reached = self.place + self._length
+                if self._cursor._at.next == self.place:
+                    self._cursor._at.next = self._cursor._at.reached

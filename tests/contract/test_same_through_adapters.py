@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 
 import numpy as np
 import pytest
@@ -55,6 +56,14 @@ CONTENTS = {
     "nests and weights, transformed": {**NEST, "transform": augmented, "transform_workers": 2},
 }
 
+# Installed by CI in one environment at least; TensorFlow alone is in all.
+OTHERS = [name for name in ("torch", "jax") if importlib.util.find_spec(name) is not None]
+WAYS = 4 + len(OTHERS)
+
+
+def by_other_frameworks(name, made):
+    return {(name, f"to_{other}"): digest(getattr(made(), f"to_{other}")()) for other in OTHERS}
+
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("contents", CONTENTS)
@@ -69,8 +78,9 @@ def test_the_same_nests_from_every_store_through_every_adapter(tmp_path, shuffle
         found[name, "to_keras"] = digest(made().to_keras())
         found[name, "to_tf"] = digest(made().to_tf().as_numpy_iterator())
         found[name, "to_tf generator"] = digest(made().to_tf(method="generator").as_numpy_iterator())
+        found.update(by_other_frameworks(name, made))
     tf.compat.v1.reset_default_graph()
-    assert len(found) == 3 * 4 and len(set(found.values())) == 1, found
+    assert len(found) == 3 * WAYS and len(set(found.values())) == 1, found
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -85,8 +95,9 @@ def test_the_same_bytes_from_every_store_through_every_adapter(tmp_path, shuffle
         found[name, "to_keras"] = digest(made().to_keras())
         found[name, "to_tf"] = digest(made().to_tf().as_numpy_iterator())
         found[name, "to_tf generator"] = digest(made().to_tf(method="generator").as_numpy_iterator())
+        found.update(by_other_frameworks(name, made))
     tf.compat.v1.reset_default_graph()
-    assert len(found) == 5 * 4
+    assert len(found) == 5 * WAYS
     assert len(set(found.values())) == 1, found
     if not shuffle:
         expected = digest((FRAMES[i : min(i + 8, 69)], FRAMES[i + 1 : min(i + 8, 69) + 1]) for i in range(0, 69, 8))
