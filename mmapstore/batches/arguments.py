@@ -11,16 +11,6 @@ from ..plain.windows import Anchors, Episodes
 from .plan import Plan
 
 
-def whole_number(name: str, value: Any, least: int | None = None) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise InvalidTypeError(f"{name}={value!r} is not a whole number.") from error
-    if least is not None and number < least:
-        raise InvalidValueError(f"{name}={number} is too small; expected {least} or more.")
-    return number
-
-
 def checked_shard(shard: Any) -> tuple[int, int]:
     try:
         index, count = (operator.index(number) for number in shard)

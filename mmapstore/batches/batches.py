@@ -15,10 +15,10 @@ from ..plain.errors import InvalidValueError, NotAnArrayError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.nests import leaves, pack
 from ..plain.sample_order import SampleOrder, Shuffling
-from ..plain.windows import Anchors
+from ..plain.windows import Anchors, whole_number
 from ..readers.contract import Array, Reader, within
 from . import window_frames
-from .arguments import checked_shard, loaded_position, require_windows, whole_number, window_range
+from .arguments import checked_shard, loaded_position, require_windows, window_range
 from .batch_reader import BatchReader
 from .batch_source import GroupedReads
 from .cursor import Cursor

@@ -13,8 +13,8 @@ import numpy as np
 
 from ..plain.dealing import dealt, dealt_groups, majorities
 from ..plain.errors import InvalidTypeError, InvalidValueError, LabelWarning
+from ..plain.windows import whole_number
 from ..readers.contract import Array
-from .arguments import whole_number
 from .labels import Labels, counts_of, label_field, read_labels, warn_of_missing_classes
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,17 @@ from .runs import Numbers, Runs, cut
 from .selection import Selection
 
 
-def _count(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InvalidTypeError(f"{name}={value!r} is not a whole number of samples.")
-    if value < least:
-        raise InvalidValueError(f"{name}={value} is too small; expected {least} or more.")
-    return int(value)
+def whole_number(name: str, value: Any, least: int | None = None) -> int:
+    """Return an argument as an int. Raises InvalidTypeError or InvalidValueError, naming the argument."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError("a bool")
+        number = operator.index(value)
+    except TypeError as error:
+        raise InvalidTypeError(f"{name}={value!r} is not a whole number.") from error
+    if least is not None and number < least:
+        raise InvalidValueError(f"{name}={number} is too small; expected {least} or more.")
+    return number
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,13 @@ class Window:
     def __post_init__(self) -> None:
         for name in ("history", "horizon"):
             if getattr(self, name) is not None:
-                _count(name, getattr(self, name), 1)
+                whole_number(name, getattr(self, name), 1)
         for name in ("stride", "sampling_rate"):
-            _count(name, getattr(self, name), 1)
-        _count("start_index", self.start_index, 0)
+            whole_number(name, getattr(self, name), 1)
+        whole_number("start_index", self.start_index, 0)
         if self.end_index is not None:
-            _count("end_index", self.end_index, self.start_index + 1)
-        if isinstance(self.lead, bool) or not isinstance(self.lead, (int, np.integer)):
-            raise InvalidTypeError(f"lead={self.lead!r} is not a whole number of samples.")
+            whole_number("end_index", self.end_index, self.start_index + 1)
+        whole_number("lead", self.lead)
 
     def offsets(self) -> tuple[range, range]:
         """Return the offsets of the frames of x and of y, in samples from the first frame of x."""

@@ -363,9 +363,9 @@ def test_arguments_that_cannot_be_meant(tmp_path: Path) -> None:
         ({"fields": "images"}, InvalidTypeError, "expected a list of names"),
         ({"fields": []}, InvalidValueError, "names no field"),
         ({"classes": "labels"}, InvalidTypeError, "expected a list of names of fields"),
-        ({"workers": 0}, InvalidValueError, "workers=0 is less than 1"),
-        ({"workers": 1.5}, InvalidTypeError, "not a number"),
-        ({"text_width": -1}, InvalidValueError, "less than 1"),
+        ({"workers": 0}, InvalidValueError, "workers=0 is too small; expected 1 or more"),
+        ({"workers": 1.5}, InvalidTypeError, "not a whole number"),
+        ({"text_width": -1}, InvalidValueError, "text_width=-1 is too small"),
     ]:
         with pytest.raises(kind, match=said):
             mm.Megabatches(path, **options)  # type: ignore[arg-type]

@@ -163,7 +163,7 @@ def test_numbers_that_are_too_small(arguments, text):
 @pytest.mark.parametrize("name", ["history", "horizon", "lead", "stride", "sampling_rate", "start_index", "end_index"])
 @pytest.mark.parametrize("value", [1.5, "3", True])
 def test_numbers_that_are_none(name, value):
-    with pytest.raises(InvalidTypeError, match=rf"{name}={value!r} is not a whole number of samples"):
+    with pytest.raises(InvalidTypeError, match=rf"{name}={value!r} is not a whole number"):
         Window(**{name: value})
 
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...batches.arguments import whole_number
 from ...batches.dataset import Dataset
 from ...batches.labels import Labels, counts_of, listed
 from ...batches.opening import open_dataset
@@ -32,6 +31,7 @@ from ...plain.errors import (
     warn_user,
 )
 from ...plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
+from ...plain.windows import whole_number
 from ..flow.target import Target
 from ..ingest.plan import Options, write_plan
 from ..preview import Preview, preview

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ....plain.errors import InvalidTypeError, InvalidValueError, SourceWarning, warn_user
+from ....plain.errors import InvalidValueError, SourceWarning, warn_user
 from ....plain.sample_order import Permutation
+from ....plain.windows import whole_number
 from ..contract import Array
 from .form import require_one_of
 from .header import ImageHeader
@@ -34,13 +35,11 @@ class WantedOrder:
     def of(cls, order: Any, seed: Any, episodes: Any) -> WantedOrder:
         require_one_of("order", order, (*ORDERS, None))
         require_one_of("episodes", episodes, ("folder", None))
-        if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
-            raise InvalidTypeError(f"seed={seed!r} is not a whole number; expected one such as 0, from which the order is made.")
         if order == "mixed" and episodes is not None:
             raise InvalidValueError(
                 "order='mixed' would take apart the sequences that episodes='folder' keeps together. Leave one of them out."
             )
-        return cls(order, int(seed), episodes is not None)
+        return cls(order, whole_number("seed", seed), episodes is not None)
 
     def note(
         self, name: str, paths: Sequence[str], headers: Sequence[ImageHeader | None], in_folders: bool, is_labelled: bool

@@ -13,6 +13,7 @@ import numpy as np
 from ....files.worker_threads import usable_cpus
 from ....plain.array_spec import ArraySpec
 from ....plain.errors import DamagedFileError, InvalidValueError, SourceWarning, warn_user
+from ....plain.windows import whole_number
 from ..contract import Array, Piece, Position
 from ..ordered_map import in_order
 from ..sources import content_mark, stamp
@@ -50,15 +51,13 @@ class ImageSamples:
         pages: str | None,
         masks: list[str] | bool | None = False,
     ) -> None:
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-            raise InvalidValueError(f"workers={workers!r}; expected how many images to decode at once, at least 1, or None.")
         self.name = name
         files = listed.paths if len(listed.read_too) <= 1 else [*listed.paths, *listed.read_too]
         folders = {os.path.dirname(path) for path in files}  # in place of their files, of which there may be millions
         self.paths = [os.path.abspath(path) for path in (*sorted(folders), *(listed.read_too if len(listed.read_too) == 1 else ()))]
         self._files = listed.paths
         self._skip_broken = bool(skip_broken)
-        self._workers = workers or usable_cpus()
+        self._workers = usable_cpus() if workers is None else whole_number("workers", workers, least=1)
         images = PictureFiles(listed.paths, listed.left_out, self._skip_broken)
         self._pictures = {"image": images}
         if isinstance(masks, list):

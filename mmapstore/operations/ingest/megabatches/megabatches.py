@@ -17,6 +17,7 @@ from ....plain.array_spec import ArraySpec
 from ....plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
 from ....plain.guessed_axes import Doubt
 from ....plain.memory_budget import MemoryPlan, format_bytes
+from ....plain.windows import whole_number
 from ..contract import Array, Piece, Position
 from ..files import files_of
 from ..ordered_map import in_order
@@ -98,8 +99,9 @@ class Megabatches:
                 raise InvalidValueError(f"{path} is no megabatch by its name; expected one that ends with {', '.join(SUFFIXES)}.")
             if is_pickle(path) and not allow_pickle:
                 raise refuse_pickle(path)
-        _check_number("text_width", text_width)
-        _check_number("workers", workers)
+        for name, number in (("text_width", text_width), ("workers", workers)):
+            if number is not None:
+                whole_number(name, number, least=1)
         self.paths = [os.path.abspath(path) for path in paths]
         self._allow_pickle = bool(allow_pickle)
         if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
@@ -257,10 +259,3 @@ def _names_of(fields: Any) -> dict[str, str] | None:
     if not names:
         raise InvalidValueError("fields= names no field; expected at least one, or None for all.")
     return dict(names)
-
-
-def _check_number(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise InvalidTypeError(f"{name}={value!r} is not a number; expected an int of at least 1, or None.")
-    if value is not None and value < 1:
-        raise InvalidValueError(f"{name}={value} is less than 1; expected at least 1, or None.")
