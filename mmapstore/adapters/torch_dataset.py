@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..batches.look_ahead import LookAhead
+from ..files.lent_buffers import LentBuffers
 from ..plain.errors import InvalidTypeError, MissingPackageError
 from ..plain.nests import map_leaves
 
@@ -51,13 +54,14 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
         self.batches = batches
         batches.cursor.share()
         self._passes = 0
+        self._buffers = LentBuffers()  # of copies: fresh memory takes three times as long to fill
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
-        return map(_tensors, iter(self.batches) if worker is None else self._share_of(worker))
+        return map(self._tensors, iter(self.batches) if worker is None else self._share_of(worker))
 
     def _share_of(self, worker: Any) -> Iterator[Any]:
         """Yield the batches of one worker of a DataLoader."""
@@ -78,15 +82,17 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
         if (len(walk) - 1) % worker.num_workers == worker.id:
             walk.complete()  # asked for more behind the last batch: the batches before it were asked for earlier
 
+    def _tensors(self, batch: Any) -> Any:
+        return map_leaves(self._tensor, batch)
 
-def _tensors(batch: Any) -> Any:
-    return map_leaves(_tensor, batch)
-
-
-def _tensor(array: Any) -> Any:
-    if array.dtype.kind == "S":
-        raise InvalidTypeError(
-            "batches hold text, and torch has no tensors of text. Make numbers of it in transform=, with a tokeniser; or leave the "
-            "field out of inputs= and target=."
-        )
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    def _tensor(self, array: Any) -> Any:
+        if array.dtype.kind == "S":
+            raise InvalidTypeError(
+                "batches hold text, and torch has no tensors of text. Make numbers of it in transform=, with a tokeniser; or leave "
+                "the field out of inputs= and target=."
+            )
+        if not array.flags.writeable:
+            out = self._buffers.lend(array.shape, array.dtype)
+            np.copyto(out, array)
+            array = out
+        return torch.from_numpy(array)
