@@ -291,7 +291,7 @@ class Writer(abc.ABC):
         """Return how far from a page's beginning the block of a region best lies in memory; 0 where it does not matter."""
         return 0
 
-    def write_encoded(self, number: int, stored: bytes, skipped: int) -> None:
+    def write_encoded(self, number: int, stored: bytes | bytearray, skipped: int) -> None:
         """Write chunk `number` of the grid, which was not written yet, as an array like this one stores it.
 
         `skipped` as in `ChunkPlace`.

@@ -258,7 +258,7 @@ class Hdf5Writer(Writer):
                 values = chunk
             stored[at] = self._encoder.encode(values.reshape(-1).view(np.uint8))
 
-    def write_encoded(self, number: int, stored: bytes, skipped: int) -> None:
+    def write_encoded(self, number: int, stored: bytes | bytearray, skipped: int) -> None:
         """One chunk, encoded by the same filters; `skipped` is its filter mask."""
         with explaining_failed_writes(self._path):
             _reserve(self._file, self._most_added(1))

@@ -138,7 +138,7 @@ class ZarrWriter(Writer):
             out[...] = self._array[box]
         return out
 
-    def write_encoded(self, number: int, stored: bytes, skipped: int) -> None:
+    def write_encoded(self, number: int, stored: bytes | bytearray, skipped: int) -> None:
         """One chunk as its file is to hold it. `skipped` is 0: Zarr applies every codec to every chunk."""
         place = self._grid.place(number)
         file = self._file_of(place)

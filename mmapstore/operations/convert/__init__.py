@@ -20,10 +20,10 @@ from ...plain.manifest import ArrayManifest, Manifest
 from ...plain.memory_budget import parse_bytes
 from ..flow import engines
 from ..flow.casts import Changes, checked_casting
-from ..flow.copying import copy, read_back, verify_all
+from ..flow.copying import read_back
 from ..flow.engines import THREADS
 from ..flow.journal import Journal, begun_by_another_call
-from ..flow.publishing import discard, interrupted_write, is_published, publish
+from ..flow.publishing import Earlier, kept_if_begun, publish
 from ..flow.receipts import WHOLE, part_of
 from ..flow.record import Record
 from ..flow.tally import Tally
@@ -31,10 +31,10 @@ from ..flow.target import Target
 from ..ingest.description import written_by
 from ..progress import Progress
 from . import origin
-from .copying import FIELD, Slabwise, read_blocks, written_blocks
+from .copying import FIELD, Slabwise, copy_slabs, counted, written_blocks
 from .dropped_metadata import left_behind, lost_in
 from .dry_run import estimated
-from .entry import counted, entry_of
+from .entry import entry_of
 from .origin import Origin
 from .parts import do_part, finish_parts, plan_parts
 from .plan import Plan, call_of, plan_of
@@ -42,6 +42,8 @@ from .request import Request
 from .result import Converted
 
 __all__ = ["Converted", "convert"]
+
+_SLABS = "slabs"  # of a call: a resumed call takes those of the earlier one
 
 
 def convert(
@@ -170,33 +172,25 @@ def _in_parts(
 
 
 def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify: bool, progress: Any) -> tuple[Journal, Plan]:
-    """Everything from finding what an interrupted call left to the result under its name, with its manifest."""
+    """Resume or begin, write, check and publish. Return the finished journal, and the plan that was written."""
     target, source = plan.target, plan.origin
     mark = origin.fingerprint(source)
     journal = Journal(target, call_of(plan, mark))
-    interrupted = interrupted_write(target, Record, resume)
-    if interrupted is not None and is_published(interrupted):
-        publish(interrupted, overwrite=True)
-        if resume and _same_but_slabs(interrupted, journal):
-            return interrupted, plan
-        interrupted = None
+    earlier = Earlier(target, Record, resume)
+    if earlier.published and resume and {**earlier.journal.call, _SLABS: None} == {**journal.call, _SLABS: None}:
+        return earlier.journal, plan
     target.require_free(overwrite)
-    if interrupted is not None and resume:
-        _require_same_call(interrupted, journal)
-        journal, plan = interrupted, _as_recorded(plan, interrupted, budget)
-    elif interrupted is not None:
-        discard(target)
+    earlier.forget_unless_resumed(lambda: None)
+    journal = earlier.resumed(journal, [FIELD], [_SLABS])
+    if journal is earlier.journal:
+        plan = _as_recorded(plan, journal, budget)
     if journal.finished is None:
-        try:
+        with kept_if_begun(journal):
             entry = _write(plan, journal, verify, progress)
             if origin.fingerprint(source) != mark:
                 raise DamagedFileError(
                     f"{source.name} was changed while it was read. Nothing was put in place; convert it once nothing writes to it."
                 )
-        except BaseException:
-            if journal.record is None or not journal.record.has_progress:
-                discard(target)  # nothing to go on from: leave nothing behind
-            raise
         journal.finish(Manifest({FIELD: entry}, written_by()))
     publish(journal, overwrite)
     return journal, plan
@@ -205,73 +199,35 @@ def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify:
 def _write(plan: Plan, journal: Journal, verify: bool, progress: Any) -> ArrayManifest:
     """Put all slabs on disk; return the entry of the manifest."""
     place = plan.target.place(FIELD)
-    bar = Progress(progress, plan.samples, plan.nbytes // plan.samples, 0)
-    try:
+    with contextlib.closing(Progress(progress, plan.samples, plan.nbytes // plan.samples, 0)) as bar:
         tally = Tally(plan.new.dtype)
-        writer: Any = _reopened(plan, journal.record, tally) if journal.record is not None else None
-        if writer is None:
+        sink = _reopened(plan, journal.record, tally) if journal.record is not None else None
+        if sink is None:
             tally = Tally(plan.new.dtype)
             journal.record = Record(plan.slabs.most_values, {FIELD: 0})
             durable_writes.remove(place.path)
         journal.rewrite()
-        if writer is None:
-            writer = place.writing.create(place.path, place.key or None, plan.new)
-        record: Record = journal.record
-        try:
-            bar(record.samples)
-            source = read_blocks(plan, record.blocks, len(plan.slabs), writer.memory_offset, counted(record))
-            copy(source, Slabwise(plan, writer), {FIELD: tally}, journal, bar, verify)
-        except BaseException:
-            with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError):
-                writer.close()
-            raise
-        beside = writer.flushes_beside
-        writer.flush()
-        writer.close()
-        if verify and not beside:
-            stored = plan.target.format.open_array(place.path, place.key or None)
-            verify_all(plan.target.path, plan.new, plan.slabs, record.checksums[FIELD], stored)
-    finally:
-        bar.close()
-    return entry_of(plan, tally.digest, record.checksums[FIELD], verify)
+        sink = sink or Slabwise(plan, place.writing.create)
+        copy_slabs(plan, range(len(plan.slabs)), sink, tally, journal, bar, verify)
+    return entry_of(plan, tally.digest, journal.record.checksums[FIELD], verify)
 
 
-def _reopened(plan: Plan, record: Record, tally: Tally) -> Any:
-    """A writer for what an interrupted call left, `record` cut down to what is right; None to begin again."""
+def _reopened(plan: Plan, record: Record, tally: Tally) -> Slabwise | None:
+    """Open the target that an interrupted call left, and cut `record` down to what is right; None to begin again."""
     place = plan.target.place(FIELD)
     if not record.blocks or not os.path.lexists(place.path):
         return None
     try:
-        writer: Any = place.writing.reopen(place.path, place.key or None, plan.new)
+        sink = Slabwise(plan, place.writing.reopen)
     except (MmapstoreError, OSError):
         return None  # killed while the library had its own bookkeeping half written: nothing can be trusted
     written = list(written_blocks(plan, 0, record.blocks))
-    right = read_back(written, record, Slabwise(plan, writer).read, {FIELD: tally})
+    right = read_back(written, record, sink.read, {FIELD: tally})
     if right == 0 or (right < len(written) and any(record.counts.values())):  # what was counted is not known slab by slab
-        writer.close()
+        sink.close()
         return None
     record.keep(right, written[right - 1].samples)
-    return writer
-
-
-def _same_but_slabs(one: Journal, other: Journal) -> bool:
-    return {**one.call, "slabs": None} == {**other.call, "slabs": None}
-
-
-def _require_same_call(interrupted: Journal, journal: Journal) -> None:
-    record = interrupted.record
-    if record is not None and list(record.checksums) != [FIELD]:
-        raise begun_by_another_call(journal.output, [f"fields {sorted(record.checksums)}, now {FIELD}"])
-    if _same_but_slabs(interrupted, journal):
-        return
-    names = sorted({*interrupted.call, *journal.call} - {"slabs"})
-    differing = [name for name in names if interrupted.call.get(name) != journal.call.get(name)]
-    before, now = interrupted.call, journal.call
-    words = [
-        "the source has changed" if name == "convert" else f"{name} {before.get(name)!r}, now {now.get(name)!r}"
-        for name in differing
-    ]
-    raise begun_by_another_call(journal.output, words)
+    return sink
 
 
 def _as_recorded(plan: Plan, journal: Journal, budget: int) -> Plan:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import math
 import queue
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,11 +14,15 @@ import numpy as np
 
 from ...files.descriptors import Descriptor, read_exactly
 from ...files.direct_io import PAGE, room_at
+from ...formats.contract import NewArray, Writer
 from ...formats.located import ChunkPlace, Located
 from ...plain.chunk_grid import Box, ChunkGrid
 from ...plain.errors import NotFoundError, WriteError
 from ..flow.casts import Changes, RefusedValue
-from ..flow.copying import Block
+from ..flow.copying import Block, Sink, copy, verify_all
+from ..flow.journal import Journal
+from ..flow.record import Record
+from ..flow.tally import Tally
 from .origin import encoded_of
 from .plan import BUFFERS, Plan
 
@@ -107,30 +111,48 @@ class _Source:
             raise
 
 
-class Slabwise:
-    """The array of a target, open for writing (`flow.copying.Sink`)."""
+def copy_slabs(
+    plan: Plan, slabs: range, sink: Slabwise, tally: Tally, journal: Journal, report: Callable[[int], None], verify: bool
+) -> None:
+    """Write the slabs that the record of `journal` does not have yet, close the sink, and check what is on disk.
 
-    def __init__(self, plan: Plan, writer: Any) -> None:
-        self._plan, self.writer = plan, writer
+    Raises what reading and writing raise; WriteError if the disk gives something else back than was written.
+    """
+    record: Record = journal.record
+    with sink:
+        report(record.samples)
+        blocks = read_blocks(plan, slabs.start + record.blocks, slabs.stop, sink.memory_offset, counted(record))
+        copy(blocks, sink, {FIELD: tally}, journal, report, verify)
+        sink.flush()
+    if verify and not sink.flushes_beside:
+        place = plan.target.place(FIELD)
+        stored = plan.target.format.open_array(place.path, place.key or None)
+        verify_all(plan.target.path, plan.new, (plan.slabs[each] for each in slabs), record.checksums[FIELD], stored)
 
-    @property
-    def flushes_beside(self) -> bool:
-        return bool(self.writer.flushes_beside)
+
+def counted(record: Record | None) -> Changes:
+    """Return the numbers of values that the recorded slabs changed."""
+    counts = record.counts if record is not None else {}
+    return Changes(counts.get("rounded", 0), counts.get("clipped", 0))
+
+
+class Slabwise(Sink):
+    """The array of a target, created or reopened, and written in slabs."""
+
+    def __init__(self, plan: Plan, open_writer: Callable[[str, str | None, NewArray], Writer], is_shared: bool = False) -> None:
+        place = plan.target.place(FIELD)
+        writer = open_writer(place.path, place.key or None, dataclasses.replace(plan.new, is_shared=is_shared))
+        super().__init__({FIELD: writer})
+        self._plan, self.flushes_beside, self.memory_offset = plan, writer.flushes_beside, writer.memory_offset
 
     def write(self, block: Block) -> None:
-        _write(self._plan, self.writer, block.boxes[FIELD], block.values[FIELD])
-
-    def read(self, block: Block) -> Mapping[str, Array]:
-        return {FIELD: self.writer.read_box(block.boxes[FIELD])}
-
-    def flush(self) -> None:
-        self.writer.flush()
+        if self._plan.copies_chunks:
+            _copy_chunks(self._plan, self.writers[FIELD], block.boxes[FIELD], block.values[FIELD])
+        else:
+            super().write(block)
 
 
-def _write(plan: Plan, writer: Any, box: Box, block: Array) -> None:
-    if not plan.copies_chunks:
-        writer.write_box(box, block)
-        return
+def _copy_chunks(plan: Plan, writer: Writer, box: Box, block: Array) -> None:
     source = encoded_of(plan.origin.stored)
     assert source is not None
     target = ChunkGrid(plan.new.shape, plan.new.chunks or ())
@@ -155,7 +177,7 @@ def _write(plan: Plan, writer: Any, box: Box, block: Array) -> None:
             writer.write_box(part, np.ascontiguousarray(block[within]))
 
 
-def _encoded(chunks: Located, place: ChunkPlace | None) -> bytearray | None:
+def _encoded(chunks: Located, place: ChunkPlace | None) -> bytes | bytearray | None:
     """The stored bytes of a chunk; None where there are none."""
     if place is None:
         return None

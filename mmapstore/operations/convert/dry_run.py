@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import Any
 
 from ...files.stored_files import nbytes_on_disk
 from ...plain.c_order import Slabs
-from ..flow.casts import Changes
-from ..flow.copying import copy, verify_all
 from ..flow.journal import Journal
 from ..flow.record import Record
 from ..flow.tally import Tally
-from .copying import FIELD, Slabwise, read_blocks
+from .copying import FIELD, Slabwise, copy_slabs
 from .plan import Plan
 
 _SAMPLE_NBYTES = 64 << 20
@@ -32,16 +29,10 @@ def estimated(plan: Plan, verify: bool) -> tuple[float, int]:
         sample = replace(sample, target=replace(plan.target, path=name))
         place = sample.target.place(FIELD)
         began = time.perf_counter()
-        writer: Any = place.writing.create(place.path, place.key or None, sample.new)
+        sink = Slabwise(sample, place.writing.create)
         empty = nbytes_on_disk(place.path)
         journal = Journal(sample.target, {}, Record(sample.slabs.most_values, {FIELD: 0}))
-        source = read_blocks(sample, 0, len(sample.slabs), writer.memory_offset, Changes())
-        copy(source, Slabwise(sample, writer), {FIELD: Tally(sample.new.dtype)}, journal, lambda done: None, verify)
-        beside = writer.flushes_beside
-        writer.close()
-        if verify and not beside:
-            stored = plan.target.format.open_array(place.path, place.key or None)
-            verify_all(place.path, sample.new, sample.slabs, journal.record.checksums[FIELD], stored)
+        copy_slabs(sample, range(len(sample.slabs)), sink, Tally(sample.new.dtype), journal, lambda done: None, verify)
         seconds = time.perf_counter() - began
         on_disk = nbytes_on_disk(place.path)
     share = plan.nbytes / max(1, sample.nbytes)

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from ...plain.content_digest import LeafDigests
 from ...plain.json_values import as_json
 from ...plain.manifest import ArrayManifest
-from ..flow.casts import Changes
-from ..flow.record import Record
 from ..ingest.description import written_by
 from . import origin
 from .copying import FIELD
@@ -39,12 +37,6 @@ def entry_of(plan: Plan, digest: LeafDigests, checksums: Iterable[str], verified
         provenance={**origin.provenance(plan.origin), "written by": written_by(), "verified": verified},
         notes=_notes(plan) or None,
     )
-
-
-def counted(record: Record | None) -> Changes:
-    """Return the numbers of values that the recorded slabs changed."""
-    counts = record.counts if record is not None else {}
-    return Changes(counts.get("rounded", 0), counts.get("clipped", 0))
 
 
 def _episodes(plan: Plan) -> tuple[int, ...]:

@@ -24,12 +24,11 @@ from ...files.process_memory import PeakMemory
 from ...files.system_errors import explaining_write_errors
 from ...plain.content_digest import LeafDigests
 from ...plain.digest_leaves import leaves_of
-from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
+from ...plain.errors import DamagedFileError, InvalidValueError, StateMismatchError
 from ...plain.manifest import Manifest
 from ..flow import engines
 from ..flow.casts import Changes
-from ..flow.copying import copy, verify_all
-from ..flow.journal import UNREADABLE, Journal, begun_by_another_call
+from ..flow.journal import UNREADABLE, Journal, begun_by_another_call, require_same_call
 from ..flow.publishing import discard, interrupted_write, publish
 from ..flow.receipts import WHOLE, Part, Receipts
 from ..flow.record import Record
@@ -38,8 +37,8 @@ from ..flow.target import Target
 from ..ingest.description import written_by
 from ..progress import Progress
 from . import origin
-from .copying import FIELD, Slabwise, read_blocks
-from .entry import counted, entry_of
+from .copying import FIELD, Slabwise, copy_slabs, counted, read_blocks
+from .entry import entry_of
 from .plan import Plan, call_of, plan_of
 from .request import Request
 
@@ -185,14 +184,7 @@ def plan_parts(
             journal = interrupted
             axis, step, together = _cut_of(interrupted)
             plan = plan.in_slabs(axis, step)
-            now = _call_of(plan, mark, together)
-            if journal.call != now:
-                words = [
-                    f"{name} {journal.call.get(name)!r}, now {now.get(name)!r}"
-                    for name in sorted({*now, *journal.call})
-                    if now.get(name) != journal.call.get(name)
-                ]
-                raise begun_by_another_call(target, words)
+            require_same_call(journal, Journal(target, _call_of(plan, mark, together)), [FIELD])
             plan.memory().require(max_memory, f"Going on with {target.partial}", "Give the max_memory= it was planned with.")
     return Parts(
         source=os.fspath(source),
@@ -241,26 +233,13 @@ def do(parts: Parts, number: int) -> Receipt:
 
 def _done(parts: Parts, number: int) -> Receipt:
     slabs, plan = parts.region(number), parts.opened()
-    place = plan.target.place(FIELD)
-    writer = place.writing.reopen(place.path, place.key or None, replace(plan.new, is_shared=True))
     tally, record = Tally(plan.new.dtype), Record(plan.slabs.most_values, {FIELD: 0})
     tally.digest.update(np.empty(0, plan.new.dtype), plan.slabs.first_value(slabs.start))
-    try:
-        blocks = read_blocks(plan, slabs.start, slabs.stop, writer.memory_offset, Changes())
-        copy(blocks, Slabwise(plan, writer), {FIELD: tally}, Journal(plan.target, {}, record, kept=False), _nothing, parts.verify)
-        beside = writer.flushes_beside
-    except BaseException:
-        with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError):
-            writer.close()
-        raise
-    writer.close()
-    checksums = record.checksums[FIELD]
-    if parts.verify and not beside:
-        stored = plan.target.format.open_array(place.path, place.key or None)
-        verify_all(plan.target.path, plan.new, (plan.slabs[each] for each in slabs), checksums, stored)
+    sink = Slabwise(plan, plan.target.writing.reopen, is_shared=True)
+    copy_slabs(plan, slabs, sink, tally, Journal(plan.target, {}, record, kept=False), lambda done: None, parts.verify)
     _hash_tail(plan, slabs, tally.digest)
     changes = counted(record)
-    return Receipt(parts.mark, number, tuple(checksums), dict(tally.digest.done), changes.rounded, changes.clipped)
+    return Receipt(parts.mark, number, tuple(record.checksums[FIELD]), dict(tally.digest.done), changes.rounded, changes.clipped)
 
 
 def do_part(parts: Parts, part: Part, engine: Any, progress: Any = False) -> int:
@@ -374,7 +353,3 @@ def _call_of(plan: Plan, mark: dict[str, Any], together: int) -> dict[str, Any]:
     """The call in the journal: another than that of `convert`, which does not resume it."""
     found: dict[str, Any] = json.loads(json.dumps({**call_of(plan, mark), _TOGETHER: together}))
     return found
-
-
-def _nothing(done: int) -> None:
-    pass

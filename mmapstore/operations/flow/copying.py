@@ -10,12 +10,13 @@ import contextlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
 from ...codecs.crc32 import crc32
-from ...formats.contract import NewArray, StoredArray
+from ...formats.contract import NewArray, StoredArray, Writer
 from ...plain.chunk_grid import Box
 from ...plain.errors import DamagedFileError, MmapstoreError, WriteError
 from .journal import Journal
@@ -46,24 +47,40 @@ class Block:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-class Sink(Protocol):
-    """The arrays of a target, open for writing.
+class Sink:
+    """The arrays of a target, open for writing. A `with` closes them; an error inside it is raised, not one of closing.
 
     `flushes_beside` : one thread may `flush` and `read` blocks that are written while another writes.
     """
 
-    @property
-    def flushes_beside(self) -> bool: ...
+    flushes_beside = False
 
-    def write(self, block: Block) -> None: ...
+    def __init__(self, writers: Mapping[str, Writer]) -> None:
+        self.writers = dict(writers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(quietly=kind is not None)
+
+    def write(self, block: Block) -> None:
+        for name, values in block.values.items():
+            self.writers[name].write_box(block.boxes[name], values)
 
     def read(self, block: Block) -> Mapping[str, Array]:
         """Return the values that are in the regions of the block now."""
-        ...
+        return {name: writer.read_box(block.boxes[name]) for name, writer in self.writers.items()}
 
     def flush(self) -> None:
         """Return when the disk has all that was written."""
-        ...
+        for writer in self.writers.values():
+            writer.flush()
+
+    def close(self, quietly: bool = False) -> None:
+        for writer in self.writers.values():
+            with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError) if quietly else contextlib.nullcontext():
+                writer.close()
 
 
 def checksum_of(values: Array) -> str:

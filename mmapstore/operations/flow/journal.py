@@ -16,7 +16,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from .target import Output
 _VERSION = 5
 COMMIT_NBYTES = 64 << 20  # at most so much, or so many seconds, is written again after a kill; each commit waits for the disk
 COMMIT_SECONDS = 1.0
+_FINGERPRINTS = ("source", "convert")  # of sources: values that nobody can read
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what comes of a journal that others wrote
 
 
@@ -176,6 +177,34 @@ def _finished(found: dict[str, Any]) -> Finished:
     if not (manifest is None or isinstance(manifest, str)) or not (identity is None or is_count(identity)):
         raise ValueError("its end tells of something else")
     return Finished(manifest, bytes.fromhex(found["leaves"]), identity)
+
+
+def require_same_call(interrupted: Journal, journal: Journal, fields: Collection[str], ignored: Collection[str] = ()) -> None:
+    """Raise StateMismatchError unless `journal` is of the call that was interrupted, which wrote these fields."""
+    differences = list(_differences(interrupted.call, journal.call, ignored))
+    if interrupted.record is not None and set(interrupted.record.checksums) != set(fields):
+        differences = [f"fields {sorted(interrupted.record.checksums)}, now {sorted(fields)}"]
+    if differences:
+        raise begun_by_another_call(journal.output, differences)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = (), of: str = "") -> Iterator[str]:
+    for name in sorted({**now, **before}):
+        was, wanted = before.get(name), now.get(name)
+        if was == wanted or name in ignored:
+            continue
+        if name in _FINGERPRINTS:
+            yield "the source has changed"
+        elif name == "fields" and isinstance(was, dict) and isinstance(wanted, dict) and was.keys() == wanted.keys():
+            for field, each in was.items():
+                if isinstance(each, dict):
+                    yield from _differences(each, wanted[field], of=f" of {field}" if len(was) > 1 else "")
+                else:
+                    yield f"{field} {each!r}"
+        elif name == "fields" and isinstance(wanted, dict):
+            yield f"fields {sorted(was) if isinstance(was, dict) else was!r}, now {sorted(wanted)}"
+        else:
+            yield f"{name}{of} {was!r}, now {wanted!r}"
 
 
 def begun_by_another_call(output: Output, differences: Iterable[str]) -> StateMismatchError:

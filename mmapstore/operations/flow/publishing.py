@@ -18,9 +18,10 @@ last three, files and manifest disagree, which `open` notices; and the journal i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from ...files import durable_writes
@@ -29,7 +30,7 @@ from ...formats import npy_tail
 from ...plain.errors import StateMismatchError, TargetExistsError
 from ...plain.manifest import leaves_path
 from ..manifest_files import write_manifest
-from .journal import Journal, found_journal
+from .journal import Journal, found_journal, require_same_call
 from .record import grown_paths
 from .target import Output
 
@@ -46,6 +47,48 @@ def interrupted_write(output: Output, new_record: Callable[[], Any], resume: boo
             raise
         discard(output)
         return None
+
+
+class Earlier:
+    """The write that an earlier call left at an output, whose lock the caller holds.
+
+    Its last steps are taken at once where nothing else is missing: then it is `published`. `journal` is None for no such write.
+    """
+
+    def __init__(
+        self, output: Output, new_record: Callable[[], Any], resume: bool, is_whole: Callable[[Journal], bool] | None = None
+    ) -> None:
+        self.journal: Any = interrupted_write(output, new_record, resume)
+        self.published = self.journal is not None and (is_whole or is_published)(self.journal)
+        if self.journal is not None and self.published:
+            publish(self.journal, overwrite=True)
+        self._resume = resume
+
+    def forget_unless_resumed(self, require_free: Callable[[], None]) -> None:
+        """Discard what is not whole, for a call that does not resume."""
+        if self.journal is not None and not self.published and not self._resume:
+            require_free()
+            discard(self.journal.output, grown_paths(self.journal.output, self.journal.record))
+            self.journal = None
+
+    def resumed(self, journal: Journal, fields: Collection[str], ignored: Collection[str] = ()) -> Journal:
+        """Return the earlier journal to go on with, or `journal`, of the new call. Raises StateMismatchError for another call."""
+        if self.journal is None or self.published:
+            return journal
+        require_same_call(self.journal, journal, fields, ignored)
+        earlier: Journal = self.journal
+        return earlier
+
+
+@contextlib.contextmanager
+def kept_if_begun(journal: Journal) -> Iterator[None]:
+    """Leave nothing behind if the write fails before there is anything to resume from."""
+    try:
+        yield
+    except BaseException:
+        if journal.record is None or not journal.record.has_progress:
+            discard(journal.output, grown_paths(journal.output, journal.record))
+        raise
 
 
 def discard(output: Output, grown: list[str] | None = None) -> None:

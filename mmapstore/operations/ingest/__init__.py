@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
@@ -11,8 +12,8 @@ from ...files.system_errors import explaining_write_errors
 from ...plain.errors import InvalidValueError
 from ...plain.manifest import DIRECTORY_MANIFEST
 from ...plain.memory_budget import MemoryPlan, parse_bytes
-from ..flow.journal import Journal, begun_by_another_call
-from ..flow.publishing import discard, interrupted_write, is_published, publish
+from ..flow.journal import Journal
+from ..flow.publishing import Earlier, discard, is_published, kept_if_begun, publish
 from ..flow.record import Record, grown_paths, name_beside
 from ..flow.target import Target, name_fields, require_field_names
 from ..manifest_files import write_manifest
@@ -170,27 +171,18 @@ def ingest(
         target.require_free(overwrite, plan.fields, is_growing=append)
         return estimate_of(plan, target, _fitting_memory(plan, budget), epochs, train_seconds)
     with exclusive_lock(target.lock, target.path):
-        interrupted = interrupted_write(target, Record, resume)
-        published = interrupted is not None and (is_published(interrupted) or (resume and _is_finished_append(interrupted)))
-        if interrupted is not None and published:
-            publish(interrupted, overwrite=True)
-        elif hasattr(source, "__next__") and not append:
+        earlier = Earlier(target, Record, resume, lambda each: is_published(each) or (resume and _is_finished_append(each)))
+        if hasattr(source, "__next__") and not append and not earlier.published:
             target.require_free(overwrite)  # before the iterator is touched: it gives its first sample once
         opened = _opened(source, several, target, options)
         target.require_apart_from(opened.paths)
-        if interrupted is not None and not published and not resume:
-            if not append:
-                target.require_free(overwrite)
-            discard(target, grown_paths(target, interrupted.record))
-            interrupted = None
+        earlier.forget_unless_resumed(lambda: None if append else target.require_free(overwrite))
         plan = _appending(opened, target, options) if append else write_plan(opened, target, options, budget)
         journal = Journal(target, {"target": target.opened_as, **call_of(plan, options)})
-        if interrupted is not None and published and resume and _is_same_call(interrupted, journal):
+        if earlier.published and resume and _is_same_call(earlier.journal, journal):
             return target.opened_as
         target.require_free(overwrite, plan.fields, is_growing=append)
-        if interrupted is not None and not published:
-            _require_same_call(interrupted, journal)
-            journal = interrupted
+        journal = earlier.resumed(journal, plan.fields)
         if journal.record is not None and not append:
             plan = recorded_plan(opened, target, options, journal.record)
         _fitting_memory(plan, budget)
@@ -241,32 +233,27 @@ def _write_all(plan: WritePlan, target: Target, journal: Journal, progress: Any)
     complete = journal.record.samples if journal.record else plan.before.complete if plan.before else 0
     bar = Progress(progress, plan.guess or None, plan.sample_nbytes, complete)
     try:
-        if journal.record is None:
-            _begin(plan, target, journal)
-        record: Record = journal.record
-        paths = []
-        if target.is_directory_of_fields and not record.grows:
-            paths = [field.place.path for field in plan.fields.values()]
-        if paths:
-            with explaining_write_errors(target.partial):
-                os.makedirs(target.partial, exist_ok=True)
-                name_fields(paths, finished=False)
-        tallies = write_fields(plan, journal, bar)
-        manifest = written_manifest(plan, target, record, tallies)
-        if paths:
-            with explaining_write_errors(target.partial):
-                name_fields(paths, finished=True)
-                write_manifest(os.path.join(target.partial, DIRECTORY_MANIFEST), manifest.to_json(), manifest.leaves)
-        journal.finish(manifest, grown_paths(target, record))
+        with contextlib.closing(bar), kept_if_begun(journal):
+            if journal.record is None:
+                _begin(plan, target, journal)
+            record: Record = journal.record
+            paths = []
+            if target.is_directory_of_fields and not record.grows:
+                paths = [field.place.path for field in plan.fields.values()]
+            if paths:
+                with explaining_write_errors(target.partial):
+                    os.makedirs(target.partial, exist_ok=True)
+                    name_fields(paths, finished=False)
+            tallies = write_fields(plan, journal, bar)
+            manifest = written_manifest(plan, target, record, tallies)
+            if paths:
+                with explaining_write_errors(target.partial):
+                    name_fields(paths, finished=True)
+                    write_manifest(os.path.join(target.partial, DIRECTORY_MANIFEST), manifest.to_json(), manifest.leaves)
+            journal.finish(manifest, grown_paths(target, record))
     except UnequalFieldsError:
         discard(target, grown_paths(target, journal.record))  # the same call would end the same way: nobody can resume
         raise
-    except BaseException:
-        if journal.record is None or not journal.record.has_progress:
-            discard(target, grown_paths(target, journal.record))  # nothing to resume from: leave nothing behind
-        raise
-    finally:
-        bar.close()
 
 
 def _begin(plan: WritePlan, target: Target, journal: Journal) -> None:
@@ -296,30 +283,6 @@ def _is_same_call(interrupted: Journal, journal: Journal) -> bool:
     """True if what that call wanted is done, so that nothing is left for this one. What it appended to is not there any more."""
     done, wanted = dict(interrupted.call), dict(journal.call)
     return bool(done.pop("append", None)) == bool(wanted.pop("append")) and done == wanted
-
-
-def _require_same_call(interrupted: Journal, journal: Journal) -> None:
-    before, now = interrupted.call.get("fields"), journal.call["fields"]
-    recorded = interrupted.record.checksums if interrupted.record else now
-    if not isinstance(before, dict) or not all(isinstance(field, dict) for field in before.values()):
-        before = {}
-    differences = []
-    if not before.keys() == now.keys() == recorded.keys():
-        differences = [f"fields {sorted(before)}, now {sorted(now)}"]
-    for name in now if not differences else ():
-        of = f" of {name}" if len(now) > 1 else ""
-        differences += [
-            f"{key}{of} {before[name].get(key)!r}, now {value!r}"
-            for key, value in now[name].items()
-            if before[name].get(key) != value
-        ]
-    differences += [
-        f"{key} {interrupted.call.get(key)!r}, now {value!r}"
-        for key, value in journal.call.items()
-        if key != "fields" and interrupted.call.get(key) != value
-    ]
-    if differences:
-        raise begun_by_another_call(journal.output, differences)
 
 
 def _refuse_chunk_options(target: Target, options: Options) -> None:

@@ -13,7 +13,7 @@ from ...files import durable_writes
 from ...formats.contract import Writer
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
 from ...plain.manifest import ArrayManifest
-from ..flow.copying import Block, checksum_of, copy, read_back
+from ..flow.copying import Block, Sink, checksum_of, copy, read_back
 from ..flow.journal import Journal
 from ..flow.record import Record
 from ..flow.tally import Tally
@@ -43,7 +43,7 @@ def write_fields(plan: WritePlan, journal: Journal, report: Callable[[int], None
             if plan.before is None or not plan.before.in_place:
                 durable_writes.remove(field.place.path)
         fields = _created(plan, record)
-    try:
+    with fields:
         if not record.done:
             report(record.samples)
             after = _position(plan, record)
@@ -54,10 +54,6 @@ def write_fields(plan: WritePlan, journal: Journal, report: Callable[[int], None
             copy(_missing(plan, after, journal), fields, tallies, journal, report, note=functools.partial(_require_unchanged, plan))
             record.done = True
             journal.write()
-    except BaseException:
-        fields.close(quietly=True)
-        raise
-    fields.close()
     _cut_to_length(plan, record)
     return tallies
 
@@ -74,15 +70,12 @@ def tallies_of(plan: WritePlan) -> dict[str, Tally]:
 # --- files ---------------------------------------------------------------------------------------------------------------
 
 
-class _Fields:
-    """The arrays of all fields, open for writing (`flow.copying.Sink`)."""
-
-    flushes_beside = False
+class _Fields(Sink):
+    """The arrays of all fields, open for writing."""
 
     def __init__(self, plan: WritePlan, record: Record) -> None:
-        self._plan, self._record = plan, record
-        self.writers: dict[str, Writer] = {}
-        self._chunks = 0
+        super().__init__({})
+        self._plan, self._record, self._chunks = plan, record, 0
 
     def write(self, block: Block) -> None:
         for name, values in block.values.items():
@@ -93,18 +86,12 @@ class _Fields:
         return {name: writer.read(block.boxes[name][0].start, block.boxes[name][0].stop) for name, writer in self.writers.items()}
 
     def flush(self) -> None:
-        for writer in self.writers.values():
-            writer.flush()
+        super().flush()
         if self._chunks > _MOST_CHUNKS and len(self.writers) > 1:
             self.close()  # HDF5 keeps the index of a file in memory as long as any dataset of it is open
             for name, field in self._plan.fields.items():
                 self.writers[name] = _reopen(field, self._plan, self._record)
             self._chunks = 0
-
-    def close(self, quietly: bool = False) -> None:
-        for writer in self.writers.values():
-            with contextlib.suppress(MmapstoreError, OSError, RuntimeError, ValueError) if quietly else contextlib.nullcontext():
-                writer.close()
 
 
 def _created(plan: WritePlan, record: Record) -> _Fields:
@@ -185,15 +172,9 @@ def _cut_to_length(plan: WritePlan, record: Record) -> None:
     if plan.samples == record.samples:
         return
     for name, field in plan.fields.items():
-        cut = _Fields(plan, record)
-        cut.writers[name] = _reopen(field, plan, record)
-        try:
+        with Sink({name: _reopen(field, plan, record)}) as cut:
             cut.writers[name].truncate(record.samples)
-            cut.writers[name].flush()
-        except BaseException:
-            cut.close(quietly=True)
-            raise
-        cut.close()
+            cut.flush()
 
 
 # --- blocks --------------------------------------------------------------------------------------------------------------
