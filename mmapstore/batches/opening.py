@@ -297,6 +297,12 @@ def _open_path(path: str, key: str | None, layout: str | None, mapped: bool, for
     return _with_layout(stored, layout, mapped)
 
 
+def dataset_of(stored: StoredArray, layout: str | None) -> Dataset:
+    """Return the dataset of one array."""
+    found = _with_layout(stored, layout, True)
+    return Dataset({DEFAULT_FIELD: found.reader}, found.episodes, stored.name, notes={DEFAULT_FIELD: found.notes})
+
+
 def _with_layout(stored: StoredArray, layout: str | None, mapped: bool) -> _Field:
     checked_dtype(stored.dtype, stored.name)
     how = StoredLayout.of(layout, tuple(stored.shape), stored.name)

@@ -110,7 +110,7 @@ def convert(
 
     Raises
     ------
-    What `mmapstore.open` raises for the source; TargetExistsError, WriteError (the state can be resumed), LockedFileError,
+    The errors of `mmapstore.open` for the source; TargetExistsError, WriteError (the state can be resumed), LockedFileError,
     MemoryBudgetError, StateMismatchError (the interrupted call was another one), DamagedFileError (also if the source changes
     while it is read), MissingPackageError, InvalidValueError (also the first value that a dtype does not hold), InvalidTypeError
 
@@ -123,16 +123,16 @@ def convert(
     (array([12, 13, 14, 15], dtype=uint8), 12, True)
     """
     budget = parse_bytes(max_memory)
-    wishes = Request(layout, dtype, checked_casting(casting), samples, compression, chunks, chunk_samples, unpack)
+    request = Request(layout, dtype, checked_casting(casting), samples, compression, chunks, chunk_samples, unpack)
     target = Target.of(out, False)
     found = origin.opened(source, key, source_layout)
     _warn_of_guesses(found, unpack)
     target.require_apart_from(found.paths)
-    plan = plan_of(found, target, wishes, budget)
+    plan = plan_of(found, target, request, budget)
     target.require_directory()
     if not dry_run and (part is not None or engine != THREADS):
         options = {"key": key, "source_layout": source_layout, "max_memory": budget, "verify": verify, "overwrite": overwrite}
-        return _in_parts(plan, (source, out, wishes), {**options, "resume": resume}, engine, part, progress)
+        return _in_parts(plan, (source, out, request), {**options, "resume": resume}, engine, part, progress)
     if dry_run:
         seconds, stored = estimated(plan, verify)
         return _result(plan, stored, seconds, Changes(), dry_run=True)

@@ -133,24 +133,24 @@ class Plan:
         return MemoryPlan({name: nbytes for name, nbytes in parts.items() if nbytes})
 
 
-def plan_of(origin: Origin, target: Target, wishes: Request, max_memory: int) -> Plan:
-    """Raises InvalidValueError and InvalidTypeError for wishes that cannot be meant, MemoryBudgetError if nothing fits."""
+def plan_of(origin: Origin, target: Target, request: Request, max_memory: int) -> Plan:
+    """Raises InvalidValueError and InvalidTypeError for request that cannot be meant, MemoryBudgetError if nothing fits."""
     require_values(origin)
     origin.fit(max_memory // 2)
-    axes, layout = axes_of(origin, wishes.layout)
-    first, shape = region_of(origin, wishes.samples)
-    packing = packing_of(origin) if wishes.unpack else None
+    axes, layout = axes_of(origin, request.layout)
+    first, shape = region_of(origin, request.samples)
+    packing = packing_of(origin) if request.unpack else None
     comes = packing.dtype if packing else origin.dtype.newbyteorder("=")
-    cast = Cast(comes, checked_target(comes, wishes.dtype) if wishes.dtype is not None else comes, wishes.casting)
+    cast = Cast(comes, checked_target(comes, request.dtype) if request.dtype is not None else comes, request.casting)
     new_shape = tuple(shape[axis] for axis in axes)
     source_chunks = tuple(origin.chunks[axis] for axis in axes) if origin.chunks else None
     starts = tuple(first[axis] for axis in axes)
 
     def fitted(keeps_chunks: bool) -> tuple[Plan, bool]:
         """A plan with or without the chunks of the source, and whether its pieces fit."""
-        copies = keeps_chunks and copies_chunks(origin, target, wishes, axes, cast, packing, first, shape)
+        copies = keeps_chunks and copies_chunks(origin, target, request, axes, cast, packing, first, shape)
         kept = source_chunks if keeps_chunks else None
-        chunks, compression = chunks_and_codec(origin, target, wishes, new_shape, layout, cast.target, kept, copies)
+        chunks, compression = chunks_and_codec(origin, target, request, new_shape, layout, cast.target, kept, copies)
         attributes = {**held_by(target.writing, origin.attributes, packing is not None), **({"layout": layout} if layout else {})}
         like = origin.stored if copies else None
         new = NewArray(new_shape, cast.target, compression, attributes=attributes, chunks=chunks, like=like)
@@ -163,7 +163,7 @@ def plan_of(origin: Origin, target: Target, wishes: Request, max_memory: int) ->
         return replace(plan, slabs=slabs or _least_slab(new_shape, cast.target.itemsize, chunks)), slabs is not None
 
     plan, fits = fitted(True)
-    if not fits and plan.new.chunks == source_chunks and wishes.chunks is None:
+    if not fits and plan.new.chunks == source_chunks and request.chunks is None:
         plan, fits = fitted(False)  # chunks that hold thousands of samples each, or that memory does not hold a row of
     plan.memory().require(max_memory, f"Converting {origin.name}", _remedy(plan.new.chunks))
     if not fits:

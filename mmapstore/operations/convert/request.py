@@ -106,7 +106,7 @@ def region_of(origin: Origin, samples: Any) -> tuple[tuple[int, ...], tuple[int,
 def copies_chunks(
     origin: Origin,
     target: Target,
-    wishes: Request,
+    request: Request,
     axes: tuple[int, ...],
     cast: Cast,
     packing: Packing | None,
@@ -115,22 +115,22 @@ def copies_chunks(
 ) -> bool:
     """True where the chunks of the source can be those of the target as they are."""
     takes = target.writing.takes_chunks_of
-    if takes is None or origin.stored is None or origin.chunks is None or wishes.compression is not None:
+    if takes is None or origin.stored is None or origin.chunks is None or request.compression is not None:
         return False
     changed = packing is not None or not cast.is_copy or axes != tuple(range(len(axes))) or not origin.dtype.isnative
-    wanted = wishes.chunks is None or tuple(wishes.chunks) == origin.chunks
+    wanted = request.chunks is None or tuple(request.chunks) == origin.chunks
     # A chunk that the end of the source cuts is full-size there too.
     aligned = all(
         at % each == 0 and (length % each == 0 or at + length == whole)
         for at, length, each, whole in zip(first, shape, origin.chunks, origin.shape, strict=True)
     )
-    return bool(not changed and wanted and wishes.chunk_samples is None and aligned and takes(origin.stored))
+    return bool(not changed and wanted and request.chunk_samples is None and aligned and takes(origin.stored))
 
 
 def chunks_and_codec(
     origin: Origin,
     target: Target,
-    wishes: Request,
+    request: Request,
     shape: tuple[int, ...],
     layout: str,
     dtype: np.dtype[Any],
@@ -138,28 +138,28 @@ def chunks_and_codec(
     copies: bool,
 ) -> tuple[tuple[int, ...] | None, str | None]:
     """The chunks and the compression of the target; None for neither."""
-    given = [name for name in ("compression", "chunks", "chunk_samples") if getattr(wishes, name) not in (None, "none")]
+    given = [name for name in ("compression", "chunks", "chunk_samples") if getattr(request, name) not in (None, "none")]
     if not target.writing.compressions:
         if given:
             raise InvalidValueError(
-                f"{given[0]}={getattr(wishes, given[0])!r} has no place in .npy, which is plain bytes ({target.path}). "
+                f"{given[0]}={getattr(request, given[0])!r} has no place in .npy, which is plain bytes ({target.path}). "
                 "Leave it out, or write .h5 or .zarr."
             )
         return None, None
-    if wishes.chunks is not None and wishes.chunk_samples is not None:
+    if request.chunks is not None and request.chunk_samples is not None:
         raise InvalidValueError("chunks= and chunk_samples= were both given; expected one of them.")
     if copies:
         assert source_chunks is not None
         return tuple(min(each, length) for each, length in zip(source_chunks, shape, strict=True)), None
-    compression = wishes.compression if wishes.compression != "none" else None
-    if wishes.compression is None:
+    compression = request.compression if request.compression != "none" else None
+    if request.compression is None:
         compression = _kept_codec(origin, target.writing.compressions)
     whole = [1 if letter in "NT" else length for letter, length in zip(layout or "N" + "?" * (len(shape) - 1), shape, strict=True)]
     axis = layout.index("T" if "T" in layout else "N") if layout else 0
-    if wishes.chunks is not None:
-        chunks = _checked_chunks(wishes.chunks, shape)
-    elif wishes.chunk_samples is not None:
-        whole[axis] = _positive("chunk_samples", wishes.chunk_samples)
+    if request.chunks is not None:
+        chunks = _checked_chunks(request.chunks, shape)
+    elif request.chunk_samples is not None:
+        whole[axis] = _positive("chunk_samples", request.chunk_samples)
         chunks = tuple(whole)
     elif compression is None and target.writing.maps_uncompressed:
         return None, None

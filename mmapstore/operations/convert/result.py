@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...plain.display import format_duration
 from ...plain.memory_budget import MemoryPlan, format_bytes
 
 
@@ -86,7 +86,7 @@ class Converted:
                 f"{self.path} would hold {what}; about {format_bytes(self.stored_nbytes)} on disk{chunks}",
                 f"from {self.source}{f': {decoded}' * bool(decoded)}",
                 f"memory: {self.memory}",
-                f"about {_duration(self.seconds)}, by a timed sample",
+                f"about {format_duration(self.seconds)}, by a timed sample",
             ]
         else:
             rate = format_bytes(self.nbytes / max(self.seconds, 1e-3))
@@ -104,14 +104,3 @@ class Converted:
 
     def _peak_words(self) -> str:
         return f"memory: at most {format_bytes(self.peak_nbytes)} in a process, of {format_bytes(self.memory.total)} predicted"
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> _duration(0.21), _duration(75), _duration(7300)
-    ('0.2 s', '1:15 min', '2:01 h')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = math.ceil(seconds)
-    return f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600}:{whole // 60 % 60:02d} h"

@@ -239,7 +239,7 @@ class _Measurement:
             blocks = blocks_of(plan, Position(), Record(plan.block_samples, {}))
             with contextlib.closing(self._timed(blocks)) as timed, Beside(tallies_of(plan)) as beside:
                 for block in timed:
-                    # What a real run does with each block beside writing it takes processors away.
+                    # A real run tallies each block beside writing it, which takes processors away.
                     wait = beside.take(block, ())
                     for name, writer in writers.items():
                         writer.write(self.samples, block[name])

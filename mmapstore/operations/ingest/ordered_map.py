@@ -26,7 +26,7 @@ def in_order(
 ) -> Generator[R, None, None]:
     """The results of `work` for all items, in their order, whichever thread was first. Nothing begins before the first is taken.
 
-    What `work` raises is raised in place of its result, and ends the iteration. Closing the iterator, or dropping it, begins
+    An error of `work` is raised in place of its result, and ends the iteration. Closing the iterator, or dropping it, begins
     nothing more and waits for what is under way.
 
     Parameters

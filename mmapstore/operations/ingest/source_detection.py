@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...batches.notes import packed_of, warn_of_packed
+from ...batches.notes import warn_of_packed
 from ...batches.opening import open_quietly
-from ...formats.registry import PARTIAL, open_live, require_exists, split_inside
+from ...formats.registry import PARTIAL, require_exists, split_inside
 from ...plain.array_likes import is_array_like, is_fields, is_read_in_slices
-from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError, NotFoundError, SourceWarning
+from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError, SourceWarning
 from ...plain.guessed_axes import warn_of_doubts
 from ...plain.inside_names import file_of
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, is_beside
@@ -22,7 +21,7 @@ from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_d
 from .images.files import PassedOver, is_hidden, looks_like_images
 from .images.images import Images
 from .megabatches.unpickling import PICKLE_SUFFIXES, is_pickle, refuse_pickle
-from .sources import ArraySource, DatasetSource, IterableSource
+from .sources import DatasetSource, IterableSource, array_source
 from .video import VIDEO_SUFFIXES, VideoSource
 
 _CONTRACT = ("name", "specs", "samples", "guess", "paths", "fingerprint", "gives_from_any_sample", "notes", "pieces", "memory")
@@ -93,7 +92,7 @@ def source_of(source: Any, source_layout: str | None, layout: str | None, any_dt
     """
     found = _source_of(source, source_layout, layout, any_dtype)
     if isinstance(found, DoubtsAxes):
-        # What describes its samples itself is given their axes where it is made.
+        # A source that describes its samples itself is given their axes where it is made.
         argument = "layout" if is_source(source) else "source_layout"
         warn_of_doubts(found.doubts, argument, "--source-layout", stacklevel=4)
     return found
@@ -118,10 +117,7 @@ def _source_of(source: Any, source_layout: str | None, layout: str | None, any_d
             )
         return DatasetSource(_only_field(source), _dataset_name(source), _dataset_paths(source))
     if is_array_like(source) or is_read_in_slices(source):
-        if hasattr(source, "attrs") and hasattr(source, "dtype"):
-            with contextlib.suppress(MmapstoreError):  # whatever else has attributes, and opens in no other way
-                warn_of_packed(packed_of(open_live(source)))
-        return ArraySource(source, source_layout)
+        return array_source(source, source_layout)
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
         return IterableSource(source, source_layout, layout, any_dtype)
     raise InvalidTypeError(

@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 
 from ...batches.dataset import Dataset
+from ...batches.notes import warn_of_packed
+from ...batches.opening import dataset_of
+from ...formats.contract import StoredArray
+from ...formats.registry import open_live
 from ...plain.array_likes import exact_array, is_read_in_slices
 from ...plain.array_spec import DEFAULT_LAYOUTS, LETTERS, ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import InvalidTypeError, InvalidValueError
@@ -36,62 +40,41 @@ def starts_between(starts: Sequence[int] | Array, first: int, last: int) -> list
     return [int(start) - first for start in starts[bisect_left(starts, first) : bisect_left(starts, last)]]
 
 
-class ArraySource:
-    """Anything with a shape, a dtype and slices: an ndarray, memory map, open HDF5 dataset, Zarr array, table or tensor."""
+class SlicedArray(StoredArray):
+    """An array of another library that is read in slices: a netCDF4 variable, a PyTables array, a Dask array."""
 
-    gives_from_any_sample = True
-    notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    storage = "read in slices"
 
-    def __init__(self, array: Any, source_layout: str | None) -> None:
-        self.paths = [os.path.abspath(path) for path in [_file_of(array)] if path]
-        self.name = _name_of(array, self.paths)
-        if isinstance(array, np.ndarray) or not is_read_in_slices(array):
-            array = exact_array(array, self.name)
-        shape = tuple(int(n) for n in array.shape)
-        stored = StoredLayout.of(source_layout, shape, self.name)
-        doubt = doubt_about(self.name, shape, source_layout, "MATLAB_class" in getattr(array, "attrs", ()))
-        self.doubts = [doubt] if doubt else []
-        self._length = stored.episode_length if "T" in stored.letters else stored.samples
-        self._private = not isinstance(array, np.ndarray)  # slices of an ndarray are views, of anything else copies
-        self._rows = _chunk_rows(array)
-        # netCDF4 announces the dtype on disk and gives scaled values: the dtype is that of a sample which was read.
-        self._array, self._stored = array, stored
-        self._spec = stored.spec(checked_dtype(next(self._read(0, 1)).dtype, self.name))
-        self.specs = {ONLY: self._spec}
-        self.samples: int | None = stored.samples
-        self.guess = stored.samples
-        if isinstance(array, np.ndarray) and array.flags.c_contiguous and stored.is_consecutive:
-            # Samples of all episodes lie one after the other: pieces need not end where episodes do.
-            array = array.reshape(self._spec.shape)
-            stored = StoredLayout(self._spec.layout, self._spec.shape)
-        self._array, self._stored = array, stored
-        marks = [next(self._read(at, at + 1))[0] for at in sorted({0, stored.samples // 2, stored.samples - 1})]
-        self.fingerprint: dict[str, Any] = {
-            "kind": "array",
-            "name": self.name,
-            "shape": list(shape),
-            "dtype": str(array.dtype),
-            "layout": source_layout,
-            "content": content_mark(*marks),
-        }
+    def __init__(self, array: Any, name: str) -> None:
+        self._array, self.name = array, name
+        self.shape = tuple(int(length) for length in array.shape)
+        chunks = getattr(array, "chunks", None)
+        self.chunks = chunks if isinstance(chunks, tuple) and all(isinstance(each, int) for each in chunks) else None
+        # netCDF4 announces the dtype on disk and gives scaled values: the dtype is that of a value which was read.
+        self.dtype = exact_array(array[tuple(slice(0, 1) for _ in self.shape)], name).dtype
 
-    def _read(self, start: int, stop: int) -> Iterator[Array]:
-        for selection, _, _ in self._stored.boxes(start, stop):
-            box = exact_array(self._array[selection], self.name)
-            yield StoredLayout(self._stored.letters, box.shape).samples_first(box)[0]
+    def read_box(self, selection: tuple[slice, ...], out: Array) -> None:
+        out[...] = exact_array(self._array[selection], self.name)
 
-    def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
-        samples = len(self._spec)
-        step = at_most // self._rows * self._rows or at_most  # a chunk cut in two would be decoded twice
-        at = after.samples
-        while at < samples:
-            stop = min(samples, at + step)
-            for read in self._read(at, stop):
-                yield Piece({ONLY: read}, range(-at % self._length, len(read), self._length))
-                at += len(read)
+    def attributes(self, names: Iterable[str] | None = None) -> dict[str, Any]:
+        return {name: 1 for name in names or () if name in getattr(self._array, "attrs", ())}
 
-    def memory(self, at_most: int) -> dict[str, int]:
-        return {"samples being read": 2 * at_most * self._spec.sample_nbytes * self._private}
+
+def array_source(array: Any, source_layout: str | None) -> DatasetSource:
+    """Return the source of anything with a shape, a dtype and slices: an ndarray, HDF5 dataset, Zarr array, table or tensor."""
+    paths = [os.path.abspath(path) for path in [_file_of(array)] if path]
+    name = _name_of(array, paths)
+    if isinstance(array, np.ndarray) or not is_read_in_slices(array):
+        array = exact_array(array, name)
+    StoredLayout.of(source_layout, tuple(array.shape), name)
+    try:
+        stored = open_live(array)
+    except InvalidTypeError:
+        stored = SlicedArray(array, name)
+    stored.name = name
+    dataset = dataset_of(stored, source_layout)
+    warn_of_packed(each for field in dataset.packed.values() for each in field)
+    return DatasetSource(dataset, name, paths, list(dataset.doubts.values()))
 
 
 def _file_of(array: Any) -> str | None:
@@ -110,11 +93,6 @@ def _name_of(array: Any, paths: list[str]) -> str:
         return "an array in RAM" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
     inside = str(getattr(array, "name", None) or "").strip("/")
     return f"{paths[0]}::/{inside}" if inside else paths[0]
-
-
-def _chunk_rows(array: Any) -> int:
-    chunks = getattr(array, "chunks", None)
-    return int(chunks[0]) if isinstance(chunks, tuple) and chunks and isinstance(chunks[0], int) else 1
 
 
 class DatasetSource:

@@ -38,7 +38,7 @@ def _import_av(path: str) -> Any:
 class VideoSource:
     """Frames of video files, (height, width, 3) uint8.
 
-    How many frames a file has shows when it ends: the number in its header is a guess. All files are looked at first,
+    The number of frames of a file shows when the file ends: the number in its header is a guess. All files are looked at first,
     so that one whose frame size differs is named before anything is written.
     """
 
