@@ -61,7 +61,7 @@ def test_what_cannot_be_meant(tmp_path: Path, options: dict[str, Any], error: ty
     ("options", "words"),
     [
         ({"chunks": (1, 2)}, r"chunks=\(1, 2\) does not fit .*one length for each axis"),
-        ({"chunks": (1, 2, 3, 0)}, "chunks=0 is less than 1"),
+        ({"chunks": (1, 2, 3, 0)}, "chunks=0 is too small; expected 1 or more"),
         ({"chunks": (1, 1, 1, 1), "chunk_samples": 2}, "were both given"),
         ({"compression": "lzma"}, "compression='lzma' is not known for HDF5"),
     ],

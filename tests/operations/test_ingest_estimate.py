@@ -67,8 +67,8 @@ def test_what_cannot_be_estimated(tmp_path: Path) -> None:
         (frames(3), "there.npy", {}, TargetExistsError, "exists. Pass overwrite=True"),
         (frames(3), "no.npy", {"append": True}, NotFoundError, "does not exist"),
         (frames(3), "x.npy", {"max_memory": "1MB"}, MemoryBudgetError, "would need"),
-        (frames(3), "x.npy", {"epochs": 0}, InvalidValueError, "less than 1"),
-        (frames(3), "x.npy", {"epochs": 2.5}, InvalidTypeError, "not a number of epochs"),
+        (frames(3), "x.npy", {"epochs": 0}, InvalidValueError, "epochs=0 is too small"),
+        (frames(3), "x.npy", {"epochs": 2.5}, InvalidTypeError, "epochs=2.5 is not a whole number"),
         (frames(3), "x.npy", {"epochs": 2, "train_seconds": -1}, InvalidValueError, "is no duration"),
     ]:
         with pytest.raises(error, match=text):

@@ -12,6 +12,7 @@ import numpy as np
 from ...plain.array_spec import LETTERS
 from ...plain.cf_packing import Packing
 from ...plain.errors import InvalidTypeError, InvalidValueError
+from ...plain.windows import whole_number
 from ..flow.casts import Cast, Casting
 from ..flow.target import Target
 from .origin import Origin, encoded_of
@@ -159,7 +160,7 @@ def chunks_and_codec(
     if request.chunks is not None:
         chunks = _checked_chunks(request.chunks, shape)
     elif request.chunk_samples is not None:
-        whole[axis] = _positive("chunk_samples", request.chunk_samples)
+        whole[axis] = whole_number("chunk_samples", request.chunk_samples, least=1)
         chunks = tuple(whole)
     elif compression is None and target.writing.maps_uncompressed:
         return None, None
@@ -186,12 +187,4 @@ def _kept_codec(origin: Origin, known: Sequence[str]) -> str | None:
 def _checked_chunks(chunks: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     if not isinstance(chunks, (tuple, list)) or len(chunks) != len(shape):
         raise InvalidValueError(f"chunks={chunks!r} does not fit {shape}; expected one length for each axis.")
-    return tuple(_positive("chunks", each) for each in chunks)
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(f"{name}={value!r} is not a whole number.")
-    if value < 1:
-        raise InvalidValueError(f"{name}={value} is less than 1.")
-    return value
+    return tuple(whole_number("chunks", each, least=1) for each in chunks)

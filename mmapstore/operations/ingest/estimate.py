@@ -18,6 +18,7 @@ from ...formats.registry import PARTIAL
 from ...plain.display import format_duration
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.memory_budget import MemoryPlan, format_bytes
+from ...plain.windows import whole_number
 from ..flow.record import Record
 from ..flow.tally import Beside
 from ..flow.target import Target
@@ -170,10 +171,8 @@ def require_epochs(epochs: Any, train_seconds: Any, dry_run: bool) -> None:
     """Raise if the options of the cost model cannot be meant."""
     if epochs is not None and not dry_run:
         raise InvalidValueError(f"epochs={epochs!r} is for a dry run, which tells whether ingesting pays; add dry_run=True.")
-    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int)):
-        raise InvalidTypeError(f"epochs={epochs!r} is not a number of epochs; expected an int.")
-    if epochs is not None and epochs < 1:
-        raise InvalidValueError(f"epochs={epochs} is less than 1; expected how many epochs you will train.")
+    if epochs is not None:
+        whole_number("epochs", epochs, least=1)
     if isinstance(train_seconds, bool) or not isinstance(train_seconds, (int, float)) or not 0 <= train_seconds < float("inf"):
         raise InvalidValueError(f"train_seconds={train_seconds!r} is no duration; expected the seconds that an epoch trains.")
 
