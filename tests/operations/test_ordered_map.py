@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmapstore.operations.ingest import ordered_map
 from mmapstore.operations.ingest.ordered_map import in_order
 
 
@@ -151,12 +150,6 @@ def test_results_are_let_go_once_taken():
         assert sum(ref() is not None for ref in alive[:number]) == 0
     gc.collect()
     assert all(ref() is None for ref in alive)
-
-
-def test_without_threads_the_taker_works(monkeypatch):
-    monkeypatch.setattr(ordered_map._threads, "give", lambda work, times=1: None)
-    idents = {ident for _, ident in in_order(range(7), Watched([0] * 7), workers=4, ahead=4)}
-    assert idents == {threading.get_ident()}
 
 
 def test_no_items():
