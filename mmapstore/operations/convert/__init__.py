@@ -34,12 +34,11 @@ from . import origin
 from .copying import FIELD, Slabwise, copy_slabs, counted, written_blocks
 from .dropped_metadata import left_behind, lost_in
 from .dry_run import estimated
-from .entry import entry_of
 from .origin import Origin
 from .parts import do_part, finish_parts, plan_parts
 from .plan import Plan, call_of, plan_of
 from .request import Request
-from .result import Converted
+from .result import Converted, entry_of
 
 __all__ = ["Converted", "convert"]
 

@@ -38,9 +38,9 @@ from ..ingest.description import written_by
 from ..progress import Progress
 from . import origin
 from .copying import FIELD, Slabwise, copy_slabs, counted, read_blocks
-from .entry import entry_of
 from .plan import Plan, call_of, plan_of
 from .request import Request
+from .result import entry_of
 
 REGION_NBYTES = 256 << 20  # of a region, at most: the rest of its last leaf, 32 MiB on average, is read in two regions
 _TOGETHER = "slabs in each region"  # in the call of the journal
