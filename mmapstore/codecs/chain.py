@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,14 +104,14 @@ class _Plan(NamedTuple):
 class ChainDecoder:
     """Undoes the codecs of a chain one after the other, the last one straight into the caller's buffer where it can.
 
-    Any number of threads may call its methods at once. Intermediate bytes go to two buffers per thread, which are kept for the
-    next call. `scratch_nbytes` bounds the memory that one call takes beside `stored` and `out`.
+    Any number of threads may call its methods at once. Intermediate bytes go to two buffers for each call under way, which are
+    kept for later calls. `scratch_nbytes` bounds the memory that one call takes beside `stored` and `out`.
     """
 
     def __init__(self, chain: Chain, nbytes: int) -> None:
         self._chain, self._nbytes = chain, nbytes
         self._steps = [_step(codec) for codec in chain]
-        self._local = threading.local()
+        self._scratch = deque[list[Bytes]]()  # of calls that have ended
         self._plans = {0: self._planned(0)}
         moves = self._plans[0].moves
         slots = [max([move.nbytes for move in moves if move.slot == slot and move.step.fills], default=0) for slot in (0, 1)]
@@ -150,13 +151,17 @@ class ChainDecoder:
             self._plans[skipped] = plan
         return plan
 
-    def _scratch(self, slot: int, nbytes: int) -> Bytes:
-        buffers: list[Bytes] | None = getattr(self._local, "buffers", None)
-        if buffers is None:
-            buffers = self._local.buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
-        if len(buffers[slot]) < nbytes:
-            buffers[slot] = np.empty(nbytes, np.uint8)
-        return buffers[slot][:nbytes]
+    @contextlib.contextmanager
+    def _buffers(self) -> Iterator[list[Bytes]]:
+        """Lend the two buffers of intermediate bytes: no more exist than calls were under way at once."""
+        try:
+            buffers = self._scratch.pop()
+        except IndexError:
+            buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        try:
+            yield buffers
+        finally:
+            self._scratch.append(buffers)
 
     def decode(self, stored: Bytes, out: Bytes, skipped: int = 0) -> None:
         """Fill `out`, which has exactly the bytes of one decoded chunk, from the `stored` bytes.
@@ -171,14 +176,17 @@ class ChainDecoder:
             raise CorruptChunk(f"it has {len(stored)} stored bytes, expected {plan.stored}")
         if len(out) != self._nbytes:
             raise ValueError(f"a buffer of {len(out)} bytes for a chunk of {self._nbytes}")
-        found = self._undone(stored, plan.moves, out)
-        if found is not out:
-            out[:] = found
+        with self._buffers() as buffers:
+            found = self._undone(stored, plan.moves, out, buffers)
+            if found is not out:
+                out[:] = found
 
-    def _undone(self, stored: Bytes, moves: tuple[_Move, ...], out: Bytes) -> Bytes:
+    def _undone(self, stored: Bytes, moves: tuple[_Move, ...], out: Bytes, buffers: list[Bytes]) -> Bytes:
         found = stored
         for step, nbytes, slot in moves:
-            target = self._scratch(slot, nbytes) if step.fills and slot >= 0 else out
+            if step.fills and slot >= 0 and len(buffers[slot]) < nbytes:
+                buffers[slot] = np.empty(nbytes, np.uint8)
+            target = buffers[slot][:nbytes] if step.fills and slot >= 0 else out
             found = step.undo(found, nbytes, target)
             if nbytes >= 0:
                 check_size(len(found), nbytes)

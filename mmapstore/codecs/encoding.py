@@ -15,6 +15,7 @@ import numpy as np
 from .checksums import fletcher32
 from .codec import Bytes, NoDecoder, installed
 
+CODEC_NBYTES = 2 << 20  # of tables, windows and blocks that a compressor takes in each thread, at most
 _MOST = 2**31 - 1  # libdeflate's Python package takes the size as a C int
 
 
@@ -60,6 +61,21 @@ class FilterEncoder:
             else:
                 found = made
         return found, skipped
+
+
+def chunk_encoder(compression: str | None, itemsize: int) -> Callable[[Any], Any]:
+    """Return the function that encodes a chunk for Zarr: as it is, or by zstd, gzip, or blosc (of zstd or lz4) after a shuffle."""
+    if compression is None:
+        return lambda chunk: chunk
+    if compression == "gzip":
+        import deflate
+
+        return lambda chunk: deflate.gzip_compress(chunk, 5)
+    if compression == "zstd":
+        zstd = installed("zstd", "numcodecs.zstd", "compress")
+        return lambda chunk: zstd(chunk, 3)
+    blosc, by = installed("blosc", "numcodecs.blosc", "compress"), b"zstd" if compression == "blosc" else b"lz4"
+    return lambda chunk: blosc(chunk, by, 5, int(itemsize > 1))
 
 
 def _step(name: str, values: tuple[int, ...]) -> Callable[[Any], Any] | None:

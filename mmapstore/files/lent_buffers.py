@@ -64,6 +64,14 @@ class LentBuffers:
         return LentBuffers, ()
 
 
+def new_pages(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return that many bytes of arbitrary contents, which go back to the system when the array dies.
+
+    malloc keeps what it was given back, up to 64 MiB for each thread, and may find no use for it.
+    """
+    return np.frombuffer(_new_memory(max(1, nbytes)), np.uint8)
+
+
 def _new_memory(size: int) -> mmap.mmap:
     if hasattr(mmap, "MAP_PRIVATE"):
         # What mmap gives by default is shared with forked children: they would write into the parent's batches.

@@ -26,8 +26,8 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def share_out(tasks: Iterable[T], work: Callable[[Iterator[T]], None]) -> None:
-    """Do all tasks in several threads, of which the calling one is the first.
+def share_out(tasks: Iterable[T], work: Callable[[Iterator[T]], None], threads: int | None = None) -> None:
+    """Do all tasks in several threads, at most `threads`, of which the calling one is the first.
 
     `work` is called once in each thread that takes part, with an iterator over the tasks of that thread, so that it allocates
     its buffers once. Returns or raises when nothing is under way any more, also on Ctrl-C: then no thread writes anywhere.
@@ -47,7 +47,7 @@ def share_out(tasks: Iterable[T], work: Callable[[Iterator[T]], None]) -> None:
         try:
             if not begun:
                 begun = True
-                _decoders.give(job.help, min(len(job.tasks), usable_cpus()) - 1)
+                _decoders.give(job.help, min(len(job.tasks), threads or usable_cpus()) - 1)
                 job.take_part()
             job.end()
             break

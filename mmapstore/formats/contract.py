@@ -7,12 +7,14 @@ nothing of samples beyond the axes: `readers/` turn a stored array into samples,
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import InvalidTypeError, InvalidValueError
 from .located import Located
 
@@ -68,8 +70,8 @@ class Writing:
     takes_chunks_of : True for an array whose encoded chunks `write_encoded` takes; None where there is no `write_encoded`
     takes_parts : several processes may write whole chunks, or ranges of bytes, of one array at once
     takes_skipped : `write_encoded` takes chunks to which some codecs were not applied
-    ingest_memory, convert_memory : memory of the library, in blocks that are written and in bytes
-    encoding_nbytes : bytes of memory of our own encoders, by the bytes of a chunk
+    writing_nbytes : bytes of memory that writing a block of so many bytes into a new array takes beside the block, at most
+    flushes_beside : as of its `Writer`
     tail : writes behind the end of an array that others may be reading; None where appending works on a copy
     """
 
@@ -85,9 +87,8 @@ class Writing:
     takes_chunks_of: Callable[[StoredArray], bool] | None = None
     takes_parts: bool = True
     takes_skipped: bool = False
-    ingest_memory: tuple[int, int] = (0, 0)
-    convert_memory: tuple[int, int] = (1, 0)
-    encoding_nbytes: Callable[[int], int] = lambda chunk_nbytes: 0
+    writing_nbytes: Callable[[NewArray, int], int] = lambda new, block_nbytes: 0
+    flushes_beside: bool = False
     tail: Writing | None = None
 
 
@@ -195,6 +196,15 @@ class NewArray:
     chunks: tuple[int, ...] | None = None
     like: StoredArray | None = None
     is_shared: bool = False
+
+    @property
+    def grid(self) -> ChunkGrid:
+        """The chunks, for formats that have some."""
+        return ChunkGrid(self.shape, self.chunks or (self.chunk_samples, *self.shape[1:])[: len(self.shape)])
+
+    @property
+    def chunk_nbytes(self) -> int:
+        return math.prod(self.grid.chunk) * self.dtype.itemsize
 
 
 class Writer(abc.ABC):

@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..codecs.encoding import FilterEncoder
-from ..files.worker_threads import usable_cpus
 from . import hdf5_file, hdf5_writer
 from .contract import Format, Writing
 from .hdf5_filters import BUILT_IN, COMPRESSIONS
 from .tree_contract import Container
-
-_ENCODERS_NBYTES = 8 << 20  # what their threads and libraries take beside chunks
 
 
 def _kept_attribute(value: Any) -> Any:
@@ -23,11 +19,6 @@ def _kept_attribute(value: Any) -> Any:
         return value if np.asarray(value).dtype.kind in "biufcSU" else None
     except ValueError:
         return None
-
-
-def _encoding_nbytes(chunk_nbytes: int) -> int:
-    scratch: int = FilterEncoder.scratch_nbytes(chunk_nbytes)
-    return usable_cpus() * scratch + _ENCODERS_NBYTES
 
 
 def _container() -> Container:
@@ -54,9 +45,7 @@ FORMAT = Format(
         takes_chunks_of=hdf5_file.takes_chunks_of,
         takes_skipped=True,
         takes_parts=False,
-        ingest_memory=(1, 10_000_000),
-        convert_memory=(2, 10_000_000),
-        encoding_nbytes=_encoding_nbytes,
+        writing_nbytes=hdf5_writer.writing_nbytes,
     ),
     container=_container,
 )

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..codecs.encoding import FilterEncoder
+from ..codecs.encoding import CODEC_NBYTES, FilterEncoder
 from ..files import durable_writes
-from ..files.worker_threads import share_out
+from ..files.worker_threads import share_out, usable_cpus
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import (
     InvalidValueError,
@@ -36,6 +36,7 @@ _MOST_METADATA_NBYTES = 16 << 20
 _COPY_NBYTES = 8 << 20
 _SLACK_NBYTES = 1 << 20  # headers, attributes
 _CHUNK_ENTRY_NBYTES = 512  # of index for each chunk, generously
+_LIBRARY_NBYTES = 2 << 20  # HDF5's cache of chunks, and its smaller ones
 _ENCODED_NBYTES = 8 << 20  # of chunks that are encoded at once, before they are written
 _END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # of the end of the file in the superblock, by its version; offsets take 8 bytes
 
@@ -113,6 +114,19 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Hdf5
         raise
 
 
+def writing_nbytes(new: NewArray, block_nbytes: int) -> int:
+    """Return the bytes of memory that writing a block takes beside it, at most."""
+    chunk, cpus = new.chunk_nbytes, usable_cpus()
+    index = min(_MOST_METADATA_NBYTES, len(new.grid) * _CHUNK_ENTRY_NBYTES)  # which HDF5 keeps until the file is flushed
+    if new.compression is None and new.like is None:
+        return _LIBRARY_NBYTES + index
+    if 4 * chunk > _ENCODED_NBYTES:  # encoded by HDF5, which has a chunk as it was, as it becomes, and between two filters
+        return _LIBRARY_NBYTES + index + 3 * chunk + chunk // 8
+    encoders = min(cpus, max(1, block_nbytes // max(1, chunk)))
+    held = min(block_nbytes, _ENCODED_NBYTES)
+    return _LIBRARY_NBYTES + index + held + held // 8 + encoders * (FilterEncoder.scratch_nbytes(chunk) + CODEC_NBYTES)
+
+
 def _declared_end(path: str) -> int:
     """Return the number of bytes that the superblock says are in use. A kill may leave it older than the index of chunks."""
     with io.FileIO(path) as file:
@@ -159,14 +173,6 @@ def _encoder_of(dataset: Any, chunk_nbytes: int) -> FilterEncoder | None:
         return None
     known = [(FILTERS[code].codec if code in FILTERS else "", tuple(values)) for code, _, values, _ in filters]
     return FilterEncoder.of(known)
-
-
-def _are_whole(grid: ChunkGrid, box: Selection) -> bool:
-    """Return True if a region cuts no chunk in two; chunks at the upper edges end with the array."""
-    return all(
-        part.start % each == 0 and (part.stop % each == 0 or part.stop == length)
-        for part, each, length in zip(box, grid.chunk, grid.shape, strict=True)
-    )
 
 
 def _refuse_taken(file: Any, path: str, key: str) -> None:
@@ -236,7 +242,7 @@ class Hdf5Writer(Writer):
         grid = ChunkGrid(tuple(dataset.shape), tuple(dataset.chunks))
         touched = list(grid.touching(box))
         _reserve(self._file, self._most_added(len(touched)))
-        if self._encoder is None or not _are_whole(grid, box):
+        if self._encoder is None or not grid.holds_whole(box):
             dataset.write_direct(block, dest_sel=box)
             return
         # Encoded chunks are held until they are written, in order: so the file is the same each time.

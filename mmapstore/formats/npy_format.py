@@ -24,6 +24,7 @@ FORMAT = Format(
         reopen=npy_file.reopen,
         suffixes=(".npy",),
         holds_many=False,
+        flushes_beside=npy_file.NpyWriter.flushes_beside,
         tail=Writing(create=npy_tail.reopen, reopen=npy_tail.reopen, suffixes=(), holds_many=False),
     ),
     container=_container,

@@ -31,8 +31,7 @@ FORMAT = Format(
         maps_uncompressed=False,
         kept_attribute=as_json,
         takes_chunks_of=zarr_writer.takes_chunks_of,
-        ingest_memory=(3, 6_000_000),
-        convert_memory=(6, 16_000_000),
+        writing_nbytes=zarr_writer.writing_nbytes,
     ),
     container=_container,
 )

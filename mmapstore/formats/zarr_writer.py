@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..codecs.encoding import CODEC_NBYTES, chunk_encoder
 from ..files.durable_writes import sync_directory, sync_tree
 from ..files.system_errors import explaining_write_errors, raised_in
+from ..files.worker_threads import share_out, usable_cpus
 from ..plain.array_spec import checked_dtype
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import (
@@ -29,6 +32,7 @@ from .contract import Array, NewArray, Selection, StoredArray, Writer
 from .zarr_library import chunks_of, explaining_damage, library, named, opened, stored_dtype
 from .zarr_metadata import directory_inside, node_at, read_node
 
+_LIBRARY_NBYTES = 1 << 20  # of zarr-python, at work on metadata
 COMPRESSIONS = ("zstd", "gzip", "blosc", "lz4")
 
 
@@ -67,7 +71,7 @@ def create(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
             attributes=dict(new.attributes),
             chunk_key_encoding={"name": "default", "configuration": {"separator": "."}},
         )
-    return ZarrWriter(where, name, directory, array, dtype, new.resizable)
+    return ZarrWriter(where, name, directory, array, dtype, new)
 
 
 def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> ZarrWriter:
@@ -96,7 +100,18 @@ def reopen(path: str | os.PathLike[str], key: str | None, new: NewArray) -> Zarr
         _remove_unfinished(directory)
     with explaining_damage(where), _ignoring_text():
         array = zarr.open_array(store=zarr.storage.LocalStore(directory), mode="r+", zarr_format=3)
-    return ZarrWriter(where, name, directory, array, dtype, new.resizable)
+    return ZarrWriter(where, name, directory, array, dtype, new)
+
+
+def writing_nbytes(new: NewArray, block_nbytes: int) -> int:
+    """Return the bytes of memory that writing a block of whole chunks takes beside it, at most."""
+    chunk = new.chunk_nbytes
+    encoders = min(usable_cpus(), max(1, block_nbytes // max(1, chunk)))
+    is_split = any(each < length for each, length in zip(new.grid.chunk[1:], new.shape[1:], strict=True))
+    copied = chunk * (encoders if is_split else 1)  # into one piece; and where a chunk goes past the end
+    is_encoded = new.compression is not None or new.like is not None
+    encoded = chunk + chunk // 8 + (3 if new.compression in ("blosc", "lz4") else 1) * CODEC_NBYTES if is_encoded else 0
+    return _LIBRARY_NBYTES + copied + encoders * encoded
 
 
 def _remove_unfinished(directory: str) -> None:
@@ -108,17 +123,20 @@ def _remove_unfinished(directory: str) -> None:
 
 
 class ZarrWriter(Writer):
-    """Writes samples through zarr-python. Blocks that begin and end at chunk borders are written as they are; others make
-    zarr read the chunks at their ends, and decode and encode them again.
+    """Writes samples. Whole chunks are encoded by as many threads as there are processors, each of which holds one. zarr-python,
+    which would hold ten, is given the chunks that a block cuts, one by one: it decodes and encodes them again.
     """
 
-    def __init__(self, name: str, store: str, directory: str, array: Any, dtype: np.dtype[Any], resizable: bool) -> None:
+    def __init__(self, name: str, store: str, directory: str, array: Any, dtype: np.dtype[Any], new: NewArray) -> None:
         self.name = name
         self._store = store
         self._directory = directory
         self._array = array
         self.dtype = dtype
-        self.resizable = resizable
+        self.resizable = new.resizable
+        self._encode: Callable[[Array], Any] | None = None  # as the codecs of `_compressor` do it
+        if new.like is None and not _is_big(dtype):
+            self._encode = chunk_encoder(new.compression, dtype.itemsize if dtype.kind != "S" else 1)
         self._unsynced: set[tuple[int, ...]] = set()
         self._grid = ChunkGrid(tuple(array.shape), tuple(array.chunks))
 
@@ -127,16 +145,33 @@ class ZarrWriter(Writer):
         return self._grid.shape
 
     def write_box(self, box: Selection, block: Array) -> None:
-        """Write any region; one of whole chunks is encoded in the threads of zarr."""
+        """Write any region, its chunks in threads."""
+        touched = list(self._grid.touching(box))
         with self._explaining():
-            self._array[box] = block.astype(self._array.dtype, copy=False)
-        self._unsynced.update(self._grid.place(number) for number, _, _ in self._grid.touching(box))
+            share_out(touched, functools.partial(self._write_parts, block.astype(self._array.dtype, copy=False)))
+        self._unsynced.update(self._grid.place(number) for number, _, _ in touched)
+
+    def _write_parts(self, block: Array, touched: Iterator[tuple[int, Selection, Selection]]) -> None:
+        each, shape = self._grid.chunk, self._grid.shape
+        for number, inside, within in touched:
+            corner = [at * length for at, length in zip(self._grid.place(number), each, strict=True)]
+            part = tuple(slice(at + cut.start, at + cut.stop) for at, cut in zip(corner, inside, strict=True))
+            ends = [min(at + length, end) for at, length, end in zip(corner, each, shape, strict=True)]
+            if self._encode is None or part != tuple(map(slice, corner, ends)):
+                self._array[part] = block[within]
+                continue
+            chunk = block[within]
+            if chunk.shape != each or not chunk.flags.c_contiguous:
+                chunk = np.zeros(each, block.dtype)  # the fill value stands past the end
+                chunk[inside] = block[within]
+            if chunk.reshape(-1).view(np.uint8).any():
+                self.write_encoded(number, self._encode(chunk), 0)
+            else:  # no file stands for a chunk of the fill value
+                Path(self._file_of(self._grid.place(number))).unlink(missing_ok=True)
 
     def read_box(self, box: Selection) -> Array:
-        out = np.empty(tuple(part.stop - part.start for part in box), self.dtype)
         with explaining_damage(f"{self.name}, region {box}"):
-            out[...] = self._array[box]
-        return out
+            return np.asarray(self._array[box], self.dtype)
 
     def write_encoded(self, number: int, stored: bytes | bytearray, skipped: int) -> None:
         """One chunk as its file is to hold it. `skipped` is 0: Zarr applies every codec to every chunk."""

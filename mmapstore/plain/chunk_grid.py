@@ -61,6 +61,13 @@ class ChunkGrid:
             found = found * count + at
         return found
 
+    def holds_whole(self, box: Box) -> bool:
+        """Return True if a region cuts no chunk in two; chunks at the upper edges end with the array."""
+        return all(
+            part.start % each == 0 and (part.stop % each == 0 or part.stop == length)
+            for part, each, length in zip(box, self.chunk, self.shape, strict=True)
+        )
+
     def touching(self, box: Box) -> Iterator[tuple[int, Box, Box]]:
         """(number, part of the chunk, where that part lies in the box) of every chunk that shares elements with `box`.
 

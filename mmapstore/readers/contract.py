@@ -107,6 +107,13 @@ class Reader(abc.ABC):
         """Bytes of memory that reading takes beside the caller's buffer: part of every prediction."""
         return self.kept_nbytes
 
+    def scratch_of(self, samples: int) -> int:
+        """Return `scratch_nbytes` of runs of at most so many samples, which begin where a chunk does.
+
+        No more threads take part than chunks are decoded.
+        """
+        return self.scratch_nbytes
+
     @property
     def kept_nbytes(self) -> int:
         """The part of `scratch_nbytes` that belongs to this reader alone, such as an index.

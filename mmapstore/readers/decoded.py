@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from ..codecs.chain import ChainDecoder, decoder_for
 from ..codecs.codec import CorruptChunk
 from ..files.descriptors import Descriptor, let_go, will_need
 from ..files.process_memory import no_memory, require_memory
-from ..files.worker_threads import share_out
+from ..files.worker_threads import share_out, usable_cpus
 from ..formats.contract import StoredArray
 from ..formats.located import ChunkPlace, Located
 from ..plain.array_spec import StoredLayout
@@ -33,7 +34,7 @@ from .chunk_files import ChunkFiles
 from .chunk_groups import Target, WantedChunk, groups_of
 from .chunk_runs import in_stretches, sample_axis, whole_chunks
 from .contract import Array, Reader
-from .workspaces import Workspace, most_workers, shared_workspaces
+from .workspaces import Workspace, shared_workspaces
 
 _decoders: weakref.WeakValueDictionary[str, ChainDecoder] = weakref.WeakValueDictionary()
 
@@ -69,8 +70,7 @@ class Decoded(Reader):
         self._together = chunk_groups.READ_TOGETHER // self._chunk_nbytes if decoder.joins else 0  # chunks that one call decodes
         self._has_memory = False
         self._workspaces = shared_workspaces()
-        self._workers = most_workers()
-        self._turns: Any = contextlib.nullcontext()  # of threads, where fewer may be at work than there are
+        self._limit(min(usable_cpus(), max(1, len(chunks.grid))))
         self._axis = sample_axis(layout)
         # The axes of a run, samples first, in the order in which they are stored.
         leading = [letter for letter in "NT" if letter in layout.letters]
@@ -91,7 +91,16 @@ class Decoded(Reader):
 
     @property
     def scratch_nbytes(self) -> int:
-        return self.kept_nbytes + self._workers * self._worker_nbytes
+        return self.scratch_of_chunks(self._workers)
+
+    def scratch_of(self, samples: int) -> int:
+        counts = self._chunks.grid.counts
+        along = counts[self._axis] if self._has_episodes else -(-samples // self._chunks.grid.chunk[self._axis])
+        return self.scratch_of_chunks(along * (len(self._chunks.grid) // max(1, counts[self._axis])))
+
+    def scratch_of_chunks(self, chunks: int) -> int:
+        """Return `scratch_nbytes` of calls that decode at most so many chunks each, in no more threads."""
+        return self.kept_nbytes + min(self._workers, chunks) * self._worker_nbytes
 
     @property
     def _worker_nbytes(self) -> int:
@@ -105,8 +114,13 @@ class Decoded(Reader):
         if workers >= self._workers:
             return self
         found = object.__new__(type(self))  # shares files, index and decoder
-        found.__dict__.update(self.__dict__, _workers=workers, _turns=threading.BoundedSemaphore(workers))
+        found.__dict__.update(self.__dict__)
+        found._limit(workers)
         return found
+
+    def _limit(self, workers: int) -> None:
+        """Let so many threads at a time decode, whoever calls. In a forked child, threads that held a turn are no more."""
+        self._workers, self._turns, self._process = workers, threading.BoundedSemaphore(workers), os.getpid()
 
     @property
     def files(self) -> list[str]:
@@ -176,7 +190,7 @@ class Decoded(Reader):
         places = self._chunks.places(numbers)
         chunks = [WantedChunk(number, place, wanted[number]) for number, place in zip(numbers, places, strict=True)]
         try:
-            share_out(groups_of(chunks, self._together), self._work)
+            share_out(groups_of(chunks, self._together), self._work, self._workers)
         except MmapstoreError:
             raise
         except MemoryError as error:
@@ -200,6 +214,8 @@ class Decoded(Reader):
     # --- in threads ------------------------------------------------------------------------------------------------------
 
     def _work(self, groups: Iterator[list[WantedChunk]]) -> None:
+        if self._process != os.getpid():
+            self._limit(self._workers)
         with self._turns:
             workspace = self._workspaces.take()
             try:
@@ -225,7 +241,7 @@ class Decoded(Reader):
 
             self._deliver(chunk, read, workspace, in_parts=True)
             return
-        staging = workspace.staging(nbytes)
+        staging = workspace.staging(max(nbytes, self._files.most_stored))[:nbytes]  # no page is taken before it is written to
         self._files.read(chunk.number, place, descriptor, place.offset, staging)
         self._decode(chunk, place, staging, workspace)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.lent_buffers import new_pages
 from ..files.worker_threads import usable_cpus
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -30,15 +31,15 @@ class Workspace:
         if found is None or len(found) < nbytes:
             found = None
             self._buffers.pop(name, None)  # the old one goes before the new one comes
-            found = self._buffers[name] = np.empty(nbytes, np.uint8)
+            found = self._buffers[name] = new_pages(nbytes)
         return found[:nbytes]
 
 
 class Workspaces:
-    """Lends a workspace to each thread that asks, and keeps as many as threads can be at work for one caller."""
+    """Lends a workspace to each thread that asks, and keeps as many as there are processors."""
 
     def __init__(self) -> None:
-        self._free: collections.deque[Workspace] = collections.deque(maxlen=most_workers())
+        self._free: collections.deque[Workspace] = collections.deque(maxlen=usable_cpus())
 
     def take(self) -> Workspace:
         try:
@@ -48,11 +49,6 @@ class Workspaces:
 
     def give(self, workspace: Workspace) -> None:
         self._free.append(workspace)
-
-
-def most_workers() -> int:
-    """Return the number of threads that decode at once: the helpers, the caller, and those that read two windows ahead."""
-    return usable_cpus() + 2
 
 
 _shared: weakref.ref[Workspaces] | None = None

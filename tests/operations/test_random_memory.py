@@ -63,13 +63,20 @@ def random_case(draw: random.Random, number: int) -> dict[str, Any]:
         "number": number, "operation": operation, "storage": storage, "codec": draw.randrange(4), "dtype": dtype.str,
         "shape": [samples, *shape], "chunk": chunk, "suffix": target, "options": options, "layout": layout,
         "batch": draw.choice([1, 16, 32, 100]), "shuffle": draw.random() < 0.6, "limit": draw.choice([48, 64, 128, 256, 512]) << 20,
+        "noise": draw.random() < 0.5,
     }  # fmt: skip
 
 
 def write(case: dict[str, Any], path: str, samples: int) -> str:
-    """Write `samples` random whole numbers for a case; return the path as `mmapstore.open` takes it."""
+    """Write `samples` random numbers for a case, which no codec makes smaller where they are noise; return the path for `open`."""
     shape, dtype = (samples, *case["shape"][1:]), np.dtype(case["dtype"])
-    values = np.random.default_rng(case["number"]).integers(0, 100, shape, np.int8).astype(dtype)
+    numbers = np.random.default_rng(case["number"])
+    if not case["noise"]:
+        values = numbers.integers(0, 100, shape, np.int8).astype(dtype)
+    elif dtype.kind == "f":
+        values = numbers.random(shape).astype(dtype)
+    else:
+        values = np.frombuffer(numbers.bytes(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
     chunk = tuple(min(pair) for pair in zip(case["chunk"], shape, strict=True))
     if case["storage"] == "npy":
         np.save(f"{path}.npy", values)

@@ -124,7 +124,7 @@ def test_regions_in_any_order_and_more_than_once(
 
 def test_a_plan_of_a_million_regions_is_small_and_a_changed_source_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "x.npy")
-    pass_ = Pass("data", (10**6, 1 << 28), "|u1", 1, True, Regions(0, 10**6, 1), 1)
+    pass_ = Pass("data", (10**6, 1 << 28), "|u1", 1, True, Regions(0, 10**6, 1), 1, 0)
     plan = Plan(path, None, (pass_,))
     assert len(plan) == 10**6 and plan.region(999_999)[1] == (999_999, 10**6) and len(pickle.dumps(plan)) < 1000
     np.save(path, frames())

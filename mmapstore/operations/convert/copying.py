@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import math
 import queue
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,16 +14,18 @@ import numpy as np
 
 from ...files.descriptors import Descriptor, read_exactly
 from ...files.direct_io import PAGE, room_at
+from ...files.lent_buffers import new_pages
+from ...files.process_memory import give_back_freed_memory
 from ...formats.contract import NewArray, Writer
 from ...formats.located import ChunkPlace, Located
 from ...plain.chunk_grid import Box, ChunkGrid
-from ...plain.errors import NotFoundError, WriteError
+from ...plain.errors import DamagedFileError, NotFoundError, WriteError
 from ..flow.casts import Changes, RefusedValue
-from ..flow.copying import Block, Sink, copy, verify_all
+from ..flow.copying import VERIFIED, Block, Sink, copy, verify_all
 from ..flow.journal import Journal
 from ..flow.record import Record
 from ..flow.tally import Tally
-from .origin import encoded_of
+from .origin import Stored, encoded_of
 from .plan import BUFFERS, Plan
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -45,7 +47,7 @@ def read_blocks(plan: Plan, first: int, stop: int, memory_offset: Callable[[Box]
     """
     free: queue.SimpleQueue[Array | None] = queue.SimpleQueue()
     for _ in range(BUFFERS):
-        free.put(np.empty(plan.slabs.most_values * plan.new.dtype.itemsize + PAGE, np.uint8))
+        free.put(new_pages(plan.slabs.most_values * plan.new.dtype.itemsize + PAGE))
     source = _Source(plan, free, memory_offset)
     waiting = written_blocks(plan, first, stop)
     with ThreadPoolExecutor(1, "mmapstore read") as reading:
@@ -74,7 +76,7 @@ class _Source:
         self._memory_offset = memory_offset
         self._free = free
         values = plan.slabs.most_values
-        self._stored = None if plan.is_as_it_comes else np.empty(values, plan.source_dtype)
+        self._stored = None if plan.is_as_it_comes else new_pages(values * plan.source_dtype.itemsize).view(plan.source_dtype)
         self._unpacked = np.empty(values, plan.packing.dtype) if plan.packing and not plan.cast.is_copy else None
 
     def take(self, box: Box) -> tuple[Array, Array, Changes]:
@@ -125,9 +127,7 @@ def copy_slabs(
         copy(blocks, sink, {FIELD: tally}, journal, report, verify)
         sink.flush()
     if verify and not sink.flushes_beside:
-        place = plan.target.place(FIELD)
-        stored = plan.target.format.open_array(place.path, place.key or None)
-        verify_all(plan.target.path, plan.new, (plan.slabs[each] for each in slabs), record.checksums[FIELD], stored)
+        verify_slabs(plan, (plan.slabs[each] for each in slabs), record.checksums[FIELD])
 
 
 def counted(record: Record | None) -> Changes:
@@ -150,6 +150,22 @@ class Slabwise(Sink):
             _copy_chunks(self._plan, self.writers[FIELD], block.boxes[FIELD], block.values[FIELD])
         else:
             super().write(block)
+
+
+def verify_slabs(plan: Plan, slabs: Iterable[Box], checksums: Sequence[str]) -> None:
+    """Compare slabs that are on disk with their checksums. Our own readers decode them, in the memory that was predicted.
+
+    Raises DamagedFileError for a target of another form; WriteError if the disk gives something else back than was written.
+    """
+    place, new = plan.target.place(FIELD), plan.new
+    stored = Stored(plan.target.format.open_array(place.path, place.key or None), None, None)
+    if stored.shape != new.shape or stored.dtype.newbyteorder("=") != new.dtype:
+        raise DamagedFileError(
+            f"{place.path} reads back as {stored.shape} {stored.dtype}, expected {new.shape} {new.dtype}. Run the same again."
+        )
+    give_back_freed_memory()  # of the library that wrote: malloc keeps up to twice its largest chunk
+    stored.fit(plan.memory().total - VERIFIED * plan.slabs.most_values * new.dtype.itemsize)
+    verify_all(place.path, slabs, checksums, new.dtype, stored.read_box)
 
 
 def _copy_chunks(plan: Plan, writer: Writer, box: Box, block: Array) -> None:

@@ -69,13 +69,12 @@ class Origin(Protocol):
     doubts: Sequence[Doubt]
     stored: StoredArray | None
 
-    @property
-    def scratch_nbytes(self) -> int:
-        """Bytes of memory that one `read_box` takes beside the caller's buffer."""
+    def scratch_nbytes(self, chunks: int) -> int:
+        """Return the bytes of memory that a `read_box` of parts of so many chunks takes beside the caller's buffer."""
         ...
 
     def fit(self, nbytes: int) -> None:
-        """Read in fewer threads from now on if `scratch_nbytes` is more than `nbytes`."""
+        """Read in fewer threads from now on if that takes more than `nbytes`; one may still take more."""
         ...
 
     def read_box(self, box: Box, out: Array) -> None:
@@ -168,9 +167,8 @@ class Stored:
             self._scratch_nbytes = 0
         return stored.read_box
 
-    @property
-    def scratch_nbytes(self) -> int:
-        return self._scratch_nbytes if self._reader is None else self._reader.scratch_nbytes
+    def scratch_nbytes(self, chunks: int) -> int:
+        return self._scratch_nbytes if self._reader is None else self._reader.scratch_of_chunks(chunks)
 
     def fit(self, nbytes: int) -> None:
         if self._reader is not None:
@@ -230,8 +228,7 @@ class Joined:
         self.packed: Sequence[Packed] = next(iter(dataset.packed.values()), ())
         self.doubts: Sequence[Doubt] = list(dataset.doubts.values())
 
-    @property
-    def scratch_nbytes(self) -> int:
+    def scratch_nbytes(self, chunks: int) -> int:
         return self._reader.scratch_nbytes
 
     def fit(self, nbytes: int) -> None:

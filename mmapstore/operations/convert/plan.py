@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +15,9 @@ from ...formats.contract import NewArray
 from ...plain.c_order import Slabs
 from ...plain.cf_packing import Packing
 from ...plain.chunk_grid import Box
-from ...plain.errors import MemoryBudgetError
 from ...plain.memory_budget import MemoryPlan, format_bytes
 from ..flow.casts import SCRATCH_NBYTES, Cast, checked_target
+from ..flow.copying import VERIFIED
 from ..flow.slabs import PREFERRED_NBYTES, decodes, planned
 from ..flow.target import Target
 from .dropped_metadata import held_by
@@ -25,7 +26,7 @@ from .request import Request, axes_of, chunks_and_codec, copies_chunks, region_o
 
 BUFFERS = 3  # slabs on the way: one is read, one digested and written, one waits between
 _LEAST_NBYTES = 1 << 20  # of a slab: smaller ones save nothing beside fixed buffers
-_SMALL_THINGS = 12 << 20  # manifest, journal, what libraries load when they are first used, what malloc rounds up
+_SMALL_THINGS = 4 << 20  # manifest, journal, Python objects, and what malloc rounds up
 
 
 @dataclass(frozen=True)
@@ -114,29 +115,45 @@ class Plan:
             found[axis] = slice(part.start + self.first[axis], part.stop + self.first[axis])
         return tuple(found)
 
+    @property
+    def _chunks_at_once(self) -> int:
+        """The most chunks of the source that one slab has values of."""
+        if self.origin.chunks is None:
+            return 1
+        found, slabs = 1, self.slabs
+        for axis, (length, place) in enumerate(zip(slabs.shape, self.axes, strict=True)):
+            each, first = self.origin.chunks[place], self.first[place]
+            if axis < slabs.axis:
+                continue
+            step = slabs.step if axis == slabs.axis else length
+            cut = 0 if step % each == first % each == 0 else 1 + (step % each != 1 and axis == slabs.axis)
+            found *= min(step // each + cut, (first + length - 1) // each - first // each + 1) or 1
+        return found
+
     def memory(self) -> MemoryPlan:
-        """Predicted peak of private memory."""
-        values, chunk = self.slabs.most_values, math.prod(self.new.chunks or (0,)) * self.new.dtype.itemsize
-        slab = values * self.new.dtype.itemsize
-        slabs, fixed = self.target.writing.convert_memory
-        encoding = self.target.writing.encoding_nbytes(chunk) if chunk else 0
-        parts = {
-            "pieces on the way": BUFFERS * slab,
+        """Predicted peak of private memory: while slabs are copied, or while they are read back after that."""
+        values, writing = self.slabs.most_values, self.target.writing
+        slab, chunk = values * self.new.dtype.itemsize, self.new.chunk_nbytes
+        decoding = chunk * 9 // 2 + _LEAST_NBYTES if self.new.compression or self.copies_chunks else _LEAST_NBYTES
+        copying = {
+            "pieces on the way": min(BUFFERS * slab, self.nbytes),
             "piece as it is stored": 0 if self.is_as_it_comes else values * self.source_dtype.itemsize,
             "unpacked piece": values * self.packing.dtype.itemsize if self.packing and not self.cast.is_copy else 0,
             "conversion": 0 if self.is_as_it_comes else usable_cpus() * SCRATCH_NBYTES,
-            "reading": self.origin.scratch_nbytes,
-            "writing and reading back": slabs * max(slab, chunk) + fixed + encoding,
+            "reading": self.origin.scratch_nbytes(self._chunks_at_once),
+            "writing": writing.writing_nbytes(self.new, slab),
+            "reading back": slab if writing.flushes_beside else 0,
             "chunk as it is stored": chunk + chunk // 8 + (64 << 10) if self.copies_chunks else 0,
-            "bookkeeping": _SMALL_THINGS + 120 * len(self.slabs),
         }
+        after = {"pieces read back": min(VERIFIED * slab, self.nbytes), "reading back": decoding}
+        parts = max(copying, copying if writing.flushes_beside else after, key=lambda found: sum(found.values()))
+        parts["bookkeeping"] = _SMALL_THINGS + 120 * len(self.slabs)
         return MemoryPlan({name: nbytes for name, nbytes in parts.items() if nbytes})
 
 
 def plan_of(origin: Origin, target: Target, request: Request, max_memory: int) -> Plan:
     """Raises InvalidValueError and InvalidTypeError for request that cannot be meant, MemoryBudgetError if nothing fits."""
     require_values(origin)
-    origin.fit(max_memory // 2)
     axes, layout = axes_of(origin, request.layout)
     first, shape = region_of(origin, request.samples)
     packing = packing_of(origin) if request.unpack else None
@@ -146,8 +163,8 @@ def plan_of(origin: Origin, target: Target, request: Request, max_memory: int) -
     source_chunks = tuple(origin.chunks[axis] for axis in axes) if origin.chunks else None
     starts = tuple(first[axis] for axis in axes)
 
-    def fitted(keeps_chunks: bool) -> tuple[Plan, bool]:
-        """A plan with or without the chunks of the source, and whether its pieces fit."""
+    def fitted(keeps_chunks: bool) -> Plan:
+        """Return the plan with or without the chunks of the source, in the largest pieces that fit, else in the smallest."""
         copies = keeps_chunks and copies_chunks(origin, target, request, axes, cast, packing, first, shape)
         kept = source_chunks if keeps_chunks else None
         chunks, compression = chunks_and_codec(origin, target, request, new_shape, layout, cast.target, kept, copies)
@@ -155,28 +172,42 @@ def plan_of(origin: Origin, target: Target, request: Request, max_memory: int) -
         like = origin.stored if copies else None
         new = NewArray(new_shape, cast.target, compression, attributes=attributes, chunks=chunks, like=like)
         plan = Plan(origin, target, axes, first, shape, layout, cast, packing, new, copies, Slabs(new_shape, len(new_shape) - 1, 1))
-        most = _most_nbytes(plan, max_memory)
         # Where axes change places, plain bytes are collected in runs that are the longer, the more of them are wanted at once.
         scattered = source_chunks is None and axes[-1] != len(axes) - 1
-        preferred = most if scattered else PREFERRED_NBYTES
-        slabs = planned(new_shape, cast.target.itemsize, most, chunks, source_chunks, starts, preferred) if most > 0 else None
-        return replace(plan, slabs=slabs or _least_slab(new_shape, cast.target.itemsize, chunks)), slabs is not None
+        most = max_memory
+        while most > 0:
+            slabs = planned(
+                new_shape, cast.target.itemsize, most, chunks, source_chunks, starts, most if scattered else PREFERRED_NBYTES
+            )
+            if slabs is None:
+                break
+            plan = replace(plan, slabs=slabs)
+            if plan.memory().total <= max_memory:
+                return plan
+            most = min(most * 7 // 8, slabs.most_values * cast.target.itemsize)
+        return replace(plan, slabs=_least_slab(new_shape, cast.target.itemsize, chunks))
 
-    plan, fits = fitted(True)
-    if not fits and plan.new.chunks == source_chunks and request.chunks is None:
-        plan, fits = fitted(False)  # chunks that hold thousands of samples each, or that memory does not hold a row of
-    plan.memory().require(max_memory, f"Converting {origin.name}", _remedy(plan.new.chunks))
-    if not fits:
-        raise MemoryBudgetError(
-            f"Converting {origin.name} takes pieces of {format_bytes(plan.slabs.most_values * cast.target.itemsize)}, and "
-            f"max_memory={format_bytes(max_memory)} leaves less for each. {_remedy(plan.new.chunks)}"
-        )
+    def choices() -> Iterator[Plan]:
+        for nbytes in (max_memory // 2, 0):  # in fewer threads where the chunks of the source are large
+            origin.fit(nbytes)
+            for keeps_chunks in (True, False):  # not those of thousands of samples each, nor those a row of which is too large
+                yield (plan := fitted(keeps_chunks))
+                if plan.new.chunks != source_chunks or request.chunks is not None:
+                    break
+
+    found = []
+    for plan in choices():
+        found.append(plan)
+        if plan.memory().total <= max_memory:
+            break
+    plan = min(found, key=lambda plan: plan.memory().total)
+    needed, smaller = (
+        plan.memory(),
+        ", or choose smaller chunks for the target (chunk_samples=, chunks=)" if plan.new.chunks else "",
+    )
+    remedy = f"Give max_memory={format_bytes(needed.total * 1.01)!r} or more{smaller}."
+    needed.require(max_memory, f"Converting {origin.name}", remedy)
     return plan
-
-
-def _remedy(chunks: tuple[int, ...] | None) -> str:
-    smaller = ", or choose smaller chunks for the target (chunk_samples=, chunks=)" if chunks else ""
-    return f"Give a larger max_memory={smaller}."
 
 
 def _least_slab(shape: tuple[int, ...], itemsize: int, chunks: tuple[int, ...] | None) -> Slabs:
@@ -184,22 +215,6 @@ def _least_slab(shape: tuple[int, ...], itemsize: int, chunks: tuple[int, ...] |
         if each > 1:
             return Slabs(shape, axis, each)
     return planned(shape, itemsize, _LEAST_NBYTES) or Slabs(shape, len(shape) - 1, 1)
-
-
-def _most_nbytes(plan: Plan, max_memory: int) -> int:
-    """Bytes that a slab may have, from what is predicted for slabs of one value and for the rest."""
-    little = plan.memory().total
-    each = sum(
-        {
-            "on the way": BUFFERS * plan.new.dtype.itemsize,
-            "stored": 0 if plan.is_as_it_comes else plan.source_dtype.itemsize,
-            "unpacked": plan.packing.dtype.itemsize if plan.packing and not plan.cast.is_copy else 0,
-            "library": plan.target.writing.convert_memory[0] * plan.new.dtype.itemsize,
-        }.values()
-    )
-    # The record of slabs grows where they are small: what it takes for pieces of one value says nothing.
-    fixed = little - 120 * len(plan.slabs) + min(120 * len(plan.slabs), max_memory // 16)
-    return (max_memory - fixed) // each * plan.new.dtype.itemsize
 
 
 def call_of(plan: Plan, source: dict[str, Any]) -> dict[str, Any]:

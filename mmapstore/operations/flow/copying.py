@@ -16,14 +16,16 @@ from typing import Any, Self
 import numpy as np
 
 from ...codecs.crc32 import crc32
-from ...formats.contract import NewArray, StoredArray, Writer
+from ...files.lent_buffers import LentBuffers
+from ...formats.contract import Writer
 from ...plain.chunk_grid import Box
-from ...plain.errors import DamagedFileError, MmapstoreError, WriteError
+from ...plain.errors import MmapstoreError, WriteError
 from .journal import Journal
 from .record import Record
 from .tally import Beside, Tally
 
 Array = np.ndarray[Any, np.dtype[Any]]
+VERIFIED = 2  # regions held while they are read back
 Note = Callable[["Block", Mapping[str, str]], None]
 
 
@@ -194,12 +196,16 @@ class _Commits:
         record: Record = self._journal.record
         for block, checksums in waiting:
             if self._verify:
-                for name, found in self._sink.read(block).items():
-                    require_same(self._journal.output.path, block.boxes[name], checksums[name], found, self._dtypes[name])
+                self._require_same(block, checksums)
             for name, checksum in checksums.items():
                 record.checksums[name].append(checksum)
             record.samples, record.counts = block.samples, dict(block.counts)
         self._journal.write()
+
+    def _require_same(self, block: Block, checksums: Mapping[str, str]) -> None:
+        """Read a block back. It is let go of here, before the next one is read."""
+        for name, found in self._sink.read(block).items():
+            require_same(self._journal.output.path, block.boxes[name], checksums[name], found, self._dtypes[name])
 
 
 def require_same(path: str, box: Box, checksum: str, found: Array, dtype: np.dtype[Any]) -> None:
@@ -213,23 +219,27 @@ def require_same(path: str, box: Box, checksum: str, found: Array, dtype: np.dty
         )
 
 
-def verify_all(path: str, new: NewArray, boxes: Iterable[Box], checksums: Sequence[str], stored: StoredArray) -> None:
-    """Compare regions of a target that is on disk, opened anew, with their checksums. One thread reads while one computes."""
-    if tuple(stored.shape) != new.shape or stored.dtype.newbyteorder("=") != new.dtype:
-        raise DamagedFileError(
-            f"{path} reads back as {tuple(stored.shape)} {stored.dtype}, expected {new.shape} {new.dtype}. Run the same again."
-        )
+def verify_all(
+    path: str, boxes: Iterable[Box], checksums: Sequence[str], dtype: np.dtype[Any], read: Callable[[Box, Array], None]
+) -> None:
+    """Compare regions of a target that is on disk, opened anew, with their checksums. A thread reads one ahead."""
+    buffers = LentBuffers()
 
-    def check(box: Box, checksum: str) -> None:
-        found = np.empty(tuple(part.stop - part.start for part in box), new.dtype)
-        stored.read_box(box, found)
-        require_same(path, box, checksum, found, new.dtype)
+    def values_of(box: Box) -> Array:
+        found = buffers.lend(tuple(part.stop - part.start for part in box), dtype)
+        read(box, found)
+        return found
 
-    with ThreadPoolExecutor(2, "mmapstore verify") as threads:
-        under_way: collections.deque[Future[None]] = collections.deque()
+    ahead: collections.deque[tuple[Box, str, Future[Array]]] = collections.deque()
+
+    def check() -> None:
+        box, checksum, found = ahead.popleft()
+        require_same(path, box, checksum, found.result(), dtype)
+
+    with ThreadPoolExecutor(1, "mmapstore verify") as reading:  # always the same: malloc keeps memory for each thread that decodes
         for box, checksum in zip(boxes, checksums, strict=True):
-            under_way.append(threads.submit(check, box, checksum))
-            if len(under_way) > 2:
-                under_way.popleft().result()
-        while under_way:
-            under_way.popleft().result()
+            ahead.append((box, checksum, reading.submit(values_of, box)))
+            if len(ahead) == VERIFIED:
+                check()
+        while ahead:
+            check()

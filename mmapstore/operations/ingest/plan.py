@@ -143,11 +143,13 @@ class WritePlan:
 
     def memory(self) -> MemoryPlan:
         """Predicted peak of private memory while all is written."""
-        library = 0
-        for field in self.fields.values():
-            sample_nbytes = field.conversion.target.sample_nbytes
-            library += field.place.writing.ingest_memory[0] * max(self.block_samples, field.chunk_samples) * sample_nbytes
-        library += max(field.place.writing.ingest_memory[1] for field in self.fields.values())
+        writing = [
+            field.place.writing.writing_nbytes(
+                field.new_array(self.samples or self.guess or self.block_samples, self.samples is None),
+                self.block_samples * field.conversion.target.sample_nbytes,
+            )
+            for field in self.fields.values()
+        ]
         return MemoryPlan(
             {
                 "block being written": self.block_samples * self.sample_nbytes,
@@ -155,7 +157,7 @@ class WritePlan:
                 # Statistics of values and those of differences are taken at the same time, the latter with a sample kept.
                 "checks and statistics": 2 * SCRATCH_NBYTES + 2_000_000 + self.sample_nbytes,
                 **({"conversion": usable_cpus() * casts.SCRATCH_NBYTES} if any(map(_is_checked, self.fields.values())) else {}),
-                "format library": library,
+                "writing": max(writing),  # one field after the other
                 "bookkeeping": _SMALL_THINGS,
             }
         )

@@ -16,7 +16,7 @@ from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, Diffe
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError
 from ...plain.memory_budget import MemoryPlan
 from ..flow.regions import Region, Regions, in_order
-from ..verify.rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, read_ahead, rows_together
+from ..verify.rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, read_ahead, rows_together, scratch_nbytes
 
 REGION_NBYTES = 256 << 20  # about; the sample before a region is read with it, and the chunks that it lies in
 Statistics = tuple[ChannelStatistics, ChannelStatistics]
@@ -35,6 +35,7 @@ class Pass:
     # of the samples to read; their length does not depend on the memory, so that sums are merged in one order always
     regions: Regions
     together: int  # samples read at a time
+    decoding_nbytes: int  # of memory that decoding may take
 
     @classmethod
     def of(cls, dataset: Dataset, path: str, field: str, samples: Region, is_ordered: bool, max_memory: int) -> Pass:
@@ -42,17 +43,18 @@ class Pass:
         reader = dataset.readers[field]
         spec = reader.spec
         together = rows_together(reader, min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
-        plan = {
-            "blocks read": BLOCKS * together * spec.sample_nbytes,
-            "decoding": reader.scratch_nbytes,
+        parts = {
+            "blocks read": min(BLOCKS * together, samples[1] - samples[0] + 1) * spec.sample_nbytes,
             "statistics": 2 * SCRATCH_NBYTES + 2 * spec.sample_nbytes,
             "bookkeeping": BOOKKEEPING,
         }
-        MemoryPlan(plan).require(max_memory, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
+        reader = reader.within(max_memory - sum(parts.values()))
+        parts["decoding"] = scratch_nbytes(reader, together, samples[0])
+        MemoryPlan(parts).require(max_memory, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
         axis = spec.layout.index("C") if "C" in spec.layout else None
         chunk = max(1, reader.decoded_together)
         length = max(1, REGION_NBYTES // (chunk * max(1, spec.sample_nbytes))) * chunk
-        return cls(field, spec.shape, spec.dtype.str, axis, is_ordered, Regions(*samples, length), together)
+        return cls(field, spec.shape, spec.dtype.str, axis, is_ordered, Regions(*samples, length), together, reader.scratch_nbytes)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def do(plan: Plan, number: int, done: Callable[[int], Any] = lambda samples: Non
     if each.is_ordered and start > each.regions.start and start not in episodes:
         steps.insert(0, (start - 1, start))
     with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-stats") as threads:
-        for first, last, block in read_ahead(reader, steps, each.together, threads):
+        for first, last, block in read_ahead(reader.within(each.decoding_nbytes), steps, each.together, threads):
             if isinstance(block, MmapstoreError):
                 raise block
             counted: Future[None] | None = threads.submit(values.update, block, each.channel_axis) if first >= start else None

@@ -89,15 +89,15 @@ class Comparison(Check):
         together = rows_together(a, *most), rows_together(b, *most)
         a_nbytes, b_nbytes = together[0] * a.spec.sample_nbytes, together[1] * b.spec.sample_nbytes
         parts = {
-            "blocks of the first": BLOCKS * a_nbytes,
-            "blocks of the second": BLOCKS * b_nbytes,
+            "blocks of the first": min(BLOCKS * a_nbytes, a.spec.nbytes),
+            "blocks of the second": min(BLOCKS * b_nbytes, b.spec.nbytes),
             "axes brought into one order": 2 * b_nbytes if self.axes else 0,
             "values cast": SCRATCH_NBYTES if a.spec.dtype != b.spec.dtype else 0,
             "bookkeeping": BOOKKEEPING,
         }
         share = (max_memory - sum(parts.values())) // 2
         rows = a.within(share), b.within(share)
-        MemoryPlan({**parts, "decoding": sum(each.scratch_nbytes for each in rows)}).require(
+        MemoryPlan({**parts, "decoding": sum(found.scratch_nbytes for found in rows)}).require(
             max_memory, f"Comparing {self.sides[0].name} and {self.sides[1].name}", "Give a larger max_memory= (--max-memory)."
         )
         return replace(self, rows=rows, together=together)

@@ -28,7 +28,7 @@ from ...readers.contract import Reader
 from ..flow.regions import Region
 from ..manifest_files import read_leaves
 from .regions import Check
-from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, by_numpy, read_ahead, rows_in_order, rows_together
+from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, by_numpy, read_ahead, rows_in_order, rows_together, scratch_nbytes
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
 
 Words = tuple[list[str], list[str], list[str]]
@@ -136,11 +136,13 @@ class ReadThrough(Check):
             leading, block = _leading(manifest.entry), manifest.entry.block_samples
         rows = rows_in_order(stored, max(1, max_memory // 8), independent, leading)
         together = rows_together(rows, min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
+        in_block = block * (len(rows.spec) // max(1, math.prod(stored.shape[:leading])))  # rows
         if block:
-            together = max(1, min(together, block * (len(rows.spec) // max(1, math.prod(stored.shape[:leading])))))
-        blocks = (BLOCKS + (not stored.dtype.isnative)) * together * rows.spec.sample_nbytes
+            together = max(1, min(together, in_block))
+        swapped = 0 if stored.dtype.isnative else together
+        blocks = (min(BLOCKS * together, len(rows.spec)) + swapped) * rows.spec.sample_nbytes
         rows = rows.within(max_memory - blocks - BOOKKEEPING)
-        parts = {"blocks read": blocks, "decoding": rows.scratch_nbytes, "bookkeeping": BOOKKEEPING}
+        parts = {"blocks read": blocks, "decoding": scratch_nbytes(rows, together, in_block), "bookkeeping": BOOKKEEPING}
         MemoryPlan(parts).require(max_memory, f"Verifying {name}", "Give a larger max_memory= (--max-memory).")
         return cls(name, path, stored, rows, together, manifest, leading, block, independent)
 

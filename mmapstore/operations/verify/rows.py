@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files.lent_buffers import new_pages
 from ...formats.contract import Selection, StoredArray
 from ...formats.in_memory import ArrayInMemory
 from ...formats.located import one_run
@@ -34,6 +35,12 @@ def rows_together(rows: Reader, nbytes: int, most_nbytes: int) -> int:
     if together > fitting:
         fitting = together if together * each <= most_nbytes else max(1, most_nbytes // each)
     return max(1, min(fitting // together * together or fitting, len(rows.spec)))
+
+
+def scratch_nbytes(rows: Reader, together: int, starts: int) -> int:
+    """Return the bytes that reading takes beside its buffer: `together` rows at a time, from multiples of `starts` on."""
+    each = max(1, rows.decoded_together)
+    return rows.scratch_of(together + (each - 1 if math.gcd(starts, together) % each else 0))
 
 
 def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool = False, leading: int = 1) -> Reader:
@@ -105,7 +112,10 @@ def read_ahead(
 
     Values are (rows, *row shape), and valid until the next are asked for: while they are looked at, the next are being read.
     """
-    buffers = [np.empty((together, *rows.spec.sample_shape), rows.spec.dtype) for _ in range(BLOCKS)]
+    spec = rows.spec
+    buffers = [
+        new_pages(together * spec.sample_nbytes).view(spec.dtype).reshape(together, *spec.sample_shape) for _ in range(BLOCKS)
+    ]
 
     def read(start: int, stop: int, out: Array) -> Array | MmapstoreError:
         try:
