@@ -149,10 +149,10 @@ class DatasetSource:
             at += len(read)
 
     def memory(self, at_most: int) -> dict[str, int]:
-        scratch = self._reader.scratch_nbytes
+        scratch, step = self._reader.scratch_nbytes, self._step(at_most)
         # The samples read before, those being read, and where the reader does not tell, as much for chunks decoded whole.
-        times = 2 if scratch else 3
-        return {"samples being read": times * self._step(at_most) * self._spec.sample_nbytes, "decoding": scratch}
+        held = min(2 * step, len(self._dataset)) + (0 if scratch else step)
+        return {"samples being read": held * self._spec.sample_nbytes, "decoding": scratch}
 
     def _step(self, at_most: int) -> int:
         """Return the samples to read at once: whole chunks, or where they take too much memory, no less than a fourth."""
