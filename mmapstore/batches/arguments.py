@@ -9,18 +9,21 @@ from typing import Any
 from ..plain.errors import InvalidTypeError, InvalidValueError, StateMismatchError
 from ..plain.windows import Anchors, Episodes
 from .plan import Plan
+from .worker_rank import WorkerRank, worker_rank
 
 
-def checked_shard(shard: Any) -> tuple[int, int]:
+def checked_shard(shard: Any) -> WorkerRank:
+    if isinstance(shard, str) and shard == "auto":
+        return worker_rank()
     try:
         index, count = (operator.index(number) for number in shard)
     except (TypeError, ValueError) as error:
         raise InvalidTypeError(
-            f"shard={shard!r} is not understood; expected (index, count), such as (0, 4) for the first of four."
+            f"shard={shard!r} is not understood; expected (index, count), such as (0, 4) for the first of four, or 'auto'."
         ) from error
     if not 0 <= index < count:
         raise InvalidValueError(f"shard={shard!r} does not exist; expected an index from 0 to count - 1.")
-    return index, count
+    return WorkerRank(index, count, "given")
 
 
 def window_range(start: int, stop: int | None, episodes: Episodes) -> tuple[int, int | None]:

@@ -62,7 +62,7 @@ class Batches:
         shuffle: bool | int,
         seed: int,
         drop_last: bool,
-        shard: tuple[int, int],
+        shard: tuple[int, int] | str,
         transform: Transform | None,
         transform_workers: int,
         sampling: Callable[[Anchors, int], Sampling | None],
@@ -71,7 +71,8 @@ class Batches:
         self.batch_size = whole_number("batch_size", batch_size, least=1)
         self.seed = whole_number("seed", seed)
         self.drop_last = bool(drop_last)
-        self.shard = checked_shard(shard)
+        rank = checked_shard(shard)
+        self.shard, self._shard_source = (rank.rank, rank.size), rank.source
         self._transform = None if transform is None else BatchTransform(transform, len(plan.parts), self.seed, self.shard[0])
         self.transform_name = None if self._transform is None else self._transform.name
         self.transform_workers = whole_number("transform_workers", transform_workers, least=1)
@@ -375,6 +376,8 @@ class Batches:
             )
         if self._sampling is not None:
             order += f", {self._sampling.words}"
+        if self._shard_source != "given":
+            order += f", shard {self.shard[0]} of {self.shard[1]} ({self._shard_source})"
         peak = format_bytes(self.memory.total)
         return f"<Batches of {self._name}: {len(self)} x {self.batch_size}, {self._plan.words}; {order}{ends}; peak {peak}>"
 

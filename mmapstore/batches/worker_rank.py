@@ -21,10 +21,10 @@ LAUNCHERS = (
 
 
 class WorkerRank(NamedTuple):
-    """This process is worker `index` of `count`, as `source` says."""
+    """This process is worker `rank` of `size`, as `source` says."""
 
-    index: int
-    count: int
+    rank: int
+    size: int
     source: str
 
 
@@ -36,7 +36,7 @@ def worker_rank(environment: Mapping[str, str] | None = None) -> WorkerRank:
     imported here. A Keras distribution is told to deal out no batches (`auto_shard_dataset = False`).
 
     >>> worker_rank({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4"})
-    WorkerRank(index=2, count=4, source='SLURM')
+    WorkerRank(rank=2, size=4, source='SLURM')
     """
     found = next(_ranks(os.environ if environment is None else environment), None)
     return WorkerRank(0, 1, "no other worker found") if found is None else found
@@ -44,12 +44,12 @@ def worker_rank(environment: Mapping[str, str] | None = None) -> WorkerRank:
 
 def _ranks(environment: Mapping[str, str]) -> Iterator[WorkerRank]:
     for rank in (*_frameworks(), _of_tf_config(environment), *_launched(environment)):
-        if rank is None or rank.count == 1:
+        if rank is None or rank.size == 1:
             continue
-        if not 0 <= rank.index < rank.count:
+        if not 0 <= rank.rank < rank.size:
             raise InvalidValueError(
-                f"shard='auto': {rank.source} says that this is worker {rank.index} of {rank.count}; expected one from 0 to "
-                f"{rank.count - 1}. Correct it, or give shard=(index, count)."
+                f"shard='auto': {rank.source} says that this is worker {rank.rank} of {rank.size}; expected one from 0 to "
+                f"{rank.size - 1}. Correct it, or give shard=(index, count)."
             )
         yield rank
 
