@@ -192,6 +192,10 @@ class ChainDecoder:
                 check_size(len(found), nbytes)
         return found
 
+    def decode_part(self, stored: Bytes, start: int, stop: int, out: Bytes, skipped: int = 0) -> bool:
+        """Fill `out` with bytes [start, stop) of the decoded chunk; return False where all would cost about as much."""
+        return not skipped and len(self._steps) == 1 and self._steps[0].undo_part(stored, self._nbytes, start, stop, out)
+
     @property
     def joins(self) -> bool:
         """True if `decode_joined` can do anything."""

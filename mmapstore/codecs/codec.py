@@ -19,6 +19,9 @@ class NoDecoder(Exception):
     """The reason why a codec cannot be undone here, in words for `info`."""
 
 
+WORTH_A_PART = 0.8  # of the cost of the whole: below, a part is decoded by itself
+
+
 class Step:
     """Undoes one codec. Any number of threads may call its methods at once.
 
@@ -48,6 +51,10 @@ class Step:
         Raises CorruptChunk, and nothing else, whatever the source is.
         """
         raise NotImplementedError
+
+    def undo_part(self, source: Bytes, nbytes: int, start: int, stop: int, out: Bytes) -> bool:
+        """Fill `out` with bytes [start, stop) of the `nbytes` decoded; return False where all would cost about as much."""
+        return False
 
 
 def installed(codec: str, module: str, name: str) -> Callable[..., Any]:

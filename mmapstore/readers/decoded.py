@@ -236,10 +236,11 @@ class Decoded(Reader):
         self._files.check_size(chunk.number, place, nbytes)
         if self._files.is_plain(place):
 
-            def read(start: int, out: Array) -> None:
+            def read_part(start: int, stop: int, out: Array) -> bool:
                 self._files.read(chunk.number, place, descriptor, place.offset + start, out)
+                return True
 
-            self._deliver(chunk, read, workspace, in_parts=True)
+            self._deliver(chunk, functools.partial(read_part, 0, nbytes), read_part, workspace)
             return
         staging = workspace.staging(max(nbytes, self._files.most_stored))[:nbytes]  # no page is taken before it is written to
         self._files.read(chunk.number, place, descriptor, place.offset, staging)
@@ -265,14 +266,17 @@ class Decoded(Reader):
         for chunk, place, (begin, end) in zip(group, places, pieces, strict=True):
             self._files.check_size(chunk.number, place, end - begin)
             if self._files.is_plain(place):
-                self._deliver(chunk, functools.partial(_copy_bytes, staging[begin:end]), workspace)
+                self._deliver(chunk, functools.partial(np.copyto, src=staging[begin:end]), None, workspace)
             else:
                 self._decode(chunk, place, staging[begin:end], workspace)
         return True
 
     def _decode(self, chunk: WantedChunk, place: ChunkPlace, stored: Array, workspace: Workspace) -> None:
+        def decode_part(start: int, stop: int, out: Array) -> bool:
+            return self._decoder.decode_part(stored, start, stop, out, place.skipped)
+
         try:
-            self._deliver(chunk, lambda _, out: self._decoder.decode(stored, out, place.skipped), workspace)
+            self._deliver(chunk, lambda out: self._decoder.decode(stored, out, place.skipped), decode_part, workspace)
         except CorruptChunk as error:
             raise DamagedFileError(
                 f"{self._files.where(chunk.number, place)} is damaged: {error}. It was changed after it was written; "
@@ -280,28 +284,32 @@ class Decoded(Reader):
             ) from error
 
     def _deliver(
-        self, chunk: WantedChunk, fill: Callable[[int, Array], object], workspace: Workspace, in_parts: bool = False
+        self,
+        chunk: WantedChunk,
+        fill: Callable[[Array], object],
+        fill_part: Callable[[int, int, Array], bool] | None,
+        workspace: Workspace,
     ) -> None:
-        """Have `fill` write the chunk's decoded bytes to their target, or beside it, from where they are copied.
+        """Have `fill` put the chunk's decoded bytes where they belong, or beside it, and copy what is wanted of them.
 
-        `fill` takes the byte to begin with, which is 0 unless `in_parts`: then only the bytes between the first and the last wanted
-        are asked for.
+        `fill_part` fills in the bytes [start, stop) of the chunk alone, or returns False where that is no cheaper.
         """
         for target, _ in chunk.targets:
             if target.shape == self._chunks.grid.chunk and self._chunks.dtype == target.dtype:
                 as_decoded = target.transpose(self._as_decoded)
                 if as_decoded.flags.c_contiguous:
-                    fill(0, as_decoded.reshape(-1).view(np.uint8))
+                    fill(as_decoded.reshape(-1).view(np.uint8))
                     for other, inside in chunk.targets:
                         if other is not target:
                             other[...] = target[inside]
                     return
         decoded = workspace.decoded(self._chunk_nbytes)
-        start, stop = self._wanted_bytes(chunk) if in_parts else (0, self._chunk_nbytes)
-        if not self._has_memory and stop - start == self._chunk_nbytes:
-            require_memory(self._chunk_nbytes, self._chunk_words())
-            self._has_memory = True  # its buffer is kept
-        fill(start, decoded[start:stop])
+        start, stop = self._wanted_bytes(chunk)
+        if fill_part is None or stop - start == self._chunk_nbytes or not fill_part(start, stop, decoded[start:stop]):
+            if not self._has_memory:
+                require_memory(self._chunk_nbytes, self._chunk_words())
+                self._has_memory = True  # its buffer is kept
+            fill(decoded)
         self._copy(chunk, decoded)
 
     def _copy(self, chunk: WantedChunk, decoded: Array) -> None:
@@ -353,10 +361,6 @@ class Decoded(Reader):
                         continue  # never written
                 nbytes = place.nbytes if place.nbytes >= 0 else descriptor.status.st_size - place.offset
                 advise(descriptor, place.offset, nbytes)
-
-
-def _copy_bytes(stored: Array, _: int, out: Array) -> None:
-    np.copyto(out, stored)
 
 
 def decoded_reader(stored: StoredArray, layout: StoredLayout, why: str = "") -> tuple[Decoded | None, str]:

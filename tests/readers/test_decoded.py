@@ -55,6 +55,9 @@ class Counting:
         self.on_decode(stored, out)
         self.decoder.decode(stored, out, skipped)
 
+    def decode_part(self, stored, start, stop, out, skipped=0):
+        return False
+
     def decode_joined(self, stored, pieces, out):
         return False
 
@@ -198,6 +201,30 @@ def test_of_plain_chunks_only_what_is_wanted_is_read(tmp_path, monkeypatch, axes
     reader.read_runs(as_runs([(10, 11), (12, 14)]), out)
     np.testing.assert_array_equal(out, FRAMES[[10, 12, 13]])
     assert sizes == [4 * 240 if axes is None else 1920 - 4 * 20 * (2 + 2)]
+
+
+class OfParts(Counting):
+    """Also decodes the first bytes alone, where they are few."""
+
+    def decode_part(self, stored, start, stop, out, skipped=0):
+        if stop > 0.8 * 8 * 240:
+            return False
+        self.outs.append(out)
+        whole = np.empty(8 * 240, np.uint8)
+        self.decoder.decode(stored, whole, skipped)
+        out[...] = whole[start:stop]
+        return True
+
+
+@pytest.mark.parametrize(("start", "stop", "sizes"), [(0, 3, [720]), (5, 11, [720, 1920]), (2, 5, [720]), (3, 16, [1920, 1920])])
+def test_the_first_samples_of_a_chunk_are_decoded_alone_where_that_is_cheaper(tmp_path, start, stop, sizes):
+    stored = stored_chunks(tmp_path, FRAMES.copy(), (8, 3, 4, 5))
+    decoder = OfParts(reader_of(stored)._decoder)
+    reader = Decoded(stored, StoredLayout.of(None, SHAPE, "x"), "why", stored.located, decoder)
+    out = np.empty((stop - start, 3, 4, 5), "f4")
+    reader.read(start, stop, out)
+    np.testing.assert_array_equal(out, FRAMES[start:stop])
+    assert sorted(one.nbytes for one in decoder.outs) == sizes
 
 
 @pytest.mark.parametrize(("gap", "calls"), [(0, (4, 10)), (100, (4, 20)), (5000, (185, 185))])
