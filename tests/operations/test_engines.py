@@ -135,6 +135,7 @@ def test_a_script_without_a_guard_is_told(tmp_path: Path) -> None:
 
 DASK = """
 import sys
+import warnings
 import distributed
 import mmapstore as mm
 from tests.operations.test_engines import dies_once
@@ -153,6 +154,14 @@ if __name__ == "__main__":
             mm.convert(f"{folder}/a.npy", f"{folder}/d.npy", engine="tcp://127.0.0.1:1", progress=False)
         except mm.MmapstoreError as error:
             print(error)
+        try:
+            list(engines.results(client, dies_once, folder, [0], 600_000_000))
+        except mm.MmapstoreError as error:
+            print(error)
+        client.retire_workers()
+        with warnings.catch_warnings(record=True) as told:
+            list(engines.results(client, dies_once, folder, [], 1))
+        print(told[0].message)
 """
 
 
@@ -166,6 +175,8 @@ def test_dask(tmp_path: Path) -> None:
     lines = found.stdout.splitlines()
     assert lines[:2] == [str(list(range(7))), "True True"]
     assert lines[2].startswith("No Dask scheduler answers at tcp://127.0.0.1:1")
+    assert lines[3].startswith("A region takes 600 MB, and no Dask worker has more than 500 MB of the resource 'memory'")
+    assert " has no workers; the call waits until it has." in lines[4]
     np.testing.assert_array_equal(mm.open(tmp_path / "b.zarr")[:], values)
 
 

@@ -287,6 +287,8 @@ def finish_parts(parts: Parts, overwrite: bool) -> tuple[Manifest, list[Receipt]
             return Manifest.from_json(journal.finished.manifest, target.manifest_path), []
     try:
         receipts = [Receipt.from_json(found) for found in kept.read()]
+    except StateMismatchError:
+        raise
     except UNREADABLE as error:
         raise StateMismatchError(f"A receipt beside {parts.out} is not one of mmapstore ({error}). Do its part again.") from error
     if missing := _missing(parts, receipts):

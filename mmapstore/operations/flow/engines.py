@@ -15,13 +15,24 @@ import os
 import pickle
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from ...files.worker_threads import usable_cpus
-from ...plain.errors import InvalidTypeError, MissingPackageError, MmapstoreError, NotFoundError, ReadError, StateMismatchError
+from ...plain.errors import (
+    InvalidTypeError,
+    MemoryBudgetError,
+    MissingPackageError,
+    MmapstoreError,
+    NotFoundError,
+    ReadError,
+    SlowAccessWarning,
+    StateMismatchError,
+)
+from ...plain.memory_budget import format_bytes
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -43,7 +54,8 @@ def results(engine: Any, do: Callable[[P, T], R], plan: P, items: Sequence[T], m
     memory_nbytes : of one task, which Dask reserves where its workers have a resource called "memory"
 
     Raises what `do` raises, with the worker's name where it is another machine; StateMismatchError for a worker with another
-    version of mmapstore; ReadError for workers that die again and again.
+    version of mmapstore; ReadError for workers that die again and again; MemoryBudgetError if no Dask worker can
+    reserve the memory.
     """
     found: Generator[R]
     task = functools.partial(_done, _version(), platform.node(), pickle.dumps((do, plan)))
@@ -158,7 +170,19 @@ def _by_dask(client: Any, task: Callable[[T], R], items: Iterable[T], memory_nby
     from distributed import KilledWorker, as_completed
 
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if not workers:  # no error: an adaptive cluster starts workers once there are tasks
+        warnings.warn(
+            f"The Dask scheduler at {client.scheduler.address} has no workers; the call waits until it has. Start some: "
+            f"dask worker {client.scheduler.address}",
+            SlowAccessWarning,
+            stacklevel=2,
+        )
     reserves = bool(workers) and all("memory" in worker["resources"] for worker in workers)
+    if reserves and (most := max(worker["resources"]["memory"] for worker in workers)) < memory_nbytes:
+        raise MemoryBudgetError(
+            f"A region takes {format_bytes(memory_nbytes)}, and no Dask worker has more than {format_bytes(most)} of the resource "
+            f"'memory' (in bytes). Start workers with --resources memory={memory_nbytes}, or give a smaller max_memory=."
+        )
     options = {"resources": {"memory": memory_nbytes}} if reserves else {}
     waiting = iter(items)
 

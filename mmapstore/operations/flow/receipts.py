@@ -52,7 +52,7 @@ def part_of(text: Any) -> Part:
     if not isinstance(text, str):
         raise InvalidTypeError(f"part={text!r} is not text; expected 'i/n', such as '0/64', or 'finish'.")
     index, slash, count = (each.strip() for each in text.partition("/"))
-    if not slash or not index.isdecimal() or not count.isdecimal():
+    if not slash or not index.isdecimal() or not count.isdecimal() or int(count) == 0:
         raise InvalidValueError(f"part={text!r} is not understood; expected 'i/n', such as '0/64' for the first of 64 parts.")
     found = Part(int(index), int(count))
     if found.index >= found.count:
