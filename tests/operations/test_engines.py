@@ -198,3 +198,21 @@ def test_verify_and_statistics_by_an_engine(tmp_path: Path, monkeypatch: pytest.
     assert not found and found.arrays == alone.arrays and told[-1] == (3000, 3000) and len(told) > 1
     np.testing.assert_array_equal(counted.values.mean, figures.values.mean)
     np.testing.assert_array_equal(counted.differences.std, figures.differences.std)
+
+
+class Silent:
+    """Engines that lose results."""
+
+    def __init__(self, found: Any) -> None:
+        self.found = found
+
+    def map(self, function: Callable[[int], Any], items: Iterable[int]) -> Any:
+        return self.found
+
+
+@pytest.mark.parametrize(("found", "error"), [(None, "returned None; expected the results"), ([], "no result for 1 of 1 regions")])
+def test_an_engine_that_loses_results_leaves_nothing_behind(tmp_path: Path, found: Any, error: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((10, 3)))
+    with pytest.raises((InvalidTypeError, InvalidValueError), match=error):
+        mm.convert(tmp_path / "a.npy", tmp_path / "b.npy", engine=Silent(found), progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]

@@ -23,8 +23,8 @@ from ..flow.casts import Changes, checked_casting
 from ..flow.copying import read_back
 from ..flow.engines import THREADS
 from ..flow.journal import Journal, begun_by_another_call
-from ..flow.publishing import Earlier, kept_if_begun, publish
-from ..flow.receipts import WHOLE, part_of
+from ..flow.publishing import Earlier, discard, kept_if_begun, publish
+from ..flow.receipts import WHOLE, Part, part_of
 from ..flow.record import Record
 from ..flow.tally import Tally
 from ..flow.target import Target
@@ -129,9 +129,10 @@ def convert(
     target.require_apart_from(found.paths)
     plan = plan_of(found, target, request, budget)
     target.require_directory()
+    share = part_of(part) if part not in (None, "finish") else WHOLE
     if not dry_run and (part is not None or engine != THREADS):
         options = {"key": key, "source_layout": source_layout, "max_memory": budget, "verify": verify, "overwrite": overwrite}
-        return _in_parts(plan, (source, out, request), {**options, "resume": resume}, engine, part, progress)
+        return _in_parts(plan, (source, out, request), {**options, "resume": resume}, engine, part, share, progress)
     if dry_run:
         seconds, stored = estimated(plan, verify)
         return _result(plan, stored, seconds, Changes(), dry_run=True)
@@ -145,20 +146,23 @@ def convert(
 
 
 def _in_parts(
-    plan: Plan, call: tuple[Any, ...], options: dict[str, Any], engine: Any, part: str | None, progress: Any
+    plan: Plan, call: tuple[Any, ...], options: dict[str, Any], engine: Any, part: str | None, share: Part, progress: Any
 ) -> Converted:
     """Convert all regions, or those of a part, or publish what parts have done."""
-    share = part_of(part) if part not in (None, "finish") else WHOLE
     if part is not None and not options["resume"]:
         raise InvalidValueError(
             "resume=False with part= would delete the other parts. To start again, delete the .partial files first."
         )
     began = time.monotonic()
     with engines.opened(engine) as workers:
-        parts = plan_parts(*call, **options, count=share.count)
+        parts = plan_parts(*call, **options, count=share.count, begins=part != "finish")
         plan = plan.in_slabs(*parts.slabs)
-        if part != "finish":
-            done = do_part(parts, share, workers, progress)
+        try:
+            done = do_part(parts, share, workers, progress) if part != "finish" else 0
+        except BaseException:
+            if part is None and not os.path.exists(plan.target.receipts):
+                discard(plan.target)  # nothing to go on from: leave nothing behind
+            raise
     if part not in (None, "finish"):
         return dataclasses.replace(
             _result(plan, 0, time.monotonic() - began, Changes()), part=str(share), regions=(done, len(parts))

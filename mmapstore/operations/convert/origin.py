@@ -262,8 +262,10 @@ def fingerprint(origin: Origin) -> dict[str, Any]:
     for path in origin.paths:
         with contextlib.suppress(OSError):
             status = os.stat(path)
-            stamps.append([path, 0 if os.path.isdir(path) else status.st_size, status.st_mtime_ns])
-    found: dict[str, Any] = {"name": origin.name, "shape": list(origin.shape), "dtype": origin.dtype.str, "layout": origin.layout}
+            stamps.append([os.path.basename(path), 0 if os.path.isdir(path) else status.st_size, status.st_mtime_ns])
+    outer = file_of(origin.name)  # a path may be spelled in several ways, and differ from machine to machine
+    name = os.path.basename(outer) + origin.name[len(outer) :]
+    found: dict[str, Any] = {"name": name, "shape": list(origin.shape), "dtype": origin.dtype.str, "layout": origin.layout}
     if stamps:
         found["files"] = zlib.crc32(repr(stamps).encode())
     if stamps and all(os.path.isfile(path) for path in origin.paths):

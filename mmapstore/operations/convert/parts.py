@@ -13,7 +13,7 @@ import json
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from ...files.process_memory import PeakMemory
 from ...files.system_errors import explaining_write_errors
 from ...plain.content_digest import LeafDigests
 from ...plain.digest_leaves import leaves_of
-from ...plain.errors import DamagedFileError, InvalidValueError, StateMismatchError
+from ...plain.errors import DamagedFileError, InvalidValueError, NotFoundError, StateMismatchError
 from ...plain.manifest import Manifest
 from ..flow import engines
 from ..flow.casts import Changes
@@ -141,6 +141,7 @@ def plan_parts(
     overwrite: bool = False,
     resume: bool = True,
     count: int = 1,
+    begins: bool = True,
     region_nbytes: int = REGION_NBYTES,
 ) -> Parts:
     """Return the plan of a conversion in regions, and create its partial target if no process did that before.
@@ -149,9 +150,10 @@ def plan_parts(
     ----------
     overwrite, resume : as `convert` takes them
     count : regions are as many, or some times as many
+    begins : False finds the plan of an interrupted call, and makes none
     region_nbytes : of a region, about, unless a slab has more
 
-    Raises what `convert` raises; InvalidValueError for a target that one process alone can write.
+    Raises what `convert` raises; InvalidValueError for a target that one process alone can write; NotFoundError without a plan.
     """
     target = Target.of(out, False)
     if not isinstance(source, (str, os.PathLike)):
@@ -175,6 +177,10 @@ def plan_parts(
             interrupted = None
         if interrupted is None:
             target.require_free(overwrite)
+            if not begins:
+                raise NotFoundError(
+                    f"There is no {target.partial}: no part of {target.path} was converted yet. Convert the parts first."
+                )
             slab_nbytes = plan.slabs.most_values * plan.new.dtype.itemsize
             regions = count * -(-len(plan.slabs) * slab_nbytes // (count * region_nbytes))
             together = -(-len(plan.slabs) // regions)
@@ -226,20 +232,15 @@ def do(parts: Parts, number: int) -> Receipt:
 
     Raises what reading and writing raise; WriteError if the disk gives something else back than was written.
     """
-    with PeakMemory() as memory:
-        receipt = _done(parts, number)
-    return replace(receipt, peak_nbytes=memory.nbytes)
-
-
-def _done(parts: Parts, number: int) -> Receipt:
     slabs, plan = parts.region(number), parts.opened()
     tally, record = Tally(plan.new.dtype), Record(plan.slabs.most_values, {FIELD: 0})
     tally.digest.update(np.empty(0, plan.new.dtype), plan.slabs.first_value(slabs.start))
     sink = Slabwise(plan, plan.target.writing.reopen, is_shared=True)
-    copy_slabs(plan, slabs, sink, tally, Journal(plan.target, {}, record, kept=False), lambda done: None, parts.verify)
-    _hash_tail(plan, slabs, tally.digest)
-    changes = counted(record)
-    return Receipt(parts.mark, number, tuple(record.checksums[FIELD]), dict(tally.digest.done), changes.rounded, changes.clipped)
+    with PeakMemory() as memory:  # libraries are loaded by now, which no prediction counts
+        copy_slabs(plan, slabs, sink, tally, Journal(plan.target, {}, record, kept=False), lambda done: None, parts.verify)
+        _hash_tail(plan, slabs, tally.digest)
+    changes, checksums, leaves = counted(record), tuple(record.checksums[FIELD]), dict(tally.digest.done)
+    return Receipt(parts.mark, number, checksums, leaves, changes.rounded, changes.clipped, memory.nbytes)
 
 
 def do_part(parts: Parts, part: Part, engine: Any, progress: Any = False) -> int:
@@ -264,6 +265,8 @@ def do_part(parts: Parts, part: Part, engine: Any, progress: Any = False) -> int
             receipts.add(part, receipt.to_json())
             left.discard(receipt.region)
             bar(samples - _samples_of(parts, plan, left))
+    if left:
+        raise InvalidValueError(f"The engine returned no result for {len(left)} of {len(numbers)} regions. Give one that does.")
     return len(numbers)
 
 

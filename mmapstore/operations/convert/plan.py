@@ -221,7 +221,7 @@ def call_of(plan: Plan, source: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a call that a resumed call has to share with the interrupted one, as plain JSON."""
     return {
         "convert": source,
-        "target": plan.target.opened_as,
+        "target": plan.target.key,
         "axes": list(plan.axes),
         "region": [list(plan.first), list(plan.shape)],
         "dtype": plan.new.dtype.str,

@@ -140,7 +140,10 @@ def _by_processes(task: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
 
 def _by_map(engine: Any, task: Callable[[T], R], items: Sequence[T]) -> Generator[R]:
     for first in range(0, len(items), _AHEAD):
-        for found in engine.map(task, items[first : first + _AHEAD]):
+        results = engine.map(task, items[first : first + _AHEAD])
+        if not isinstance(results, Iterable):
+            raise InvalidTypeError(f"map() of the engine {engine!r} returned {results!r}; expected the results of all items.")
+        for found in results:
             yield found.result() if hasattr(found, "result") else found
 
 

@@ -211,7 +211,7 @@ def begun_by_another_call(output: Output, differences: Iterable[str]) -> StateMi
     """Return the error for a call that wants something else than the interrupted one, whose `differences` are told in words."""
     return StateMismatchError(
         f"{output.partial} was begun by another call: {'; '.join(differences)}. "
-        "Repeat that call to go on with it, or pass resume=False (--no-resume) to start again."
+        f"Repeat that call to go on with it. To start again, pass resume=False (--no-resume), or delete {output.partial}*."
     )
 
 
