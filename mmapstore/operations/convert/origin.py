@@ -138,7 +138,7 @@ class Stored:
         self._read = self._way()
 
     def _way(self) -> Any:
-        """Choose how regions are read. Sets `how`, and `chunks` where these are decoded as a whole."""
+        """Choose how regions are read, None for `_read_bytes`. Sets `how`, and `chunks` where these are decoded as a whole."""
         stored = self._array
         self._scratch_nbytes = 0
         self._reader: Decoded | None = None
@@ -150,7 +150,7 @@ class Stored:
             self._files = Descriptors(located.root)
             self._path, self._offset = located.root, located.offset
             self.how = _IN_PLACE
-            return self._read_bytes
+            return None
         # Letters that name nothing: the first axis stands for samples, so that axes stay in stored order.
         letters = "N" + string.ascii_lowercase[: len(self.shape) - 1]
         reader, _ = decoded_reader(stored, StoredLayout(letters, self.shape)) if len(letters) == len(self.shape) else (None, "")
@@ -181,7 +181,7 @@ class Stored:
         return self.how == _IN_PLACE
 
     def read_box(self, box: Box, out: Array) -> None:
-        self._read(box, out)
+        (self._read or self._read_bytes)(box, out)  # a bound method kept here would keep the file open
 
     def _read_bytes(self, box: Box, out: Array) -> None:
         """Runs of bytes: those of the last axes that the box has all of are read at once."""
