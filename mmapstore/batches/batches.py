@@ -110,7 +110,7 @@ class Batches:
         shares = (1, 2, 4) if self._shuffling is None else (1,)
         if not any(fits(dataset.readers, share) for share in shares):
             spare = int(allowed) - self.memory.total + self.memory.parts["decoder"]
-            if not any(fits(within(dataset.readers, nbytes), shares[-1]) for nbytes in (spare, 0)):
+            if not any(fits(within(dataset.readers, nbytes), share) for nbytes in (spare, 0) for share in shares):
                 self._require(int(allowed))
         self.cursor = Cursor(len(self))
 
