@@ -327,11 +327,6 @@ class BatchReader:
 
     # --- prediction --------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _left_behind(reader: Reader) -> int:
-        """Return the bytes that malloc keeps for the look-ahead's other threads, which have decoded chunks in their turn."""
-        return (THREADS - 1) * (reader.scratch_of(1) - reader.kept_nbytes) if reader.joins_runs else 0
-
     def memory(self, order: SampleOrder | None = None) -> MemoryPlan:
         """Predict the peak of private memory, in bytes, of a pass with at most `ALIVE` batches alive, in this order or another."""
         order, fields = order or self.order, self._fields
@@ -357,7 +352,8 @@ class BatchReader:
                 "small batches read together": ALIVE * TOGETHER_BYTES if self._together > 1 else 0,
                 "frames before conversion": read + slabs,
                 "windows of frames": sum(one.nbytes(order) for one in held),
-                "decoder": sum(reader.scratch_nbytes + self._left_behind(reader) for reader in readers),
+                # Beside the helpers, the caller and the threads of the look-ahead decode in their turn.
+                "decoder": sum(reader.scratch_nbytes + THREADS * reader.left_nbytes for reader in readers),
                 "opened files": OPENED_BYTES * sum(len(reader.files) for reader in readers),
                 "index of samples": index + (order.draws.nbytes if order.draws is not None else 0),
                 "bookkeeping": BOOKKEEPING_BYTES,

@@ -105,7 +105,8 @@ class ChainDecoder:
     """Undoes the codecs of a chain one after the other, the last one straight into the caller's buffer where it can.
 
     Any number of threads may call its methods at once. Intermediate bytes go to two buffers for each call under way, which are
-    kept for later calls. `scratch_nbytes` bounds the memory that one call takes beside `stored` and `out`.
+    kept for later calls. `scratch_nbytes` bounds the memory that one call takes beside `stored` and `out`; `own_nbytes` of it are
+    malloc's, which keeps them for the thread that called.
     """
 
     def __init__(self, chain: Chain, nbytes: int) -> None:
@@ -117,7 +118,8 @@ class ChainDecoder:
         slots = [max([move.nbytes for move in moves if move.slot == slot and move.step.fills], default=0) for slot in (0, 1)]
         # The bytes that a step made stay while the next one reads them, so two count at once.
         own = [move.step.own_nbytes(move.nbytes) for move in moves]
-        self.scratch_nbytes = sum(slots) + max([sum(own[at : at + 2]) for at in range(len(own))], default=0)
+        self.own_nbytes = max([sum(own[at : at + 2]) for at in range(len(own))], default=0)
+        self.scratch_nbytes = sum(slots) + self.own_nbytes
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ChainDecoder, (self._chain, self._nbytes)

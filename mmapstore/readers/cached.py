@@ -106,6 +106,10 @@ class Cached(Reader):
         return f"{words}; what is not there yet: {self._source.why}"
 
     @property
+    def left_nbytes(self) -> int:
+        return self._source.left_nbytes
+
+    @property
     def scratch_nbytes(self) -> int:
         index = self._blocks.ends.nbytes + len(self._blocks.ends)
         return self._source.scratch_nbytes + index + self._capacity + self._transform_nbytes

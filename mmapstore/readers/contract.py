@@ -115,6 +115,11 @@ class Reader(abc.ABC):
         return self.scratch_nbytes
 
     @property
+    def left_nbytes(self) -> int:
+        """Bytes of `scratch_nbytes` that stay behind, in malloc, in each thread that has called."""
+        return 0
+
+    @property
     def kept_nbytes(self) -> int:
         """The part of `scratch_nbytes` that belongs to this reader alone, such as an index.
 

@@ -123,6 +123,10 @@ class Decoded(Reader):
         self._workers, self._turns, self._process = workers, threading.BoundedSemaphore(workers), os.getpid()
 
     @property
+    def left_nbytes(self) -> int:
+        return self._decoder.own_nbytes
+
+    @property
     def files(self) -> list[str]:
         return [self._chunks.root]
 

@@ -43,6 +43,10 @@ class Joined(Reader):
         return self._kept_nbytes + max(reader.scratch_nbytes - reader.kept_nbytes for reader in self._readers)
 
     @property
+    def left_nbytes(self) -> int:
+        return max(reader.left_nbytes for reader in self._readers)
+
+    @property
     def kept_nbytes(self) -> int:
         return self._kept_nbytes
 

@@ -38,9 +38,10 @@ def rows_together(rows: Reader, nbytes: int, most_nbytes: int) -> int:
 
 
 def scratch_nbytes(rows: Reader, together: int, starts: int) -> int:
-    """Return the bytes that reading takes beside its buffer: `together` rows at a time, from multiples of `starts` on."""
+    """Return the bytes that `read_ahead` takes beside its blocks: `together` rows in each, from multiples of `starts` on."""
     each = max(1, rows.decoded_together)
-    return rows.scratch_of(together + (each - 1 if math.gcd(starts, together) % each else 0))
+    at_once = BLOCKS if together < len(rows.spec) else 1  # the next one may begin while one is under way
+    return rows.scratch_of(at_once * (together + (each - 1 if math.gcd(starts, together) % each else 0)))
 
 
 def rows_in_order(stored: StoredArray, most_row_nbytes: int, independent: bool = False, leading: int = 1) -> Reader:
