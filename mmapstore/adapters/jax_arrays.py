@@ -8,11 +8,6 @@ from typing import TYPE_CHECKING, Any
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
 from ..plain.nests import map_leaves
 
-try:
-    import jax
-except ImportError as error:
-    raise MissingPackageError(f"to_jax() needs JAX, and importing it failed: {error}. Install jax.") from error
-
 if TYPE_CHECKING:
     from ..batches.batches import Batches
 
@@ -35,13 +30,17 @@ class JaxArrays:
     """
 
     def __init__(self, batches: Batches, sharding: Any = None) -> None:
+        try:
+            import jax
+        except ImportError as error:
+            raise MissingPackageError(f"to_jax() needs JAX, and importing it failed: {error}. Install jax.") from error
         if isinstance(sharding, jax.sharding.Mesh):
             sharding = jax.sharding.NamedSharding(sharding, jax.sharding.PartitionSpec(sharding.axis_names[0]))
         if sharding is not None and not isinstance(sharding, jax.sharding.Sharding):
             raise InvalidTypeError(
                 f"sharding={sharding!r} is not understood; expected a jax.sharding.Mesh, a jax.sharding.Sharding, or None."
             )
-        self.batches, self.sharding = batches, sharding
+        self.batches, self.sharding, self._jax = batches, sharding, jax
         if sharding is not None:
             self._require_divisible(sharding)
 
@@ -61,8 +60,8 @@ class JaxArrays:
                 "the field out of inputs= and target=."
             )
         if self.sharding is None or self.sharding.is_fully_addressable:
-            return jax.device_put(array, self.sharding)
-        return jax.make_array_from_process_local_data(self.sharding, array)
+            return self._jax.device_put(array, self.sharding)
+        return self._jax.make_array_from_process_local_data(self.sharding, array)
 
     def _require_divisible(self, sharding: Any) -> None:
         here = self.batches.batch_size
@@ -70,7 +69,7 @@ class JaxArrays:
         last = here if self.batches.all_full else self.batches.samples % here
         for length, cure in ((here, "Choose another batch_size."), (last, "Leave the last batch out with drop_last=True.")):
             # Of the shape of a sample nothing is known here: a sharding of further axes is left to JAX.
-            if isinstance(sharding, jax.sharding.NamedSharding) and len(sharding.spec) == 1:
+            if isinstance(sharding, self._jax.sharding.NamedSharding) and len(sharding.spec) == 1:
                 try:
                     sharding.shard_shape((length * processes,))
                 except ValueError as error:

@@ -73,10 +73,13 @@ def new_pages(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _new_memory(size: int) -> mmap.mmap:
-    if hasattr(mmap, "MAP_PRIVATE"):
-        # What mmap gives by default is shared with forked children: they would write into the parent's batches.
-        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return mmap.mmap(-1, size)
+    try:
+        if hasattr(mmap, "MAP_PRIVATE"):
+            # What mmap gives by default is shared with forked children: they would write into the parent's batches.
+            return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return mmap.mmap(-1, size)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"{size} bytes cannot be had: {error}") from error
 
 
 def is_aligned(array: Array) -> bool:

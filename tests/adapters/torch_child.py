@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from real_batches import real_batches
-from torch.utils.data import DataLoader
 
 import mmapstore as mm
 
@@ -16,6 +15,8 @@ def numbers(x):
 
 
 def main(folder):
+    from torch.utils.data import DataLoader
+
     def made(**more):
         return real_batches(folder, 43, **more)
 
