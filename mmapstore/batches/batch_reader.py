@@ -25,7 +25,7 @@ from .window_buffers import WindowBuffers
 from .window_frames import WindowFrames
 
 BOOKKEEPING_BYTES = 6 * 2**20  # positions worked out ahead, Python objects, threads, and what malloc rounds up
-OPENED_BYTES = 8 << 10  # that an opened file keeps: 4 kB of a .npy file, 7.6 kB of a compressed HDF5 dataset
+OPENED_BYTES = 9_000  # that an opened file keeps: 4 kB of a .npy file, 8.3 kB of a compressed HDF5 dataset
 TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this: a call takes longer than their bytes
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 COPIED_BYTES = 2**20  # fields up to this may be copied again and again, once for many batches: labels that are not aligned

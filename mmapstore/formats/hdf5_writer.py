@@ -36,7 +36,7 @@ _MOST_METADATA_NBYTES = 16 << 20
 _COPY_NBYTES = 8 << 20
 _SLACK_NBYTES = 1 << 20  # headers, attributes
 _CHUNK_ENTRY_NBYTES = 512  # of index for each chunk, generously
-_LIBRARY_NBYTES = 2 << 20  # HDF5's cache of chunks, and its smaller ones
+_LIBRARY_NBYTES = 10_000_000  # HDF5's cache of chunks, its smaller ones, and what malloc keeps of them
 _ENCODED_NBYTES = 8 << 20  # of chunks that are encoded at once, before they are written
 _END_AT = {0: 40, 1: 44, 2: 28, 3: 28}  # of the end of the file in the superblock, by its version; offsets take 8 bytes
 
@@ -119,7 +119,7 @@ def writing_nbytes(new: NewArray, block_nbytes: int) -> int:
     chunk, cpus = new.chunk_nbytes, usable_cpus()
     index = min(_MOST_METADATA_NBYTES, len(new.grid) * _CHUNK_ENTRY_NBYTES)  # which HDF5 keeps until the file is flushed
     if new.compression is None and new.like is None:
-        return _LIBRARY_NBYTES + index
+        return _LIBRARY_NBYTES + index + block_nbytes
     if 4 * chunk > _ENCODED_NBYTES:  # encoded by HDF5, which has a chunk as it was, as it becomes, and between two filters
         return _LIBRARY_NBYTES + index + 3 * chunk + chunk // 8
     encoders = min(cpus, max(1, block_nbytes // max(1, chunk)))

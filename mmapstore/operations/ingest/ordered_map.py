@@ -9,6 +9,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from ...files.process_memory import give_back_freed_memory
+
+_TRIMMED_NBYTES = 8 << 20
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -50,6 +53,8 @@ def in_order(
         try:
             return work(item)
         finally:
+            if needed >= _TRIMMED_NBYTES:
+                give_back_freed_memory()  # malloc keeps it for this thread, and another one may do the next item
             with room:
                 held.remove(needed)
                 room.notify_all()
