@@ -11,8 +11,8 @@ import mmapstore
 
 ROOT = Path(mmapstore.__file__).parent
 LAYERS = ["plain", "files", "codecs", "formats", "readers", "batches", "operations", "adapters", "entry"]
-# What `Batches` and `Dataset` offer by themselves, `to_keras`, `to_tf` and `augmented`, is loaded when it is called.
-UPWARD = {("batches/batches.py", "adapters"), ("batches/dataset.py", "operations")}
+# What batches and `Dataset` offer by themselves, `to_keras`, `to_tf` and `augmented`, is loaded when it is called.
+UPWARD = {("batches/batch_epochs.py", "adapters"), ("batches/dataset.py", "operations")}
 OWNERS = {
     "h5py": {"formats/hdf5_", "bench/"},
     "zarr": {"formats/zarr_", "bench/"},
@@ -20,7 +20,7 @@ OWNERS = {
     "deflate": {"codecs/"},
     "blosc2": {"codecs/"},
     "imagecodecs": {"codecs/"},
-    "tensorflow": {"adapters/", "demo", "bench/", "operations/footprint", "batches/batches.py"},
+    "tensorflow": {"adapters/", "demo", "bench/", "operations/footprint", "batches/batch_epochs.py"},
     "keras": {"adapters/", "demo", "bench/", "operations/footprint"},
     "torch": {"adapters/"},
     "jax": {"adapters/"},
@@ -89,9 +89,9 @@ def test_libraries_are_imported_by_their_owners(module):
 
 
 def test_the_check_sees_imports():
-    found = dict(imports("batches/batches.py"))
+    found = dict(imports("batches/batch_epochs.py"))
     assert found["mmapstore.adapters.keras_sequence"] is True
-    assert found["mmapstore.plain.sample_order"] is False
+    assert found["mmapstore.batches.look_ahead"] is False
     assert {layer_of(module) for module in MODULES} >= set(LAYERS) - {"operations"}
 
 

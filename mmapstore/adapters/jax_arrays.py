@@ -9,7 +9,7 @@ from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageEr
 from ..plain.nests import map_leaves
 
 if TYPE_CHECKING:
-    from ..batches.batches import Batches
+    from ..batches.batch_epochs import BatchEpochs
 
 
 class JaxArrays:
@@ -29,7 +29,7 @@ class JaxArrays:
     MissingPackageError : JAX is not installed
     """
 
-    def __init__(self, batches: Batches, sharding: Any = None) -> None:
+    def __init__(self, batches: BatchEpochs, sharding: Any = None) -> None:
         try:
             import jax
         except ImportError as error:
@@ -66,8 +66,8 @@ class JaxArrays:
     def _require_divisible(self, sharding: Any) -> None:
         here = self.batches.batch_size
         processes = len({device.process_index for device in sharding.device_set})
-        last = here if self.batches.all_full else self.batches.samples % here
-        for length, cure in ((here, "Choose another batch_size."), (last, "Leave the last batch out with drop_last=True.")):
+        for length in sorted(self.batches.batch_sizes, reverse=True):
+            cure = "Choose another batch_size." if length == here else "Leave the last batch out with drop_last=True."
             # Of the shape of a sample nothing is known here: a sharding of further axes is left to JAX.
             if isinstance(sharding, self._jax.sharding.NamedSharding) and len(sharding.spec) == 1:
                 try:

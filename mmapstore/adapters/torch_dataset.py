@@ -19,7 +19,7 @@ except ImportError as error:
     raise MissingPackageError(f"to_torch() needs PyTorch, and importing it failed: {error}. Install torch.") from error
 
 if TYPE_CHECKING:
-    from ..batches.batches import Batches
+    from ..batches.batch_epochs import BatchEpochs
 
 
 class TorchDataset(IterableDataset):  # type: ignore[misc]
@@ -49,7 +49,7 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
                 state = b.state_dict(step + 1)
     """
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: BatchEpochs) -> None:
         super().__init__()
         self.batches = batches
         batches.cursor.share()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plain.errors import InvalidValueError, NotAnArrayError, OutOfRangeError
+from ..plain.errors import InvalidValueError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.nests import leaves, pack
 from ..plain.sample_order import SampleOrder, Shuffling
@@ -19,6 +19,7 @@ from ..plain.windows import Anchors, whole_number
 from ..readers.contract import Array, Reader, within
 from . import window_frames
 from .arguments import checked_shard, loaded_position, require_windows, window_range
+from .batch_epochs import BatchEpochs
 from .batch_reader import BatchReader
 from .batch_source import GroupedReads
 from .cursor import Cursor
@@ -28,15 +29,10 @@ from .sampling import Sampling
 from .transforms import BatchTransform, Transform
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
-    from ..adapters.jax_arrays import JaxArrays
-    from ..adapters.keras_sequence import Sequence
-    from ..adapters.torch_dataset import TorchDataset
     from .dataset import Dataset
 
 
-class Batches:
+class Batches(BatchEpochs):
     """Batches of a dataset, in an order that is a pure function of (seed, epoch).
 
     Made by `Dataset.batches`; see there for the arguments. `len(b)` is the number of batches in an epoch, `b[i]`
@@ -127,9 +123,10 @@ class Batches:
         return len(self._order)
 
     @property
-    def all_full(self) -> bool:
-        """True if every batch has exactly `batch_size` samples."""
-        return self.drop_last or len(self._order) % self.batch_size == 0
+    def batch_sizes(self) -> set[int]:
+        """The numbers of samples that batches may have: two where the last batch is short."""
+        rest = 0 if self.drop_last else len(self._order) % self.batch_size
+        return {self.batch_size, rest or self.batch_size}
 
     @property
     def effective_batch(self) -> float:
@@ -155,16 +152,6 @@ class Batches:
         return self._transform is not None or self._reader.takes_time
 
     # --- reading -----------------------------------------------------------------------------------------------------
-
-    def read(self, epoch: int, batch: int, *, aligned: bool = False) -> tuple[Any, ...]:
-        """Read batch `batch` of epoch `epoch`, as (x,), (x, y) or (x, y, w). Changes no position; any thread may call it.
-
-        Each is a nest: an array, or a tuple, list or dict of nests, as asked for or as `transform` returned it.
-
-        With `aligned`, every array is C-contiguous and starts at a multiple of 64 bytes, so that TensorFlow takes it
-        without a copy. Raises OutOfRangeError past the last batch.
-        """
-        return self.begin(epoch, batch, aligned=aligned)()
 
     def begin(self, epoch: int, batch: int, *, aligned: bool = False) -> Callable[[], tuple[Any, ...]]:
         """Read what a batch is made of, and return the function that makes it, to be called once, from any thread.
@@ -217,33 +204,12 @@ class Batches:
         """Batches to read together: more than 1 where each is so small that a call costs more than its bytes."""
         return min(self._reader.together, len(self))
 
-    def __getitem__(self, batch: int) -> Any:
-        """Read batch `batch` of the current epoch (`position[0]`); negative numbers count from the end."""
-        number = whole_number("a batch number", batch)
-        return _given(self.read(self.position[0], number + len(self) if -len(self) <= number < 0 else number))
+    @property
+    def _finishes_ahead(self) -> bool:
+        return self._transform is not None
 
-    def __iter__(self) -> Iterator[Any]:
-        """Iterate over the epoch that comes next, from its beginning or from a loaded position on."""
-        walk = self.cursor.begin()
-        epoch, first = walk.first
-        reads = self._parts_from(epoch, first)
-        made: LookAhead[int, tuple[Any, ...]] = LookAhead(
-            lambda batch: self._finish(next(reads), epoch, batch), self.transform_workers
-        )
-        ready = deque[tuple[Any, ...]]()
-        try:
-            for batch in range(first, len(self)):
-                ready.append(made.get(batch, () if self._transform is None else range(batch + 1, len(self))))
-                walk.hand_out(batch + 1 - first)
-                if batch + 1 == len(self):
-                    walk.complete()
-                yield _given(ready.popleft())  # the buffer is lent: held here while the next is read, one more would be alive
-        finally:
-            made.close()
-            reads.close()
-
-    def _parts_from(self, epoch: int, first: int) -> Generator[tuple[Any, ...], None, None]:
-        """Yield the parts of the batches of an epoch, without `transform`. Small ones are read in groups, the next one ahead."""
+    def begun_from(self, epoch: int, first: int) -> Generator[Callable[[], tuple[Any, ...]], None, None]:
+        """Yield what `begin` returns, for the batches of an epoch. Small ones are read in groups, the next one ahead."""
         step, size, end = self._together, self.batch_size, len(self)
 
         def read(batch: int) -> deque[tuple[Any, ...]]:
@@ -262,27 +228,15 @@ class Batches:
         is_ahead = self._transform is None and self.takes_time
         try:
             while first < end:
-                group = ahead.get(first, range(stop_of(first), end, step) if is_ahead else ())
+                group, batch = ahead.get(first, range(stop_of(first), end, step) if is_ahead else ()), first
                 while group:
-                    yield group.popleft()  # its buffer is lent: nothing here keeps it alive
-                first = stop_of(first)
+                    yield self._finish(group.popleft(), epoch, batch)  # its buffer is lent: nothing here keeps it alive
+                    batch += 1
+                first = batch
         finally:
             ahead.close()
 
     # --- position ----------------------------------------------------------------------------------------------------
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """The (epoch, batch) after the last batch handed out."""
-        return self.cursor.position
-
-    def state_dict(self, trained: int | None = None) -> dict[str, Any]:
-        """Return the position as a small JSON-able dict, bound to the data and to the order.
-
-        trained : for callbacks of `fit`, how many batches of the running Keras epoch were trained on (`batch + 1` in
-            `on_train_batch_end(batch, logs)`): Keras asks for batches ahead of training, and would have these skipped
-        """
-        return self.state_at(*(self.position if trained is None else self.cursor.after(trained)))
 
     def state_at(self, epoch: int, batch: int) -> dict[str, Any]:
         """Return the state of having read everything before that batch, for callers who keep count themselves."""
@@ -310,58 +264,6 @@ class Batches:
             "arrays": self._plan.digest(),
             "sampling": None if self._sampling is None else self._sampling.digest,
         }
-
-    # --- frameworks --------------------------------------------------------------------------------------------------
-
-    def to_keras(self, steps: int | None = None, **workers: Any) -> Sequence:
-        """Return a `keras.utils.PyDataset` of these batches, for `fit`, `evaluate` and `predict` on any Keras backend.
-
-        Pass `shuffle=False` to `fit`: Keras permutes whole batches by default, and trains in another order than theirs.
-
-        steps : batches in a Keras epoch, instead of all; the next epoch goes on where the last one ended
-        """
-        from ..adapters.keras_sequence import Sequence
-
-        return Sequence(self, steps=steps, **workers)
-
-    def to_tf(self, method: str = "map", epochs: int | None = 1) -> tf.data.Dataset:
-        """Return a `tf.data.Dataset` of these batches, of known cardinality.
-
-        epochs : 1 gives the next epoch each time the dataset is iterated; n or None (endless) is one range of
-            batches over epochs, whose iterator `tf.train.Checkpoint` can save and restore in the middle
-        method : "map", or "generator" to go through `tf.data.Dataset.from_generator`
-        """
-        from ..adapters.tf_dataset import to_tf
-
-        return to_tf(self, method=method, epochs=epochs)
-
-    def to_torch(self) -> TorchDataset:
-        """Return a torch `IterableDataset` of these batches, for `DataLoader(..., batch_size=None)` with any number of workers."""
-        from ..adapters.torch_dataset import TorchDataset
-
-        return TorchDataset(self)
-
-    def to_jax(self, sharding: Any = None) -> JaxArrays:
-        """Return these batches as JAX arrays, to iterate over.
-
-        sharding : a `jax.sharding.Mesh`, over whose first axis batches are divided; a `jax.sharding.Sharding`; None for one device
-        """
-        from ..adapters.jax_arrays import JaxArrays
-
-        return JaxArrays(self, sharding)
-
-    def __array__(self, *_: Any, **__: Any) -> Array:
-        raise self._not_an_array()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Batches have none. Keras asks for it in fit(batches): the place to say what to write instead."""
-        raise self._not_an_array()
-
-    def _not_an_array(self) -> NotAnArrayError:
-        return NotAnArrayError(
-            "these are batches, not an array; write model.fit(batches.to_keras(), shuffle=False), or model.fit(batches.to_tf())."
-        )
 
     def __repr__(self) -> str:
         lost = self._anchors.samples_without
@@ -400,8 +302,3 @@ class Batches:
                 return samples
             samples = samples * 7 // 8
         return 0
-
-
-def _given(parts: tuple[Any, ...]) -> Any:
-    """Return a batch as loops have it: x alone without a target."""
-    return parts[0] if len(parts) == 1 else parts
