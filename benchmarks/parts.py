@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 
 import mmapstore as mm
-from mmapstore.operations.convert.parts import Parts, Receipt, do_part, finish_parts, plan_parts
+from mmapstore.operations.convert.parts import Parts, do_part, finish_parts, plan_parts
 from mmapstore.operations.convert.request import Request
 from mmapstore.operations.flow import engines
+from mmapstore.operations.flow.parts import Receipt
 from mmapstore.operations.flow.receipts import Part, Receipts
 from mmapstore.operations.flow.target import Target
 from mmapstore.plain.content_digest import content_sha256
@@ -103,7 +104,10 @@ def cost_of_the_end(folder: Path, plan: Parts, parts: int) -> dict[str, float]:
     Path(Target.of(plan.out, False).receipts).mkdir()
     for index in range(parts):
         own = Receipts(Target.of(plan.out, False), plan.mark)
-        lines = [Receipt(plan.mark, n, ("0" * 8,), {n: bytes(32)}).to_json() for n in Part(index, parts).regions(len(plan))]
+        lines = [
+            Receipt(plan.mark, n, {"data": ["0" * 8]}, {"data": {n: bytes(32)}}).to_json()
+            for n in Part(index, parts).regions(len(plan))
+        ]
         own.add(Part(index, parts), *lines)
     began = time.perf_counter()
     found = [Receipt.from_json(each) for each in receipts.read()]

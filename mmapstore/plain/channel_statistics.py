@@ -185,8 +185,8 @@ class ChannelStatistics:
         }
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> ChannelStatistics:
-        """Read the JSON of `to_json`. Raises InvalidValueError for anything else.
+    def from_json(cls, found: dict[str, Any], dtype: np.dtype[Any] | None = None) -> ChannelStatistics:
+        """Read the JSON of `to_json`, of values of `dtype` where it is known. Raises InvalidValueError for anything else.
 
         >>> seen = ChannelStatistics()
         >>> seen.update(np.arange(6.0), channel_axis=None)
@@ -197,8 +197,9 @@ class ChannelStatistics:
         try:
             statistics.count = np.array(found["count"], np.int64)
             statistics.nans = np.array(found["nans"], np.int64)
-            statistics._minimum = _numbers(found["min"])
-            statistics._maximum = _numbers(found["max"])
+            extremes = _numbers(found["min"]), _numbers(found["max"])
+            wide = None if dtype is None else _extreme_dtype(dtype)  # small values of uint64 look like those of int64
+            statistics._minimum, statistics._maximum = (each.astype(wide or each.dtype) for each in extremes)
             statistics._mean = np.array([float(x) for x in found["mean"]], np.float64)
             statistics._deviations = np.array([float(x) for x in found["deviations"]], np.float64)
         except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -20,8 +20,9 @@ import zarr
 
 import mmapstore as mm
 from mmapstore.operations.convert import parts
-from mmapstore.operations.convert.parts import Parts, Receipt, do, finish, plan_parts
+from mmapstore.operations.convert.parts import Parts, do, finish, plan_parts
 from mmapstore.operations.convert.request import Request
+from mmapstore.operations.flow.parts import Receipt
 from mmapstore.plain import digest_leaves
 from mmapstore.plain.errors import DamagedFileError, InvalidValueError, NotFoundError, StateMismatchError, TargetExistsError
 from mmapstore.plain.manifest import SUFFIX, Manifest
@@ -124,9 +125,9 @@ def test_what_cannot_be_finished(source: str, tmp_path: Path) -> None:
     receipts = [do(plan, number) for number in range(len(plan))]
     with pytest.raises(StateMismatchError, match=r"2 of \d+ regions have no receipt: 0, 2\. Do them first"):
         finish(plan, [*receipts[1:2], *receipts[3:]])
-    with pytest.raises(StateMismatchError, match="A receipt is of another conversion"):
-        finish(plan, [*receipts, Receipt("00000000", 0, (), {})])
-    changed = Receipt(plan.mark, 0, ("0" * 8,) * len(receipts[0].checksums), {})
+    with pytest.raises(StateMismatchError, match="A receipt is of another call"):
+        finish(plan, [*receipts, Receipt("00000000", 0, {}, {})])
+    changed = Receipt(plan.mark, 0, {"data": ["0" * 8] * len(receipts[0].checksums["data"])}, {})
     with pytest.raises(StateMismatchError, match="Region 0 was done twice with different values"):
         finish(plan, [*receipts, changed])
     with pytest.raises(InvalidValueError, match=rf"Region {len(plan)} is asked for; expected one of 0 to {len(plan) - 1}"):

@@ -122,6 +122,9 @@ def test_json_keeps_every_bit() -> None:
     assert again.to_json() == half.to_json()
     wide = seen(np.array([2**64 - 1], np.uint64))
     assert ChannelStatistics.from_json(wide.to_json()).maximum.tolist() == [2**64 - 1]
+    small = ChannelStatistics.from_json(seen(np.array([7], np.uint64)).to_json(), np.dtype(np.uint64))
+    small.merge(wide)  # as int64 they would meet in float64
+    assert (small.minimum.tolist(), small.maximum.tolist()) == ([7], [2**64 - 1])
 
 
 def test_json_of_something_else_is_refused() -> None:

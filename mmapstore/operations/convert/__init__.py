@@ -168,7 +168,7 @@ def _in_parts(
             _result(plan, 0, time.monotonic() - began, Changes()), part=str(share), regions=(done, len(parts))
         )
     manifest, receipts = finish_parts(parts, options["overwrite"])
-    changes = sum((Changes(each.rounded, each.clipped) for each in {each.region: each for each in receipts}.values()), Changes())
+    changes = sum((Changes(**each.counts) for each in {each.region: each for each in receipts}.values()), Changes())
     result = _result(plan, nbytes_on_disk(plan.target.path), time.monotonic() - began, changes)
     peak = max((receipt.peak_nbytes for receipt in receipts), default=0)
     return dataclasses.replace(result, sha256=manifest.fields[FIELD].sha256, verified=options["verify"], peak_nbytes=peak)

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,18 +26,18 @@ from ...plain.content_digest import LeafDigests
 from ...plain.digest_leaves import leaves_of
 from ...plain.errors import DamagedFileError, InvalidValueError, NotFoundError, StateMismatchError
 from ...plain.manifest import Manifest
-from ..flow import engines
 from ..flow.casts import Changes
-from ..flow.journal import UNREADABLE, Journal, begun_by_another_call, require_same_call
+from ..flow.journal import Journal, begun_by_another_call, require_same_call
+from ..flow.parts import Receipt, do_all, kept, merge, without_receipt
 from ..flow.publishing import discard, interrupted_write, publish
-from ..flow.receipts import WHOLE, Part, Receipts
+from ..flow.receipts import Part, Receipts
 from ..flow.record import Record
 from ..flow.tally import Tally
 from ..flow.target import Target
 from ..ingest.description import written_by
 from ..progress import Progress
 from . import origin
-from .copying import FIELD, Slabwise, copy_slabs, counted, read_blocks
+from .copying import FIELD, Slabwise, copy_slabs, read_blocks
 from .plan import Plan, call_of, plan_of
 from .request import Request
 from .result import entry_of
@@ -98,37 +98,6 @@ class Parts:
         return plan
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """The proof that a region is on disk.
-
-    Attributes
-    ----------
-    mark : `Parts.mark`
-    region : its number
-    checksums : CRC-32 of each of its slabs, 8 hex digits
-    leaves : by number, SHA-256 of each leaf of the digest that begins in the region
-    rounded, clipped : numbers of values that were changed
-    peak_nbytes : private memory that the process took for it, at most
-    """
-
-    mark: str
-    region: int
-    checksums: tuple[str, ...]
-    leaves: Mapping[int, bytes]
-    rounded: int = 0
-    clipped: int = 0
-    peak_nbytes: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "leaves": {str(number): digest.hex() for number, digest in self.leaves.items()}}
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Receipt:
-        leaves = {int(number): bytes.fromhex(digest) for number, digest in found["leaves"].items()}
-        return cls(**{**found, "checksums": tuple(found["checksums"]), "leaves": leaves})
-
-
 def plan_parts(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -162,11 +131,7 @@ def plan_parts(
         )
     found = origin.opened(source, key, source_layout)
     target.require_apart_from(found.paths)
-    if not target.writing.takes_parts:
-        raise InvalidValueError(
-            f"{target.path} cannot be written in parts: {target.format.title} has one writer at a time. Write to .npy or .zarr, or "
-            "one file for each range of samples (samples=, --samples), which mmapstore.open('parts/*.h5') joins."
-        )
+    target.require_parts("one file for each range of samples (samples=, --samples), which mmapstore.open('parts/*.h5') joins")
     plan = plan_of(found, target, request, max_memory)
     target.require_directory()
     mark = origin.fingerprint(found)
@@ -239,8 +204,7 @@ def do(parts: Parts, number: int) -> Receipt:
     with PeakMemory() as memory:  # libraries are loaded by now, which no prediction counts
         copy_slabs(plan, slabs, sink, tally, Journal(plan.target, {}, record, kept=False), lambda done: None, parts.verify)
         _hash_tail(plan, slabs, tally.digest)
-    changes, checksums, leaves = counted(record), tuple(record.checksums[FIELD]), dict(tally.digest.done)
-    return Receipt(parts.mark, number, checksums, leaves, changes.rounded, changes.clipped, memory.nbytes)
+    return Receipt.of(parts.mark, number, record, {FIELD: tally}, memory.nbytes)
 
 
 def do_part(parts: Parts, part: Part, engine: Any, progress: Any = False) -> int:
@@ -248,26 +212,16 @@ def do_part(parts: Parts, part: Part, engine: Any, progress: Any = False) -> int
 
     Returns the number of regions that were done. Raises what `do` and the engine raise; the receipts of other regions are kept.
     """
-    plan, receipts = parts.opened(), Receipts(Target.of(parts.out, False), parts.mark)
-    done = {receipt["region"] for receipt in receipts.read(None if part == WHOLE else part)}
-    regions = part.regions(len(parts))
-    numbers = [number for number in regions if number not in done]
-    samples = _samples_of(parts, plan, regions)
-    bar = Progress(progress, samples, plan.nbytes // plan.samples, samples - _samples_of(parts, plan, numbers))
+    plan, regions, receipts = parts.opened(), part.regions(len(parts)), Receipts(Target.of(parts.out, False), parts.mark)
+    missing, samples = without_receipt(regions, part, receipts), _samples_of(parts, plan, regions)
+    bar = Progress(progress, samples, plan.nbytes // plan.samples, samples - _samples_of(parts, plan, missing))
+
+    def report(left: Collection[int]) -> None:
+        bar(samples - _samples_of(parts, plan, left))
+
     with contextlib.closing(bar):
-        found: Iterator[Receipt]
-        if engine == engines.THREADS:
-            found = (do(parts, number) for number in numbers)
-        else:
-            found = engines.results(engine, do, parts, numbers, plan.memory().total)
-        left = set(numbers)
-        for receipt in found:
-            receipts.add(part, receipt.to_json())
-            left.discard(receipt.region)
-            bar(samples - _samples_of(parts, plan, left))
-    if left:
-        raise InvalidValueError(f"The engine returned no result for {len(left)} of {len(numbers)} regions. Give one that does.")
-    return len(numbers)
+        do_all(do, parts, missing, part, receipts, engine, plan.memory().total, report)
+    return len(missing)
 
 
 def _samples_of(parts: Parts, plan: Plan, regions: Collection[int]) -> int:
@@ -282,20 +236,14 @@ def finish_parts(parts: Parts, overwrite: bool) -> tuple[Manifest, list[Receipt]
     Raises what `finish` raises, with the parts of the work that are missing.
     """
     target = Target.of(parts.out, False)
-    kept = Receipts(target, parts.mark)
     with exclusive_lock(target.lock, target.path):
         journal = interrupted_write(target, Record, True)
         if journal is not None and journal.finished is not None and journal.finished.manifest is not None:
             publish(journal, overwrite)  # killed on its last steps
             return Manifest.from_json(journal.finished.manifest, target.manifest_path), []
-    try:
-        receipts = [Receipt.from_json(found) for found in kept.read()]
-    except StateMismatchError:
-        raise
-    except UNREADABLE as error:
-        raise StateMismatchError(f"A receipt beside {parts.out} is not one of mmapstore ({error}). Do its part again.") from error
-    if missing := _missing(parts, receipts):
-        again = ", ".join(kept.parts_of(missing, len(parts)))
+    receipts = kept(beside := Receipts(target, parts.mark))
+    if missing := sorted(set(range(len(parts))) - {receipt.region for receipt in receipts}):
+        again = ", ".join(beside.parts_of(missing, len(parts)))
         raise StateMismatchError(
             f"{parts.out} is not whole: {len(missing)} of {len(parts)} regions have no receipt. Do these parts (again): {again}."
         )
@@ -307,34 +255,17 @@ def finish(parts: Parts, receipts: Iterable[Receipt], overwrite: bool = False) -
 
     Raises StateMismatchError for receipts of another plan, for regions without a receipt, and for two receipts that differ.
     """
-    plan, target, receipts = parts.opened(), Target.of(parts.out, False), list(receipts)
-    digest, known = LeafDigests(plan.new.dtype), dict[int, Receipt]()
-    for receipt in receipts:
-        if receipt.mark != parts.mark:
-            raise StateMismatchError(f"A receipt is of another conversion ({receipt.mark}); expected those of {parts.mark}.")
-        if known.setdefault(receipt.region, receipt).checksums != receipt.checksums:
-            raise StateMismatchError(
-                f"Region {receipt.region} was done twice with different values: the source was changed meanwhile. Plan it anew."
-            )
-        digest.done.update(receipt.leaves)
-    if missing := _missing(parts, receipts):
-        listed = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
-        raise StateMismatchError(f"{len(missing)} of {len(parts)} regions have no receipt: {listed}. Do them first.")
+    plan, target = parts.opened(), Target.of(parts.out, False)
+    record, tally = Record(plan.slabs.most_values, {FIELD: 0}), Tally(plan.new.dtype)
+    merge(receipts, parts.mark, len(parts), record, {FIELD: tally})
     with exclusive_lock(target.lock, target.path):
         journal = interrupted_write(target, Record, True)
         if journal is None or journal.call != json.loads(parts.call):
             raise StateMismatchError(f"{target.partial} is not the partial target of these parts. Plan the conversion anew.")
-        checksums = (checksum for number in range(len(parts)) for checksum in known[number].checksums)
-        entry = entry_of(plan, digest, checksums, parts.verify)
-        manifest = Manifest({FIELD: entry}, written_by())
+        manifest = Manifest({FIELD: entry_of(plan, tally.digest, record.checksums[FIELD], parts.verify)}, written_by())
         journal.finish(manifest)
         publish(journal, overwrite)
     return manifest
-
-
-def _missing(parts: Parts, receipts: Iterable[Receipt]) -> list[int]:
-    known = {receipt.region for receipt in receipts}
-    return [number for number in range(len(parts)) if number not in known]
 
 
 def _hash_tail(plan: Plan, slabs: range, digest: LeafDigests) -> None:

@@ -95,15 +95,15 @@ class Receipts:
     """The receipts beside a target. `mark` tells those of one plan from those of another."""
 
     def __init__(self, output: Output, mark: str) -> None:
-        self._folder, self._mark = Path(output.receipts), mark
+        self.folder, self._mark = Path(output.receipts), mark
         self._own: Path | None = None
 
     def add(self, part: Part, *receipts: dict[str, Any]) -> None:
         """Put receipts on disk. Raises WriteError."""
         if self._own is None:
-            self._own = self._folder / f"{part.index}-of-{part.count}.{platform.node()}-{os.getpid()}.jsonl"
-            with explaining_write_errors(self._folder):
-                self._folder.mkdir(exist_ok=True)
+            self._own = self.folder / f"{part.index}-of-{part.count}.{platform.node()}-{os.getpid()}.jsonl"
+            with explaining_write_errors(self.folder):
+                self.folder.mkdir(exist_ok=True)
             if self._own.exists():  # of a process that had this number, and may have been killed
                 cut_to(str(self._own), journal_lines(self._own.read_bytes())[1])
             else:
@@ -133,7 +133,7 @@ class Receipts:
         return [f"{index}/{count}" for index in parts[:10]] + ["..."] * (len(parts) > 10)
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("*-of-*.jsonl") if path.is_file()) if self._folder.is_dir() else []
+        return sorted(path for path in self.folder.glob("*-of-*.jsonl") if path.is_file()) if self.folder.is_dir() else []
 
 
 def _part_in(path: Path) -> str:

@@ -179,6 +179,14 @@ class Target(Output):
     def is_directory_of_fields(self) -> bool:
         return self.named and not self.writing.holds_many
 
+    def require_parts(self, otherwise: str) -> None:
+        """Raise InvalidValueError for a target that one process alone can write; `otherwise` says what to do but use another."""
+        if not self.writing.takes_parts:
+            raise InvalidValueError(
+                f"{self.path} cannot be written in parts: {self.format.title} has one writer at a time. Write to .npy or .zarr, "
+                f"or {otherwise}."
+            )
+
     def require_free(self, overwrite: bool, fields: Iterable[str] = (), is_growing: bool = False) -> None:
         """Raise TargetExistsError if something is there that must not be replaced by these fields of a source.
 
