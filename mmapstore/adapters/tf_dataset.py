@@ -11,7 +11,7 @@ import numpy as np
 
 from ..batches.cursor import Pass
 from ..batches.look_ahead import LookAhead
-from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError
+from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, StateMismatchError
 from ..plain.nests import leaves, pack
 from .batch_shapes import BatchShapes
 from .passes import ShortEpoch, shard_by_keras
@@ -197,7 +197,8 @@ class Source:
         self._short: ShortEpoch | None = None
         made = batches.begin(epoch, batch)()
         arrays = leaves(made)
-        length = batches.batch_size if batches.all_full else None
+        self._is_full = batches.all_full
+        length = batches.batch_size if self._is_full else None
         self._shapes = BatchShapes(batches, made, length)
         self.specs = tuple(tf.TensorSpec((length, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in arrays)
         self._ahead: LookAhead[int, tuple[Any, ...]] = LookAhead(self._begin, batches.transform_workers)
@@ -207,6 +208,11 @@ class Source:
     def begin_pass(self) -> Array:
         """Begin a pass for an iterator; its batches are asked for next."""
         shard_by_keras(self.batches)
+        if self._is_full and not self.batches.all_full:
+            raise StateMismatchError(
+                "the resumed epoch ends with a batch that is not full, and to_tf() promised full ones to TensorFlow. Load the position "
+                "before to_tf(), or make the batches with drop_last=True."
+            )
         walk = self.batches.cursor.begin()
         if self._short is not None:
             self._short.over()

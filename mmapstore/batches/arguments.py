@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..plain.errors import InvalidTypeError, InvalidValueError, StateMismatchError
+from ..plain.resumed_order import Begun, batches_of, samples_left
 from ..plain.windows import Anchors, Episodes
 from .plan import Plan
 from .worker_rank import WorkerRank, worker_rank
+
+_MAY_DIFFER = ("batch_size", "drop_last", "shard")  # of the order that a saved position belongs to
 
 
 def checked_shard(shard: Any) -> WorkerRank:
@@ -47,16 +50,23 @@ def require_windows(anchors: Anchors, plan: Plan, shard: tuple[int, int], name: 
 
 
 def loaded_position(
-    state: Mapping[str, Any], order: Mapping[str, Any], fingerprint: Callable[[], str], batches: int, name: str
-) -> tuple[int, int]:
-    """Return the (epoch, batch) of what `Batches.state_dict` returned; `order` and `fingerprint` are those of `batches` batches."""
+    state: Mapping[str, Any], order: Mapping[str, Any], fingerprint: Callable[[], str], name: str
+) -> tuple[int, int, tuple[Begun, ...]]:
+    """Return (epoch, batch, workers that have begun the epoch with other batches) of what `Batches.state_dict` returned.
+
+    `order` and `fingerprint` are those of the batches to go on with.
+    """
     try:
         epoch, batch = int(state["epoch"]), int(state["batch"])
         saved_order, saved_fingerprint = dict(state["order"]), str(state["fingerprint"])
+        before = tuple(Begun(int(workers), int(samples)) for workers, samples in state.get("before", ()))
+        saved_batches = _measures(saved_order)
     except (KeyError, TypeError, ValueError) as error:
         raise StateMismatchError(f"{state!r} is not a saved position; expected what state_dict() returned.") from error
     differing = [
-        f"{key}: saved {saved_order.get(key)!r}, now {value!r}" for key, value in order.items() if saved_order.get(key) != value
+        f"{key}: saved {saved_order.get(key)!r}, now {value!r}"
+        for key, value in order.items()
+        if key not in _MAY_DIFFER and saved_order.get(key) != value
     ]
     if differing:
         raise StateMismatchError(
@@ -67,6 +77,27 @@ def loaded_position(
             f"the saved position belongs to other data than {name}: lengths agree, contents do not "
             f"(fingerprint saved {saved_fingerprint}, now {now}). Open the data as they were, or begin anew."
         )
-    if epoch < 0 or not 0 <= batch <= batches:
-        raise StateMismatchError(f"the saved position is epoch {epoch}, batch {batch}, but an epoch has {batches} batches.")
-    return epoch, batch
+    anchors, (workers, size, _) = int(order["samples"]), saved_batches
+    first, end = _batches_left(anchors, before, *saved_batches)
+    steps = (samples_left(anchors, before[:number]) // max(1, each.workers) for number, each in enumerate(before))
+    is_possible = all(each.workers >= 1 and 0 <= each.samples <= most for each, most in zip(before, steps, strict=True))
+    if epoch < 0 or not first <= batch <= end or min(workers, size) < 1 or not is_possible:
+        raise StateMismatchError(f"the saved position is epoch {epoch}, batch {batch}, but an epoch has {end} batches.")
+    if saved_batches == _measures(order):
+        return epoch, batch, before
+    if batch == end:
+        return epoch + 1, 0, ()
+    if batch > first:
+        before = (*before, Begun(workers, (batch - first) * size))
+    return epoch, _batches_left(anchors, before, *_measures(order))[0], before
+
+
+def _measures(order: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """Return (workers, batch_size, drop_last) of an order as JSON."""
+    return int(order["shard"][1]), int(order["batch_size"]), bool(order["drop_last"])
+
+
+def _batches_left(anchors: int, before: Sequence[Begun], workers: int, size: int, drop_last: bool) -> tuple[int, int]:
+    """Return the first batch that each of `workers` has left of an epoch, and the number of batches in a whole one."""
+    end = batches_of(anchors // max(1, workers), max(1, size), drop_last)
+    return end - batches_of(samples_left(anchors, before) // max(1, workers), max(1, size), drop_last), end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,6 @@ TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this: a cal
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 COPIED_BYTES = 2**20  # fields up to this may be copied again and again, once for many batches: labels that are not aligned
 SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by one, than to copy twice
-_POSITIONS_AT_ONCE = 1024  # working out an order costs the same for 30 positions as for 300
 _SAMPLES_SAID = 8  # of a batch, in messages
 
 
@@ -63,10 +62,10 @@ class BatchReader:
         self._buffers = LentBuffers()
         self._fields = self._by_ability({name: readers[name].settled() for name in self.plan.fields})
         self._epoch = -1
-        self._kept: tuple[tuple[int, int], Numbers] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}
+    def under(self, order: SampleOrder) -> BatchReader:
+        """Return a reader in another order of the same anchors."""
+        return replace(self, readers=self._fields.readers, order=order)
 
     def _by_ability(self, readers: Mapping[str, Reader]) -> _Fields:
         return _Fields(
@@ -106,27 +105,16 @@ class BatchReader:
         said = ", ".join(map(str, samples[:_SAMPLES_SAID])) + (", ..." if len(samples) > _SAMPLES_SAID else "")
         return f"batch {batch} of epoch {epoch} ({len(samples)} samples, those at {said} in the store)"
 
-    def _numbers(self, epoch: int, batch: int) -> Numbers:
-        """Return the anchors of a batch; a stretch of a shuffled order is worked out at once and kept."""
-        if self.order.shuffling is None:
-            return self._numbers_of(epoch, batch, 1)
-        stretch = max(1, _POSITIONS_AT_ONCE // self.batch_size)
-        first = batch // stretch * stretch
-        kept = self._kept
-        if kept is None or kept[0] != (epoch, first):
-            kept = self._kept = (epoch, first), self._numbers_of(epoch, first, stretch)
-        start = (batch - first) * self.batch_size
-        return kept[1][start : start + self.batch_size]
-
-    def _numbers_of(self, epoch: int, batch: int, batches: int) -> Numbers:
+    def _numbers(self, epoch: int, batch: int, batches: int = 1) -> Numbers:
+        """Return the anchors of batches."""
         start = batch * self.batch_size
-        return self.order.anchors_at(epoch, start, min(start + batches * self.batch_size, len(self.order)))
+        return self.order.anchors_at(epoch, start, min(start + batches * self.batch_size, self.order.end(epoch)))
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, epoch: int, batch: int, batches: int = 1) -> list[Array]:
         """Read the arrays of the plan, x before y before w, for one batch, or for several as one."""
-        numbers = self._numbers(epoch, batch) if batches == 1 else self._numbers_of(epoch, batch, batches)
+        numbers = self._numbers(epoch, batch, batches)
         arrays = self._arrays(epoch, batch * self.batch_size, numbers)
         self._require_weights(arrays[len(arrays) - len(self.plan.weights) :], epoch, batch, numbers)
         return arrays
@@ -139,7 +127,7 @@ class BatchReader:
         if self.order.shuffling is None:
             fields.advice.on_sample(epoch, int(starts[0]))
             first, last = int(numbers[0]), int(numbers[-1]) + 1
-            if self.order.draws is None and self.anchors.is_run(first, last):
+            if self.order.draws is None and last - first == len(numbers) and self.anchors.is_run(first, last):
                 return self._run(fields, epoch, start, int(starts[0]), last - first)
         else:
             fields.advice.on_window(epoch, start)
@@ -287,24 +275,26 @@ class BatchReader:
             return None  # of text, TensorFlow would make strings of all samples, for each group
         self._settle()
         order, fields = self.order, self._fields
-        is_run = order.shuffling is None and order.draws is None and self.anchors.is_run(order.first, order.first + len(order))
+        is_run = order.shuffling is None and order.draws is None and self.anchors.is_run(0, len(self.anchors))
         mapped = [name for name in fields.readers if self._whole(fields, name) is not None]
         if not is_run and sum(fields.readers[name].spec.nbytes for name in mapped) > memory_available():
             return None
         if any(name not in mapped and not (order.shuffling is None and name in fields.decoded) for name in fields.readers):
             return None
         held = self._held_together
-        return GroupedReads(self.plan.arrays, self._rows, held and max(1, held // self.batch_size), held is not None)
+        return GroupedReads(self.plan.arrays, self.rows, held and max(1, held // self.batch_size), held is not None)
 
-    def _rows(self, epoch: int, batch: int, batches: int) -> list[tuple[Numbers, Array]]:
+    def rows(self, epoch: int, batch: int, batches: int) -> list[tuple[Numbers, Array]]:
         """Return the rows of each array, all in one stretch of `_held_together`, and a view of the frames that they are of."""
         start = batch * self.batch_size
-        numbers = self._numbers_of(epoch, batch, batches)
+        numbers = self._numbers(epoch, batch, batches)
         self._begin(epoch, start)
         fields = self._fields
         samples = self.anchors.starts(numbers)
-        if self.order.shuffling is None:
+        if self.order.shuffling is None and int(numbers[-1] - numbers[0]) < len(numbers):
             fields.advice.on_run(epoch, int(samples[0]), int(samples[-1]) + 1)
+        elif self.order.shuffling is None:
+            fields.advice.on_sample(epoch, int(samples[0]))
         else:
             fields.advice.on_window(epoch, start)
         found: dict[str, tuple[Numbers, Array]] = {}

@@ -14,6 +14,7 @@ import numpy as np
 from ..plain.errors import InvalidValueError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.nests import leaves, pack
+from ..plain.resumed_order import ResumedOrder, batches_of
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, whole_number
 from ..readers.contract import Array, Reader, within
@@ -83,7 +84,7 @@ class Batches(BatchEpochs):
         require_windows(self._anchors, plan, self.shard, dataset.name)
         self._sampling = sampling(Anchors(cut, *windows, dataset._selection, numbered=True), window.offsets()[0][-1])
         draws = None if self._sampling is None else self._sampling.draws
-        self._order = SampleOrder(len(self._anchors), self._shuffling, self.seed, self.shard, draws)
+        self._whole = self._order = SampleOrder(len(self._anchors), self._shuffling, self.seed, self.shard, draws)
         if len(self) == 0:
             raise InvalidValueError(
                 f"drop_last=True leaves no batch: there are {len(self._order)} samples and batch_size is {self.batch_size}. "
@@ -93,7 +94,7 @@ class Batches(BatchEpochs):
         self._fingerprint = dataset.fingerprint
         self._fingerprinted: str | None = None
         self._name = dataset.name
-        allowed = math.inf if max_memory is None else parse_bytes(max_memory)
+        self._allowed = allowed = math.inf if max_memory is None else parse_bytes(max_memory)
 
         def fits(readers: Mapping[str, Reader], share: int) -> bool:
             stretch_bytes, workers = window_frames.STRETCH_BYTES // share, self.transform_workers
@@ -114,8 +115,7 @@ class Batches(BatchEpochs):
 
     def __len__(self) -> int:
         """Return the batches in an epoch."""
-        whole, rest = divmod(len(self._order), self.batch_size)
-        return whole if self.drop_last or not rest else whole + 1
+        return batches_of(len(self._whole), self.batch_size, self.drop_last)
 
     @property
     def samples(self) -> int:
@@ -124,9 +124,9 @@ class Batches(BatchEpochs):
 
     @property
     def batch_sizes(self) -> set[int]:
-        """The numbers of samples that batches may have: two where the last batch is short."""
-        rest = 0 if self.drop_last else len(self._order) % self.batch_size
-        return {self.batch_size, rest or self.batch_size}
+        """The numbers of samples that batches may have: several where a last batch is short."""
+        rests = [] if self.drop_last else [end % self.batch_size for end in self._order.ends]
+        return {self.batch_size, *(rest or self.batch_size for rest in rests)}
 
     @property
     def effective_batch(self) -> float:
@@ -158,8 +158,10 @@ class Batches(BatchEpochs):
 
         For `LookAhead`, which reads in order and transforms in several threads. Arguments and errors as for `read`.
         """
-        if not 0 <= batch < len(self):
-            raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
+        first = self._order.begin(epoch) // self.batch_size
+        if not first <= batch < len(self):
+            seen = f"; other workers have seen the samples of epoch {epoch} before batch {first}" if first else ""
+            raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0{seen}.")
         return self._finish(self._parts(epoch, batch), epoch, batch, aligned)
 
     def _reader_of(self, epoch: int) -> BatchReader:
@@ -188,8 +190,10 @@ class Batches(BatchEpochs):
         if self._transform is not None:
             return None
         found = self._reader.grouped(casts)
-        if found is not None or self._together == 1:
-            return found
+        if found is not None:
+            return replace(found, fetch=lambda epoch, batch, batches: self._reader_of(epoch).rows(epoch, batch, batches))
+        if self._together == 1:
+            return None
 
         def fetch(epoch: int, batch: int, batches: int) -> list[tuple[Array, Array]]:
             arrays = self._reader_of(epoch).read(epoch, batch, batches)
@@ -241,11 +245,43 @@ class Batches(BatchEpochs):
     def state_at(self, epoch: int, batch: int) -> dict[str, Any]:
         """Return the state of having read everything before that batch, for callers who keep count themselves."""
         order, data = self._order_json(), self._digest()
-        return {"version": 1, "epoch": int(epoch), "batch": int(batch), "order": order, "fingerprint": data}
+        before = {}
+        if isinstance(self._order, ResumedOrder) and self._order.epoch == epoch:
+            before = {"before": [list(each) for each in self._order.before]}
+        return {"version": 1, "epoch": int(epoch), "batch": int(batch), "order": order, **before, "fingerprint": data}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved position. Raises StateMismatchError if it belongs to other data or another order."""
-        self.cursor.move_to(*loaded_position(state, self._order_json(), self._digest, len(self), self._name))
+        """Go on from a saved position, of this worker or of any other. Raises StateMismatchError for other data or another order.
+
+        The number of workers, `batch_size` and `drop_last` may be others than when the position was saved. The samples of the epoch
+        that nobody has seen are then divided among the workers of now, who all load the same state: each is seen at most once, and
+        fewer samples than there are workers are left out. The next epoch is a whole one again.
+
+        >>> import mmapstore as mm
+        >>> ds = mm.open(np.arange(10))
+        >>> first = ds.batches(2, shard=(0, 2))
+        >>> next(iter(first)), first.state_dict()["batch"]
+        (array([0, 1]), 1)
+        >>> alone = ds.batches(4)
+        >>> alone.load_state_dict(first.state_dict())
+        >>> [batch.tolist() for batch in alone]
+        [[2, 3, 4, 7], [8, 9]]
+        """
+        epoch, batch, before = loaded_position(state, self._order_json(), self._digest, self._name)
+        order = ResumedOrder(self._whole, epoch, before, self.batch_size, self.drop_last) if before else self._whole
+        if order is not self._order:
+            self._order, self._reader = order, self._reader.under(order)
+            if self.memory.total > self._allowed:
+                self._require(int(self._allowed))
+        self.cursor.move_to(epoch, batch)
+
+    def left_out(self, epoch: int | None = None) -> Array:
+        """Return the samples that an epoch gives to no worker, the current epoch by default: numbers in the store, int64, rising.
+
+        They are fewer than there are workers, and others in each epoch. A window is named by its first sample. Samples of a last
+        batch that `drop_last` drops are not among them.
+        """
+        return np.sort(self._anchors.starts(self._order.left_out(self.position[0] if epoch is None else epoch)))
 
     def _digest(self) -> str:
         if self._fingerprinted is None:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ..plain.array_spec import ArraySpec
-from ..plain.runs import Runs, as_runs, merged, samples_of
+from ..plain.runs import Runs, merged, samples_of
 from ..plain.sample_order import SampleOrder, Window
 from ..plain.windows import Anchors
 from .plan import Plan
@@ -27,13 +27,14 @@ class Stretches:
 
     def window_at(self, epoch: int, position: int) -> Window:
         number = position // self.size
-        return Window(number, number * self.size, min((number + 1) * self.size, len(self.order)), number, number)
+        start, stop = max(number * self.size, self.order.begin(epoch)), min((number + 1) * self.size, self.order.end(epoch))
+        return Window(number, start, stop, number, number)
 
     def window_runs(self, epoch: int, window: Window) -> Iterator[Runs]:
-        return self.order.runs_of(epoch, as_runs([(self.order.first + window.start, self.order.first + window.stop)]))
+        return self.order.runs_at(epoch, window.start, window.stop)
 
     def largest_window(self) -> tuple[int, int]:
-        return min(self.size, len(self.order)), 1
+        return min(self.size, len(self.order)), self.order.pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ class WindowFrames:
 
     def after(self, epoch: int, window: Window) -> Window | None:
         """Return the next window of the same epoch; None after the last."""
-        return self.at(epoch, window.stop) if window.stop < len(self.order) else None
+        return self.at(epoch, window.stop) if window.stop < self.order.end(epoch) else None
 
     def runs(self, epoch: int, window: Window, name: str | None = None, gap: int = 0) -> Runs:
         """Return the samples of a field, or of all, that the anchors of a window reach; gaps of up to `gap` samples are filled."""
@@ -89,9 +90,8 @@ class WindowFrames:
 
     @property
     def end(self) -> int:
-        """The sample of the store behind the last anchor of a sequential order."""
-        last = self.order.anchors_at(0, len(self.order) - 1, len(self.order))
-        return int(self.anchors.starts(last)[0]) + 1
+        """The sample of the store behind the last anchor."""
+        return int(self.anchors.starts(np.array([len(self.anchors) - 1]))[0]) + 1
 
     @property
     def samples(self) -> int:

@@ -7,7 +7,7 @@ all that follows holds for draws as for anchors.
 (a) Blocks of `block` consecutive anchors are permuted. One block, the last, may be short; where it went is found by
     the inverse permutation, and the positions after it shift by what it lacks.
 (b) A shard is a consecutive range of V // count positions: equal steps for every shard, at most count - 1 anchors
-    left out, others in each epoch.
+    left out, others in each epoch: the last positions; in sequential order, where those are the same, some at the beginning too.
 (c) The shard is cut into windows of whole blocks, about `blocks_per_window` each and balanced; anchors are permuted
     inside each window. A window is what reading keeps at hand.
 
@@ -17,17 +17,18 @@ ever, since no random generator of a library takes part.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .draws import Draws
 from .errors import InvalidTypeError, InvalidValueError
-from .runs import Numbers, Runs
+from .runs import Numbers, Runs, as_runs
 
 BLOCK_BYTES = 2 * 2**20  # long enough that a disk or decoder works at full speed, short enough that many fit in a window
 BLOCKS_PER_WINDOW = 32  # a batch of 32 then mixes about 16 places of the data: see effective_batch
@@ -151,8 +152,7 @@ class Shuffling:
         return batch_size / (1 + (batch_size - 1) / self.blocks_per_window)
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """Positions [start, stop) of an epoch that are shuffled among themselves, and the blocks they come from."""
 
     number: int
@@ -190,9 +190,10 @@ class SampleOrder:
         self.shuffling = shuffling
         self.draws = draws
         self.seed = int(seed)
-        index, count = shard
+        self.shard = index, count = shard
         self.length = anchors // count
-        self.first = index * self.length
+        self._first = index * self.length
+        self._turns = 1 if shuffling is not None else anchors % count + 1  # epochs that begin at different positions
         if shuffling is not None:
             self._blocks = -(-anchors // shuffling.block)
             self._missing = self._blocks * shuffling.block - anchors
@@ -204,6 +205,35 @@ class SampleOrder:
         """Positions in an epoch of this shard."""
         return self.length
 
+    def begin(self, epoch: int) -> int:
+        """Return the first position of an epoch: 0, but for an epoch that is resumed; see `ResumedOrder`."""
+        return 0
+
+    def end(self, epoch: int) -> int:
+        """Return the position behind the last of an epoch."""
+        return self.length
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The positions behind the last of all epochs."""
+        return (self.length,)
+
+    def first(self, epoch: int) -> int:
+        """Return the place of position 0 in the row of all shards."""
+        return self._first + epoch % self._turns
+
+    def over(self, first: int, length: int) -> SampleOrder:
+        """Return the order of other positions in the row of all shards: [first, first + length)."""
+        other = copy.copy(self)
+        other._first, other.length, other._turns, other._inside, other._at_hand = first, length, 1, None, None
+        return other
+
+    def left_out(self, epoch: int) -> Numbers:
+        """Return the anchors that no shard has in an epoch, at most count - 1."""
+        shift, held = epoch % self._turns, self.shard[1] * self.length
+        rest = [self.over(0, shift), self.over(shift + held, self.anchors - shift - held)]
+        return np.concatenate([each.anchors_at(epoch, 0, len(each)) for each in rest])
+
     def anchors_at(self, epoch: int, start: int, stop: int) -> Numbers:
         """Return the anchors at positions [start, stop) of this shard, in order, read-only. Any range, at the cost of its length.
 
@@ -212,10 +242,11 @@ class SampleOrder:
         """
         if (self.shuffling is None and self.draws is None) or start // _AT_HAND != (stop - 1) // _AT_HAND:
             return self._looked_up(epoch, start, stop)
-        first = start // _AT_HAND * _AT_HAND
+        first = max(start // _AT_HAND * _AT_HAND, self.begin(epoch))
         cached = self._at_hand  # read once: another thread may replace it
         if cached is None or cached[0] != (epoch, first):
-            cached = ((epoch, first), self._looked_up(epoch, first, min(first + _AT_HAND, self.length)))
+            last = min((start // _AT_HAND + 1) * _AT_HAND, self.end(epoch))
+            cached = ((epoch, first), self._looked_up(epoch, first, last))
             cached[1].flags.writeable = False
             self._at_hand = cached
         return cached[1][start - first : stop - first]
@@ -227,14 +258,14 @@ class SampleOrder:
     def _numbers_at(self, epoch: int, start: int, stop: int) -> Numbers:
         """Return the numbers of anchors, or of draws, at these positions."""
         if self.shuffling is None:
-            return np.arange(self.first + start, self.first + stop, dtype=np.int64)
+            return np.arange(self.first(epoch) + start, self.first(epoch) + stop, dtype=np.int64)
         found = np.empty(stop - start, np.int64)
         at = start
         while at < stop:
             window = self.window_at(epoch, at)
             end = min(stop, window.stop)
             shuffled = self._inner(epoch, window)(np.arange(at - window.start, end - window.start, dtype=np.int64))
-            found[at - start : end - start] = self._anchors(epoch, shuffled + (window.start + self.first))
+            found[at - start : end - start] = self._anchors(epoch, shuffled + (window.start + self._first))
             at = end
         return found
 
@@ -242,18 +273,18 @@ class SampleOrder:
 
     def window_at(self, epoch: int, position: int) -> Window:
         """Return the shuffling window that holds a position of this shard."""
-        low, high = self._place(epoch, self.first), self._place(epoch, self.first + self.length - 1)
+        low, high = self._place(epoch, self._first), self._place(epoch, self._first + self.length - 1)
         places = high - low + 1
         windows = self._windows(places)
-        place = self._place(epoch, self.first + position) - low
+        place = self._place(epoch, self._first + position) - low
         number = min(place * windows // places, windows - 1)
         while place < number * places // windows:
             number -= 1
         while place >= (number + 1) * places // windows:
             number += 1
         first, end = low + number * places // windows, low + (number + 1) * places // windows
-        start = max(self._place_start(epoch, first) - self.first, 0)
-        stop = min(self._place_start(epoch, end) - self.first, self.length)
+        start = max(self._place_start(epoch, first) - self._first, 0)
+        stop = min(self._place_start(epoch, end) - self._first, self.length)
         return Window(number, start, stop, first, end - 1)
 
     def window_runs(self, epoch: int, window: Window) -> Iterator[Runs]:
@@ -263,9 +294,18 @@ class SampleOrder:
         places = np.arange(window.first_place, window.last_place + 1, dtype=np.int64)
         begins = places * block - np.where(places > short, missing, 0)  # positions
         ends = (places + 1) * block - np.where(places >= short, missing, 0)
-        held = np.clip(np.stack([begins, ends], axis=1), window.start + self.first, window.stop + self.first)
+        held = np.clip(np.stack([begins, ends], axis=1), window.start + self._first, window.stop + self._first)
         runs = (held - begins[:, None]) + blocks(places)[:, None] * block
         yield from self.runs_of(epoch, runs)
+
+    def runs_at(self, epoch: int, start: int, stop: int) -> Iterator[Runs]:
+        """Yield the runs of anchors at positions [start, stop) of a sequential order."""
+        yield from self.runs_of(epoch, as_runs([(self.first(epoch) + start, self.first(epoch) + stop)]))
+
+    @property
+    def pieces(self) -> int:
+        """The most ranges of consecutive anchors, or draws, that a sequential epoch is made of."""
+        return 1
 
     def runs_of(self, epoch: int, runs: Runs) -> Iterator[Runs]:
         """Yield the runs of anchors behind these runs of numbers; of draws a bounded part of them at a time."""

@@ -478,8 +478,6 @@ def test_a_position_survives_a_copy_of_the_file_in_another_format(store, tmp_pat
         ({"seed": 1}, r"seed: saved 0, now 1"),
         ({"shuffle": True}, r"shuffle: saved \[1, 20\], now \[21845, 32\]"),
         ({"shuffle": False}, r"shuffle: saved \[1, 20\], now None"),
-        ({"drop_last": True}, r"drop_last: saved False, now True"),
-        ({"shard": (0, 2)}, r"shard: saved \[0, 1\], now \[0, 2\]"),
         ({"dtype": "f8"}, r"arrays: saved '\w+', now '\w+'"),
         ({"layout": "NHWC"}, r"arrays: saved"),
     ],

@@ -43,7 +43,7 @@ def test_shards_are_disjoint_equal_and_leave_out_less_than_their_number(case):
     seen = [epoch_of(order, epoch) for order in shards]
     assert [len(order) for order in shards] == [anchors // count] * count == [len(one) for one in seen]
     together = list(chain.from_iterable(seen))
-    assert len(set(together)) == len(together) and set(together) <= set(range(anchors))
+    assert sorted([*together, *shards[0].left_out(epoch).tolist()]) == list(range(anchors))
     assert anchors - len(together) < count
 
 
@@ -119,10 +119,14 @@ def test_no_window_is_larger_than_the_largest(case):
 @given(st.integers(1, 400), st.integers(1, 5), seeds)
 def test_without_shuffling_shards_are_consecutive_ranges(anchors, count, seed):
     count = min(anchors, count)
-    for index in range(count):
-        order = SampleOrder(anchors, None, seed, (index, count))
-        first = index * (anchors // count)
-        assert epoch_of(order, 3) == list(range(first, first + anchors // count))
+    left_out = set()
+    for epoch in range(count):
+        seen = [epoch_of(SampleOrder(anchors, None, seed, (index, count)), epoch) for index in range(count)]
+        assert [len(one) for one in seen] == [anchors // count] * count
+        together = list(chain.from_iterable(seen))
+        assert together == list(range(together[0], together[0] + len(together)))
+        left_out |= set(range(anchors)) - set(together)
+    assert len(left_out) == 2 * (anchors % count)  # others in each epoch: all that lie at either end
     assert SampleOrder(anchors, None).largest_window() == (0, 0)
 
 

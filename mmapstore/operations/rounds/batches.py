@@ -45,9 +45,9 @@ class RoundBatches(Batches):
         number = self._rounds.round_of(epoch)
         stored = self._rounds.dataset(number)  # waits for the round
         latest = self._latest  # read once: another thread may replace it
-        if latest is None or latest[0] != number:
+        if latest is None or latest[0] != number or latest[1].order is not self._order:
             batch_size, options = self._made_of
-            latest = self._latest = number, stored.batches(batch_size, **options)._reader
+            latest = self._latest = number, stored.batches(batch_size, **options)._reader.under(self._order)
         return latest[1]
 
     def grouped(self, casts: Any) -> GroupedReads | None:
