@@ -210,8 +210,8 @@ class Source:
         shard_by_keras(self.batches)
         if self._is_full and not self.batches.all_full:
             raise StateMismatchError(
-                "the resumed epoch ends with a batch that is not full, and to_tf() promised full ones to TensorFlow. Load the position "
-                "before to_tf(), or make the batches with drop_last=True."
+                "the resumed epoch ends with a batch that is not full, and to_tf() promised full ones to TensorFlow. Load the "
+                "position before to_tf(), or make the batches with drop_last=True."
             )
         walk = self.batches.cursor.begin()
         if self._short is not None:

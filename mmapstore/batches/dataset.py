@@ -123,9 +123,10 @@ class Dataset(Parts):
             compressed data, take more memory. The order depends on seed, shuffle and the bytes of a sample alone.
         seed : any whole number
         drop_last : leave out a last batch that is not full
-        shard : (index, count): this worker's part of each epoch. Equal lengths; up to count - 1 samples are left out. "auto"
-            takes both from the first that knows of several workers: `keras.distribution`, `tf.distribute`, `torch.distributed`,
-            `jax.distributed`, TF_CONFIG, torchrun, SLURM, MPI; `repr` says from where. `batch_size` is that of each worker
+        shard : (index, count): this worker's part of each epoch. Equal lengths; up to count - 1 samples are left out, others in
+            each epoch (`left_out`). "auto" takes both from the first that knows of several workers: `keras.distribution`,
+            `tf.distribute`, `torch.distributed`, `jax.distributed`, TF_CONFIG, torchrun, SLURM, MPI; `repr` says from where.
+            `batch_size` is that of each worker. Another count goes on from a saved position, see `Batches.load_state_dict`
         layout : axis order of images as delivered, such as "NHWC"; costs a copy
         dtype : of the inputs, and targets taken from them, as delivered; or a dict by field. Costs a copy
         transform : function of x; of x and y; or of x, y and w, as batches have them, called on each batch as it is read. Returns

@@ -109,6 +109,28 @@ def test_the_rule(tmp_path, way, shape):
         assert b.cursor.next == following
 
 
+@pytest.mark.parametrize("shape", [(3,), LARGE], ids=["small", "large"])
+def test_an_epoch_that_other_workers_began(tmp_path, shape):
+    state = real_batches(tmp_path, 187, 5, shape=shape, shard=(2, 3)).state_at(2, 4)
+    for make in WAYS.values():
+        b = real_batches(tmp_path, 187, shape=shape, shard=(1, 2))
+        take = make(b)
+        b.load_state_dict(state)
+        epoch, first = b.position
+        assert epoch == 2 and len(b) - first == 16  # 63 samples of 2 * 63 + 1
+        assert take(None) == [numbers(b.read(2, number)[0]) for number in range(first, len(b))]
+        assert b.cursor.next == (3, 0) and len(take(None)) == len(b)
+
+
+def test_tensorflow_is_not_given_a_short_batch_after_full_ones_were_promised(tmp_path):
+    b = real_batches(tmp_path, 4 * COUNT)
+    data = b.to_tf()
+    b.load_state_dict(real_batches(tmp_path, 4 * COUNT, 5, shard=(0, 2)).state_at(0, 1))
+    with pytest.raises(tf.errors.OpError, match=r"Load the position before to_tf\(\), or make the batches with drop_last=True"):
+        next(iter(data))
+    assert [len(x) for x, _ in b.to_tf()] == [4, 4, 4, 2]
+
+
 def test_all_ways_move_the_same_position(tmp_path):
     b = real_batches(tmp_path, 4 * COUNT)
     ways = [make(b) for make in WAYS.values()]

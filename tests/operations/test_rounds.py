@@ -208,6 +208,18 @@ def test_a_saved_position_is_gone_on_with_in_the_same_round(here, ds, tmp_path):
         batches(seed=1).load_state_dict(state)
 
 
+def test_other_numbers_of_workers_go_on_in_a_round(here, ds, tmp_path):
+    rounds = ds.augmented(augmenting.noisy, tmp_path / "rounds", balance="label", samples_per_class=10, epochs_per_round=2)
+    halves = [rounds.batches(4, shuffle=4, shard=(worker, 2)) for worker in range(2)]
+    seen = [halves[worker].read(0, 0)[0] for worker in range(2)]
+    for worker in range(3):
+        third = rounds.batches(2, shuffle=4, shard=(worker, 3))
+        third.load_state_dict(halves[1].state_at(0, 1))
+        seen += list(third)
+    whole = np.concatenate(list(rounds.batches(20)))
+    assert sorted(map(bytes, np.concatenate(seen))) == sorted(map(bytes, whole))
+
+
 def test_training_waits_for_a_round_and_says_so_once(here, ds, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(here, "late", True)
     rounds = ds.augmented(augmenting.noisy, tmp_path / "rounds", balance="label", epochs_per_round=1)
