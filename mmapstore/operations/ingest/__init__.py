@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from ...files.exclusive_lock import exclusive_lock
 from ...files.system_errors import explaining_write_errors
+from ...plain.array_likes import is_fields
 from ...plain.errors import InvalidValueError
 from ...plain.manifest import DIRECTORY_MANIFEST
 from ...plain.memory_budget import MemoryPlan, parse_bytes
+from ..flow import engines
+from ..flow.engines import THREADS
 from ..flow.journal import Journal
 from ..flow.publishing import Earlier, discard, is_published, kept_if_begun, publish
 from ..flow.record import Record, grown_paths, name_beside
+from ..flow.tally import Tally
 from ..flow.target import Target, name_fields, require_field_names
 from ..manifest_files import write_manifest
 from ..progress import Progress
@@ -23,9 +28,10 @@ from .contract import ONLY, LooksFirst, Source
 from .description import written_manifest
 from .estimate import Estimate, estimate_of, require_can_be_measured, require_epochs
 from .field_write import write_fields
+from .parts import require_any_order, require_files, write_in_regions
 from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
-from .source_detection import fields_of, images_of, is_source, require_source_exists, source_of
-from .zipped_sources import UnequalFieldsError, ZippedSources
+from .source_detection import fields_of, images_of, is_source, opened_source, require_source_exists
+from .zipped_sources import UnequalFieldsError
 
 __all__ = ["Estimate", "ingest"]
 
@@ -50,6 +56,7 @@ class _Keywords(TypedDict, total=False):
     order: str | None
     seed: int | None
     progress: Callable[[int, int | None], Any] | bool | None
+    engine: Any
 
 
 @overload
@@ -85,6 +92,7 @@ def ingest(
     order: str | None = None,
     seed: int | None = None,
     progress: Callable[[int, int | None], Any] | bool | None = None,
+    engine: Any = THREADS,
     dry_run: bool = False,
     epochs: int | None = None,
     train_seconds: float = 0.0,
@@ -125,6 +133,9 @@ def ingest(
         else stays in its order
     resume : False forgets an interrupted write and starts again
     progress : None shows a bar on a terminal, False nothing; a function is called with (samples done, samples in all or None)
+    engine : "threads" of this process; or "processes", "dask", the address of a Dask scheduler, any object with `map(fn, items)`,
+        as in `convert`, for regions of about 256 MB into .npy or Zarr. Workers open the source again: a path, what `mmapstore.open`
+        returns, `Images`, or a dict of these, but not of .npz or videos, nor in RAM. `max_memory` is for each worker
     dry_run : write nothing, and return an `Estimate` (it prints well): samples, bytes, memory, and the time, judged by what about
         2 seconds were enough to write to a temporary place beside `out`
     epochs, train_seconds : with a dry run, also tell whether ingesting pays for that many epochs, each of which trains so long
@@ -148,7 +159,11 @@ def ingest(
     if append and overwrite:
         raise InvalidValueError("append=True adds to what is there, overwrite=True replaces it; choose one.")
     options = Options(layout, source_layout, dtype, compression, chunk_samples, samples)
-    source = images_of(source, source_layout, order, seed)
+    source, in_regions = images_of(source, source_layout, order, seed), engine != THREADS
+    if in_regions:
+        require_files(source if is_fields(source) else {"": source})
+        if append:
+            raise InvalidValueError("append=True needs engine='threads' (no --engine): one process adds to what is there.")
     if isinstance(source, LooksFirst):
         source.look(budget)
     several = fields_of(source)
@@ -161,24 +176,33 @@ def ingest(
     if not target.writing.compressions:
         _refuse_chunk_options(target, options)
     target.require_directory()
+    if in_regions:
+        target.require_parts("by engine='threads' (no --engine)")
     if dry_run:
         require_can_be_measured(source, several)
-        opened = _opened(source, several, target, options)
+        opened = opened_source(source, several, target, options)
+        if in_regions:
+            require_any_order(opened)
+            with engines.opened(engine):
+                pass
         target.require_apart_from(opened.paths)
         if append:
             before_of(target, opened, options)
         plan = write_plan(opened, target, options, budget)
         target.require_free(overwrite, plan.fields, is_growing=append)
         return estimate_of(plan, target, _fitting_memory(plan, budget), epochs, train_seconds)
-    with exclusive_lock(target.lock, target.path):
+    with engines.opened(engine) as workers, exclusive_lock(target.lock, target.path):
         earlier = Earlier(target, Record, resume, lambda each: is_published(each) or (resume and _is_finished_append(each)))
         if hasattr(source, "__next__") and not append and not earlier.published:
             target.require_free(overwrite)  # before the iterator is touched: it gives its first sample once
-        opened = _opened(source, several, target, options)
+        opened = opened_source(source, several, target, options)
+        if in_regions:
+            require_any_order(opened)
         target.require_apart_from(opened.paths)
         earlier.forget_unless_resumed(lambda: None if append else target.require_free(overwrite))
         plan = _appending(opened, target, options) if append else write_plan(opened, target, options, budget)
-        journal = Journal(target, {"target": target.opened_as, **call_of(plan, options)})
+        call = {"target": target.opened_as, **call_of(plan, options), **({"in regions": True} if in_regions else {})}
+        journal = Journal(target, call)
         if earlier.published and resume and _is_same_call(earlier.journal, journal):
             return target.opened_as
         target.require_free(overwrite, plan.fields, is_growing=append)
@@ -187,7 +211,11 @@ def ingest(
             plan = recorded_plan(opened, target, options, journal.record)
         _fitting_memory(plan, budget)
         if journal.finished is None:
-            _write_all(plan, target, journal, progress)
+            write: Callable[..., dict[str, Tally]] = write_fields
+            if in_regions:
+                given = None if several else source, several, options
+                write = functools.partial(write_in_regions, target=target, given=given, max_memory=budget, engine=workers)
+            _write_all(plan, target, journal, progress, write)
         publish(journal, overwrite or append)
     return target.opened_as
 
@@ -214,22 +242,7 @@ def _names_its_fields(source: Any, out: str | os.PathLike[str]) -> bool:
     return len(source.specs) > 1 or (ONLY not in source.specs and not os.fspath(out).lower().endswith(".npy"))
 
 
-def _opened(source: Any, several: Mapping[str, Any] | None, target: Target, options: Options) -> Source:
-    def one(field: str, part: Any) -> Source:
-        wanted = {name: options.of(name, field) for name in ("source_layout", "layout", "dtype")}
-        return source_of(part, wanted["source_layout"], wanted["layout"], wanted["dtype"] is not None)
-
-    if several is not None:
-        return ZippedSources({field: one(field, part) for field, part in several.items()}, options.samples)
-    opened = one(ONLY, source)
-    if is_source(source):
-        options.check(opened.specs, target.named)
-        if target.named:
-            require_field_names(list(opened.specs))
-    return opened
-
-
-def _write_all(plan: WritePlan, target: Target, journal: Journal, progress: Any) -> None:
+def _write_all(plan: WritePlan, target: Target, journal: Journal, progress: Any, write: Callable[..., dict[str, Tally]]) -> None:
     complete = journal.record.samples if journal.record else plan.before.complete if plan.before else 0
     bar = Progress(progress, plan.guess or None, plan.sample_nbytes, complete)
     try:
@@ -244,7 +257,7 @@ def _write_all(plan: WritePlan, target: Target, journal: Journal, progress: Any)
                 with explaining_write_errors(target.partial):
                     os.makedirs(target.partial, exist_ok=True)
                     name_fields(paths, finished=False)
-            tallies = write_fields(plan, journal, bar)
+            tallies = write(plan, journal, bar)
             manifest = written_manifest(plan, target, record, tallies)
             if paths:
                 with explaining_write_errors(target.partial):

@@ -18,7 +18,8 @@ from ...files.stored_manifest import read_manifest
 from ...plain.inside_names import file_of
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX
 from ...plain.memory_budget import format_bytes
-from ..command_options import RESUMABLE, add_options, keywords
+from ..command_options import RESUMABLE, add_options, engine_of, keywords, refuse_options
+from ..flow.engines import THREADS
 from . import archive_options, ingest
 from .estimate import Estimate, require_epochs
 from .images import options as image_options
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-seconds", type=float, default=0.0, metavar="S", help="with --epochs: seconds of training in an epoch (default: 0)"
     )
-    add_options(parser, "--json")
+    add_options(parser, "--json", "--engine", "--scheduler")
     image_options.add_arguments(parser)
     archive_options.add_arguments(parser)
 
@@ -55,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ingest, and print where the data is and how to open it. Returns 0; raises what `ingest` raises."""
     began = time.monotonic()
-    options = keywords(ingest, args, layout=None if args.layout.lower() == "keep" else args.layout)
+    options = keywords(ingest, args, layout=None if args.layout.lower() == "keep" else args.layout, engine=engine_of(args))
+    if options["engine"] != THREADS:
+        refuse_options(
+            args, ["max_pixels"], "is a setting of this process, and not of the workers of --engine. Leave one of them out."
+        )
     for name in ("order", "seed"):  # of Images, which has them from `args`
         options.pop(name, None)
     if (source := archive_options.source_from(args)) is not None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 
 import numpy as np
 
 from ...files import durable_writes
+from ...files.system_errors import explaining_write_errors
 from ...formats.contract import Writer
+from ...plain.digest_leaves import leaves_of
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
 from ...plain.manifest import ArrayManifest
-from ..flow.copying import Block, Sink, checksum_of, copy, read_back
+from ..flow.copying import Block, Sink, checksum_of, copy, read_back, require_same
 from ..flow.journal import Journal
 from ..flow.record import Record
+from ..flow.regions import Region, Regions
 from ..flow.tally import Tally
+from ..flow.target import Target
 from .contract import Array, Position
 from .plan import FieldPlan, WritePlan
 from .sources import starts_between
@@ -56,6 +62,70 @@ def write_fields(plan: WritePlan, journal: Journal, report: Callable[[int], None
             journal.write()
     _cut_to_length(plan, record)
     return tallies
+
+
+def create_fields(plan: WritePlan, target: Target) -> None:
+    """Have the arrays of all fields on disk, of whatever values."""
+    for field in plan.fields.values():
+        durable_writes.remove(field.place.path)
+    _created(plan, Record()).close()
+    with explaining_write_errors(target.partial):
+        durable_writes.sync_tree(target.partial)
+
+
+def write_region(plan: WritePlan, journal: Journal, region: Region, tallies: Mapping[str, Tally]) -> None:
+    """Write samples [start, stop) of all fields to arrays that exist, and read them back. `journal` and `tallies` are new.
+
+    Raises WriteError if the disk gives something else back than was written, DamagedFileError for a source that ends early.
+    """
+    record, (start, stop) = journal.record, region
+    if start:
+        record.starts.append(0)  # of an episode that may go on
+        before = dataclasses.replace(plan, block_samples=1, limit=start)
+        with contextlib.closing(blocks_of(before, Position(start - 1), Record())) as blocks:
+            for values in blocks:
+                for name, tally in tallies.items():
+                    tally.digest.update(values[name][:0], start * values[name].size)
+                    if tally.is_counted:
+                        tally.count_differences(values[name], ())
+    with _Fields(plan, record) as fields:
+        for name, field in plan.fields.items():
+            fields.writers[name] = _reopen(field, plan, record)
+        copy(_missing(dataclasses.replace(plan, limit=stop), Position(start), journal), fields, tallies, journal, lambda done: None)
+        if record.samples != stop:
+            raise DamagedFileError(
+                f"{plan.source.name} ended at sample {record.samples} of {plan.samples}: it was changed meanwhile."
+            )
+        for number, at in enumerate(range(start, stop, plan.block_samples)):
+            boxes = _boxes(plan, at, min(at + plan.block_samples, stop))
+            for name, found in fields.read(Block(boxes, stop)).items():
+                checksum = record.checksums[name][number]
+                require_same(journal.output.path, boxes[name], checksum, found, tallies[name].digest.dtype)
+    del record.starts[: start > 0]
+    _end_digests(plan, tallies)
+
+
+def hash_cut_leaves(plan: WritePlan, regions: Regions, number: int, tallies: Mapping[str, Tally]) -> None:
+    """Hash the leaves that the end of a region cuts, and the end of none before it, as the target has them."""
+    cut, cut_before = regions[number][1], regions[number - 1][1] if number else 0
+    for name, field in plan.fields.items():
+        values, digest = math.prod(field.conversion.target.sample_shape), tallies[name].digest
+        run = leaves_of((), digest.dtype.itemsize).run
+        first = cut * values // run * run
+        if first == cut * values or first < cut_before * values:
+            continue
+        with Sink({name: _reopen(field, plan, Record())}) as sink:
+            at = first // values // plan.block_samples * plan.block_samples
+            while at < regions.stop and at * values < first + run:
+                digest.update(found := sink.writers[name].read(at, min(at + plan.block_samples, regions.stop)), at * values)
+                at += len(found)
+    _end_digests(plan, tallies)
+
+
+def _end_digests(plan: WritePlan, tallies: Mapping[str, Tally]) -> None:
+    """Take the last leaf of a digest, which ends where the array does, for whole."""
+    for name, field in plan.fields.items():
+        tallies[name].digest.of((plan.samples or 0, *field.conversion.target.sample_shape))
 
 
 def tallies_of(plan: WritePlan) -> dict[str, Tally]:

@@ -72,12 +72,13 @@ def _check_number(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class FieldPlan:
-    """An array to write: its form and its place."""
+    """An array to write: its form and its place. `is_shared`: other processes write other samples meanwhile."""
 
     conversion: Conversion
     place: Place
     compression: str | None
     chunk_samples: int
+    is_shared: bool = False
 
     @property
     def is_counted(self) -> bool:
@@ -88,7 +89,8 @@ class FieldPlan:
     def new_array(self, samples: int, resizable: bool) -> NewArray:
         target = self.conversion.target
         shape = (samples, *target.sample_shape)
-        return NewArray(shape, target.dtype, self.compression, self.chunk_samples, {"layout": target.layout}, resizable=resizable)
+        attributes, shared = {"layout": target.layout}, self.is_shared
+        return NewArray(shape, target.dtype, self.compression, self.chunk_samples, attributes, resizable, is_shared=shared)
 
 
 @dataclass(frozen=True)

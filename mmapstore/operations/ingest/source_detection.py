@@ -16,13 +16,16 @@ from ...plain.errors import InvalidTypeError, InvalidValueError, NotFoundError, 
 from ...plain.guessed_axes import warn_of_doubts
 from ...plain.inside_names import file_of
 from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, is_beside
-from .contract import DoubtsAxes, Source
+from ..flow.target import Target, require_field_names
+from .contract import ONLY, DoubtsAxes, Source
 from .files import ARRAY_SUFFIXES, STORE_FILES, FilesSource, NpzSource, inside_directory, matching
 from .images.files import PassedOver, is_hidden, looks_like_images
 from .images.images import Images
 from .megabatches.unpickling import PICKLE_SUFFIXES, is_pickle, refuse_pickle
+from .plan import Options
 from .sources import DatasetSource, IterableSource, array_source
 from .video import VIDEO_SUFFIXES, VideoSource
+from .zipped_sources import ZippedSources
 
 _CONTRACT = ("name", "specs", "samples", "guess", "paths", "fingerprint", "gives_from_any_sample", "notes", "pieces", "memory")
 
@@ -96,6 +99,23 @@ def source_of(source: Any, source_layout: str | None, layout: str | None, any_dt
         argument = "layout" if is_source(source) else "source_layout"
         warn_of_doubts(found.doubts, argument, "--source-layout", stacklevel=4)
     return found
+
+
+def opened_source(source: Any, several: Mapping[str, Any] | None, target: Target, options: Options) -> Source:
+    """Open the source of a call: one, or `several` by field. Raises also for options and names that do not fit its fields."""
+
+    def one(field: str, part: Any) -> Source:
+        wanted = {name: options.of(name, field) for name in ("source_layout", "layout", "dtype")}
+        return source_of(part, wanted["source_layout"], wanted["layout"], wanted["dtype"] is not None)
+
+    if several is not None:
+        return ZippedSources({field: one(field, part) for field, part in several.items()}, options.samples)
+    opened = one(ONLY, source)
+    if is_source(source):
+        options.check(opened.specs, target.named)
+        if target.named:
+            require_field_names(list(opened.specs))
+    return opened
 
 
 def _source_of(source: Any, source_layout: str | None, layout: str | None, any_dtype: bool) -> Source:

@@ -24,7 +24,7 @@ class ZippedSources:
     """
 
     def __init__(self, parts: Mapping[str, Source], limit: int | None) -> None:
-        self._parts = dict(parts)
+        self.parts = dict(parts)
         only = {name: _only_field(name, part) for name, part in parts.items()}
         lengths = {name: part.samples for name, part in parts.items()}
         known = {name: min(length, limit or length) for name, length in lengths.items() if length is not None}
@@ -42,7 +42,7 @@ class ZippedSources:
         self.notes = {name: part.notes[only[name]] for name, part in parts.items() if part.notes.get(only[name])}
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
-        flows = {name: _Flow(name, part.pieces(after, at_most)) for name, part in self._parts.items()}
+        flows = {name: _Flow(name, part.pieces(after, at_most)) for name, part in self.parts.items()}
         at = after.samples
         try:
             while True:
@@ -61,15 +61,15 @@ class ZippedSources:
                 flow.close()
 
     def _length_words(self, name: str, ended: bool, at: int) -> str:
-        return str(at) if ended else str(self._parts[name].samples or f"more than {at}")
+        return str(at) if ended else str(self.parts[name].samples or f"more than {at}")
 
     def fit(self, nbytes: int) -> None:
-        for part in self._parts.values():
+        for part in self.parts.values():
             if isinstance(part, FitsMemory):
-                part.fit(nbytes // len(self._parts))
+                part.fit(nbytes // len(self.parts))
 
     def memory(self, at_most: int) -> dict[str, int]:
-        parts = {name: part.memory(at_most) for name, part in self._parts.items()}
+        parts = {name: part.memory(at_most) for name, part in self.parts.items()}
         return {f"{what} ({name})": nbytes for name, part in parts.items() for what, nbytes in part.items()}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
-from collections.abc import Generator, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, Self
 
 import numpy as np
 
@@ -39,6 +40,15 @@ class ImageSamples:
     """
 
     gives_from_any_sample = True
+    _call: Callable[[], Any]
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        found = super().__new__(cls)
+        found._call = functools.partial(cls, *arguments, **options)
+        return found
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        return self._call, ()  # the files are listed again
 
     def __init__(
         self,
