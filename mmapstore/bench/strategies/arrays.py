@@ -9,7 +9,7 @@ from . import framework_memory as rules
 from .strategy import arrays, strategy
 
 
-@strategy("array in RAM, fit(x, y)", rule=rules.array_in_ram)
+@strategy("array in RAM, fit(x, y)", rules.array_in_ram)
 def array_in_ram(task: Task) -> dict[str, Any]:
     """The array in RAM, and views of it one frame apart, in `fit(x, y)`.
 
@@ -18,7 +18,7 @@ def array_in_ram(task: Task) -> dict[str, Any]:
     return dict(zip("xy", arrays(task, mmap_mode=None), strict=False)) | {"batch_size": task.batch, "shuffle": False}
 
 
-@strategy("fit(memmap)", rule=rules.fit_arrays)
+@strategy("fit(memmap)", rules.fit_arrays)
 def fit_memmap(task: Task) -> dict[str, Any]:
     """A memory map straight into `fit(x, y)`, in the hope that Keras reads a batch at a time.
 
@@ -27,7 +27,7 @@ def fit_memmap(task: Task) -> dict[str, Any]:
     return dict(zip("xy", arrays(task, mmap_mode="r"), strict=False)) | {"batch_size": task.batch, "shuffle": False}
 
 
-@strategy("from_tensor_slices(memmap)", rule=rules.from_tensor_slices)
+@strategy("from_tensor_slices(memmap)", rules.from_tensor_slices)
 def from_tensor_slices(task: Task) -> dict[str, Any]:
     """`tf.data.Dataset.from_tensor_slices` of a memory map: the first line of the tf.data guide.
 
@@ -39,7 +39,7 @@ def from_tensor_slices(task: Task) -> dict[str, Any]:
     return {"x": data.batch(task.batch).prefetch(tf.data.AUTOTUNE)}
 
 
-@strategy("timeseries_dataset_from_array", rule=rules.from_tensor_slices, kinds=("next",))
+@strategy("timeseries_dataset_from_array", rules.from_tensor_slices, kinds=("next",))
 def timeseries(task: Task) -> dict[str, Any]:
     """`keras.utils.timeseries_dataset_from_array`: made for windows over time; here each window is one frame.
 

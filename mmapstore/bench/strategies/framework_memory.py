@@ -1,4 +1,4 @@
-"""Private memory that Keras 3 on TensorFlow keeps for the usual strategies of feeding it: arithmetic on bytes, no framework.
+"""Private memory that Keras 3 on TensorFlow keeps for the usual strategies of feeding it: arithmetic on a task, no framework.
 
 Measured with Keras 3.15 and TensorFlow 2.21, and explained by their sources where these say it:
 
@@ -18,7 +18,10 @@ Where chance decides, the prediction is the most that was seen.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import numpy as np
+
+from ..contract import Task
 
 ALIGNMENT = 64
 ALIVE = 6  # batches: in queues, in training, being made
@@ -27,29 +30,14 @@ _STARTED = 4_000_000  # threads, arenas of malloc, functions that are traced
 _ELEMENT = 1_000  # of a sample that tf.data holds, beside its values
 
 
-@dataclass(frozen=True)
-class Feed:
-    """The data that goes through a framework in an epoch. Bytes, all but `pairs`, `batch` and `shift`.
+def sizes(task: Task) -> tuple[int, int]:
+    """Return the bytes of one x and of one y, as stored; a class takes 8.
 
-    Attributes
-    ----------
-    array : of all samples as stored, from which x and, for the next frame, y are cut
-    pairs, batch : samples of x in an epoch; in a batch
-    x, y : of one, as stored
-    x_cast, y_cast : of one, as Keras casts it, where it does: floats that are not float32
-    x_float : of one x whose values are float32
-    shift : how many samples y lies behind x in the array; None where it is not of the array
+    >>> sizes(Task("labelled", "npy", "x.npy", 1000, (3, 4), "float64", "y.npy"))
+    (96, 8)
     """
-
-    array: int
-    pairs: int
-    batch: int
-    x: int
-    y: int
-    x_cast: int | None = None
-    y_cast: int | None = None
-    x_float: int = 0
-    shift: int | None = None
+    x = math.prod(task.shape) * np.dtype(task.dtype).itemsize
+    return x, {"next": x, "input": 0}.get(task.kind, 8)
 
 
 def copied_share(sample: int, step: int = 1, first: int = 0) -> float:
@@ -65,84 +53,83 @@ def copied_share(sample: int, step: int = 1, first: int = 0) -> float:
 # --- whole arrays --------------------------------------------------------------------------------------------------------
 
 
-def from_tensor_slices(feed: Feed) -> int:
+def from_tensor_slices(task: Task) -> int:
     """Predict the bytes of x and y as tensors in a tf.data.Dataset.
 
-    >>> from_tensor_slices(Feed(300_000_000, pairs=10_000, batch=32, x=30_000, y=30_000)) // 300_000_000
+    >>> from_tensor_slices(Task("next", "npy", "x.npy", 10_001, (7500,), "float32")) // 300_000_000
     4
     """
-    return 2 * feed.pairs * (feed.x + feed.y) + _STARTED
+    return 2 * task.pairs * sum(sizes(task)) + _STARTED
 
 
-def fit_arrays(feed: Feed) -> int:
-    """Predict the bytes that `fit(x, y)` takes beside its arrays."""
-    x, y = feed.x_cast or feed.x, feed.y_cast or feed.y
-    cast = (feed.x_cast or 0) + (feed.y_cast or 0)
-    return feed.pairs * (2 * (x + y) + cast) + _STARTED
+def fit_arrays(task: Task) -> int:
+    """Predict the bytes that `fit(x, y)` takes beside its arrays; floats that are not float32 are cast first."""
+    dtype, (x, y) = np.dtype(task.dtype), sizes(task)
+    if dtype.kind != "f" or dtype.itemsize == 4:
+        return from_tensor_slices(task)
+    cast = x * 4 // dtype.itemsize
+    return task.pairs * (3 * cast + (3 * cast if task.kind == "next" else 2 * y)) + _STARTED
 
 
-def array_in_ram(feed: Feed) -> int:
+def array_in_ram(task: Task) -> int:
     """Predict the bytes of `fit(x, y)` with an array that was read into memory, and of the array."""
-    return feed.array + fit_arrays(feed)
+    return task.nbytes + fit_arrays(task)
 
 
-def from_generator_args(feed: Feed) -> int:
+def from_generator_args(task: Task) -> int:
     """Predict the bytes of `from_generator(args=[array])`: a tensor, and the NumPy array that each pass makes of it."""
-    return 2 * feed.array + by_sample(feed)
+    return 2 * task.nbytes + by_sample(task)
 
 
 # --- samples and batches -------------------------------------------------------------------------------------------------
 
 
-def by_sample(feed: Feed) -> int:
-    """Predict the bytes of single samples that tf.data collects into batches."""
-    return ALIVE * feed.batch * (feed.x + feed.y) + _STARTED
+def by_sample(task: Task) -> int:
+    """Predict the bytes of samples that tf.data collects into batches, or of batches that are read into arrays of their own."""
+    return ALIVE * task.batch * sum(sizes(task)) + _STARTED
 
 
-def shuffle_buffer(feed: Feed) -> int:
+def shuffle_buffer(task: Task) -> int:
     """Predict the bytes of a buffer with all samples of a generator over a map, and of the buffer of the epoch before.
 
-    >>> shuffle_buffer(Feed(300_000_000, pairs=10_000, batch=32, x=30_000, y=30_000, shift=1)) // 300_000_000
+    >>> shuffle_buffer(Task("next", "npy", "x.npy", 10_001, (7500,), "float32")) // 300_000_000
     3
     """
-    y = feed.y if feed.shift is None else feed.y * copied_share(feed.x)
-    return round(2 * feed.pairs * (feed.x * copied_share(feed.x) + y + _ELEMENT)) + by_sample(feed)
+    x, y = sizes(task)
+    share = copied_share(x)
+    kept = x * share + y * (share if task.kind == "next" else 1) + _ELEMENT
+    return round(2 * task.pairs * kept) + by_sample(task)
 
 
-def by_slice(feed: Feed) -> int:
+def by_slice(task: Task) -> int:
     """Predict the bytes of batches that are slices of a map; only copied batches count."""
-    x = feed.x * copied_share(feed.x, feed.batch)
-    y = feed.y if feed.shift is None else feed.y * copied_share(feed.x, feed.batch, feed.shift)
-    return round(ALIVE * feed.batch * (x + y)) + _STARTED
-
-
-def by_read(feed: Feed, scratch: int = 0) -> int:
-    """Predict the bytes of batches that a library reads into arrays of their own; `scratch` are its bytes for decoding."""
-    return ALIVE * feed.batch * (feed.x + feed.y) + scratch + _STARTED
+    x, y = sizes(task)
+    y_share = copied_share(x, task.batch, first=1) if task.kind == "next" else 1
+    return round(ALIVE * task.batch * (x * copied_share(x, task.batch) + y * y_share)) + _STARTED
 
 
 # --- images --------------------------------------------------------------------------------------------------------------
 
 
-def decoded_images(feed: Feed, alive: int = ALIVE) -> int:
+def decoded_images(task: Task, alive: int = ALIVE) -> int:
     """Predict the bytes of batches of float32 images, decoded as they are asked for."""
-    return alive * feed.batch * feed.x_float + _STARTED
+    return alive * task.batch * math.prod(task.shape) * 4 + _STARTED
 
 
-def decoded_in_threads(feed: Feed, queues: int = 1) -> int:
+def decoded_in_threads(task: Task, queues: int = 1) -> int:
     """Predict the bytes of batches of images that tf.data decodes; `queues` in a row have grown to their limit.
 
-    >>> images = Feed(0, pairs=10_000, batch=32, x=30_000, y=4, x_float=120_000)
+    >>> images = Task("images", "folder", "photos", 10_000, (100, 100, 3), "uint8")
     >>> decoded_in_threads(images, queues=2) / decoded_images(images) > 4
     True
     """
-    return decoded_images(feed, 2 + min(queues * GROWN, math.ceil(feed.pairs / feed.batch)))
+    return decoded_images(task, 2 + min(queues * GROWN, math.ceil(task.pairs / task.batch)))
 
 
-def cached_images(feed: Feed) -> int:
+def cached_images(task: Task) -> int:
     """Predict the bytes of float32 images that `.cache()` keeps, and of the queue before it.
 
-    >>> cached_images(Feed(0, pairs=10_000, batch=32, x=30_000, y=4, x_float=120_000)) // 300_000_000
+    >>> cached_images(Task("images", "folder", "photos", 10_000, (100, 100, 3), "uint8")) // 300_000_000
     4
     """
-    return feed.pairs * (feed.x_float + feed.y) + decoded_in_threads(feed)
+    return task.pairs * (math.prod(task.shape) * 4 + sizes(task)[1]) + decoded_in_threads(task)

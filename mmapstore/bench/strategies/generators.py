@@ -20,7 +20,7 @@ def signature(task: Task) -> tuple[Any, ...]:
     return {"next": (x, x), "input": (x,)}.get(task.kind, (x, tf.TensorSpec((), tf.int64)))
 
 
-@strategy("from_generator(args=[memmap])", rule=rules.from_generator_args)
+@strategy("from_generator(args=[memmap])", rules.from_generator_args)
 def from_generator_args(task: Task) -> dict[str, Any]:
     """`from_generator(gen, args=[memmap])`: a generator function that is given its array.
 
@@ -36,7 +36,7 @@ def from_generator_args(task: Task) -> dict[str, Any]:
     return {"x": data.batch(task.batch).prefetch(tf.data.AUTOTUNE)}
 
 
-@strategy("from_generator, by sample", rule=rules.by_sample)
+@strategy("from_generator, by sample", rules.by_sample)
 def from_generator(task: Task) -> dict[str, Any]:
     """`from_generator` that yields one sample after the other from a memory map it closes over, batched by tf.data.
 
@@ -49,7 +49,7 @@ def from_generator(task: Task) -> dict[str, Any]:
     return {"x": data.batch(task.batch).prefetch(tf.data.AUTOTUNE)}
 
 
-@strategy(".shuffle(n)", rule=rules.shuffle_buffer)
+@strategy(".shuffle(n)", rules.shuffle_buffer)
 def shuffle_n(task: Task) -> dict[str, Any]:
     """`.shuffle(n)` with a buffer as large as the data, as the documentation asks for perfect shuffling; batched afterwards.
 
@@ -64,7 +64,7 @@ def shuffle_n(task: Task) -> dict[str, Any]:
     return {"x": data.shuffle(task.pairs, seed=task.seed).batch(task.batch).prefetch(tf.data.AUTOTUNE)}
 
 
-@strategy("from_generator, by batch", rule=rules.by_slice)
+@strategy("from_generator, by batch", rules.by_slice)
 def batched_generator(task: Task) -> dict[str, Any]:
     """`from_generator` that yields whole batches, slices of a memory map: the fastest use of tf.data.
 

@@ -12,7 +12,7 @@ from .strategy import strategy
 _FOLDER: dict[str, Any] = {"kinds": ("images",), "stored": ("folder",)}
 
 
-@strategy("ImageDataGenerator", rule=rules.decoded_images, requires=("PIL",), **_FOLDER)
+@strategy("ImageDataGenerator", rules.decoded_images, requires=("PIL",), **_FOLDER)
 def image_data_generator(task: Task) -> dict[str, Any]:
     """`ImageDataGenerator.flow_from_directory`: deprecated, still in tf.keras, and in most scripts.
 
@@ -46,7 +46,7 @@ def _from_directory(task: Task) -> Any:
     )
 
 
-@strategy("image_dataset_from_directory", rule=lambda feed: rules.decoded_in_threads(feed, queues=2), **_FOLDER)
+@strategy("image_dataset_from_directory", lambda task: rules.decoded_in_threads(task, queues=2), **_FOLDER)
 def image_dataset(task: Task) -> dict[str, Any]:
     """`keras.utils.image_dataset_from_directory`: Keras's recommendation. Every epoch decodes every file, in threads of tf.data.
 
@@ -57,7 +57,7 @@ def image_dataset(task: Task) -> dict[str, Any]:
     return {"x": _from_directory(task).prefetch(tf.data.AUTOTUNE)}
 
 
-@strategy("image_dataset_from_directory.cache()", rule=rules.cached_images, **_FOLDER)
+@strategy("image_dataset_from_directory.cache()", rules.cached_images, **_FOLDER)
 def image_dataset_cached(task: Task) -> dict[str, Any]:
     """`keras.utils.image_dataset_from_directory` with `.cache()`, as the tutorials add it: decoded once, and then kept.
 
@@ -90,7 +90,7 @@ def _private(task: Task) -> int:
     return opened.batches(task.batch, "label", inputs="image").memory.total
 
 
-@strategy("mmapstore, images ingested", private=_private, prepare=_ingest, requires=("PIL",), **_FOLDER)
+@strategy("mmapstore, images ingested", _private, prepare=_ingest, requires=("PIL",), **_FOLDER)
 def mmapstore_images(task: Task) -> dict[str, Any]:
     """The images ingested once (`mmapstore ingest FOLDER DIRECTORY`), and then read from a memory map, in sequential order.
 

@@ -23,19 +23,19 @@ def batches(task: Task, **options: Any) -> Batches:
     return mm.open(task.path, episodes=task.samples).batches(task.batch, target, **options)
 
 
-@strategy("mmapstore to_keras", private=lambda task: batches(task).memory.total, stored=_STORED)
+@strategy("mmapstore to_keras", lambda task: batches(task).memory.total, stored=_STORED)
 def mmapstore_keras(task: Task) -> dict[str, Any]:
     """mmapstore, as a Sequence for Keras, in sequential order."""
     return {"x": batches(task).to_keras(), "shuffle": False}
 
 
-@strategy("mmapstore to_tf", private=lambda task: batches(task).memory.total, stored=_STORED)
+@strategy("mmapstore to_tf", lambda task: batches(task).memory.total, stored=_STORED)
 def mmapstore_tf(task: Task) -> dict[str, Any]:
     """mmapstore, as a tf.data.Dataset, in sequential order."""
     return {"x": batches(task).to_tf()}
 
 
-@strategy("mmapstore shuffled", private=lambda task: batches(task, shuffle=True, seed=task.seed).memory.total, stored=_STORED)
+@strategy("mmapstore shuffled", lambda task: batches(task, shuffle=True, seed=task.seed).memory.total, stored=_STORED)
 def mmapstore_shuffled(task: Task) -> dict[str, Any]:
     """mmapstore, shuffled: the samples of some 32 blocks of the file are mixed at a time, in another order each epoch."""
     return {"x": batches(task, shuffle=True, seed=task.seed).to_keras(), "shuffle": False}

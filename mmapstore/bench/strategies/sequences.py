@@ -12,7 +12,7 @@ from . import framework_memory as rules
 from .strategy import arrays, by_read, strategy
 
 
-@strategy("hand-written Sequence", rule=rules.by_slice)
+@strategy("hand-written Sequence", rules.by_slice)
 def sequence(task: Task, **queue: int) -> dict[str, Any]:
     """A careful hand-written Sequence (`keras.utils.PyDataset`) over a memory map: batch i is slice i of x and of y.
 
@@ -34,7 +34,7 @@ def sequence(task: Task, **queue: int) -> dict[str, Any]:
     return {"x": Batches(), "shuffle": False}
 
 
-@strategy("hand-written Sequence, shuffled", rule=rules.by_read)
+@strategy("hand-written Sequence, shuffled", rules.by_sample)
 def sequence_shuffled(task: Task) -> dict[str, Any]:
     """A hand-written Sequence that shuffles: each batch is gathered from all over the memory map.
 
@@ -62,7 +62,7 @@ def sequence_shuffled(task: Task) -> dict[str, Any]:
     return {"x": Batches(), "shuffle": False}
 
 
-@strategy("hand-written Sequence, workers=4", rule=rules.by_slice)
+@strategy("hand-written Sequence, workers=4", rules.by_slice)
 def sequence_workers(task: Task) -> dict[str, Any]:
     """The hand-written Sequence with `workers=4`: Keras fills a queue of ten batches from four threads.
 
@@ -94,7 +94,7 @@ def _sliced(task: Task, stored: Any) -> dict[str, Any]:
     return {"x": Batches(), "shuffle": False}
 
 
-@strategy("h5py Sequence", private=by_read, stored=("h5",), requires=("h5py",))
+@strategy("h5py Sequence", by_read, stored=("h5",), requires=("h5py",))
 def h5py_sequence(task: Task) -> dict[str, Any]:
     """A careful Sequence over h5py: one slice of the file for both x and y.
 
@@ -107,7 +107,7 @@ def h5py_sequence(task: Task) -> dict[str, Any]:
     return _sliced(task, h5py.File(file, "r")[key])
 
 
-@strategy("zarr Sequence", private=by_read, stored=("zarr",), requires=("zarr",))
+@strategy("zarr Sequence", by_read, stored=("zarr",), requires=("zarr",))
 def zarr_sequence(task: Task) -> dict[str, Any]:
     """A careful Sequence over zarr-python: one slice of the store for both x and y.
 

@@ -26,8 +26,7 @@ import numpy as np
 
 from ...formats.registry import open_stored, split_inside
 from ..contract import Task
-from . import framework_memory as rules
-from .framework_memory import Feed
+from .framework_memory import by_sample
 
 ARRAYS = ("next", "labelled", "input")
 REGISTERED: dict[str, Strategy] = {}
@@ -52,20 +51,18 @@ class Strategy:
 
 def strategy(
     title: str,
+    private: Callable[[Task], int],
     *,
-    rule: Callable[[Feed], int] | None = None,
-    private: Callable[[Task], int] | None = None,
     kinds: tuple[str, ...] = ARRAYS,
     stored: tuple[str, ...] = ("npy",),
     requires: tuple[str, ...] = (),
     prepare: Callable[[Task], object] | None = None,
 ) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., dict[str, Any]]]:
-    """Register the decorated function as a strategy. Memory is predicted by `rule(feed)` or by `private(task)`."""
+    """Register the decorated function as a strategy whose memory `private` predicts."""
 
     def enter(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         name = function.__name__
-        predict = private or (lambda task: rule(feed(task)))  # type: ignore[misc]
-        REGISTERED[name] = Strategy(name, title, kinds, stored, requires, predict, function, prepare)
+        REGISTERED[name] = Strategy(name, title, kinds, stored, requires, private, function, prepare)
         return function
 
     return enter
@@ -83,9 +80,6 @@ def own(path: str) -> Strategy:
     )  # fmt: skip
 
 
-# --- parts of strategies ------------------------------------------------------------------------------------------------
-
-
 def arrays(task: Task, mmap_mode: Any = "r") -> tuple[Any, ...]:
     """Load (x, y) of a .npy: frames and the frames after them, or samples and their labels; (x,) where the task has no y."""
     a = np.load(task.path, mmap_mode=mmap_mode)
@@ -94,21 +88,7 @@ def arrays(task: Task, mmap_mode: Any = "r") -> tuple[Any, ...]:
     return (a,) if task.labels is None else (a, np.load(task.labels))
 
 
-def feed(task: Task) -> Feed:
-    """Describe a task to the rules of `framework_memory`.
-
-    >>> feed(Task("labelled", "npy", "x.npy", 1000, (3, 4), "float64", "y.npy"))
-    Feed(array=96000, pairs=1000, batch=32, x=96, y=8, x_cast=48, y_cast=None, x_float=48, shift=None)
-    """
-    values, dtype, is_next = math.prod(task.shape), np.dtype(task.dtype), task.kind == "next"
-    x, as_float = values * dtype.itemsize, values * 4
-    cast = as_float if dtype.kind == "f" and dtype.itemsize != 4 else None
-    y = x if is_next else 0 if task.kind == "input" else 8
-    shift = 1 if is_next else None
-    return Feed(task.nbytes, task.pairs, task.batch, x, y, cast, cast if is_next else None, as_float, shift)
-
-
 def by_read(task: Task) -> int:
     """Predict batches that a format's library reads: it needs the stored chunk and a filter's buffer beside them."""
     chunks = open_stored(*split_inside(task.path)).chunks
-    return rules.by_read(feed(task), 0 if chunks is None else 2 * math.prod(chunks) * np.dtype(task.dtype).itemsize)
+    return by_sample(task) + (0 if chunks is None else 2 * math.prod(chunks) * np.dtype(task.dtype).itemsize)
