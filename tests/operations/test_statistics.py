@@ -20,7 +20,8 @@ from mmapstore.cli import main
 from mmapstore.operations.flow.regions import Regions
 from mmapstore.operations.ingest import ingest
 from mmapstore.operations.statistics import regions, statistics_at
-from mmapstore.operations.statistics.regions import Pass, Plan, do, finish
+from mmapstore.operations.statistics.regions import Pass
+from mmapstore.operations.verify.regions import do, finish
 from mmapstore.plain.channel_statistics import ChannelStatistics
 from mmapstore.plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MemoryBudgetError
 from mmapstore.plain.manifest import SUFFIX, ArrayManifest, Manifest
@@ -102,14 +103,15 @@ def test_regions_in_any_order_and_more_than_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(regions, "REGION_NBYTES", nbytes)
         dataset = mm.open(path, layout="NTCW")
-        passes = [Pass.of(dataset, path, "data", part, True, 10**8) for part in parts if part[0] < part[1] <= samples]
-    plan = Plan(path, "NTCW", tuple(passes))
-    sent = pickle.dumps(plan)
-    assert len(sent) < 10_000 and "dataset" not in vars(plan)
-    numbers = [*range(len(plan)), *order.choices(range(len(plan)), k=3)] if len(plan) else []
-    order.shuffle(numbers)
-    found = finish(plan, [pickle.loads(pickle.dumps(do(pickle.loads(sent), number))) for number in numbers])
-    again = finish(plan, [do(plan, number) for number in range(len(plan))])
+        passes = [Pass.of(dataset, path, "NTCW", "data", part, True, 10**8) for part in parts if part[0] < part[1] <= samples]
+    found, again = [], []
+    for each in passes:
+        sent, count = pickle.dumps(each), len(each.regions)
+        assert len(sent) < 10_000 and "dataset" not in vars(pickle.loads(sent))
+        numbers = [*range(count), *order.choices(range(count), k=3)] if count else []
+        order.shuffle(numbers)
+        found.append(finish(each, [pickle.loads(pickle.dumps(do(pickle.loads(sent), number))) for number in numbers]))
+        again.append(finish(each, [do(each, number) for number in range(count)]))
     flat = array.reshape(samples, 2, 3).astype(np.float64)
     starts = np.arange(samples) % length == 0
     for each, (values, differences), (same, alike) in zip(passes, found, again, strict=True):
@@ -124,9 +126,8 @@ def test_regions_in_any_order_and_more_than_once(
 
 def test_a_plan_of_a_million_regions_is_small_and_a_changed_source_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "x.npy")
-    pass_ = Pass("data", (10**6, 1 << 28), "|u1", 1, True, Regions(0, 10**6, 1), 1, 0)
-    plan = Plan(path, None, (pass_,))
-    assert len(plan) == 10**6 and plan.region(999_999)[1] == (999_999, 10**6) and len(pickle.dumps(plan)) < 1000
+    plan = Pass(path, None, "data", (10**6, 1 << 28), "|u1", 1, True, Regions(0, 10**6, 1), 1, 0)
+    assert plan.regions[999_999] == (999_999, 10**6) and len(pickle.dumps(plan)) < 1000
     np.save(path, frames())
     with pytest.raises(DamagedFileError, match="was changed since its statistics were planned"):
         do(plan, 5)

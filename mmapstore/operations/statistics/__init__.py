@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,9 @@ from ...plain.channel_statistics import ChannelStatistics
 from ...plain.errors import InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.memory_budget import parse_bytes
 from ..flow import engines
-from ..progress import Progress
 from ..verify.manifest_check import Described, described_arrays
-from .regions import Pass, Plan, Statistics, do, finish
+from ..verify.regions import performed
+from .regions import Pass
 
 _PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
@@ -144,7 +142,7 @@ def statistics_at(
             classes = class_words(field, labels.part(start, stop)) if labels is not None and field == label else ""
             figures = kept or (ChannelStatistics(), ChannelStatistics(), "counted in the data")
             if kept is None and spec.dtype.kind != "S":
-                passes[len(found)] = Pass.of(dataset, source, field, (start, stop), is_ordered, budget)
+                passes[len(found)] = Pass.of(dataset, source, layout, field, (start, stop), is_ordered, budget)
                 figures = *figures[:2], f"computed from the data{why_not}"
             part = name if split else ""
             found.append(
@@ -152,10 +150,9 @@ def statistics_at(
             )
     if not found:
         raise InvalidTypeError(f"{source} holds no numbers, so it has no statistics; expected bool, integers or floats.")
-    plan = Plan(source, layout, tuple(passes.values()))
-    vars(plan)["dataset"] = dataset  # which is open already
     with engines.opened(engine) as workers:
-        for number, (values, differences) in zip(passes, finish(plan, _records(plan, progress, workers, budget)), strict=True):
+        for number, each in passes.items():
+            values, differences = performed(each, progress, workers, budget)
             found[number] = replace(found[number], values=values, differences=differences)
     return found
 
@@ -201,18 +198,3 @@ def _changed_at(path: str) -> int:
     found = Path(path)
     files = [file for file in found.rglob("*") if file.is_file()] if found.is_dir() else [found]
     return max((file.stat().st_mtime_ns for file in files), default=0)
-
-
-def _records(plan: Plan, progress: Any, engine: Any, budget: int) -> Iterator[tuple[int, Statistics]]:
-    """Do all regions with an engine, and show a bar for each pass."""
-    first = 0
-    for each in plan.passes:
-        samples, numbers = each.regions.stop - each.regions.start, range(first, first + len(each.regions))
-        bar = Progress(progress, samples, math.prod(each.shape[1:]) * np.dtype(each.dtype).itemsize, 0)
-        with contextlib.closing(bar):
-            if engine == engines.THREADS or len(numbers) == 1:
-                yield from (do(plan, number, bar) for number in numbers)
-            else:
-                found = ((number - first, record) for number, record in engines.results(engine, do, plan, numbers, budget))
-                yield from ((number + first, record) for number, record in each.regions.counted(found, bar))
-        first = numbers.stop

@@ -1,9 +1,10 @@
-"""Statistics of a dataset in regions of its samples: planned, done in any process, any order and more than once, finished."""
+"""Statistics of samples of a field, read in regions."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,9 @@ import numpy as np
 from ...batches.dataset import Dataset
 from ...batches.opening import open_dataset
 from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, DifferenceStatistics
-from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError
+from ...plain.errors import DamagedFileError, MmapstoreError
 from ...plain.memory_budget import MemoryPlan
-from ..flow.regions import Region, Regions, in_order
+from ..flow.regions import Region, Regions
 from ..verify.rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, read_ahead, rows_together, scratch_nbytes
 
 REGION_NBYTES = 256 << 20  # about; the sample before a region is read with it, and the chunks that it lies in
@@ -25,8 +26,10 @@ Statistics = tuple[ChannelStatistics, ChannelStatistics]
 
 @dataclass(frozen=True)
 class Pass:
-    """One reading of samples of a field."""
+    """One reading of samples of a field: small, picklable, and arithmetic alone."""
 
+    path: str
+    given_layout: str | None
     field: str
     shape: tuple[int, ...]  # of all its samples, as they are read
     dtype: str
@@ -38,8 +41,10 @@ class Pass:
     decoding_nbytes: int  # of memory that decoding may take
 
     @classmethod
-    def of(cls, dataset: Dataset, path: str, field: str, samples: Region, is_ordered: bool, max_memory: int) -> Pass:
-        """Plan to read samples [start, stop) of a field. Raises MemoryBudgetError."""
+    def of(
+        cls, dataset: Dataset, path: str, layout: str | None, field: str, samples: Region, is_ordered: bool, max_memory: int
+    ) -> Pass:
+        """Plan to read samples [start, stop) of a field of the opened `path`. Raises MemoryBudgetError."""
         reader = dataset.readers[field]
         spec = reader.spec
         together = rows_together(reader, min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
@@ -53,71 +58,56 @@ class Pass:
         MemoryPlan(parts).require(max_memory, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
         axis = spec.layout.index("C") if "C" in spec.layout else None
         chunk = max(1, reader.decoded_together)
-        length = max(1, REGION_NBYTES // (chunk * max(1, spec.sample_nbytes))) * chunk
-        return cls(field, spec.shape, spec.dtype.str, axis, is_ordered, Regions(*samples, length), together, reader.scratch_nbytes)
+        regions = Regions(*samples, max(1, REGION_NBYTES // (chunk * max(1, spec.sample_nbytes))) * chunk)
+        form = spec.shape, spec.dtype.str, axis
+        found = cls(path, layout, field, *form, is_ordered, regions, together, reader.scratch_nbytes)
+        vars(found)["dataset"] = dataset  # which is open already
+        return found
 
-
-@dataclass(frozen=True)
-class Plan:
-    """Statistics to compute: small, picklable, and arithmetic alone. Its regions are those of all passes, in their order."""
-
-    path: str
-    layout: str | None
-    passes: tuple[Pass, ...]
-
-    def __len__(self) -> int:
-        return sum(len(each.regions) for each in self.passes)
-
-    def region(self, number: int) -> tuple[Pass, Region]:
-        """Return the pass that a region belongs to, and its samples. Raises InvalidValueError for a region that there is not."""
-        left = number
-        for each in self.passes:
-            if 0 <= left < len(each.regions):
-                return each, each.regions[left]
-            left -= len(each.regions)
-        raise InvalidValueError(f"Region {number} is asked for; expected one of 0 to {len(self) - 1}.")
+    @property
+    def sample_nbytes(self) -> int:
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
 
     @functools.cached_property
     def dataset(self) -> Dataset:
-        return open_dataset(self.path, layout=self.layout, mapped=False)
+        return open_dataset(self.path, layout=self.given_layout, mapped=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "dataset"}
 
+    def for_workers(self) -> Pass:
+        return self
 
-def do(plan: Plan, number: int, done: Callable[[int], Any] = lambda samples: None) -> tuple[int, Statistics]:
-    """Read a region, and return its number and its statistics. `done` is called with the number of samples of the pass that
-    lie before the place up to which it was read.
+    def read(self, region: Region, done: Callable[[int], Any]) -> Statistics:
+        """Return the statistics of a region. `done` is called with the number of samples of the pass before the place reached.
 
-    Raises what opening and reading raise; DamagedFileError if the field has another shape or dtype than when it was planned.
-    """
-    each, (start, stop) = plan.region(number)
-    reader, episodes = plan.dataset.readers.get(each.field), plan.dataset.episodes
-    if reader is None or (reader.spec.shape, reader.spec.dtype.str) != (each.shape, each.dtype):
-        raise DamagedFileError(f"{plan.path} was changed since its statistics were planned. Call again once nothing writes to it.")
-    values, differences = ChannelStatistics(), DifferenceStatistics()
-    steps = [(at, min(at + each.together, stop)) for at in range(start, stop, each.together)]
-    if each.is_ordered and start > each.regions.start and start not in episodes:
-        steps.insert(0, (start - 1, start))
-    with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-stats") as threads:
-        for first, last, block in read_ahead(reader.within(each.decoding_nbytes), steps, each.together, threads):
-            if isinstance(block, MmapstoreError):
-                raise block
-            counted: Future[None] | None = threads.submit(values.update, block, each.channel_axis) if first >= start else None
-            if each.is_ordered:
-                begin, end = np.searchsorted(episodes, [first, last])
-                differences.update(block, (episodes[begin:end] - first).tolist(), each.channel_axis)
-            if counted is not None:
-                counted.result()
-                done(last - each.regions.start)
-    return number, (values, differences.statistics)
+        Raises what opening and reading raise; DamagedFileError if the field has another shape or dtype than when it was planned.
+        """
+        (start, stop), reader, episodes = region, self.dataset.readers.get(self.field), self.dataset.episodes
+        if reader is None or (reader.spec.shape, reader.spec.dtype.str) != (self.shape, self.dtype):
+            raise DamagedFileError(
+                f"{self.path} was changed since its statistics were planned. Call again once nothing writes to it."
+            )
+        values, differences = ChannelStatistics(), DifferenceStatistics()
+        steps = [(at, min(at + self.together, stop)) for at in range(start, stop, self.together)]
+        if self.is_ordered and start > self.regions.start and start not in episodes:
+            steps.insert(0, (start - 1, start))
+        with ThreadPoolExecutor(2, "ThreadPoolExecutor-mmapstore-stats") as threads:
+            for first, last, block in read_ahead(reader.within(self.decoding_nbytes), steps, self.together, threads):
+                if isinstance(block, MmapstoreError):
+                    raise block
+                counted: Future[None] | None = threads.submit(values.update, block, self.channel_axis) if first >= start else None
+                if self.is_ordered:
+                    begin, end = np.searchsorted(episodes, [first, last])
+                    differences.update(block, (episodes[begin:end] - first).tolist(), self.channel_axis)
+                if counted is not None:
+                    counted.result()
+                    done(last - self.regions.start)
+        return values, differences.statistics
 
-
-def finish(plan: Plan, records: Iterable[tuple[int, Statistics]]) -> list[Statistics]:
-    """Merge the records of all regions into the statistics of each pass. Raises StateMismatchError for regions without a record."""
-    found = [(ChannelStatistics(), ChannelStatistics()) for _ in plan.passes]
-    merged = (into for into, each in zip(found, plan.passes, strict=True) for _ in range(len(each.regions)))
-    for more, into in zip(in_order(records, len(plan)), merged, strict=True):
-        into[0].merge(more[0])
-        into[1].merge(more[1])
-    return found
+    def merged(self, records: Iterator[Statistics]) -> Statistics:
+        found = ChannelStatistics(), ChannelStatistics()
+        for record in records:
+            for into, more in zip(found, record, strict=True):
+                into.merge(more)
+        return found

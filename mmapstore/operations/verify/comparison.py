@@ -134,7 +134,7 @@ class Comparison(Check):
                 return
             yield (found if self.axes is None or not side else found.transpose(self.axes)).reshape(-1)
 
-    def verdict(self, records: Iterator[Differences]) -> ArrayVerdict:
+    def merged(self, records: Iterator[Differences]) -> ArrayVerdict:
         found = Differences()
         for record in records:
             found.add(record)

@@ -199,7 +199,7 @@ class ReadThrough(Check):
         record.leaves = digests.done
         return record
 
-    def verdict(self, records: Iterator[Record]) -> ArrayVerdict:
+    def merged(self, records: Iterator[Record]) -> ArrayVerdict:
         checksums: dict[int, int] = {}
         digests, unread = LeafDigests(self.rows.spec.dtype), set()
         for record in records:

@@ -1,4 +1,4 @@
-"""Check an array in regions of its samples: `do` each of them, in any process, any order and more than once; then `finish`."""
+"""Read an array in regions of its samples: `do` each of them, in any process, any order and more than once; then `finish`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import abc
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from ..flow.engines import THREADS, results
 from ..flow.regions import Region, Regions, in_order
@@ -14,11 +14,31 @@ from ..progress import Progress
 from .verdict import ArrayVerdict
 
 REGION_NBYTES = 256 << 20
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Reading(Protocol[R_co]):
+    """The plan of one reading. It pickles, and so do the records of its regions, each to less than 10 kB of a sound array."""
+
+    @property
+    def regions(self) -> Regions: ...
+
+    @property
+    def sample_nbytes(self) -> int: ...
+
+    def for_workers(self) -> Self:
+        """Return the same reading in regions that are large enough for a task of their own."""
+
+    def read(self, region: Region, done: Callable[[int], Any]) -> Any:
+        """Read a region and return its record. `done` is called with the number of samples before the place reached."""
+
+    def merged(self, records: Iterator[Any]) -> R_co:
+        """Return the result of the records of all regions, in their order."""
 
 
 @dataclass(frozen=True)
 class Check(abc.ABC):
-    """The plan of checking one array, or a pair of arrays. It pickles, and so do the records of its regions, which are small."""
+    """The plan of checking one array, or a pair of arrays."""
 
     # number of regions at most; a region of less than some leaves of the digest (64 MiB) reads much of the next one too
     most: int = field(default=1, kw_only=True)
@@ -37,48 +57,40 @@ class Check(abc.ABC):
         """Samples that no region cuts."""
 
     @abc.abstractmethod
-    def read(self, region: Region, done: Callable[[int], Any]) -> Any:
-        """Read a region and return its record. `done` is called with the number of the sample up to which it was read."""
+    def read(self, region: Region, done: Callable[[int], Any]) -> Any: ...
 
     @abc.abstractmethod
-    def verdict(self, records: Iterator[Any]) -> ArrayVerdict:
-        """Merge the records of all regions, in their order."""
+    def merged(self, records: Iterator[Any]) -> ArrayVerdict: ...
 
-    def in_regions(self, nbytes: int = 0) -> Self:
-        """Return the same check in regions of at least `nbytes`; by default REGION_NBYTES."""
-        nbytes = nbytes or REGION_NBYTES
-        return replace(self, most=max(1, self.samples * self.sample_nbytes // nbytes))
+    def for_workers(self) -> Self:
+        return replace(self, most=max(1, self.samples * self.sample_nbytes // REGION_NBYTES))
 
     @property
     def regions(self) -> Regions:
         return Regions.at_most(self.most, self.samples, self.unit)
 
-    def __len__(self) -> int:
-        return len(self.regions)
-
 
 Perform = Callable[[Check], ArrayVerdict]
 
 
-def do(check: Check, number: int, done: Callable[[int], Any] = lambda done: None) -> tuple[int, Any]:
-    """Check a region, and return its number and its record, which pickles to less than 10 kB of a sound array."""
-    return number, check.read(check.regions[number], done)
+def do(reading: Reading[Any], number: int, done: Callable[[int], Any] = lambda done: None) -> tuple[int, Any]:
+    """Read a region, and return its number and its record."""
+    return number, reading.read(reading.regions[number], done)
 
 
-def finish(check: Check, records: Iterable[tuple[int, Any]]) -> ArrayVerdict:
+def finish(reading: Reading[R_co], records: Iterable[tuple[int, Any]]) -> R_co:
     """Merge the records of all regions. Raises StateMismatchError for regions without a record."""
-    return check.verdict(in_order(records, len(check)))
+    return reading.merged(in_order(records, len(reading.regions)))
 
 
-def performed(check: Check, progress: Any = False, engine: Any = THREADS, memory_nbytes: int = 0) -> ArrayVerdict:
-    """Check all of an array, in this process unless an engine is given. `progress` as `verify` takes it.
+def performed(reading: Reading[R_co], progress: Any = False, engine: Any = THREADS, memory_nbytes: int = 0) -> R_co:
+    """Read all regions, in this process unless an engine is given. `progress` as `verify` takes it.
 
     `memory_nbytes` : of a region, for engines that reserve memory
     """
-    in_parts = check.in_regions() if engine != THREADS else check
-    bar = Progress(progress, check.samples, check.sample_nbytes, 0)
-    with contextlib.closing(bar):
-        if len(in_parts) == 1 or engine == THREADS:
-            return finish(check, (do(check, number, bar) for number in range(len(check))))
-        records = results(engine, do, in_parts, range(len(in_parts)), memory_nbytes)
-        return finish(in_parts, in_parts.regions.counted(records, bar))
+    reading = reading if engine == THREADS else reading.for_workers()
+    regions = reading.regions
+    with contextlib.closing(Progress(progress, regions.stop - regions.start, reading.sample_nbytes, 0)) as bar:
+        if engine == THREADS or len(regions) == 1:
+            return finish(reading, (do(reading, number, bar) for number in range(len(regions))))
+        return finish(reading, regions.counted(results(engine, do, reading, range(len(regions)), memory_nbytes), bar))
