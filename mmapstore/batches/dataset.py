@@ -217,10 +217,10 @@ class Dataset(Parts):
         WriteError (the disk has too little room), LockedFileError (another run uses the directory), StateMismatchError (the
         directory has rounds of another dataset, function or seed), TransformError (`fn` raises)
         """
-        from ..operations.rounds.rounds import AugmentedRounds, RoundOptions
+        from ..operations.rounds.rounds import AugmentedRounds
 
-        given = balance, samples_per_class, epochs_per_round, seed, field, validation, max_memory, max_disk
-        return AugmentedRounds(self, fn, directory, RoundOptions(*given))
+        counts = samples_per_class, epochs_per_round, seed
+        return AugmentedRounds(self, fn, directory, balance, *counts, field, validation, max_memory, max_disk)
 
     def fingerprint(self) -> str:
         """Return a digest of shapes, dtypes, episodes, and the first KiB of up to 9 samples: one content has one in any format."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,30 +22,28 @@ def machine() -> dict[str, Any]:
     >>> sorted(machine())
     ['control_groups', 'cores', 'kernel', 'memory', 'processor', 'python', 'system', 'versions']
     """
-    versions, groups = {}, Path("/sys/fs/cgroup")
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
+    groups, processor, memory = Path("/sys/fs/cgroup"), platform.processor(), None
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": _processor(),
+        "processor": processor,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory": _memory(),
+        "memory": memory,
         "system": platform.system(),
         "kernel": platform.release(),
         "control_groups": "version 2" if (groups / "cgroup.controllers").exists() else "version 1" if groups.is_dir() else "none",
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions_of(PACKAGES),
     }
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
-    return platform.processor()
-
-
-def _memory() -> int | None:
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed, without importing them."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..operations.ingest.images.files import looks_like_images
 from ..plain.array_spec import DEFAULT_LAYOUTS
-from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
+from ..plain.memory_budget import format_bytes, parse_bytes
 from .diagnosis import Diagnosis
-from .findings import all_findings
-from .findings.contract import Finding
-from .findings.shuffling import fitting_options
+from .findings import arrangement, elements, shuffling, storage
 from .frameworks import installed
 from .remedies import all_at_once
 from .routes import routes_of
@@ -60,8 +57,16 @@ def examine(
         return examine_images(text, frameworks, batch, quick)
     subject = subject_of(text, frameworks, key=key, layout=layout, batch=batch, target=target, max_memory=limit)
     speeds = None if quick else measured(subject)
-    findings = all_findings(subject, speeds)
-    memory, how = _ours(subject)
+    kinds = (elements, arrangement, storage, shuffling)
+    findings = sorted((found for kind in kinds for found in kind.findings(subject, speeds)), key=lambda found: found.rank)
+    # mmapstore's predicted peak, shuffled the usual way or, under a limit, as well as fits
+    options = {} if limit is None else shuffling.fitting_options(subject, limit)
+    memory, how = subject.usual.memory, "mmapstore, shuffled"
+    if options and "shuffle" in options and "batch" not in options:
+        memory, how = subject.batches(**options).memory, f"mmapstore, shuffle={options['shuffle']}"
+    together = all_at_once(subject, [found.mend for found in findings])
+    notes = [f"all that convert mends, at once: {together}"] if together else []
+    notes += [f"judged was {subject.name}, the largest array there; --key NAME judges another"] if subject.is_largest else []
     return Diagnosis(
         path=subject.name,
         what=_what(subject),
@@ -74,16 +79,8 @@ def examine(
         frameworks=frameworks,
         speeds=speeds,
         bottleneck=None if speeds is None else bottleneck_of(subject, speeds),
-        notes=_notes(subject, findings),
+        notes=tuple(notes),
     )
-
-
-def _ours(subject: Subject) -> tuple[MemoryPlan, str]:
-    """Return mmapstore's predicted peak, shuffled the usual way or, under a limit, as well as fits."""
-    options = {} if subject.max_memory is None else fitting_options(subject, subject.max_memory)
-    if options is None or "shuffle" not in options or "batch" in options:
-        return subject.usual.memory, "mmapstore, shuffled"
-    return subject.batches(**options).memory, f"mmapstore, shuffle={options['shuffle']}"
 
 
 def _what(subject: Subject) -> str:
@@ -96,12 +93,4 @@ def _what(subject: Subject) -> str:
     return (
         f"{subject.name}: {len(spec)} samples{pieces} {shape}{spec.dtype}, {axes}, {format_bytes(spec.nbytes)}; "
         f"x in batches of {subject.batch}{y}"
-    )
-
-
-def _notes(subject: Subject, findings: Sequence[Finding]) -> tuple[str, ...]:
-    together = all_at_once(subject, [found.mend for found in findings])
-    return (
-        *([f"all that convert mends, at once: {together}"] if together else []),
-        *([f"judged was {subject.name}, the largest array there; --key NAME judges another"] if subject.is_largest else []),
     )

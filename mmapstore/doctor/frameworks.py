@@ -7,8 +7,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+from ..bench.machine import versions_of
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "tensorflow-intel", "jax", "torch")
 _FLOATS = ("float16", "float32", "float64")
@@ -37,28 +39,13 @@ class Frameworks:
 
 def installed() -> Frameworks:
     """Return what Keras would find if it were imported now."""
-    settings = _settings()
-    floatx = settings.get("floatx")
-    versions = {name: version for name in _PACKAGES if (version := _version(name))}
+    settings: dict[str, Any] = {}
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    with contextlib.suppress(OSError, ValueError, TypeError):  # Keras writes the file on its first import
+        settings = dict(json.loads(Path(home, "keras.json").read_text(encoding="utf-8")))
+    backend, floatx = os.environ.get("KERAS_BACKEND") or settings.get("backend"), settings.get("floatx")
     return Frameworks(
-        versions=versions,
-        backend=os.environ.get("KERAS_BACKEND") or settings.get("backend") or "tensorflow",
+        versions=versions_of(_PACKAGES),
+        backend=backend if backend and isinstance(backend, str) else "tensorflow",
         floatx=floatx if floatx in _FLOATS else "float32",
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _settings() -> Mapping[str, str]:
-    """Read keras.json, which Keras writes on its first import."""
-    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(Path(home, "keras.json").read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return {name: value for name, value in found.items() if isinstance(value, str)}
-    return {}

@@ -11,22 +11,48 @@ import numpy as np
 
 from ..batches.batches import Batches
 from ..batches.dataset import Dataset
-from ..batches.opening import open_quietly
+from ..batches.opening import open_quietly, several_paths
 from ..files.process_memory import memory_available
+from ..files.stored_files import nbytes_on_disk
 from ..formats.contract import StoredArray
 from ..formats.located import Located
+from ..formats.registry import identify, list_stored, open_stored, split_inside
 from ..operations.decodes import decodes_per_chunk
+from ..operations.verify.manifest_check import described_arrays
 from ..plain.array_spec import ArraySpec, StoredLayout
 from ..plain.cf_packing import Packed
 from ..plain.errors import InvalidTypeError, InvalidValueError, KeyNotFoundError
 from ..plain.windows import Episodes, NextFrame
 from ..readers.contract import Reader
 from .frameworks import Frameworks
-from .locations import Location, largest_inside, locations_of, with_key
 
 NEXT, NONE = "next", "none"
 _LEAST_STEP = 0.002  # seconds of a training step in Keras itself, with next to no model
 _STEP_SPEED = 1e9  # bytes of batches per second above which no real model trains on a processor
+
+
+@dataclass(frozen=True)
+class Location:
+    """The files or stores that hold one field.
+
+    Attributes
+    ----------
+    paths : paths for `mmapstore.open`, one for each file: "a.npy", "a.h5::/frames"
+    layout : axes according to the manifest; None without a manifest
+    """
+
+    paths: tuple[str, ...]
+    layout: str | None = None
+
+    @property
+    def outer(self) -> str:
+        """The file or store of the first path."""
+        return split_inside(self.paths[0])[0]
+
+    @property
+    def format(self) -> str:
+        """ ".npy", "HDF5", "Zarr" or ".npz"."""
+        return identify(self.outer).title
 
 
 @dataclass(frozen=True)
@@ -100,7 +126,8 @@ class Subject:
 
     @cached_property
     def stored_nbytes(self) -> int:
-        return self.location.nbytes()
+        """Bytes on disk; of a file that holds several arrays, all of its bytes."""
+        return sum(nbytes_on_disk(outer) for outer in {split_inside(path)[0] for path in self.location.paths})
 
     @cached_property
     def decodes(self) -> float:
@@ -164,18 +191,21 @@ def subject_of(
     max_memory: int | None = None,
 ) -> Subject:
     """Open the array to be judged, reading headers only. Raises what `mmapstore.open` raises."""
-    name, is_largest = with_key(path, key), False
+    outer, inside = split_inside(path)
+    if key is not None and inside is not None:
+        raise KeyNotFoundError(f"{path} already names an array inside the file; leave out --key {key}.")
+    name, is_largest = path if key is None else _joined(outer, key), False
     try:
         dataset = open_quietly(name, layout=layout)
     except KeyNotFoundError:
-        largest = largest_inside(name)
+        largest = _largest_inside(name)
         if largest is None:
             raise
         is_largest, name = True, largest
         dataset = open_quietly(name, layout=layout)
-    locations = locations_of(name, list(dataset.readers))
+    locations = _locations_of(name, list(dataset.readers))
     x = next(iter(dataset.readers))
-    stored = locations[x].stored()
+    stored = open_stored(*split_inside(locations[x].paths[0]))  # joined files are alike
     if dataset.readers[x].spec.dtype.kind == "S":
         raise InvalidTypeError(f"{name} holds bytes, and models train on numbers; expected bool, integers or floats.")
     axes = StoredLayout.of(layout or locations[x].layout, tuple(stored.shape), stored.name)
@@ -195,3 +225,31 @@ def _target_of(dataset: Dataset, target: str | None) -> str:
         fields = f", or a field ({', '.join(names)})" if len(names) > 1 else ""
         raise InvalidValueError(f"--target {target} is not understood; expected next, none{fields}.")
     return target
+
+
+def _locations_of(path: str, fields: list[str]) -> dict[str, Location]:
+    """Return the location of each field of `mmapstore.open(path)`."""
+    if (joined := several_paths(path)) is not None:
+        return {fields[0]: Location(tuple(joined))}
+    found = {each.field: Location((_joined(each.path, each.entry.key),), each.entry.layout) for each in described_arrays(path)}
+    if len(fields) > 1:
+        return {field: found[field] for field in fields}
+    outer, inside = split_inside(path)
+    return {fields[0]: next(iter(found.values()), Location((_joined(outer, inside or ""),)))}
+
+
+def _largest_inside(path: str) -> str | None:
+    """Return the array that is more than twice as large as all others in a file or store; None if there is none."""
+    outer, inside = split_inside(path)
+    sizes = {
+        each.key: getattr(each.dtype, "itemsize", 0) * math.prod(max(0, length) for length in each.shape) * bool(each.shape)
+        for each in list_stored(outer, inside)
+    }
+    ordered = sorted(sizes, key=lambda key: -sizes[key])
+    if len(ordered) < 2 or sizes[ordered[0]] <= 2 * sizes[ordered[1]]:
+        return None
+    return _joined(outer, ordered[0])
+
+
+def _joined(outer: str, key: str) -> str:
+    return f"{outer}::/{key.strip('/')}" if key.strip("/") else outer

@@ -89,15 +89,13 @@ def narrower(subject: Subject) -> np.dtype[Any] | None:
     low, high = 0, 0
     for k in range(count):
         sample = np.asarray(subject.dataset.fields[subject.field][(len(spec) - 1) * k // max(1, count - 1)])
-        if spec.dtype.kind == "f" and not _are_whole(sample):
-            return None
+        if spec.dtype.kind == "f":
+            with np.errstate(invalid="ignore"):
+                are_whole = np.isfinite(sample) & (np.abs(sample) < 2.0**31) & (sample == np.trunc(sample))
+            if not are_whole.all():
+                return None
         low, high = min(low, int(sample.min())), max(high, int(sample.max()))
     fitting = (np.dtype(name) for name in _NARROW if np.iinfo(name).min <= low and high <= np.iinfo(name).max)
     dtype = None if low == high == 0 else next(fitting, None)
     is_small = dtype is not None and dtype.itemsize * 2 <= spec.dtype.itemsize and (spec.dtype.kind != "f" or dtype.itemsize == 1)
     return dtype if is_small else None
-
-
-def _are_whole(sample: Any) -> bool:
-    with np.errstate(invalid="ignore"):
-        return bool(np.isfinite(sample).all() and (np.abs(sample) < 2.0**31).all() and (sample == np.trunc(sample)).all())

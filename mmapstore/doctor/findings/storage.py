@@ -101,7 +101,9 @@ def _pieces(subject: Subject, speeds: Speeds | None, chunk: tuple[int, ...] | No
         count = math.prod(-(-length // each) for length, each in zip(subject.stored.shape, chunk, strict=True))
         if count < _MANY_CHUNKS:
             return
-        is_file = os.path.isdir(subject.location.outer) and not _is_sharded(subject)
+        places = subject.chunks.places([0]) if subject.chunks is not None else []
+        is_sharded = bool(places) and places[0] is not None and places[0].nbytes >= 0
+        is_file = os.path.isdir(subject.location.outer) and not is_sharded
         what = f"{count} chunks of {format_bytes(chunk_nbytes)}{', each in a file of its own' * is_file}"
     else:
         return
@@ -111,11 +113,6 @@ def _pieces(subject: Subject, speeds: Speeds | None, chunk: tuple[int, ...] | No
         gain = f"chunks of {format_bytes(BLOCK_BYTES // 2)}"
     seconds = None if speeds is None else speeds.beyond_copying(subject)
     yield Finding("pieces", SLOW, f"{what}: finding and opening them takes longer than reading them", line, gain, seconds)
-
-
-def _is_sharded(subject: Subject) -> bool:
-    places = subject.chunks.places([0]) if subject.chunks is not None else []
-    return bool(places) and places[0] is not None and places[0].nbytes >= 0
 
 
 def _codec(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:

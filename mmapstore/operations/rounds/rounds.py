@@ -13,7 +13,7 @@ import time
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -45,19 +45,6 @@ _INGEST_MEMORY = 256_000_000  # the most that writing a round takes, where sampl
 _BESIDE = 1 << 16  # bytes on disk of a round beside its samples: headers, manifest, journal
 
 
-class RoundOptions(NamedTuple):
-    """The arguments of `Dataset.augmented` as they were given."""
-
-    balance: str
-    samples_per_class: int | None
-    epochs_per_round: int
-    seed: int
-    field: str | None
-    validation: bool
-    max_memory: int | str | None
-    max_disk: int | str | None
-
-
 class AugmentedRounds:
     """Augmented rounds of a dataset. Made by `Dataset.augmented`; see there for the arguments.
 
@@ -74,20 +61,26 @@ class AugmentedRounds:
         dataset: Dataset,
         fn: Function,
         directory: str | os.PathLike[str],
-        options: RoundOptions,
+        balance: str,
+        samples_per_class: int | None,
+        epochs_per_round: int,
+        seed: int,
+        field: str | None,
+        validation: bool,
+        max_memory: int | str | None,
+        max_disk: int | str | None,
     ) -> None:
         if processes.is_child:
             raise InvalidValueError(
                 "The process that prepares rounds imported the training script, because fn is defined in it. Put what the script "
                 "does below `if __name__ == '__main__':`, or define fn in a module of its own."
             )
-        balance, samples_per_class = options.balance, options.samples_per_class
-        self.epochs_per_round = whole_number("epochs_per_round", options.epochs_per_round, least=1)
-        self.seed = whole_number("seed", options.seed)
-        self.validation = bool(options.validation)
+        self.epochs_per_round = whole_number("epochs_per_round", epochs_per_round, least=1)
+        self.seed = whole_number("seed", seed)
+        self.validation = bool(validation)
         script = processes.script_of(fn)
         self._dataset = dataset
-        self._field = _augmented_field(dataset, options.field, balance)
+        self._field = _augmented_field(dataset, field, balance)
         labels = dataset._labels(balance, "balance")
         _warn_of_missing(dataset, balance, labels)
         most = int(labels.counts.max())
@@ -121,16 +114,16 @@ class AugmentedRounds:
         writing = write_plan(source, Target.of(os.path.join(self.directory, "round"), True), Options(layout=None), _INGEST_MEMORY)
         in_ram = sum(reader.spec.nbytes for reader in dataset.readers.values() if reader.place == "in RAM")
         self.memory = MemoryPlan({"Python": processes.HELD_NBYTES, "dataset in RAM": in_ram, **writing.memory().parts})
-        if options.max_memory is not None:
+        if max_memory is not None:
             remedy = "Take smaller samples, or a larger max_memory=."
-            self.memory.require(parse_bytes(options.max_memory), f"Preparing rounds of {dataset.name}", remedy)
+            self.memory.require(parse_bytes(max_memory), f"Preparing rounds of {dataset.name}", remedy)
         self.fingerprint = hashlib.blake2b(repr(sorted(described.items())).encode(), digest_size=16).hexdigest()
         work = RoundWork(source, max(_INGEST_MEMORY, writing.memory().total), script)
         self._preparation = Preparation(self.directory, work)
         self._preparation.hold()
         self._end = weakref.finalize(self, self._preparation.end)
         self._preparation.describe(described)
-        self._require_disk(None if options.max_disk is None else parse_bytes(options.max_disk, "max_disk"))
+        self._require_disk(None if max_disk is None else parse_bytes(max_disk, "max_disk"))
         self._guard = threading.RLock()
         self._current: tuple[int, Dataset] | None = None
         self._warned_of_wait = self._warned_of_duplicates = False
