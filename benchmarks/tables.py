@@ -31,8 +31,7 @@ from mmapstore.bench.derived import (
     title,
     variant_of,
 )
-from mmapstore.bench.report_model import sections
-from mmapstore.bench.table import read, table
+from mmapstore.bench.table import read, sections, table
 from mmapstore.plain.errors import InvalidValueError
 from mmapstore.plain.memory_budget import format_bytes
 

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from sample_reports import empty_report, full_report, hostile_report, small_report
 
-from mmapstore.bench import derived, pictures
+from mmapstore.bench import derived
 from mmapstore.bench.contract import KILLED, Look
-from mmapstore.bench.report_html import html
+from mmapstore.bench.report_html import html, pictures
 
 REPORTS = {"full": full_report(), "small": small_report(), "empty": empty_report(), "hostile": hostile_report()}
 VOID = {"meta", "link", "br"}
@@ -106,7 +106,7 @@ def test_each_row_has_a_bar_and_each_row_with_looks_a_panel(pages):
     elements, report = Page(pages["full"]).elements, REPORTS["full"]
     looked = [row for row in report.everything if row.looks]
     assert sum(tag == "svg" for tag, _ in elements) == len(looked)
-    assert sum(tag == "figcaption" for tag, _ in elements) == len(pictures.pictures(report)) == 3
+    assert sum(tag == "figcaption" for tag, _ in elements) == len(pictures(report)) == 3
     marks = [attributes["class"] for tag, attributes in elements if tag == "i"]
     assert marks.count("data") == marks.count("predicted") == len(report.rows)
     assert marks.count("measured") + marks.count("ended") == sum(row.private is not None for row in report.rows)
@@ -122,7 +122,7 @@ def test_curves_and_marks_lie_where_the_figures_are():
         Look(10.0, 500_000_000, 0, 1_000_000_000),
     ]
     report.rows[0].private, report.rows[0].predicted = 1_000_000_000, 10_000_000
-    bars, panels = (picture.body for picture in pictures.pictures(small_report(rows=report.rows[:1])))
+    bars, panels = pictures(small_report(rows=report.rows[:1]))
     # 1 MB to 10 GB are four decades
     assert 'class="measured" style="left:75.00%"' in bars and 'class="predicted" style="left:25.00%"' in bars
     # 2.2 GB high

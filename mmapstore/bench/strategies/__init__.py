@@ -12,7 +12,7 @@ from typing import Any
 
 from ...plain.errors import KeyNotFoundError
 from ..contract import Task
-from . import arrays, generators, images, ours, sequences  # noqa: F401  registers their strategies
+from . import arrays, images, ours, sequences  # noqa: F401  registers their strategies
 from .strategy import REGISTERED, Strategy, own
 
 __all__ = ["Strategy", "libraries", "load", "missing", "names", "serving", "source"]
