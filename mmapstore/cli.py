@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments)
         finally:
-            _flush()  # here, where it can still be said what is wrong, and not when Python ends
+            if sys.stdout is not None:  # None where the shell closed it: `>&-`
+                sys.stdout.flush()  # here, where it can still be said what is wrong, and not when Python ends
     except BrokenPipeError:
         _drop_output()  # `mmapstore info x | head`: the reader left, which is no error
         return OK
@@ -64,11 +65,6 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print(getattr(options, "interrupted", "interrupted"), file=sys.stderr)
         return INTERRUPTED
-
-
-def _flush() -> None:
-    if sys.stdout is not None:  # None where the shell closed it: `>&-`
-        sys.stdout.flush()
 
 
 def _drop_output() -> None:

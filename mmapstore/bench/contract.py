@@ -49,28 +49,20 @@ def delivered(kind: str, nbytes: int, pairs: int) -> int:
 
 @dataclass(frozen=True)
 class Task:
-    """The data to train on and their stored form. One epoch delivers every x and y once, in batches of `batch`.
+    """The data to train on and their stored form. One epoch delivers every x and y once, in batches of `batch`."""
 
-    Attributes
-    ----------
-    kind, form : keys of `KINDS` and `FORMS`
-    path : of the samples, as `mmapstore.open` takes it ("a.h5::/frames"); for form "folder" the folder
-    labels : path of a .npy with one int64 class for each sample; None unless the kind is "labelled"
-    samples, shape, dtype : of the stored array, samples along the first axis; of "images", as they are after decoding
-    seed : of whatever is shuffled
-    prepared : where `prepare` of a strategy puts what it makes beforehand; None: beside `path`
-    """
-
+    # kind, form: keys of `KINDS` and `FORMS`
     kind: str
     form: str
-    path: str
+    path: str  # of the samples, as `mmapstore.open` takes it ("a.h5::/frames"); for form "folder" the folder
+    # samples, shape, dtype: of the stored array, samples along the first axis; of "images", as they are after decoding
     samples: int
     shape: tuple[int, ...]
     dtype: str
-    labels: str | None = None
+    labels: str | None = None  # path of a .npy with one int64 class for each sample; None unless the kind is "labelled"
     batch: int = 32
-    seed: int = 0
-    prepared: str | None = None
+    seed: int = 0  # of whatever is shuffled
+    prepared: str | None = None  # where `prepare` of a strategy puts what it makes beforehand; None: beside `path`
 
     @property
     def nbytes(self) -> int:
@@ -110,56 +102,40 @@ class Look:
 
 @dataclass
 class Row:
-    """One strategy on one task, in a process of its own, under a limit or none. Bytes, seconds.
-
-    Attributes
-    ----------
-    outcome : FINISHED, KILLED (by the limit), FAILED, GIVEN_UP (over its time) or NOT_RUN; `why` has the reason, if any
-    limit, limited_by : of memory, framework included; "control group" or "RLIMIT_DATA"
-    predicted, private : highest private memory over the baseline, as the strategy predicts it, and as it was measured
-    baseline : private memory after the framework has started and one step was run on a batch in RAM
-    file_backed, resident : their peaks, not over the baseline
-    first_batch : from the call of `fit_arguments` until the first training step has begun; None if it never did
-    looks : at most some 150, evenly thinned, the peak kept
-    command : reproduces this row
-    """
+    """One strategy on one task, in a process of its own, under a limit or none. Bytes, seconds."""
 
     strategy: str
     form: str
     kind: str
-    outcome: str
+    outcome: str  # FINISHED, KILLED (by the limit), FAILED, GIVEN_UP (over its time) or NOT_RUN; `why` has the reason, if any
     why: str = ""
     data_nbytes: int = 0
+    # limit, limited_by: of memory, framework included; "control group" or "RLIMIT_DATA"
     limit: int | None = None
     limited_by: str | None = None
+    # predicted, private: highest private memory over the baseline, as the strategy predicts it, and as it was measured
     predicted: int | None = None
     private: int | None = None
-    baseline: int | None = None
+    baseline: int | None = None  # private memory after the framework has started and one step was run on a batch in RAM
+    # file_backed, resident: their peaks, not over the baseline
     file_backed: int | None = None
     resident: int | None = None
+    # from the call of `fit_arguments` until the first training step has begun; None if it never did
     first_batch: float | None = None
     epochs: list[Epoch] = field(default_factory=list)
-    looks: list[Look] = field(default_factory=list)
-    command: str = ""
+    looks: list[Look] = field(default_factory=list)  # at most some 150, evenly thinned, the peak kept
+    command: str = ""  # reproduces this row
 
 
 @dataclass
 class Report:
-    """All that one run found; `to_json` and `from_json` are each other's inverse.
+    """All that one run found; `to_json` and `from_json` are each other's inverse."""
 
-    Attributes
-    ----------
-    machine : processor, cores, memory, system, Python, versions of packages; no names, no paths
-    calibration : of the instruments in this run, in a sentence
-    tasks : as dictionaries, without paths
-    rows : without a limit; `limited` those under the hard limit
-    """
-
-    machine: dict[str, Any]
+    machine: dict[str, Any]  # processor, cores, memory, system, Python, versions of packages; no names, no paths
     seed: int
-    calibration: str = ""
-    tasks: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    calibration: str = ""  # of the instruments in this run, in a sentence
+    tasks: list[dict[str, Any]] = field(default_factory=list)  # as dictionaries, without paths
+    rows: list[Row] = field(default_factory=list)  # without a limit; `limited` those under the hard limit
     limited: list[Row] = field(default_factory=list)
 
     @property

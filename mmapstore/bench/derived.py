@@ -52,14 +52,10 @@ def speed_of(row: Row, epoch: Epoch) -> float:
     return delivered(row.kind, row.data_nbytes, epoch.samples) / epoch.seconds
 
 
-def rates(row: Row) -> list[float]:
-    return [speed_of(row, epoch) for epoch in counted(row) if epoch.seconds > 0]
-
-
 def rate(row: Row) -> float | None:
     """Return the median of `speed_of` the counted epochs; None unless the row finished, with the right data."""
-    found = rates(row) if finished(row) else []
-    return statistics.median(found) if found else None
+    found = [speed_of(row, epoch) for epoch in counted(row) if epoch.seconds > 0]
+    return statistics.median(found) if found and finished(row) else None
 
 
 def epoch_seconds(row: Row) -> float | None:

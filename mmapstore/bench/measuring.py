@@ -18,19 +18,12 @@ from .workload import Planned
 
 @dataclass
 class Measuring:
-    """The measurements go into `report`, and the report to the disk at `save_to` after each row.
-
-    Parameters
-    ----------
-    run : `running.run`, or its stand-in in a test
-    bar : a `tqdm` bar over all runs
-    epochs, timeout, cold : of each process; seconds
-    """
+    """The measurements go into `report`, and the report to the disk at `save_to` after each row."""
 
     report: Report
-    run: Callable[..., Row]
-    bar: Any
-    epochs: int = 2
+    run: Callable[..., Row]  # `running.run`, or its stand-in in a test
+    bar: Any  # a `tqdm` bar over all runs
+    epochs: int = 2  # of each process, as `timeout`, in seconds, and `cold`
     timeout: float = 600.0
     cold: bool = False
     save_to: Path | None = None

@@ -236,7 +236,11 @@ class Child:
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - _LAST_WORDS))
         words = self._errors.read().decode("utf-8", "replace").strip()
-        return self._failure or _last_line(words, code), code, f"{self._failure}\n{words}"
+        # the last line that is not a note of TensorFlow's on its start
+        said = next((line.strip() for line in reversed(words.splitlines()) if line.strip() and not _NOTE.match(line)), "")
+        ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        why = f"{ended}: {said[:300]}" if said else f"{ended}, and said nothing"
+        return self._failure or why, code, f"{self._failure}\n{words}"
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -260,10 +264,3 @@ def _judge(row: Row, under: limits.Limit, child: Child, given_up_after: float | 
             row.why += f": {why}"
     else:
         row.outcome, row.why = FAILED, why
-
-
-def _last_line(words: str, code: int) -> str:
-    """Return the exit status in words, and the last line that was not a note of TensorFlow's on its start."""
-    said = next((line.strip() for line in reversed(words.splitlines()) if line.strip() and not _NOTE.match(line)), "")
-    ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-    return f"{ended}: {said[:300]}" if said else f"{ended}, and said nothing"

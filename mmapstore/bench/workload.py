@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import tempfile
 import textwrap
@@ -39,20 +40,13 @@ def data_directory(options: argparse.Namespace) -> Path:
 
 @dataclass(frozen=True)
 class Planned:
-    """One row to come.
-
-    Attributes
-    ----------
-    predicted : bytes of private memory; None while unknown
-    missing : the packages to install first; "" if none
-    too_large : the prediction and the memory available, if the row would not fit and --run-all was not given; else ""
-    """
+    """One row to come."""
 
     strategy: str
     task: Task
-    predicted: int | None
-    missing: str = ""
-    too_large: str = ""
+    predicted: int | None  # bytes of private memory; None while unknown
+    missing: str = ""  # the packages to install first; "" if none
+    too_large: str = ""  # the prediction and the memory available, if the row would not fit and --run-all was not given; else ""
 
     @property
     def runs(self) -> bool:
@@ -74,18 +68,13 @@ class Planned:
         return f"{title(self.name)} ({self.task.form}, {self.task.kind})"
 
 
-def predicted(strategy: str, task: Task) -> int | None:
-    """Return the predicted bytes of private memory; None while the data that the prediction depends on do not exist."""
-    try:
-        return strategies.load(strategy).private(task)
-    except MmapstoreError:
-        return None
-
-
 def plan_row(strategy: str, task: Task, available: int, *, run_all: bool = False) -> Planned:
     """Plan one row. It would not fit if its prediction and the framework are over `available` bytes; `run_all` runs it anyway."""
     missing = strategies.missing(strategy)
-    expected, too_large = None if missing else predicted(strategy, task), ""
+    expected, too_large = None, ""
+    if not missing:
+        with contextlib.suppress(MmapstoreError):  # the prediction may depend on data that do not exist yet
+            expected = strategies.load(strategy).private(task)
     if expected is not None and expected + FRAMEWORK > available and not run_all:
         too_large = (
             f"would not fit: predicted {format_bytes(expected)} and {format_bytes(FRAMEWORK)} of the framework, "
@@ -157,21 +146,14 @@ def chosen_words(given: str | None, option: str, known: Sequence[str], default: 
 
 @dataclass(frozen=True)
 class Workload:
-    """Everything to be measured.
+    """Everything to be measured."""
 
-    Attributes
-    ----------
-    rows : without a limit
-    limited : under `limit` bytes, with a strategy that holds the data in memory among them if there is one
-    to_make : data that has to exist; empty for the user's own
-    notes : what was asked for and is left out, and why
-    """
-
-    rows: list[Planned]
+    rows: list[Planned]  # without a limit
     limit: int | None = None
+    # under `limit` bytes, with a strategy that holds the data in memory among them if there is one
     limited: list[Planned] = field(default_factory=list)
-    to_make: list[Task] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    to_make: list[Task] = field(default_factory=list)  # data that has to exist; empty for the user's own
+    notes: list[str] = field(default_factory=list)  # what was asked for and is left out, and why
 
     @property
     def tasks(self) -> list[Task]:

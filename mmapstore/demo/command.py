@@ -39,14 +39,15 @@ def run(options: argparse.Namespace) -> int:
     if options.epochs is not None and options.epochs < 1:
         raise InvalidValueError(f"--epochs {options.epochs} is less than 1; expected a number of passes over the training part.")
     from ..batches.opening import open_dataset
+    from ..operations.ingest.video import VIDEO_SUFFIXES
     from .frames import HISTORY, described, parted, require_frames
     from .report import Outcome, save_picture
     from .training import LEAST_STEPS, shrink_factor, started_keras, train
-    from .video import ingested, is_video, make_directory, require_packages, sample_video
+    from .video import ingested, make_directory, require_packages, sample_video
 
     require_packages("keras", "PIL")
     path = options.path
-    if path is None or is_video(path):
+    if path is None or path.lower().endswith(VIDEO_SUFFIXES):
         if options.layout is not None:
             raise InvalidValueError(
                 f"--layout {options.layout} is for arrays: frames of a video have an order of their own. Leave it out."

@@ -35,24 +35,17 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of training. Losses are mean squared errors of down-sampled frames of 0 to 1; bytes are private memory.
+    """The result of training. Losses are mean squared errors of down-sampled frames of 0 to 1; bytes are private memory."""
 
-    Attributes
-    ----------
-    losses : validation loss after each epoch; `baseline` and `test_baseline` are those of repeating the last frame
-    framework_bytes : growth while the same steps ran on one batch held in RAM; None where the system has no figure
-    measured_bytes : growth while they ran on batches from the store, in both cases after a warm-up
-    shown : frames for the picture: (name, last input, truth, prediction), each (height, width, channels) float32
-    """
-
-    losses: list[float]
+    losses: list[float]  # validation loss after each epoch; `baseline` and `test_baseline` are those of repeating the last frame
     baseline: float
     test_loss: float
     test_baseline: float
     samples_per_second: float
-    framework_bytes: int | None
-    measured_bytes: int | None
+    framework_bytes: int | None  # growth while the same steps ran on one batch held in RAM; None where the system has no figure
+    measured_bytes: int | None  # growth while they ran on batches from the store, in both cases after a warm-up
     seconds: float
+    # frames for the picture: (name, last input, truth, prediction), each (height, width, channels) float32
     shown: list[tuple[str, Array, Array, Array]] = field(repr=False)
 
     @property

@@ -10,7 +10,6 @@ from pathlib import Path
 from ..batches.opening import open_dataset
 from ..files.stored_manifest import read_manifest
 from ..operations.ingest import ingest
-from ..operations.ingest.video import VIDEO_SUFFIXES
 from ..plain.errors import MissingPackageError, MmapstoreError, NotFoundError, TargetExistsError, WriteError
 from ..plain.manifest import SUFFIX
 from ..plain.memory_budget import format_bytes
@@ -45,11 +44,6 @@ def sample_video() -> str:
             "Install it again, or give a file of your own: mmapstore demo PATH."
         )
     return str(path)
-
-
-def is_video(path: str) -> bool:
-    """Return True for the suffix of a video."""
-    return path.lower().endswith(VIDEO_SUFFIXES)
 
 
 def ingested(video: str, out: str | os.PathLike[str], say: Callable[[str], object], progress: bool | None = None) -> str:

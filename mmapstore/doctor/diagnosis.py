@@ -15,28 +15,19 @@ from .speeds import Bottleneck, Speeds
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The diagnosis of one array, or of one folder of images.
+    """The diagnosis of one array, or of one folder of images."""
 
-    Attributes
-    ----------
-    path : path for `mmapstore.open`
-    what : one line: samples, dtype, axes, bytes, x and y
-    read : how the array is read, and why
-    findings : faults, the most important first; empty where all is well
-    routes : strategies beside mmapstore, the largest peak first; `memory` is mmapstore's predicted peak if used as `how` says
-    available : bytes of memory that were available
-    speeds, bottleneck : None where nothing was measured
-    """
-
-    path: str
-    what: str
-    read: str
-    findings: tuple[Finding, ...]
+    path: str  # path for `mmapstore.open`
+    what: str  # one line: samples, dtype, axes, bytes, x and y
+    read: str  # how the array is read, and why
+    findings: tuple[Finding, ...]  # faults, the most important first; empty where all is well
+    # strategies beside mmapstore, the largest peak first; `memory` is mmapstore's predicted peak if used as `how` says
     routes: tuple[Route, ...]
     memory: MemoryPlan | None
     how: str
-    available: int
+    available: int  # bytes of memory that were available
     frameworks: Frameworks
+    # speeds, bottleneck: None where nothing was measured
     speeds: Speeds | None = None
     bottleneck: Bottleneck | None = None
     notes: tuple[str, ...] = field(default=())

@@ -18,18 +18,11 @@ _FLOATS = ("float16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Frameworks:
-    """Keras and its backend.
+    """Keras and its backend."""
 
-    Attributes
-    ----------
-    versions : versions of the installed packages
-    backend : backend of Keras: "tensorflow", "jax" or "torch"
-    floatx : float dtype that Keras casts arrays to
-    """
-
-    versions: Mapping[str, str]
-    backend: str = "tensorflow"
-    floatx: str = "float32"
+    versions: Mapping[str, str]  # versions of the installed packages
+    backend: str = "tensorflow"  # backend of Keras: "tensorflow", "jax" or "torch"
+    floatx: str = "float32"  # float dtype that Keras casts arrays to
 
     def __str__(self) -> str:
         if not self.versions:

@@ -27,18 +27,12 @@ _COPIED = 8 << 20
 
 @dataclass(frozen=True)
 class Speeds:
-    """Bytes of decoded samples per second, or seconds.
+    """Bytes of decoded samples per second, or seconds."""
 
-    Attributes
-    ----------
-    copy : from one array in RAM to another
-    read : from the page cache, by the reader in use, whole chunks where there are any; None for chunks too large to try
-    batch : seconds of a shuffled batch, once its data is in the page cache
-    """
-
-    copy: float
+    copy: float  # from one array in RAM to another
+    # from the page cache, by the reader in use, whole chunks where there are any; None for chunks too large to try
     read: float | None
-    batch: float | None
+    batch: float | None  # seconds of a shuffled batch, once its data is in the page cache
 
     def beyond_copying(self, subject: Subject) -> float | None:
         """Return the seconds of an epoch that are more than copying its batches would take."""
@@ -72,18 +66,11 @@ def _timed(function: Callable[..., object], *arguments: Any) -> float:
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """The likely bottleneck.
+    """The likely bottleneck."""
 
-    Attributes
-    ----------
-    name : DISK, DECODER, PYTHON or STEP
-    batch_seconds : seconds until the next batch is ready, if the step takes none
-    epoch_seconds : seconds of an epoch without training steps
-    """
-
-    name: str
-    batch_seconds: float
-    epoch_seconds: float
+    name: str  # DISK, DECODER, PYTHON or STEP
+    batch_seconds: float  # seconds until the next batch is ready, if the step takes none
+    epoch_seconds: float  # seconds of an epoch without training steps
     words: str
 
 

@@ -33,16 +33,10 @@ _STEP_SPEED = 1e9  # bytes of batches per second above which no real model train
 
 @dataclass(frozen=True)
 class Location:
-    """The files or stores that hold one field.
+    """The files or stores that hold one field."""
 
-    Attributes
-    ----------
-    paths : paths for `mmapstore.open`, one for each file: "a.npy", "a.h5::/frames"
-    layout : axes according to the manifest; None without a manifest
-    """
-
-    paths: tuple[str, ...]
-    layout: str | None = None
+    paths: tuple[str, ...]  # paths for `mmapstore.open`, one for each file: "a.npy", "a.h5::/frames"
+    layout: str | None = None  # axes according to the manifest; None without a manifest
 
     @property
     def outer(self) -> str:
@@ -57,35 +51,23 @@ class Location:
 
 @dataclass(frozen=True)
 class Subject:
-    """An array to train on.
+    """An array to train on."""
 
-    Attributes
-    ----------
-    name : path that `mmapstore.open` takes for the array
-    dataset, locations : of all fields
-    field : the field that x comes from
-    stored, layout : the array of x as it is stored, the first file of several, and its axes
-    target : NEXT (the frame after x), NONE, or the name of a field
-    batch : samples in a batch
-    given_layout : the value of --layout
-    max_memory : upper bound of the bytes of an epoch; None for no bound
-    available : bytes of memory that are available now
-    is_largest : True if nobody named this array, which is the largest of several
-    """
-
-    name: str
+    name: str  # path that `mmapstore.open` takes for the array
+    # of all fields, as `locations`
     dataset: Dataset
-    field: str
+    field: str  # the field that x comes from
     locations: dict[str, Location]
+    # the array of x as it is stored, the first file of several, and its axes
     stored: StoredArray
     layout: StoredLayout
-    target: str
-    batch: int
-    given_layout: str | None
-    max_memory: int | None
+    target: str  # NEXT (the frame after x), NONE, or the name of a field
+    batch: int  # samples in a batch
+    given_layout: str | None  # the value of --layout
+    max_memory: int | None  # upper bound of the bytes of an epoch; None for no bound
     frameworks: Frameworks
-    available: int
-    is_largest: bool = False
+    available: int  # bytes of memory that are available now
+    is_largest: bool = False  # True if nobody named this array, which is the largest of several
 
     @property
     def location(self) -> Location:

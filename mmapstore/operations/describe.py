@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from ..batches.opening import open_dataset, open_quietly
 from ..files.lent_buffers import ALIGNMENT, is_aligned
 from ..files.stored_files import nbytes_on_disk
 from ..files.stored_manifest import read_manifest
-from ..formats.registry import identify, list_stored, split_inside
+from ..formats.registry import identify, list_stored, split_inside, suffixes
 from ..plain.cf_packing import packed_words
+from ..plain.display import text_table
 from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
 from ..plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 from ..plain.memory_budget import format_bytes
 from ..plain.windows import Episodes, NextFrame
 from ..readers.contract import Reader
-from .archives import Archive, archive_table, claims_to_be_an_archive
 from .decodes import decodes_per_chunk
 from .verify.objects import archive_files
 
@@ -58,6 +58,18 @@ class ArrayDescription:
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A file or store in a directory of archives."""
+
+    name: str  # relative to the directory
+    arrays: int = 0  # those that can be opened
+    bytes: int = 0  # of their values, decoded; `bytes_on_disk` of the file or store
+    bytes_on_disk: int = 0
+    read: tuple[str, ...] = ()  # how they will be read, in a few words, each way once
+    refused: tuple[str, ...] = ()  # "name: why" of every array that cannot be opened, or why none can
+
+
+@dataclass(frozen=True)
 class Description:
     """The arrays at a path; for a directory of archives, the arrays of all archives."""
 
@@ -76,7 +88,7 @@ class Description:
     def to_text(self) -> str:
         lines = [f"{self.path}: {self.kind}, {format_bytes(self.bytes_on_disk)} on disk"]
         if self.archives:
-            lines += ["", *(f"  {line}" for line in archive_table(self.archives))]
+            lines += ["", *(f"  {line}" for line in _archive_table(self.archives))]
         for array in self.arrays if not self.archives else ():
             lines.append("")
             if array.refused:
@@ -95,6 +107,26 @@ class Description:
         if self.open_with:
             lines.append(f"  open it: {self.open_with}")
         return "\n".join(lines)
+
+
+def _archive_table(archives: Sequence[Archive]) -> Iterator[str]:
+    """Yield a heading, one line per archive, and below it the reasons of refusals.
+
+    >>> print("\\n".join(_archive_table([Archive("a.h5", 2, 1200, 800, ("memory-mapped",), ("a.h5::/s: text",))])))
+    archive  arrays   values  on disk  read
+    a.h5          2  1.20 kB    800 B  memory-mapped
+               refused: a.h5::/s: text
+    """
+    rows = [("archive", "arrays", "values", "on disk", "read")] + [
+        (each.name, str(each.arrays), format_bytes(each.bytes), format_bytes(each.bytes_on_disk), ", ".join(each.read) or "-")
+        for each in archives
+    ]
+    heading, *lines = text_table(rows, "<>>><", indent="")
+    yield heading
+    for each, line in zip(archives, lines, strict=True):
+        yield line
+        for reason in each.refused:
+            yield f"{' ' * (max(len(row[0]) for row in rows) + 4)}refused: {reason}"
 
 
 def describe(
@@ -256,7 +288,7 @@ def _described_folder(path: str) -> Description:
         try:
             found = list(describe(file).arrays)
         except (MmapstoreError, OSError) as error:
-            if claims_to_be_an_archive(file):
+            if file.suffix.lower() in suffixes():  # it claims to be an archive
                 archives.append(Archive(name, bytes_on_disk=nbytes_on_disk(file) if file.exists() else 0, refused=(str(error),)))
             continue
         opened = [array for array in found if not array.refused]
@@ -280,9 +312,9 @@ def _described_folder(path: str) -> Description:
 
 
 def _glob_hint(path: str, arrays: Sequence[ArrayDescription]) -> str:
-    suffixes = [Path(split_inside(array.name)[0]).suffix for array in arrays]
-    suffix = max(suffixes, key=suffixes.count)
-    if suffixes.count(suffix) < 2 or not suffix:
+    found = [Path(split_inside(array.name)[0]).suffix for array in arrays]
+    suffix = max(found, key=found.count)
+    if found.count(suffix) < 2 or not suffix:
         return ""
     return f", or join those of one kind with a glob such as {str(Path(path) / f'*{suffix}')!r}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def ways(work):
 @pytest.fixture
 def planned(monkeypatch):
     def planned(predicted, available, missing="", **more):
-        monkeypatch.setattr(planning, "predicted", lambda *_: predicted)
+        told = replace(strategies.load("fit_memmap"), private=lambda task: predicted)
+        monkeypatch.setattr(strategies, "load", lambda name: told)
         monkeypatch.setattr(strategies, "missing", lambda *_: missing)
         return planning.plan_row("fit_memmap", TASK, available, **more)
 

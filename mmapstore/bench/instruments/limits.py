@@ -99,18 +99,11 @@ class ControlGroup(Limit):
         finally:
             os.close(descriptor)
 
-    def _fields(self, name: str) -> dict[str, int]:
-        try:
-            lines = (self.folder / name).read_text(encoding="ascii").splitlines()
-        except OSError:
-            return {}
-        pairs = (line.split() for line in lines)
-        return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
-
     def killed(self, code: int, text: str) -> bool:
-        found = self._fields("memory.events" if self._unified else "memory.oom_control")
-        if "oom_kill" in found:
-            return found["oom_kill"] > 0
+        with contextlib.suppress(OSError):
+            events = (self.folder / ("memory.events" if self._unified else "memory.oom_control")).read_text(encoding="ascii")
+            if killed := re.search(r"^oom_kill (\d+)$", events, re.MULTILINE):
+                return int(killed[1]) > 0
         with contextlib.suppress(OSError, ValueError):  # kernels before 4.13
             return code == -signal.SIGKILL and int((self.folder / "memory.failcnt").read_text()) > 0
         return False

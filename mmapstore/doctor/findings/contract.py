@@ -13,26 +13,15 @@ LEVELS = (FAILS, SLOW, NOTE)
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault and its remedy.
+    """A fault and its remedy."""
 
-    Attributes
-    ----------
-    code : a stable word for programs: "dtype", "chunks" ...
-    level : FAILS (training fails), SLOW (training is slowed down), NOTE (a small gain)
-    found : the fault, with its numbers
-    mend : the command, or the line of Python, that fixes the fault
-    gain : the gain of that, in words
-    seconds : seconds saved in an epoch; None where nothing was measured
-    nbytes : bytes saved of reading, decoding, copying or holding, as `gain` says
-    """
-
-    code: str
-    level: str
-    found: str
-    mend: str
-    gain: str
-    seconds: float | None = None
-    nbytes: int | None = None
+    code: str  # a stable word for programs: "dtype", "chunks" ...
+    level: str  # FAILS (training fails), SLOW (training is slowed down), NOTE (a small gain)
+    found: str  # the fault, with its numbers
+    mend: str  # the command, or the line of Python, that fixes the fault
+    gain: str  # the gain of that, in words
+    seconds: float | None = None  # seconds saved in an epoch; None where nothing was measured
+    nbytes: int | None = None  # bytes saved of reading, decoding, copying or holding, as `gain` says
 
     @property
     def rank(self) -> tuple[int, float, int]:

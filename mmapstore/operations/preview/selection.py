@@ -138,22 +138,13 @@ def longest_side(pictures: int, panels: int) -> int:
 
 @dataclass(frozen=True)
 class Look:
-    """The panels of a sample.
+    """The panels of a sample."""
 
-    Attributes
-    ----------
-    spec : of the field
-    panels : panels of a sample; 1 for grey and colour
-    colour : True if 3 or 4 channels are the red, green, blue (and opacity) of one panel
-    slice : the position along D that is shown; None without D
-    scale : of each panel
-    """
-
-    spec: ArraySpec
-    panels: int
-    colour: bool
-    slice: int | None
-    scale: Scale
+    spec: ArraySpec  # of the field
+    panels: int  # panels of a sample; 1 for grey and colour
+    colour: bool  # True if 3 or 4 channels are the red, green, blue (and opacity) of one panel
+    slice: int | None  # the position along D that is shown; None without D
+    scale: Scale  # of each panel
 
     @classmethod
     def of(cls, spec: ArraySpec, pictures: int) -> Look:

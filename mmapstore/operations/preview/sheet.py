@@ -26,23 +26,15 @@ _LEAST_WIDTH, _WIDEST = 560, 1440  # of a sheet, unless a single picture is wide
 
 @dataclass(frozen=True)
 class Sheet:
-    """All that is drawn.
+    """All that is drawn."""
 
-    Attributes
-    ----------
-    title, lines : above the pictures
-    row_names : left of the rows of a band; empty for one row
-    cells : for each sample, for each row, its panels
-    captions : below each cell: a sample number, and a label
-    columns : samples in a row; None balances the sheet
-    """
-
+    # above the pictures, as `lines`
     title: str
     lines: Sequence[str]
-    row_names: Sequence[str]
-    cells: Sequence[Sequence[Sequence[Picture]]]
-    captions: Sequence[tuple[str, str]]
-    columns: int | None
+    row_names: Sequence[str]  # left of the rows of a band; empty for one row
+    cells: Sequence[Sequence[Sequence[Picture]]]  # for each sample, for each row, its panels
+    captions: Sequence[tuple[str, str]]  # below each cell: a sample number, and a label
+    columns: int | None  # samples in a row; None balances the sheet
 
 
 def pillow() -> tuple[Any, Any, Any]:

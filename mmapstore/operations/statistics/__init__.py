@@ -27,30 +27,20 @@ _PART_NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 @dataclass(frozen=True)
 class FieldStatistics:
-    """Statistics of one field, or of a part of its samples.
+    """Statistics of one field, or of a part of its samples."""
 
-    Attributes
-    ----------
-    field : its name; "data" where there is one field without a name
-    part : "train", "val" ... of a split; "" for all samples
-    samples : [first, last + 1)
-    sample_shape, dtype, layout : of the field; `layout` begins with "N"
-    values : statistics of each channel; without channels for labels that are text
-    differences : statistics of x[t+1] - x[t] within episodes; without channels for labels, and for samples in mixed order
-    origin : source of these figures, in words
-    classes : the number of samples of each class, in words; "" for fields that hold no labels
-    """
-
-    field: str
-    part: str
-    samples: tuple[int, int]
+    field: str  # its name; "data" where there is one field without a name
+    part: str  # "train", "val" ... of a split; "" for all samples
+    samples: tuple[int, int]  # [first, last + 1)
+    # sample_shape, dtype, layout: of the field; `layout` begins with "N"
     sample_shape: tuple[int, ...]
     dtype: str
     layout: str
-    values: ChannelStatistics
+    values: ChannelStatistics  # statistics of each channel; without channels for labels that are text
+    # statistics of x[t+1] - x[t] within episodes; without channels for labels, and for samples in mixed order
     differences: ChannelStatistics
-    origin: str
-    classes: str = ""
+    origin: str  # source of these figures, in words
+    classes: str = ""  # the number of samples of each class, in words; "" for fields that hold no labels
 
     @property
     def change(self) -> float | None:
