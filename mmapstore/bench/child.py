@@ -123,9 +123,6 @@ def reporting(model: Any, begun: float, by_clock: float, say: Say) -> Any:
     return Reporting()
 
 
-# --- the process --------------------------------------------------------------------------------------------------------
-
-
 def main() -> None:
     asked = json.loads(sys.argv[1])
     say = channel()

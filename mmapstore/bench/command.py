@@ -120,8 +120,6 @@ def _measure(options: argparse.Namespace) -> int:
             f"--limit needs a limit of memory that holds, and {sys.platform} offers none. Leave it out, or run inside a Linux "
             "container."
         )
-    from .measuring import Measuring
-
     directory = data_directory(options)
     disk, write_seconds = to_write(work.to_make)
     seconds = _CALIBRATION_SECONDS + work.seconds(options.epochs) + write_seconds
@@ -138,7 +136,7 @@ def _measure(options: argparse.Namespace) -> int:
     report = Report(machine() | instruments, options.seed, tasks=tasks)
     ended: KeyboardInterrupt | MmapstoreError | None = None
     with progress_bar("runs", work.runs, disable=not shows_bar(None)) as bar:
-        measuring = Measuring(report, running.run, bar, options.epochs, options.timeout, options.cold, options.json_file)
+        measuring = running.Measuring(report, running.run, bar, options.epochs, options.timeout, options.cold, options.json_file)
         try:
             for task in work.to_make:
                 bar.set_description_str(f"making {format_bytes(task.nbytes)} as {task.form}, {task.kind}")

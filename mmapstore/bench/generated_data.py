@@ -141,9 +141,6 @@ def _write_images(folder: Path, shape: tuple[int, ...], labels: Array, seed: int
             done += 1
 
 
-# --- values --------------------------------------------------------------------------------------------------------------
-
-
 def _blocks(shape: tuple[int, ...], dtype: np.dtype[Any], labels: Array | None, samples: int, seed: int) -> Iterator[Array]:
     """Yield all samples, (some, *shape) at a time; each class has its own waves."""
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""One strategy on one task, in a fresh process, watched from outside, under a limit or none: a `Row`.
+"""One strategy on one task, in a fresh process, watched from outside, under a limit or none: a `Row`; and all rows of a run.
 
 A row without a limit is run with the files in the page cache where they fit, or dropped from it (`cold`). Under a limit the
 files are always dropped first: pages that another process has brought in are not counted against the limited one.
@@ -19,24 +19,28 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ..files import page_cache
+from ..files.durable_writes import write_text_atomically
 from ..files.stored_files import files_of
+from ..files.system_errors import explaining_write_errors
 from ..formats.registry import split_inside
 from ..plain.errors import MissingPackageError
 from ..plain.memory_budget import format_bytes
 from . import checksum, strategies
 from .child import in_a_line
-from .contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Row, Task, name_of
+from .contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Report, Row, Task, name_of
+from .derived import grouped, holds_the_data, limit_of, proof, rate, signed, title
 from .instruments import limits
 from .instruments.calibration import calibrate
 from .instruments.limits import can_limit
 from .instruments.process_tree import Watch, method
+from .workload import Planned
 
-__all__ = ["Child", "calibrate", "can_limit", "command", "method", "run"]
+__all__ = ["Child", "Measuring", "calibrate", "can_limit", "command", "judge", "method", "run"]
 
 _CHILD = f"{__package__}.child"
 _STILL_CACHED = 0.01  # the share of a file's pages that may be left after dropping it
@@ -236,11 +240,7 @@ class Child:
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - _LAST_WORDS))
         words = self._errors.read().decode("utf-8", "replace").strip()
-        # the last line that is not a note of TensorFlow's on its start
-        said = next((line.strip() for line in reversed(words.splitlines()) if line.strip() and not _NOTE.match(line)), "")
-        ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-        why = f"{ended}: {said[:300]}" if said else f"{ended}, and said nothing"
-        return self._failure or why, code, f"{self._failure}\n{words}"
+        return self._failure or _last_line(words, code), code, f"{self._failure}\n{words}"
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -264,3 +264,78 @@ def _judge(row: Row, under: limits.Limit, child: Child, given_up_after: float | 
             row.why += f": {why}"
     else:
         row.outcome, row.why = FAILED, why
+
+
+def _last_line(words: str, code: int) -> str:
+    """Return the exit status in words, and the last line that was not a note of TensorFlow's on its start."""
+    said = next((line.strip() for line in reversed(words.splitlines()) if line.strip() and not _NOTE.match(line)), "")
+    ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+    return f"{ended}: {said[:300]}" if said else f"{ended}, and said nothing"
+
+
+# --- all rows of a run --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measuring:
+    """The measurements go into `report`, and the report to the disk at `save_to` after each row."""
+
+    report: Report
+    run: Callable[..., Row]  # `running.run`, or its stand-in in a test
+    bar: Any  # a `tqdm` bar over all runs
+    epochs: int = 2  # of each process, as `timeout`, in seconds, and `cold`
+    timeout: float = 600.0
+    cold: bool = False
+    save_to: Path | None = None
+
+    def rows(self, planned: Sequence[Planned]) -> None:
+        """Measure each row once, without a limit."""
+        for one in planned:
+            if one.runs:
+                row = self._measured(one, self.cold)
+            else:
+                row = one.not_run()
+                row.command = command(one.strategy, one.task, epochs=self.epochs, cold=self.cold, run_all=True)
+            self.report.rows.append(row)
+            self._save()
+
+    def under_limit(self, planned: Sequence[Planned], limit: int) -> None:
+        """Measure each row once under the limit; those that hold the data first, because they decide if the others count."""
+        try:
+            for one in sorted(planned, key=lambda one: not one.holds_the_data()):
+                self.report.limited.append(self._measured(one, True, limit))
+                self._save()
+        finally:  # also where Ctrl-C ends it: an unjudged row would look like one that counts
+            for rows in grouped(self.report.limited, limit_of).values():
+                judge(rows)
+            self._save()
+
+    def _save(self) -> None:
+        if self.save_to is not None:
+            with explaining_write_errors(self.save_to):
+                write_text_atomically(self.save_to, self.report.to_json())
+
+    def _measured(self, one: Planned, cold: bool, limit: int | None = None) -> Row:
+        under = "" if limit is None else f" under {format_bytes(limit)}"
+        name = f"{title(one.name)}, {one.task.form}, {one.task.kind}, {format_bytes(one.task.nbytes)}"
+        self.bar.set_description_str(f"{name}{under}")
+        row = self.run(one.strategy, one.task, timeout=self.timeout, epochs=self.epochs, cold=cold, limit=limit)
+        private = f", {signed(row.private)} private" if row.private is not None else ""
+        speed = rate(row)
+        self.bar.set_postfix_str(f"last: {row.outcome}{private}{f', {format_bytes(speed)}/s' if speed else ''}")
+        self.bar.update()
+        return row
+
+
+def judge(rows: Sequence[Row]) -> None:
+    """Write into each finished row of one limit that it does not count, unless a row that holds the data was killed.
+
+    A limit that lets the whole data set into memory is no proof that a strategy does without it.
+    """
+    if proof(rows) is not None:
+        return
+    in_ram = [f"{row.strategy}: {row.outcome}{f' ({row.why})' if row.why else ''}" for row in rows if holds_the_data(row)]
+    reason = f"does not count: no strategy that holds the data was killed under this limit ({'; '.join(in_ram) or 'none was run'})"
+    for row in rows:
+        if row.outcome == FINISHED:
+            row.why = "; ".join(filter(None, [row.why, reason]))

@@ -69,9 +69,6 @@ def of_user(
     return task
 
 
-# --- arrays --------------------------------------------------------------------------------------------------------------
-
-
 def _of_array(path: str, labels: Any, batch: int, seed: int, directory: Any) -> Task:
     samples = _one_array(path)
     outer, inside = split_inside(path)
@@ -129,9 +126,6 @@ def _labels(labels: str, samples: int, directory: Any, path: str) -> str:
     target = Path(directory) / "labels.npy"
     np.save(target, np.asarray(found[:]).reshape(-1).astype(np.int64))
     return str(target)
-
-
-# --- images --------------------------------------------------------------------------------------------------------------
 
 
 def _of_images(path: str, batch: int, seed: int, directory: Any) -> Task:

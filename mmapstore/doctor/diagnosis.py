@@ -7,7 +7,7 @@ from typing import Any
 
 from ..plain.display import format_duration, text_table
 from ..plain.memory_budget import MemoryPlan, format_bytes
-from .findings.contract import Finding
+from .findings import Finding
 from .frameworks import Frameworks
 from .routes import Route
 from .speeds import Bottleneck, Speeds

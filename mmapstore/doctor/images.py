@@ -19,7 +19,7 @@ from ..operations.ingest.images.images import Images
 from ..plain.display import format_duration
 from ..plain.memory_budget import format_bytes
 from .diagnosis import Diagnosis
-from .findings.contract import SLOW, Finding
+from .findings import SLOW, Finding
 from .frameworks import Frameworks
 from .remedies import free_name
 from .routes import predicted

@@ -61,9 +61,6 @@ def _timed(function: Callable[..., object], *arguments: Any) -> float:
     return time.perf_counter() - began
 
 
-# --- the bottleneck -----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Bottleneck:
     """The likely bottleneck."""
@@ -94,9 +91,6 @@ def bottleneck_of(subject: Subject, speeds: Speeds) -> Bottleneck | None:
     return Bottleneck(name, each, epoch, f"{words}; likely bottleneck: {name}, {waits}")
 
 
-# --- the reader ---------------------------------------------------------------------------------------------------------
-
-
 def _read_speed(subject: Subject) -> float | None:
     reader, spec = subject.reader, subject.spec
     samples = max(1, min(len(spec), BLOCK_BYTES // max(1, spec.sample_nbytes)))
@@ -120,9 +114,6 @@ def _read_speed(subject: Subject) -> float | None:
         if seconds > _READ_SECONDS / 2 or time.perf_counter() - began > 2 * _READ_SECONDS:
             break
     return nbytes / max(seconds, 1e-9)
-
-
-# --- batches ------------------------------------------------------------------------------------------------------------
 
 
 def _batch_seconds(subject: Subject, read: float | None, copy: float) -> float | None:

@@ -19,7 +19,7 @@ from mmapstore.bench import command as bench
 from mmapstore.bench import running, strategies
 from mmapstore.bench.contract import FAILED, FINISHED, KILLED, NOT_RUN, Epoch, Report, Row
 from mmapstore.bench.generated_data import generated
-from mmapstore.bench.measuring import Measuring
+from mmapstore.bench.running import Measuring
 from mmapstore.bench.workload import plan_row, workload
 
 MB = 10**6

@@ -16,7 +16,7 @@ import pytest
 from mmapstore.bench import running
 from mmapstore.bench.contract import FAILED, FINISHED, GIVEN_UP, KILLED, NOT_RUN, Row, Task
 from mmapstore.bench.instruments import limits
-from mmapstore.bench.measuring import judge
+from mmapstore.bench.running import judge
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured through /proc")
 MB = 1_000_000

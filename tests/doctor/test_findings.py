@@ -61,7 +61,7 @@ def test_findings_are_sorted_and_one_command_mends_all(tmp_path: Path, capsys: p
 
 
 def test_levels_come_before_seconds() -> None:
-    from mmapstore.doctor.findings.contract import FAILS, NOTE, SLOW, Finding
+    from mmapstore.doctor.findings import FAILS, NOTE, SLOW, Finding
 
     made = [Finding("a", NOTE, "", "", "", 9.0), Finding("b", SLOW, "", "", "", 1.0), Finding("c", FAILS, "", "", "")]
     made += [Finding("d", SLOW, "", "", "", 2.0), Finding("e", SLOW, "", "", "", None, 10)]

@@ -15,20 +15,24 @@ from PIL import Image
 from mmapstore.cli import main
 from mmapstore.operations.preview import preview
 from mmapstore.operations.preview.colours import NAN_COLOUR, change, most_change, painted, range_of, reduced
-from mmapstore.operations.preview.selection import Scale, numbers_to_show
+from mmapstore.operations.preview.selection import Look, numbers_to_show
+from mmapstore.plain.array_spec import ArraySpec
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError, MemoryBudgetError, OutOfRangeError, WriteError
 from mmapstore.plain.manifest import ArrayManifest, Manifest
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(48, 256))
-def test_scales(height: int, width: int, longest: int) -> None:
-    scale = Scale.of(height, width, longest)
-    assert 1 <= scale.height <= height and 1 <= scale.width <= width
-    assert max(scale.height, scale.width) <= longest
-    assert scale.down == 1 or scale.up[0] == scale.up[1] == 1 or min(scale.height, scale.width) < 12
-    assert min(scale.size) >= 12 and max(scale.size) <= max(longest, 24)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 10), st.integers(1, 400))
+def test_scales(height: int, width: int, channels: int, pictures: int) -> None:
+    look = Look.of(ArraySpec((1, channels, height, width), np.dtype("f4"), "NCHW"), pictures)
+    longest = {**dict.fromkeys(range(1, 10), 256), **dict.fromkeys(range(10, 25), 192), **dict.fromkeys(range(25, 65), 128)}
+    longest = min(longest.get(pictures, 96), 1200 // look.panels)
+    assert 1 <= look.height <= height and 1 <= look.width <= width
+    assert max(look.height, look.width) <= longest
+    assert look.down == 1 or look.up[0] == look.up[1] == 1 or min(look.height, look.width) < 12
+    tall, wide = look.height * look.up[0], look.width * look.up[1]
+    assert min(tall, wide) >= 12 and max(tall, wide) <= longest and look.pixels == tall * wide * look.panels
 
 
 NONE = np.zeros(0, np.int64)

@@ -50,9 +50,6 @@ def copied_share(sample: int, step: int = 1, first: int = 0) -> float:
     return sum((first + i * step) * sample % ALIGNMENT != 0 for i in range(period)) / period
 
 
-# --- whole arrays --------------------------------------------------------------------------------------------------------
-
-
 def from_tensor_slices(task: Task) -> int:
     """Predict the bytes of x and y as tensors in a tf.data.Dataset.
 
@@ -81,9 +78,6 @@ def from_generator_args(task: Task) -> int:
     return 2 * task.nbytes + by_sample(task)
 
 
-# --- samples and batches -------------------------------------------------------------------------------------------------
-
-
 def by_sample(task: Task) -> int:
     """Predict the bytes of samples that tf.data collects into batches, or of batches that are read into arrays of their own."""
     return ALIVE * task.batch * sum(sizes(task)) + _STARTED
@@ -106,9 +100,6 @@ def by_slice(task: Task) -> int:
     x, y = sizes(task)
     y_share = copied_share(x, task.batch, first=1) if task.kind == "next" else 1
     return round(ALIVE * task.batch * (x * copied_share(x, task.batch) + y * y_share)) + _STARTED
-
-
-# --- images --------------------------------------------------------------------------------------------------------------
 
 
 def decoded_images(task: Task, alive: int = ALIVE) -> int:

@@ -11,7 +11,7 @@ from ...plain.memory_budget import format_bytes
 from ..remedies import batches_line, convert_line, open_line
 from ..speeds import Speeds
 from ..subject import Subject
-from .contract import FAILS, NOTE, SLOW, Finding
+from . import FAILS, NOTE, SLOW, Finding
 
 
 def findings(subject: Subject, speeds: Speeds | None) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from ...plain.memory_budget import format_bytes
 from ..remedies import convert_line
 from ..speeds import Speeds
 from ..subject import Subject
-from .contract import FAILS, SLOW, Finding
+from . import FAILS, SLOW, Finding
 
 _SAMPLED_NBYTES = 4 << 20
 _NARROW = ("uint8", "int8", "uint16", "int16", "int32")

@@ -11,7 +11,7 @@ from ...plain.memory_budget import format_bytes
 from ..remedies import batches_line
 from ..speeds import Speeds
 from ..subject import Subject
-from .contract import FAILS, NOTE, SLOW, Finding
+from . import FAILS, NOTE, SLOW, Finding
 
 _ENOUGH = 0.4  # independent samples per sample of a batch: about what shuffle=True gives batches of 32
 

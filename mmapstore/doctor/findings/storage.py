@@ -16,7 +16,7 @@ from ...readers.chunk_runs import batch_cost, whole_chunks
 from ..remedies import convert_line
 from ..speeds import Speeds
 from ..subject import Subject
-from .contract import NOTE, SLOW, Finding
+from . import NOTE, SLOW, Finding
 
 _MANY_DECODES = 2.0
 _MUCH = 4  # times the bytes wanted, or a block of a shuffled epoch

@@ -90,12 +90,11 @@ def preview(
     reader = shown.readers[shown_field]
     rows = 3 if next_frame else 1
     look = Look.of(reader.spec, len(numbers) * rows)
-    pixels = look.scale.size[0] * look.scale.size[1] * look.panels * len(numbers) * rows
     plan = {
         "a sample": reader.spec.sample_nbytes + 3 * look.frame_nbytes,
         "decoding": reader.scratch_nbytes,
         "values shown": 6 * len(numbers) * min(rows, 2) * look.tile_nbytes,
-        "pictures": 11 * pixels,
+        "pictures": 11 * look.pixels * len(numbers) * rows,
         "drawing": _BOOKKEEPING,
     }
     advice = "Show fewer samples, or give a larger max_memory= (--max-memory)."
@@ -150,7 +149,7 @@ def _painted(look: Look, frames: list[Array]) -> tuple[list[list[list[Picture]]]
         words.append("change: " + _by_channel([f"-{size:.4g} to +{size:.4g}" for size in most]))
     if any(bool(np.isnan(each).any()) for each in frames):
         words.append("pink: NaN")
-    down, across = look.scale.up
+    down, across = look.up
     return [[[each.repeat(down, axis=0).repeat(across, axis=1) for each in row] for row in rows] for rows in cells], words
 
 

@@ -92,59 +92,17 @@ def picture_field(dataset: Dataset, wanted: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """A frame of values as a picture: reduced to (height, width) values, each then enlarged to `up` whole pixels.
-
-    >>> Scale.of(28, 28, 192), Scale.of(1080, 1920, 192)
-    (Scale(height=28, width=28, down=1, up=(6, 6)), Scale(height=108, width=192, down=10, up=(1, 1)))
-    """
-
-    height: int
-    width: int
-    down: int
-    up: tuple[int, int]
-
-    @classmethod
-    def of(cls, height: int, width: int, longest: int) -> Scale:
-        """Return a scale to about `longest` pixels along the longer side: never more if reduced, at least one per value."""
-        down = -(-max(height, width) // longest)
-        height, width = max(1, -(-height // down)), max(1, -(-width // down))
-        up = max(1, longest // max(height, width))
-        tall, wide = (max(up, -(-_LEAST_SIDE // side)) for side in (height, width))
-        return cls(height, width, down, (tall, wide))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) of the picture in pixels."""
-        return self.width * self.up[1], self.height * self.up[0]
-
-    def words(self) -> str:
-        if self.down > 1:
-            return f"reduced {self.down} times"
-        if self.up[0] != self.up[1]:
-            return f"enlarged {self.up[1]} times across, {self.up[0]} times down"
-        return f"enlarged {self.up[0]} times" if self.up[0] > 1 else ""
-
-
-def longest_side(pictures: int, panels: int) -> int:
-    """Return pixels along the longer side of a panel, for so many pictures of so many panels side by side.
-
-    >>> longest_side(16, 1), longest_side(100, 1), longest_side(4, 8)
-    (192, 96, 150)
-    """
-    wanted = 256 if pictures <= 9 else 192 if pictures <= 24 else 128 if pictures <= 64 else 96
-    return max(48, min(wanted, 1200 // panels))
-
-
-@dataclass(frozen=True)
 class Look:
-    """The panels of a sample."""
+    """The panels of a sample: each is reduced to (height, width) values, and each value then enlarged to whole pixels."""
 
     spec: ArraySpec  # of the field
     panels: int  # panels of a sample; 1 for grey and colour
     colour: bool  # True if 3 or 4 channels are the red, green, blue (and opacity) of one panel
     slice: int | None  # the position along D that is shown; None without D
-    scale: Scale  # of each panel
+    height: int  # values of a panel
+    width: int
+    down: int  # values of a frame along each axis that become one
+    up: tuple[int, int]  # pixels of a value down and across
 
     @classmethod
     def of(cls, spec: ArraySpec, pictures: int) -> Look:
@@ -152,8 +110,15 @@ class Look:
         channels = lengths.get("C", 1)
         colour = channels == 3 or (channels == 4 and spec.dtype == np.uint8)
         panels = 1 if colour else min(channels, _MOST_PANELS)
-        scale = Scale.of(lengths["H"], lengths["W"], longest_side(pictures, panels))
-        return cls(spec, panels, colour, lengths["D"] // 2 if "D" in lengths else None, scale)
+        # About `longest` pixels along the longer side: never more if reduced, at least one per value.
+        wanted = 256 if pictures <= 9 else 192 if pictures <= 24 else 128 if pictures <= 64 else 96
+        longest = max(48, min(wanted, 1200 // panels))
+        down = -(-max(lengths["H"], lengths["W"]) // longest)
+        height, width = (max(1, -(-lengths[letter] // down)) for letter in "HW")
+        up = max(1, longest // max(height, width))
+        tall, wide = (max(up, -(-_LEAST_SIDE // side)) for side in (height, width))
+        depth = lengths["D"] // 2 if "D" in lengths else None
+        return cls(spec, panels, colour, depth, height, width, down, (tall, wide))
 
     def _length(self, letter: str) -> int:
         return self.spec.shape[self.spec.layout.index(letter)] if letter in self.spec.layout else 1
@@ -165,12 +130,17 @@ class Look:
     @property
     def tile_nbytes(self) -> int:
         """Bytes of the values of one sample that are kept."""
-        return self.read_channels * self.scale.height * self.scale.width * 8
+        return self.read_channels * self.height * self.width * 8
 
     @property
     def frame_nbytes(self) -> int:
         """Bytes of the part of one sample that is read, in float64."""
         return self.read_channels * self._length("H") * self._length("W") * 8
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of all panels of one sample."""
+        return self.height * self.up[0] * self.width * self.up[1] * self.panels
 
     def tile(self, sample: Array) -> Array:
         """Return (channels, height, width) float64 of a sample as it is stored."""
@@ -182,7 +152,7 @@ class Look:
             sample, letters = sample[None], "C" + letters
         frame = sample.transpose([letters.index(letter) for letter in "CHW"])[: self.read_channels]
         with np.errstate(invalid="ignore", over="ignore"):
-            return reduced(frame.astype(np.float64), self.scale.height, self.scale.width)
+            return reduced(frame.astype(np.float64), self.height, self.width)
 
     def words(self) -> list[str]:
         channels, found = self._length("C"), []
@@ -192,7 +162,13 @@ class Look:
             found.append(f"channels 0 to {self.panels - 1} of {channels} side by side")
         if self.slice is not None:
             found.append(f"slice {self.slice} of {self._length('D')}")
-        return [*found, *filter(None, [self.scale.words()])]
+        if self.down > 1:
+            found.append(f"reduced {self.down} times")
+        elif self.up[0] != self.up[1]:
+            found.append(f"enlarged {self.up[1]} times across, {self.up[0]} times down")
+        elif self.up[0] > 1:
+            found.append(f"enlarged {self.up[0]} times")
+        return found
 
 
 def captions(dataset: Dataset, shown: str, numbers: Sequence[int]) -> list[tuple[str, str]]:

@@ -122,9 +122,6 @@ class Process:
         self._answer.close()
 
 
-# --- in the process ------------------------------------------------------------------------------------------------------
-
-
 def prepare(given: dict[str, Any]) -> None:
     """Do what the process was started for, and end without Python's shutdown. What `fn` prints goes to stderr."""
     global is_child
