@@ -183,7 +183,7 @@ def test_dask(tmp_path: Path) -> None:
 def test_verify_and_statistics_by_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same verdict and figures as one process has, of a damaged array too, with progress to the end."""
     monkeypatch.setattr("mmapstore.operations.verify.regions.REGION_NBYTES", 1_000_000)
-    monkeypatch.setattr("mmapstore.operations.statistics.regions.REGION_NBYTES", 1_000_000)
+    monkeypatch.setattr("mmapstore.operations.statistics.REGION_NBYTES", 1_000_000)
     values = np.random.default_rng(0).random((3000, 3, 20, 20)).astype("f4")
     path = mm.ingest(values, tmp_path / "x.npy", progress=False)
     with (tmp_path / "x.npy").open("r+b") as file:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 import mmapstore as mm
 from mmapstore.cli import main
+from mmapstore.operations import statistics
 from mmapstore.operations.flow.regions import Regions
 from mmapstore.operations.ingest import ingest
-from mmapstore.operations.statistics import regions, statistics_at
-from mmapstore.operations.statistics.regions import Pass
+from mmapstore.operations.statistics import Pass, statistics_at
 from mmapstore.operations.verify.regions import do, finish
 from mmapstore.plain.channel_statistics import ChannelStatistics
 from mmapstore.plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MemoryBudgetError
@@ -60,7 +60,7 @@ def test_changes_stay_within_episodes(tmp_path: Path, episodes: int, length: int
     array = np.random.default_rng(episodes).integers(-99, 99, (episodes, length, 2, 3)).astype(np.int16)
     np.save(tmp_path / "x.npy", array)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmapstore.operations.statistics.regions.BLOCK_NBYTES", block)
+        patch.setattr("mmapstore.operations.statistics.BLOCK_NBYTES", block)
         (found,) = statistics_at(tmp_path / "x.npy", layout="NTHW")
     checked(found.values, array.reshape(1, -1))
     changes = np.diff(array.astype(np.int64), axis=1)
@@ -101,7 +101,7 @@ def test_regions_in_any_order_and_more_than_once(
         file.create_dataset("x", data=array, chunks=(chunk and min(chunk, episodes), length, 1, 3) if chunk else None)
     samples, parts = episodes * length, [(0, cut), (cut, episodes * length)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(regions, "REGION_NBYTES", nbytes)
+        patch.setattr(statistics, "REGION_NBYTES", nbytes)
         dataset = mm.open(path, layout="NTCW")
         passes = [Pass.of(dataset, path, "NTCW", "data", part, True, 10**8) for part in parts if part[0] < part[1] <= samples]
     found, again = [], []

@@ -99,22 +99,18 @@ def verify(
     >>> whole, pair.ok, pair.difference.count, pair.difference.index, pair.difference.values
     (True, False, 1, (2, 1, 0), ('15.0', '-1.0'))
     """
-    budget = parse_bytes(max_memory)
-    name = _path(path)
-    began = time.monotonic()
-    if other is None:
-        if layout is not None or other_layout is not None or cast:
-            raise InvalidValueError("layout=, other_layout= and cast= say how to compare two arrays; give the other one as well.")
-        with opened(engine) as workers:
-            arrays = _alone(name, budget, independent, partial(performed, progress=progress, engine=workers, memory_nbytes=budget))
-        seconds = time.monotonic() - began
-        ok = all(array.ok for array in arrays)
-        return Verdict(name, "", ok, tuple(arrays), nbytes=sum(array.nbytes for array in arrays), seconds=seconds)
+    budget, name, began = parse_bytes(max_memory), _path(path), time.monotonic()
+    layouts = layout, other_layout
+    if other is None and (layouts != (None, None) or cast):
+        raise InvalidValueError("layout=, other_layout= and cast= say how to compare two arrays; give the other one as well.")
     with opened(engine) as workers:
         perform = partial(performed, progress=progress, engine=workers, memory_nbytes=budget)
-        layouts = layout, other_layout
-        compare = partial(_pair, layouts=layouts, cast=cast, independent=independent, max_memory=budget, perform=perform)
-        found = _against(name, _path(other), layouts != (None, None), allow_links, budget, compare)
+        if other is None:
+            arrays = tuple(_alone(name, budget, independent, perform))
+            found = Verdict(name, "", all(array.ok for array in arrays), arrays, nbytes=sum(array.nbytes for array in arrays))
+        else:
+            compare = partial(_pair, layouts=layouts, cast=cast, independent=independent, max_memory=budget, perform=perform)
+            found = _against(name, _path(other), layouts != (None, None), allow_links, budget, compare)
     return replace(found, seconds=time.monotonic() - began)
 
 

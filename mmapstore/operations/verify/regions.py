@@ -56,12 +56,6 @@ class Check(abc.ABC):
     def unit(self) -> int:
         """Samples that no region cuts."""
 
-    @abc.abstractmethod
-    def read(self, region: Region, done: Callable[[int], Any]) -> Any: ...
-
-    @abc.abstractmethod
-    def merged(self, records: Iterator[Any]) -> ArrayVerdict: ...
-
     def for_workers(self) -> Self:
         return replace(self, most=max(1, self.samples * self.sample_nbytes // REGION_NBYTES))
 
@@ -70,7 +64,7 @@ class Check(abc.ABC):
         return Regions.at_most(self.most, self.samples, self.unit)
 
 
-Perform = Callable[[Check], ArrayVerdict]
+Perform = Callable[[Reading[ArrayVerdict]], ArrayVerdict]
 
 
 def do(reading: Reading[Any], number: int, done: Callable[[int], Any] = lambda done: None) -> tuple[int, Any]:
