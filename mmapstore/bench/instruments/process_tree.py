@@ -14,9 +14,10 @@ import os
 import re
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from ..contract import Look
 
@@ -50,26 +51,13 @@ def _numbers(text: bytes) -> dict[bytes, int]:
     return {name: int(value) * 1024 for name, value in _LINE.findall(text)}
 
 
-@dataclass(frozen=True)
-class _Counters:
+class _Counters(NamedTuple):
     """Of one process, or added up over several. Bytes. `shared` is of one process, or of the one with most."""
 
     own: int = 0  # RssAnon + VmSwap
     shared: int = 0  # RssShmem
     file_backed: int = 0
     resident: int = 0
-
-    def plus(self, other: _Counters) -> _Counters:
-        shared = max(self.shared, other.shared)
-        return _Counters(self.own + other.own, shared, self.file_backed + other.file_backed, self.resident + other.resident)
-
-
-@dataclass(frozen=True)
-class _Sharing:
-    """The excess of the counters at the last full look, in bytes: pages that processes share, also with other programs."""
-
-    private: int = 0
-    file_backed: int = 0
 
 
 class _Process:
@@ -159,7 +147,8 @@ class Watch:
         self._by_rollup = method().startswith("Pss")
         self._processes: dict[int, _Process] = {}
         self._newest = b""  # the last number given to any process of the machine
-        self._sharing = _Sharing()
+        # excess of the counters at the last full look, in bytes: pages that processes share, also with other programs
+        self._shared_private = self._shared_files = 0
         self._unsteady = 0  # full looks that were thrown away since the last good one
         self._full_at = self._members_at = 0.0  # when the next one is due
         self._looks, self._kept = Thinned(_AFTER), Thinned(_BEFORE)
@@ -257,21 +246,19 @@ class Watch:
 
     def _counted(self) -> _Counters | None:
         """Added up over all; None where one has ended, or none is left."""
-        total = None
-        for process in self._processes.values():
-            counters = process.counters()
-            if counters is None:
-                return None
-            total = counters if total is None else total.plus(counters)
-        return total
+        found = [process.counters() for process in self._processes.values()]
+        if not found or None in found:
+            return None
+        own, shared, file_backed, resident = zip(*filter(None, found), strict=True)
+        return _Counters(sum(own), max(shared), sum(file_backed), sum(resident))
 
     def _quick(self) -> None:
         begun, found = time.perf_counter(), self._counted()
         if found is None:
             self._full_at = 0.0 if self._processes else self._full_at
             return
-        private = max(0, found.own + found.shared - self._sharing.private)
-        self._note(Look(begun, private, max(0, found.file_backed - self._sharing.file_backed), found.resident))
+        private = max(0, found.own + found.shared - self._shared_private)
+        self._note(Look(begun, private, max(0, found.file_backed - self._shared_files), found.resident))
 
     def _full(self) -> bool:
         """False where it has to be repeated: at once, for a quick look cannot tell what is shared until then."""
@@ -300,7 +287,8 @@ class Watch:
             private = min(private, counted)
         self._unsteady = 0
         # Held against the larger count: what came during the walk may be in it or not, and is not to be counted twice.
-        self._sharing = _Sharing(max(0, counted - private) if several else 0, max(0, file_counted - file_backed))
+        self._shared_private = max(0, counted - private) if several else 0
+        self._shared_files = max(0, file_counted - file_backed)
         if self._processes:
             self._note(Look(begun, private, file_backed, max(before.resident, after.resident)))
         cost = time.thread_time() - took

@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from .framework_memory import by_sample
 
 ARRAYS = ("next", "labelled", "input")
 REGISTERED: dict[str, Strategy] = {}
+Fit = TypeVar("Fit", bound=Callable[..., dict[str, Any]])
 
 
 @dataclass(frozen=True)
@@ -38,31 +39,22 @@ class Strategy:
 
     name: str
     title: str
-    kinds: tuple[str, ...]
-    stored: tuple[str, ...]
-    requires: tuple[str, ...]
     private: Callable[[Task], int]
     fit_arguments: Callable[..., dict[str, Any]]
+    kinds: tuple[str, ...] = ARRAYS
+    stored: tuple[str, ...] = ("npy",)
+    requires: tuple[str, ...] = ()
     prepare: Callable[[Task], object] | None = None
 
     def serves(self, kind: str, form: str) -> bool:
         return kind in self.kinds and form.startswith(self.stored)
 
 
-def strategy(
-    title: str,
-    private: Callable[[Task], int],
-    *,
-    kinds: tuple[str, ...] = ARRAYS,
-    stored: tuple[str, ...] = ("npy",),
-    requires: tuple[str, ...] = (),
-    prepare: Callable[[Task], object] | None = None,
-) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., dict[str, Any]]]:
-    """Register the decorated function as a strategy whose memory `private` predicts."""
+def strategy(title: str, private: Callable[[Task], int], **parts: Any) -> Callable[[Fit], Fit]:
+    """Register the decorated function as a strategy; `parts` are those of `Strategy` that differ from their defaults."""
 
-    def enter(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-        name = function.__name__
-        REGISTERED[name] = Strategy(name, title, kinds, stored, requires, private, function, prepare)
+    def enter(function: Fit) -> Fit:
+        REGISTERED[function.__name__] = Strategy(function.__name__, title, private, function, **parts)
         return function
 
     return enter
@@ -75,8 +67,8 @@ def own(path: str) -> Strategy:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return Strategy(
-        Path(path).stem, module.NAME, tuple(module.KINDS), tuple(module.STORED), tuple(module.REQUIRES), module.private,
-        getattr(module, "fit_arguments", dict), getattr(module, "prepare", None),
+        Path(path).stem, module.NAME, module.private, getattr(module, "fit_arguments", dict), tuple(module.KINDS),
+        tuple(module.STORED), tuple(module.REQUIRES), getattr(module, "prepare", None),
     )  # fmt: skip
 
 
