@@ -21,11 +21,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def title(strategy: str) -> str:
-    """Return the title of a strategy; the name itself for a strategy that this version does not have.
-
-    >>> title("fit_memmap"), title("a strategy of another version")
-    ('fit(memmap)', 'a strategy of another version')
-    """
+    """Return the title of a strategy; the name itself for a strategy that this version does not have."""
     return strategies.load(strategy).title if strategy in strategies.names() else strategy
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..plain.display import text_table
 from ..plain.errors import DamagedFileError, NotFoundError
 from ..plain.memory_budget import format_bytes
 from . import derived
-from .contract import FINISHED, KINDS, Report, Row
+from .contract import FINISHED, KINDS, Report, Row, Task
 from .derived import bytes_words, data_of, finished, format_seconds, grouped, is_ours, rate, signed, speed_words, title, variant_of
 
 
@@ -91,11 +88,10 @@ def sections(report: Report) -> list[Section]:
 def _task_words(report: Report, row: Row) -> str:
     """Describe the task of a group of rows: x and y, the amount of data, and its shape."""
     words = f"{row.kind}: {KINDS.get(row.kind, row.kind)}; {format_bytes(row.data_nbytes)}"
-    for task in report.tasks:
-        if (task["kind"], task["samples"] * math.prod(task["shape"]) * np.dtype(task["dtype"]).itemsize) == data_of(row):
-            shape = ", ".join(map(str, task["shape"])) + ("," if len(task["shape"]) == 1 else "")
+    for task in (Task(path="", **{**found, "shape": tuple(found["shape"])}) for found in report.tasks):
+        if (task.kind, task.nbytes) == data_of(row):
             counted = "; each strategy decodes in its own manner, so values are counted, not compared" * (row.kind == "images")
-            return f"{words}: {task['samples']:,} samples of {task['dtype']} ({shape}), batches of {task['batch']}{counted}."
+            return f"{words}: {task.samples:,} samples of {task.dtype} {task.shape}, batches of {task.batch}{counted}."
     return f"{words}."
 
 

@@ -84,11 +84,7 @@ def plan_row(strategy: str, task: Task, available: int, *, run_all: bool = False
 
 
 def seconds_of(task: Task, epochs: int) -> float:
-    """Estimate the seconds of one process, from starting Python to the end of the last epoch.
-
-    >>> round(seconds_of(Task("next", "npy", "a.npy", 10**6 + 1, (250,), "float32"), epochs=2))
-    20
-    """
+    """Estimate the seconds of one process, from starting Python to the end of the last epoch."""
     return START_SECONDS + epochs * delivered(task.kind, task.nbytes, task.pairs) / _FED
 
 
@@ -173,7 +169,7 @@ class Workload:
         lines: list[tuple[str, str]] = []
         for (kind, nbytes), tasks in grouped(self.tasks, lambda task: (task.kind, task.nbytes)).items():
             task = tasks[0]
-            about = f"{task.samples:,} samples of {task.dtype} ({', '.join(map(str, task.shape))}{',' * (len(task.shape) == 1)})"
+            about = f"{task.samples:,} samples of {task.dtype} {task.shape}"
             forms = ", ".join(each.form for each in tasks)
             lines += [(kind, KINDS[kind]), ("", f"{format_bytes(nbytes)}: {about}, batches of {task.batch}; stored as {forms}")]
         count = sum(one.runs for one in self.rows)

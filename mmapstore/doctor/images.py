@@ -44,7 +44,15 @@ def examine_images(path: str, frameworks: Frameworks, batch: int, quick: bool) -
     chosen = Images(sampled, size=size, dtype=dtype, labels=None, skip_broken=True, masks=False)
     shape, decoded = chosen.specs["image"].sample_shape, chosen.specs["image"].dtype
     nbytes = count * math.prod(shape) * decoded.itemsize
-    seconds = None if quick else _decoding_seconds(chosen) * count
+    seconds = None
+    if not quick:  # decoded in as many threads as there are processors
+        began, done = time.perf_counter(), 0
+        with contextlib.closing(chosen.pieces(Position(), 16)) as pieces:  # type: ignore[type-var]
+            for piece in pieces:
+                done += len(piece.fields["image"])
+                if time.perf_counter() - began > _SECONDS:
+                    break
+        seconds = (time.perf_counter() - began) / max(1, done) * count
     stored = sum(os.path.getsize(each) for each in sampled) * count // len(sampled)
     words = [path, free_name(f"{os.path.normpath(path)}-ingested", ".npy" if listed.labels is None else "")]
     words += ["--size", _words(size)] * (size is not None) + ["--dtype", dtype or ""] * (dtype is not None)
@@ -75,17 +83,6 @@ def examine_images(path: str, frameworks: Frameworks, batch: int, quick: bool) -
         available=available,
         frameworks=frameworks,
     )
-
-
-def _decoding_seconds(images: Images) -> float:
-    """Measure seconds per image, decoded in as many threads as there are processors."""
-    began, done = time.perf_counter(), 0
-    with contextlib.closing(images.pieces(Position(), 16)) as pieces:  # type: ignore[type-var]
-        for piece in pieces:
-            done += len(piece.fields["image"])
-            if time.perf_counter() - began > _SECONDS:
-                break
-    return (time.perf_counter() - began) / max(1, done)
 
 
 def _words(size: tuple[int, int] | None) -> str:

@@ -46,11 +46,6 @@ class RoundOrder:
     ----------
     codes : the class of each original, small unsigned integers; each class has at least one
     sample_nbytes : of an original or of what is made of it, the larger
-
-    >>> order = RoundOrder(np.array([0, 0, 0, 0, 1], np.uint8), 2, seed=7, sample_nbytes=1)
-    >>> drawn = order.draw(0)
-    >>> np.bincount(drawn.samples, minlength=5).tolist(), drawn.repeats[drawn.samples == 4].tolist()
-    ([1, 1, 0, 0, 2], [0, 1])
     """
 
     def __init__(

@@ -285,11 +285,6 @@ class Differences:
 
     Two values are equal if their bits are, if they compare equal, or if both are NaN. Those that are equal though their bits are
     not (-0.0 and 0.0, NaNs of other payloads) are counted in `bits_only`.
-
-    >>> found = Differences()
-    >>> found.update(np.array([1.0, np.nan, -0.0, 4.0]), np.array([1.0, np.nan, 0.0, 4.5]))
-    >>> found.differing, found.bits_only, found.first, found.first_values, found.largest
-    (1, 1, 3, (4.0, 4.5), 0.5)
     """
 
     compared: int = 0  # values, counted
@@ -365,9 +360,6 @@ def cast_values(values: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
 
     Floats are rounded to the nearest that `dtype` has, and that is no loss. A whole number out of range, a fraction cast to an
     integer, anything but 0 and 1 cast to bool, an imaginary part cast to a real, and a finite number that becomes infinite are.
-
-    >>> cast_values(np.array([1.0, 2.5, 300.0]), np.dtype("u1"))[1].tolist()
-    [False, True, True]
     """
     with np.errstate(invalid="ignore", over="ignore"):
         if dtype.kind == "c" or np.can_cast(values.dtype, dtype, "safe"):

@@ -155,8 +155,7 @@ class Verdict:
             if array.ok and not array.dtype:
                 lines += [first, *(_INDENT + note for note in array.notes)]
             elif array.ok:
-                shape = ", ".join(map(str, array.shape)) + ("," if len(array.shape) == 1 else "")
-                lines += [f"{first}: ({shape}) {dtype_words(np.dtype(array.dtype))}", *(_INDENT + note for note in array.notes)]
+                lines += [f"{first}: {array.shape} {dtype_words(np.dtype(array.dtype))}", *(_INDENT + note for note in array.notes)]
             else:
                 lines += [first, *array.lines()[1:]]
         return lines
