@@ -15,6 +15,13 @@ README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
+OF_FOUR_WORKERS = """
+import json
+from pathlib import Path
+import mmapstore as mm
+saved = mm.open("frames.npy").batches(8, target=mm.NextFrame(), shuffle=True, shard=(2, 4)).state_at(5, 3)
+Path("position.json").write_text(json.dumps(saved))
+"""
 MODEL = """
 import keras
 model = keras.Sequential([keras.Input((3, 50, 50)), {layer}])
@@ -46,6 +53,7 @@ EXAMPLES = [
         BLOCKS[4],
     ],
     [PHOTOS, BLOCKS[3], "print('samples:', np.bincount(train['label'][:]), np.bincount(val['label'][:]))"],
+    [OF_FOUR_WORKERS, BLOCKS[6], "print('rest:', len(x), b.position)"],
 ]
 RUN = """
 import json, sys
@@ -72,7 +80,7 @@ def ran(frames, tmp_path_factory):
 
 
 def test_every_block_is_run_here():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     assert "def content_sha256" in BLOCKS[5]  # run in tests/plain/test_content_digest.py
 
 
@@ -105,3 +113,7 @@ def test_predictions_larger_than_memory_in_two_lines(frames, ran):
 
 def test_training_on_labelled_pictures(ran):
     assert ran[1][3].splitlines()[-1] == "samples: [32  8] [8 2]"
+
+
+def test_a_position_of_four_workers(ran):
+    assert ran[1][4].splitlines()[-1] == f"rest: {(249 - 4 * 24) % 32} (6, 0)"
