@@ -23,7 +23,7 @@ ACCESSES = ("sequential", "next", "shuffled", "fit")
 class Job:
     """One stored array, and how it is to be delivered.
 
-    access : "sequential" is x alone in stored order, "next" (x, y) with y the sample after x, "shuffled" the same pairs in
+    access : "sequential" is x alone in sequential order, "next" (x, y) with y the sample after x, "shuffled" the same pairs in
         block-shuffled order, "fit" those of "next" through `keras.Model.fit`
     """
 
@@ -138,7 +138,7 @@ def peer(
 
 
 def in_order(read: Callable[[int], Iterator[Array]], job: Job) -> Iterator[Batch]:
-    """Batches in stored order from consecutive slabs, each sample read once; a batch that spans two slabs is joined.
+    """Batches in sequential order from consecutive slabs, each sample read once; a batch that spans two slabs is joined.
 
     read : epoch -> slabs, one after the other, that together are the whole array
     """

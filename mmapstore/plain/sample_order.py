@@ -168,7 +168,7 @@ class SampleOrder:
     Parameters
     ----------
     anchors : how many there are, V
-    shuffling : None for the stored order
+    shuffling : None for the sequential order
     seed : any int
     shard : (index, count); shard `index` of `count` sees V // count anchors in each epoch
     draws : which anchors an epoch draws; None is each of them once
