@@ -28,7 +28,7 @@ import numpy as np
 from ..plain.errors import InvalidTypeError, InvalidValueError, MissingPackageError, OutOfRangeError
 from ..plain.nests import leaves, pack
 from .batch_shapes import BatchShapes, with_tuples
-from .passes import ShortEpoch, Walk, shard_by_keras
+from .passes import ShortEpoch, Walk, require_one_worker, shard_by_keras
 
 try:
     import keras
@@ -67,6 +67,9 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
     logs)`, with `fit(shuffle=False)`. With several replicas of a `tf.distribute` strategy Keras takes one more step, without
     samples, at the end of the short epoch: save at the ends of epochs there.
 
+    Several processes train with `shard="auto"` under `keras.distribution` on JAX. On TensorFlow `fit` and `evaluate` raise under a
+    `tf.distribute` strategy over several workers, where Keras 3 cannot train: write a loop over `to_tf()`.
+
     At most four batches are alive, the one in training and the one being read included: where TensorFlow would queue more, reading
     waits for one to be let go. A caller that keeps n batches waits a tenth of a second each time that their number doubles.
 
@@ -90,7 +93,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
 
     Raises
     ------
-    InvalidValueError : workers > 1 or use_multiprocessing, here or when set later; steps < 1; no batches
+    InvalidValueError : workers > 1 or use_multiprocessing, here or when set later; steps < 1; no batches; a strategy over workers
     MissingPackageError : Keras, or the backend it is set to, is not installed
     While training: InvalidTypeError for text on JAX and torch, InvalidValueError for a batch whose structure, dtypes or shapes
     are not those that Keras told TensorFlow of after the first two
@@ -168,6 +171,7 @@ class Sequence(keras.utils.PyDataset):  # type: ignore[misc]
         adapter, iterator = _keras_caller(sys._getframe(1), "indices")
         walk = self._walk_of(adapter, iterator, at)
         if walk is None:
+            require_one_worker(self.batches, sys._getframe(1))
             return self._looked_at(at)
         return self._serve(walk, at, is_queued=iterator is not None and keras.backend.backend() == "tensorflow")
 

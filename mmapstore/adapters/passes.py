@@ -15,6 +15,7 @@ from ..batches.batch_reader import ALIVE
 from ..batches.batch_source import BatchSource
 from ..batches.cursor import Pass
 from ..batches.look_ahead import LookAhead
+from ..batches.worker_rank import rank_in
 from ..plain.errors import InvalidValueError
 
 PATIENCE = 0.1  # seconds to wait for a batch to come back
@@ -161,3 +162,37 @@ def shard_by_keras(batches: BatchSource) -> tuple[int, int]:
             "part of its part. Set distribution.auto_shard_dataset = False, or leave out shard=."
         )
     return (int(distribution.data_shard_id), parts) if parts > 1 else (0, 1)
+
+
+def require_one_worker(batches: BatchSource, caller: Any) -> None:
+    """Raise InvalidValueError for a `fit`, `evaluate` or `predict` of Keras among the workers of a `tf.distribute` strategy.
+
+    caller : the frame that asks for a batch. The strategy need not be in scope there, so that of the calling method is looked up
+
+    Keras 3.15 on TensorFlow cannot train on several workers (keras#20585): `_maybe_symbolic_build` reduces a tuple of PerReplica
+    values, and `reduce_per_replica` reduces scalar metrics along an axis. The refusal can go when Keras can. `predict` works, and
+    deals out batches among the workers.
+    """
+    strategy = None
+    for _ in range(12):
+        if caller is None or not str(caller.f_globals.get("__name__", "")).startswith("keras."):
+            return
+        strategy = strategy or caller.f_locals.get("distribute_strategy")
+        if strategy is not None and caller.f_code.co_name in ("fit", "evaluate", "predict"):
+            break
+        caller = caller.f_back
+    workers = None if strategy is None else rank_in(strategy)
+    if workers is None or workers.size == 1:
+        return
+    method = caller.f_code.co_name
+    if method != "predict":
+        raise InvalidValueError(
+            f"{method}() among {workers.size} workers of tf.distribute: Keras 3 cannot on TensorFlow (keras#20585). Write a "
+            "loop over strategy.distribute_datasets_from_function(lambda _: b.to_tf()), with shard='auto'; or use Keras on JAX "
+            "with keras.distribution.DataParallel."
+        )
+    if batches.shard[1] > 1:
+        raise InvalidValueError(
+            f"predict() deals out batches among {workers.size} workers of tf.distribute, and these are those of "
+            f"shard={batches.shard}: each worker would get a part of its part. Leave out shard=."
+        )

@@ -70,11 +70,13 @@ def to_tf(batches: BatchSource, method: str = "map", *, epochs: int | None = 1) 
     -------
     A tf.data.Dataset of known cardinality (len(batches) for 1, tf.data.INFINITE_CARDINALITY for None).
 
-    Under MultiWorkerMirroredStrategy give each worker its own part with `shard="auto"`, and iterate over
-    `strategy.distribute_datasets_from_function(lambda _: b.to_tf())`, which leaves batches whole; `experimental_distribute_dataset`
-    cuts each into as many as there are workers. With `shard=` tf.data is told to leave elements alone (auto-sharding OFF). Without
-    `shard=` it deals out whole batches among workers (DATA): right, but each reads all. Under `keras.distribution` with several
-    processes leave out `shard=`, or set `distribution.auto_shard_dataset = False`.
+    Under MultiWorkerMirroredStrategy give each worker its own part with `shard="auto"`, and write a training loop over
+    `strategy.distribute_datasets_from_function(lambda _: b.to_tf())`, which leaves batches whole; `b.state_dict(step + 1)` is exact
+    there. `fit` and `evaluate` fail on such a strategy, whatever the data: Keras 3 cannot reduce their PerReplica values
+    (keras#20585). `experimental_distribute_dataset` cuts each batch into as many as there are workers. With `shard=` tf.data is
+    told to leave elements alone (auto-sharding OFF). Without it whole batches are dealt out among workers (DATA): right, but each
+    reads all. Under `keras.distribution` with several processes `shard="auto"` turns the sharding of Keras off; with another
+    `shard=` set `distribution.auto_shard_dataset = False`.
 
     TensorFlow keeps the functions behind a dataset, and with them open files and buffers, after the dataset has gone; many in
     one process (one for each fold, say) are let go by `keras.utils.clear_session()`.

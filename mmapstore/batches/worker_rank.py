@@ -57,9 +57,7 @@ def _ranks(environment: Mapping[str, str]) -> Iterator[WorkerRank]:
 def _frameworks() -> Iterator[WorkerRank | None]:
     yield _of_keras(sys.modules.get("keras"))
     tensorflow = sys.modules.get("tensorflow")
-    resolver = None if tensorflow is None else tensorflow.distribute.get_strategy().cluster_resolver
-    if resolver is not None:
-        yield _in_cluster(resolver.cluster_spec().as_dict(), resolver.task_type, resolver.task_id, "tf.distribute")
+    yield None if tensorflow is None else rank_in(tensorflow.distribute.get_strategy())
     torch = getattr(sys.modules.get("torch"), "distributed", None)
     if torch is not None and torch.is_available() and torch.is_initialized():
         yield WorkerRank(torch.get_rank(), torch.get_world_size(), "torch.distributed")
@@ -76,6 +74,14 @@ def _of_keras(keras: Any) -> WorkerRank | None:
     count = min(distribution.num_model_replicas, distribution.num_processes)
     distribution.auto_shard_dataset = False
     return WorkerRank(int(distribution.data_shard_id), int(count), "keras.distribution")
+
+
+def rank_in(strategy: Any) -> WorkerRank | None:
+    """Return the rank of this process in a `tf.distribute` strategy; None for strategies of one process."""
+    resolver = strategy.cluster_resolver
+    if resolver is None:
+        return None
+    return _in_cluster(resolver.cluster_spec().as_dict(), resolver.task_type, resolver.task_id, "tf.distribute")
 
 
 def _of_tf_config(environment: Mapping[str, str]) -> WorkerRank | None:

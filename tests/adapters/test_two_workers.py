@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from backends import require_backend
 
-SOURCES = {"torch": "torch.distributed", "jax": "jax.distributed", "tensorflow": "tf.distribute"}
+SOURCES = {"torch": "torch.distributed", "jax": "jax.distributed", "keras": "keras.distribution", "tensorflow": "tf.distribute"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("framework", SOURCES)
 def test_two_processes_share_an_epoch(framework):
-    require_backend(framework)
+    require_backend("jax" if framework == "keras" else framework)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
