@@ -294,7 +294,7 @@ class Measuring:
             if one.runs:
                 row = self._measured(one, self.cold)
             else:
-                row = one.not_run()
+                row = one.row
                 row.command = command(one.strategy, one.task, epochs=self.epochs, cold=self.cold, run_all=True)
             self.report.rows.append(row)
             self._save()
@@ -302,7 +302,7 @@ class Measuring:
     def under_limit(self, planned: Sequence[Planned], limit: int) -> None:
         """Measure each row once under the limit; those that hold the data first, because they decide if the others count."""
         try:
-            for one in sorted(planned, key=lambda one: not one.holds_the_data()):
+            for one in sorted(planned, key=lambda one: not holds_the_data(one.row)):
                 self.report.limited.append(self._measured(one, True, limit))
                 self._save()
         finally:  # also where Ctrl-C ends it: an unjudged row would look like one that counts
@@ -317,7 +317,7 @@ class Measuring:
 
     def _measured(self, one: Planned, cold: bool, limit: int | None = None) -> Row:
         under = "" if limit is None else f" under {format_bytes(limit)}"
-        name = f"{title(one.name)}, {one.task.form}, {one.task.kind}, {format_bytes(one.task.nbytes)}"
+        name = f"{title(one.row.strategy)}, {one.task.form}, {one.task.kind}, {format_bytes(one.task.nbytes)}"
         self.bar.set_description_str(f"{name}{under}")
         row = self.run(one.strategy, one.task, timeout=self.timeout, epochs=self.epochs, cold=cold, limit=limit)
         private = f", {signed(row.private)} private" if row.private is not None else ""

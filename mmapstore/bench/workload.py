@@ -42,45 +42,29 @@ def data_directory(options: argparse.Namespace) -> Path:
 class Planned:
     """One row to come."""
 
-    strategy: str
+    strategy: str  # its name, or the path of the user's own file
     task: Task
-    predicted: int | None  # bytes of private memory; None while unknown
-    missing: str = ""  # the packages to install first; "" if none
-    too_large: str = ""  # the prediction and the memory available, if the row would not fit and --run-all was not given; else ""
+    row: Row  # of a strategy that is not run; `why` is empty for one that runs
+    is_missing: bool = False  # packages that have to be installed first
 
     @property
     def runs(self) -> bool:
-        return not (self.missing or self.too_large)
-
-    @property
-    def name(self) -> str:
-        return name_of(self.strategy)
-
-    def holds_the_data(self) -> bool:
-        """Return True if the strategy is predicted to hold the data in memory."""
-        return holds_the_data(self.not_run())
-
-    def not_run(self) -> Row:
-        task, why = self.task, self.missing or self.too_large
-        return Row(self.name, task.form, task.kind, NOT_RUN, why, data_nbytes=task.nbytes, predicted=self.predicted)
-
-    def __str__(self) -> str:
-        return f"{title(self.name)} ({self.task.form}, {self.task.kind})"
+        return not self.row.why
 
 
 def plan_row(strategy: str, task: Task, available: int, *, run_all: bool = False) -> Planned:
     """Plan one row. It would not fit if its prediction and the framework are over `available` bytes; `run_all` runs it anyway."""
     missing = strategies.missing(strategy)
-    expected, too_large = None, ""
+    row = Row(name_of(strategy), task.form, task.kind, NOT_RUN, missing, data_nbytes=task.nbytes)
     if not missing:
         with contextlib.suppress(MmapstoreError):  # the prediction may depend on data that do not exist yet
-            expected = strategies.load(strategy).private(task)
-    if expected is not None and expected + FRAMEWORK > available and not run_all:
-        too_large = (
-            f"would not fit: predicted {format_bytes(expected)} and {format_bytes(FRAMEWORK)} of the framework, "
+            row.predicted = strategies.load(strategy).private(task)
+    if row.predicted is not None and row.predicted + FRAMEWORK > available and not run_all:
+        row.why = (
+            f"would not fit: predicted {format_bytes(row.predicted)} and {format_bytes(FRAMEWORK)} of the framework, "
             f"available {format_bytes(available)}"
         )
-    return Planned(strategy, task, expected, missing, too_large)
+    return Planned(strategy, task, row, bool(missing))
 
 
 def seconds_of(task: Task, epochs: int) -> float:
@@ -179,7 +163,9 @@ class Workload:
             lines.append(("", f"{len(self.limited)} more under a limit of {format_bytes(self.limit or 0)}"))
         stop = "Ctrl-C ends it and keeps what was measured"
         lines.append(("time", f"about {format_duration(seconds)}, estimated for 2 cores; {stop}"))
-        lines += [("not run", f"{one} {one.missing or f'{one.too_large} (--run-all)'}") for one in self.rows if not one.runs]
+        for one in (one for one in self.rows if not one.runs):
+            name = f"{title(one.row.strategy)} ({one.row.form}, {one.row.kind})"
+            lines.append(("not run", f"{name} {one.row.why}{'' if one.is_missing else ' (--run-all)'}"))
         lines += [("note", note) for note in self.notes]
         return "\n".join(
             textwrap.fill(words, 120, initial_indent=f"  {name:<9} ", subsequent_indent=" " * 12, break_on_hyphens=False)
@@ -224,7 +210,7 @@ def workload(options: argparse.Namespace, available: int) -> Workload:
             f"None of {', '.join(names)} is for {' or '.join(f'{task.kind} from {task.form}' for task in tasks)}. "
             "`mmapstore bench --list` has the tasks of each strategy."
         )
-    possible = [one for one in rows if not one.missing]
+    possible = [one for one in rows if not one.is_missing]
     limited: list[Planned] = []
     if limit is not None:
         limited = possible + _controls(possible, rows_of(strategies.names()), notes)
@@ -248,13 +234,13 @@ def _check(options: argparse.Namespace) -> None:
 def _controls(possible: Sequence[Planned], candidates: Sequence[Planned], notes: list[str]) -> list[Planned]:
     """Return, for each kind and size of data, the cheapest strategy that holds the data, unless one was asked for."""
     found = []
-    for data in dict.fromkeys(data_of(one.not_run()) for one in possible):
+    for data in dict.fromkeys(data_of(one.row) for one in possible):
         asked, others = (
-            [one for one in rows if data_of(one.not_run()) == data and not one.missing and one.holds_the_data()]
+            [one for one in rows if data_of(one.row) == data and not one.is_missing and holds_the_data(one.row)]
             for rows in (possible, candidates)
         )
         if others and not asked:
-            found.append(min(others, key=lambda one: one.predicted or 0))
+            found.append(min(others, key=lambda one: one.row.predicted or 0))
         elif not asked:
             notes.append(f"no strategy for these data ({data[0]}) holds them in memory, so no row under the limit will count.")
     return found

@@ -49,14 +49,14 @@ def test_what_is_predicted_and_the_framework_must_fit(planned, predicted, runs):
 
 
 def test_what_would_not_fit_is_a_row_with_the_numbers(planned):
-    row = planned(5 * GB, 4 * GB).not_run()
+    row = planned(5 * GB, 4 * GB).row
     assert (row.outcome, row.predicted, row.data_nbytes, row.private) == (NOT_RUN, 5 * GB, TASK.nbytes, None)
     assert row.why == "would not fit: predicted 5.00 GB and 400 MB of the framework, available 4.00 GB"
 
 
 def test_what_is_missing_is_not_predicted(planned):
     one = planned(5 * GB, 4 * GB, missing="needs zarr: pip install zarr")
-    assert (one.runs, one.predicted, one.not_run().why) == (False, None, "needs zarr: pip install zarr")
+    assert (one.runs, one.row.predicted, one.row.why) == (False, None, "needs zarr: pip install zarr")
 
 
 def test_seconds_grow_with_epochs_and_bytes():
@@ -114,8 +114,8 @@ def test_a_strategy_of_ones_own(tmp_path):
     own.write_text('NAME, KINDS, STORED, REQUIRES = "mine", ("next",), ("npy",), ()\n\ndef private(task):\n    return 5\n')
     work = workload(options("--only", f"{own},fit_memmap", "--size", "3MB"), 10**12)
     assert ways(work) == [("fit_memmap", "npy"), (str(own), "npy")]
-    assert work.rows[1].predicted == 5
-    assert work.rows[1].not_run().strategy == "mine"
+    assert work.rows[1].row.predicted == 5
+    assert work.rows[1].row.strategy == "mine"
 
 
 def test_a_name_that_matches_no_strategy():
@@ -177,7 +177,7 @@ def test_a_limit_brings_data_of_twice_its_size_and_a_way_that_holds_it():
     assert {task.nbytes for task in work.tasks} == {400 * 10**6 * 2 // 30_000 * 30_000}
     *asked, control = work.limited
     assert [one.strategy for one in asked] == ["mmapstore_keras"] * 2
-    assert control.predicted >= 800 * 10**6 * 0.9
+    assert control.row.predicted >= 800 * 10**6 * 0.9
     assert workload(options("--only", "fit_memmap", "--limit", "400MB"), 10**12).limited[-1].strategy == "fit_memmap"
 
 
