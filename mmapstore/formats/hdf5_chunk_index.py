@@ -26,18 +26,11 @@ _NOWHERE = 2**64 - 1
 
 
 class ChunkIndex(NamedTuple):
-    """The place of each chunk, by its number in the grid.
+    """The place of each chunk, by its number in the grid."""
 
-    Attributes
-    ----------
-    offsets : int64, of bytes in the file; -1 where nothing was stored
-    sizes : stored bytes; uint32, or uint64 where one needs it
-    masks : uint32, bit i set where filter i was not applied
-    """
-
-    offsets: np.ndarray[Any, np.dtype[np.int64]]
-    sizes: np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
-    masks: np.ndarray[Any, np.dtype[np.uint32]]
+    offsets: np.ndarray[Any, np.dtype[np.int64]]  # int64, of bytes in the file; -1 where nothing was stored
+    sizes: np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]  # stored bytes; uint32, or uint64 where one needs it
+    masks: np.ndarray[Any, np.dtype[np.uint32]]  # uint32, bit i set where filter i was not applied
 
     @property
     def nbytes(self) -> int:

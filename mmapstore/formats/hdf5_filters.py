@@ -18,21 +18,14 @@ _Values = Sequence[int]
 
 
 class Filter(NamedTuple):
-    """A filter that is known.
+    """A filter that is known."""
 
-    Attributes
-    ----------
-    name : for `info`, and what `compression` calls it
-    codec : its name in `plain/codecs.py`; "" where HDF5 alone decodes it
-    settings : of the codec, from the values of the filter. Raises LookupError for values of another kind.
-    plugin : the class of hdf5plugin that writes it, lossless ones only
-    fits : (values, elements in a chunk, bytes of an element) -> False for values that no program sets for such a dataset
-    """
-
-    name: str
-    codec: str = ""
+    name: str  # for `info`, and what `compression` calls it
+    codec: str = ""  # its name in `plain/codecs.py`; "" where HDF5 alone decodes it
+    # of the codec, from the values of the filter. Raises LookupError for values of another kind.
     settings: Callable[[_Values], dict[str, Any]] = lambda values: {}
-    plugin: str = ""
+    plugin: str = ""  # the class of hdf5plugin that writes it, lossless ones only
+    # (values, elements in a chunk, bytes of an element) -> False for values that no program sets for such a dataset
     fits: Callable[[_Values, int, int], bool] | None = None
 
 

@@ -30,20 +30,12 @@ PathOf = Callable[[Any], str]
 
 @dataclass(frozen=True)
 class Leaf:
-    """One plain part of a type.
+    """One plain part of a type."""
 
-    Attributes
-    ----------
-    names : the members that lead to it
-    memory : what HDF5 is asked to convert to: this part alone, wrapped in its compounds
-    dims : axes beside those of the dataset, from array types
-    base : of one element in `memory`
-    """
-
-    names: tuple[str, ...]
-    memory: np.dtype[Any]
-    dims: tuple[int, ...]
-    base: np.dtype[Any]
+    names: tuple[str, ...]  # the members that lead to it
+    memory: np.dtype[Any]  # what HDF5 is asked to convert to: this part alone, wrapped in its compounds
+    dims: tuple[int, ...]  # axes beside those of the dataset, from array types
+    base: np.dtype[Any]  # of one element in `memory`
     kind: int = _PLAIN
     changed: tuple[str, ...] = ()
     notes: tuple[tuple[str, Any], ...] = ()

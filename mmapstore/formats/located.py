@@ -31,27 +31,18 @@ class Located:
     """The places and codecs of an array's chunks, enough to read the array without the format's library.
 
     Pickles, and any thread may call it.
-
-    Attributes
-    ----------
-    root : the file that all chunks lie in, or the directory of their files: without it, a missing chunk is damage
-    grid : in stored axis order; chunks at the upper edges are stored full-size
-    dtype : of the decoded elements, byte order included
-    chain : the codecs; () for plain bytes
-    axes : the order in which a decoded chunk holds its axes, slowest first, where it is not that of `grid`; else None
-    fill : one element, which stands for every element of a chunk that was never stored
-    offset : the byte of `root` at which the elements begin that lie in C order in one run; None for any other array
-    one_file_each : each chunk has a file of its own
     """
 
-    root: str
-    grid: ChunkGrid
-    dtype: np.dtype[Any]
-    chain: Chain = ()
+    root: str  # the file that all chunks lie in, or the directory of their files: without it, a missing chunk is damage
+    grid: ChunkGrid  # in stored axis order; chunks at the upper edges are stored full-size
+    dtype: np.dtype[Any]  # of the decoded elements, byte order included
+    chain: Chain = ()  # the codecs; () for plain bytes
+    # the order in which a decoded chunk holds its axes, slowest first, where it is not that of `grid`; else None
     axes: tuple[int, ...] | None = None
-    fill: Any = 0
+    fill: Any = 0  # one element, which stands for every element of a chunk that was never stored
+    # the byte of `root` at which the elements begin that lie in C order in one run; None for any other array
     offset: int | None = None
-    one_file_each: bool = False
+    one_file_each: bool = False  # each chunk has a file of its own
 
     @property
     def nbytes(self) -> int:

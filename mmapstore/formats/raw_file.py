@@ -21,18 +21,11 @@ from .located import Located, one_run
 
 @dataclass(frozen=True)
 class RawForm:
-    """The facts that a file without a header lacks. `RawForm.of` checks them.
+    """The facts that a file without a header lacks. `RawForm.of` checks them."""
 
-    Attributes
-    ----------
-    dtype : of the elements as they lie, byte order included
-    shape : in C order; one length may be -1: as many as the file has bytes for
-    offset : bytes before the first element
-    """
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    offset: int = 0
+    dtype: np.dtype[Any]  # of the elements as they lie, byte order included
+    shape: tuple[int, ...]  # in C order; one length may be -1: as many as the file has bytes for
+    offset: int = 0  # bytes before the first element
 
     @classmethod
     def of(cls, dtype: Any, shape: Any, offset: Any = None) -> RawForm | None:

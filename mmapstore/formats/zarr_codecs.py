@@ -25,18 +25,12 @@ class NotUnderstood(Exception):
 
 @dataclass(frozen=True)
 class Encoding:
-    """The way in which the elements of one chunk became bytes.
+    """The way in which the elements of one chunk became bytes."""
 
-    Attributes
-    ----------
-    chain : every step but the change of axes and of byte order, which are no codecs to undo but ways to look at the bytes
-    axes : the order in which the bytes hold the axes of the chunk, slowest first; None where that is their own
-    byte_order : of the decoded elements; "|" where the dtype of the array says it
-    """
-
-    chain: Chain
+    chain: Chain  # every step but the change of axes and of byte order, which are no codecs to undo but ways to look at the bytes
+    # the order in which the bytes hold the axes of the chunk, slowest first; None where that is their own
     axes: tuple[int, ...] | None
-    byte_order: ByteOrder
+    byte_order: ByteOrder  # of the decoded elements; "|" where the dtype of the array says it
 
 
 def encoding_2(found: Mapping[str, Any], chunk: tuple[int, ...]) -> Encoding:

@@ -30,18 +30,11 @@ class Form:
 
 @dataclass(frozen=True)
 class Layout:
-    """The way in which the bytes of an array are stored.
+    """The way in which the bytes of an array are stored."""
 
-    Attributes
-    ----------
-    codecs : names, for `info`: "zstd", "uncompressed"
-    form : None where only zarr can read the chunks
-    why_not : the reason where `form` is None; else empty
-    """
-
-    codecs: str
-    form: Form | None
-    why_not: str = ""
+    codecs: str  # names, for `info`: "zstd", "uncompressed"
+    form: Form | None  # None where only zarr can read the chunks
+    why_not: str = ""  # the reason where `form` is None; else empty
 
     @property
     def words(self) -> str:

@@ -37,20 +37,12 @@ class _Identity(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardForm:
-    """The layout of shards.
+    """The layout of shards."""
 
-    Attributes
-    ----------
-    shape : of a shard, in elements; a multiple of the chunk's along each axis
-    index_first : whether the index stands at the start of the file, and not at its end
-    byte_order : of the numbers in the index
-    has_checksum : whether the crc32c of the index follows it
-    """
-
-    shape: tuple[int, ...]
-    index_first: bool
-    byte_order: ByteOrder
-    has_checksum: bool
+    shape: tuple[int, ...]  # of a shard, in elements; a multiple of the chunk's along each axis
+    index_first: bool  # whether the index stands at the start of the file, and not at its end
+    byte_order: ByteOrder  # of the numbers in the index
+    has_checksum: bool  # whether the crc32c of the index follows it
 
     def index_nbytes(self, chunk: tuple[int, ...]) -> int:
         """Return the bytes of the index in the file: an offset and a size for each chunk, and the checksum."""

@@ -9,19 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Codec:
-    """One step of the chain that turned a chunk's elements into stored bytes.
+    """One step of the chain that turned a chunk's elements into stored bytes."""
 
-    Attributes
-    ----------
-    name : of the stored form, not of a library: "zlib", "gzip", "zstd", "blosc", "shuffle", "fletcher32", "crc32c". Where two
-        formats frame the same algorithm differently, each form has a name of its own: "hdf5-lz4", "numcodecs-lz4"
-    settings : what decoding needs to know beside the bytes: {"itemsize": 4} for "shuffle"
-    words : for `info`: "gzip 4"
-    """
-
+    # of the stored form, not of a library: "zlib", "gzip", "zstd", "blosc", "shuffle", "fletcher32", "crc32c". Where two formats
+    # frame the same algorithm differently, each form has a name of its own: "hdf5-lz4", "numcodecs-lz4"
     name: str
+    # what decoding needs to know beside the bytes: {"itemsize": 4} for "shuffle"
     settings: Mapping[str, Any] = field(default_factory=dict)
-    words: str = ""
+    words: str = ""  # for `info`: "gzip 4"
 
     def __str__(self) -> str:
         return self.words or self.name

@@ -36,38 +36,25 @@ _IN_PLACE = "read where the bytes lie"
 
 
 class Origin(Protocol):
-    """An array, opened and not read.
+    """An array, opened and not read."""
 
-    Attributes
-    ----------
-    name : what messages and the manifest call it
-    shape, dtype : as stored; values come in native byte order
-    layout : one letter per axis, where they are known; "" where there are no usual ones
-    episodes : offsets in samples, length E + 1, where a manifest says them
-    noted : class names and order, where a manifest says them
-    chunks : shape of what is decoded as a whole; None where any region costs its bytes alone
-    storage, how : in words: as it lies, and how it is reached
-    paths : files that are read, none of which may be the target
-    attributes : small named values beside it
-    doubts : why axes that were not named are likely others than the usual ones
-    packed : how numbers become values, by these attributes: of each of its files; empty where they are the values
-    stored : the array of a format that all of this is; None for several files joined
-    """
-
-    name: str
+    name: str  # what messages and the manifest call it
+    # shape, dtype: as stored; values come in native byte order
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    layout: str
-    episodes: tuple[int, ...]
-    noted: FieldNotes
-    chunks: tuple[int, ...] | None
+    layout: str  # one letter per axis, where they are known; "" where there are no usual ones
+    episodes: tuple[int, ...]  # offsets in samples, length E + 1, where a manifest says them
+    noted: FieldNotes  # class names and order, where a manifest says them
+    chunks: tuple[int, ...] | None  # shape of what is decoded as a whole; None where any region costs its bytes alone
+    # storage, how: in words: as it lies, and how it is reached
     storage: str
     how: str
-    paths: Sequence[str]
-    attributes: Mapping[str, Any]
+    paths: Sequence[str]  # files that are read, none of which may be the target
+    attributes: Mapping[str, Any]  # small named values beside it
+    # how numbers become values, by these attributes: of each of its files; empty where they are the values
     packed: Sequence[Packed]
-    doubts: Sequence[Doubt]
-    stored: StoredArray | None
+    doubts: Sequence[Doubt]  # why axes that were not named are likely others than the usual ones
+    stored: StoredArray | None  # the array of a format that all of this is; None for several files joined
 
     def scratch_nbytes(self, chunks: int) -> int:
         """Return the bytes of memory that a `read_box` of parts of so many chunks takes beside the caller's buffer."""

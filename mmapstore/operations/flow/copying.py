@@ -31,22 +31,14 @@ Note = Callable[["Block", Mapping[str, str]], None]
 
 @dataclass(frozen=True)
 class Block:
-    """A region of each field; regions in order hold the values of a field in C order.
+    """A region of each field; regions in order hold the values of a field in C order."""
 
-    Attributes
-    ----------
-    boxes : the region, by field
-    samples : number of samples that are complete with this block
-    values : of the regions, by field, valid until the next block is asked for; empty for a block that is on disk
-    starts : samples at which an episode begins, counted from the first sample of the block
-    counts : other counts of all blocks up to this one
-    """
-
-    boxes: Mapping[str, Box]
-    samples: int
+    boxes: Mapping[str, Box]  # the region, by field
+    samples: int  # number of samples that are complete with this block
+    # of the regions, by field, valid until the next block is asked for; empty for a block that is on disk
     values: Mapping[str, Array] = field(default_factory=dict)
-    starts: Sequence[int] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
+    starts: Sequence[int] = ()  # samples at which an episode begins, counted from the first sample of the block
+    counts: Mapping[str, int] = field(default_factory=dict)  # other counts of all blocks up to this one
 
 
 class Sink:

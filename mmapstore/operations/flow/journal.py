@@ -53,17 +53,12 @@ class Recorded(Protocol):
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a journal: everything written is on disk.
+    """The end of a journal: everything written is on disk."""
 
-    Attributes
-    ----------
-    manifest, leaves : to be written beside the data; None and b"" where there is no manifest
-    identity : inode of the finished partial file, which a rename keeps: it tells the new data from the old
-    """
-
+    # manifest, leaves: to be written beside the data; None and b"" where there is no manifest
     manifest: str | None
     leaves: bytes
-    identity: int | None
+    identity: int | None  # inode of the finished partial file, which a rename keeps: it tells the new data from the old
 
 
 class Journal:

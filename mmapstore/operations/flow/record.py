@@ -12,32 +12,21 @@ from .target import Output
 
 @dataclass
 class Record:
-    """The blocks that are complete, of all fields alike.
+    """The blocks that are complete, of all fields alike."""
 
-    Attributes
-    ----------
-    block_samples : samples in each block
-    chunk_samples : samples in each chunk, by field
-    checksums : by field, CRC-32 of each complete block, 8 hex digits
-    samples : number of samples in these blocks
-    starts : the sample at which each episode begins; the last ones may lie behind `samples`
-    skipped : (sample that follows, name) of each item of the source that was skipped
-    done : the source has ended
-    counts : other counts of these blocks, by name
-    grows : names of the `.npy` files that samples are appended to, beside the target; empty where a partial file is written
-    began_with : number of blocks that were complete before the first was written
-    """
-
-    block_samples: int = 0
-    chunk_samples: dict[str, int] = field(default_factory=dict)
-    checksums: dict[str, list[str]] = field(default_factory=dict)
-    samples: int = 0
+    block_samples: int = 0  # samples in each block
+    chunk_samples: dict[str, int] = field(default_factory=dict)  # samples in each chunk, by field
+    checksums: dict[str, list[str]] = field(default_factory=dict)  # by field, CRC-32 of each complete block, 8 hex digits
+    samples: int = 0  # number of samples in these blocks
+    # the sample at which each episode begins; the last ones may lie behind `samples`
     starts: list[int] = field(default_factory=list)
+    # (sample that follows, name) of each item of the source that was skipped
     skipped: list[tuple[int, str]] = field(default_factory=list)
-    done: bool = False
-    counts: dict[str, int] = field(default_factory=dict)
+    done: bool = False  # the source has ended
+    counts: dict[str, int] = field(default_factory=dict)  # other counts of these blocks, by name
+    # names of the `.npy` files that samples are appended to, beside the target; empty where a partial file is written
     grows: list[str] = field(default_factory=list)
-    began_with: int = 0
+    began_with: int = 0  # number of blocks that were complete before the first was written
 
     def __post_init__(self) -> None:
         self._recorded: dict[str, int] = {}  # how much of each list is in the journal

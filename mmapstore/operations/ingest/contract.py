@@ -22,34 +22,20 @@ ONLY = "data"  # the field of a source that has one, and no name for it
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive samples.
+    """Consecutive samples."""
 
-    Attributes
-    ----------
-    fields : by name, (n, *sample shape), the same n in all; maybe views
-    starts : which of them, counted from the first, begin an episode
-    skipped : names of the items that should have given the samples before the first of these, and are broken
-    """
-
-    fields: Mapping[str, Array]
-    starts: Sequence[int] = ()
-    skipped: Sequence[str] = ()
+    fields: Mapping[str, Array]  # by name, (n, *sample shape), the same n in all; maybe views
+    starts: Sequence[int] = ()  # which of them, counted from the first, begin an episode
+    skipped: Sequence[str] = ()  # names of the items that should have given the samples before the first of these, and are broken
 
 
 @dataclass(frozen=True)
 class Position:
-    """A place between two samples of a source.
+    """A place between two samples of a source."""
 
-    Attributes
-    ----------
-    samples : given before this position
-    starts : where the episodes begin that are known to begin at or before it, from the first on
-    skipped : names of the items that were left out before it, in their order
-    """
-
-    samples: int = 0
-    starts: Sequence[int] = ()
-    skipped: Sequence[str] = ()
+    samples: int = 0  # given before this position
+    starts: Sequence[int] = ()  # where the episodes begin that are known to begin at or before it, from the first on
+    skipped: Sequence[str] = ()  # names of the items that were left out before it, in their order
 
 
 class Source(Protocol):

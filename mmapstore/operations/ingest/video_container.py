@@ -24,16 +24,11 @@ _PLACEHOLDER_NBYTES = 8  # a packet of so few bytes repeats the frame before it,
 
 @dataclass(frozen=True)
 class Packets:
-    """The packets of the video stream.
+    """The packets of the video stream."""
 
-    Attributes
-    ----------
-    stamps : when the frames of packets are shown, in units of `time_base` seconds, sorted; empty where the container does not say
-    needed : those of `stamps` that a decoder has to give a frame for; empty where that is not certain
-    """
-
+    # when the frames of packets are shown, in units of `time_base` seconds, sorted; empty where the container does not say
     stamps: np.ndarray[Any, np.dtype[Any]]
-    needed: frozenset[int]
+    needed: frozenset[int]  # those of `stamps` that a decoder has to give a frame for; empty where that is not certain
     time_base: float
 
     def times(self, stride: int) -> dict[str, Any] | None:
