@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,24 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from killed_steps import forked
 
 import mmapstore as mm
-from mmapstore.operations.convert import parts
+from mmapstore.operations.convert import origin, parts
+from mmapstore.operations.convert.copying import Slabwise
 from mmapstore.operations.convert.parts import Parts, do, finish, plan_parts
 from mmapstore.operations.convert.request import Request
 from mmapstore.operations.flow.parts import Receipt
+from mmapstore.operations.flow.receipts import WHOLE
 from mmapstore.plain import digest_leaves
-from mmapstore.plain.errors import DamagedFileError, InvalidValueError, NotFoundError, StateMismatchError, TargetExistsError
+from mmapstore.plain.errors import (
+    DamagedFileError,
+    InvalidValueError,
+    MmapstoreError,
+    NotFoundError,
+    StateMismatchError,
+    TargetExistsError,
+)
 from mmapstore.plain.manifest import SUFFIX, Manifest
 
 
@@ -132,7 +145,7 @@ def test_what_cannot_be_finished(source: str, tmp_path: Path) -> None:
         finish(plan, [*receipts, changed])
     with pytest.raises(InvalidValueError, match=rf"Region {len(plan)} is asked for; expected one of 0 to {len(plan) - 1}"):
         do(plan, len(plan))
-    with pytest.raises(StateMismatchError, match="begun by another call: slabs in each region 1, now None"):
+    with pytest.raises(StateMismatchError, match="begun by another call: it is converted in parts"):
         mm.convert(source, tmp_path / "x.npy", progress=False)
     finish(plan, receipts)
     with pytest.raises(TargetExistsError):
@@ -167,6 +180,113 @@ def test_parts_from_another_directory_and_nothing_to_finish(source: str, tmp_pat
     assert done.verified and 0 < done.peak_nbytes <= done.memory.total
     with pytest.raises(InvalidValueError, match="resume=False with part="):
         mm.convert(source, tmp_path / "y.npy", part="0/2", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "error"),
+    [
+        ("y.npy", {"part": "finish"}, "it publishes once all parts are done"),
+        ("y.npy", {"part": "2/2"}, "is none of 2 parts"),
+        ("y.npy", {"engine": "spark"}, "engine='spark' is not understood"),
+        ("y.h5", {"part": "0/2"}, "cannot be written in parts"),
+    ],
+)
+def test_a_dry_run_looks_at_parts_and_engines(source: str, tmp_path: Path, out: str, options: dict[str, Any], error: str) -> None:
+    with pytest.raises(MmapstoreError, match=error):
+        mm.convert(source, tmp_path / out, dry_run=True, **options)
+    assert mm.convert(source, tmp_path / "y.npy", dry_run=True, engine="processes", part="1/2").dry_run
+    assert not list(tmp_path.glob("y.*"))
+
+
+def all_parts(source: str, out: Path, **options: Any) -> None:
+    for index in range(3):
+        mm.convert(source, out, part=f"{index}/3", progress=False, **options)
+
+
+def beside(out: Path) -> list[str]:
+    return sorted(path.name.removeprefix(out.name) for path in out.parent.glob(f"{out.name}?*") if "leaves" not in path.name)
+
+
+@pytest.mark.parametrize("out", ["x.npy", "x.zarr"])
+def test_what_is_published_needs_no_part(source: str, tmp_path: Path, out: str) -> None:
+    """The same call finds nothing left to do; another one is refused; `overwrite` begins anew, without receipts of before."""
+    call = functools.partial(mm.convert, source, tmp_path / out, progress=False)
+    all_parts(source, tmp_path / out)
+    shutil.copytree(f"{tmp_path / out}.partial.receipts", tmp_path / "receipts")
+    done = call(part="finish")
+    finish = {"part": "finish"}
+    for options in (finish, {**finish, "overwrite": True}, {**finish, "max_memory": 10**9}, {"part": "7/9"}):
+        again = call(**options)
+        assert again.was_published and "was published before" in again.to_text()
+        assert (again.sha256, again.verified, again.shape) == (done.sha256, True, done.shape)
+    for options in ({"part": "0/3", "samples": (0, 200)}, {"part": "0/3", "dtype": "f8"}, {}):
+        with pytest.raises(TargetExistsError, match="exists"):
+            call(**options)
+    assert beside(tmp_path / out) == [SUFFIX]
+    call(part="0/3", overwrite=True)
+    shutil.copytree(tmp_path / "receipts", f"{tmp_path / out}.partial.receipts", dirs_exist_ok=True)
+    with pytest.raises(StateMismatchError, match="is of another call"):
+        call(part="finish", overwrite=True)
+    assert mm.verify(source, tmp_path / out)
+
+
+@pytest.mark.parametrize("moment", ["read", "write", "receipt"])
+@pytest.mark.parametrize("out", ["x.npy", "x.zarr"])
+def test_a_late_part_ends_in_words(source: str, tmp_path: Path, out: str, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is done again, and all is published while it reads, right before it writes, or when it has written."""
+    all_parts(source, tmp_path / out)
+    (tmp_path / f"{out}.partial" / "c.0.0.0.0.5e.tmp").touch() if out == "x.zarr" else None  # left by a part that was killed
+    finished = []
+
+    def finishing(call: Any) -> Any:
+        def late(*arguments: Any, **options: Any) -> Any:
+            if not finished:
+                finished.append(mm.convert(source, tmp_path / out, part="finish", progress=False))
+            return call(*arguments, **options)
+
+        return late
+
+    plan = plan_parts(source, tmp_path / out, request())
+    owner, name = {"read": (origin.Stored, "read_box"), "write": (Slabwise, "write"), "receipt": (parts, "_hash_tail")}[moment]
+    monkeypatch.setattr(owner, name, finishing(getattr(owner, name)))
+    if moment == "receipt":
+        assert do(plan, 0).region == 0  # it has written what was there
+    else:
+        with pytest.raises(StateMismatchError, match="was published, or begun anew, while this call was at work"):
+            do(plan, 0)
+    with pytest.raises(StateMismatchError, match="the call is late"):
+        do(plan, 1)
+    with pytest.raises(StateMismatchError, match="the call is late"):
+        parts.do_part(plan, WHOLE, "threads")
+    assert beside(tmp_path / out) == [SUFFIX] and not list(tmp_path.rglob("*.tmp"))
+    assert finished[0].verified and mm.verify(source, tmp_path / out)
+    np.testing.assert_array_equal(mm.open(tmp_path / out)[:], frames())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="finishes in forked processes")
+@pytest.mark.parametrize(("out", "engine"), [("x.npy", None), ("x.zarr", None), ("x.zarr", "map")])
+def test_finish_killed_at_every_step(source: str, tmp_path: Path, out: str, engine: str | None) -> None:
+    """Over older data, which is there until the new is: the next `finish`, or the next call of an engine, publishes the same."""
+    target, ends = tmp_path / out, 0
+    np.save(tmp_path / "old.npy", np.zeros((5, 3), "u1"))
+    expected = mm.convert(source, tmp_path / f"one-{out}", progress=False).sha256
+    with ThreadPoolExecutor(1) as executor:
+        last = {"part": "finish"} if engine is None else {"engine": executor}
+        call = functools.partial(mm.convert, source, target, overwrite=True, progress=False)
+        for step in itertools.count(1):
+            mm.convert(tmp_path / "old.npy", target, overwrite=True, progress=False)
+            all_parts(source, target, overwrite=True)
+            code, found = forked(lambda: call(part="finish").sha256, dies_at=step)
+            whole = [path for path in (target, Path(f"{target}.replaced")) if path.exists()]
+            assert mm.open(whole[0]).shape in ((5, 3), frames().shape)
+            if code == 0:
+                assert found == expected
+                break
+            ends += 1
+            assert call(**last).sha256 == expected
+            assert mm.verify(target) and beside(target) == [SUFFIX]
+    assert ends > 10
 
 
 class Forked:

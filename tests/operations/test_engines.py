@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,6 +135,8 @@ def test_a_script_without_a_guard_is_told(tmp_path: Path) -> None:
 
 
 DASK = """
+import os
+import platform
 import sys
 import warnings
 import distributed
@@ -142,12 +145,20 @@ from tests.operations.test_engines import dies_once
 from mmapstore.operations.flow import engines
 from mmapstore.operations.statistics import statistics_at
 
+def elsewhere():
+    platform.node = lambda: "node7"
+    os.chdir("/")
+
+def older():
+    engines._version = lambda: "0.0.9"
+
 if __name__ == "__main__":
     folder = sys.argv[1]
+    os.chdir(folder)
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "resources": {"memory": 500e6}}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         print(sorted(engines.results(client, dies_once, folder, range(7), 100_000_000)))
-        done = mm.convert(f"{folder}/a.npy", f"{folder}/b.zarr", compression="zstd", engine="dask", progress=False)
+        done = mm.convert("a.npy", f"{folder}/b.zarr", compression="zstd", engine="dask", progress=False)
         again = mm.convert(f"{folder}/a.npy", f"{folder}/c.npy", engine=cluster.scheduler_address, progress=False)
         print(done.sha256 == again.sha256, 0 < done.peak_nbytes <= done.memory.total)
         try:
@@ -158,6 +169,12 @@ if __name__ == "__main__":
             list(engines.results(client, dies_once, folder, [0], 600_000_000))
         except mm.MmapstoreError as error:
             print(error)
+        for change in (elsewhere, older):
+            client.run(change)
+            try:
+                mm.convert("/proc/self/cwd/a.npy", f"{folder}/e.npy", engine=client, progress=False)
+            except mm.MmapstoreError as error:
+                print(error)
         client.retire_workers()
         with warnings.catch_warnings(record=True) as told:
             list(engines.results(client, dies_once, folder, [], 1))
@@ -176,7 +193,9 @@ def test_dask(tmp_path: Path) -> None:
     assert lines[:2] == [str(list(range(7))), "True True"]
     assert lines[2].startswith("No Dask scheduler answers at tcp://127.0.0.1:1")
     assert lines[3].startswith("A region takes 600 MB, and no Dask worker has more than 500 MB of the resource 'memory'")
-    assert " has no workers; the call waits until it has." in lines[4]
+    assert re.match(r"Worker node7 \(process \d+\): /proc/self/cwd/a\.npy does not exist", lines[4])
+    assert re.match(r"Worker node7 \(process \d+\) has mmapstore 0\.0\.9, and was called by \S+\. Install", lines[5])
+    assert " has no workers; the call waits until it has." in lines[6] and not (tmp_path / "e.npy.partial").exists()
     np.testing.assert_array_equal(mm.open(tmp_path / "b.zarr")[:], values)
 
 

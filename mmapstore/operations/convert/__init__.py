@@ -35,10 +35,10 @@ from .copying import FIELD, Slabwise, copy_slabs, counted, written_blocks
 from .dropped_metadata import left_behind, lost_in
 from .dry_run import estimated
 from .origin import Origin
-from .parts import do_part, finish_parts, plan_parts
+from .parts import LOCK_SECONDS, TOGETHER, do_part, finish_parts, plan_parts, require_in_parts
 from .plan import Plan, call_of, plan_of
 from .request import Request
-from .result import Converted, entry_of
+from .result import Converted, entry_of, published
 
 __all__ = ["Converted", "convert"]
 
@@ -105,7 +105,7 @@ def convert(
         `distributed.Client`, or the address of a scheduler ("tcp://host:8786"); any object with `map(fn, items)`. Others than
         threads convert regions of about 256 MB into .npy or Zarr; `max_memory` is for each worker, and workers reach the same paths
     part : "i/n" converts part i of n (from 0) of the regions and leaves the rest to other processes, on any machine, in any order;
-        "finish" publishes the target once all parts are done. Neither publishes anything by itself
+        "finish" publishes the target once all parts are done; both do nothing for a target that they published before
 
     Raises
     ------
@@ -130,7 +130,15 @@ def convert(
     plan = plan_of(found, target, request, budget)
     target.require_directory()
     share = part_of(part) if part not in (None, "finish") else WHOLE
-    if not dry_run and (part is not None or engine != THREADS):
+    if dry_run and part == "finish":
+        raise InvalidValueError(
+            "There is nothing to try for part='finish': it publishes once all parts are done, and names those that are not."
+        )
+    if dry_run and (part is not None or engine != THREADS):
+        require_in_parts(source, target)
+        with engines.opened(engine):
+            pass
+    elif part is not None or engine != THREADS:
         options = {"key": key, "source_layout": source_layout, "max_memory": budget, "verify": verify, "overwrite": overwrite}
         return _in_parts(plan, (source, out, request), {**options, "resume": resume}, engine, part, share, progress)
     if dry_run:
@@ -154,13 +162,19 @@ def _in_parts(
             "resume=False with part= would delete the other parts. To start again, delete the .partial files first."
         )
     began = time.monotonic()
+    with exclusive_lock(plan.target.lock, plan.target.path, LOCK_SECONDS):
+        entry = published(plan) if part == "finish" or (part is not None and not options["overwrite"]) else None
+    if entry is not None:
+        result = _result(plan, nbytes_on_disk(plan.target.path), 0, Changes())
+        is_verified = bool((entry.provenance or {}).get("verified"))
+        return dataclasses.replace(result, sha256=entry.sha256, verified=is_verified, was_published=True)
     with engines.opened(engine) as workers:
         parts = plan_parts(*call, **options, count=share.count, begins=part != "finish")
         plan = plan.in_slabs(*parts.slabs)
         try:
             done = do_part(parts, share, workers, progress) if part != "finish" else 0
         except BaseException:
-            if part is None and not os.path.exists(plan.target.receipts):
+            if part is None and not plan.target.has_receipts and os.path.isdir(plan.target.receipts):
                 discard(plan.target)  # nothing to go on from: leave nothing behind
             raise
     if part not in (None, "finish"):
@@ -184,6 +198,8 @@ def _write_whole(plan: Plan, budget: int, overwrite: bool, resume: bool, verify:
         return earlier.journal, plan
     target.require_free(overwrite)
     earlier.forget_unless_resumed(lambda: None)
+    if earlier.journal is not None and TOGETHER in earlier.journal.call:
+        raise begun_by_another_call(target, ["it is converted in parts (part=, --part, or an engine)"])
     journal = earlier.resumed(journal, [FIELD], [_SLABS])
     if journal is earlier.journal:
         plan = _as_recorded(plan, journal, budget)

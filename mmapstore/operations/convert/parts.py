@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import uuid
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +25,14 @@ from ...files.process_memory import PeakMemory
 from ...files.system_errors import explaining_write_errors
 from ...plain.content_digest import LeafDigests
 from ...plain.digest_leaves import leaves_of
-from ...plain.errors import DamagedFileError, InvalidValueError, NotFoundError, StateMismatchError
+from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, NotFoundError, StateMismatchError
 from ...plain.manifest import Manifest
 from ..flow.casts import Changes
-from ..flow.journal import Journal, begun_by_another_call, require_same_call
+from ..flow.copying import Block
+from ..flow.journal import Journal, begun_by_another_call, found_journal, require_same_call
 from ..flow.parts import Receipt, do_all, kept, merge, without_receipt
 from ..flow.publishing import discard, interrupted_write, publish
-from ..flow.receipts import Part, Receipts
+from ..flow.receipts import Part, Receipts, late
 from ..flow.record import Record
 from ..flow.tally import Tally
 from ..flow.target import Target
@@ -43,8 +45,8 @@ from .request import Request
 from .result import entry_of
 
 REGION_NBYTES = 256 << 20  # of a region, at most: the rest of its last leaf, 32 MiB on average, is read in two regions
-_TOGETHER = "slabs in each region"  # in the call of the journal
-_LOCK_SECONDS = 60.0  # to wait for the process that plans
+TOGETHER, _PLAN = "slabs in each region", "plan"  # in the call of the journal
+LOCK_SECONDS = 60.0  # to wait for the process that plans or finishes
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,19 @@ class Parts:
         source = origin.opened(self.source, self.key, self.source_layout)
         plan = plan_of(source, Target.of(self.out, False), self.request, self.max_memory)
         plan = plan.in_slabs(*self.slabs)
-        if _call_of(plan, origin.fingerprint(source), self.together) != json.loads(self.call):
+        call = json.loads(self.call)
+        if _call_of(plan, origin.fingerprint(source), call) != call:
             raise DamagedFileError(
                 f"{source.name} was changed since its conversion was planned. Plan it anew once nothing writes to it."
             )
         return plan
+
+    def journal(self, is_finished: bool = True) -> Journal:
+        """Return the journal of the plan. Raises StateMismatchError if there is none, or a finished one and not `is_finished`."""
+        found = found_journal(Target.of(self.out, False), Record)
+        if found is None or found.call != json.loads(self.call) or (found.finished is not None and not is_finished):
+            raise late(self.out)
+        return found
 
 
 def plan_parts(
@@ -125,17 +135,13 @@ def plan_parts(
     Raises what `convert` raises; InvalidValueError for a target that one process alone can write; NotFoundError without a plan.
     """
     target = Target.of(out, False)
-    if not isinstance(source, (str, os.PathLike)):
-        raise InvalidValueError(
-            f"The source is a {type(source).__name__}; other processes open a path. Give a path or engine='threads'."
-        )
+    require_in_parts(source, target)
     found = origin.opened(source, key, source_layout)
     target.require_apart_from(found.paths)
-    target.require_parts("one file for each range of samples (samples=, --samples), which mmapstore.open('parts/*.h5') joins")
     plan = plan_of(found, target, request, max_memory)
     target.require_directory()
     mark = origin.fingerprint(found)
-    with exclusive_lock(target.lock, target.path, _LOCK_SECONDS):
+    with exclusive_lock(target.lock, target.path, LOCK_SECONDS):
         interrupted = interrupted_write(target, Record, resume)
         if interrupted is not None and (not resume or interrupted.record is None):  # the latter was killed while it planned
             discard(target)
@@ -149,19 +155,19 @@ def plan_parts(
             slab_nbytes = plan.slabs.most_values * plan.new.dtype.itemsize
             regions = count * -(-len(plan.slabs) * slab_nbytes // (count * region_nbytes))
             together = -(-len(plan.slabs) // regions)
-            journal = Journal(target, _call_of(plan, mark, together))
+            journal = Journal(target, _call_of(plan, mark, {TOGETHER: together, _PLAN: uuid.uuid4().hex[:8]}))
             _create(plan, journal)
         else:
             journal = interrupted
             axis, step, together = _cut_of(interrupted)
             plan = plan.in_slabs(axis, step)
-            require_same_call(journal, Journal(target, _call_of(plan, mark, together)), [FIELD])
+            require_same_call(journal, Journal(target, _call_of(plan, mark, journal.call)), [FIELD])
             plan.memory().require(max_memory, f"Going on with {target.partial}", "Give the max_memory= it was planned with.")
     return Parts(
-        source=os.fspath(source),
+        source=os.path.join(os.getcwd(), source),  # workers may have another working directory
         key=key,
         source_layout=source_layout,
-        out=os.fspath(out),
+        out=os.path.join(os.getcwd(), out),
         request=request,
         max_memory=max_memory,
         verify=verify,
@@ -172,10 +178,20 @@ def plan_parts(
     )
 
 
+def require_in_parts(source: Any, target: Target) -> None:
+    """Raise InvalidValueError for a source that other processes cannot open, or a target that they cannot write."""
+    if not isinstance(source, (str, os.PathLike)):
+        raise InvalidValueError(
+            f"The source is a {type(source).__name__}; other processes open a path. Give a path or engine='threads'."
+        )
+    target.require_parts("one file for each range of samples (samples=, --samples), which mmapstore.open('parts/*.h5') joins")
+
+
 def _create(plan: Plan, journal: Journal) -> None:
     """Create the partial target on disk; the journal has a record once it is there."""
     target = journal.output
     journal.write()
+    Receipts.begin(target)
     place = plan.target.place(FIELD)
     place.writing.create(place.path, place.key or None, plan.new).close()
     with explaining_write_errors(target.partial):
@@ -186,7 +202,7 @@ def _create(plan: Plan, journal: Journal) -> None:
 
 def _cut_of(journal: Journal) -> tuple[int, int, int]:
     """Return (axis, step, slabs in each region) of an interrupted call."""
-    match journal.call.get("slabs"), journal.call.get(_TOGETHER):
+    match journal.call.get("slabs"), journal.call.get(TOGETHER):
         case [int(axis), int(step)], int(together) if step > 0 and axis >= 0 and together > 0:
             return axis, step, together
     raise begun_by_another_call(journal.output, ["it is not converted in parts"])
@@ -197,14 +213,32 @@ def do(parts: Parts, number: int) -> Receipt:
 
     Raises what reading and writing raise; WriteError if the disk gives something else back than was written.
     """
-    slabs, plan = parts.region(number), parts.opened()
+    slabs = parts.region(number)
+    parts.journal(is_finished=False)
+    plan = parts.opened()
     tally, record = Tally(plan.new.dtype), Record(plan.slabs.most_values, {FIELD: 0})
     tally.digest.update(np.empty(0, plan.new.dtype), plan.slabs.first_value(slabs.start))
-    sink = Slabwise(plan, plan.target.writing.reopen, is_shared=True)
-    with PeakMemory() as memory:  # libraries are loaded by now, which no prediction counts
-        copy_slabs(plan, slabs, sink, tally, Journal(plan.target, {}, record, kept=False), lambda done: None, parts.verify)
-        _hash_tail(plan, slabs, tally.digest)
+    try:
+        sink = _Shared(parts, plan)
+        with PeakMemory() as memory:  # libraries are loaded by now, which no prediction counts
+            copy_slabs(plan, slabs, sink, tally, Journal(plan.target, {}, record, kept=False), lambda done: None, parts.verify)
+            _hash_tail(plan, slabs, tally.digest)
+    except (MmapstoreError, OSError):
+        parts.journal(is_finished=False)  # which says why, if the call is late
+        raise
     return Receipt.of(parts.mark, number, record, {FIELD: tally}, memory.nbytes)
+
+
+class _Shared(Slabwise):
+    """The partial target, which other processes write too, and may publish."""
+
+    def __init__(self, parts: Parts, plan: Plan) -> None:
+        super().__init__(plan, plan.target.writing.reopen, is_shared=True)
+        self._parts = parts
+
+    def write(self, block: Block) -> None:
+        self._parts.journal(is_finished=False)
+        super().write(block)
 
 
 def do_part(parts: Parts, part: Part, engine: Any, progress: Any = False) -> int:
@@ -212,6 +246,8 @@ def do_part(parts: Parts, part: Part, engine: Any, progress: Any = False) -> int
 
     Returns the number of regions that were done. Raises what `do` and the engine raise; the receipts of other regions are kept.
     """
+    if parts.journal().finished is not None:
+        return 0
     plan, regions, receipts = parts.opened(), part.regions(len(parts)), Receipts(Target.of(parts.out, False), parts.mark)
     missing, samples = without_receipt(regions, part, receipts), _samples_of(parts, plan, regions)
     bar = Progress(progress, samples, plan.nbytes // plan.samples, samples - _samples_of(parts, plan, missing))
@@ -236,9 +272,9 @@ def finish_parts(parts: Parts, overwrite: bool) -> tuple[Manifest, list[Receipt]
     Raises what `finish` raises, with the parts of the work that are missing.
     """
     target = Target.of(parts.out, False)
-    with exclusive_lock(target.lock, target.path):
-        journal = interrupted_write(target, Record, True)
-        if journal is not None and journal.finished is not None and journal.finished.manifest is not None:
+    with exclusive_lock(target.lock, target.path, LOCK_SECONDS):
+        journal = parts.journal()
+        if journal.finished is not None and journal.finished.manifest is not None:
             publish(journal, overwrite)  # killed on its last steps
             return Manifest.from_json(journal.finished.manifest, target.manifest_path), []
     receipts = kept(beside := Receipts(target, parts.mark))
@@ -258,10 +294,9 @@ def finish(parts: Parts, receipts: Iterable[Receipt], overwrite: bool = False) -
     plan, target = parts.opened(), Target.of(parts.out, False)
     record, tally = Record(plan.slabs.most_values, {FIELD: 0}), Tally(plan.new.dtype)
     merge(receipts, parts.mark, len(parts), record, {FIELD: tally})
-    with exclusive_lock(target.lock, target.path):
-        journal = interrupted_write(target, Record, True)
-        if journal is None or journal.call != json.loads(parts.call):
-            raise StateMismatchError(f"{target.partial} is not the partial target of these parts. Plan the conversion anew.")
+    with exclusive_lock(target.lock, target.path, LOCK_SECONDS):
+        journal, place = parts.journal(), target.place(FIELD)
+        place.writing.reopen(place.path, place.key or None, plan.new).close()  # removes files of processes that were killed
         manifest = Manifest({FIELD: entry_of(plan, tally.digest, record.checksums[FIELD], parts.verify)}, written_by())
         journal.finish(manifest)
         publish(journal, overwrite)
@@ -285,7 +320,7 @@ def _hash_tail(plan: Plan, slabs: range, digest: LeafDigests) -> None:
         digest.of(plan.new.shape)  # the last leaf ends where the array does
 
 
-def _call_of(plan: Plan, mark: dict[str, Any], together: int) -> dict[str, Any]:
-    """The call in the journal: another than that of `convert`, which does not resume it."""
-    found: dict[str, Any] = json.loads(json.dumps({**call_of(plan, mark), _TOGETHER: together}))
+def _call_of(plan: Plan, mark: dict[str, Any], cut: Mapping[str, Any]) -> dict[str, Any]:
+    """The call in the journal: another than that of `convert`, which does not resume it, nor does another plan of the same call."""
+    found: dict[str, Any] = json.loads(json.dumps({**call_of(plan, mark), TOGETHER: cut[TOGETHER], _PLAN: cut.get(_PLAN)}))
     return found

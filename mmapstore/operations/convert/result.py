@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +18,9 @@ from ..ingest.description import written_by
 from . import origin
 from .copying import FIELD
 from .dropped_metadata import lost_in
-from .plan import Plan
+from .plan import Plan, call_of
+
+_CALL = "call"  # in the provenance: which call published the target
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Converted:
     seconds : that it took, or of a dry run is expected to
     peak_nbytes : private memory that the worst process took, as measured; 0 where one process did all
     part, regions : "i/n" of a part, which publishes nothing, with the numbers of regions (done by this call, of all parts)
+    was_published : an earlier call published the same, and this one did nothing
     dry_run : nothing was written
     """
 
@@ -64,6 +70,7 @@ class Converted:
     peak_nbytes: int = 0
     part: str = ""
     regions: tuple[int, int] = (0, 0)
+    was_published: bool = False
     dry_run: bool = False
     changes: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
@@ -85,6 +92,8 @@ class Converted:
         decoded = ""
         if self.source_chunks:
             decoded = f"{self.source_chunks} chunks of the source, decoded {self.decodes / self.source_chunks:.3g} times each"
+        if self.was_published:
+            return f"{self.path} was published before, by the same call: there is nothing left to do"
         if self.part:
             return (
                 f"part {self.part} of {self.path}: {self.regions[0]} regions of {self.regions[1]} converted in {self.seconds:.1f} "
@@ -135,9 +144,23 @@ def entry_of(plan: Plan, digest: LeafDigests, checksums: Iterable[str], verified
         source=plan.origin.name,
         sha256=digest.root(plan.new.shape),
         leaves=tuple(filter(None, digest.of(plan.new.shape))),
-        provenance={**origin.provenance(plan.origin), "written by": written_by(), "verified": verified},
+        provenance={**origin.provenance(plan.origin), "written by": written_by(), "verified": verified, _CALL: _mark_of(plan)},
         notes=_notes(plan) or None,
     )
+
+
+def published(plan: Plan) -> ArrayManifest | None:
+    """Return the entry in the manifest of a target that was published by the same call, None if there is none."""
+    target = plan.target
+    if any(map(os.path.lexists, (target.partial, target.journal))) or not os.path.lexists(target.path):
+        return None
+    return next((entry for entry in target.written() if (entry.provenance or {}).get(_CALL) == _mark_of(plan)), None)
+
+
+def _mark_of(plan: Plan) -> str:
+    """CRC-32 of a call, the same for any bound of memory."""
+    call = {**call_of(plan, origin.fingerprint(plan.origin)), "slabs": None, "copies chunks": None}
+    return f"{zlib.crc32(json.dumps(call, sort_keys=True).encode()):08x}"
 
 
 def _episodes(plan: Plan) -> tuple[int, ...]:

@@ -86,7 +86,7 @@ def kept_if_begun(journal: Journal) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if journal.record is None or not (journal.record.has_progress or os.path.exists(journal.output.receipts)):
+        if journal.record is None or not (journal.record.has_progress or journal.output.has_receipts):
             discard(journal.output, grown_paths(journal.output, journal.record))
         raise
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...files import durable_writes
 from ...files.system_errors import explaining_write_errors
 from ...plain.errors import InvalidTypeError, InvalidValueError, StateMismatchError
 from .journal import UNREADABLE, add_lines, cut_to, journal_lines
@@ -70,8 +71,9 @@ def part_of_job(environment: Mapping[str, str], count: int | None) -> Part:
     >>> part_of_job({"JOB_COMPLETION_INDEX": "3"}, 4)
     Part(index=3, count=4)
     """
-    if count is None:
-        raise InvalidValueError("--part auto needs the number of parts: --parts N, that of the jobs in the array.")
+    if count is None or count < 1:
+        asked = "" if count is None else f", and --parts {count} was given"
+        raise InvalidValueError(f"--part auto needs the number of parts{asked}: --parts N, that of the jobs in the array.")
     names = "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP", "SLURM_ARRAY_TASK_COUNT", "JOB_COMPLETION_INDEX"
     given = {name: environment[name] for name in names if environment.get(name)}
     try:
@@ -91,8 +93,22 @@ def part_of_job(environment: Mapping[str, str], count: int | None) -> Part:
     return part_of(f"{found}/{count}")
 
 
+def late(path: str) -> StateMismatchError:
+    """Return the error of a process that is still at work on a target whose partial file is no longer there, or another's."""
+    return StateMismatchError(
+        f"{path} was published, or begun anew, while this call was at work on it: the call is late, and not needed."
+    )
+
+
 class Receipts:
     """The receipts beside a target. `mark` tells those of one plan from those of another."""
+
+    @staticmethod
+    def begin(output: Output) -> None:
+        """Make the directory, with the plan: a process that comes late, with receipts of an earlier plan, makes none."""
+        with explaining_write_errors(output.receipts):
+            durable_writes.remove(output.receipts)
+            os.mkdir(output.receipts)
 
     def __init__(self, output: Output, mark: str) -> None:
         self.folder, self._mark = Path(output.receipts), mark
@@ -102,8 +118,8 @@ class Receipts:
         """Put receipts on disk. Raises WriteError."""
         if self._own is None:
             self._own = self.folder / f"{part.index}-of-{part.count}.{platform.node()}-{os.getpid()}.jsonl"
-            with explaining_write_errors(self.folder):
-                self.folder.mkdir(exist_ok=True)
+            if not self.folder.is_dir():
+                raise late(str(self.folder).removesuffix(".partial.receipts"))
             if self._own.exists():  # of a process that had this number, and may have been killed
                 cut_to(str(self._own), journal_lines(self._own.read_bytes())[1])
             else:

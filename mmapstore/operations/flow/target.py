@@ -63,6 +63,10 @@ class Output:
         return f"{self.partial}.receipts"
 
     @property
+    def has_receipts(self) -> bool:
+        return os.path.isdir(self.receipts) and bool(os.listdir(self.receipts))
+
+    @property
     def manifest(self) -> str | None:
         """The manifest beside the data; None where it lies inside, as it does in a directory of fields."""
         return self.path + SUFFIX

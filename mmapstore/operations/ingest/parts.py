@@ -142,6 +142,7 @@ def write_in_regions(
     receipts, count = Receipts(target, parts.mark), len(parts.samples)
     if not os.path.isdir(target.receipts):
         create_fields(plan, target)
+        Receipts.begin(target)
 
     def done(left: Collection[int]) -> None:
         report(max(0, samples - parts.samples.length * sum(number < count for number in left)))
