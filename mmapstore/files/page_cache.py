@@ -68,19 +68,6 @@ def resident_pages(descriptor: int, size: int) -> int:
     return sum(_resident(descriptor, start, min(_PIECE, size - start)) for start in range(0, size, _PIECE))
 
 
-def is_cached(descriptor: int, at: int) -> bool | None:
-    """Return True if byte `at` of an open file is in the page cache; None where the system does not report it. Raises OSError.
-
-    The kernel reports files that the user owns or may write to.
-    """
-    if not hasattr(os, "posix_fadvise"):
-        return None
-    status = os.fstat(descriptor)
-    if at >= status.st_size or not (status.st_uid == os.geteuid() or os.access(f"/dev/fd/{descriptor}", os.W_OK)):
-        return None
-    return _resident(descriptor, at // mmap.PAGESIZE * mmap.PAGESIZE, 1) == 1
-
-
 def _resident(descriptor: int, start: int, size: int) -> int:
     # mincore, and not a read with RWF_NOWAIT: newer kernels begin to read ahead where such a read finds nothing.
     libc = ctypes.CDLL(None, use_errno=True)

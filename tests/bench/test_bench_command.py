@@ -295,11 +295,6 @@ def test_show_prints_the_source(run, name):
     assert code == 0 and out == strategies.source("fit_memmap")
 
 
-def test_show_of_a_wrong_name(run):
-    code, _, err = run("--show", "fit_memap")
-    assert code == 2 and "there is no strategy 'fit_memap'. `mmapstore bench --list` has all" in err
-
-
 def test_a_path_that_does_not_exist(run, machine, tmp_path):
     code, _, err = run(tmp_path / "no.npy")
     assert code == 1 and "no.npy does not exist" in err and not machine.runs
@@ -379,17 +374,3 @@ def test_real_rows_and_limits(tmp_path):
         assert under["array_in_ram"].outcome == KILLED
         assert under["mmapstore_keras"].outcome == FINISHED
         assert "does not count" not in under["mmapstore_keras"].why
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured on Linux")
-def test_the_printed_command_runs_that_row(tmp_path):
-    done = real(
-        "--only", "mmapstore_keras", "--form", "npy", "--size", "3MB", "--json", tmp_path / "a.json", "--data", tmp_path / "d"
-    )
-    assert done.returncode == 0, done.stderr
-    (row,) = Report.from_json((tmp_path / "a.json").read_text()).rows
-    done = real(*shlex.split(row.command)[2:], "--json", tmp_path / "b.json", "--data", tmp_path / "d")
-    assert done.returncode == 0, done.stderr
-    (again,) = Report.from_json((tmp_path / "b.json").read_text()).rows
-    assert (again.strategy, again.form, again.data_nbytes, again.command) == (row.strategy, row.form, row.data_nbytes, row.command)

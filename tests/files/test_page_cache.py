@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -32,33 +31,10 @@ def test_files_larger_than_memory_are_not_brought_in(tmp_path: Path, monkeypatch
     assert not page_cache.warm([path])
 
 
-def is_cached(path: Path, at: int) -> bool | None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return page_cache.is_cached(descriptor, at)
-    finally:
-        os.close(descriptor)
-
-
 def test_asking_brings_nothing_in(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(bytes(5 * MB))
-    assert is_cached(path, 3 * MB) is True and is_cached(path, 5 * MB - 1) is True
+    assert page_cache.cached_share([path]) > 0.9
     if page_cache.drop([path]) > 0:
         pytest.skip("these files are on a tmpfs, which keeps what it has")
-    assert [is_cached(path, at) for at in range(0, 5 * MB, 100_001)] == [False] * 50
-    assert page_cache.cached_share([path]) == 0
-    assert is_cached(path, 5 * MB) is None  # there is no such byte
-
-
-def test_of_files_of_others_the_system_does_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(bytes(MB))
-    user = os.geteuid()
-    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
-    path.chmod(0o600)
-    assert is_cached(path, 0) is True  # it may be written to
-    asked = []
-    monkeypatch.setattr(os, "access", lambda *arguments: asked.append(arguments))
-    assert is_cached(path, 0) is None
-    assert [mode for _, mode in asked] == [os.W_OK]
+    assert [page_cache.cached_share([path]) for _ in range(3)] == [0, 0, 0]
