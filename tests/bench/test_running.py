@@ -242,12 +242,3 @@ def test_rows_do_not_count_where_none_was(control, said):
     judge([*control, judged, killed])
     assert judged.why == f"slowly; does not count: no strategy that holds the data was killed under this limit ({said})"
     assert killed.why == ""
-
-
-def test_the_command_reproduces_the_row(task, tmp_path):
-    assert running.command("fit_memmap", task) == f"mmapstore bench {task.path} --only fit_memmap"
-    labelled = replace(task, labels="my labels.npy", batch=64, seed=3)
-    assert running.command("sequence", labelled, epochs=1, cold=True) == (
-        f"mmapstore bench {task.path} --labels 'my labels.npy' --batch 64 --seed 3 --only sequence --epochs 1 --cold"
-    )
-    assert running.command("sequence", task, limit=10**9, cold=True).endswith("--only sequence --limit 1000000000")

@@ -8,7 +8,7 @@ import pytest
 from sample_reports import LIMIT, cut_short, empty_report, full_report, not_run, row, small_report
 
 from benchmarks import tables
-from mmapstore.bench import derived, strategies, table
+from mmapstore.bench import derived, table
 from mmapstore.bench.contract import FINISHED, GIVEN_UP, KILLED, NOT_RUN, Epoch, Report
 from mmapstore.plain.errors import DamagedFileError, InvalidValueError, NotFoundError
 
@@ -20,12 +20,6 @@ def line_of(text: str, start: str) -> str:
 
 
 # --- figures ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_strategy_is_called_by_its_name():
-    for name in strategies.names():
-        assert derived.title(name) == strategies.load(name).title
-        assert derived.is_ours(name) == name.startswith("mmapstore")
 
 
 def test_speeds_are_of_stored_bytes_whatever_a_way_makes_of_them():

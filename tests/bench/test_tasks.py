@@ -127,10 +127,7 @@ def test_data_is_kept_for_the_next_run(tmp_path):
     assert files() == before
 
 
-def test_what_was_left_half_written_is_written_again(tmp_path, monkeypatch):
-    def failing(array, file):
-        raise KeyboardInterrupt
-
+def test_what_was_left_half_written_is_written_again(tmp_path):
     task = generated("next", "npy", SMALL, tmp_path / "whole")
     home = tmp_path / "cut" / Path(task.path).parent.name
     home.mkdir(parents=True)
