@@ -136,7 +136,7 @@ def test_other_processes_do_regions(source: str, tmp_path: Path) -> None:
 def test_what_cannot_be_finished(source: str, tmp_path: Path) -> None:
     plan = planned(source, tmp_path / "x.npy")
     receipts = [do(plan, number) for number in range(len(plan))]
-    with pytest.raises(StateMismatchError, match=r"2 of \d+ regions have no receipt: 0, 2\. Do them first"):
+    with pytest.raises(StateMismatchError, match=r"2 of \d+ regions were not done: 0, 2\. Do them first"):
         finish(plan, [*receipts[1:2], *receipts[3:]])
     with pytest.raises(StateMismatchError, match="A receipt is of another call"):
         finish(plan, [*receipts, Receipt("00000000", 0, {}, {})])

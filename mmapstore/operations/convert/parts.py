@@ -277,7 +277,7 @@ def finish_parts(parts: Parts, overwrite: bool) -> tuple[Manifest, list[Receipt]
         if journal.finished is not None and journal.finished.manifest is not None:
             publish(journal, overwrite)  # killed on its last steps
             return Manifest.from_json(journal.finished.manifest, target.manifest_path), []
-    receipts = kept(beside := Receipts(target, parts.mark))
+    receipts = list(kept(beside := Receipts(target, parts.mark)))
     if missing := sorted(set(range(len(parts))) - {receipt.region for receipt in receipts}):
         again = ", ".join(beside.parts_of(missing, len(parts)))
         raise StateMismatchError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +14,7 @@ from . import engines
 from .journal import UNREADABLE
 from .receipts import WHOLE, Part, Receipts
 from .record import Record
+from .regions import in_order
 from .tally import Tally
 
 
@@ -110,10 +113,11 @@ def do_all(
         raise InvalidValueError(f"The engine returned no result for {len(left)} of {len(regions)} regions. Give one that does.")
 
 
-def kept(receipts: Receipts) -> list[Receipt]:
-    """Return the receipts beside a target. Raises StateMismatchError for one that is not ours."""
+def kept(receipts: Receipts) -> Iterator[Receipt]:
+    """Yield the receipts beside a target. Raises StateMismatchError for one that is not ours."""
     try:
-        return [Receipt.from_json(found) for found in receipts.read()]
+        for found in receipts.read():
+            yield Receipt.from_json(found)
     except StateMismatchError:
         raise
     except UNREADABLE as error:
@@ -125,16 +129,18 @@ def merge(receipts: Iterable[Receipt], mark: str, count: int, record: Record, ta
 
     Raises StateMismatchError for receipts of another plan, for regions without a receipt, and for two receipts that differ.
     """
-    known = dict[int, Receipt]()
-    for receipt in receipts:
-        if receipt.mark != mark:
-            raise StateMismatchError(f"A receipt is of another call ({receipt.mark}); expected those of {mark}.")
-        if known.setdefault(receipt.region, receipt).checksums != receipt.checksums:
-            raise StateMismatchError(
-                f"Region {receipt.region} was done twice with different values: the source was changed meanwhile. Plan it anew."
-            )
-    if missing := [number for number in range(count) if number not in known]:
-        listed = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
-        raise StateMismatchError(f"{len(missing)} of {count} regions have no receipt: {listed}. Do them first.")
-    for number in range(count):
-        known[number].add_to(record, tallies)
+    known = dict[int, int]()  # CRC-32 of checksums: statistics of thousands of channels would take memory for each region
+
+    def checked() -> Iterator[tuple[int, Receipt]]:
+        for receipt in receipts:
+            if receipt.mark != mark:
+                raise StateMismatchError(f"A receipt is of another call ({receipt.mark}); expected those of {mark}.")
+            found = zlib.crc32(json.dumps(receipt.checksums).encode())
+            if known.setdefault(receipt.region, found) != found:
+                raise StateMismatchError(
+                    f"Region {receipt.region} was done twice with different values: the source was changed meanwhile. Plan it anew."
+                )
+            yield receipt.region, receipt
+
+    for receipt in in_order(checked(), count):
+        receipt.add_to(record, tallies)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from ...files.exclusive_lock import exclusive_lock
 from ...files.system_errors import explaining_write_errors
-from ...plain.array_likes import is_fields
 from ...plain.errors import InvalidValueError
 from ...plain.manifest import DIRECTORY_MANIFEST
 from ...plain.memory_budget import MemoryPlan, parse_bytes
@@ -28,7 +28,7 @@ from .contract import ONLY, LooksFirst, Source
 from .description import written_manifest
 from .estimate import Estimate, estimate_of, require_can_be_measured, require_epochs
 from .field_write import write_fields
-from .parts import require_any_order, require_files, write_in_regions
+from .parts import IN_REGIONS, for_workers, require_any_order, write_in_regions
 from .plan import Options, WritePlan, call_of, recorded_plan, write_plan
 from .source_detection import fields_of, images_of, is_source, opened_source, require_source_exists
 from .zipped_sources import UnequalFieldsError
@@ -159,11 +159,10 @@ def ingest(
     if append and overwrite:
         raise InvalidValueError("append=True adds to what is there, overwrite=True replaces it; choose one.")
     options = Options(layout, source_layout, dtype, compression, chunk_samples, samples)
-    source, in_regions = images_of(source, source_layout, order, seed), engine != THREADS
-    if in_regions:
-        require_files(source if is_fields(source) else {"": source})
-        if append:
-            raise InvalidValueError("append=True needs engine='threads' (no --engine): one process adds to what is there.")
+    in_regions = engine != THREADS
+    source = images_of(for_workers(source) if in_regions else source, source_layout, order, seed)
+    if in_regions and append:
+        raise InvalidValueError("append=True needs engine='threads' (no --engine): one process adds to what is there.")
     if isinstance(source, LooksFirst):
         source.look(budget)
     several = fields_of(source)
@@ -201,7 +200,10 @@ def ingest(
         target.require_apart_from(opened.paths)
         earlier.forget_unless_resumed(lambda: None if append else target.require_free(overwrite))
         plan = _appending(opened, target, options) if append else write_plan(opened, target, options, budget)
-        call = {"target": target.opened_as, **call_of(plan, options), **({"in regions": True} if in_regions else {})}
+        call = {"target": target.opened_as, **call_of(plan, options)}
+        if in_regions:
+            before = earlier.journal.call if earlier.journal is not None else {}
+            call[IN_REGIONS] = before.get(IN_REGIONS) or uuid.uuid4().hex[:8]
         journal = Journal(target, call)
         if earlier.published and resume and _is_same_call(earlier.journal, journal):
             return target.opened_as

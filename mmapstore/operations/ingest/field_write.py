@@ -17,7 +17,7 @@ from ...formats.contract import Writer
 from ...plain.digest_leaves import leaves_of
 from ...plain.errors import DamagedFileError, InvalidValueError, MmapstoreError, StateMismatchError
 from ...plain.manifest import ArrayManifest
-from ..flow.copying import Block, Sink, checksum_of, copy, read_back, require_same
+from ..flow.copying import Block, Note, Sink, checksum_of, copy, read_back, require_same
 from ..flow.journal import Journal
 from ..flow.record import Record
 from ..flow.regions import Region, Regions
@@ -73,8 +73,16 @@ def create_fields(plan: WritePlan, target: Target) -> None:
         durable_writes.sync_tree(target.partial)
 
 
-def write_region(plan: WritePlan, journal: Journal, region: Region, tallies: Mapping[str, Tally]) -> None:
+def close_fields(plan: WritePlan, record: Record) -> None:
+    """Remove files that killed processes left between those of the fields."""
+    for field in plan.fields.values():
+        _reopen(field, plan, record).close()
+
+
+def write_region(plan: WritePlan, journal: Journal, region: Region, tallies: Mapping[str, Tally], note: Note) -> None:
     """Write samples [start, stop) of all fields to arrays that exist, and read them back. `journal` and `tallies` are new.
+
+    `note` is called before each block is written, as `copy` does.
 
     Raises WriteError if the disk gives something else back than was written, DamagedFileError for a source that ends early.
     """
@@ -82,8 +90,8 @@ def write_region(plan: WritePlan, journal: Journal, region: Region, tallies: Map
     if start:
         record.starts.append(0)  # of an episode that may go on
         before = dataclasses.replace(plan, block_samples=1, limit=start)
-        with contextlib.closing(blocks_of(before, Position(start - 1), Record())) as blocks:
-            for values in blocks:
+        with contextlib.closing(blocks_of(before, Position(start - 1), Record())) as last:
+            for values in last:
                 for name, tally in tallies.items():
                     tally.digest.update(values[name][:0], start * values[name].size)
                     if tally.is_counted:
@@ -91,7 +99,8 @@ def write_region(plan: WritePlan, journal: Journal, region: Region, tallies: Map
     with _Fields(plan, record) as fields:
         for name, field in plan.fields.items():
             fields.writers[name] = _reopen(field, plan, record)
-        copy(_missing(dataclasses.replace(plan, limit=stop), Position(start), journal), fields, tallies, journal, lambda done: None)
+        blocks = _missing(dataclasses.replace(plan, limit=stop), Position(start), journal)
+        copy(blocks, fields, tallies, journal, lambda done: None, note=note)
         if record.samples != stop:
             raise DamagedFileError(
                 f"{plan.source.name} ended at sample {record.samples} of {plan.samples}: it was changed meanwhile."

@@ -13,29 +13,30 @@ import os
 import pickle
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...batches.dataset import Dataset
 from ...files.process_memory import PeakMemory
-from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError
-from ..flow.journal import Journal
+from ...plain.array_likes import is_fields
+from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MmapstoreError
+from ..flow.journal import Journal, found_journal
 from ..flow.parts import Receipt, do_all, kept, merge, without_receipt
-from ..flow.receipts import WHOLE, Receipts
+from ..flow.receipts import WHOLE, Receipts, late
 from ..flow.record import Record
 from ..flow.regions import Regions
 from ..flow.tally import Tally
 from ..flow.target import Target
 from .contract import FitsMemory, Source
-from .field_write import create_fields, hash_cut_leaves, tallies_of, write_region
+from .field_write import close_fields, create_fields, hash_cut_leaves, tallies_of, write_region
 from .images.samples import ImageSamples
 from .plan import Options, WritePlan, call_of, recorded_plan
 from .source_detection import opened_source
 from .sources import DatasetSource
 from .zipped_sources import ZippedSources
 
+IN_REGIONS = "in regions"  # in the call of the journal, with the name of the plan
 REGION_NBYTES = 256 << 20  # of a region, about, unless a block has more
 _opening = threading.Lock()
 
@@ -49,6 +50,7 @@ class Parts:
     given : arguments of `opened_source` but the target, pickled
     out, named : those of the target
     max_memory : bytes, of each process
+    name : of this plan, in the journal
     call : the part of the call that all processes have to share, as JSON
     block_samples, chunk_samples : those of the record; the latter by field
     samples : regions of samples; behind them, a region for each place between two
@@ -58,6 +60,7 @@ class Parts:
     out: str
     named: bool
     max_memory: int
+    name: str
     call: str
     block_samples: int
     chunk_samples: tuple[tuple[str, int], ...]
@@ -68,8 +71,8 @@ class Parts:
 
     @property
     def mark(self) -> str:
-        """CRC-32 of all that decides on the regions, as 8 hex digits."""
-        return f"{zlib.crc32(repr((self.call, self.block_samples, self.chunk_samples, self.samples)).encode()):08x}"
+        """That of the receipts: another one for another plan, and for regions of another length."""
+        return f"{self.name}-{self.samples.length}"
 
     @property
     def target(self) -> Target:
@@ -78,6 +81,12 @@ class Parts:
     @property
     def empty_record(self) -> Record:
         return Record(self.block_samples, dict(self.chunk_samples))
+
+    def require_under_way(self) -> None:
+        """Raise StateMismatchError unless the partial target is still that of the plan."""
+        found = found_journal(self.target, Record)
+        if found is None or found.finished is not None or found.call.get(IN_REGIONS) != self.name:
+            raise late(self.out)
 
 
 @functools.lru_cache(maxsize=1)  # a folder of a million images is listed once in each process
@@ -100,16 +109,23 @@ def _opened(parts: Parts) -> WritePlan:
 def do(parts: Parts, number: int) -> Receipt:
     """Write a region, and have it on disk, or hash the leaves that its end cuts. Any process may do it, and do it again.
 
-    Raises what reading and writing raise; WriteError if the disk gives something else back than was written.
+    Raises what reading and writing raise; WriteError if the disk gives something else back than was written; StateMismatchError
+    once another process has published the target or begun it anew.
     """
+    parts.require_under_way()
     with _opening:
         plan = _opened(parts)
     record, tallies = parts.empty_record, tallies_of(plan)
-    with PeakMemory() as memory:  # libraries are loaded by now, which no prediction counts
-        if number < len(parts.samples):
-            write_region(plan, Journal(parts.target, {}, record, kept=False), parts.samples[number], tallies)
-        else:
-            hash_cut_leaves(plan, parts.samples, number - len(parts.samples), tallies)
+    journal = Journal(parts.target, {}, record, kept=False)
+    try:
+        with PeakMemory() as memory:  # libraries are loaded by now, which no prediction counts
+            if number < len(parts.samples):
+                write_region(plan, journal, parts.samples[number], tallies, lambda block, checksums: parts.require_under_way())
+            else:
+                hash_cut_leaves(plan, parts.samples, number - len(parts.samples), tallies)
+    except (MmapstoreError, OSError):
+        parts.require_under_way()  # which says why, if the call is late
+        raise
     return Receipt.of(parts.mark, number, record, tallies, memory.nbytes)
 
 
@@ -131,9 +147,10 @@ def write_in_regions(
     record: Record = journal.record
     parts = Parts(
         given=pickle.dumps(given),
-        out=target.opened_as,
+        out=os.path.join(os.getcwd(), target.opened_as),
         named=target.named,
         max_memory=max_memory,
+        name=journal.call[IN_REGIONS],
         call=json.dumps(call_of(plan, given[-1])),
         block_samples=plan.block_samples,
         chunk_samples=tuple(record.chunk_samples.items()),
@@ -151,24 +168,37 @@ def write_in_regions(
         for regions in (range(count), range(count, len(parts))):
             missing = without_receipt(regions, WHOLE, receipts)
             do_all(do, parts, missing, WHOLE, receipts, engine, plan.memory().total, done)
+        _opened.__wrapped__(parts)  # was the source changed meanwhile?
     finally:
         _opened.cache_clear()  # of an engine that works in this process
+    close_fields(plan, record)
     tallies = tallies_of(plan)
     merge(kept(receipts), parts.mark, len(parts), record, tallies)
     record.samples, record.done = samples, True
     return tallies
 
 
-def require_files(parts: Mapping[str, Any]) -> None:
-    """Raise InvalidTypeError unless other processes can open the sources, given by field ("" for one without a name)."""
-    for name, part in parts.items():
-        paths = part if isinstance(part, (list, tuple)) else [part]
-        if isinstance(part, (Dataset, ImageSamples)) or (paths and all(isinstance(path, (str, os.PathLike)) for path in paths)):
-            continue
+def for_workers(source: Any, field: str = "") -> Any:
+    """Return a source as processes in another directory open it. Raises InvalidTypeError for one that they cannot open."""
+    if is_fields(source):
+        return {name: for_workers(part, name) for name, part in source.items()}
+    of = f" of {field!r}" if field else ""
+    if isinstance(source, (Dataset, ImageSamples)):
+        try:
+            pickle.dumps(source)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise InvalidTypeError(
+                f"The source{of} cannot be sent to other processes ({error}). Give a path, or engine='threads'."
+            ) from error
+        return source
+    paths = source if isinstance(source, (list, tuple)) else [source]
+    if not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
         raise InvalidTypeError(
-            f"The source{f' of {name!r}' if name else ''} is a {type(part).__name__}; other processes open files. Give a path, "
-            "mmapstore.open(path) or mmapstore.Images(...), or engine='threads'."
+            f"The source{of} is a {type(source).__name__}; other processes open files. Give a path, mmapstore.open(path) or "
+            "mmapstore.Images(...), or engine='threads'."
         )
+    found = [os.path.join(os.getcwd(), path) if os.fspath(path) else "" for path in paths]
+    return found[0] if paths[0] is source else found
 
 
 def require_any_order(source: Source) -> None:
