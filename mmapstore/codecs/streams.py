@@ -19,6 +19,7 @@ class Streams(Step):
     fills = False
     name = "bzip2"
     ends = True  # each stream says where it ends
+    follows: bytes | None = b""  # how a further stream begins; None where there is one alone
 
     def own_nbytes(self, decoded: int) -> int:
         return 3 * decoded + (4 << 20)  # the result, doubled as it grows; bzip2's blocks, or as much of a dictionary as is touched
@@ -33,8 +34,8 @@ class Streams(Step):
             stream = self._stream()
             try:
                 part = stream.decompress(rest, nbytes + 1 - found)
-            except Exception as error:  # OSError, ValueError, EOFError, LZMAError
-                if parts:
+            except Exception as error:  # OSError, ValueError, EOFError, LZMAError, zlib.error
+                if parts and not self.follows:
                     break
                 raise CorruptChunk(refused(self.name, source, error)) from error
             parts.append(part)
@@ -44,7 +45,7 @@ class Streams(Step):
             if not stream.eof and self.ends:
                 raise CorruptChunk(f"its {self.name} stream stops short, after {found} decoded bytes; expected {nbytes}")
             rest = memoryview(stream.unused_data)
-            if not rest:
+            if not rest or self.follows is None or bytes(rest[: len(self.follows)]) != self.follows:
                 break
         check_size(found, nbytes)
         return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
