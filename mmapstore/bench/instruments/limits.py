@@ -1,9 +1,9 @@
 """A hard limit of memory for a process, which holds before the process loads anything; and the detection that it was killed by it.
 
-A control group, version 1 or 2, counts every page of all processes in it, and those of the files they read; what it can take
-back it takes back, and then it kills. Swap is off in it. Where none may be made, RLIMIT_DATA is the second best: it refuses
-memory that was only asked for, of each process by itself, and counts no file and no shared memory. RLIMIT_AS would refuse
-the map of a large file itself, which needs no memory, and is never used.
+A control group, version 1 or 2, counts every page of all processes in it, and those of the files they read. The kernel takes
+back the pages that it can, and then kills. Swap is off in the group. RLIMIT_DATA is the second best, where no group may be made:
+it refuses memory that was only asked for, of each process by itself, and counts no file and no shared memory. RLIMIT_AS would
+refuse the map of a large file itself, which needs no memory, and is never used.
 """
 
 from __future__ import annotations
