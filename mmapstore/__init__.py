@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .adapters.control_file import ControlFile
     from .batches.batches import Batches
     from .batches.dataset import Dataset
+    from .batches.mix import mix
     from .batches.opening import open_dataset as open
     from .operations.convert import convert
     from .operations.ingest import ingest
@@ -46,6 +47,7 @@ __all__ = [
     "__version__",
     "convert",
     "ingest",
+    "mix",
     "open",
     "verify",
 ]
@@ -65,6 +67,7 @@ _PLACES = {
     "Window": (".plain.windows", "Window"),
     "convert": (".operations.convert", "convert"),
     "ingest": (".operations.ingest", "ingest"),
+    "mix": (".batches.mix", "mix"),
     "open": (".batches.opening", "open_dataset"),
     "verify": (".operations.verify", "verify"),
 }

@@ -56,17 +56,40 @@ def loaded_position(
 
     `order` and `fingerprint` are those of the batches to go on with.
     """
+    epoch, batch, saved_order = saved_position(state, order, fingerprint, name, _MAY_DIFFER)
     try:
-        epoch, batch = int(state["epoch"]), int(state["batch"])
-        saved_order, saved_fingerprint = dict(state["order"]), str(state["fingerprint"])
         before = tuple(Begun(int(workers), int(samples)) for workers, samples in state.get("before", ()))
         saved_batches = _measures(saved_order)
     except (KeyError, TypeError, ValueError) as error:
-        raise StateMismatchError(f"{state!r} is not a saved position; expected what state_dict() returned.") from error
+        raise _no_position(state) from error
+    anchors, (workers, size, _) = int(order["samples"]), saved_batches
+    first, end = _batches_left(anchors, before, *saved_batches)
+    steps = (samples_left(anchors, before[:number]) // max(1, each.workers) for number, each in enumerate(before))
+    is_possible = all(each.workers >= 1 and 0 <= each.samples <= most for each, most in zip(before, steps, strict=True))
+    if epoch < 0 or not first <= batch <= end or min(workers, size) < 1 or not is_possible:
+        raise outside_epoch(epoch, batch, end)
+    if saved_batches == _measures(order):
+        return epoch, batch, before
+    if batch == end:
+        return epoch + 1, 0, ()
+    if batch > first:
+        before = (*before, Begun(workers, (batch - first) * size))
+    return epoch, _batches_left(anchors, before, *_measures(order))[0], before
+
+
+def saved_position(
+    state: Mapping[str, Any], order: Mapping[str, Any], fingerprint: Callable[[], str], name: str, may_differ: Sequence[str] = ()
+) -> tuple[int, int, dict[str, Any]]:
+    """Return (epoch, batch, order) of a saved state. Raises StateMismatchError unless it is of this order and of these data."""
+    try:
+        epoch, batch = int(state["epoch"]), int(state["batch"])
+        saved_order, saved_fingerprint = dict(state["order"]), str(state["fingerprint"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_position(state) from error
     differing = [
         f"{key}: saved {saved_order.get(key)!r}, now {value!r}"
         for key, value in order.items()
-        if key not in _MAY_DIFFER and saved_order.get(key) != value
+        if key not in may_differ and saved_order.get(key) != value
     ]
     if differing:
         raise StateMismatchError(
@@ -77,19 +100,15 @@ def loaded_position(
             f"the saved position belongs to other data than {name}: lengths agree, contents do not "
             f"(fingerprint saved {saved_fingerprint}, now {now}). Open the data as they were, or begin anew."
         )
-    anchors, (workers, size, _) = int(order["samples"]), saved_batches
-    first, end = _batches_left(anchors, before, *saved_batches)
-    steps = (samples_left(anchors, before[:number]) // max(1, each.workers) for number, each in enumerate(before))
-    is_possible = all(each.workers >= 1 and 0 <= each.samples <= most for each, most in zip(before, steps, strict=True))
-    if epoch < 0 or not first <= batch <= end or min(workers, size) < 1 or not is_possible:
-        raise StateMismatchError(f"the saved position is epoch {epoch}, batch {batch}, but an epoch has {end} batches.")
-    if saved_batches == _measures(order):
-        return epoch, batch, before
-    if batch == end:
-        return epoch + 1, 0, ()
-    if batch > first:
-        before = (*before, Begun(workers, (batch - first) * size))
-    return epoch, _batches_left(anchors, before, *_measures(order))[0], before
+    return epoch, batch, saved_order
+
+
+def outside_epoch(epoch: int, batch: int, batches: int) -> StateMismatchError:
+    return StateMismatchError(f"the saved position is epoch {epoch}, batch {batch}, but an epoch has {batches} batches.")
+
+
+def _no_position(state: Any) -> StateMismatchError:
+    return StateMismatchError(f"{state!r} is not a saved position; expected what state_dict() returned.")
 
 
 def _measures(order: Mapping[str, Any]) -> tuple[int, int, bool]:

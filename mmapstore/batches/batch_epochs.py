@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..plain.errors import NotAnArrayError
+from ..plain.errors import InvalidValueError, NotAnArrayError
+from ..plain.memory_budget import MemoryPlan
 from ..plain.windows import whole_number
 from .batch_source import Array, BatchSource
 from .look_ahead import LookAhead
@@ -27,6 +28,13 @@ class BatchEpochs(BatchSource):
     moves on to the next.
     """
 
+    # --- size and shape ----------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def samples(self) -> int:
+        """Samples in an epoch of this shard, those of a dropped last batch included."""
+
     @property
     @abstractmethod
     def batch_sizes(self) -> set[int]:
@@ -36,6 +44,15 @@ class BatchEpochs(BatchSource):
     def all_full(self) -> bool:
         """True if every batch has exactly `batch_size` samples."""
         return self.batch_sizes == {self.batch_size}
+
+    @property
+    @abstractmethod
+    def memory(self) -> MemoryPlan:
+        """Predicted peak of private memory of an epoch, in named parts, in bytes; the framework's own is not in it."""
+
+    @abstractmethod
+    def kinds(self) -> tuple[Any, ...]:
+        """Return a `Kind` for each array of a batch, in its structure."""
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -63,7 +80,7 @@ class BatchEpochs(BatchSource):
         ready = deque[tuple[Any, ...]]()
         try:
             for batch in range(first, len(self)):
-                ready.append(made.get(batch, range(batch + 1, len(self)) if self._finishes_ahead else ()))
+                ready.append(made.get(batch, range(batch + 1, len(self)) if self.finishes_ahead else ()))
                 walk.hand_out(batch + 1 - first)
                 if batch + 1 == len(self):
                     walk.complete()
@@ -78,9 +95,16 @@ class BatchEpochs(BatchSource):
             yield self.begin(epoch, batch)
 
     @property
-    def _finishes_ahead(self) -> bool:
+    def finishes_ahead(self) -> bool:
         """True if a loop asks `begun_from` for batches ahead of the one in use, and finishes them in threads."""
         return self.takes_time
+
+    def _require_some(self) -> None:
+        if len(self) == 0:
+            raise InvalidValueError(
+                f"drop_last=True leaves no batch: there are {self.samples} samples and batch_size is {self.batch_size}. "
+                "Make the batch smaller, or keep the last one."
+            )
 
     # --- position ----------------------------------------------------------------------------------------------------
 

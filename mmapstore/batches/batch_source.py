@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..plain.nests import leaves, map_leaves, pack
 from .cursor import Cursor
 from .plan import Frames
 
@@ -23,6 +24,28 @@ class GroupedReads:
     fetch: Callable[[int, int, int], list[tuple[Array, Array]]]
     most: int | None  # batches that one call may fetch; None for as many as fit into memory
     is_read_ahead: bool  # what `fetch` returns was read before it is called
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The dtype of an array of a batch, and the shape of one sample."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{'text' if self.dtype.kind == 'S' else self.dtype} {self.shape}"  # of any width
+
+
+def kinds_of(made: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a batch with the `Kind` of each array in its place."""
+    kinds: tuple[Any, ...] = map_leaves(lambda array: Kind(array.dtype, array.shape[1:]), made)
+    return kinds
+
+
+def in_words(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return kinds as text, in their structure: equal for batches that can be mixed."""
+    return tuple(pack(kinds, map(str, leaves(kinds))))
 
 
 class BatchSource(Protocol):

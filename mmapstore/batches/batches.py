@@ -13,7 +13,7 @@ import numpy as np
 
 from ..plain.errors import InvalidValueError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
-from ..plain.nests import leaves, pack
+from ..plain.nests import leaves, map_leaves, pack
 from ..plain.resumed_order import ResumedOrder, batches_of
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, whole_number
@@ -22,7 +22,7 @@ from . import window_frames
 from .arguments import checked_shard, loaded_position, require_windows, window_range
 from .batch_epochs import BatchEpochs
 from .batch_reader import BatchReader
-from .batch_source import GroupedReads
+from .batch_source import GroupedReads, Kind, kinds_of
 from .cursor import Cursor
 from .look_ahead import LookAhead
 from .plan import Frames, Plan
@@ -85,11 +85,7 @@ class Batches(BatchEpochs):
         self._sampling = sampling(Anchors(cut, *windows, dataset._selection, numbered=True), window.offsets()[0][-1])
         draws = None if self._sampling is None else self._sampling.draws
         self._whole = self._order = SampleOrder(len(self._anchors), self._shuffling, self.seed, self.shard, draws)
-        if len(self) == 0:
-            raise InvalidValueError(
-                f"drop_last=True leaves no batch: there are {len(self._order)} samples and batch_size is {self.batch_size}. "
-                "Make the batch smaller, or keep the last one."
-            )
+        self._require_some()
         self._plan = plan
         self._fingerprint = dataset.fingerprint
         self._fingerprinted: str | None = None
@@ -145,6 +141,13 @@ class Batches(BatchEpochs):
     def memory(self) -> MemoryPlan:
         """Predicted peak of private memory of an epoch, in named parts, in bytes; the framework's own is not in it."""
         return self._reader.memory()
+
+    def kinds(self) -> tuple[Any, ...]:
+        """Return a `Kind` for each array of a batch, in its structure. A transform is called for batch 0 to learn them."""
+        if self._transform is None:
+            kinds: tuple[Any, ...] = map_leaves(lambda one: Kind(one.dtype, one.shape), self._plan.parts)
+            return kinds
+        return kinds_of(self._finish(pack(self._plan.parts, self._reader.read(0, 0)), 0, 0)())
 
     @property
     def takes_time(self) -> bool:
@@ -209,7 +212,7 @@ class Batches(BatchEpochs):
         return min(self._reader.together, len(self))
 
     @property
-    def _finishes_ahead(self) -> bool:
+    def finishes_ahead(self) -> bool:
         return self._transform is not None
 
     def begun_from(self, epoch: int, first: int) -> Generator[Callable[[], tuple[Any, ...]], None, None]:

@@ -60,14 +60,19 @@ class Promise(Generic[T]):
             self._work = None
             self._ended.set()
 
+    def outcome(self) -> T:
+        """Return or raise the outcome of `work`, which is kept for others who ask."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self._made  # type: ignore[return-value]
+
     def result(self) -> T:
         """Return or raise the outcome of `work`. To be asked for once."""
-        self.wait()
-        made, error = self._made, self._error
-        self._made = self._error = None
-        if error is not None:
-            raise error
-        return made  # type: ignore[return-value]
+        try:
+            return self.outcome()
+        finally:
+            self._made = self._error = None
 
     def drop(self) -> None:
         """Forget the work, or wait for its end where it has begun, so that its buffers are free again."""
