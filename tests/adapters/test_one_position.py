@@ -86,14 +86,33 @@ RULE = [
 ]
 
 
+def a_dataset(folder, shape):
+    return real_batches(folder, 4 * COUNT - 1, shape=shape)
+
+
+def a_mixture(folder, shape, within_batch=False):
+    """Two batches of an epoch of a source, and four of nine of another: epochs of the second end within those of the mixture."""
+    sources = [real_batches(folder, 8, shape=shape), real_batches(folder, 35, shape=shape)]
+    return mm.mix(sources, [1, 2], within_batch=within_batch)
+
+
+def mixed_samples(folder, shape):
+    return a_mixture(folder, shape, within_batch=True)
+
+
 @pytest.mark.filterwarnings("error:.*ran out of data.*")
 @pytest.mark.parametrize(
-    ("way", "shape"),
-    [*((way, (3,)) for way in WAYS), ("to_tf", LARGE), ("to_tf by a generator", LARGE)],
-    ids=lambda value: value if isinstance(value, str) else "large" if value is LARGE else "small",
+    ("way", "shape", "make"),
+    [
+        *((way, (3,), a_dataset) for way in WAYS),
+        ("to_tf", LARGE, a_dataset),
+        ("to_tf by a generator", LARGE, a_dataset),
+        *((way, (3,), make) for way in ("a loop", "fit of to_keras", "to_tf") for make in (a_mixture, mixed_samples)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "large" if value is LARGE else "" if value == (3,) else value.__name__,
 )
-def test_the_rule(tmp_path, way, shape):
-    b = real_batches(tmp_path, 4 * COUNT - 1, shape=shape)
+def test_the_rule(tmp_path, way, shape, make):
+    b = make(tmp_path, shape)
     take = WAYS[way](b)
     for what, taken, following in RULE:
         if taken is None:

@@ -14,18 +14,26 @@ def numbers(x):
     return tuple(x[:, 0].int().tolist())
 
 
-def main(folder):
-    from torch.utils.data import DataLoader
+def alone(folder):
+    return real_batches(folder, 43)
 
-    def made(**more):
-        return real_batches(folder, 43, **more)
+
+def mixed(folder):
+    """As many batches, which are put together of samples of two sources."""
+    return mm.mix([real_batches(folder, 13), real_batches(folder, 79)], [1, 2.4], within_batch=True)
+
+
+WAYS = [{"num_workers": 0}] + [
+    {"num_workers": 2, "multiprocessing_context": how, "persistent_workers": kept}
+    for how, kept in (("fork", False), ("fork", True), ("spawn", True))
+]
+
+
+def check(made, ways):
+    from torch.utils.data import DataLoader
 
     expected = [[tuple(x[:, 0].astype(int).tolist()) for x, _ in epoch] for epoch in [list(b) for b in [made()] * 4]]
     assert len({tuple(epoch) for epoch in expected}) == 4  # four orders
-    ways = [{"num_workers": 0}] + [
-        {"num_workers": 2, "multiprocessing_context": how, "persistent_workers": kept}
-        for how, kept in (("fork", False), ("fork", True), ("spawn", True))
-    ]
     for way in ways:
         b = made()
         loader = DataLoader(b.to_torch(), batch_size=None, **way)
@@ -48,11 +56,23 @@ def main(folder):
         assert [numbers(x) for x, _ in loader] == expected[1][2:], way
         assert [numbers(x) for x, _ in loader] == expected[2], way
         assert resumed.position == (3, 0)
+    copy = pickle.loads(pickle.dumps(b))  # moves by itself
+    list(copy)
+    assert copy.position != b.position
+
+
+def check_many(made):
+    from torch.utils.data import DataLoader
+
+    expected = [[numbers(x) for x, _ in epoch.to_torch()] for epoch in [made()] * 2]
     many = DataLoader(made().to_torch(), batch_size=None, num_workers=13)  # more than batches
     assert [[numbers(x) for x, _ in many] for _ in range(2)] == expected[:2]
-    alone = pickle.loads(pickle.dumps(b))  # a copy that moves by itself
-    list(alone)
-    assert alone.position != b.position
+
+
+def main(folder):
+    check(lambda: alone(folder), WAYS)
+    check(lambda: mixed(folder), WAYS[1::2])
+    check_many(lambda: alone(folder))
     x = next(iter(mm.open(np.arange(6.0).reshape(6, 1)).batches(4).to_torch()))
     x += 1  # a tensor of its own, not over the array
     try:

@@ -45,6 +45,7 @@ def main() -> None:
     if "cache" in asked:
         ds = ds.cache(asked["cache"])
     options = asked["batches"]
+    # "mixed": "batches" or "samples", for a mixture with others of the same data
     kept = options.pop("kept", 1)  # the part of samples that are selected
     if kept < 1:
         ds = ds.select(np.random.default_rng(0).random(len(ds)) < kept)
@@ -52,7 +53,10 @@ def main() -> None:
     if "transform_workers" in options:
         options["transform"] = doubled
     before = private_bytes()
+    mixed = options.pop("mixed", None)
     b = ds.batches(**options)
+    if mixed is not None:
+        b = mm.mix([b, ds.batches(**options, seed=1)], [2, 1], within_batch=mixed == "samples")
     predicted = b.memory.total
     peak, stop = before, threading.Event()
 

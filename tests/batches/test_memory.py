@@ -89,6 +89,13 @@ CASES = {
     "gzip HDF5, some of it, shuffled": (hdf5, {"kept": 0.1, "shuffle": True}),
     "zstd Zarr, some of it, in order": (zarr, {"kept": 0.1}),
     "zstd Zarr, shuffled": (zarr, {"target": "next", "shuffle": 500}),
+    "gzip HDF5, shuffled, whole batches mixed": (hdf5, {"target": "next", "shuffle": 300, "mixed": "batches"}),
+    "gzip HDF5, shuffled, samples mixed": (hdf5, {"target": "next", "shuffle": 300, "mixed": "samples"}),
+    "raw, transformed by three, samples mixed": (npy, {"target": "next", "transform_workers": 3, "mixed": "samples"}),
+    "raw, shuffled, transformed by three, batches mixed": (
+        npy,
+        {"target": "next", "shuffle": True, "transform_workers": 3, "mixed": "batches"},
+    ),
 }
 
 

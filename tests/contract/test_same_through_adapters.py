@@ -58,46 +58,49 @@ CONTENTS = {
 
 # Installed by CI in one environment at least; TensorFlow alone is in all.
 OTHERS = [name for name in ("torch", "jax") if importlib.util.find_spec(name) is not None]
-WAYS = 4 + len(OTHERS)
+MIXTURES = {"alone": None, "mixed batches": {}, "mixed samples": {"within_batch": True}}
 
 
-def by_other_frameworks(name, made):
-    return {(name, f"to_{other}"): digest(getattr(made(), f"to_{other}")()) for other in OTHERS}
+def mixed(make, options):
+    """Return the batches of `make`, alone or mixed with others of the same data in another order."""
+    return make(seed=11) if options is None else mm.mix([make(seed=11), make(seed=12)], [2, 1], stop="all", seed=1, **options)
 
 
+def through_all(name, made):
+    """Return the digest of an epoch by each adapter."""
+    return {
+        (name, "loop"): digest(made()),
+        (name, "to_keras"): digest(made().to_keras()),
+        (name, "to_tf"): digest(made().to_tf().as_numpy_iterator()),
+        (name, "to_tf generator"): digest(made().to_tf(method="generator").as_numpy_iterator()),
+        **{(name, f"to_{other}"): digest(getattr(made(), f"to_{other}")()) for other in OTHERS},
+    }
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("contents", CONTENTS)
-def test_the_same_nests_from_every_store_through_every_adapter(tmp_path, shuffle, contents):
+def test_the_same_nests_from_every_store_through_every_adapter(tmp_path, shuffle, contents, mixture):
     found = {}
     for name in stores(tmp_path)[::2]:  # one of each format, two of them compressed
 
-        def made(name=name):
-            return mm.open({"x": f"{tmp_path}/{name}"}).batches(8, shuffle=shuffle, seed=11, **CONTENTS[contents])
+        def made(name=name, **seed):
+            return mm.open({"x": f"{tmp_path}/{name}"}).batches(8, shuffle=shuffle, **seed, **CONTENTS[contents])
 
-        found[name, "loop"] = digest(made())
-        found[name, "to_keras"] = digest(made().to_keras())
-        found[name, "to_tf"] = digest(made().to_tf().as_numpy_iterator())
-        found[name, "to_tf generator"] = digest(made().to_tf(method="generator").as_numpy_iterator())
-        found.update(by_other_frameworks(name, made))
+        found.update(through_all(name, lambda made=made: mixed(made, MIXTURES[mixture])))
     tf.compat.v1.reset_default_graph()
-    assert len(found) == 3 * WAYS and len(set(found.values())) == 1, found
+    assert len(found) == 3 * (4 + len(OTHERS)) and len(set(found.values())) == 1, found
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_the_same_bytes_from_every_store_through_every_adapter(tmp_path, shuffle):
     found = {}
     for name in stores(tmp_path):
-
-        def made(name=name):
-            return mm.open(f"{tmp_path}/{name}").batches(8, mm.NextFrame(), shuffle=shuffle, seed=11)
-
-        found[name, "loop"] = digest(made())
-        found[name, "to_keras"] = digest(made().to_keras())
-        found[name, "to_tf"] = digest(made().to_tf().as_numpy_iterator())
-        found[name, "to_tf generator"] = digest(made().to_tf(method="generator").as_numpy_iterator())
-        found.update(by_other_frameworks(name, made))
+        found.update(
+            through_all(name, lambda name=name: mm.open(f"{tmp_path}/{name}").batches(8, mm.NextFrame(), shuffle=shuffle, seed=11))
+        )
     tf.compat.v1.reset_default_graph()
-    assert len(found) == 5 * WAYS
+    assert len(found) == 5 * (4 + len(OTHERS))
     assert len(set(found.values())) == 1, found
     if not shuffle:
         expected = digest((FRAMES[i : min(i + 8, 69)], FRAMES[i + 1 : min(i + 8, 69) + 1]) for i in range(0, 69, 8))
