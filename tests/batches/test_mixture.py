@@ -103,21 +103,19 @@ def test_a_whole_number_of_samples_in_each_batch():
 
 @pytest.mark.parametrize("within_batch", [False, True])
 def test_workers_take_equally_many_steps_and_share_no_sample(within_batch):
-    seen, lengths = [], set()
-    for rank in range(3):
-        made = [source(i, samples, shuffle=True, shard=(rank, 3)) for i, samples in enumerate((50, 70))]
-        mixture = mm.mix(made, [1, 1], within_batch=within_batch)
-        lengths.add(len(mixture))
-        seen += [tuple(sample) for x, _ in mixture for sample in x.astype(int).tolist()]
-        if rank:
-            mixture.load_state_dict(state)  # that of any worker is that of all
-            assert mixture.position == (0, 2)
-        state = mixture.state_at(0, 2)
-    assert len(lengths) == 1 and len(seen) == len(set(seen))
+    def made(rank, count):
+        sources = [source(i, samples, shuffle=True, shard=(rank, count)) for i, samples in enumerate((50, 70))]
+        return mm.mix(sources, [1, 1], within_batch=within_batch)
+
+    workers = [made(rank, 3) for rank in range(3)]
+    seen = [tuple(sample) for mixture in workers for x, _ in mixture for sample in x.astype(int).tolist()]
+    assert len(set(map(len, workers))) == 1 and len(seen) == len(set(seen))
+    state = workers[0].state_at(0, 2)  # of any worker it is that of all
+    workers[1].load_state_dict(state)
+    assert workers[1].position == (0, 2)
     for count in (1, 4):
-        made = [source(i, samples, shuffle=True, shard=(0, count)) for i, samples in enumerate((50, 70))]
         with pytest.raises(StateMismatchError, match=r"another order \(.*workers: saved 3, now"):
-            mm.mix(made, [1, 1], within_batch=within_batch).load_state_dict(state)
+            made(0, count).load_state_dict(state)
 
 
 MIXED = {
