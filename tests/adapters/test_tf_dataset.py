@@ -313,11 +313,12 @@ def stored(folder, samples=50, dtype="float32", shape=(3, 4, 4)):
 def test_slices_of_the_mapped_file_are_what_reading_gives(tmp_path, part, dtype, arguments):
     b = stored(tmp_path, dtype=dtype).split(0.5, 0.2, 0.3)[part].batches(4, **arguments)
     assert gathered_by_tensorflow(b)
-    for epochs, places in ((1, len(b)), (2, 2 * len(b))):
+    # The dataset of two epochs begins behind the first one: a shard leaves out other samples there.
+    for epochs, places in ((1, range(len(b))), (2, range(len(b), 3 * len(b)))):
         dataset = b.to_tf(epochs=epochs)
         found = list(dataset)
-        assert len(found) == places == int(dataset.cardinality())
-        for place, element in enumerate(found):
+        assert len(found) == len(places) == int(dataset.cardinality())
+        for place, element in zip(places, found, strict=True):
             expected = b.read(*divmod(place, len(b)))
             flat = tf.nest.flatten(element)
             assert len(flat) == len(tf.nest.flatten(expected))
