@@ -87,17 +87,12 @@ class Epoch:
 
 @dataclass
 class Look:
-    """The memory of the process and its children at one moment. Bytes; `seconds` since the baseline, before it negative.
-
-    private : Pss_Anon + Pss_Shmem + SwapPss: memory that the kernel cannot take back
-    file_backed : Pss_File: pages of mapped files, of code too
-    resident : RSS, which counts both, and pages that processes share once for each
-    """
+    """The memory of the process and its children at one moment. Bytes; `seconds` since the baseline, before it negative."""
 
     seconds: float
-    private: int
-    file_backed: int
-    resident: int
+    private: int  # Pss_Anon + Pss_Shmem + SwapPss: memory that the kernel cannot take back
+    file_backed: int  # Pss_File: pages of mapped files, of code too
+    resident: int  # RSS, which counts both, and pages that processes share once for each
 
 
 @dataclass

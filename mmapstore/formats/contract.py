@@ -27,115 +27,73 @@ Selection = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class Format:
-    """A format as it declares itself. Nothing outside `formats/` compares formats by name.
+    """A format as it declares itself. Nothing outside `formats/` compares formats by name."""
 
-    Attributes
-    ----------
-    title : the name that people use
-    suffixes : of files and directories that claim to be of the format
-    matches : True if a path holds the format, by its first bytes or its metadata; False for a path that cannot be read
-    open_array : (path, key or None) -> one array, opened and not read
-    list_arrays : (path, key or "") -> every array at or below the key
-    is_live, from_live : an open array of the format's own library; both work without importing the library
-    writing : None for a format that is read only
-    container : loads the form in which the format holds several arrays, groups and links; None for a format without one
-    """
-
-    title: str
-    suffixes: tuple[str, ...]
+    title: str  # the name that people use
+    suffixes: tuple[str, ...]  # of files and directories that claim to be of the format
+    # True if a path holds the format, by its first bytes or its metadata; False for a path that cannot be read
     matches: Callable[[str], bool]
-    open_array: Callable[[str, str | None], StoredArray]
-    list_arrays: Callable[[str, str], list[Listing]]
+    open_array: Callable[[str, str | None], StoredArray]  # (path, key or None) -> one array, opened and not read
+    list_arrays: Callable[[str, str], list[Listing]]  # (path, key or "") -> every array at or below the key
+    # is_live, from_live: an open array of the format's own library; both work without importing the library
     is_live: Callable[[Any], bool] | None = None
     from_live: Callable[[Any], StoredArray] | None = None
-    writing: Writing | None = None
+    writing: Writing | None = None  # None for a format that is read only
+    # loads the form in which the format holds several arrays, groups and links; None for a format without one
     container: Callable[[], Container] | None = None
 
 
 @dataclass(frozen=True)
 class Writing:
-    """A format's way to write new arrays.
+    """A format's way to write new arrays."""
 
-    Attributes
-    ----------
-    create : (path, key or None, new) -> a writer of a new array
-    reopen : the same for an array that `create` made and that was interrupted
-    suffixes : that name a new file or directory of the format
-    holds_many : several arrays by name lie in one file or directory
-    default_key : the name of an array that was given none
-    is_directory : the target is a directory; else it is a file
-    compressions : names that `create` takes here, the usual one first; empty for a format without chunks
-    maps_uncompressed : an uncompressed array needs no chunks, and is mapped
-    kept_attribute : the form in which an attribute's value is kept; None for a value that the format does not hold
-    takes_chunks_of : True for an array whose encoded chunks `write_encoded` takes; None where there is no `write_encoded`
-    takes_parts : several processes may write whole chunks, or ranges of bytes, of one array at once
-    takes_skipped : `write_encoded` takes chunks to which some codecs were not applied
-    writing_nbytes : bytes of memory that writing a block of so many bytes into a new array takes beside the block, at most
-    flushes_beside : as of its `Writer`
-    tail : writes behind the end of an array that others may be reading; None where appending works on a copy
-    """
-
-    create: Callable[[str, str | None, NewArray], Writer]
-    reopen: Callable[[str, str | None, NewArray], Writer]
-    suffixes: tuple[str, ...]
-    holds_many: bool = True
-    default_key: str = ""
-    is_directory: bool = False
-    compressions: tuple[str, ...] = ()
-    maps_uncompressed: bool = True
+    create: Callable[[str, str | None, NewArray], Writer]  # (path, key or None, new) -> a writer of a new array
+    reopen: Callable[[str, str | None, NewArray], Writer]  # the same for an array that `create` made and that was interrupted
+    suffixes: tuple[str, ...]  # that name a new file or directory of the format
+    holds_many: bool = True  # several arrays by name lie in one file or directory
+    default_key: str = ""  # the name of an array that was given none
+    is_directory: bool = False  # the target is a directory; else it is a file
+    compressions: tuple[str, ...] = ()  # names that `create` takes here, the usual one first; empty for a format without chunks
+    maps_uncompressed: bool = True  # an uncompressed array needs no chunks, and is mapped
+    # the form in which an attribute's value is kept; None for a value that the format does not hold
     kept_attribute: Callable[[Any], Any] = lambda value: None
+    # True for an array whose encoded chunks `write_encoded` takes; None where there is no `write_encoded`
     takes_chunks_of: Callable[[StoredArray], bool] | None = None
-    takes_parts: bool = True
-    takes_skipped: bool = False
+    takes_parts: bool = True  # several processes may write whole chunks, or ranges of bytes, of one array at once
+    takes_skipped: bool = False  # `write_encoded` takes chunks to which some codecs were not applied
+    # bytes of memory that writing a block of so many bytes into a new array takes beside the block, at most
     writing_nbytes: Callable[[NewArray, int], int] = lambda new, block_nbytes: 0
-    flushes_beside: bool = False
+    flushes_beside: bool = False  # as of its `Writer`
+    # writes behind the end of an array that others may be reading; None where appending works on a copy
     tail: Writing | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One array found in a container, for `info` and for messages. Nothing of it was read.
+    """One array found in a container, for `info` and for messages. Nothing of it was read."""
 
-    Attributes
-    ----------
-    key : its path inside, without a leading slash, as `open(path, key=...)` takes it; "" for the array at the root
-    shape : as stored
-    dtype : as stored, byte order included; words where NumPy has no fixed-size type for it
-    storage : a few words: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"
-    """
-
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any] | str
-    storage: str
+    key: str  # its path inside, without a leading slash, as `open(path, key=...)` takes it; "" for the array at the root
+    shape: tuple[int, ...]  # as stored
+    dtype: np.dtype[Any] | str  # as stored, byte order included; words where NumPy has no fixed-size type for it
+    storage: str  # a few words: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"
 
 
 class StoredArray(abc.ABC):
     """One array, opened and not read.
 
     It pickles by path and opens again; the file is opened anew in a forked child. Any thread may call `read_box`.
-
-    Attributes
-    ----------
-    name : the array's name in messages, as `open` would take it: "a.h5::/frames"
-    shape, dtype : as stored, byte order included
-    chunks : shape of the pieces that are decoded as a whole; None where there are none
-    storage : a few words for `info`: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"
-    path : the file that `as_array` is a map of; None where it is in RAM
-    cache_nbytes : bytes of decoded chunks that the library may keep for this array, private memory
-    element_nbytes : bytes that the library takes for each element beside its value, such as a Python object
-    is_being_written : a writer had the file open when the array was opened, so that growth is expected
     """
 
-    name: str
+    name: str  # the array's name in messages, as `open` would take it: "a.h5::/frames"
+    # shape, dtype: as stored, byte order included
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    chunks: tuple[int, ...] | None = None
-    storage: str = ""
-    path: str | None = None
-    cache_nbytes: int = 0
-    element_nbytes: int = 0
-    is_being_written: bool = False
+    chunks: tuple[int, ...] | None = None  # shape of the pieces that are decoded as a whole; None where there are none
+    storage: str = ""  # a few words for `info`: "contiguous", "chunks of (64, 3, 50, 50), gzip 4 after shuffle"
+    path: str | None = None  # the file that `as_array` is a map of; None where it is in RAM
+    cache_nbytes: int = 0  # bytes of decoded chunks that the library may keep for this array, private memory
+    element_nbytes: int = 0  # bytes that the library takes for each element beside its value, such as a Python object
+    is_being_written: bool = False  # a writer had the file open when the array was opened, so that growth is expected
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} {self.shape} {self.dtype}>"
@@ -175,27 +133,22 @@ class StoredArray(abc.ABC):
 
 @dataclass(frozen=True)
 class NewArray:
-    """The array that a writer creates. `shape[0]` is the number of samples.
-
-    compression : a name the format knows ("gzip", "lzf", "zstd", "blosc" ...), or None
-    chunk_samples : samples in each chunk, for formats that have chunks
-    attributes : small values to leave beside the data, where the format has a place for them
-    resizable : the number of samples is not known yet: `shape[0]` is a guess, `write` may go past it, and `truncate`
-        comes at the end. Formats that fix the length when they create an array then choose a form that can change it.
-    chunks : the shape of each chunk, where chunks are to be cut along other axes too; `chunk_samples` then does not count
-    like : an array of the same format whose codecs and fill value are taken; `compression` then does not count
-    is_shared : `reopen` meets other processes that write other regions; nothing that they left half done is removed
-    """
+    """The array that a writer creates. `shape[0]` is the number of samples."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    compression: str | None = None
-    chunk_samples: int = 1
+    compression: str | None = None  # a name the format knows ("gzip", "lzf", "zstd", "blosc" ...), or None
+    chunk_samples: int = 1  # samples in each chunk, for formats that have chunks
+    # small values to leave beside the data, where the format has a place for them
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    # the number of samples is not known yet: `shape[0]` is a guess, `write` may go past it, and `truncate` comes at the end.
+    # Formats that fix the length when they create an array then choose a form that can change it.
     resizable: bool = False
+    # the shape of each chunk, where chunks are to be cut along other axes too; `chunk_samples` then does not count
     chunks: tuple[int, ...] | None = None
+    # an array of the same format whose codecs and fill value are taken; `compression` then does not count
     like: StoredArray | None = None
-    is_shared: bool = False
+    is_shared: bool = False  # `reopen` meets other processes that write other regions; nothing that they left half done is removed
 
     @property
     def grid(self) -> ChunkGrid:
@@ -211,19 +164,12 @@ class Writer(abc.ABC):
     """Writes a new array in blocks of samples, in order, at a path that nobody reads yet.
 
     `create` makes it, `reopen` goes on with one that was interrupted. Blocks written before the last `flush` survive a kill.
-
-    Attributes
-    ----------
-    name : the array's name in messages
-    dtype : of the elements as they are stored
-    resizable : `write` may go past the end
-    flushes_beside : one thread may `flush` and `read_box` written regions while another writes
     """
 
-    name: str
-    dtype: np.dtype[Any]
-    resizable: bool = False
-    flushes_beside: bool = False
+    name: str  # the array's name in messages
+    dtype: np.dtype[Any]  # of the elements as they are stored
+    resizable: bool = False  # `write` may go past the end
+    flushes_beside: bool = False  # one thread may `flush` and `read_box` written regions while another writes
 
     @property
     @abc.abstractmethod
