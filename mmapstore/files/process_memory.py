@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import threading
+import time
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +20,8 @@ from ..plain.errors import MemoryBudgetError
 _STATUS = Path("/proc/self/status")
 _SAMPLED_SECONDS = 0.01
 _ALWAYS_TAKEN = 256 << 20  # bytes not worth a look at what is available
+_LOOKED_SECONDS = 0.1
+_looked = (-math.inf, 0)  # when somebody looked at what is available, and the bytes
 # Of control groups v1 and v2: the mount, and the files and fields of a group: limits, usage, reclaimable page cache.
 _GROUPS_V1, _GROUPS_V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
 _NAMES_V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
@@ -99,11 +102,20 @@ def no_memory(nbytes: int, what: str) -> MemoryBudgetError:
     )
 
 
-def memory_available(root: str = "/") -> int:
+def memory_available() -> int:
     """Return the bytes this process could still use: of the machine, of its control group and of every group around that one.
 
-    Page cache that the kernel can reclaim counts as available. `root` is the directory of /proc and /sys.
+    Page cache that the kernel can reclaim counts as available. The figure may be a tenth of a second old: looking takes up to a
+    millisecond, and thousands of joined files ask in turn.
     """
+    global _looked
+    if time.monotonic() - _looked[0] > _LOOKED_SECONDS:
+        _looked = time.monotonic(), available_below("/")
+    return _looked[1]
+
+
+def available_below(root: str) -> int:
+    """Return `memory_available` as it is now; `root` is the directory of /proc and /sys."""
     available = sys.maxsize
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path(root, "proc/meminfo").read_text().splitlines()

@@ -22,6 +22,8 @@ from ..plain.runs import Runs, runs_of
 from .array_view import MappedReader
 from .contract import Array, Part
 
+_SMALL_NBYTES = 256 * 2**10
+
 
 class StoredRaw(MappedReader):
     """Reads samples at the places of a `Located` that has rows. The layout must keep each sample in one piece (`has_rows`).
@@ -63,7 +65,8 @@ class StoredRaw(MappedReader):
     def gather(self, starts: Array, parts: Sequence[Part]) -> None:
         if self._fits is None:
             self._fits = self._mapped and self.spec.nbytes <= memory_available()
-        if self._fits:
+        # Mapping a file takes longer than reading a window of it: of many small files joined, each has one of a batch.
+        if self._fits and (len(starts) > 1 or self.spec.nbytes > _SMALL_NBYTES):
             super().gather(starts, parts)
             return
         if not self._layout.is_consecutive:
@@ -88,7 +91,9 @@ class StoredRaw(MappedReader):
         return [self._located.root]
 
     def will_need(self, start: int, stop: int) -> None:
-        self._advise(start, stop, will_need)
+        # A file has to be opened to be asked for, which takes as long as to read it where it is small.
+        if self.spec.nbytes > _SMALL_NBYTES or self._located.offset is None:
+            self._advise(start, stop, will_need)
 
     def let_go(self, start: int, stop: int) -> None:
         self._advise(start, stop, let_go)
@@ -174,7 +179,7 @@ class StoredRaw(MappedReader):
 
 def _few_runs(starts: Array, parts: Sequence[Part]) -> Runs | None:
     """Return the runs of single samples in stored order, if fewer than half of the samples; None for windows and other orders."""
-    if len(parts) > 1 or parts[0].count > 1 or not (np.diff(starts) > 0).all():
+    if len(starts) == 1 or len(parts) > 1 or parts[0].count > 1 or not (np.diff(starts) > 0).all():
         return None
     runs = runs_of(starts)
     return runs if len(runs) <= len(starts) // 2 else None

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mmapstore.files.process_memory import memory_available
+from mmapstore.files.process_memory import available_below, memory_available
 
 GB = 10**9
 V1 = ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file", "total_inactive_file")
@@ -44,17 +44,17 @@ def machine(root, version, groups, own, free=100 * GB):
     ],
 )
 def test_the_smallest_room_of_machine_group_and_parents(tmp_path, version, groups, own, expected):
-    assert memory_available(machine(tmp_path, version, groups, own)) == pytest.approx(expected, abs=1024)
+    assert available_below(machine(tmp_path, version, groups, own)) == pytest.approx(expected, abs=1024)
 
 
 def test_memory_high_limits_as_well(tmp_path):
     root = machine(tmp_path, V2, {"/a": (8 * GB, GB, 0)}, "/a")
     (tmp_path / "sys/fs/cgroup/a/memory.high").write_text(f"{2 * GB}\n")
-    assert memory_available(root) == GB
+    assert available_below(root) == GB
 
 
 def test_a_system_without_proc_has_no_bound(tmp_path):
-    assert memory_available(str(tmp_path)) == sys.maxsize
+    assert available_below(str(tmp_path)) == sys.maxsize
 
 
 def test_this_machine_has_some():

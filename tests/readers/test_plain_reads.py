@@ -7,6 +7,7 @@ import mmap
 import os
 import pickle
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ import pytest
 from fake_chunks import stored_chunks
 
 import mmapstore
+from mmapstore.files import process_memory
 from mmapstore.formats.in_memory import from_live
 from mmapstore.formats.npy_file import open_array
 from mmapstore.formats.zarr_chunks import ChunkNames, ChunksInFiles
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.chunk_grid import ChunkGrid
 from mmapstore.plain.errors import DamagedFileError, NotFoundError
+from mmapstore.readers import raw_reader
 from mmapstore.readers.contract import Part
 from mmapstore.readers.joined import join
 from mmapstore.readers.raw_reader import StoredRaw
@@ -178,6 +181,8 @@ def test_the_kernel_is_told(tmp_path, monkeypatch):
     joined = join([reader, reader])
     assert reader.takes_advice and joined.takes_advice
     monkeypatch.setattr(os, "posix_fadvise", lambda number, offset, nbytes, what: told.append((what, offset - 128, nbytes)))
+    reader.will_need(0, 5)  # not of a small file, which is opened once: to be read
+    monkeypatch.setattr(raw_reader, "_SMALL_NBYTES", 0)
     reader.will_need(2, 5)
     reader.let_go(2, 5)
     joined.let_go(20, 30)
@@ -188,6 +193,21 @@ def test_the_kernel_is_told(tmp_path, monkeypatch):
         (os.POSIX_FADV_DONTNEED, 20 * row, 4 * row),
         (os.POSIX_FADV_DONTNEED, 0, 6 * row),
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="counts calls of preadv")
+def test_many_small_files_are_each_opened_and_read_once_in_an_epoch(tmp_path, monkeypatch):
+    for number in range(300):
+        np.save(tmp_path / f"{number:03}.npy", np.full((1, 5), number))
+    batches = mmapstore.open(f"{tmp_path}/*.npy").batches(16, None, shuffle=True)
+    list(batches)
+    calls = Counter()
+    for module, name in ((os, "open"), (os, "preadv"), (process_memory, "available_below")):
+        whole = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, name=name, whole=whole: calls.update([name]) or whole(*given))
+    assert sorted(np.concatenate(list(batches))[:, 0].tolist()) == list(range(300))
+    assert calls["open"] <= 300 and calls["preadv"] == 300  # some are still open
+    assert calls["available_below"] < 100
 
 
 @pytest.mark.skipif(not hasattr(os, "preadv"), reason="counts calls of preadv")
