@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import mmap
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import convert, floor, index, kills, parts, profile, suite
+from benchmarks import convert, floor, growth, index, kills, parts, profile, suite
 from benchmarks.arm import Consumer, expected_checksum
 from benchmarks.peers import PEERS, Job
 from benchmarks.peers.contract import block_windows, in_order, mixed, slabs
@@ -245,6 +246,29 @@ def test_conversion_in_parts_is_measured(tmp_path):
     rows = json.loads((tmp_path / "p").read_text())["rows"]
     assert rows["end"]["receipts"] == rows["plan"]["regions"] == 40 and rows["part"]["receipt bytes"] < 1000
     assert 1 <= rows["simulation"]["engine"] <= rows["simulation"]["a part for each"]
+
+
+@pytest.mark.slow
+def test_growth_along_every_axis(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    few = {name: dataclasses.replace(axis, values=axis.values[:2]) for name, axis in growth.AXES.items()}
+    monkeypatch.setattr(growth, "AXES", few)
+    asked = [
+        "--scale",
+        "0.01",
+        "--rounds",
+        "2",
+        "--data",
+        str(tmp_path),
+        "--json",
+        str(tmp_path / "g"),
+        "--figure",
+        str(tmp_path / "g.svg"),
+    ]
+    assert growth.main(asked) in (0, 1)  # of times at such a size, nothing is asserted
+    rows = json.loads((tmp_path / "g").read_text())["rows"]
+    assert set(rows) == set(few) and all(row["sum"] and row["epoch_s"] > 0 for each in rows.values() for row in each)
+    assert capsys.readouterr().out.count("| slope | mmapstore |") == len(few) and (tmp_path / "g.svg").stat().st_size > 10_000
 
 
 @pytest.mark.slow
