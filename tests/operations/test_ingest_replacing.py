@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 EVERY_STEP = """
 import shutil
 from killed_steps import forked
-from mmapstore.operations.manifest_files import read_leaves
+from mmapstore.files.stored_manifest import read_leaves
 from mmapstore.plain import digest_leaves
 from mmapstore.plain.manifest import DIRECTORY_MANIFEST, SUFFIX, Manifest
 digest_leaves.LEAF_NBYTES = data(1, 0).nbytes

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
+from mmapstore.files.stored_manifest import write_manifest
 from mmapstore.formats.registry import open_stored
-from mmapstore.operations.manifest_files import write_manifest
 from mmapstore.operations.verify import ArrayVerdict
 from mmapstore.operations.verify.comparison import Side, paired
 from mmapstore.operations.verify.manifest_check import ReadThrough, described_arrays

@@ -16,6 +16,7 @@ import numpy as np
 from ...batches.opening import entries_beside
 from ...files.crashes import step
 from ...files.exclusive_lock import exclusive_lock
+from ...files.stored_manifest import read_leaves
 from ...formats.containers import NPY_TREE, WRITTEN, container_of, open_tree
 from ...formats.hdf5_file import TREE_SUFFIXES
 from ...formats.npy_tree import NPY_TREE_SUFFIX
@@ -37,7 +38,6 @@ from ..flow.journal import Finished, Journal, begun_by_another_call
 from ..flow.publishing import discard, interrupted_write, publish
 from ..flow.target import Output
 from ..ingest.description import written_by
-from ..manifest_files import read_leaves
 from ..progress import progress_bar, shows_bar
 from .copy_methods import CopyMethod, Suspects, row_of_error
 from .tree_copies import copy_method

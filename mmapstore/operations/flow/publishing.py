@@ -25,11 +25,11 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from ...files import durable_writes
+from ...files.stored_manifest import write_manifest
 from ...files.system_errors import explaining_write_errors
 from ...formats import npy_tail
 from ...plain.errors import StateMismatchError, TargetExistsError
 from ...plain.manifest import leaves_path
-from ..manifest_files import write_manifest
 from .journal import Journal, found_journal, require_same_call
 from .record import grown_paths
 from .target import Output

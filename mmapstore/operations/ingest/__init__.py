@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from ...files.exclusive_lock import exclusive_lock
+from ...files.stored_manifest import write_manifest
 from ...files.system_errors import explaining_write_errors
 from ...plain.errors import InvalidValueError
 from ...plain.manifest import DIRECTORY_MANIFEST
@@ -21,7 +22,6 @@ from ..flow.publishing import Earlier, discard, is_published, kept_if_begun, pub
 from ..flow.record import Record, grown_paths, name_beside
 from ..flow.tally import Tally
 from ..flow.target import Target, name_fields, require_field_names
-from ..manifest_files import write_manifest
 from ..progress import Progress
 from .appending import Appended, append_plan, before_of, copy_to_work_on, first_record
 from .contract import ONLY, LooksFirst, Source

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...batches.opening import open_quietly
 from ...files import durable_writes
-from ...files.stored_manifest import read_manifest
+from ...files.stored_manifest import read_leaves, read_manifest
 from ...files.system_errors import explaining_write_errors
 from ...formats.registry import open_stored
 from ...plain.array_spec import ArraySpec
@@ -30,7 +30,6 @@ from ...plain.manifest import ArrayManifest
 from ..flow.copying import checksum_of
 from ..flow.record import Record
 from ..flow.target import Place, Target
-from ..manifest_files import read_leaves
 from .contract import Array, Piece, Position, Source
 from .conversion import Conversion
 from .field_write import damaged

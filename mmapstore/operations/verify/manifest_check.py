@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...files.stored_files import lies_in
-from ...files.stored_manifest import read_manifest
+from ...files.stored_manifest import read_leaves, read_manifest
 from ...formats.contract import StoredArray
 from ...formats.registry import open_stored, split_inside
 from ...plain.array_spec import LETTERS
@@ -26,7 +26,6 @@ from ...plain.manifest import DIRECTORY_MANIFEST, SUFFIX, ArrayManifest, leaves_
 from ...plain.memory_budget import MemoryPlan
 from ...readers.contract import Reader
 from ..flow.regions import Region
-from ..manifest_files import read_leaves
 from .regions import Check
 from .rows import BLOCK_NBYTES, BLOCKS, BOOKKEEPING, by_numpy, read_ahead, rows_in_order, rows_together, scratch_nbytes
 from .verdict import LISTED, ArrayVerdict, BadBlock, dtype_words
