@@ -50,15 +50,8 @@ def predicted(found: Mapping[str, Task], available: int, times: float = 1.0) -> 
 
 def task_of(subject: Subject) -> Task:
     """Return the subject as a task of the benchmark."""
-    form = _FORMS[subject.location.format]
+    kind, form = "next" if subject.target == NEXT else "labelled", _FORMS[subject.location.format]
+    form += "-own" * (subject.stored.chunks is not None and form in ("h5", "zarr"))
     labels = None if subject.target in (NEXT, NONE) else subject.locations[subject.target].paths[0]
-    return Task(
-        kind="next" if subject.target == NEXT else "labelled",
-        form=f"{form}-own" if subject.stored.chunks is not None and form in ("h5", "zarr") else form,
-        path=subject.location.paths[0],
-        samples=len(subject.dataset),
-        shape=subject.spec.sample_shape,
-        dtype=subject.spec.dtype.name,
-        labels=labels,
-        batch=subject.batch,
-    )
+    path, spec = subject.location.paths[0], subject.spec
+    return Task(kind, form, path, len(subject.dataset), spec.sample_shape, spec.dtype.name, labels, subject.batch)
