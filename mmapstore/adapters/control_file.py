@@ -102,8 +102,7 @@ class ControlFile(keras.callbacks.Callback):  # type: ignore[misc]
                 self._followed = text
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             warn_user(
-                f"The control file {self._path} is ignored: {error} Training goes on as before; correct the file.",
-                TrainingWarning,
+                f"The control file {self._path} is ignored: {error} Training goes on as before; correct the file.", TrainingWarning
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,13 +33,7 @@ _COMPRESSED = {"h5": None, "h5-gzip": "gzip", "zarr": None, "zarr-zstd": "zstd"}
 
 
 def generated(
-    kind: str,
-    form: str,
-    nbytes: int,
-    directory: str | os.PathLike[str],
-    seed: int = 0,
-    batch: int = 32,
-    dtype: str | None = None,
+    kind: str, form: str, nbytes: int, directory: str | os.PathLike[str], seed: int = 0, batch: int = 32, dtype: str | None = None
 ) -> Task:
     """Return a task on `nbytes` of data (a little less: whole samples), written below `directory` unless the data exist there.
 

@@ -48,15 +48,7 @@ _LAST_WORDS = 4000  # bytes of standard error that are looked at
 _NOTE = re.compile(r"[IW]\d{4} |\d{4}-\d\d-\d\d [\d:.]+: [IW] |WARNING: All log messages before absl")
 
 
-def run(
-    strategy: str,
-    task: Task,
-    *,
-    epochs: int = 2,
-    limit: int | None = None,
-    timeout: float = 600.0,
-    cold: bool = False,
-) -> Row:
+def run(strategy: str, task: Task, *, epochs: int = 2, limit: int | None = None, timeout: float = 600.0, cold: bool = False) -> Row:
     """Run epochs of `fit` and return their cost. Never raises for an error of the strategy: the row has its outcome.
 
     Parameters
@@ -109,13 +101,7 @@ def run(
 
 
 def command(
-    strategy: str,
-    task: Task,
-    *,
-    epochs: int = 2,
-    limit: int | None = None,
-    cold: bool = False,
-    run_all: bool = False,
+    strategy: str, task: Task, *, epochs: int = 2, limit: int | None = None, cold: bool = False, run_all: bool = False
 ) -> str:
     """Return the line that runs this row again, and nothing else.
 

@@ -17,13 +17,7 @@ from ..files.direct_io import DirectFile, empty_at
 from ..files.durable_writes import allocate, sync_data, write_at
 from ..files.system_errors import explaining_read_errors, explaining_write_errors
 from ..plain.array_spec import checked_dtype
-from ..plain.errors import (
-    DamagedFileError,
-    InvalidValueError,
-    KeyNotFoundError,
-    StateMismatchError,
-    TargetExistsError,
-)
+from ..plain.errors import DamagedFileError, InvalidValueError, KeyNotFoundError, StateMismatchError, TargetExistsError
 from .contract import Array, Listing, NewArray, Selection, Writer
 from .raw_file import PlainBytes
 
@@ -31,10 +25,7 @@ _MAGIC = b"\x93NUMPY"
 _MOST_HEADER_BYTES = 10_000  # what numpy.load accepts: longer headers make ast.literal_eval slow or crash
 _DIRECT_NBYTES = 64 << 20  # files that are smaller stay in the page cache, for whoever trains from them next
 MOST_BYTES = len(_MAGIC) + 6 + _MOST_HEADER_BYTES  # before the payload
-_OTHER_MAGICS = {
-    b"PK\x03\x04": "a zip archive: if it is one of NumPy, name it .npz",
-    b"\x89HDF\r\n": "an HDF5 file: name it .h5",
-}
+_OTHER_MAGICS = {b"PK\x03\x04": "a zip archive: if it is one of NumPy, name it .npz", b"\x89HDF\r\n": "an HDF5 file: name it .h5"}
 
 
 @dataclass(frozen=True)

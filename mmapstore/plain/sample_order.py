@@ -179,12 +179,7 @@ class SampleOrder:
     """
 
     def __init__(
-        self,
-        anchors: int,
-        shuffling: Shuffling | None,
-        seed: int = 0,
-        shard: tuple[int, int] = (0, 1),
-        draws: Draws | None = None,
+        self, anchors: int, shuffling: Shuffling | None, seed: int = 0, shard: tuple[int, int] = (0, 1), draws: Draws | None = None
     ) -> None:
         self.anchors = anchors
         self.shuffling = shuffling

@@ -260,9 +260,7 @@ def _as_recorded(plan: Plan, journal: Journal, budget: int) -> Plan:
     if journal.record is not None and len(journal.record.checksums[FIELD]) > len(plan.slabs):
         raise begun_by_another_call(plan.target, [f"more than the {len(plan.slabs)} slabs there are"])
     plan.memory().require(
-        budget,
-        f"Going on with {plan.target.partial}",
-        "Give the max_memory= it was begun with, or resume=False.",
+        budget, f"Going on with {plan.target.partial}", "Give the max_memory= it was begun with, or resume=False."
     )
     return plan
 

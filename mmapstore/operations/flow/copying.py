@@ -122,10 +122,7 @@ def copy(
 
 
 def read_back(
-    blocks: Iterable[Block],
-    record: Record,
-    read: Callable[[Block], Mapping[str, Array]],
-    tallies: Mapping[str, Tally],
+    blocks: Iterable[Block], record: Record, read: Callable[[Block], Mapping[str, Array]], tallies: Mapping[str, Tally]
 ) -> int:
     """Take recorded blocks into the tallies, up to the first that is not as it was written; return the number of right ones."""
     right = 0

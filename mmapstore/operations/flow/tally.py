@@ -16,11 +16,7 @@ class Tally:
     """The digest of one field and, if `is_counted`, its statistics. Blocks come in order; each method has one thread at a time."""
 
     def __init__(
-        self,
-        dtype: Any,
-        channel_axis: int | None = None,
-        is_counted: bool = False,
-        known_leaves: Mapping[int, bytes] | None = None,
+        self, dtype: Any, channel_axis: int | None = None, is_counted: bool = False, known_leaves: Mapping[int, bytes] | None = None
     ) -> None:
         self._axis = channel_axis
         self.is_counted = is_counted

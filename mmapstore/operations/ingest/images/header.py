@@ -110,11 +110,7 @@ def opened(path: str) -> Iterator[Any]:
     """Yield the image, not yet decoded. Errors of Pillow inside are translated, and name the file."""
     with explaining_read_errors(path):
         check_is_file(path, os.stat(path))  # opening a pipe waits for who writes to it
-    with (
-        explaining_read_errors(path, _damage),
-        Path(path).open("rb") as file,
-        pillow().open(file, formats=_formats()) as image,
-    ):
+    with explaining_read_errors(path, _damage), Path(path).open("rb") as file, pillow().open(file, formats=_formats()) as image:
         _require_pixels((image.height, image.width), path)
         yield image
 
