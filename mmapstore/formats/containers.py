@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from ..plain.errors import DamagedFileError
 from .hdf5_tree_writer import CONTAINER as HDF5
 from .npy_tree import CONTAINER as NPY_TREE
@@ -19,8 +21,9 @@ def container_of(path: str) -> Container | None:
     """Return the container at a path; None for an array in a file of another format. Raises what `registry.identify` raises."""
     if NPY_TREE.matches(path):
         return NPY_TREE
-    load = identify(path).container
-    return None if load is None else load()
+    module, _, name = identify(path).container.rpartition(".")
+    found: Container | None = getattr(importlib.import_module(f".{module}", __package__), name) if name else None
+    return found
 
 
 def open_tree(path: str, inside: str = "", allow_links: bool = False) -> TreeSource:

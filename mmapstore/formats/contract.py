@@ -10,16 +10,13 @@ import abc
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..plain.chunk_grid import ChunkGrid
 from ..plain.errors import InvalidTypeError, InvalidValueError
 from .located import Located
-
-if TYPE_CHECKING:
-    from .tree_contract import Container
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Selection = tuple[slice, ...]
@@ -39,8 +36,8 @@ class Format:
     is_live: Callable[[Any], bool] | None = None
     from_live: Callable[[Any], StoredArray] | None = None
     writing: Writing | None = None  # None for a format that is read only
-    # loads the form in which the format holds several arrays, groups and links; None for a format without one
-    container: Callable[[], Container] | None = None
+    # "module.NAME" of the form in which the format holds several arrays, groups and links; "" for a format without one
+    container: str = ""
 
 
 @dataclass(frozen=True)

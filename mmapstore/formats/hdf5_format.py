@@ -10,7 +10,6 @@ import numpy as np
 from . import hdf5_file, hdf5_writer
 from .contract import Format, Writing
 from .hdf5_filters import BUILT_IN, COMPRESSIONS
-from .tree_contract import Container
 
 
 def _kept_attribute(value: Any) -> Any:
@@ -19,12 +18,6 @@ def _kept_attribute(value: Any) -> Any:
         return value if np.asarray(value).dtype.kind in "biufcSU" else None
     except ValueError:
         return None
-
-
-def _container() -> Container:
-    from .hdf5_tree_writer import CONTAINER
-
-    return CONTAINER
 
 
 FORMAT = Format(
@@ -47,5 +40,5 @@ FORMAT = Format(
         takes_parts=False,
         writing_nbytes=hdf5_writer.writing_nbytes,
     ),
-    container=_container,
+    container="hdf5_tree_writer.CONTAINER",
 )

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from . import npy_file, npy_tail
 from .contract import Format, Writing
-from .tree_contract import Container
-
-
-def _container() -> Container:
-    from .npy_tree import FILE
-
-    return FILE
-
 
 FORMAT = Format(
     title=".npy",
@@ -27,5 +19,5 @@ FORMAT = Format(
         flushes_beside=npy_file.NpyWriter.flushes_beside,
         tail=Writing(create=npy_tail.reopen, reopen=npy_tail.reopen, suffixes=(), holds_many=False),
     ),
-    container=_container,
+    container="npy_tree.FILE",
 )

@@ -5,14 +5,6 @@ from __future__ import annotations
 from ..plain.json_values import as_json
 from . import zarr_store, zarr_writer
 from .contract import Format, Writing
-from .tree_contract import Container
-
-
-def _container() -> Container:
-    from .zarr_tree_writer import CONTAINER
-
-    return CONTAINER
-
 
 FORMAT = Format(
     title="Zarr",
@@ -33,5 +25,5 @@ FORMAT = Format(
         takes_chunks_of=zarr_writer.takes_chunks_of,
         writing_nbytes=zarr_writer.writing_nbytes,
     ),
-    container=_container,
+    container="zarr_tree_writer.CONTAINER",
 )
