@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from ..files.system_errors import explaining_read_errors, raised_in
 from ..plain.errors import DamagedFileError, InvalidTypeError, KeyNotFoundError, UnsafeFileError
-from .contract import Listing
+from .contract import Format, Listing
 from .foreign_files import is_zipped_zarr
 from .npy_file import MOST_BYTES, NpyHeader, checked_header, parsed_header
 from .raw_file import PlainBytes
@@ -212,3 +212,6 @@ def _zip64_sizes(extra: bytes, size: int, compressed: int) -> tuple[int, int]:
 
 def _damaged(full: str, what: str) -> DamagedFileError:
     return DamagedFileError(f"{full} is damaged: {what}. Copy or write the archive again.")
+
+
+FORMAT = Format(title=".npz", suffixes=(".npz",), matches=matches, open_array=open_array, list_arrays=list_arrays)

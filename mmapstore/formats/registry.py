@@ -18,7 +18,8 @@ from .contract import Format, Listing, StoredArray
 from .foreign_files import foreign_format
 from .raw_file import RawForm, open_raw
 
-_FORMATS = ("npy", "hdf5", "zarr", "npz")  # each imported when it is asked for: a .npy file opens without the modules of HDF5
+# each imported when it is asked for: a .npy file opens without the modules of HDF5
+_FORMATS = ("npy_format", "hdf5_format", "zarr_format", "npz_member")
 _INGESTED = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|webp|avif|heic|mp4|avi|mov|mkv|webm|m4v|csv|tsv|jsonl)")
 _PICKLES = (".pkl", ".pickle", ".joblib")
 PARTIAL = ".partial"  # what an ingest writes under, until it is whole
@@ -26,7 +27,7 @@ PARTIAL = ".partial"  # what an ingest writes under, until it is whole
 
 def _formats() -> Iterator[Format]:
     for name in _FORMATS:
-        yield importlib.import_module(f".{name}_format", __package__).FORMAT
+        yield importlib.import_module(f".{name}", __package__).FORMAT
 
 
 def format_written(suffix: str) -> Format | None:
