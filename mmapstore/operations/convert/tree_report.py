@@ -21,27 +21,18 @@ _COLUMNS = ("archive", "path", "kind", "outcome", "how", "bytes", "sha256")
 
 @dataclass(frozen=True)
 class TreeRow:
-    """The outcome of one object, or of an attribute that is changed or refused.
+    """The outcome of one object, or of an attribute that is changed or refused."""
 
-    Attributes
-    ----------
-    path : in the source; "/group/x@units" is the attribute units of /group/x, "/table/time" also the member time of /table
-    kind : "array", "group", "attribute", "soft link" ...
-    outcome : "copied", "changed" (equal values in another form), "refused" or "failed"; "left out" for a file that is no archive
-    how : the changes, or the reason
-    nbytes : of the values
-    sha256 : the content digest of an array's values, the same for the same values in any format; of a compound array that is
-        kept in one piece, the digest of the lines "member digest" of all its members
-    archive : the file in a directory of archives
-    """
-
-    path: str
-    kind: str
+    path: str  # in the source; "/group/x@units" is the attribute units of /group/x, "/table/time" also the member time of /table
+    kind: str  # "array", "group", "attribute", "soft link" ...
+    # "copied", "changed" (equal values in another form), "refused" or "failed"; "left out" for a file that is no archive
     outcome: str
-    how: str = ""
-    nbytes: int = 0
+    how: str = ""  # the changes, or the reason
+    nbytes: int = 0  # of the values
+    # the content digest of an array's values, the same for the same values in any format; of a compound array that is kept in one
+    # piece, the digest of the lines "member digest" of all its members
     sha256: str = ""
-    archive: str = ""
+    archive: str = ""  # the file in a directory of archives
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> TreeRow:
