@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -127,6 +128,47 @@ def test_regions_of_processes_that_die_are_done_again(tmp_path: Path) -> None:
     found = in_child(tmp_path, PROCESSES, str(tmp_path))
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip() == str(list(range(7)))
+
+
+def stays(marks: str, number: int) -> int:
+    Path(marks, f"{number}.process").write_text(str(os.getpid()))
+    Path(marks, "at work").touch()
+    time.sleep(300)
+    return number
+
+
+ORPHANS = """
+import sys
+from tests.operations.test_engines import stays
+from mmapstore.operations.flow import engines
+if __name__ == "__main__":
+    list(engines.results("processes", stays, sys.argv[1], range(2), 0))
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(ORPHANS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen([sys.executable, str(tmp_path / "program.py"), str(tmp_path)], env=environment) as caller:
+        until(lambda: (tmp_path / "at work").exists())
+        caller.kill()
+    workers = [int(path.read_text()) for path in tmp_path.glob("*.process")]
+    until(lambda: not any(map(is_running, workers)))
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_script_without_a_guard_is_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import os
 import pickle
 import platform
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -110,12 +111,23 @@ def _done(version: str, node: str, work: bytes, item: Any) -> Any:
         raise type(error)(f"{here}: {error}") from error
 
 
+def _end_with_parent() -> None:
+    """End this process once its parent is gone: workers of one that was killed would wait for more work forever."""
+
+    def wait() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="mmapstore parent", daemon=True).start()
+
+
 def _by_processes(task: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
     """Yield results of as many processes as there are CPUs; items of processes that were killed are done again."""
     left, attempts = dict(enumerate(items)), 0
     while left:
         before = len(left)
-        pool = ProcessPoolExecutor(usable_cpus(), mp_context=multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(usable_cpus(), multiprocessing.get_context("spawn"), _end_with_parent)
         try:
             waiting = iter(list(left.items()))
             under_way = {pool.submit(task, item): place for place, item in itertools.islice(waiting, _AHEAD)}
