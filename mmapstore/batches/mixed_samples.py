@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from .batch_epochs import BatchEpochs
 from .batch_reader import ALIVE
 from .batch_source import in_words, kinds_of
 from .look_ahead import Promise
-from .mixture import Finish, Mixture
+from .mixture import Finish, Mixture, Rows
 
 Made = Promise[tuple[Any, ...]]
 
@@ -43,6 +44,7 @@ class MixedSamples(Mixture):
         self._lengths = [min(source.samples, len(source) * source.batch_size) for source in sources]
         self._drop_last = drop_last
         self._buffers = LentBuffers()
+        self._in_words = in_words(kinds)
         self._held: dict[int, tuple[tuple[int, int], Made]] = {}  # for each source the batch that was cut last
         schedule = MixtureSchedule(counts_in_epoch(self._lengths, weights, stop), batch_size, seed)
         order = {"weights": weights, "stop": stop, "seed": seed, "batch_size": batch_size, "drop_last": drop_last}
@@ -74,19 +76,53 @@ class MixedSamples(Mixture):
     def begin(self, epoch: int, batch: int, *, aligned: bool = False) -> Finish:
         """Read the batches that a batch is cut from, and return the function that puts it together, always aligned."""
         self._require_batch(batch)
-        sources, given = self._schedule.block_of(epoch, batch)
-        pieces = [
-            piece
-            for source, before in enumerate(given)
-            for piece in self._pieces(source, epoch, before, np.flatnonzero(sources == source))
-        ]
+
+        def batch_of(source: int, place: int) -> Made:
+            # With the process: of a batch that a thread was finishing, a forked child has half.
+            key = os.getpid(), place
+            held = self._held.get(source)
+            if held is None or held[0] != key:
+                self._held.pop(source, None)
+                begun = self._sources[source].begin(*divmod(place, len(self._sources[source])))
+                held = self._held[source] = key, self._promise(source, place, begun)
+            return held[1]
+
+        finish = self._put_together(epoch, batch, batch_of)
 
         def finished() -> tuple[Any, ...]:
             try:
-                found = [leaves(made.outcome()) for _, _, made in pieces]
+                return finish()
             except BaseException:
                 self._held.clear()  # Ctrl-C, say: read again when asked again
                 raise
+
+        return finished
+
+    def begun_from(self, epoch: int, first: int) -> Generator[Finish, None, None]:
+        """Yield what `begin` returns, for the batches of an epoch. Each source reads its own as in a loop over it."""
+        held: dict[int, tuple[int, Made]] = {}
+        with closing(Rows(self._sources)) as rows:
+
+            def batch_of(source: int, place: int) -> Made:
+                if source not in held or held[source][0] != place:
+                    held.pop(source, None)
+                    held[source] = place, self._promise(source, place, rows.begun(source, place))
+                return held[source][1]
+
+            for batch in range(first, len(self)):
+                yield self._put_together(epoch, batch, batch_of)
+
+    def _put_together(self, epoch: int, batch: int, batch_of: Callable[[int, int], Made]) -> Finish:
+        """Ask `batch_of` (source, place in the row of its epochs) for what a batch is cut from; return what puts it together."""
+        sources, given = self._schedule.block_of(epoch, batch)
+        pieces = [
+            (rows, cut, batch_of(source, place))
+            for source, before in enumerate(given)
+            for rows, cut, place in self._pieces(source, epoch, before, np.flatnonzero(sources == source))
+        ]
+
+        def finished() -> tuple[Any, ...]:
+            found = [leaves(made.outcome()) for _, _, made in pieces]
             outs = []
             for kind, *parts in zip(leaves(self._kinds), *found, strict=True):
                 # Text is as wide as in its source.
@@ -99,37 +135,31 @@ class MixedSamples(Mixture):
 
         return finished
 
-    def _pieces(self, source: int, epoch: int, before: int, rows: Numbers) -> Iterator[tuple[Numbers, slice, Made]]:
-        """Yield the samples of each batch of a source that go into these rows of a batch."""
-        size, place = self._sources[source].batch_size, epoch * self._schedule.counts[source] + before
+    def _pieces(self, source: int, epoch: int, before: int, rows: Numbers) -> Iterator[tuple[Numbers, slice, int]]:
+        """Yield for these rows of a batch the samples of a batch of a source, and the place of that batch."""
+        size, at = self._sources[source].batch_size, epoch * self._schedule.counts[source] + before
         while len(rows):
-            source_epoch, sample = divmod(place, self._lengths[source])
+            source_epoch, sample = divmod(at, self._lengths[source])
             number, first = divmod(sample, size)
             taken = min(len(rows), size - first, self._lengths[source] - sample)
-            yield rows[:taken], slice(first, first + taken), self._batch_of(source, source_epoch, number)
-            rows, place = rows[taken:], place + taken
+            yield rows[:taken], slice(first, first + taken), source_epoch * len(self._sources[source]) + number
+            rows, at = rows[taken:], at + taken
 
-    def _batch_of(self, source: int, epoch: int, number: int) -> Made:
-        """Return a batch of a source: the one that is held, or one that is read now. It is finished once, by who asks first."""
-        # With the process: of a batch that a thread was finishing, a forked child has half.
-        key = os.getpid(), epoch * len(self._sources[source]) + number
-        held = self._held.get(source)
-        if held is None or held[0] != key:
-            self._held.pop(source, None)
-            finish = self._sources[source].begin(epoch, number)
+    def _promise(self, source: int, place: int, begun: Finish) -> Made:
+        """Return a batch of a source, which is finished once, by who asks first."""
 
-            def checked() -> tuple[Any, ...]:
-                made = finish()
-                found, expected = in_words(kinds_of(made)), in_words(self._kinds)
-                if found != expected:
-                    raise InvalidValueError(
-                        f"{self._sources[source].named(epoch, number)} of source {source} is made of {found}; expected {expected}. "
-                        "Let transform= return the same structure, dtypes and shapes for each batch."
-                    )
-                return made
+        def checked() -> tuple[Any, ...]:
+            made = begun()
+            found = in_words(kinds_of(made))
+            if found != self._in_words:
+                name = self._sources[source].named(*divmod(place, len(self._sources[source])))
+                raise InvalidValueError(
+                    f"{name} of source {source} is made of {found}; expected {self._in_words}. "
+                    "Let transform= return the same structure, dtypes and shapes for each batch."
+                )
+            return made
 
-            held = self._held[source] = key, Promise(checked, begin=False)
-        return held[1]
+        return Promise(checked, begin=False)
 
     def named(self, epoch: int, batch: int) -> str:
         """Return how messages name a batch: by its number, and by the samples that each source gives."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from functools import cached_property
 from typing import Any
 
@@ -152,16 +153,9 @@ class MixedBatches(Mixture):
 
     def begun_from(self, epoch: int, first: int) -> Generator[Finish, None, None]:
         """Yield what `begin` returns, for the batches of an epoch. Each source reads its own as in a loop over it."""
-        rows: dict[int, Generator[Finish, None, None]] = {}
-        try:
+        with closing(Rows(self._sources)) as rows:
             for batch in range(first, len(self)):
-                source, place = self._at(epoch, batch)
-                if source not in rows:
-                    rows[source] = _row(self._sources[source], place)
-                yield next(rows[source])
-        finally:
-            for row in rows.values():
-                row.close()
+                yield rows.begun(*self._at(epoch, batch))
 
     def named(self, epoch: int, batch: int) -> str:
         """Return how messages name a batch: by its number, and by the name that its source has for it."""
@@ -181,9 +175,26 @@ class MixedBatches(Mixture):
         return {"schedule": self._schedule.nbytes}
 
 
-def _row(source: BatchEpochs, place: int) -> Generator[Finish, None, None]:
-    """Yield the batches of the row of all epochs of a source, from a place on."""
-    while True:
-        epoch, first = divmod(place, len(source))
-        yield from source.begun_from(epoch, first)
-        place += len(source) - first
+class Rows:
+    """The batches of each source in the row of all its epochs, read as in loops over the sources. For one caller at a time."""
+
+    def __init__(self, sources: tuple[BatchEpochs, ...]) -> None:
+        self._sources = sources
+        self._rows: dict[int, Generator[Finish, None, None]] = {}
+
+    def begun(self, source: int, place: int) -> Finish:
+        """Return what `begin` returns for the next batch of a source; `place` is that of the first that is asked for."""
+        if source not in self._rows:
+            self._rows[source] = self._row(self._sources[source], place)
+        return next(self._rows[source])
+
+    def _row(self, source: BatchEpochs, place: int) -> Generator[Finish, None, None]:
+        while True:
+            epoch, first = divmod(place, len(source))
+            yield from source.begun_from(epoch, first)
+            place += len(source) - first
+
+    def close(self) -> None:
+        """Drop all that was read ahead."""
+        for row in self._rows.values():
+            row.close()
