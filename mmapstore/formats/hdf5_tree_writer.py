@@ -347,4 +347,4 @@ def _create(path: str, source: TreeSource) -> Hdf5TreeWriter:
     return Hdf5TreeWriter(path, source if isinstance(source, Hdf5Tree) else None)
 
 
-CONTAINER = Container("HDF5", TREE_SUFFIXES, matches, Hdf5Tree, _create, Hdf5InMemory)
+CONTAINER = Container("HDF5", TREE_SUFFIXES, matches, Hdf5Tree, _create, Hdf5InMemory, takes_parts=False)

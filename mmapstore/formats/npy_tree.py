@@ -11,7 +11,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from ..files.system_errors import explaining_write_errors
 from ..plain.chunk_grid import Box
 from ..plain.errors import DamagedFileError, InvalidValueError, NotFoundError, UnsafeFileError
 from ..plain.memory_budget import refuse_padding
-from .contract import Array
-from .npy_file import begin, header_of, list_arrays, matches, open_array
+from .contract import Array, NewArray
+from .npy_file import NpyWriter, begin, header_of, list_arrays, matches, open_array, reopen
 from .numpy_types import plain_values
 from .tree_contract import Attribute, Container, InMemory, Kind, NewTreeArray, Node, TreeArray, TreeSource, TreeTarget
 from .tree_names import place_below, why_no_file
@@ -106,17 +107,13 @@ class NpyTreeWriter(TreeTarget):
         with explaining_write_errors(file):
             self.note(path, Kind.ARRAY, attributes, array)
             self._unsynced.add(os.path.dirname(file))
-            return NewTreeArray(("text as UTF-8 bytes of fixed width",) if array.text else (), *self._new(file, array))
+            changed = ("text as UTF-8 bytes of fixed width",) if array.text else ()
+            again = functools.partial(_opened_again, file, array.shape, array.dtype)
+            return replace(self._new(file, array), changed=changed, reopen=again)
 
-    def _new(self, file: str, array: TreeArray) -> tuple[Callable[..., Any], ...]:
-        """Create a file, and return the functions that write a box of it and that close it."""
-        writer = begin(file, array.shape, array.dtype)
-
-        def close() -> None:
-            writer.flush()
-            writer.close()
-
-        return writer.write_box, close
+    def _new(self, file: str, array: TreeArray) -> NewTreeArray:
+        """Create a file."""
+        return _written(begin(file, array.shape, array.dtype))
 
     def add_empty(self, path: str, attributes: dict[str, Any]) -> str:
         self.note(path, Kind.EMPTY, attributes)
@@ -146,6 +143,18 @@ class NpyTreeWriter(TreeTarget):
             write_text_atomically(os.path.join(self.path, TREE_FILE), "\n".join(lines) + "\n")
 
 
+def _written(writer: NpyWriter) -> NewTreeArray:
+    def close() -> None:
+        writer.flush()
+        writer.close()
+
+    return NewTreeArray((), writer.write_box, close)
+
+
+def _opened_again(file: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NewTreeArray:
+    return _written(reopen(file, None, NewArray(shape, dtype)))
+
+
 class NpyInMemory(InMemory, NpyTreeWriter):
     """A directory of .npy files that would be at `path`."""
 
@@ -160,8 +169,8 @@ class NpyInMemory(InMemory, NpyTreeWriter):
     def _has(self, path: str, kind: str) -> bool:
         return path in self.entries and self.entries[path].kind == kind
 
-    def _new(self, file: str, array: TreeArray) -> tuple[Callable[..., Any], ...]:
-        return ()
+    def _new(self, file: str, array: TreeArray) -> NewTreeArray:
+        return NewTreeArray()
 
 
 def _fill_as_json(fill: Any) -> Any:

@@ -224,6 +224,9 @@ class NewTreeArray:
     changed: tuple[str, ...] = ()  # differences of the stored form from the array given, in words
     write: Callable[[Box, Array], Any] = lambda box, block: None
     close: Callable[[], Any] = lambda: None
+    reopen: Callable[[], NewTreeArray] | None = None  # opens it in another process, whose `close` waits for the disk; picklable
+    rows: int = 1  # of the first axis, that one process has to write together
+    tidy: Callable[[], Any] = lambda: None  # removes files that killed processes left
 
 
 @dataclass(frozen=True)
@@ -290,6 +293,7 @@ class Container:
     in_memory: Callable[[str], Any] | None = None
     is_native: bool = False  # values get the byte order of this machine
     keeps_manifest: bool = True  # the manifest beside the source can be carried over
+    takes_parts: bool = True  # several processes may write its arrays
 
 
 def refuse_unstored(name: str, shape: tuple[int, ...], declared: int, stored: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from ..plain.chunk_grid import Box
 from ..plain.errors import InvalidTypeError, UnsafeFileError
 from . import zarr_fill_attribute
 from .contract import Array
+from .registry import PARTIAL
 from .tree_contract import (
     FILL,
     MOST_TIMES_STORED,
@@ -255,8 +258,47 @@ def _new_array(store: Any, where: str, array: TreeArray, attributes: dict[str, A
     first, whole = 0, made
     if math.prod(array.shape) * made.dtype.itemsize > MOST_UNSTORED_NBYTES:
         first = -(-2 * array.shape[0] // (MOST_TIMES_STORED * chunks[0])) * chunks[0]
-        with zarr.config.set({"array.write_empty_chunks": True}):  # for open_array ignores its `config` (zarr 3.1.6)
-            whole = zarr.open_array(store, mode="r+", zarr_format=3)
+        whole = _opened(store, writes_empty=True)
+    write = _writing(where, made, whole, first, array.text)
+    reopen = functools.partial(_opened_again, where, first)
+    return NewTreeArray(changed, write, reopen=reopen, rows=chunks[0] if chunks else 1, tidy=functools.partial(_tidy, where))
+
+
+def _opened(store: Any, writes_empty: bool) -> Any:
+    # `open_array` ignores its `config` (zarr 3.1.6)
+    with library().config.set({"array.write_empty_chunks": writes_empty}):
+        return library().open_array(store, mode="r+", zarr_format=3)
+
+
+def _opened_again(where: str, first: int) -> NewTreeArray:
+    """Open an array that `_new_array` made, in another process."""
+    store = library().storage.LocalStore(where)
+    made = _opened(store, writes_empty=False)
+    write, rows = _writing(where, made, _opened(store, writes_empty=True) if first else made, first, False), set[int]()
+
+    def write_noted(box: Box, block: Array) -> None:
+        write(box, block)
+        rows.update(range(box[0].start // made.chunks[0], -(-box[0].stop // made.chunks[0])))
+
+    def close() -> None:
+        with explaining_write_errors(where):
+            for row in rows:  # a file, or a directory; none for chunks of the fill value
+                if os.path.exists(path := os.path.join(where, "c", str(row))):
+                    sync_tree(path)
+
+    return NewTreeArray((), write_noted, close)
+
+
+def _tidy(where: str) -> None:
+    """Remove chunks that zarr-python began beside their files."""
+    for folder, _, names in os.walk(where):
+        for name in names:
+            if name.endswith(PARTIAL):
+                remove(os.path.join(folder, name))
+
+
+def _writing(where: str, made: Any, whole: Any, first: int, is_text: bool) -> Callable[[Box, Array], None]:
+    """Return the function that writes a box; chunks of fill values before row `first` are written as well, by `whole`."""
 
     def write(box: Box, block: Array) -> None:
         if block.size == 0:
@@ -264,9 +306,9 @@ def _new_array(store: Any, where: str, array: TreeArray, attributes: dict[str, A
         with explaining_write_errors(where), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             target = whole if box and box[0].start < first else made
-            target[box] = as_texts(block) if array.text else block.astype(block.dtype.newbyteorder("="), copy=False)
+            target[box] = as_texts(block) if is_text else block.astype(block.dtype.newbyteorder("="), copy=False)
 
-    return NewTreeArray(changed, write)
+    return write
 
 
 def chunks_for(shape: tuple[int, ...], itemsize: int, stored: tuple[int, ...] | None) -> tuple[int, ...]:

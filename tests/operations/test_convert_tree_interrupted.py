@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
-from mmapstore.operations.convert import copy_methods, tree
+from mmapstore.operations.convert import tree, tree_regions
 from mmapstore.operations.convert.tree import convert_all
 from mmapstore.plain.errors import DamagedFileError, LockedFileError, StateMismatchError, TargetExistsError
 
@@ -130,7 +130,7 @@ def test_what_was_damaged_meanwhile_is_found_and_written_again(monkeypatch, sour
 
 
 def test_objects_that_read_back_differently_are_left_out(monkeypatch, source, tmp_path):
-    copied, found = copy_methods.copy_values, convert_all(source, tmp_path / "whole", progress=False)
+    copied, found = tree_regions.copy_values, convert_all(source, tmp_path / "whole", progress=False)
 
     def forgetful(values, new, plan):
         digest = copied(values, new, plan)
@@ -138,7 +138,7 @@ def test_objects_that_read_back_differently_are_left_out(monkeypatch, source, tm
             new.write(tuple(slice(0, 1) for _ in values.shape), np.full((1,) * len(values.shape), 77, values.dtype))
         return digest
 
-    monkeypatch.setattr(copy_methods, "copy_values", forgetful)
+    monkeypatch.setattr(tree_regions, "copy_values", forgetful)
     for name in ("out", "out.zarr"):
         report = convert_all(source, tmp_path / name, progress=False)
         rows = {row.path: row for row in report.rows}
@@ -150,7 +150,7 @@ def test_objects_that_read_back_differently_are_left_out(monkeypatch, source, tm
 
 def test_a_machine_that_damages_other_objects_each_time_is_at_fault(monkeypatch, source, tmp_path):
     """The one case in which the disk or the memory is blamed: each attempt leaves out what the one before found wrong."""
-    copied, paths, chosen = copy_methods.copy_values, iter(["/g0/x1", "/g0/x2", "/g1/x0", "/g2/x0", "/g2/x1"]), []
+    copied, paths, chosen = tree_regions.copy_values, iter(["/g0/x1", "/g0/x2", "/g1/x0", "/g2/x0", "/g2/x1"]), []
 
     def faulty(values, new, plan):
         digest = copied(values, new, plan)
@@ -160,7 +160,7 @@ def test_a_machine_that_damages_other_objects_each_time_is_at_fault(monkeypatch,
             new.write(tuple(slice(0, 1) for _ in values.shape), np.full((1,) * len(values.shape), 77, values.dtype))
         return digest
 
-    monkeypatch.setattr(copy_methods, "copy_values", faulty)
+    monkeypatch.setattr(tree_regions, "copy_values", faulty)
     with pytest.raises(DamagedFileError, match="the disk or the memory of this machine is at fault"):
         convert_all(source, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()

@@ -111,7 +111,9 @@ from tests.operations.test_engines import dies_once
 from mmapstore.operations.flow import engines
 from mmapstore.operations.statistics import statistics_at
 if __name__ == "__main__":
-    print(sorted(engines.results("processes", dies_once, sys.argv[1], range(7), 0)))
+    with engines.opened("processes") as processes:
+        print(sorted(engines.results(processes, dies_once, sys.argv[1], range(7), 0)))
+        print(list(engines.results(processes, dies_once, sys.argv[1], [0], 0)))
 """
 ROOT = Path(__file__).parents[2]
 
@@ -127,7 +129,7 @@ def in_child(tmp_path: Path, program: str, *arguments: str) -> subprocess.Comple
 def test_regions_of_processes_that_die_are_done_again(tmp_path: Path) -> None:
     found = in_child(tmp_path, PROCESSES, str(tmp_path))
     assert found.returncode == 0, found.stderr
-    assert found.stdout.strip() == str(list(range(7)))
+    assert found.stdout.splitlines() == [str(list(range(7))), "[0]"]
 
 
 def stays(marks: str, number: int) -> int:
@@ -142,7 +144,8 @@ import sys
 from tests.operations.test_engines import stays
 from mmapstore.operations.flow import engines
 if __name__ == "__main__":
-    list(engines.results("processes", stays, sys.argv[1], range(2), 0))
+    with engines.opened("processes") as processes:
+        list(engines.results(processes, stays, sys.argv[1], range(2), 0))
 """
 
 

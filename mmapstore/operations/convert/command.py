@@ -12,7 +12,6 @@ from ...files.crashes import has_restarted
 from ...plain.errors import InvalidValueError, PackedValuesWarning
 from ..command_options import RESUMABLE, add_options, engine_of, keywords, print_result
 from ..flow.casts import CASTINGS
-from ..flow.engines import THREADS
 from ..flow.receipts import part_of_job
 from . import convert
 from .archives import TO, convert_directory, is_directory_of_archives
@@ -118,11 +117,7 @@ def _run_tree(args: argparse.Namespace) -> int:
     else:
         if args.to:
             raise InvalidValueError(f"--to is for a directory of archives; {args.source} is one. Give DST that suffix.")
-        if engine != THREADS:
-            raise InvalidValueError(
-                f"--engine is for one array or a directory of archives; {args.source} is one archive. Leave it out."
-            )
-        done = convert_all(**keywords(convert_all, args, resume=resume))
+        done = convert_all(**keywords(convert_all, args, resume=resume, engine=engine))
         if args.report:
             done.write_csv(args.report)
     print_result(done, args, indent=None)

@@ -10,17 +10,20 @@ from typing import Any
 
 from ...files.crashes import step
 from ...files.system_errors import is_of_this_machine
-from ...formats.tree_contract import NON_COORDINATE, Kind, Node, TreeArray, TreeSource, TreeTarget, finite, inside
+from ...formats.tree_contract import NON_COORDINATE, Kind, NewTreeArray, Node, TreeArray, TreeSource, TreeTarget, finite, inside
 from ...plain.errors import (
     InvalidTypeError,
     InvalidValueError,
     MemoryBudgetError,
     MissingPackageError,
     MmapstoreError,
+    StateMismatchError,
     UnsafeFileError,
 )
+from ..flow.engines import THREADS
+from .tree_regions import copy_with
 from .tree_report import CHANGED, COPIED, FAILED, REFUSED, Done, TreeRow, joined
-from .tree_values import copy_values, joint_digest, plan_blocks
+from .tree_values import joint_digest, plan_blocks
 
 REFUSALS = (UnsafeFileError, MissingPackageError, InvalidTypeError, InvalidValueError, MemoryBudgetError)
 Suspects = dict[str, list[str]]
@@ -31,7 +34,7 @@ _ROOT_ARRAY = "/data"  # name of the array at the root of a Zarr store where a r
 
 def row_of_error(node: Node, error: Exception, path: str = "") -> TreeRow:
     """Return the row of an object that cannot be copied. Raises `error` if the machine is at fault, not the object."""
-    if is_of_this_machine(error):
+    if is_of_this_machine(error) or isinstance(error, StateMismatchError):  # or a worker has another version
         raise error
     outcome = REFUSED if isinstance(error, REFUSALS) else FAILED
     words = str(error) if isinstance(error, MmapstoreError) else f"it cannot be copied ({type(error).__name__}: {error})"
@@ -46,6 +49,7 @@ class CopyMethod:
     """Copies trees by one method; this class holds the parts that all share: links, refused names, failures.
 
     `dry`: report on each object without moving values; `verify` compares the result with a target.
+    `engine`: what `engines.opened` yields, to move the values of large arrays.
     `suspects`: objects and attributes that read back differently, "/x" or "/x@unit", with the words of each attempt.
     """
 
@@ -53,10 +57,16 @@ class CopyMethod:
     """Attempts that each copy an object differently."""
 
     def __init__(
-        self, source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False, suspects: Suspects | None = None
+        self,
+        source: TreeSource,
+        target: TreeTarget,
+        max_memory: int,
+        dry: bool = False,
+        suspects: Suspects | None = None,
+        engine: Any = THREADS,
     ) -> None:
         self.source, self.target, self.max_memory, self.dry = source, target, max_memory, dry
-        self.suspects = suspects or {}
+        self.suspects, self.engine = suspects or {}, engine
         self._lost: set[str] = set()
         self._array_nbytes: dict[str, int] = {}
 
@@ -138,7 +148,10 @@ class CopyMethod:
             return ""
         readable = [part for part in parts if not part.refused]
         plans = [plan_blocks(part, self.max_memory, name)[0] for part in readable]
-        return joint_digest([(part.member, copy_values(part, None, plan)) for part, plan in zip(readable, plans, strict=True)])
+        return joint_digest([(part.member, self._copy(part, None, plan)) for part, plan in zip(readable, plans, strict=True)])
+
+    def _copy(self, array: TreeArray, new: NewTreeArray | None, elements: int) -> str:
+        return copy_with(self.engine, array, new, elements, self.max_memory)
 
     def _different_values(self, done: Done, arrays: Callable[[str], list[TreeArray]]) -> dict[str, str]:
         for place, digest in done.checks:
@@ -247,7 +260,7 @@ class ByValues(CopyMethod):
         notes = {name: note for name, note in array.notes if name not in carried}
         new = self.target.add_array(place, array, {**carried, **notes})
         try:
-            digest = "" if self.dry else copy_values(array, new, elements)
+            digest = "" if self.dry else self._copy(array, new, elements)
         finally:
             new.close()
         row = row_of_values(path, node.kind, array.nbytes, digest, joined([renamed, *array.changed, *new.changed]))

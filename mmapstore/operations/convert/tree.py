@@ -34,6 +34,7 @@ from ...plain.errors import (
 from ...plain.inside_names import split_name
 from ...plain.manifest import SUFFIX, Manifest
 from ...plain.memory_budget import MemoryPlan, parse_bytes
+from ..flow import engines
 from ..flow.journal import Finished, Journal, begun_by_another_call
 from ..flow.publishing import discard, interrupted_write, publish
 from ..flow.target import Output
@@ -59,6 +60,7 @@ def convert_all(
     resume: bool = True,
     allow_links: bool = False,
     progress: ProgressCall | bool | None = None,
+    engine: Any = engines.THREADS,
 ) -> TreeReport:
     """Convert all of an HDF5 file (.h5, NetCDF-4, MATLAB 7.3), a Zarr store, or a group of one: groups, arrays, attributes, links.
 
@@ -74,6 +76,7 @@ def convert_all(
     allow_links : follow external links, and read external storage and virtual datasets. They may name any file you can read:
         only for files you trust
     progress : a function called with each row; None shows a line on a terminal, False nothing
+    engine : as in `convert`: others than threads move the values of large arrays, in regions of about 256 MB, into Zarr or .npy
 
     Returns a TreeReport: a row for each object, and for each attribute that is changed or refused; `exit_code` is 1 if anything was
     refused. Every array is read back from the target and compared by its SHA-256 before the target gets its name.
@@ -109,6 +112,11 @@ def convert_all(
         "target": container.title,
         "allow_links": bool(allow_links),
     }
+    if engine != engines.THREADS and not container.takes_parts:
+        raise InvalidValueError(
+            f"{target} cannot be written by an engine: {container.title} has one writer at a time. Write to .zarr, or to a "
+            "directory of .npy files, or use engine='threads' (no --engine)."
+        )
     output = Output(target)
     output.require_directory()
     with exclusive_lock(output.lock, target):
@@ -125,8 +133,9 @@ def convert_all(
                 reporting(progress) as report,
                 step(f"converting {path}"),
                 contextlib.closing(open_tree(path, inside or "", allow_links)) as tree,
+                engines.opened(engine) as workers,
             ):
-                _Conversion(tree, container, journal, limit, report).run()
+                _Conversion(tree, container, journal, limit, report, workers).run()
             manifest = _manifest(path, inside or "", target, container, journal.record.done)
             text, leaves = (None, b"") if manifest is None else (manifest.to_json(), manifest.leaves)
             journal.finished = Finished(text, leaves, os.stat(output.partial).st_ino)
@@ -171,7 +180,10 @@ def fingerprint(path: str) -> list[int]:
 class _Conversion:
     """One run, from nothing or from the state of an interrupted run."""
 
-    def __init__(self, source: TreeSource, container: Container, journal: Journal, limit: int, report: ProgressCall) -> None:
+    def __init__(
+        self, source: TreeSource, container: Container, journal: Journal, limit: int, report: ProgressCall, engine: Any
+    ) -> None:
+        self._engine = engine
         self._source, self._container, self._journal = source, container, journal
         self._limit, self._report = limit, report
 
@@ -236,7 +248,7 @@ class _Conversion:
         journal, record = self._journal, self._journal.record
         assert self._container.create is not None, "a target is of a container that is written"
         with contextlib.closing(self._container.create(journal.output.partial, self._source)) as target:
-            method = copy_method(self._source, target, self._limit, suspects=suspects)
+            method = copy_method(self._source, target, self._limit, suspects=suspects, engine=self._engine)
             for node in self._source.walk():
                 if node.path in record.done:
                     method.note(record.done[node.path])

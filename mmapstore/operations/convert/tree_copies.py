@@ -16,6 +16,7 @@ from ...formats.tree_contract import Kind, Node, TreeArray, TreeSource, TreeTarg
 from ...formats.zarr_tree import ZarrTree
 from ...formats.zarr_tree_writer import ZarrTreeWriter
 from ...plain.errors import DamagedFileError
+from ..flow.engines import THREADS
 from .copy_methods import ByValues, CopyMethod, Suspects, row_of_error, row_of_values
 from .tree_report import CHANGED, COPIED, REFUSED, Done, TreeRow, joined
 from .tree_values import copy_values, plan_blocks
@@ -137,13 +138,18 @@ class ZarrCopies(CopyMethod):
 
 
 def copy_method(
-    source: TreeSource, target: TreeTarget, max_memory: int, dry: bool = False, suspects: Suspects | None = None
+    source: TreeSource,
+    target: TreeTarget,
+    max_memory: int,
+    dry: bool = False,
+    suspects: Suspects | None = None,
+    engine: Any = THREADS,
 ) -> CopyMethod:
     """Return the method that keeps most between these two. See `CopyMethod`."""
     if isinstance(source, Hdf5Tree) and isinstance(target, Hdf5TreeWriter):
         return Hdf5Copies(source, target, max_memory, dry, suspects)
     if isinstance(source, ZarrTree) and isinstance(target, ZarrTreeWriter):
-        return ZarrCopies(source, target, max_memory, dry, suspects)
+        return ZarrCopies(source, target, max_memory, dry, suspects, engine)
     if not target.has_hard_links:
         source.prefer_names_referred_to()
-    return ByValues(source, target, max_memory, dry, suspects)
+    return ByValues(source, target, max_memory, dry, suspects, engine)

@@ -57,7 +57,7 @@ def plan_blocks(array: TreeArray, max_memory: int, name: str) -> tuple[int, int]
 
 def copy_values(array: TreeArray, target: NewTreeArray | None, elements: int) -> str:
     """Move all values to the target, if there is one, in blocks of at most `elements`. Returns their content digest."""
-    digests, read = LeafDigests(array.dtype, array.text), _reading(array)
+    digests, read = LeafDigests(array.dtype, array.text), reading(array)
     for box in c_order_boxes(array.shape, elements, array.chunks):
         block = read(box)
         digests.update(block)
@@ -73,7 +73,7 @@ def joint_digest(parts: list[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(f"{member} {digest}\n" for member, digest in parts).encode()).hexdigest() if parts else ""
 
 
-def _reading(array: TreeArray) -> Callable[[Box], Array]:
+def reading(array: TreeArray) -> Callable[[Box], Array]:
     """Return our own reader if it reads this array, which decodes chunks in threads; else the format's library."""
     if not 1 <= len(array.shape) <= _MOST_AXES or array.nbytes < _WORTH_A_READER or (stored := array.opened()) is array:
         return array.read

@@ -49,7 +49,7 @@ def results(engine: Any, do: Callable[[P, T], R], plan: P, items: Sequence[T], m
 
     Parameters
     ----------
-    engine : what `opened` yields: "processes", a `distributed.Client`, or an object with `map(fn, items)`, which returns results,
+    engine : what `opened` yields: `Processes`, a `distributed.Client`, or an object with `map(fn, items)`, which returns results,
         or futures of them, in order
     do : a function of a module, which workers import; it may be called twice for an item
     memory_nbytes : of one task, which Dask reserves where its workers have a resource called "memory"
@@ -60,8 +60,8 @@ def results(engine: Any, do: Callable[[P, T], R], plan: P, items: Sequence[T], m
     """
     found: Generator[R]
     task = functools.partial(_done, _version(), platform.node(), pickle.dumps((do, plan)))
-    if engine == PROCESSES:
-        found = _by_processes(task, items)
+    if isinstance(engine, Processes):
+        found = _by_processes(engine, task, items)
     elif _is_dask(engine):
         found = _by_dask(engine, task, items, memory_nbytes)
     else:
@@ -84,7 +84,10 @@ def opened(engine: Any) -> Iterator[Any]:
     if engine == DASK or (isinstance(engine, str) and "://" in engine):
         with _dask_client(engine) as client:
             yield client
-    elif engine in (THREADS, PROCESSES) or callable(getattr(engine, "map", None)):
+    elif engine == PROCESSES:
+        with contextlib.closing(Processes()) as processes:
+            yield processes
+    elif engine == THREADS or callable(getattr(engine, "map", None)):
         yield engine
     else:
         raise InvalidTypeError(
@@ -122,12 +125,30 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, name="mmapstore parent", daemon=True).start()
 
 
-def _by_processes(task: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
-    """Yield results of as many processes as there are CPUs; items of processes that were killed are done again."""
+class Processes:
+    """As many processes as there are CPUs, started for the first task, and kept for all calls of `results`."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    @property
+    def pool(self) -> ProcessPoolExecutor:
+        self._pool = self._pool or ProcessPoolExecutor(usable_cpus(), multiprocessing.get_context("spawn"), _end_with_parent)
+        return self._pool
+
+    def close(self) -> None:
+        """End the processes once they have done their tasks; those that none has begun are cancelled."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _by_processes(processes: Processes, task: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
+    """Yield results; items of processes that were killed are done again by others."""
     left, attempts = dict(enumerate(items)), 0
     while left:
         before = len(left)
-        pool = ProcessPoolExecutor(usable_cpus(), multiprocessing.get_context("spawn"), _end_with_parent)
+        pool = processes.pool
         try:
             waiting = iter(list(left.items()))
             under_way = {pool.submit(task, item): place for place, item in itertools.islice(waiting, _AHEAD)}
@@ -147,7 +168,8 @@ def _by_processes(task: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
                     "`if __name__ == '__main__':`, which each process runs again."
                 ) from error
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            if left:
+                processes.close()
 
 
 def _by_map(engine: Any, task: Callable[[T], R], items: Sequence[T]) -> Generator[R]:
