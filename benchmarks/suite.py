@@ -143,7 +143,7 @@ def compare(rows: list[Row], form: str) -> None:
     family = form.split("-")[0]
     name = next((name for name in (REFERENCES[family], _BY_HAND.get(family, "")) if name in measured), None)
     if name is None:
-        name = next((way for way in measured if not way.startswith(OURS)), None)
+        name = next((way for way in (*(each for each in measured if not each.startswith(OURS)), *measured)), None)
     for row in measured.values():
         row["reference"] = name
         row["ratio"] = _ratio(row, measured[name]) if name else None

@@ -33,7 +33,8 @@ class TorchDataset(IterableDataset):  # type: ignore[misc]
     with them `batches.state_dict(trained)` is exact in mid-epoch, `trained` being the batches taken from the loader in this pass,
     and `batches.state_dict()` stays at the beginning of the pass until its end. A pass that is broken off is begun again, unless
     no more than `prefetch_factor * num_workers` of its batches were left. Each worker takes the memory of `batches.memory`, and
-    decodes compressed data for itself: workers pay where `transform=` holds Python's lock.
+    decodes compressed data for itself: workers pay where `transform=` holds Python's lock. Elsewhere `num_workers=0` is faster:
+    batches are read and decoded in threads. Pairs of frames in sequential order are copied, for torch has no read-only tensors.
 
     Raises
     ------
