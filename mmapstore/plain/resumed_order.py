@@ -110,8 +110,7 @@ class ResumedOrder(SampleOrder):
         share = samples_left(self.anchors, before) // count
         first = batches_of(self.length, batch_size, drop_last) - batches_of(share, batch_size, drop_last)
         self._begin, self._end = first * batch_size, first * batch_size + share
-        turns = 1 if self.shuffling is not None else self.anchors % before[0].workers + 1
-        left = pieces_left(self.anchors, epoch % turns, before)
+        left = pieces_left(self.anchors, epoch % (self.anchors % before[0].workers + 1), before)
         self._unused = [(order.over(*piece[:2]), piece) for piece in between(left, count * share, self.anchors)]
         self._pieces = [(order.over(*piece[:2]), piece) for piece in between(left, index * share, (index + 1) * share)]
         self._starts, windows = [self._begin], 0  # the position at which each piece starts

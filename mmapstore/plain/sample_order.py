@@ -7,7 +7,7 @@ all that follows holds for draws as for anchors.
 (a) Blocks of `block` consecutive anchors are permuted. One block, the last, may be short; where it went is found by
     the inverse permutation, and the positions after it shift by what it lacks.
 (b) A shard is a consecutive range of V // count positions: equal steps for every shard, at most count - 1 anchors
-    left out, others in each epoch: the last positions; in sequential order, where those are the same, some at the beginning too.
+    left out, others in each epoch: so many positions at the beginning or the end of the row, in turns.
 (c) The shard is cut into windows of whole blocks, about `blocks_per_window` each and balanced; anchors are permuted
     inside each window. A window is what reading keeps at hand.
 
@@ -188,7 +188,7 @@ class SampleOrder:
         self.shard = index, count = shard
         self.length = anchors // count
         self._first = index * self.length
-        self._turns = 1 if shuffling is not None else anchors % count + 1  # epochs that begin at different positions
+        self._turns = anchors % count + 1  # epochs that begin at different positions
         if shuffling is not None:
             self._blocks = -(-anchors // shuffling.block)
             self._missing = self._blocks * shuffling.block - anchors
@@ -260,7 +260,7 @@ class SampleOrder:
             window = self.window_at(epoch, at)
             end = min(stop, window.stop)
             shuffled = self._inner(epoch, window)(np.arange(at - window.start, end - window.start, dtype=np.int64))
-            found[at - start : end - start] = self._anchors(epoch, shuffled + (window.start + self._first))
+            found[at - start : end - start] = self._anchors(epoch, shuffled + (window.start + self.first(epoch)))
             at = end
         return found
 
@@ -268,18 +268,18 @@ class SampleOrder:
 
     def window_at(self, epoch: int, position: int) -> Window:
         """Return the shuffling window that holds a position of this shard."""
-        low, high = self._place(epoch, self._first), self._place(epoch, self._first + self.length - 1)
+        low, high = self._place(epoch, self.first(epoch)), self._place(epoch, self.first(epoch) + self.length - 1)
         places = high - low + 1
         windows = self._windows(places)
-        place = self._place(epoch, self._first + position) - low
+        place = self._place(epoch, self.first(epoch) + position) - low
         number = min(place * windows // places, windows - 1)
         while place < number * places // windows:
             number -= 1
         while place >= (number + 1) * places // windows:
             number += 1
         first, end = low + number * places // windows, low + (number + 1) * places // windows
-        start = max(self._place_start(epoch, first) - self._first, 0)
-        stop = min(self._place_start(epoch, end) - self._first, self.length)
+        start = max(self._place_start(epoch, first) - self.first(epoch), 0)
+        stop = min(self._place_start(epoch, end) - self.first(epoch), self.length)
         return Window(number, start, stop, first, end - 1)
 
     def window_runs(self, epoch: int, window: Window) -> Iterator[Runs]:
@@ -289,7 +289,7 @@ class SampleOrder:
         places = np.arange(window.first_place, window.last_place + 1, dtype=np.int64)
         begins = places * block - np.where(places > short, missing, 0)  # positions
         ends = (places + 1) * block - np.where(places >= short, missing, 0)
-        held = np.clip(np.stack([begins, ends], axis=1), window.start + self._first, window.stop + self._first)
+        held = np.clip(np.stack([begins, ends], axis=1), window.start + self.first(epoch), window.stop + self.first(epoch))
         runs = (held - begins[:, None]) + blocks(places)[:, None] * block
         yield from self.runs_of(epoch, runs)
 

@@ -107,5 +107,5 @@ def test_the_same_workers_go_on_with_their_own_shards(history):
     anchors, ((workers, samples), *_) = history
     for index in range(workers):
         whole = SampleOrder(anchors, Shuffling(3, 4), 5, (index, workers))
-        order = ResumedOrder(whole, 2, [Begun(workers, samples)], 1, False)
-        assert order.anchors_at(2, order.begin(2), order.end(2)).tolist() == whole.anchors_at(2, samples, len(whole)).tolist()
+        order = ResumedOrder(whole, 0, [Begun(workers, samples)], 1, False)  # in epoch 0 the last samples are left out
+        assert order.anchors_at(0, order.begin(0), order.end(0)).tolist() == whole.anchors_at(0, samples, len(whole)).tolist()
