@@ -249,6 +249,7 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             "epoch": self._epoch,
             "step": self._step,
             "steps": self._steps,
+            "whole epochs": self._steps == len(self._batches),
             "training": training_state.capture(self.model, metrics=self._step > 0),
             "callbacks": self._others.capture(),
         }
@@ -263,21 +264,28 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             )
 
     def _restore(self, path: Path, saved: dict[str, Any]) -> None:
-        if saved["steps"] != self._steps:
+        are_whole = bool(saved.get("whole epochs")) and self._steps == len(self._batches)
+        if saved["steps"] != self._steps and not are_whole:
             raise StateMismatchError(
                 f"{path} is of a run with {saved['steps']} batches in a Keras epoch, and this one has {self._steps}. "
                 "Pass the same steps= to to_keras(), or give this run a directory of its own."
             )
         self._batches.load_state_dict(saved["data"])
+        if not are_whole and self._batches.cursor.next != divmod(self._place_of(_place_in(saved["data"])), len(self._batches)):
+            raise StateMismatchError(
+                f"{path} is of batches of another size, or of another number of workers, which go on where a Keras epoch is a "
+                "whole epoch of the batches. Leave out steps= in both runs, or make the batches as they were."
+            )
         self._epoch, self._step = saved["epoch"], saved["step"]
         self._restore_state(saved)
+        if are_whole and self._step and self._batches.cursor.next[1] == 0:  # other workers left no sample for each of these
+            self._epoch, self._step = self._epoch + 1, 0
         self._model._initial_epoch = self._epoch
         if self._step:
             self._resumed = saved
 
     def _restore_state(self, saved: dict[str, Any]) -> None:
-        place = (saved["data"]["epoch"], saved["data"]["batch"])
-        training_state.restore(self.model, saved["training"], self._batches.begin(*place))
+        training_state.restore(self.model, saved["training"], self._batches.begin(*self._batches.cursor.next))
         self._others.restore(saved["callbacks"])
 
     def _stop(self) -> None:
@@ -289,6 +297,10 @@ class BackupAndRestore(keras.callbacks.Callback):  # type: ignore[misc]
             "The same call of fit() in a new process goes on from there.",
             TrainingWarning,
         )
+
+
+def _place_in(state: dict[str, Any]) -> tuple[int, int]:
+    return state["epoch"], state["batch"]
 
 
 def _frequency(save_freq: Any) -> tuple[Any, float | None]:

@@ -11,7 +11,7 @@ import numpy as np
 from ..files.lent_buffers import LentBuffers, is_aligned
 from ..files.process_memory import give_back_freed_memory, memory_available
 from ..plain.array_spec import ArraySpec
-from ..plain.errors import InvalidValueError
+from ..plain.errors import InvalidValueError, OutOfRangeError
 from ..plain.memory_budget import MemoryPlan
 from ..plain.runs import Numbers
 from ..plain.sample_order import SampleOrder
@@ -106,8 +106,13 @@ class BatchReader:
         return f"batch {batch} of epoch {epoch} ({len(samples)} samples, those at {said} in the store)"
 
     def _numbers(self, epoch: int, batch: int, batches: int = 1) -> Numbers:
-        """Return the anchors of batches."""
+        """Return the anchors of batches. Raises OutOfRangeError for those that other workers had before the epoch was resumed."""
         start = batch * self.batch_size
+        if start < (begin := self.order.begin(epoch)):
+            raise OutOfRangeError(
+                f"there is no batch {batch} in epoch {epoch}: other workers have seen the samples before batch "
+                f"{begin // self.batch_size}. A dataset of several epochs (to_tf(epochs=n)) is made after load_state_dict."
+            )
         return self.order.anchors_at(epoch, start, min(start + batches * self.batch_size, self.order.end(epoch)))
 
     # --- reading -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plain.errors import InvalidValueError, OutOfRangeError
+from ..plain.errors import InvalidValueError, OutOfRangeError, StateMismatchError
 from ..plain.memory_budget import MemoryPlan, format_bytes, parse_bytes
 from ..plain.nests import leaves, map_leaves, pack
 from ..plain.resumed_order import ResumedOrder, batches_of
@@ -147,7 +147,8 @@ class Batches(BatchEpochs):
         if self._transform is None:
             kinds: tuple[Any, ...] = map_leaves(lambda one: Kind(one.dtype, one.shape), self._plan.parts)
             return kinds
-        return kinds_of(self._finish(pack(self._plan.parts, self._reader.read(0, 0)), 0, 0)())
+        epoch = int(self._order.begin(0) > 0)
+        return kinds_of(self._finish(pack(self._plan.parts, self._reader.read(epoch, 0)), epoch, 0)())
 
     @property
     def takes_time(self) -> bool:
@@ -161,14 +162,20 @@ class Batches(BatchEpochs):
 
         For `LookAhead`, which reads in order and transforms in several threads. Arguments and errors as for `read`.
         """
-        first = self._order.begin(epoch) // self.batch_size
-        if not first <= batch < len(self):
-            seen = f"; other workers have seen the samples of epoch {epoch} before batch {first}" if first else ""
-            raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0{seen}.")
+        if not 0 <= batch < len(self):
+            raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
         return self._finish(self._parts(epoch, batch), epoch, batch, aligned)
 
     def _reader_of(self, epoch: int) -> BatchReader:
-        """Return the reader of an epoch's batches; the same for all but `RoundBatches`."""
+        """Return the reader of an epoch's batches; the same for all but `RoundBatches`.
+
+        Raises StateMismatchError if a copy that shares the position has loaded one of other workers: this one has another order.
+        """
+        if self.cursor.order != self._order.number:
+            raise StateMismatchError(
+                f"the position of {self._name} was moved into an epoch that other workers have begun, by another copy of these "
+                "batches. Load it before a DataLoader starts persistent workers, and copy batches with copy.deepcopy."
+            )
         return self._reader
 
     def _parts(self, epoch: int, batch: int) -> tuple[Any, ...]:
@@ -273,10 +280,11 @@ class Batches(BatchEpochs):
         epoch, batch, before = loaded_position(state, self._order_json(), self._digest, self._name)
         order = ResumedOrder(self._whole, epoch, before, self.batch_size, self.drop_last) if before else self._whole
         if order is not self._order:
-            self._order, self._reader = order, self._reader.under(order)
-            if self.memory.total > self._allowed:
-                self._require(int(self._allowed))
-        self.cursor.move_to(epoch, batch)
+            reader = self._reader.under(order)
+            if (needed := reader.memory()).total > self._allowed:
+                needed.require(int(self._allowed), f"the rest of epoch {epoch} of {self._name}", "Give a larger max_memory=.")
+            self._order, self._reader = order, reader
+        self.cursor.move_to(epoch, batch, self._order.number)
 
     def left_out(self, epoch: int | None = None) -> Array:
         """Return the samples that an epoch gives to no worker, the current epoch by default: numbers in the store, int64, rising.

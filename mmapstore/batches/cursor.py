@@ -16,7 +16,7 @@ from typing import Any
 
 _lock = threading.Lock()  # of all cursors: held for a few assignments, and a cursor without a lock of its own pickles
 
-_NUMBERS = ("next", "reached", "latest", "moves", "shared", "shared_place")
+_NUMBERS = ("next", "reached", "latest", "moves", "order", "shared", "shared_place")
 
 
 class _Shared(ctypes.Structure):
@@ -43,7 +43,7 @@ class Cursor:
 
     def __init__(self, batches: int) -> None:
         self._batches = batches
-        # Places, the number of moves, and the latest pass that worker processes share: its name and its place.
+        # Places, the number of moves, the order of the epoch moved to, and the latest pass that worker processes share.
         self._at: Any = SimpleNamespace(**dict.fromkeys(_NUMBERS, 0))
 
     def share(self) -> None:
@@ -101,9 +101,18 @@ class Cursor:
             at.shared = name
         return Pass(self, place, self._batches - place % self._batches, at.moves)
 
-    def move_to(self, epoch: int, batch: int) -> None:
-        """Let the next pass begin with this batch. Passes that are under way move the cursor no more."""
+    @property
+    def order(self) -> int:
+        """The number that the last `move_to` gave the order of its epoch."""
+        return int(self._at.order)
+
+    def move_to(self, epoch: int, batch: int, order: int | None = None) -> None:
+        """Let the next pass begin with this batch. Passes that are under way move the cursor no more.
+
+        order : 0 for whole epochs, or a number for an epoch that other workers have begun; None leaves what was told before
+        """
         with _lock:
+            self._at.order = self._at.order if order is None else order
             self._at.next = self._at.reached = self._at.latest = epoch * self._batches + batch
             self._at.moves += 1
 

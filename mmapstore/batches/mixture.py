@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..plain.errors import InvalidValueError, OutOfRangeError
+from ..plain.errors import InvalidValueError, OutOfRangeError, StateMismatchError
 from ..plain.memory_budget import MemoryPlan, format_bytes
 from ..plain.mixture_schedule import MixtureSchedule, counts_in_epoch
 from .arguments import outside_epoch, saved_position
@@ -69,6 +69,7 @@ class Mixture(BatchEpochs):
     def _require_batch(self, batch: int) -> None:
         if not 0 <= batch < len(self):
             raise OutOfRangeError(f"there is no batch {batch}: an epoch has {len(self)} batches, counted from 0.")
+        require_whole_epochs(self._sources)
 
     # --- position ----------------------------------------------------------------------------------------------------
 
@@ -175,10 +176,20 @@ class MixedBatches(Mixture):
         return {"schedule": self._schedule.nbytes}
 
 
+def require_whole_epochs(sources: tuple[BatchEpochs, ...]) -> None:
+    """Raise StateMismatchError if other workers have begun an epoch of a source."""
+    if any(source.cursor.order for source in sources):
+        raise StateMismatchError(
+            "a source of this mixture has loaded the position of other workers, and mixtures read whole epochs of their sources. "
+            "Make the source anew, and load positions of the mixture."
+        )
+
+
 class Rows:
     """The batches of each source in the row of all its epochs, read as in loops over the sources. For one caller at a time."""
 
     def __init__(self, sources: tuple[BatchEpochs, ...]) -> None:
+        require_whole_epochs(sources)
         self._sources = sources
         self._rows: dict[int, Generator[Finish, None, None]] = {}
 

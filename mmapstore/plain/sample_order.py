@@ -209,6 +209,11 @@ class SampleOrder:
         return self.length
 
     @property
+    def number(self) -> int:
+        """A number for the epoch that is resumed, and for those who began it; 0 for whole epochs."""
+        return 0
+
+    @property
     def ends(self) -> tuple[int, ...]:
         """The positions behind the last of all epochs."""
         return (self.length,)

@@ -364,7 +364,7 @@ def test_fit_fed_from_something_else(tmp_path, other, text):
     [
         ({"shift": 1}, r"other data .*fingerprint saved \w+, now \w+"),
         pytest.param({"seed": 1}, "seed: saved 0, now 1", marks=slow),
-        pytest.param({"batch_size": 8}, "batch_size: saved 4, now 8", marks=slow),
+        pytest.param({"batch_size": 8}, "batches of another size, or of another number of workers", marks=slow),
     ],
 )
 def test_a_checkpoint_of_other_batches(tmp_path, now, text):
@@ -374,6 +374,16 @@ def test_a_checkpoint_of_other_batches(tmp_path, now, text):
     with pytest.raises(StateMismatchError, match=text):
         fit(tmp_path, b=batches(**now), m=m, data=lambda b: b.to_keras(steps=3))
     assert bits(m) == before
+
+
+@pytest.mark.parametrize(("drop_last", "left"), [(False, [2]), pytest.param(True, [], marks=slow)])
+def test_a_run_of_two_workers_goes_on_with_one(tmp_path, drop_last, left):
+    """Each has trained on 4 batches of 2: 7 of 23 samples are left of epoch 0, which make no full batch of 8."""
+    interrupted(tmp_path, 5, b=batches(batch_size=2, shard=(1, 2)), save_freq=4)
+    one = batches(batch_size=8, drop_last=drop_last)
+    _, _, _, at = fit(tmp_path, b=one)
+    assert at.batches == [*((0, batch) for batch in left), *((epoch, batch) for epoch in (1, 2) for batch in range(len(one)))]
+    assert one.position == (3, 0)
 
 
 @slow

@@ -69,7 +69,31 @@ def check_many(made):
     assert [[numbers(x) for x, _ in many] for _ in range(2)] == expected[:2]
 
 
+def check_other_workers(folder):
+    """A position of three workers is loaded before the loader begins, and by each pass's own workers."""
+    from torch.utils.data import DataLoader
+
+    state = real_batches(folder, 43, 2, shard=(0, 3)).state_at(1, 4)
+    alone = real_batches(folder, 43)
+    alone.load_state_dict(state)
+    expected = [numbers(x) for x, _ in alone.to_torch()]
+    assert sum(map(len, expected)) == 43 - 3 * 8
+    for way in WAYS:
+        b = real_batches(folder, 43)
+        b.load_state_dict(state)
+        assert [numbers(x) for x, _ in DataLoader(b.to_torch(), batch_size=None, **way)] == expected, way
+        b = real_batches(folder, 43)
+        loader = DataLoader(b.to_torch(), batch_size=None, **way)
+        assert len(list(loader)) == 11
+        b.load_state_dict(state)
+        try:
+            assert [numbers(x) for x, _ in loader] == expected and not way.get("persistent_workers"), way
+        except mm.MmapstoreError as error:  # the order that other workers began did not reach these
+            assert way["persistent_workers"] and "Load it before a DataLoader starts persistent workers" in str(error)
+
+
 def main(folder):
+    check_other_workers(folder)
     check(lambda: alone(folder), WAYS)
     check(lambda: mixed(folder), WAYS[1::2])
     check_many(lambda: alone(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from collections import Counter
@@ -92,7 +93,7 @@ def test_a_rest_is_counted_up_to_the_last_batch(stores):
     batches.load_state_dict(made(stores["npy"], "samples", 10, 3, 4).state_at(1, 7))
     rest = SAMPLES - 4 * 70
     assert batches.position == (1, len(batches) - -(-rest // 10)) and not batches.all_full
-    with pytest.raises(OutOfRangeError, match="41 batches, counted from 0; other workers have seen the samples of epoch 1 before"):
+    with pytest.raises(OutOfRangeError, match=r"no batch .* in epoch 1: other workers have seen the samples before batch"):
         batches.read(1, batches.position[1] - 1)
     dropping = made(stores["npy"], "samples", 10, drop_last=True)
     dropping.load_state_dict(batches.state_dict())
@@ -123,5 +124,27 @@ def test_a_rest_that_takes_more_memory_than_allowed_is_refused(stores):
     batches.load_state_dict(saved)  # from windows of 40
     assert batches.memory.total > whole
     tight = made(stores["hdf5"], "samples", 1, 0, 50, shuffle=40, max_memory=batches.memory.total - 1)
-    with pytest.raises(MemoryBudgetError, match="an epoch over"):
+    with pytest.raises(MemoryBudgetError, match="the rest of epoch 0"):
         tight.load_state_dict(saved)
+    assert tight.position == (0, 0) and len(list(tight)) == len(tight), "a position that is refused changes nothing"
+
+
+def test_copies_that_share_a_position_and_not_the_order_say_so(stores):
+    state = made(stores["npy"], "samples", 6, 0, 4).state_at(EPOCH, 3)
+    batches = made(stores["npy"], "samples", 8)
+    shallow, deep = copy.copy(batches), copy.deepcopy(batches)
+    shallow.load_state_dict(state)
+    with pytest.raises(StateMismatchError, match="by another copy of these batches"):
+        next(iter(batches))
+    assert len(list(shallow)) == -(-(SAMPLES - 72) // 8) and len(list(deep)) == len(deep)
+    shallow.load_state_dict(deep.state_at(5, 1))
+    assert len(list(batches)) == len(batches) - 1, "whole epochs are known to all"
+
+
+def test_mixtures_refuse_sources_that_were_begun_by_others(stores):
+    sources = [made(stores["npy"], "samples", 8, transform=lambda x: x + 1) for _ in range(2)]
+    mixture = mm.mix(sources, [1, 1])
+    sources[1].load_state_dict(made(stores["npy"], "samples", 6, 0, 4, transform=lambda x: x + 1).state_at(0, 3))
+    assert sources[1].kinds() == sources[0].kinds()
+    with pytest.raises(StateMismatchError, match="a source of this mixture has loaded the position of other workers"):
+        list(mixture)

@@ -42,6 +42,7 @@ class RoundBatches(Batches):
         self._latest: tuple[int, BatchReader] | None = None
 
     def _reader_of(self, epoch: int) -> BatchReader:
+        super()._reader_of(epoch)
         number = self._rounds.round_of(epoch)
         stored = self._rounds.dataset(number)  # waits for the round
         latest = self._latest  # read once: another thread may replace it
