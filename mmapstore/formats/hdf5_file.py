@@ -194,7 +194,10 @@ class Hdf5Array(StoredArray):
                 return None, f"HDF5 is told to read its file through the driver {opened.file.driver}"
             if not _lies_at(self._path, opened.file):
                 raise DamagedFileError(f"{self._path} was replaced by another file since it was opened. Open it again.")
-            return locate(opened.dataset, self._path, self.name, self.dtype)
+            found = locate(opened.dataset, self._path, self.name, self.dtype)
+        if found[0] is not None:
+            self._opened = None  # reading needs HDF5 no more, whose open file takes half a megabyte
+        return found
 
     def _open(self) -> Opened:
         opened = self._opened

@@ -52,10 +52,10 @@ _inherited: list[Any] = []
 class _RecentlyUsed:
     """Keeps the files of the arrays used last open, at most `most`: thousands of files may be joined into one dataset.
 
-    An array opens its file again when it finds `_opened` empty.
+    An array opens its file again when it finds `_opened` empty. HDF5 takes half a megabyte for each.
     """
 
-    def __init__(self, most: int = 64) -> None:
+    def __init__(self, most: int = 8) -> None:
         self._most = most
         self.reset()
 

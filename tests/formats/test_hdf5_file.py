@@ -653,9 +653,9 @@ def open_files(folder):
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 def test_descriptors_are_few_and_closed_with_the_object(tmp_path):
     arrays = [hdf5_file.open_array(written(tmp_path / f"{i}.h5", np.full((3, 2), i))) for i in range(100)]
-    assert len(open_files(tmp_path)) == 64
+    assert len(open_files(tmp_path)) == 8
     assert [int(read_all(array)[0, 0]) for array in arrays] == list(range(100))
-    assert len(open_files(tmp_path)) == 64
+    assert len(open_files(tmp_path)) == 8
     del arrays
     gc.collect()
     assert open_files(tmp_path) == []
