@@ -127,6 +127,8 @@ def test_any_order_and_twice_is_what_one_process_writes(source: Callable[[Path],
     assert told[-1] == (len(mm.open(one)), len(mm.open(one)))
     assert found.keys() == expected.keys()
     for name, entry in expected.items():
+        memory = found[name].provenance.pop("memory")
+        assert 0 < memory["peak_bytes"] < 2**30 and memory["predicted_bytes"] > 2**20
         np.testing.assert_equal(
             dataclasses.replace(found[name], statistics=None).__dict__, dataclasses.replace(entry, statistics=None).__dict__
         )

@@ -96,7 +96,7 @@ class Converted:
             return f"{self.path} was published before, by the same call: there is nothing left to do"
         if self.part:
             return (
-                f"part {self.part} of {self.path}: {self.regions[0]} regions of {self.regions[1]} converted in {self.seconds:.1f} "
+                f"part {self.part} of {self.path}: {self.regions[0]} of {self.regions[1]} regions converted in {self.seconds:.1f} "
                 "s. Once all parts are done: the same command with --finish in place of --part (part='finish')"
             )
         if self.dry_run:

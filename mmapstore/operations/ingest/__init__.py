@@ -187,7 +187,7 @@ def ingest(
         target.require_apart_from(opened.paths)
         if append:
             before_of(target, opened, options)
-        plan = write_plan(opened, target, options, budget)
+        plan = write_plan(opened, target, options, budget, in_regions)
         target.require_free(overwrite, plan.fields, is_growing=append)
         return estimate_of(plan, target, _fitting_memory(plan, budget), epochs, train_seconds)
     with engines.opened(engine) as workers, exclusive_lock(target.lock, target.path):
@@ -199,7 +199,7 @@ def ingest(
             require_any_order(opened)
         target.require_apart_from(opened.paths)
         earlier.forget_unless_resumed(lambda: None if append else target.require_free(overwrite))
-        plan = _appending(opened, target, options) if append else write_plan(opened, target, options, budget)
+        plan = _appending(opened, target, options) if append else write_plan(opened, target, options, budget, in_regions)
         call = {"target": target.opened_as, **call_of(plan, options)}
         if in_regions:
             before = earlier.journal.call if earlier.journal is not None else {}
@@ -210,7 +210,7 @@ def ingest(
         target.require_free(overwrite, plan.fields, is_growing=append)
         journal = earlier.resumed(journal, plan.fields)
         if journal.record is not None and not append:
-            plan = recorded_plan(opened, target, options, journal.record)
+            plan = recorded_plan(opened, target, options, journal.record, in_regions)
         _fitting_memory(plan, budget)
         if journal.finished is None:
             write: Callable[..., dict[str, Tally]] = write_fields

@@ -102,6 +102,9 @@ def _summary(path: str, seconds: float) -> dict[str, Any]:
         }
     total = sum(nbytes_on_disk(where.parent / name) for name in {entry.file for entry in manifest.fields.values()})
     found = {"path": path, "fields": fields, "bytes": total, "seconds": round(seconds, 3)}
+    for entry in manifest.fields.values():
+        if "memory" in (entry.provenance or {}):  # of an engine
+            found["memory"] = (entry.provenance or {})["memory"]
     if order_words(order):
         found["order"] = {**order[0], "words": order_words(order)}
     if (labels := label_field(open_quietly(path))) is not None:
@@ -126,6 +129,9 @@ def _line(found: dict[str, Any]) -> str:
         lines.append(found["classes"]["words"])
     if "order" in found:
         lines.append(found["order"]["words"])
+    if "memory" in found:
+        peak, predicted = map(format_bytes, found["memory"].values())
+        lines.append(f"memory: at most {peak} in a process, of {predicted} predicted")
     lines.append(f"open it with: ds = mmapstore.open({found['path']!r})")
     if skipped := found.get("skipped"):
         more = " ... (the manifest names all)" if len(skipped) > _MOST_NAMED else ""

@@ -18,6 +18,7 @@ from .appending import Appended
 from .contract import TellsTimes
 from .plan import WritePlan
 
+PEAK = "peak bytes of a worker"  # of the counts of a record
 _MOST_FILES = 100  # of which the manifest keeps size and time of change one by one
 _LIBRARIES = ("numpy", "h5py", "zarr", "av", "PIL")
 
@@ -25,6 +26,8 @@ _LIBRARIES = ("numpy", "h5py", "zarr", "av", "PIL")
 def written_manifest(plan: WritePlan, target: Target, record: Record, tallies: Mapping[str, Tally]) -> Manifest:
     """Return the manifest of all fields, of `record.samples` samples each."""
     read = provenance_of(plan.source.paths)
+    if peak := record.counts.get(PEAK, 0):
+        read["memory"] = {"peak_bytes": peak, "predicted_bytes": plan.memory().total}
     fields = {}
     for name, field in plan.fields.items():
         spec, digest = field.conversion.target, tallies[name].digest

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 import numpy as np
 
 from ...files import durable_writes
+from ...files.process_memory import give_back_freed_memory
 from ...files.system_errors import explaining_write_errors
 from ...formats.contract import Writer
 from ...plain.digest_leaves import leaves_of
@@ -76,7 +77,7 @@ def create_fields(plan: WritePlan, target: Target) -> None:
 def close_fields(plan: WritePlan, record: Record) -> None:
     """Remove files that killed processes left between those of the fields."""
     for field in plan.fields.values():
-        _reopen(field, plan, record).close()
+        _reopen(dataclasses.replace(field, is_shared=False), plan, record).close()
 
 
 def write_region(plan: WritePlan, journal: Journal, region: Region, tallies: Mapping[str, Tally], note: Note) -> None:
@@ -105,6 +106,7 @@ def write_region(plan: WritePlan, journal: Journal, region: Region, tallies: Map
             raise DamagedFileError(
                 f"{plan.source.name} ended at sample {record.samples} of {plan.samples}: it was changed meanwhile."
             )
+        give_back_freed_memory()  # of the threads that wrote: malloc keeps some for each
         for number, at in enumerate(range(start, stop, plan.block_samples)):
             boxes = _boxes(plan, at, min(at + plan.block_samples, stop))
             for name, found in fields.read(Block(boxes, stop)).items():

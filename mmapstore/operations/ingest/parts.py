@@ -6,19 +6,18 @@ that the end of a region cuts are a second set of regions: they are read back fr
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ...batches.dataset import Dataset
-from ...files.process_memory import PeakMemory
+from ...files.process_memory import PeakMemory, give_back_freed_memory
 from ...plain.array_likes import is_fields
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MmapstoreError
 from ..flow.journal import Journal, found_journal
@@ -29,6 +28,7 @@ from ..flow.regions import Regions
 from ..flow.tally import Tally
 from ..flow.target import Target
 from .contract import FitsMemory, Source
+from .description import PEAK
 from .field_write import close_fields, create_fields, hash_cut_leaves, tallies_of, write_region
 from .images.samples import ImageSamples
 from .plan import Options, WritePlan, call_of, recorded_plan
@@ -98,12 +98,10 @@ def _opened(parts: Parts) -> WritePlan:
         opened = opened_source(source, several, parts.target, options)
     if isinstance(opened, FitsMemory):
         opened.fit(parts.max_memory)
-    plan = recorded_plan(opened, parts.target, options, parts.empty_record)
+    plan = recorded_plan(opened, parts.target, options, parts.empty_record, is_shared=True)
     if json.dumps(call_of(plan, options)) != parts.call:
         raise DamagedFileError(f"{opened.name} was changed since its ingest was planned. Ingest it once nothing writes to it.")
-    return dataclasses.replace(
-        plan, fields={name: dataclasses.replace(field, is_shared=True) for name, field in plan.fields.items()}
-    )
+    return plan
 
 
 def do(parts: Parts, number: int) -> Receipt:
@@ -118,7 +116,7 @@ def do(parts: Parts, number: int) -> Receipt:
     record, tallies = parts.empty_record, tallies_of(plan)
     journal = Journal(parts.target, {}, record, kept=False)
     try:
-        with PeakMemory() as memory:  # libraries are loaded by now, which no prediction counts
+        with PeakMemory() as memory:
             if number < len(parts.samples):
                 write_region(plan, journal, parts.samples[number], tallies, lambda block, checksums: parts.require_under_way())
             else:
@@ -126,6 +124,7 @@ def do(parts: Parts, number: int) -> Receipt:
     except (MmapstoreError, OSError):
         parts.require_under_way()  # which says why, if the call is late
         raise
+    give_back_freed_memory()
     return Receipt.of(parts.mark, number, record, tallies, memory.nbytes)
 
 
@@ -173,7 +172,13 @@ def write_in_regions(
         _opened.cache_clear()  # of an engine that works in this process
     close_fields(plan, record)
     tallies = tallies_of(plan)
-    merge(kept(receipts), parts.mark, len(parts), record, tallies)
+
+    def noted() -> Iterator[Receipt]:
+        for receipt in kept(receipts):
+            record.counts[PEAK] = max(receipt.peak_nbytes, record.counts.get(PEAK, 0))
+            yield receipt
+
+    merge(noted(), parts.mark, len(parts), record, tallies)
     record.samples, record.done = samples, True
     return tallies
 

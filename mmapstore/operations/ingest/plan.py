@@ -152,9 +152,12 @@ class WritePlan:
             )
             for field in self.fields.values()
         ]
+        # A region is read back at its end: a block, and the copy of the format's library.
+        is_shared = any(field.is_shared for field in self.fields.values())
         return MemoryPlan(
             {
                 "block being written": self.block_samples * self.sample_nbytes,
+                **({"reading back": 2 * self.block_samples * self.sample_nbytes} if is_shared else {}),
                 **self.source.memory(self.block_samples),
                 # Statistics of values and those of differences are taken at the same time, the latter with a sample kept.
                 "checks and statistics": 2 * SCRATCH_NBYTES + 2_000_000 + self.sample_nbytes,
@@ -171,7 +174,7 @@ def _is_checked(field: FieldPlan) -> bool:
     return source != target and source.kind in "biuf"
 
 
-def write_plan(source: Source, target: Target, options: Options, max_memory: int) -> WritePlan:
+def write_plan(source: Source, target: Target, options: Options, max_memory: int, is_shared: bool = False) -> WritePlan:
     """Blocks as large as is good, and as fits into `max_memory` bytes; if none does, the smallest ones."""
     if isinstance(source, FitsMemory):
         source.fit(max_memory)
@@ -181,23 +184,24 @@ def write_plan(source: Source, target: Target, options: Options, max_memory: int
     }
     nbytes = min(BLOCK_NBYTES, max_memory // 4)
     while True:
-        plan = _in_blocks_of(nbytes, source, target, options, conversions)
+        plan = _in_blocks_of(nbytes, source, target, options, conversions, is_shared)
         if plan.memory().total <= max_memory or nbytes <= 1:
             return plan
         nbytes //= 2
 
 
-def recorded_plan(source: Source, target: Target, options: Options, record: Record) -> WritePlan:
+def recorded_plan(source: Source, target: Target, options: Options, record: Record, is_shared: bool = False) -> WritePlan:
     """The plan of an interrupted call: its checksums are of its blocks, whatever would fit now."""
     fields = {}
     for field, spec in source.specs.items():
         conversion = Conversion.of(spec, options.of("layout", field), options.dtype_of(field, spec))
-        fields[field] = FieldPlan(conversion, target.place(field), options.of("compression", field), record.chunk_samples[field])
+        compression, chunk = options.of("compression", field), record.chunk_samples[field]
+        fields[field] = FieldPlan(conversion, target.place(field), compression, chunk, is_shared)
     return WritePlan(source, fields, record.block_samples, options.samples)
 
 
 def _in_blocks_of(
-    nbytes: int, source: Source, target: Target, options: Options, conversions: Mapping[str, Conversion]
+    nbytes: int, source: Source, target: Target, options: Options, conversions: Mapping[str, Conversion], is_shared: bool
 ) -> WritePlan:
     sample_nbytes = sum(
         max(1, conversion.target.sample_nbytes, conversion.source.sample_nbytes) for conversion in conversions.values()
@@ -223,7 +227,7 @@ def _in_blocks_of(
             if field not in chunks:
                 chunks[field] = _dividing(block, chunk_samples_for(conversion, source.samples), source.samples)
     fields = {
-        field: FieldPlan(conversion, places[field], options.of("compression", field), chunks[field])
+        field: FieldPlan(conversion, places[field], options.of("compression", field), chunks[field], is_shared)
         for field, conversion in conversions.items()
     }
     return WritePlan(source, fields, block, options.samples)
