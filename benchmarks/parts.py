@@ -101,7 +101,6 @@ def cost_of_a_part(folder: Path) -> dict[str, Any]:
 def cost_of_the_end(folder: Path, plan: Parts, parts: int) -> dict[str, float]:
     """Seconds to read and merge the receipts of all regions, which `parts` processes have left."""
     receipts = Receipts(Target.of(plan.out, False), plan.mark)
-    Path(Target.of(plan.out, False).receipts).mkdir()
     for index in range(parts):
         own = Receipts(Target.of(plan.out, False), plan.mark)
         lines = [
