@@ -110,7 +110,8 @@ def _hdf5(**options: Any) -> Callable[[Path, Path, Kind], None]:
         chosen = {name: value() if callable(value) else value for name, value in options.items()}
         plugin = chosen.pop("plugin", {})
         data = np.load(source, mmap_mode="r")
-        chunks = None if chosen.pop("contiguous", False) else (min(kind.chunk, kind.samples), *kind.shape)
+        samples = chosen.pop("chunk", kind.chunk)
+        chunks = None if chosen.pop("contiguous", False) else (min(samples, kind.samples), *kind.shape)
         with h5py.File(target, "w") as file:
             stored = file.create_dataset(KEY, data.shape, "f4", chunks=chunks, **chosen, **plugin)
             for start in range(0, len(data), kind.chunk * 8):
@@ -128,18 +129,22 @@ def _plugin(name: str, **options: Any) -> Callable[[], Any]:
     return made
 
 
-def _zarr(compressors: Callable[[], Any], sharded: bool = False) -> Callable[[Path, Path, Kind], None]:
+def _zarr(
+    compressors: Callable[[], Any], sharded: bool = False, chunk: tuple[int, ...] | None = None
+) -> Callable[[Path, Path, Kind], None]:
+    """Return a writer of Zarr v3. `chunk` : the first lengths of a chunk, where they are not the usual ones of the kind."""
+
     def write(source: Path, target: Path, kind: Kind) -> None:
         import zarr
 
         data = np.load(source, mmap_mode="r")
-        chunk = (min(kind.chunk, kind.samples), *kind.shape)
+        lengths = (*(chunk or (kind.chunk,)), *data.shape[len(chunk or (0,)) :])
         step = kind.shard if sharded else kind.chunk * 8
         stored = zarr.create_group(target).create_array(
             KEY,
             shape=data.shape,
             dtype="f4",
-            chunks=chunk,
+            chunks=tuple(map(min, lengths, data.shape)),
             shards=(kind.shard, *kind.shape) if sharded else None,
             compressors=compressors(),
             dimension_names=["sample", *(f"axis{i}" for i in range(len(kind.shape)))],
@@ -177,6 +182,7 @@ FORMS = {
     "npy": Form(".npy", _npy, kinds=EVERY),
     "h5-contiguous": Form(".h5", _hdf5(contiguous=True), ("h5py",)),
     "h5-gzip": Form(".h5", _hdf5(compression="gzip", compression_opts=4, shuffle=True), ("h5py",), EVERY),
+    "h5-small-gzip": Form(".h5", _hdf5(compression="gzip", compression_opts=4, shuffle=True, chunk=1), ("h5py",)),
     "h5-lzf": Form(".h5", _hdf5(compression="lzf", shuffle=True), ("h5py",)),
     "h5-blosc-zstd": Form(".h5", _hdf5(plugin=_plugin("Blosc", cname="zstd", clevel=5, shuffle=1)), ("h5py", "hdf5plugin")),
     "h5-zstd": Form(".h5", _hdf5(shuffle=True, plugin=_plugin("Zstd", clevel=3)), ("h5py", "hdf5plugin")),
@@ -184,6 +190,9 @@ FORMS = {
     "zarr-blosc": Form(".zarr", _zarr(_zarr_blosc), ("zarr",)),
     "zarr-zstd": Form(".zarr", _zarr(_zarr_zstd), ("zarr",), EVERY),
     "zarr-sharded-zstd": Form(".zarr", _zarr(_zarr_zstd, sharded=True), ("zarr",)),
+    "zarr-small-zstd": Form(".zarr", _zarr(_zarr_zstd, chunk=(1,)), ("zarr",)),
+    "zarr-small-sharded-zstd": Form(".zarr", _zarr(_zarr_zstd, sharded=True, chunk=(1,)), ("zarr",)),
+    "zarr-tiles-zstd": Form(".zarr", _zarr(_zarr_zstd, chunk=(16, 3, 25, 25)), ("zarr",)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Zarr through zarr-python, with and without zarrs, and through tensorstore."""
+"""Zarr through zarr-python, with and without zarrs, through zarrista, and through tensorstore."""
 
 from __future__ import annotations
 
@@ -42,6 +42,21 @@ def zarrs_pipeline(job: Job) -> Opened:
     zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
     stored = zarr.open_group(job.path, mode="r")[job.key]
     return Opened(lambda epoch: _zarr_batches(stored, job, epoch))
+
+
+@peer("zarrista", forms="zarr", requires=("zarrista",), default=False)
+def zarrista(job: Job) -> Opened:
+    """The same slices by zarrista, which decodes in threads of its own."""
+    from zarrista import Array
+    from zarrista.store import FilesystemStore
+
+    array = Array.open(FilesystemStore(str(job.path)), path=f"/{job.key}")
+
+    class Stored:
+        def __getitem__(self, samples: slice) -> Any:
+            return array[samples].to_numpy()
+
+    return Opened(lambda epoch: _zarr_batches(Stored(), job, epoch))
 
 
 @peer("tensorstore", forms="zarr", requires=("tensorstore",))

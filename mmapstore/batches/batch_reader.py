@@ -17,7 +17,7 @@ from ..plain.runs import Numbers
 from ..plain.sample_order import SampleOrder
 from ..plain.windows import Anchors
 from ..readers.contract import Array, Part, Reader
-from .advice import Advice
+from .advice import AHEAD_BYTES, Advice
 from .batch_source import GroupedReads
 from .look_ahead import THREADS
 from .plan import Frames, Plan
@@ -26,7 +26,7 @@ from .window_frames import WindowFrames
 
 BOOKKEEPING_BYTES = 6 * 2**20  # positions worked out ahead, Python objects, threads, and what malloc rounds up
 OPENED_BYTES = 9_000  # that an opened file keeps: 4 kB of a .npy file, 8.3 kB of a compressed HDF5 dataset
-TOGETHER_BYTES = 2 * 2**20  # small batches are read together, up to this: a call takes longer than their bytes
+TOGETHER_BYTES = 8 * 2**20  # batches are read together, up to this: handing one over takes as long as gathering 2 MiB
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 COPIED_BYTES = 2**20  # fields up to this may be copied again and again, once for many batches: labels that are not aligned
 SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by one, than to copy twice
@@ -53,12 +53,15 @@ class BatchReader:
     order: SampleOrder
     batch_size: int
     stretch_bytes: int  # decoded at a time in sequential order
+    together_bytes: int  # of batches that are read together
     workers: int  # batches made ahead
     name: str  # of the dataset, for errors
 
     def __post_init__(self, readers: Mapping[str, Reader]) -> None:
         nbytes = sum(frames.nbytes for frames in self.plan.arrays) * self.batch_size
-        self._together = max(1, TOGETHER_BYTES // max(1, nbytes))
+        # Of frames that are decoded first, handing a batch over is the smaller part.
+        together_bytes = self.together_bytes // (1 if all(readers[name].gathers for name in self.plan.fields) else 4)
+        self._together = max(1, together_bytes // max(1, nbytes))
         self._buffers = LentBuffers()
         self._fields = self._by_ability({name: readers[name].settled() for name in self.plan.fields})
         self._epoch = -1
@@ -175,6 +178,11 @@ class BatchReader:
             frames.converts or not (readers[frames.field].offers_views or frames.field in held) for frames in self.plan.arrays
         )
 
+    @property
+    def reads_ahead(self) -> bool:
+        """True where a loop may read batches ahead; not views of windows, the next of which are read ahead anyway."""
+        return self.takes_time or not self._fields.decoded
+
     def _begin(self, epoch: int, start: int) -> None:
         """Begin a pass: take readers that have become better ones. Raises DamagedFileError unless the files are the ones opened."""
         if epoch == self._epoch and start > 0:
@@ -266,6 +274,16 @@ class BatchReader:
         return self._together if held is None else max(1, min(self._together, held // self.batch_size))
 
     @property
+    def together_in_loops(self) -> int:
+        """Batches that a loop reads by one call: more where all are views of one run of a map, which take no memory."""
+        is_one_run = self.order.shuffling is None and self.order.draws is None and self.order.pieces == 1
+        if not is_one_run or self.takes_time or self._fields.decoded or not self.anchors.is_run(0, len(self.anchors)):
+            return self.together
+        if any(reader.view(0, len(reader.spec)) is None for reader in self._fields.readers.values()):
+            return self.together
+        return max(self.together, AHEAD_BYTES // (self.batch_size * sum(spec.sample_nbytes for spec in self.plan.fields.values())))
+
+    @property
     def _held_together(self) -> int | None:
         """Positions whose frames are held together in sequential order, a multiple of the batch size; None where none are held."""
         return self._fields.decoded.positions if self.order.shuffling is None and self._fields.decoded else None
@@ -344,7 +362,8 @@ class BatchReader:
             {
                 f"{ALIVE} batches alive": ALIVE * delivered,
                 "transforms under way": 2 * (self.workers - 1) * delivered,  # each holds what it is given and what it makes
-                "small batches read together": ALIVE * TOGETHER_BYTES if self._together > 1 else 0,
+                # In use, the one before it by a last view, and the next.
+                "batches read together": max(0, 3 * min(self._together, len(order) // batch + 1) - ALIVE) * delivered,
                 "frames before conversion": read + slabs,
                 "windows of frames": sum(one.nbytes(order) for one in held),
                 # Beside the helpers, the caller and the threads of the look-ahead decode in their turn.

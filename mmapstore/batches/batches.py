@@ -18,7 +18,7 @@ from ..plain.resumed_order import ResumedOrder, batches_of
 from ..plain.sample_order import SampleOrder, Shuffling
 from ..plain.windows import Anchors, whole_number
 from ..readers.contract import Array, Reader, within
-from . import window_frames
+from . import batch_reader, window_frames
 from .arguments import checked_shard, loaded_position, require_windows, window_range
 from .batch_epochs import BatchEpochs
 from .batch_reader import BatchReader
@@ -93,14 +93,15 @@ class Batches(BatchEpochs):
         self._allowed = allowed = math.inf if max_memory is None else parse_bytes(max_memory)
 
         def fits(readers: Mapping[str, Reader], share: int) -> bool:
-            stretch_bytes, workers = window_frames.STRETCH_BYTES // share, self.transform_workers
+            together_bytes, workers = batch_reader.TOGETHER_BYTES // share, self.transform_workers
+            stretch_bytes = window_frames.STRETCH_BYTES // share
             self._reader = BatchReader(
-                readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes, workers, self._name
+                readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes, together_bytes, workers, self._name
             )
             return self.memory.total <= allowed
 
-        # In sequential order less may be read ahead: slower, and in less memory. Then fewer threads may decode.
-        shares = (1, 2, 4) if self._shuffling is None else (1,)
+        # Less may be read ahead: slower, and in less memory. Then fewer threads may decode.
+        shares = (1, 2, 4)
         if not any(fits(dataset.readers, share) for share in shares):
             spare = int(allowed) - self.memory.total + self.memory.parts["decoder"]
             if not any(fits(within(dataset.readers, nbytes), share) for nbytes in (spare, 0) for share in shares):
@@ -224,7 +225,7 @@ class Batches(BatchEpochs):
 
     def begun_from(self, epoch: int, first: int) -> Generator[Callable[[], tuple[Any, ...]], None, None]:
         """Yield what `begin` returns, for the batches of an epoch. Small ones are read in groups, the next one ahead."""
-        step, size, end = self._together, self.batch_size, len(self)
+        step, size, end = min(self._reader_of(epoch).together_in_loops, len(self)), self.batch_size, len(self)
 
         def read(batch: int) -> deque[tuple[Any, ...]]:
             count = stop_of(batch) - batch
@@ -239,7 +240,7 @@ class Batches(BatchEpochs):
 
         ahead: LookAhead[int, deque[tuple[Any, ...]]] = LookAhead(lambda batch: partial(read, batch))
         # Before a transform nothing is read ahead: batches are made ahead as a whole.
-        is_ahead = self._transform is None and self.takes_time
+        is_ahead = self._transform is None and self._reader.reads_ahead
         try:
             while first < end:
                 group, batch = ahead.get(first, range(stop_of(first), end, step) if is_ahead else ()), first

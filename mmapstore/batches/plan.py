@@ -80,8 +80,15 @@ class Plan:
 
     def reach(self, field: str | None = None) -> tuple[int, int]:
         """Return the lowest and highest offset of a frame from the anchor, over all arrays or those of one field."""
-        offsets = [frames.offsets for frames in self.arrays if field in (None, frames.field)]
-        return min(0, *(r[0] for r in offsets)), max(0, *(r[-1] for r in offsets))
+        return self._reaches[field]
+
+    @cached_property
+    def _reaches(self) -> dict[str | None, tuple[int, int]]:
+        found = {}
+        for field in (None, *self.fields):
+            offsets = [frames.offsets for frames in self.arrays if field in (None, frames.field)]
+            found[field] = min(0, *(r[0] for r in offsets)), max(0, *(r[-1] for r in offsets))
+        return found
 
     @property
     def words(self) -> str:

@@ -19,11 +19,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files.process_memory import give_back_free_memory
+from ..files.process_memory import give_back_free_memory, private_bytes
 from . import strategies
 from .checksum import in_training_step
 from .contract import Task
@@ -103,13 +104,14 @@ def reporting(model: Any, begun: float, by_clock: float, say: Say) -> Any:
 
     class Reporting(keras.callbacks.Callback):  # type: ignore[misc]
         start = begun
+        disk = disk_counters()
 
         def on_train_begin(self, logs: Any = None) -> None:
             model.began.assign(0.0)
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             if epoch:
-                self.start = time.perf_counter()
+                self.start, self.disk = time.perf_counter(), disk_counters()
             for each in (model.sum, model.samples, model.bytes):
                 each.assign(0)
 
@@ -118,9 +120,23 @@ def reporting(model: Any, begun: float, by_clock: float, say: Say) -> Any:
             total, samples, nbytes = (int(each.numpy()) for each in (model.sum, model.samples, model.bytes))
             if epoch == 0 and samples:
                 say("first batch", seconds=float(model.began.numpy()) - by_clock)
-            say("epoch", seconds=seconds, samples=samples, nbytes=nbytes, checksum=total)
+            disk = {name: value - self.disk[name] for name, value in disk_counters().items()}
+            say("epoch", seconds=seconds, samples=samples, nbytes=nbytes, checksum=total, private=private_bytes(), **disk)
 
     return Reporting()
+
+
+def disk_counters() -> dict[str, int]:
+    """Return the bytes that this process has had read from the disk, and its major page faults, until now, where they are told."""
+    found = {}
+    with contextlib.suppress(OSError, StopIteration):  # the kernel may be built without the first
+        lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+        found["from_disk"] = next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        found["major_faults"] = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    return found
 
 
 def main() -> None:

@@ -77,12 +77,19 @@ class Task:
 
 @dataclass
 class Epoch:
-    """One pass of `fit`: seconds, samples, bytes of x and y as the model got them, and True if their checksum was the task's."""
+    """One pass of `fit`: seconds, samples, bytes of x and y as the model got them, and True if their checksum was the task's.
+
+    Of the process itself, without those that it starts, where the kernel tells: the bytes that it had read from the disk, its major
+    page faults (each waited for the disk), and its private memory at the end, in bytes.
+    """
 
     seconds: float
     samples: int
     nbytes: int
     right: bool
+    from_disk: int | None = None
+    major_faults: int | None = None
+    private: int | None = None
 
 
 @dataclass

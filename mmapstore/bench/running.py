@@ -85,7 +85,8 @@ def run(strategy: str, task: Task, *, epochs: int = 2, limit: int | None = None,
             case "first batch":
                 row.first_batch = event["seconds"]
             case "epoch":
-                row.epochs.append(Epoch(event["seconds"], event["samples"], event["nbytes"], event["checksum"] == expected))
+                found = {name: value for name, value in event.items() if name not in ("event", "checksum")}
+                row.epochs.append(Epoch(**found, right=event["checksum"] == expected))
             case "end":  # an orderly shutdown of TensorFlow takes seconds
                 row.outcome = FINISHED
         return row.outcome == FINISHED

@@ -18,6 +18,7 @@ from .system_errors import explaining_read_errors, read_error
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST_OPEN = 64  # descriptors in a process, of a thousand or so that it may have
+_PROBED_NBYTES = 8 << 20
 _MOST_BUFFERS = 1024  # IOV_MAX on Linux and macOS: one preadv takes no more
 # A pipe in the place of a file would block until somebody writes to it.
 _READING = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -288,9 +289,21 @@ def _preadv_by_seek(descriptor: Descriptor, buffers: Any, offset: int) -> int:
 
 def will_need(descriptor: Descriptor, offset: int, nbytes: int) -> None:
     """Ask the kernel to read these bytes into the page cache soon. Returns at once; does nothing where there is no such call."""
-    if hasattr(os, "posix_fadvise") and nbytes > 0:
+    if hasattr(os, "posix_fadvise") and nbytes > 0 and not _are_cached(descriptor, offset, nbytes):
         with contextlib.suppress(OSError):
             os.posix_fadvise(descriptor.number, offset, nbytes, os.POSIX_FADV_WILLNEED)
+
+
+def _are_cached(descriptor: Descriptor, offset: int, nbytes: int) -> bool:
+    """Return True if these bytes seem to be in the page cache, by a byte of each `_PROBED_NBYTES`.
+
+    The advice looks at every page, which takes a tenth of the time that copying all of them takes.
+    """
+    places = (*range(offset, offset + nbytes - 1, _PROBED_NBYTES), offset + nbytes - 1)
+    try:
+        return all(os.preadv(descriptor.number, [bytearray(1)], place, os.RWF_NOWAIT) == 1 for place in places)
+    except (OSError, AttributeError):  # the byte is not there, or the system cannot tell
+        return False
 
 
 def let_go(descriptor: Descriptor, offset: int, nbytes: int) -> None:

@@ -16,16 +16,16 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ALIGNMENT = 64
+_Memory = tuple[mmap.mmap, int]  # and its address
 
 
 class _Loan:
     """The base of every array that looks into one buffer."""
 
-    def __init__(self, memory: mmap.mmap, home: collections.deque[mmap.mmap], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, memory: _Memory, home: collections.deque[_Memory], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._memory = memory
         self._home = home
-        address = np.frombuffer(memory, np.uint8, 1).__array_interface__["data"][0]
-        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (address, False)}
+        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (memory[1], False)}
 
     def __del__(self) -> None:
         # deque.append is atomic and takes no lock: this may run in any thread, also in the middle of `lend`.
@@ -48,16 +48,19 @@ class LentBuffers:
     """
 
     def __init__(self) -> None:
-        self._free: dict[int, collections.deque[mmap.mmap]] = {}
+        self._free: dict[int, collections.deque[_Memory]] = {}
 
     def lend(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return a writable C-contiguous array of arbitrary contents whose first byte lies on a page boundary."""
         size = max(1, -(-math.prod(shape) * dtype.itemsize // mmap.PAGESIZE)) * mmap.PAGESIZE
-        home = self._free.setdefault(size, collections.deque(maxlen=8))
+        home = self._free.get(size)
+        if home is None:
+            home = self._free.setdefault(size, collections.deque(maxlen=8))
         try:
             memory = home.pop()  # the one returned last: its pages are the likeliest to be in the processor's cache
         except IndexError:
-            memory = _new_memory(size)
+            made = _new_memory(size)
+            memory = made, np.frombuffer(made, np.uint8, 1).__array_interface__["data"][0]
         return np.asarray(_Loan(memory, home, shape, dtype))
 
     def __reduce__(self) -> tuple[type[LentBuffers], tuple[()]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,16 +65,16 @@ class ArraySpec:
     def __len__(self) -> int:
         return self.shape[0]
 
-    @property
+    @cached_property
     def sample_shape(self) -> tuple[int, ...]:
         return self.shape[1:]
 
-    @property
+    @cached_property
     def sample_nbytes(self) -> int:
         """Bytes of one sample."""
         return math.prod(self.sample_shape) * self.dtype.itemsize
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all samples."""
         return len(self) * self.sample_nbytes
@@ -127,29 +128,29 @@ class StoredLayout:
     def _length(self, letter: str) -> int:
         return self.shape[self.letters.index(letter)] if letter in self.letters else 1
 
-    @property
+    @cached_property
     def samples(self) -> int:
         return self._length("N") * self._length("T")
 
-    @property
+    @cached_property
     def episode_length(self) -> int:
         """Samples in each episode: T where there is one, else all of N."""
         return self._length("T") if "T" in self.letters else self._length("N")
 
-    @property
+    @cached_property
     def sample_letters(self) -> str:
         return "".join(letter for letter in self.letters if letter not in "NT")
 
-    @property
+    @cached_property
     def sample_shape(self) -> tuple[int, ...]:
         return tuple(n for letter, n in zip(self.letters, self.shape, strict=True) if letter not in "NT")
 
-    @property
+    @cached_property
     def has_rows(self) -> bool:
         """True if each sample lies in one piece: N and T come before every other axis."""
         return set(self.letters[: len(self.letters) - len(self.sample_letters)]) <= {"N", "T"}
 
-    @property
+    @cached_property
     def is_consecutive(self) -> bool:
         """True if consecutive samples also lie next to each other, so a batch is one read."""
         return self.has_rows and (self._length("T") == 1 or self._length("N") == 1 or not self.letters.startswith("TN"))

@@ -10,9 +10,21 @@ from functools import cached_property
 
 import numpy as np
 
-from .runs import Numbers
+from .runs import Numbers, power_of_two_within
 
 Box = tuple[slice, ...]
+USUAL_CHUNK_NBYTES = 512 << 10
+
+
+def usual_chunk_samples(sample_nbytes: int) -> int:
+    """Return the samples in a chunk where nobody asks for a number: a power of two, in 256 to 512 KiB.
+
+    Blocks of shuffled samples have a power of two of them as well, so that each holds whole chunks.
+
+    >>> usual_chunk_samples(30_000), usual_chunk_samples(10**9)
+    (16, 1)
+    """
+    return power_of_two_within(USUAL_CHUNK_NBYTES // max(1, sample_nbytes))
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,15 @@ def samples_of(runs: Runs) -> Numbers:
     return found
 
 
+def power_of_two_within(most: int) -> int:
+    """Return the largest power of two up to `most`; 1 for less than 1.
+
+    >>> [power_of_two_within(most) for most in (0, 1, 69, 64)]
+    [1, 1, 64, 64]
+    """
+    return 1 << max(1, most).bit_length() - 1
+
+
 def pieces_of(runs: Runs, size: int) -> Iterator[Numbers]:
     """Yield the samples of runs, none of them empty, one run after the other, `size` at a time.
 

@@ -28,13 +28,13 @@ import numpy as np
 
 from .draws import Draws
 from .errors import InvalidTypeError, InvalidValueError
-from .runs import Numbers, Runs, as_runs
+from .runs import Numbers, Runs, as_runs, power_of_two_within
 
 BLOCK_BYTES = 2 * 2**20  # long enough that a disk or decoder works at full speed, short enough that many fit in a window
 BLOCKS_PER_WINDOW = 32  # a batch of 32 then mixes about 16 places of the data: see effective_batch
 _ROUNDS, _ROUNDS_WHEN_SMALL = 8, 16  # measured: pairs of positions are evenly spread from here on; tiny grids mix slower
 _SHIFT = np.uint64(32)
-_AT_HAND = 1024  # positions whose anchors are looked up together, and kept: 8 kB
+_AT_HAND = 4096  # positions whose anchors are looked up together, and kept: 32 kB
 
 
 class Permutation:
@@ -111,17 +111,19 @@ class Shuffling:
     def of(cls, shuffle: bool | int, sample_nbytes: int) -> Shuffling | None:
         """Make the measures from `shuffle=` and the bytes of a sample alone: one seed gives one order everywhere.
 
-        True: 32 blocks of about 2 MiB. A number: that many samples in a window, in blocks of about 2 MiB, or in
+        True: 32 blocks of 1 to 2 MiB. A number: that many samples in a window, in blocks of 1 to 2 MiB, or in
         32 smaller ones where the window is too small for that: mixing is kept, reads get shorter.
 
+        The samples of a block are a power of two, as those of most chunks: each chunk then lies in one block, and is decoded once.
+
         >>> Shuffling.of(True, 30_000), Shuffling.of(10_000, 30_000)
-        (Shuffling(block=69, blocks_per_window=32), Shuffling(block=69, blocks_per_window=145))
+        (Shuffling(block=64, blocks_per_window=32), Shuffling(block=64, blocks_per_window=156))
         >>> Shuffling.of(320, 30_000)
-        Shuffling(block=10, blocks_per_window=32)
+        Shuffling(block=8, blocks_per_window=40)
         """
         if shuffle is False:
             return None
-        usual = max(1, BLOCK_BYTES // max(1, sample_nbytes))
+        usual = power_of_two_within(BLOCK_BYTES // max(1, sample_nbytes))
         if shuffle is True:
             return cls(usual, BLOCKS_PER_WINDOW)
         if isinstance(shuffle, (bool, np.bool_)) or not isinstance(shuffle, (int, np.integer)):
@@ -132,7 +134,7 @@ class Shuffling:
             raise InvalidValueError(
                 f"shuffle={shuffle} samples cannot be shuffled; expected 2 or more, True for the usual window, or False."
             )
-        block = max(1, min(usual, int(shuffle) // BLOCKS_PER_WINDOW))
+        block = min(usual, power_of_two_within(int(shuffle) // BLOCKS_PER_WINDOW))
         return cls(block, max(1, round(int(shuffle) / block)))
 
     @property
@@ -146,7 +148,7 @@ class Shuffling:
         Samples of one block are alike; a batch drawn from K blocks has B/K samples of each. Taken at its worst
         (samples of a block all equal), its mean varies like that of this many independent samples.
 
-        >>> round(Shuffling(69, 32).effective_batch(32), 2)
+        >>> round(Shuffling(64, 32).effective_batch(32), 2)
         16.25
         """
         return batch_size / (1 + (batch_size - 1) / self.blocks_per_window)

@@ -41,7 +41,8 @@ class Part:
 
     def frames(self, starts: Numbers) -> Numbers:
         """Return the samples wanted of windows that begin at the samples `starts`: (windows, count)."""
-        return starts[:, None] + (self.first + self.step * np.arange(self.count))
+        first = starts[:, None] + self.first
+        return first if self.count == 1 else first + self.step * np.arange(self.count)
 
     def take(self, array: Array, rows: Numbers) -> None:
         """Copy array[rows] to `out`, with Python's lock let go of. `array` has the dtype of `out`; rows are not checked."""

@@ -476,7 +476,7 @@ def test_a_position_survives_a_copy_of_the_file_in_another_format(store, tmp_pat
     ("options", "text"),
     [
         ({"seed": 1}, r"seed: saved 0, now 1"),
-        ({"shuffle": True}, r"shuffle: saved \[1, 20\], now \[21845, 32\]"),
+        ({"shuffle": True}, r"shuffle: saved \[1, 20\], now \[16384, 32\]"),
         ({"shuffle": False}, r"shuffle: saved \[1, 20\], now None"),
         ({"dtype": "f8"}, r"arrays: saved '\w+', now '\w+'"),
         ({"layout": "NHWC"}, r"arrays: saved"),

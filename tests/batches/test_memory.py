@@ -151,7 +151,7 @@ def test_a_limit_means_fewer_threads_for_these_batches_alone(tmp_path):
     ds = mm.open(hdf5(tmp_path, 300))
     usual = ds.batches(8).memory
     decoder = usual.parts["decoder"]
-    limit = usual.total - decoder // 5
+    limit = usual.total - decoder // 4
     limited = ds.batches(8, max_memory=limit)
     assert limited.memory.total <= limit and limited.memory.parts["decoder"] < decoder
     assert ds.batches(8).memory == usual
@@ -198,9 +198,9 @@ def test_prediction_does_not_depend_on_the_length_of_raw_data(tmp_path):
 def test_parts_are_what_they_are_called(tmp_path):
     b = mm.open(npy(tmp_path, 5000)).batches(32, target=mm.NextFrame(), shuffle=True, dtype="f8")
     assert b.memory.parts["4 batches alive"] == 4 * 32 * 2 * 60_000
-    assert b.memory.parts["frames before conversion"] == 32 * 2 * 30_000
+    assert b.memory.parts["frames before conversion"] == 2 * 32 * 2 * 30_000  # of two batches, which are read together
     assert b.memory.parts["windows of frames"] == 0
-    rows = (37 * 69 + 37) * 30_000  # 73 blocks are cut into windows of 36 and 37; each block reaches one frame past it
+    rows = (40 * 64 + 40) * 30_000  # 79 blocks are cut into windows of 39 and 40; each block reaches one frame past it
     assert b.memory.page_cache == 2 * rows
     b = mm.open(hdf5(tmp_path, 5000)).batches(32, target=mm.NextFrame(), shuffle=True)
     assert (b.memory.page_cache, b.memory.parts["windows of frames"]) == (0, 2 * rows)

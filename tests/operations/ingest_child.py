@@ -17,8 +17,9 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 from mmapstore.operations.ingest import ingest, plan
 from mmapstore.operations.flow import journal
+from mmapstore.plain import chunk_grid
 journal.COMMIT_SECONDS = 0.0
-plan.BLOCK_NBYTES = plan.CHUNK_NBYTES = 200_000
+plan.BLOCK_NBYTES = chunk_grid.USUAL_CHUNK_NBYTES = 200_000
 def data(samples=240, seed=0):
     return np.random.default_rng(seed).integers(0, 255, (samples, 3, 50, 40)).astype(np.uint8)
 """

@@ -20,6 +20,7 @@ from mmapstore.batches.opening import open_dataset
 from mmapstore.operations.convert import convert
 from mmapstore.operations.flow import journal
 from mmapstore.operations.ingest import ingest, plan
+from mmapstore.plain import chunk_grid
 from mmapstore.plain.errors import (
     DamagedFileError,
     InvalidTypeError,
@@ -41,7 +42,7 @@ FORMS = [
 def stepwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(plan, "BLOCK_NBYTES", 200_000)
-    monkeypatch.setattr(plan, "CHUNK_NBYTES", 60_000)
+    monkeypatch.setattr(chunk_grid, "USUAL_CHUNK_NBYTES", 60_000)
 
 
 def stopping(array: Array, after: int) -> Iterator[Array]:

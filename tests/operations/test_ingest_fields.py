@@ -22,7 +22,7 @@ from mmapstore.batches.opening import open_dataset
 from mmapstore.operations.flow import journal
 from mmapstore.operations.ingest import field_write, ingest, plan
 from mmapstore.operations.ingest.contract import ONLY, Piece, Position
-from mmapstore.plain import digest_leaves
+from mmapstore.plain import chunk_grid, digest_leaves
 from mmapstore.plain.array_spec import ArraySpec
 from mmapstore.plain.content_digest import content_sha256
 from mmapstore.plain.errors import (
@@ -43,7 +43,7 @@ Array = np.ndarray[Any, Any]
 def stepwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(plan, "BLOCK_NBYTES", 200_000)
-    monkeypatch.setattr(plan, "CHUNK_NBYTES", 60_000)
+    monkeypatch.setattr(chunk_grid, "USUAL_CHUNK_NBYTES", 60_000)
 
 
 class Items:

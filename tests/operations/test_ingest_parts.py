@@ -35,7 +35,7 @@ SAMPLES = 300
 def small_regions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 10 kB, regions of 30 kB and leaves of 14 kB: none ends where another does."""
     monkeypatch.setattr("mmapstore.operations.ingest.plan.BLOCK_NBYTES", 10_000)
-    monkeypatch.setattr("mmapstore.operations.ingest.plan.CHUNK_NBYTES", 3_000)
+    monkeypatch.setattr("mmapstore.plain.chunk_grid.USUAL_CHUNK_NBYTES", 3_000)
     monkeypatch.setattr(parts, "REGION_NBYTES", 30_000)
     monkeypatch.setattr(digest_leaves, "LEAF_NBYTES", 14_000)
 

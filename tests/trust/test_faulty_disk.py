@@ -17,6 +17,7 @@ import pytest
 from mmapstore.files.system_errors import explaining_write_errors
 from mmapstore.operations.flow import journal
 from mmapstore.operations.ingest import ingest, plan
+from mmapstore.plain import chunk_grid
 from mmapstore.plain.errors import DamagedFileError, MmapstoreError, WriteError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the calls are those of Linux")
@@ -62,7 +63,7 @@ def short(name: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> An
 def stepwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(plan, "BLOCK_NBYTES", 6000)
-    monkeypatch.setattr(plan, "CHUNK_NBYTES", 6000)
+    monkeypatch.setattr(chunk_grid, "USUAL_CHUNK_NBYTES", 6000)
     for name in ("fsync", "fdatasync"):  # nothing here outlives the machine, and the disk is slow
         monkeypatch.setattr(os, name, lambda descriptor: None)
 
@@ -157,9 +158,9 @@ def test_each_read_is_short_or_interrupted(
     whole = _epoch(tmp_path / out, mapped=False)
 
     def short_read(name: str, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        descriptor, buffers, offset = arguments
+        descriptor, buffers, offset, *flags = arguments
         first = memoryview(buffers[0]).cast("B")
-        return call(descriptor, [first[: max(1, len(first) // 3)]], offset)
+        return call(descriptor, [first[: max(1, len(first) // 3)]], offset, *flags)
 
     for at in range(1, 60):
         with faulty(monkeypatch, ("preadv",), at, short_read) as seen:

@@ -107,8 +107,8 @@ def interrupted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
     for name in ("fsync", "fdatasync"):  # thousands of them, and nobody pulls the plug here
         monkeypatch.setattr(os, name, lambda number: None)
-    for name in ("BLOCK_NBYTES", "CHUNK_NBYTES"):
-        monkeypatch.setattr(plan, name, 3000)
+    monkeypatch.setattr(plan, "BLOCK_NBYTES", 3000)
+    monkeypatch.setattr("mmapstore.plain.chunk_grid.USUAL_CHUNK_NBYTES", 3000)
     monkeypatch.setattr(slabs, "PREFERRED_NBYTES", 3000)
     monkeypatch.setattr("mmapstore.operations.convert.plan.PREFERRED_NBYTES", 3000)
     yield Interrupted(tmp_path, *CASES[request.param])

@@ -24,6 +24,7 @@ import numpy as np
 import mmapstore as mm
 from mmapstore.operations.flow import journal
 from mmapstore.operations.ingest import plan
+from mmapstore.plain import chunk_grid
 from mmapstore.plain.errors import MmapstoreError
 
 SAMPLES = 60
@@ -42,7 +43,7 @@ def samples_of(array: Any, pause: float = 0.0) -> Any:
 def run(call: str, target: str, source: str, options: dict[str, Any], pause: float = 0.0) -> None:
     """Write what `source` holds, slowly if asked, in steps that are all recorded."""
     journal.COMMIT_SECONDS = 0.0
-    plan.BLOCK_NBYTES = plan.CHUNK_NBYTES = 3000
+    plan.BLOCK_NBYTES = chunk_grid.USUAL_CHUNK_NBYTES = 3000
     if call == "convert":
         mm.convert(source, target, **options)
     elif call == "fields":

@@ -87,7 +87,7 @@ def convert(
     samples : (start, stop) or a slice: convert these alone
     compression : "gzip", "zstd", "blosc" ... as the format knows it; "none". None keeps that of the source where the target has it
     chunks, chunk_samples : the shape of a chunk of the target, or how many whole samples it holds. None keeps the chunks of the
-        source; where neither has any, HDF5 is written contiguous, which maps, and Zarr in chunks of about 512 KiB.
+        source; where neither has any, HDF5 is written contiguous, which maps, and Zarr in chunks of 256 to 512 KiB.
         Where chunks, dtype and codecs stay as they are, encoded chunks are copied without being encoded again
     max_memory : bound for the private memory used on the way, in bytes or text. Where the chunks of the source are cut across the
         order of the target, more of it means fewer decodes: `dry_run` tells

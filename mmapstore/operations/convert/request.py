@@ -11,13 +11,13 @@ import numpy as np
 
 from ...plain.array_spec import LETTERS
 from ...plain.cf_packing import Packing
+from ...plain.chunk_grid import usual_chunk_samples
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.windows import whole_number
 from ..flow.casts import Cast, Casting
 from ..flow.target import Target
 from .origin import Origin, encoded_of
 
-CHUNK_NBYTES = 512 << 10
 _SAME_CODEC = {"zlib": "gzip", "hdf5-lz4": "lz4", "numcodecs-lz4": "lz4", "hdf5-bitshuffle": "bitshuffle"}
 
 
@@ -167,7 +167,7 @@ def chunks_and_codec(
     elif source_chunks is not None:
         chunks = source_chunks
     else:
-        whole[axis] = max(1, CHUNK_NBYTES // max(1, math.prod(whole) * dtype.itemsize))
+        whole[axis] = usual_chunk_samples(math.prod(whole) * dtype.itemsize)
         chunks = tuple(whole)
     return tuple(min(each, length) for each, length in zip(chunks, shape, strict=True)), compression
 

@@ -120,7 +120,7 @@ def ingest(
         Without it, items of an iterable with 4 axes are blocks "NCHW", and others are single samples
     dtype : converts, and refuses the first value that it cannot hold (also fractions to integers); rounding of floats is no refusal
     compression : a name that the format knows: HDF5 "gzip", "lzf" ..., Zarr "zstd", "blosc", "gzip" ...; .npy has none
-    chunk_samples : samples in each chunk of HDF5 and Zarr; by default about 512 KiB
+    chunk_samples : samples in each chunk of HDF5 and Zarr; by default a power of two, in 256 to 512 KiB
     samples : stop after that many; tells also how many an endless iterable should give
     max_memory : bound for the private memory used on the way, in bytes or text; one sample and fixed buffers have to fit. What an
         iterable itself holds is not known and not counted, beyond two of its items

@@ -11,6 +11,7 @@ from ...files.worker_threads import usable_cpus
 from ...formats.contract import NewArray
 from ...plain.array_spec import ArraySpec
 from ...plain.channel_statistics import SCRATCH_NBYTES
+from ...plain.chunk_grid import usual_chunk_samples
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.manifest import ArrayManifest
 from ...plain.memory_budget import MemoryPlan
@@ -21,7 +22,6 @@ from .contract import ONLY, FitsMemory, Source
 from .conversion import Conversion
 
 BLOCK_NBYTES = 8 << 20  # large enough that calls cost nothing, small enough to stay in cache between reading, checking and writing
-CHUNK_NBYTES = 512 << 10
 MOST_CHANNELS = 4096  # with more, what is known of each would take more room in the manifest and in memory than it is worth
 _SMALL_THINGS = 4 * 2**20  # manifest, journal, Python objects, and what malloc rounds up
 
@@ -234,8 +234,7 @@ def _in_blocks_of(
 
 
 def chunk_samples_for(conversion: Conversion, samples: int | None) -> int:
-    """Whole samples, about 512 KiB of them."""
-    fitting = max(1, CHUNK_NBYTES // max(1, conversion.target.sample_nbytes))
+    fitting = usual_chunk_samples(conversion.target.sample_nbytes)
     return fitting if samples is None else max(1, min(fitting, samples))
 
 
