@@ -275,10 +275,12 @@ class BatchReader:
 
     @property
     def together_in_loops(self) -> int:
-        """Batches that a loop reads by one call: more where all are views of one run of a map, which take no memory."""
+        """Batches that a loop reads by one call: more where all are views of one run, which take no memory."""
         is_one_run = self.order.shuffling is None and self.order.draws is None and self.order.pieces == 1
-        if not is_one_run or self.takes_time or self._fields.decoded or not self.anchors.is_run(0, len(self.anchors)):
+        if not is_one_run or self.takes_time or not self.anchors.is_run(0, len(self.anchors)):
             return self.together
+        if (held := self._held_together) is not None:
+            return max(1, held // self.batch_size)
         if any(reader.view(0, len(reader.spec)) is None for reader in self._fields.readers.values()):
             return self.together
         return max(self.together, AHEAD_BYTES // (self.batch_size * sum(spec.sample_nbytes for spec in self.plan.fields.values())))

@@ -289,12 +289,12 @@ def _preadv_by_seek(descriptor: Descriptor, buffers: Any, offset: int) -> int:
 
 def will_need(descriptor: Descriptor, offset: int, nbytes: int) -> None:
     """Ask the kernel to read these bytes into the page cache soon. Returns at once; does nothing where there is no such call."""
-    if hasattr(os, "posix_fadvise") and nbytes > 0 and not _are_cached(descriptor, offset, nbytes):
+    if hasattr(os, "posix_fadvise") and nbytes > 0 and not are_cached(descriptor, offset, nbytes):
         with contextlib.suppress(OSError):
             os.posix_fadvise(descriptor.number, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
 
-def _are_cached(descriptor: Descriptor, offset: int, nbytes: int) -> bool:
+def are_cached(descriptor: Descriptor, offset: int, nbytes: int) -> bool:
     """Return True if these bytes seem to be in the page cache, by a byte of each `_PROBED_NBYTES`.
 
     The advice looks at every page, which takes a tenth of the time that copying all of them takes.

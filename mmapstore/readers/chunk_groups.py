@@ -8,7 +8,7 @@ from ..files.worker_threads import usable_cpus
 from ..formats.located import ChunkPlace
 from .contract import Array
 
-READ_TOGETHER = 256 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
+READ_TOGETHER = 512 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
 _GAP = 4 * 2**10  # bytes between two chunks that are read along, unless one call decodes both: less than another call costs
 
 # (part of the caller's array in stored axis order, part of the chunk: for each axis a slice of step 1, or rising places).

@@ -7,7 +7,6 @@ caller's array where it fills a piece of that, else beside it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import os
@@ -20,16 +19,16 @@ import numpy as np
 
 from ..codecs.chain import ChainDecoder, decoder_for
 from ..codecs.codec import CorruptChunk
-from ..files.descriptors import Descriptor, let_go, will_need
 from ..files.process_memory import no_memory, require_memory
 from ..files.worker_threads import share_out, usable_cpus
 from ..formats.contract import StoredArray
 from ..formats.located import ChunkPlace, Located
 from ..plain.array_spec import StoredLayout
 from ..plain.chunk_grid import Box
-from ..plain.errors import DamagedFileError, MmapstoreError, NotFoundError
+from ..plain.errors import DamagedFileError, MmapstoreError
 from ..plain.runs import Numbers, Runs, samples_of
 from . import chunk_groups
+from .chunk_advice import ChunkAdvice
 from .chunk_files import ChunkFiles
 from .chunk_groups import Target, WantedChunk, groups_of
 from .chunk_runs import in_stretches, sample_axis, whole_chunks
@@ -72,11 +71,16 @@ class Decoded(Reader):
         self._workspaces = shared_workspaces()
         self._limit(min(usable_cpus(), max(1, len(chunks.grid))))
         self._axis = sample_axis(layout)
+        self._advice = ChunkAdvice(chunks, self._files, layout)
         # The axes of a run, samples first, in the order in which they are stored.
         leading = [letter for letter in "NT" if letter in layout.letters]
         ordered = [*leading, *layout.sample_letters]
         self._stored_order = [ordered.index(letter) for letter in layout.letters]
         self._has_episodes = len(leading) == 2
+        # Chunks that are whole samples, one after the other: what is wanted of them are rows of the caller's array.
+        across = tuple(slice(0, length) for length in chunks.grid.chunk[1:])
+        is_whole = chunks.grid.chunk[1:] == chunks.grid.shape[1:]
+        self._across = across if self._axis == 0 and not self._has_episodes and is_whole else None
         # A chunk as it comes out of the decoder, seen in stored axis order.
         axes = chunks.axes or tuple(range(len(chunks.grid.chunk)))
         self._as_decoded, self._decoded_shape = axes, tuple(chunks.grid.chunk[axis] for axis in axes)
@@ -169,6 +173,13 @@ class Decoded(Reader):
         return list(zip(begins.tolist(), [*begins[1:].tolist(), len(runs)], strict=True)) if len(runs) else []
 
     def _want(self, wanted: dict[int, list[Target]], start: int, stop: int, out: Array) -> None:
+        if self._across is not None and self._stored_order == sorted(self._stored_order):
+            each = self._chunks.grid.chunk[0]
+            for number in range(start // each, -(-stop // each)):
+                low, high = max(start, number * each), min(stop, (number + 1) * each)
+                inside = slice(low - number * each, high - number * each), *self._across
+                wanted.setdefault(number, []).append((out[low - start : high - start], inside))
+            return
         for selection, first, last in self._layout.boxes(start, stop):
             samples = out[first:last]
             box = (samples[None] if self._has_episodes else samples).transpose(self._stored_order)
@@ -201,16 +212,10 @@ class Decoded(Reader):
             raise no_memory(self._chunk_nbytes, self._chunk_words()) from error
 
     def will_need(self, start: int, stop: int) -> None:
-        # A file has to be opened to be asked for, which takes as long as to read it where it is small.
-        if not (self._chunks.one_file_each and self._chunk_nbytes <= chunk_groups.READ_TOGETHER):
-            self._advise(start, min(stop, len(self.spec)), will_need, lambda last: True)
+        self._advice.will_need(start, min(stop, len(self.spec)))
 
     def let_go(self, start: int, stop: int) -> None:
-        """A chunk that goes on past the run is kept: whoever goes on reads it again."""
-        stop = min(stop, len(self.spec))
-        length = self._layout.episode_length
-        end = (stop - 1) % length + 1 if 0 <= start < stop and (stop - 1) // length == start // length else length
-        self._advise(start, stop, let_go, lambda last: last <= end)
+        self._advice.let_go(start, min(stop, len(self.spec)))
 
     def check(self) -> None:
         self._files.check()
@@ -260,12 +265,14 @@ class Decoded(Reader):
         if self._together or places[0].nbytes < 0:
             if any(place.skipped for place in places):
                 return False
-            decoded = workspace.decoded(len(group) * self._chunk_nbytes)
+            in_place = self._in_place(group)
+            decoded = workspace.decoded(len(group) * self._chunk_nbytes) if in_place is None else in_place
             if not self._decoder.decode_joined(staging, pieces, decoded):
                 self._together = 0  # perhaps frames that do not say how long they are: the next ones are not tried
                 return False
-            for chunk, whole in zip(group, decoded.reshape(len(group), -1), strict=True):
-                self._copy(chunk, whole)
+            if in_place is None:
+                for chunk, whole in zip(group, decoded.reshape(len(group), -1), strict=True):
+                    self._copy(chunk, whole)
             return True
         for chunk, place, (begin, end) in zip(group, places, pieces, strict=True):
             self._files.check_size(chunk.number, place, end - begin)
@@ -274,6 +281,20 @@ class Decoded(Reader):
             else:
                 self._decode(chunk, place, staging[begin:end], workspace)
         return True
+
+    def _in_place(self, group: list[WantedChunk]) -> Array | None:
+        """Return the bytes of the caller's array that these chunks fill, one after the other and whole; None where they do not."""
+        first = group[0].targets[0][0]
+        if self._across is None or self._chunks.axes is not None or first.dtype != self._chunks.dtype:
+            return None
+        address = first.__array_interface__["data"][0]
+        for chunk in group:
+            (target, _), *others = chunk.targets
+            wanted = target.__array_interface__["data"][0] == address and target.nbytes == self._chunk_nbytes
+            if others or not wanted or not target.flags.c_contiguous:
+                return None
+            address += self._chunk_nbytes
+        return np.lib.stride_tricks.as_strided(first.reshape(-1).view(np.uint8), (len(group) * self._chunk_nbytes,), (1,))
 
     def _decode(self, chunk: WantedChunk, place: ChunkPlace, stored: Array, workspace: Workspace) -> None:
         def decode_part(start: int, stop: int, out: Array) -> bool:
@@ -337,34 +358,10 @@ class Decoded(Reader):
         for target, _ in chunk.targets:
             target[...] = self._chunks.fill
 
-    # --- words and advice ---------------------------------------------------------------------------------------------------
+    # --- words --------------------------------------------------------------------------------------------------------------
 
     def _chunk_words(self) -> str:
         return f"{self._name}: one of its chunks of {self._chunks.grid.chunk} {self._chunks.dtype}"
-
-    def _advise(
-        self, start: int, stop: int, advise: Callable[[Descriptor, int, int], None], concerned: Callable[[int], bool]
-    ) -> None:
-        """Tell the kernel of the chunks of a run, if `concerned` (end of the chunk along the sample axis)."""
-        axis, each = self._axis, self._chunks.grid.chunk[self._axis]
-        numbers = {
-            number
-            for selection, _, _ in self._layout.boxes(start, stop)
-            for number, _, within in self._chunks.grid.touching(selection)
-            if concerned(min(self._layout.episode_length, (selection[axis].start + within[axis].start) // each * each + each))
-        }
-        descriptor: Descriptor | None = None
-        with contextlib.suppress(OSError):  # advice never fails; reading will say what is wrong
-            for place in self._chunks.places(sorted(numbers)):
-                if place is None:
-                    continue
-                if descriptor is None or descriptor.path != place.path:
-                    try:
-                        descriptor = self._files.descriptor(place)
-                    except NotFoundError:
-                        continue  # never written
-                nbytes = place.nbytes if place.nbytes >= 0 else descriptor.status.st_size - place.offset
-                advise(descriptor, place.offset, nbytes)
 
 
 def decoded_reader(stored: StoredArray, layout: StoredLayout, why: str = "") -> tuple[Decoded | None, str]:

@@ -23,7 +23,7 @@ from mmapstore.files import descriptors
 from mmapstore.plain.array_spec import StoredLayout
 from mmapstore.plain.codecs import Codec
 from mmapstore.plain.runs import as_runs
-from mmapstore.readers import chunk_files, chunk_groups
+from mmapstore.readers import chunk_advice, chunk_files, chunk_groups
 from mmapstore.readers.chunk_runs import whole_chunks
 from mmapstore.readers.decoded import Decoded, decoded_reader
 from mmapstore.readers.workspaces import Workspaces
@@ -357,7 +357,9 @@ def test_a_forked_child_reads_on(tmp_path, threads):
 def test_the_kernel_is_told_of_chunks(tmp_path, monkeypatch, own_files):
     stored = stored_chunks(tmp_path, FRAMES.copy(), (8, 3, 4, 5), missing={2}, own_files=own_files)
     reader, told = reader_of(stored), []
-    monkeypatch.setattr(descriptors, "_are_cached", lambda *_: False)
+    monkeypatch.setattr(descriptors, "are_cached", lambda *_: False)
+    monkeypatch.setattr(chunk_advice, "are_cached", lambda *_: False)
+    monkeypatch.setattr(chunk_advice, "_GAP_NBYTES", -1)  # each by itself
     monkeypatch.setattr(os, "posix_fadvise", lambda number, offset, nbytes, what: told.append((what, offset, nbytes)))
 
     def places(*numbers):

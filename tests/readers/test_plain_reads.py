@@ -181,7 +181,7 @@ def test_the_kernel_is_told(tmp_path, monkeypatch):
     joined = join([reader, reader])
     assert reader.takes_advice and joined.takes_advice
     monkeypatch.setattr(os, "posix_fadvise", lambda number, offset, nbytes, what: told.append((what, offset - 128, nbytes)))
-    monkeypatch.setattr(descriptors, "_are_cached", lambda *_: False)
+    monkeypatch.setattr(descriptors, "are_cached", lambda *_: False)
     reader.will_need(0, 5)  # not of a small file, which is opened once: to be read
     monkeypatch.setattr(raw_reader, "_SMALL_NBYTES", 0)
     reader.will_need(2, 5)
