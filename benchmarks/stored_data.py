@@ -167,6 +167,11 @@ def _zarr_zstd() -> Any:
     return ZstdCodec(level=3)
 
 
+def sharded_zstd(samples: int) -> Callable[[Path, Path, Kind], None]:
+    """Return a writer of Zarr v3 in shards, with so many samples in a chunk."""
+    return _zarr(_zarr_zstd, sharded=True, chunk=(samples,))
+
+
 @dataclass(frozen=True)
 class Form:
     """One format with one codec. `requires`: modules without which it can neither be written nor read."""
@@ -191,7 +196,7 @@ FORMS = {
     "zarr-zstd": Form(".zarr", _zarr(_zarr_zstd), ("zarr",), EVERY),
     "zarr-sharded-zstd": Form(".zarr", _zarr(_zarr_zstd, sharded=True), ("zarr",)),
     "zarr-small-zstd": Form(".zarr", _zarr(_zarr_zstd, chunk=(1,)), ("zarr",)),
-    "zarr-small-sharded-zstd": Form(".zarr", _zarr(_zarr_zstd, sharded=True, chunk=(1,)), ("zarr",)),
+    "zarr-small-sharded-zstd": Form(".zarr", sharded_zstd(1), ("zarr",)),
     "zarr-tiles-zstd": Form(".zarr", _zarr(_zarr_zstd, chunk=(16, 3, 25, 25)), ("zarr",)),
 }
 

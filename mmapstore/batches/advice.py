@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from ..files.process_memory import memory_available
@@ -22,7 +22,8 @@ class Advice:
     find them in memory anyway, and the pages of other programs would have to make room for them.
     """
 
-    def __init__(self, readers: Mapping[str, Reader], plan: Plan, frames: WindowFrames) -> None:
+    def __init__(self, readers: Mapping[str, Reader], plan: Plan, frames: WindowFrames, held: Container[str] = ()) -> None:
+        self._held = held  # fields of which whole windows are read ahead anyway
         self._readers = {name: reader for name, reader in readers.items() if reader.takes_advice}
         self._plan = plan
         self._frames = frames
@@ -91,6 +92,8 @@ class Advice:
 
     def _tell_of_window(self, epoch: int, window: Window, what: str) -> None:
         for name, reader in self._readers.items():
+            if what == "will_need" and name in self._held:
+                continue
             tell: Any = getattr(reader, what)
             gap = _GAP_BYTES // max(1, reader.spec.sample_nbytes)
             for start, stop in self._frames.runs(epoch, window, name, gap).tolist():

@@ -39,7 +39,7 @@ class _Fields:
 
     readers: Mapping[str, Reader]
     decoded: WindowBuffers  # of fields that cannot be gathered
-    short: WindowBuffers  # of fields whose windows cost less to hold than to gather
+    held: WindowBuffers  # of fields whose windows cost less to hold than to gather
     advice: Advice
 
 
@@ -54,6 +54,7 @@ class BatchReader:
     batch_size: int
     stretch_bytes: int  # decoded at a time in sequential order
     together_bytes: int  # of batches that are read together
+    holds_windows: bool  # of data that exceeds memory
     workers: int  # batches made ahead
     name: str  # of the dataset, for errors
 
@@ -71,11 +72,12 @@ class BatchReader:
         return replace(self, readers=self._fields.readers, order=order)
 
     def _by_ability(self, readers: Mapping[str, Reader]) -> _Fields:
+        held = self._window_buffers({name: reader for name, reader in readers.items() if self._is_held(name, reader)})
         return _Fields(
             readers=readers,
             decoded=self._window_buffers({name: reader for name, reader in readers.items() if not reader.gathers}),
-            short=self._window_buffers({name: reader for name, reader in readers.items() if self._is_short(name, reader)}),
-            advice=Advice(readers, self.plan, self._window_frames(self.plan.fields)),
+            held=held,
+            advice=Advice(readers, self.plan, self._window_frames(self.plan.fields), held),
         )
 
     def _settle(self) -> None:
@@ -92,13 +94,18 @@ class BatchReader:
     def _window_frames(self, specs: Mapping[str, ArraySpec]) -> WindowFrames:
         return WindowFrames(specs, self.plan, self.anchors, self.order, self.batch_size, self._together, self.stretch_bytes)
 
-    def _is_short(self, name: str, reader: Reader) -> bool:
-        """Return True if holding windows costs less than gathering: a system call for each would cost more than its bytes."""
-        low, high = self.plan.reach(name)
-        nbytes = (high - low + 1) * reader.spec.sample_nbytes
-        if not reader.gathers or self.order.shuffling is None or reader.place == "in RAM" or nbytes > SHORT_BYTES:
+    def _is_held(self, name: str, reader: Reader) -> bool:
+        """Return True if holding windows costs less than gathering.
+
+        A system call for each short window would cost more than its bytes. Where data exceeds memory, pages that were read ahead
+        may be gone before they are gathered; blocks are then read whole, into windows, if the limit has room for them.
+        """
+        if not reader.gathers or self.order.shuffling is None or reader.place == "in RAM":
             return False
-        return reader.place != "memory-mapped" or reader.spec.nbytes > memory_available()  # else it is copied from the map
+        low, high = self.plan.reach(name)
+        is_short = (high - low + 1) * reader.spec.sample_nbytes <= SHORT_BYTES
+        exceeds = reader.spec.nbytes > memory_available()
+        return (is_short and (exceeds or reader.place != "memory-mapped")) or (exceeds and self.holds_windows)
 
     # --- positions ---------------------------------------------------------------------------------------------------
 
@@ -143,11 +150,11 @@ class BatchReader:
         parts: dict[str, list[Part]] = {name: [] for name in fields.readers}
         for frames, part in zip(self.plan.arrays, made, strict=True):
             parts[frames.field].append(part)
-        short = fields.short if fields.short.is_asked_in_order else None
+        held_too = fields.held if fields.held.is_asked_in_order else None
         for name, reader in fields.readers.items():
-            if reader.gathers and (short is None or name not in short):
+            if reader.gathers and (held_too is None or name not in held_too):
                 reader.gather(starts, parts[name])
-        for held in (fields.decoded, short):
+        for held in (fields.decoded, held_too):
             if held:
                 held.gather(epoch, start, starts, parts)
         del parts, part  # of what is converted, the buffer is lent again at once
@@ -349,7 +356,7 @@ class BatchReader:
         delivered = sum(frames.nbytes for frames in self.plan.arrays) * batch
         at_once = batch * min(self._together, -(-len(order) // batch))
         read = sum(frames.read_nbytes for frames in self.plan.arrays if frames.converts) * at_once
-        held = [one for one in (fields.decoded, fields.short) if one]
+        held = [one for one in (fields.decoded, fields.held) if one]
         index = self.anchors.nbytes + sum(one.index_nbytes(order) for one in held)
         slabs, cache = 0, 0
         frames = self._window_frames(self.plan.fields).under(order)

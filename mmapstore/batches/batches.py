@@ -96,7 +96,16 @@ class Batches(BatchEpochs):
             together_bytes, workers = batch_reader.TOGETHER_BYTES // share, self.transform_workers
             stretch_bytes = window_frames.STRETCH_BYTES // share
             self._reader = BatchReader(
-                readers, plan, self._anchors, self._order, self.batch_size, stretch_bytes, together_bytes, workers, self._name
+                readers,
+                plan,
+                self._anchors,
+                self._order,
+                self.batch_size,
+                stretch_bytes,
+                together_bytes,
+                share == 1,
+                workers,
+                self._name,
             )
             return self.memory.total <= allowed
 

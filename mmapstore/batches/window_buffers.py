@@ -140,7 +140,7 @@ class WindowBuffers:
     def __len__(self) -> int:
         return len(self.readers)
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self.readers
 
     # --- serving -----------------------------------------------------------------------------------------------------

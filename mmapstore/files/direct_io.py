@@ -7,18 +7,23 @@ bytes before and after take the ordinary calls.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import os
+import time
 from typing import Any
 
 import numpy as np
 
+from .descriptors import Descriptor, read_exactly
 from .durable_writes import write_at
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PAGE = 4096  # a multiple of every block size that a file system asks for
 WORTH_NBYTES = 1 << 20
+BOUNCE_NBYTES, AT_ONCE = 2 << 20, 2
+_TRIALS = 16
 _NOT_HERE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
@@ -111,3 +116,65 @@ class DirectFile:
 
     def __del__(self) -> None:
         self.close()
+
+
+class LongReads:
+    """Reads long pieces of one open file, through the page cache or past it: whichever was faster in the first few pieces.
+
+    Under a limit of memory the page cache may cost half of the speed: each page that is read has to be found a place, and a time
+    after it is given up again. Past it there is one copy more, out of one of `AT_ONCE` buffers of `BOUNCE_NBYTES`.
+    """
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
+        self._direct: int | None = None
+        self._free: collections.deque[Array] = collections.deque()
+        self._trials: list[tuple[float, bool]] = []  # seconds for a byte, and whether past the page cache
+        with contextlib.suppress(OSError, AttributeError):  # no such flag, a file system without direct I/O, no /proc
+            self._direct = os.open(f"/proc/self/fd/{descriptor.number}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            self._free.extend(empty_at(BOUNCE_NBYTES) for _ in range(AT_ONCE))
+
+    def read(self, offset: int, out: Array) -> None:
+        """Fill a C-contiguous array. Raises DamagedFileError if the file ends first. Any thread may call it."""
+        is_direct, began = self._is_direct_next, time.perf_counter()
+        if not (is_direct and self._read_past(offset, out.reshape(-1).view(np.uint8))):
+            read_exactly(self.descriptor, offset, [out])
+        if len(self._trials) < _TRIALS:
+            self._trials.append(((time.perf_counter() - began) / out.nbytes, is_direct))
+
+    @property
+    def _is_direct_next(self) -> bool:
+        if self._direct is None:
+            return False
+        if len(self._trials) < _TRIALS:
+            return len(self._trials) % 2 == 0
+        past, through = (np.median([cost for cost, direct in self._trials if direct == way] or [np.inf]) for way in (True, False))
+        return bool(past < through)
+
+    def _read_past(self, offset: int, flat: Array) -> bool:
+        """Read by whole pages into a buffer, and copy; False where all buffers are in use, the system refuses, or the file ends."""
+        try:
+            bounce = self._free.pop()
+        except IndexError:
+            return False
+        try:
+            assert self._direct is not None
+            at = 0
+            while at < len(flat):
+                low = (offset + at) // PAGE * PAGE
+                wanted = min(BOUNCE_NBYTES, -(-(offset + len(flat)) // PAGE) * PAGE - low)
+                skipped = offset + at - low
+                taken = min(os.preadv(self._direct, [bounce[:wanted].data], low) - skipped, len(flat) - at)
+                if taken <= 0:
+                    return False
+                flat[at : at + taken] = bounce[skipped : skipped + taken]
+                at += taken
+        except OSError:
+            return False
+        finally:
+            self._free.append(bounce)
+        return True
+
+    def __del__(self) -> None:
+        if (direct := getattr(self, "_direct", None)) is not None:
+            os.close(direct)

@@ -8,13 +8,15 @@ page by page, and stalls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..files.descriptors import Descriptor, Descriptors, let_go, read_exactly, read_rows, will_need
+from ..files.direct_io import AT_ONCE, BOUNCE_NBYTES, WORTH_NBYTES, LongReads
 from ..files.process_memory import memory_available
+from ..files.worker_threads import share_out
 from ..formats.located import Located
 from ..plain.array_spec import StoredLayout
 from ..plain.errors import NotFoundError
@@ -44,7 +46,8 @@ class StoredRaw(MappedReader):
         self._mapped = mapped and located.offset is not None
         self.place = "memory-mapped" if self._mapped else "read in place"
         self._swapped = not located.dtype.isnative
-        self._fits: bool | None = None  # all of it in memory; asked when first needed, and once an epoch
+        self._exceeds: bool | None = None
+        self._long_reads: LongReads | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredRaw, (self._located, self._layout, self.why, self._mapped)
@@ -52,21 +55,51 @@ class StoredRaw(MappedReader):
     # --- the contract --------------------------------------------------------------------------------------------
 
     def read(self, start: int, stop: int, out: Array) -> None:
-        if self._layout.is_consecutive:
+        if self._layout.is_consecutive and self._located.offset is not None and out.nbytes >= WORTH_NBYTES and self.exceeds_memory:
+            self._read_long(self._located.offset + start * self._row_nbytes, out)
+        elif self._layout.is_consecutive:
             self._read_rows(start, [out])
         else:
             for place, row in enumerate(self._layout.rows_of(np.arange(start, stop)).tolist()):
                 self._read_rows(row, [out[place : place + 1]])
         self._to_native(out)
 
+    @property
+    def exceeds_memory(self) -> bool:
+        """True if all of it did not fit into memory when this was asked first, or first in an epoch."""
+        if self._exceeds is None:
+            self._exceeds = self.spec.nbytes > memory_available()
+        return self._exceeds
+
+    def read_runs(self, runs: Runs, out: Array) -> None:
+        if not self.exceeds_memory or len(runs) * WORTH_NBYTES > out.nbytes:
+            super().read_runs(runs, out)
+            return
+        ends = np.cumsum(runs[:, 1] - runs[:, 0]).tolist()
+        tasks = [(start, stop, out[end - (stop - start) : end]) for (start, stop), end in zip(runs.tolist(), ends, strict=True)]
+
+        def read_some(taken: Iterable[tuple[int, int, Array]]) -> None:
+            for task in taken:
+                self.read(*task)
+
+        share_out(tasks, read_some, AT_ONCE)  # while one piece is copied out of its buffer, the next is read
+
+    def _read_long(self, offset: int, out: Array) -> None:
+        descriptor, reads = self._files.get(self._located.root), self._long_reads
+        if reads is None or reads.descriptor is not descriptor:
+            reads = self._long_reads = LongReads(descriptor)
+        reads.read(offset, out)
+
+    @property
+    def scratch_nbytes(self) -> int:
+        return AT_ONCE * BOUNCE_NBYTES if self.exceeds_memory and self._located.offset is not None else 0
+
     def view(self, start: int, stop: int) -> Array | None:
         return super().view(start, stop) if self._mapped else None
 
     def gather(self, starts: Array, parts: Sequence[Part]) -> None:
-        if self._fits is None:
-            self._fits = self._mapped and self.spec.nbytes <= memory_available()
         # Mapping a file takes longer than reading a window of it: of many small files joined, each has one of a batch.
-        if self._fits and (len(starts) > 1 or self.spec.nbytes > _SMALL_NBYTES):
+        if self._mapped and not self.exceeds_memory and (len(starts) > 1 or self.spec.nbytes > _SMALL_NBYTES):
             super().gather(starts, parts)
             return
         if not self._layout.is_consecutive:
@@ -100,7 +133,7 @@ class StoredRaw(MappedReader):
 
     def check(self) -> None:
         self._files.check()
-        self._fits = None
+        self._exceeds = None
 
     def _advise(self, start: int, stop: int, advise: Callable[[Descriptor, int, int], None]) -> None:
         if not self._layout.is_consecutive:
