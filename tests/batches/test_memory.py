@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import mmapstore as mm
+from mmapstore.batches import advice, batch_reader
 from mmapstore.files import lent_buffers
 from mmapstore.plain.errors import MemoryBudgetError, SlowAccessWarning
+from mmapstore.readers import raw_reader
 
 SAMPLE = (3, 50, 50)  # 30 kB as float32
 MIB = 2**20
@@ -157,6 +159,25 @@ def test_a_limit_means_fewer_threads_for_these_batches_alone(tmp_path):
     assert ds.batches(8).memory == usual
     for x, same in zip(limited, ds.batches(8), strict=True):
         np.testing.assert_array_equal(x, same)
+
+
+@pytest.mark.parametrize("target", [mm.NextFrame(), mm.Window(3, 2, stride=2), None])
+def test_windows_of_data_that_exceed_memory_are_held(tmp_path, monkeypatch, target):
+    """Unless the limit has no room for them: the order and the values are the same."""
+    path = npy(tmp_path, 3000)
+    expected = list(mm.open(path).batches(40, target=target, shuffle=True, seed=3))
+    for module in (batch_reader, raw_reader, advice):
+        monkeypatch.setattr(module, "memory_available", lambda: 50_000_000)
+    b = mm.open(path).batches(40, target=target, shuffle=True, seed=3)
+    held = b.memory.parts["windows of frames"]
+    small = mm.open(path).batches(40, target=target, shuffle=True, seed=3, max_memory=b.memory.total - held // 2)
+    assert held > 50_000_000 and small.memory.parts["windows of frames"] == 0
+    sequential = mm.open(path).batches(40, target=target)
+    assert sequential.memory.parts["windows of frames"] == 0
+    for each in (b, small):
+        for found, wanted in zip(each, expected, strict=True):
+            for x, y in zip(found if target else [found], wanted if target else [wanted], strict=True):
+                np.testing.assert_array_equal(x, y)
 
 
 def test_two_shuffling_windows_are_held_at_a_time(tmp_path, monkeypatch):

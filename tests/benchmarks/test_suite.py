@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import convert, floor, growth, index, kills, parts, profile, suite
+from benchmarks import beyond_memory, convert, floor, growth, index, kills, parts, profile, suite
 from benchmarks.arm import Consumer, expected_checksum
 from benchmarks.peers import PEERS, Job
 from benchmarks.peers.contract import block_windows, in_order, mixed, slabs
 from benchmarks.stored_data import FORMS, KINDS, make_array, make_form, row_sums
+from mmapstore.bench.instruments.limits import can_limit
 from mmapstore.files.page_cache import drop, resident_pages
 from mmapstore.files.stored_files import files_of
 
@@ -246,6 +247,33 @@ def test_conversion_in_parts_is_measured(tmp_path):
     rows = json.loads((tmp_path / "p").read_text())["rows"]
     assert rows["end"]["receipts"] == rows["plan"]["regions"] == 40 and rows["part"]["receipt bytes"] < 1000
     assert 1 <= rows["simulation"]["engine"] <= rows["simulation"]["a part for each"]
+
+
+@pytest.mark.slow
+def test_data_larger_than_memory_in_every_form(tmp_path, capsys):
+    for package in ("tensorflow", "h5py", "zarr"):
+        pytest.importorskip(package)
+    if can_limit() is None:
+        pytest.skip("memory cannot be limited here")
+    asked = [
+        "--size",
+        "20MB",
+        "--spare",
+        "400MB",
+        "--epochs",
+        "1",
+        "--eater",
+        "--data",
+        str(tmp_path),
+        "--json",
+        str(tmp_path / "b"),
+    ]
+    assert beyond_memory.main(asked) == 0
+    rows = json.loads((tmp_path / "b").read_text())["rows"]
+    assert [row["way"] for row in rows if row["form"] == "npy"] == [arm for arm in beyond_memory.ARMS if arm != "bare decoded"]
+    assert all(epoch["nbytes"] and epoch["from_disk"] is not None for row in rows for epoch in row["epochs"])
+    assert all(row["growth"] <= row["predicted"] for row in rows if "predicted" in row)
+    assert capsys.readouterr().out.count("| fit |") == len(beyond_memory.FORMS)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmapstore.files import descriptors
+from mmapstore.files import descriptors, page_cache
 from mmapstore.files.descriptors import (
     MOST_OPEN,
     Descriptor,
@@ -318,3 +318,18 @@ def test_a_child_forked_while_the_lock_is_held_reads_on(path):
     go_on.set()
     thread.join()
     assert status == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="Linux")
+def test_bytes_in_the_page_cache_are_told_from_others(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(bytes(20_000_000))
+    descriptor = descriptors.Descriptor(str(path))
+    assert descriptors.are_cached(descriptor, 0, 20_000_000)
+    assert not descriptors.are_cached(descriptor, 0, 20_000_001)  # past the end
+    os.fsync(descriptor.number)
+    if page_cache.drop([path]) > 0:
+        pytest.skip("pages cannot be dropped here")
+    assert not descriptors.are_cached(descriptor, 0, 20_000_000)
+    os.pread(descriptor.number, 1, 19_999_999)
+    assert not descriptors.are_cached(descriptor, 0, 20_000_000)

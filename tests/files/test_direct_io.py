@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from mmapstore.files import direct_io
-from mmapstore.files.direct_io import PAGE, DirectFile, empty_at, room_at
+from mmapstore.files.descriptors import Descriptor
+from mmapstore.files.direct_io import AT_ONCE, PAGE, DirectFile, LongReads, empty_at, room_at
+from mmapstore.plain.errors import DamagedFileError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="positioned vectored reads")
 
@@ -95,3 +97,50 @@ def test_short_writes_are_gone_on_with(opened, monkeypatch):
     block[:] = np.arange(100_000) % 251
     DirectFile(str(path), number).write(128, block)
     assert path.read_bytes()[128:] == block.tobytes()
+
+
+# --- long reads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long(tmp_path, monkeypatch):
+    monkeypatch.setattr(direct_io, "BOUNCE_NBYTES", 3 * PAGE)
+    content = np.random.default_rng(1).integers(0, 256, 200_001, dtype=np.uint8)
+    content.tofile(tmp_path / "x")
+    return LongReads(Descriptor(str(tmp_path / "x"))), content
+
+
+@pytest.mark.parametrize("way", ["as measured", "past the cache", "through the cache", "refused", "busy"])
+def test_long_reads_are_the_bytes_of_the_file(long, monkeypatch, way):
+    reads, content = long
+    if way == "refused":
+        preadv = os.preadv
+
+        def refusing(descriptor, buffers, offset, *flags):
+            if descriptor == reads._direct:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return preadv(descriptor, buffers, offset, *flags)
+
+        monkeypatch.setattr(os, "preadv", refusing)
+    if way in ("past the cache", "through the cache"):
+        costs = (1.0, 2.0) if way == "past the cache" else (2.0, 1.0)
+        reads._trials = [(costs[0], True), (costs[1], False)] * 8
+        assert reads._is_direct_next == (way == "past the cache" and reads._direct is not None)
+    if way == "busy":
+        reads._free.clear()
+    random = np.random.default_rng(2)
+    for low, high in np.sort(random.integers(0, len(content), (40, 2))).tolist():
+        out = np.zeros(high - low + 1, np.uint8)[1:]  # at any address
+        reads.read(low, out) if len(out) else None
+        np.testing.assert_array_equal(out, content[low:high])
+    assert way == "busy" or reads._direct is None or len(reads._free) == AT_ONCE
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_a_long_read_past_the_end_is_an_error(long, is_direct):
+    reads, content = long
+    reads._trials = [(1.0, is_direct), (2.0, not is_direct)] * 8
+    with pytest.raises(DamagedFileError, match="ends at byte 200001"):
+        reads.read(150_000, np.zeros(60_000, np.uint8))
+    reads.read(0, out := np.zeros(len(content), np.uint8))
+    np.testing.assert_array_equal(out, content)

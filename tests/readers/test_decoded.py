@@ -26,7 +26,7 @@ from mmapstore.plain.runs import as_runs
 from mmapstore.readers import chunk_advice, chunk_files, chunk_groups
 from mmapstore.readers.chunk_runs import whole_chunks
 from mmapstore.readers.decoded import Decoded, decoded_reader
-from mmapstore.readers.workspaces import Workspaces
+from mmapstore.readers.workspaces import Workspace, Workspaces
 
 SHAPE = (37, 3, 4, 5)
 FRAMES = np.random.default_rng(0).integers(0, 250, SHAPE).astype("f4")
@@ -238,6 +238,24 @@ def test_small_neighbours_are_read_together(tmp_path, monkeypatch, gap, calls):
     reader.read(0, len(FRAMES), out)
     np.testing.assert_array_equal(out, FRAMES)
     assert calls[0] <= len(reads) <= calls[1] and max(reads) <= chunk_groups.READ_TOGETHER
+
+
+@pytest.mark.parametrize("own_files", [False, True])
+@pytest.mark.parametrize("runs", [[(0, 300)], [(3, 41)], [(0, 8), (16, 100), (101, 300)]])
+def test_small_frames_of_zstd_are_decoded_in_place(tmp_path, monkeypatch, own_files, runs):
+    """Where chunks are whole samples that follow one another: no buffer is between, but for those that a run cuts."""
+    zstd = pytest.importorskip("numcodecs.zstd")
+    array = np.random.default_rng(3).integers(0, 9, (300, 3, 4, 5)).astype("f4")
+    options = {"chain": (Codec("zstd"),), "encode": lambda chunk: zstd.compress(chunk, 1), "own_files": own_files}
+    reader = reader_of(stored_chunks(tmp_path, array, (2, 3, 4, 5), **options))
+    asked: list[int] = []
+    decoded = Workspace.decoded
+    monkeypatch.setattr(Workspace, "decoded", lambda self, nbytes: asked.append(nbytes) or decoded(self, nbytes))
+    out = np.zeros((sum(stop - start for start, stop in runs), 3, 4, 5), "f4")
+    reader.read_runs(as_runs(runs), out)
+    np.testing.assert_array_equal(out, np.concatenate([array[start:stop] for start, stop in runs]))
+    if runs == [(0, 300)]:
+        assert not asked
 
 
 def test_memory_beside_the_callers_is_what_was_predicted(tmp_path, threads):
