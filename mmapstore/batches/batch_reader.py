@@ -27,6 +27,7 @@ from .window_frames import WindowFrames
 BOOKKEEPING_BYTES = 6 * 2**20  # positions worked out ahead, Python objects, threads, and what malloc rounds up
 OPENED_BYTES = 9_000  # that an opened file keeps: 4 kB of a .npy file, 8.3 kB of a compressed HDF5 dataset
 TOGETHER_BYTES = 8 * 2**20  # batches are read together, up to this: handing one over takes as long as gathering 2 MiB
+TOGETHER_SAMPLES = 2**17  # at most: their places in the order take some 50 bytes each
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 COPIED_BYTES = 2**20  # fields up to this may be copied again and again, once for many batches: labels that are not aligned
 SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by one, than to copy twice
@@ -62,7 +63,7 @@ class BatchReader:
         nbytes = sum(frames.nbytes for frames in self.plan.arrays) * self.batch_size
         # Of frames that are decoded first, handing a batch over is the smaller part.
         together_bytes = self.together_bytes // (1 if all(readers[name].gathers for name in self.plan.fields) else 4)
-        self._together = max(1, together_bytes // max(1, nbytes))
+        self._together = max(1, min(together_bytes // max(1, nbytes), TOGETHER_SAMPLES // self.batch_size))
         self._buffers = LentBuffers()
         self._fields = self._by_ability({name: readers[name].settled() for name in self.plan.fields})
         self._epoch = -1
