@@ -28,6 +28,7 @@ BOOKKEEPING_BYTES = 6 * 2**20  # positions worked out ahead, Python objects, thr
 OPENED_BYTES = 9_000  # that an opened file keeps: 4 kB of a .npy file, 8.3 kB of a compressed HDF5 dataset
 TOGETHER_BYTES = 8 * 2**20  # batches are read together, up to this: handing one over takes as long as gathering 2 MiB
 TOGETHER_SAMPLES = 2**17  # at most: their places in the order take some 50 bytes each
+ROWS_BYTES = 8 * 2**20  # at least, of batches read together: `to_tf` holds their rows in groups of its own
 ALIVE = 4  # batches alive at once: in use, held by the loop variable, queued by the framework, being filled
 COPIED_BYTES = 2**20  # fields up to this may be copied again and again, once for many batches: labels that are not aligned
 SHORT_BYTES = 4096  # windows up to this cost more to ask the kernel for, one by one, than to copy twice
@@ -367,13 +368,14 @@ class BatchReader:
                 slabs += (at_once + high - low) * reader.spec.sample_nbytes
             elif reader.gathers and reader.place != "in RAM":
                 cache += 2 * frames.rows(name) * reader.spec.sample_nbytes
+        # In use, the one before it by a last view, and the next.
+        groups = max(0, 3 * min(self._together, len(order) // batch + 1) - ALIVE) * delivered
         readers = fields.readers.values()
         return MemoryPlan(
             {
                 f"{ALIVE} batches alive": ALIVE * delivered,
                 "transforms under way": 2 * (self.workers - 1) * delivered,  # each holds what it is given and what it makes
-                # In use, the one before it by a last view, and the next.
-                "batches read together": max(0, 3 * min(self._together, len(order) // batch + 1) - ALIVE) * delivered,
+                "batches read together": max(groups, ROWS_BYTES if self._together > 1 else 0),
                 "frames before conversion": read + slabs,
                 "windows of frames": sum(one.nbytes(order) for one in held),
                 # Beside the helpers, the caller and the threads of the look-ahead decode in their turn.
