@@ -18,6 +18,7 @@ import numpy as np
 
 from .descriptors import Descriptor, read_exactly
 from .durable_writes import write_at
+from .lent_buffers import new_pages
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PAGE = 4096  # a multiple of every block size that a file system asks for
@@ -28,8 +29,12 @@ _NOT_HERE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
 
 
 def empty_at(nbytes: int, offset: int = 0) -> Array:
-    """Return new bytes at an address that is as far from a page's beginning as `offset` of a file is."""
-    return room_at(np.empty(nbytes + 2 * PAGE, np.uint8), offset)[:nbytes]
+    """Return new bytes at an address that is as far from a page's beginning as `offset` of a file is.
+
+    The system has them back as soon as the array dies: malloc keeps such a block for its thread, and takes another beside it
+    where something small came to lie in the first.
+    """
+    return room_at(new_pages(nbytes + PAGE), offset)[:nbytes]
 
 
 def room_at(room: Array, offset: int) -> Array:
