@@ -354,22 +354,24 @@ class BatchReader:
     def memory(self, order: SampleOrder | None = None) -> MemoryPlan:
         """Predict the peak of private memory, in bytes, of a pass with at most `ALIVE` batches alive, in this order or another."""
         order, fields = order or self.order, self._fields
-        batch = self.batch_size
+        batch = min(self.batch_size, len(order))
         delivered = sum(frames.nbytes for frames in self.plan.arrays) * batch
-        at_once = batch * min(self._together, -(-len(order) // batch))
-        read = sum(frames.read_nbytes for frames in self.plan.arrays if frames.converts) * at_once
+        at_once = min(batch * self._together, len(order))
+        is_run = order.shuffling is None and order.draws is None and order.pieces == 1 and self.anchors.is_run(0, len(self.anchors))
+        viewed = [name for name, reader in fields.readers.items() if is_run and reader.view(0, len(reader.spec)) is not None]
+        read = sum(frames.read_nbytes for frames in self.plan.arrays if frames.converts and frames.field not in viewed) * at_once
         held = [one for one in (fields.decoded, fields.held) if one]
         index = self.anchors.nbytes + sum(one.index_nbytes(order) for one in held)
         slabs, cache = 0, 0
         frames = self._window_frames(self.plan.fields).under(order)
         for name, reader in fields.readers.items():
-            if reader.gathers and order.shuffling is None:
+            if reader.gathers and order.shuffling is None and name not in viewed:
                 low, high = self.plan.reach(name)
                 slabs += (at_once + high - low) * reader.spec.sample_nbytes
-            elif reader.gathers and reader.place != "in RAM":
+            elif reader.gathers and order.shuffling is not None and reader.place != "in RAM":
                 cache += 2 * frames.rows(name) * reader.spec.sample_nbytes
         # In use, the one before it by a last view, and the next.
-        groups = max(0, 3 * min(self._together, len(order) // batch + 1) - ALIVE) * delivered
+        groups = max(0, 3 * min(self._together, len(order) // max(1, batch) + 1) - ALIVE) * delivered
         readers = fields.readers.values()
         return MemoryPlan(
             {

@@ -189,14 +189,18 @@ class Samples:
             self._checked(int(found[outside[0]]))
         return np.where(found < 0, found + len(self), found)
 
-    def _run(self, reader: Reader, start: int, stop: int) -> Array:
+    def run_into(self, start: int, stop: int, room: Array | None) -> Array:
+        """Return samples [start, stop) of the first field: a view where the bytes allow, else the first rows of `room`."""
+        return self._run(self._first, start, stop, room)
+
+    def _run(self, reader: Reader, start: int, stop: int, room: Array | None = None) -> Array:
         if stop == start:
             return self._new(reader, 0)
         runs = self._selection.runs(start, stop)
         view = reader.view(*runs[0].tolist()) if len(runs) == 1 else None
         if view is not None:
             return view
-        out = self._new(reader, stop - start)
+        out = self._new(reader, stop - start) if room is None else room[: stop - start]
         reader.read_runs(runs, out)
         return out
 

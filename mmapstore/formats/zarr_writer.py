@@ -108,7 +108,8 @@ def writing_nbytes(new: NewArray, block_nbytes: int) -> int:
     chunk = new.chunk_nbytes
     encoders = min(usable_cpus(), max(1, block_nbytes // max(1, chunk)))
     is_split = any(each < length for each, length in zip(new.grid.chunk[1:], new.shape[1:], strict=True))
-    copied = chunk * (encoders if is_split else 1)  # into one piece; and where a chunk goes past the end
+    goes_past = new.resizable or new.shape[0] % max(1, new.grid.chunk[0]) > 0
+    copied = chunk * (encoders if is_split else goes_past)  # into one piece; and where a chunk goes past the end
     is_encoded = new.compression is not None or new.like is not None
     encoded = chunk + chunk // 8 + (3 if new.compression in ("blosc", "lz4") else 1) * CODEC_NBYTES if is_encoded else 0
     return _LIBRARY_NBYTES + copied + encoders * encoded

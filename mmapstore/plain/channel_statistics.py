@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,27 @@ _CHANNELS = 512  # channels looked at together: a slice of thousands would hold 
 _MOST_CHANNELS = 8192  # the same where a block has few values of each channel in any case: then calls are what costs
 _SMALL = 255  # values of 8 bits, and their differences
 _EXACT = 256  # squares of these: 256 * 255**2 < 2**24
-SCRATCH_NBYTES = 4 << 20  # most private memory that `update` uses beside the block, whatever the block's size
+
+
+_COMBINED = 16  # arrays of a number for each channel, while a slice is merged with those before
+
+
+def scratch_nbytes(dtype: np.dtype[Any], channels: int) -> int:
+    """Return the most private memory, in bytes, that statistics of values of `dtype` take beside a block, whatever its size."""
+    return _SLICE * _nbytes_each(dtype) + 8 * (_COMBINED * min(channels, _MOST_CHANNELS) + 6 * channels)
+
+
+def difference_nbytes(dtype: np.dtype[Any], channels: int) -> int:
+    """Return the same of `DifferenceStatistics`, without the sample that it keeps."""
+    wide = _difference_dtype(dtype)
+    # Differences of 64-bit integers are made of both orders of a pair. The pairs are copied where some lie between episodes.
+    more = max(33 if dtype.kind != wide.kind == "f" else 0, wide.itemsize + _nbytes_each(wide)) - _nbytes_each(wide)
+    return _SLICE * (2 * dtype.itemsize + 2 + more) + scratch_nbytes(wide, channels)
+
+
+def _nbytes_each(dtype: np.dtype[Any]) -> int:
+    """Of a contiguous slice as it comes, and as float32, or as float64 with a mask of NaNs and a copy without them."""
+    return dtype.itemsize + (17 if dtype.kind == "f" else 4 if dtype.itemsize == 1 else 8)
 
 
 class ChannelStatistics:
@@ -78,7 +99,7 @@ class ChannelStatistics:
     def update(self, block: Array, channel_axis: int | None) -> None:
         """Take in a block of any shape; axis `channel_axis` of it holds the channels, None makes it one channel.
 
-        Uses less than 4 MiB beside the block. Raises InvalidTypeError unless the block holds bool, integers or floats,
+        Takes `scratch_nbytes` beside the block. Raises InvalidTypeError unless the block holds bool, integers or floats,
         and InvalidValueError if it has another number of channels than the blocks before.
         """
         if block.dtype.kind not in "biuf":
@@ -295,8 +316,8 @@ class DifferenceStatistics:
     def update(self, block: Array, starts: Sequence[int], channel_axis: int | None) -> None:
         """Take in a block, (samples, ...), that follows the one before; `starts` are the samples of it that begin an episode.
 
-        Keeps a copy of its last sample, and uses less than 4 MiB beside. `starts` rise, and are counted from the block's first.
-        Raises InvalidTypeError unless the block holds bool, integers or floats.
+        Keeps a copy of its last sample, and takes `difference_nbytes` beside. `starts` rise, and are counted from the block's
+        first. Raises InvalidTypeError unless the block holds bool, integers or floats.
         """
         if block.dtype.kind not in "biuf":
             raise InvalidTypeError(f"Differences of dtype {block.dtype} mean nothing; expected bool, integers or floats.")
@@ -304,13 +325,14 @@ class DifferenceStatistics:
             return
         if self._last is not None and (not starts or starts[0] > 0):
             self.statistics.update_differences(block[:1], self._last, channel_axis)
-        follows = np.ones(len(block), np.bool_)
-        follows[[start for start in starts if start < len(block)]] = False
         step = max(1, _SLICE // max(1, block[0].size))
         for at in range(1, len(block), step):
-            later, kept = block[at : at + step], follows[at : at + step]
+            later = block[at : at + step]
             earlier = block[at - 1 : at - 1 + len(later)]
-            if not kept.all():  # a copy of at most `_SLICE` elements of each
+            begun = starts[bisect_left(starts, at) : bisect_left(starts, at + len(later))]
+            if len(begun):  # a copy of at most `_SLICE` elements of each
+                kept = np.ones(len(later), np.bool_)
+                kept[np.asarray(begun) - at] = False
                 later, earlier = later[kept], earlier[kept]
             if len(later):
                 self.statistics.update_differences(later, earlier, channel_axis)

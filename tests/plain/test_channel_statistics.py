@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmapstore.plain import channel_statistics
-from mmapstore.plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics
+from mmapstore.plain.channel_statistics import ChannelStatistics, DifferenceStatistics, difference_nbytes, scratch_nbytes
 from mmapstore.plain.errors import InvalidTypeError, InvalidValueError
 
 
@@ -157,18 +157,26 @@ def test_what_has_no_mean_is_refused(dtype: str) -> None:
         seen(np.zeros(3, dtype))
 
 
-@pytest.mark.parametrize("shape, axis", [((64, 3, 200, 200), 1), ((64, 200, 200, 3), 3), ((40, 200_000), 1), ((3_000_000,), None)])
-def test_scratch_stays_small_for_large_blocks(shape: tuple[int, ...], axis: int | None) -> None:
-    block = np.zeros(shape, np.float32)
-    block.reshape(-1)[::1000] = np.nan
-    tracemalloc.start()
-    try:
-        seen(block, axis=axis)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    kept = 6 * 8 * (block.shape[axis] if axis is not None else 1) * 2
-    assert peak - kept < SCRATCH_NBYTES
+@pytest.mark.parametrize("dtype", ["?", "u1", "i2", "u4", "i8", "u8", "f2", "f4", "f8"])
+@pytest.mark.parametrize("shape, axis", [((64, 3, 50, 50), 1), ((64, 50, 50, 3), 3), ((40, 20_000), 1), ((1_000_000,), None)])
+def test_memory_is_at_most_predicted_and_nearly_as_much(shape: tuple[int, ...], axis: int | None, dtype: str) -> None:
+    block = np.random.default_rng(0).integers(0, 2 if dtype == "?" else 250 if dtype == "u1" else 3000, shape).astype(dtype)
+    if dtype[0] == "f":
+        block.reshape(-1)[::1000] = np.nan
+    form = block.dtype, 1 if axis is None else shape[axis]
+    peaks = []
+    for take in (
+        lambda: ChannelStatistics().update(block, axis),
+        lambda: DifferenceStatistics().update(block, [0, len(block) // 2, len(block) // 2 + 1], axis),
+    ):
+        tracemalloc.start()
+        try:
+            take()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert 0.5 * scratch_nbytes(*form) <= peaks[0] <= scratch_nbytes(*form)
+    assert 0.3 * difference_nbytes(*form) <= peaks[1] <= difference_nbytes(*form) + block[0].nbytes
 
 
 @pytest.mark.parametrize("values", [65_536, 300, 7])

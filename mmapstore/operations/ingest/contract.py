@@ -22,7 +22,7 @@ ONLY = "data"  # the field of a source that has one, and no name for it
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive samples."""
+    """Consecutive samples. Their arrays are valid until the next piece is asked for."""
 
     fields: Mapping[str, Array]  # by name, (n, *sample shape), the same n in all; maybe views
     starts: Sequence[int] = ()  # which of them, counted from the first, begin an episode

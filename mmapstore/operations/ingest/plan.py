@@ -10,7 +10,7 @@ from typing import Any
 from ...files.worker_threads import usable_cpus
 from ...formats.contract import NewArray
 from ...plain.array_spec import ArraySpec
-from ...plain.channel_statistics import SCRATCH_NBYTES
+from ...plain.channel_statistics import difference_nbytes, scratch_nbytes
 from ...plain.chunk_grid import usual_chunk_samples
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.manifest import ArrayManifest
@@ -86,6 +86,15 @@ class FieldPlan:
         target, axis = self.conversion.target, self.conversion.channel_axis
         return target.dtype.kind in "biuf" and (axis is None or target.shape[axis] <= MOST_CHANNELS)
 
+    @property
+    def statistics_nbytes(self) -> int:
+        """Bytes that statistics of the values and of their change take, at the same time, the latter with a sample kept."""
+        if not self.is_counted:
+            return 0
+        target, axis = self.conversion.target, self.conversion.channel_axis
+        form = target.dtype, 1 if axis is None else target.shape[axis]
+        return scratch_nbytes(*form) + difference_nbytes(*form) + 2 * target.sample_nbytes
+
     def new_array(self, samples: int, resizable: bool) -> NewArray:
         target = self.conversion.target
         shape = (samples, *target.sample_shape)
@@ -159,8 +168,7 @@ class WritePlan:
                 "block being written": self.block_samples * self.sample_nbytes,
                 **({"reading back": 2 * self.block_samples * self.sample_nbytes} if is_shared else {}),
                 **self.source.memory(self.block_samples),
-                # Statistics of values and those of differences are taken at the same time, the latter with a sample kept.
-                "checks and statistics": 2 * SCRATCH_NBYTES + 2_000_000 + self.sample_nbytes,
+                "checks and statistics": 2_000_000 + sum(field.statistics_nbytes for field in self.fields.values()),
                 **({"conversion": usable_cpus() * casts.SCRATCH_NBYTES} if any(map(_is_checked, self.fields.values())) else {}),
                 "writing": max(writing),  # one field after the other
                 "bookkeeping": _SMALL_THINGS,

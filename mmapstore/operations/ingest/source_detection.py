@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...batches.dataset import Dataset
 from ...batches.notes import warn_of_packed
 from ...batches.opening import open_quietly
 from ...formats.registry import PARTIAL, require_exists, split_inside
@@ -42,7 +43,7 @@ def fields_of(source: Any) -> Mapping[str, Any] | None:
         source = open_quietly(os.fspath(source))
         if len(source.fields) > 1:
             warn_of_packed(each for field in source.packed.values() for each in field)
-    if _is_dataset(source) and len(source.fields) > 1:
+    if isinstance(source, Dataset) and len(source.fields) > 1:
         return dict(source.fields)
     return None
 
@@ -130,12 +131,12 @@ def _source_of(source: Any, source_layout: str | None, layout: str | None, any_d
         return _of_path(os.fspath(source), source_layout)
     if isinstance(source, (list, tuple)) and source and all(isinstance(item, (str, os.PathLike)) for item in source):
         return _of_files([os.fspath(item) for item in source], source_layout)
-    if _is_dataset(source):
+    if isinstance(source, Dataset):
         if source_layout is not None and source_layout.upper() != source.layout:
             raise InvalidValueError(
                 f"The dataset given is laid out {source.layout}, not {source_layout!r}. Say layout= where it is opened."
             )
-        return DatasetSource(_only_field(source), _dataset_name(source), _dataset_paths(source))
+        return DatasetSource(_only_field(source), source.name, _dataset_paths(source))
     if is_array_like(source) or is_read_in_slices(source):
         return array_source(source, source_layout)
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
@@ -236,11 +237,7 @@ def _of_opened(source: Any, paths: list[str], source_layout: str | None) -> Sour
     return DatasetSource(dataset, name, files, list(dataset.doubts.values()))
 
 
-def _is_dataset(source: Any) -> bool:
-    return all(hasattr(source, name) for name in ("fields", "episodes", "layout", "dtype", "shape"))
-
-
-def _only_field(dataset: Any) -> Any:
+def _only_field(dataset: Dataset) -> Dataset:
     fields = list(dataset.fields)
     if len(fields) > 1:
         raise InvalidValueError(
@@ -249,11 +246,7 @@ def _only_field(dataset: Any) -> Any:
     return dataset
 
 
-def _dataset_name(dataset: Any) -> str:
-    return str(getattr(dataset, "name", None) or "an opened dataset")
-
-
-def _dataset_paths(dataset: Any) -> list[str]:
+def _dataset_paths(dataset: Dataset) -> list[str]:
     """The files that its samples come from: none of them may be the target."""
     readers = list(dataset.readers.values())
     return [os.path.abspath(path) for reader in readers for path in reader.files]

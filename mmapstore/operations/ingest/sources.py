@@ -16,12 +16,14 @@ import numpy as np
 from ...batches.dataset import Dataset
 from ...batches.notes import warn_of_packed
 from ...batches.opening import dataset_of
+from ...files.lent_buffers import new_pages
 from ...formats.contract import StoredArray
 from ...formats.registry import open_live
 from ...plain.array_likes import exact_array, is_read_in_slices
 from ...plain.array_spec import DEFAULT_LAYOUTS, LETTERS, ArraySpec, StoredLayout, checked_dtype
 from ...plain.errors import InvalidTypeError, InvalidValueError
 from ...plain.guessed_axes import Doubt, doubt_about
+from ...readers.contract import Reader
 from .contract import ONLY, Array, Piece, Position
 
 _MOST_DECODINGS = 4  # of a chunk that is read in parts to save memory
@@ -100,7 +102,7 @@ class DatasetSource:
 
     gives_from_any_sample = True
 
-    def __init__(self, dataset: Any, name: str, paths: list[str], doubts: Sequence[Doubt] = ()) -> None:
+    def __init__(self, dataset: Dataset, name: str, paths: list[str], doubts: Sequence[Doubt] = ()) -> None:
         self._dataset, self.doubts = dataset, doubts
         self._together = max(1, self._reader.decoded_together)
         self._takes_whole = True
@@ -111,8 +113,7 @@ class DatasetSource:
         self.specs = {ONLY: self._spec}
         self.samples: int | None = len(dataset)
         self.guess = len(dataset)
-        # A duck-typed dataset, which is not mmapstore's own, has no notes.
-        note = next(iter(getattr(dataset, "notes", {}).values()), None)
+        note = next(iter(dataset.notes.values()), None)
         self.notes: Mapping[str, Mapping[str, Any]] = {} if note is None else {ONLY: note.to_json()}
         self._starts = np.asarray(dataset.episodes, np.int64)[:-1]
         samples = len(dataset)
@@ -128,31 +129,39 @@ class DatasetSource:
         }
 
     @property
-    def _reader(self) -> Any:
-        """The reader of the field; None of a duck-typed dataset: an object with fields, episodes and a layout that is not ours."""
-        return next(iter(getattr(self._dataset, "readers", {}).values()), None)
+    def _reader(self) -> Reader:
+        return next(iter(self._dataset.readers.values()))
 
     def fit(self, nbytes: int) -> None:
-        if isinstance(self._dataset, Dataset):
-            self._dataset = self._dataset.within(nbytes // 2)
+        self._dataset = self._dataset.within(nbytes // 2)
         self._takes_whole = self._together * self._spec.sample_nbytes <= nbytes // 8
 
     def pieces(self, after: Position, at_most: int) -> Iterator[Piece]:
-        at = after.samples
+        at, step = after.samples, self._step(at_most)
+        nbytes = self._held_nbytes(step)
+        room = new_pages(nbytes).view(self._spec.dtype).reshape(-1, *self._spec.sample_shape) if nbytes else None
         while at < len(self._dataset):
-            step = self._step(at_most)
-            stop = at + step - at % min(step, self._together)
-            read = np.asarray(self._dataset[at:stop])
+            stop = min(at + step - at % min(step, self._together), len(self._dataset))
+            read = self._dataset.run_into(at, stop, room)
             for start in range(0, len(read), at_most):
                 piece = read[start : start + at_most]
                 yield Piece({ONLY: piece}, starts_between(self._starts, at + start, at + start + len(piece)))
             at += len(read)
 
     def memory(self, at_most: int) -> dict[str, int]:
-        scratch, step = self._reader.scratch_nbytes, self._step(at_most)
-        # The samples read before, those being read, and where the reader does not tell, as much for chunks decoded whole.
-        held = min(2 * step, len(self._dataset)) + (0 if scratch else step)
-        return {"samples being read": held * self._spec.sample_nbytes, "decoding": scratch}
+        step = self._step(at_most)
+        # Samples picked here and there may each lie in a chunk of their own; others in a chunk that begins before them.
+        decoding = self._reader.scratch_of(step + self._together - 1) if self._is_whole else self._reader.scratch_nbytes
+        return {"samples being read": self._held_nbytes(step), "decoding": decoding}
+
+    @property
+    def _is_whole(self) -> bool:
+        return len(self._dataset) == len(self._reader.spec)
+
+    def _held_nbytes(self, step: int) -> int:
+        """Return the bytes of the samples that are read at once; 0 where all of them are views of a mapped file."""
+        is_mapped = self._is_whole and self._reader.view(0, len(self._dataset)) is not None
+        return 0 if is_mapped else min(step, len(self._dataset)) * self._spec.sample_nbytes
 
     def _step(self, at_most: int) -> int:
         """Return the samples to read at once: whole chunks, or where they take too much memory, no less than a fourth."""
@@ -268,7 +277,8 @@ class IterableSource:
                 at += len(episode)
 
     def memory(self, at_most: int) -> dict[str, int]:
-        return {"items given by the iterable": 2 * self._item_nbytes}
+        # The one before, the next, and the room of an earlier one, which malloc cannot use again where something small lies in it.
+        return {"items given by the iterable": 3 * self._item_nbytes}
 
 
 def _block_letters(source_layout: str | None, layout: str | None, axes: int, name: str) -> str:

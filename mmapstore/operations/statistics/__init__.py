@@ -17,7 +17,8 @@ from ...batches.dataset import Dataset
 from ...batches.labels import class_words, is_label, label_field
 from ...batches.opening import open_dataset
 from ...batches.split import split_points
-from ...plain.channel_statistics import SCRATCH_NBYTES, ChannelStatistics, DifferenceStatistics
+from ...plain.channel_statistics import ChannelStatistics, DifferenceStatistics, difference_nbytes
+from ...plain.channel_statistics import scratch_nbytes as statistics_nbytes
 from ...plain.errors import DamagedFileError, InvalidTypeError, InvalidValueError, MmapstoreError
 from ...plain.memory_budget import MemoryPlan, parse_bytes
 from ..flow import engines
@@ -221,15 +222,17 @@ class Pass:
         reader = dataset.readers[field]
         spec = reader.spec
         together = rows_together(reader, min(BLOCK_NBYTES, max_memory // 8), max_memory // 4)
+        axis = spec.layout.index("C") if "C" in spec.layout else None
+        channels = 1 if axis is None else spec.shape[axis]
+        changes = difference_nbytes(spec.dtype, channels) + 2 * spec.sample_nbytes if is_ordered else 0
         parts = {
             "blocks read": min(BLOCKS * together, samples[1] - samples[0] + 1) * spec.sample_nbytes,
-            "statistics": 2 * SCRATCH_NBYTES + 2 * spec.sample_nbytes,
+            "statistics": statistics_nbytes(spec.dtype, channels) + changes,
             "bookkeeping": BOOKKEEPING,
         }
         reader = reader.within(max_memory - sum(parts.values()))
         parts["decoding"] = scratch_nbytes(reader, together, samples[0])
         MemoryPlan(parts).require(max_memory, f"Statistics of {path}", "Give a larger max_memory= (--max-memory).")
-        axis = spec.layout.index("C") if "C" in spec.layout else None
         chunk = max(1, reader.decoded_together)
         regions = Regions(*samples, max(1, REGION_NBYTES // (chunk * max(1, spec.sample_nbytes))) * chunk)
         form = spec.shape, spec.dtype.str, axis
