@@ -155,11 +155,11 @@ class ChainDecoder:
 
     @contextlib.contextmanager
     def _buffers(self) -> Iterator[list[Bytes]]:
-        """Lend the two buffers of intermediate bytes: no more exist than calls were under way at once."""
+        """Lend two buffers of intermediate bytes, and one of shuffled chunks: no more exist than calls were under way at once."""
         try:
             buffers = self._scratch.pop()
         except IndexError:
-            buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+            buffers = [np.empty(0, np.uint8)] * 3
         try:
             yield buffers
         finally:
@@ -200,13 +200,43 @@ class ChainDecoder:
 
     @property
     def joins(self) -> bool:
-        """True if `decode_joined` can do anything."""
+        """True if `decode_joined` can do anything: frames of zstd are decoded by one call, or shuffled bytes are by one call."""
+        first = self._steps[0] if len(self._steps) > 1 else None
+        return self.joins_neighbours or (isinstance(first, Unshuffle) and self._nbytes % first.itemsize == 0)
+
+    @property
+    def joins_neighbours(self) -> bool:
+        """True if pieces have to follow one another."""
         return len(self._steps) == 1 and isinstance(self._steps[0], Unzstd)
 
+    def joined_nbytes(self, chunks: int) -> int:
+        """Return the bytes of memory that `decode_joined` takes for so many chunks beside those of `scratch_nbytes`."""
+        nbytes = chunks * self._nbytes
+        return nbytes + self._steps[0].own_nbytes(nbytes) if self.joins and not self.joins_neighbours else 0
+
     def decode_joined(self, stored: Bytes, pieces: Sequence[tuple[int, int]], out: Bytes) -> bool:
-        """Fill `out` with chunks, all of whose codecs were applied, by one call: chunk k is stored in [begin, end), the k-th piece.
+        """Fill `out` with chunks, all of whose codecs were applied: chunk k is stored in [begin, end), the k-th piece.
 
         False where that cannot be done, or one of them is damaged: `decode` then says why. `out` may be changed all the same.
         """
-        (step,) = self._steps
-        return isinstance(step, Unzstd) and step.undo_joined(stored, pieces, self._nbytes, out)
+        step = self._steps[0]
+        if isinstance(step, Unzstd):
+            return step.undo_joined(stored, pieces, self._nbytes, out)
+        assert isinstance(step, Unshuffle)
+        plan, nbytes = self._plans[0], len(pieces) * self._nbytes
+        moves = (*plan.moves[:-2], plan.moves[-2]._replace(slot=-1))
+        with self._buffers() as buffers:
+            if len(buffers[2]) < nbytes:
+                buffers[2] = np.empty(nbytes, np.uint8)
+            rows = buffers[2][:nbytes].reshape(len(pieces), -1)
+            try:
+                for row, (begin, end) in zip(rows, pieces, strict=True):
+                    if plan.stored not in (None, end - begin):
+                        return False
+                    found = self._undone(stored[begin:end], moves, row, buffers)
+                    if found is not row:
+                        row[:] = found
+            except CorruptChunk:
+                return False
+            step.undo_rows(rows, out.reshape(len(pieces), -1))
+        return True

@@ -37,7 +37,7 @@ def unshuffle(source: Bytes, itemsize: int, out: Bytes) -> None:
     if whole < len(out):
         out[whole:] = source[whole:]
     planes = source[:whole].reshape(itemsize, count)
-    if itemsize in (2, 4, 8) and count >= _FEW and sys.byteorder == "little":
+    if _widens(itemsize, count):
         _widen_all(planes, out[:whole].view(f"<u{itemsize}"))
     elif itemsize <= 16:
         elements = out[:whole].reshape(count, itemsize)
@@ -47,17 +47,43 @@ def unshuffle(source: Bytes, itemsize: int, out: Bytes) -> None:
         out[:whole].reshape(count, itemsize).T[...] = planes
 
 
+def unshuffle_rows(sources: Planes, itemsize: int, outs: Planes) -> None:
+    """Do the same for the chunks in the rows of two arrays of bytes, all by one call. Their length is a multiple of `itemsize`.
+
+    >>> outs = np.empty((2, 4), np.uint8)
+    >>> unshuffle_rows(np.array([[1, 3, 2, 4], [5, 7, 6, 8]], np.uint8), 2, outs)
+    >>> outs.tolist()
+    [[1, 2, 3, 4], [5, 6, 7, 8]]
+    """
+    planes = sources.reshape(len(sources), itemsize, -1)
+    if _widens(itemsize, outs.size // itemsize):
+        elements = outs.view(f"<u{itemsize}")
+        _widen(planes.transpose(1, 0, 2), elements, _spare(itemsize, elements.size))
+    else:
+        outs.reshape(len(outs), -1, itemsize)[...] = planes.transpose(0, 2, 1)
+
+
+def _widens(itemsize: int, count: int) -> bool:
+    return itemsize in (2, 4, 8) and count >= _FEW and sys.byteorder == "little"
+
+
 def _spare_nbytes(itemsize: int, count: int) -> int:
-    """Return the bytes of memory that `_widen_all` keeps for a thread: two halves of each width."""
+    """Return the bytes of memory that `_spare` keeps for a thread."""
     return min(count, _BLOCK) * {4: 4, 8: 12}.get(itemsize, 0) if count >= _FEW else 0
+
+
+def _spare(itemsize: int, count: int) -> dict[int, Planes]:
+    """Return two halves of each width below `itemsize` for `count` elements, which this thread keeps."""
+    spare: dict[int, Planes] = _local.__dict__.setdefault("spare", {})
+    for width in (2, 4):
+        if width < itemsize and (width not in spare or spare[width].shape[1] < count):
+            spare[width] = np.empty((2, count), f"<u{width}")
+    return spare
 
 
 def _widen_all(planes: Planes, out: Planes) -> None:
     block = -(-len(out) // -(-len(out) // _BLOCK))
-    spare = _local.__dict__.setdefault("spare", {})
-    for width in (2, 4):
-        if width < len(planes) and (width not in spare or spare[width].shape[1] < block):
-            spare[width] = np.empty((2, block), f"<u{width}")
+    spare = _spare(len(planes), block)
     for start in range(0, len(out), block):
         _widen(planes[:, start : start + block], out[start : start + block], spare)
 
@@ -68,7 +94,7 @@ def _widen(planes: Planes, out: Planes, spare: dict[int, Planes]) -> None:
     if half == 1:
         low, high = planes
     else:
-        low, high = spare[half][:, : len(out)]
+        low, high = spare[half][:, : out.size].reshape(2, *out.shape)
         _widen(planes[:half], low, spare)
         _widen(planes[half:], high, spare)
     np.left_shift(high, 8 * half, out=out, dtype=out.dtype)
@@ -79,17 +105,24 @@ class Unshuffle(Step):
     """HDF5's shuffle filter, and the one of numcodecs, which refuses to write chunks with a tail."""
 
     def __init__(self, itemsize: int) -> None:
-        self._itemsize = itemsize
+        self.itemsize = itemsize
 
     def encoded_nbytes(self, decoded: int) -> int | None:
         return decoded
 
     def own_nbytes(self, decoded: int) -> int:
-        return _spare_nbytes(self._itemsize, decoded // self._itemsize)
+        return _spare_nbytes(self.itemsize, decoded // self.itemsize)
+
+    def undo_rows(self, sources: Planes, outs: Planes) -> None:
+        """Undo it in all rows of bytes by one call."""
+        if self.itemsize <= 1:
+            outs[...] = sources
+        else:
+            unshuffle_rows(sources, self.itemsize, outs)
 
     def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
-        if self._itemsize <= 1:
+        if self.itemsize <= 1:
             out[:] = source
         else:
-            unshuffle(source, self._itemsize, out)
+            unshuffle(source, self.itemsize, out)
         return out

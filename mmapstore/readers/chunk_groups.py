@@ -9,7 +9,7 @@ from ..formats.located import ChunkPlace
 from .contract import Array
 
 READ_TOGETHER = 512 * 2**10  # bytes of small chunks that are read with one call: they stay in the processor's cache
-_GAP = 4 * 2**10  # bytes between two chunks that are read along, unless one call decodes both: less than another call costs
+_GAP = 4 * 2**10  # bytes between two chunks that are read along, unless both are decoded as one stream: less than another call
 
 # (part of the caller's array in stored axis order, part of the chunk: for each axis a slice of step 1, or rising places).
 Target = tuple[Array, tuple[Any, ...]]
@@ -23,10 +23,11 @@ class WantedChunk(NamedTuple):
     targets: list[Target]
 
 
-def groups_of(chunks: list[WantedChunk], together: int) -> list[list[WantedChunk]]:
+def groups_of(chunks: list[WantedChunk], together: int, adjacent: bool = False) -> list[list[WantedChunk]]:
     """Return chunks to be read together, in the order in which they lie: small neighbours in a file, and small files.
 
-    `together` is the number of chunks that one call decodes; 0 where a call decodes one chunk alone.
+    `together` is the number of chunks that are decoded together; 0 where each is decoded alone. `adjacent` : only where they
+    follow one another
     """
     groups, stored, files = [], [], []
     for chunk in chunks:
@@ -43,7 +44,7 @@ def groups_of(chunks: list[WantedChunk], together: int) -> list[list[WantedChunk
     most = min(READ_TOGETHER, sum(found[2] for found in stored) // shares)
     file, begin, end = "", 0, 0
     for path, offset, nbytes, chunk in stored:
-        is_near = path == file and 0 <= offset - end <= (0 if together else _GAP) and offset + nbytes - begin <= most
+        is_near = path == file and 0 <= offset - end <= (0 if adjacent else _GAP) and offset + nbytes - begin <= most
         if is_near and len(groups[-1]) != together:
             groups[-1].append(chunk)
         else:

@@ -111,7 +111,8 @@ class Decoded(Reader):
         stored = (
             chunk_groups.READ_TOGETHER if self._files.never_encoded else max(chunk_groups.READ_TOGETHER, self._files.most_stored)
         )
-        return stored + max(1, self._together) * self._chunk_nbytes + self._decoder.scratch_nbytes
+        joined = self._decoder.joined_nbytes(self._together)
+        return stored + max(1, self._together) * self._chunk_nbytes + self._decoder.scratch_nbytes + joined
 
     def within(self, nbytes: int) -> Decoded:
         workers = max(1, (nbytes - self.kept_nbytes) // self._worker_nbytes)
@@ -205,7 +206,7 @@ class Decoded(Reader):
         places = self._chunks.places(numbers)
         chunks = [WantedChunk(number, place, wanted[number]) for number, place in zip(numbers, places, strict=True)]
         try:
-            share_out(groups_of(chunks, self._together), self._work, self._workers)
+            share_out(groups_of(chunks, self._together, self._decoder.joins_neighbours), self._work, self._workers)
         except MmapstoreError:
             raise
         except MemoryError as error:

@@ -47,6 +47,7 @@ class Counting:
 
     def __init__(self, decoder, on_decode=lambda stored, out: None) -> None:
         self.decoder, self.scratch_nbytes, self.joins = decoder, decoder.scratch_nbytes, False
+        self.joins_neighbours, self.joined_nbytes = decoder.joins_neighbours, decoder.joined_nbytes
         self.outs: list[np.ndarray] = []
         self.on_decode = on_decode
 
