@@ -29,7 +29,8 @@ from .record import grown_paths, is_count
 from .target import Output
 
 _VERSION = 5
-COMMIT_NBYTES = 64 << 20  # at most so much, or so many seconds, is written again after a kill; each commit waits for the disk
+# At most twice so much is written again after a kill: while a commit waits for the disk, the next one fills.
+COMMIT_NBYTES = 64 << 20
 COMMIT_SECONDS = 1.0
 _FINGERPRINTS = ("source", "convert")  # of sources: values that nobody can read
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what comes of a journal that others wrote
@@ -80,13 +81,12 @@ class Journal:
         self.finished: Finished | None = None
         self._is_kept = kept
         self._is_whole = False  # the file holds all that was recorded, so that lines can be added
-        self._committed, self._nbytes = time.monotonic(), 0
+        self._begun, self._nbytes = time.monotonic(), 0
 
     def write(self) -> None:
         """Put what is new on disk: in one step all of it, later a line. Raises WriteError; a kill leaves the lines before."""
         if self._is_kept:
             self._write()
-        self._committed, self._nbytes = time.monotonic(), 0
 
     def _write(self) -> None:
         record: Recorded | None = self.record
@@ -113,9 +113,12 @@ class Journal:
         self.write()
 
     def is_due(self, nbytes: int) -> bool:
-        """Return True once enough bytes, or enough time, have passed since the last commit; `nbytes` were written since asked."""
+        """Return True, and count anew, once enough bytes, or enough time, have passed; `nbytes` were written since asked."""
         self._nbytes += nbytes
-        return self._nbytes >= COMMIT_NBYTES or time.monotonic() - self._committed >= COMMIT_SECONDS
+        is_due = self._nbytes >= COMMIT_NBYTES or time.monotonic() - self._begun >= COMMIT_SECONDS
+        if is_due:
+            self._begun, self._nbytes = time.monotonic(), 0
+        return is_due
 
     def finish(self, manifest: Manifest | None, grown: Iterable[str] = ()) -> None:
         """Put everything written on disk, and then record that it is whole. `grown`: files that grew, instead of a partial file."""
