@@ -7,6 +7,7 @@ exception is raised or everything is dropped, there is nothing to stop.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -79,7 +80,7 @@ class Promise(Generic[T]):
         if self._begun.acquire(blocking=False):
             self._work = None
             self._ended.set()
-        elif self._process == os.getpid():
+        elif self._process == os.getpid() and not sys.is_finalizing():  # then its thread is stopped, and never ends it
             self._ended.wait()
         self._made = self._error = None
 

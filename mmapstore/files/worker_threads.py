@@ -6,6 +6,7 @@ holds on to buffers.
 
 from __future__ import annotations
 
+import atexit
 import collections
 import os
 import threading
@@ -14,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 _IDLE_SECONDS = 0.2
+_ENDING_SECONDS = 10.0  # that the end of the interpreter waits for work under way
 
 
 def usable_cpus() -> int:
@@ -122,6 +124,7 @@ class WorkerThreads:
         self._name = name
         self._most = most
         self.forget()
+        atexit.register(self.end)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.forget)
 
@@ -132,10 +135,23 @@ class WorkerThreads:
         self._given: collections.deque[Callable[[], Any]] = collections.deque()
         self._threads = 0
         self._unfinished = 0
+        self._is_ended = False
+
+    def end(self) -> None:
+        """Begin nothing more, and return when nothing is under way: an interpreter that ends stops threads wherever they are,
+        and whoever then waited for their work, or took away its buffers, would wait forever, or crash.
+        """
+        with self._changed:
+            self._is_ended = True
+            self._unfinished -= len(self._given)
+            self._given.clear()
+            self._changed.wait_for(lambda: not self._unfinished, _ENDING_SECONDS)
 
     def give(self, work: Callable[[], Any], times: int = 1) -> None:
         """Call `work` soon, `times` times, if the system gives threads: nobody may wait for it without an alternative."""
         with self._changed:
+            if self._is_ended:
+                return
             for _ in range(times):
                 self._given.append(work)
                 self._unfinished += 1
@@ -159,6 +175,8 @@ class WorkerThreads:
             del work  # an idle thread holds nothing
             with self._changed:
                 self._unfinished -= 1
+                if self._is_ended:
+                    self._changed.notify_all()
 
 
 _decoders = WorkerThreads("mmapstore-decode", lambda: usable_cpus() - 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -127,3 +129,29 @@ def test_transforms_are_called_once_for_each_batch_and_their_errors_come_out():
         list(b)
     assert isinstance(raised.value.__cause__, LookupError)
     assert calls == [0, 10, 20, 30, 40, 50]
+
+
+ENDS_EARLY = """
+import os
+import time
+import numpy as np
+import mmapstore as mm
+
+def slow(x):
+    time.sleep(0.3)
+    return x
+
+epoch = iter(mm.open(np.zeros((64, 8), "f4")).batches(4, transform=slow, shuffle=True, seed=0))
+next(epoch)  # the next batch is under way in a thread, which the end of the interpreter would stop
+
+class Last:
+    def __del__(self):
+        os.write(1, b"the end")
+
+last = Last()
+"""
+
+
+def test_a_program_ends_while_a_batch_is_made_ahead():
+    done = subprocess.run([sys.executable, "-c", ENDS_EARLY], check=True, timeout=60, capture_output=True)
+    assert done.stdout == b"the end"
