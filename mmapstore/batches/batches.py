@@ -249,7 +249,7 @@ class Batches(BatchEpochs):
 
         ahead: LookAhead[int, deque[tuple[Any, ...]]] = LookAhead(lambda batch: partial(read, batch))
         # Before a transform nothing is read ahead: batches are made ahead as a whole.
-        is_ahead = self._transform is None and self._reader.reads_ahead
+        is_ahead = self._reader.reads_ahead
         try:
             while first < end:
                 group, batch = ahead.get(first, range(stop_of(first), end, step) if is_ahead else ()), first
