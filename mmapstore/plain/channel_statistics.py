@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,17 @@ def difference_nbytes(dtype: np.dtype[Any], channels: int) -> int:
 def _nbytes_each(dtype: np.dtype[Any]) -> int:
     """Of a contiguous slice as it comes, and as float32, or as float64 with a mask of NaNs and a copy without them."""
     return dtype.itemsize + (17 if dtype.kind == "f" else 4 if dtype.itemsize == 1 else 8)
+
+
+class _Moments(NamedTuple):
+    """Of the values of each channel in a slice, (channels,). Where all are NaN, the extremes are inf and -inf."""
+
+    counted: Array
+    nans: Array
+    low: Array
+    high: Array
+    mean: Array
+    deviations: Array
 
 
 class ChannelStatistics:
@@ -109,8 +120,7 @@ class ChannelStatistics:
         if block.size == 0:
             return
         whole = _channels_first(block, channel_axis)
-        for box in _boxes(whole.shape):
-            self._merge_slice(box[0], whole[box])
+        self._merge((box[0], _moments(whole[box])) for box in _boxes(whole.shape))
 
     def update_differences(self, later: Array, earlier: Array, channel_axis: int | None) -> None:
         """Take in `later - earlier`, two blocks of one shape and dtype, without a copy of either.
@@ -122,8 +132,7 @@ class ChannelStatistics:
         if later.size == 0:
             return
         after, before = _channels_first(later, channel_axis), _channels_first(earlier, channel_axis)
-        for box in _boxes(after.shape):
-            self._merge_slice(box[0], _difference(after[box], before[box], wide))
+        self._merge((box[0], _moments(_difference(after[box], before[box], wide))) for box in _boxes(after.shape))
 
     def _expect(self, channels: int, extreme: np.dtype[Any]) -> None:
         if self.channels == 0:
@@ -136,32 +145,13 @@ class ChannelStatistics:
             common = np.promote_types(extreme, self._minimum.dtype)
             self._minimum, self._maximum = self._minimum.astype(common), self._maximum.astype(common)
 
-    def _merge_slice(self, at: slice, box: Array) -> None:
-        """Take in (channels, ...), at most `_SLICE` elements."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            box = np.ascontiguousarray(box).reshape(len(box), -1)  # one row each channel: reductions over strides are 7x slower
-            low, high = box.min(axis=1), box.max(axis=1)
-            count = np.full(len(box), box.shape[1], np.int64)
-            nans = np.zeros(len(box), np.int64)
-            if box.dtype.kind in "biu" and low.min() >= -_SMALL and high.max() <= _SMALL:
-                self._combine(at, count, nans, low, high, *_moments_of_small(box))
-                return
-            values = box.astype(np.float64)
-            if box.dtype.kind == "f" and np.isnan(low).any():
-                missing = np.isnan(values)
-                nans = missing.sum(axis=1)
-                count -= nans
-                low = np.where(missing, np.inf, values).min(axis=1)
-                high = np.where(missing, -np.inf, values).max(axis=1)
-                values[missing] = 0
-                mean = values.sum(axis=1) / np.maximum(count, 1)
-                values -= mean[:, None]
-                values[missing] = 0
-            else:
-                mean = values.sum(axis=1) / count
-                values -= mean[:, None]
-            deviations = np.einsum("ij,ij->i", values, values)
-        self._combine(at, count, nans, low, high, mean, deviations)
+    def _merge(self, slices: Iterable[tuple[slice, _Moments]]) -> None:
+        """Take in the moments of slices, several of the same channels at a time."""
+        for start, group in itertools.groupby(slices, lambda each: (each[0].start, each[0].stop)):
+            at = slice(*start)
+            together = max(1, _CHANNELS // (at.stop - at.start))
+            while some := [moments for _, moments in itertools.islice(group, together)]:
+                self._combine(at, *(some[0] if len(some) == 1 else _joined(some)))
 
     def _combine(self, at: slice, count: Array, nans: Array, low: Array, high: Array, mean: Array, deviations: Array) -> None:
         before = self.count[at]
@@ -238,6 +228,43 @@ class ChannelStatistics:
         return statistics
 
 
+def _moments(box: Array) -> _Moments:
+    """Return the moments of (channels, ...), at most `_SLICE` elements."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        box = np.ascontiguousarray(box).reshape(len(box), -1)  # one row each channel: reductions over strides are 7x slower
+        low, high = box.min(axis=1), box.max(axis=1)
+        count = np.full(len(box), box.shape[1], np.int64)
+        nans = np.zeros(len(box), np.int64)
+        if box.dtype.kind in "biu" and (box.dtype.itemsize == 1 or (low.min() >= -_SMALL and high.max() <= _SMALL)):
+            return _Moments(count, nans, low, high, *_moments_of_small(box))
+        values = box.astype(np.float64)
+        if box.dtype.kind == "f" and np.isnan(low).any():
+            missing = np.isnan(values)
+            nans = missing.sum(axis=1)
+            count -= nans
+            low = np.where(missing, np.inf, values).min(axis=1)
+            high = np.where(missing, -np.inf, values).max(axis=1)
+            values[missing] = 0
+            mean = values.sum(axis=1) / np.maximum(count, 1)
+            values -= mean[:, None]
+            values[missing] = 0
+        else:
+            mean = values.sum(axis=1) / count
+            values -= mean[:, None]
+        return _Moments(count, nans, low, high, mean, np.einsum("ij,ij->i", values, values))
+
+
+def _joined(slices: list[_Moments]) -> _Moments:
+    """Return the moments of several slices of the same channels."""
+    counts, nans, lows, highs, means, deviations = (np.stack(each) for each in zip(*slices, strict=True))
+    count = counts.sum(axis=0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = (counts * means).sum(axis=0) / np.maximum(count, 1)
+        shifts = np.where(counts == 0, 0, means - mean)
+        deviation = deviations.sum(axis=0) + (counts * shifts * shifts).sum(axis=0)
+    return _Moments(count, nans.sum(axis=0), lows.min(axis=0), highs.max(axis=0), mean, deviation)
+
+
 def _moments_of_small(rows: Array) -> tuple[Array, Array]:
     """Return (mean, sum of squared deviations) of each row of at most `_SLICE` integers up to `_SMALL`, rounded once.
 
@@ -248,7 +275,8 @@ def _moments_of_small(rows: Array) -> tuple[Array, Array]:
     whole = count // _EXACT * _EXACT
     groups, rest = values[:, :whole].reshape(len(values), -1, _EXACT), values[:, whole:]
     squares = np.einsum("ijk,ijk->ij", groups, groups).sum(axis=1, dtype=np.float64) + np.einsum("ij,ij->i", rest, rest)
-    total, squares = values.sum(axis=1).astype(np.int64), squares.astype(np.int64)
+    total = (groups @ np.ones(_EXACT, np.float32)).sum(axis=1, dtype=np.float64) + rest.sum(axis=1)
+    total, squares = total.astype(np.int64), squares.astype(np.int64)
     return total / count, (count * squares - total * total) / count
 
 
@@ -325,17 +353,20 @@ class DifferenceStatistics:
             return
         if self._last is not None and (not starts or starts[0] > 0):
             self.statistics.update_differences(block[:1], self._last, channel_axis)
+        cuts = starts[bisect_left(starts, 1) : bisect_left(starts, len(block))]
         step = max(1, _SLICE // max(1, block[0].size))
-        for at in range(1, len(block), step):
-            later = block[at : at + step]
-            earlier = block[at - 1 : at - 1 + len(later)]
-            begun = starts[bisect_left(starts, at) : bisect_left(starts, at + len(later))]
-            if len(begun):  # a copy of at most `_SLICE` elements of each
+        if len(cuts) * step <= len(block):
+            for first, stop in itertools.pairwise([0, *cuts, len(block)]):
+                if stop - first > 1:
+                    self.statistics.update_differences(block[first + 1 : stop], block[first : stop - 1], channel_axis)
+        else:  # short episodes: copies of at most `_SLICE` elements, without the pairs between two of them
+            for at in range(1, len(block), step):
+                later = block[at : at + step]
+                earlier = block[at - 1 : at - 1 + len(later)]
                 kept = np.ones(len(later), np.bool_)
-                kept[np.asarray(begun) - at] = False
-                later, earlier = later[kept], earlier[kept]
-            if len(later):
-                self.statistics.update_differences(later, earlier, channel_axis)
+                kept[np.asarray(cuts[bisect_left(cuts, at) : bisect_left(cuts, at + len(later))], np.int64) - at] = False
+                if kept.any():
+                    self.statistics.update_differences(later[kept], earlier[kept], channel_axis)
         self._last = block[-1:].copy()
 
 

@@ -25,6 +25,7 @@ _NOT_PICTURES = ("EPS", "WMF", "MPEG", "HDF5", "BUFR", "GRIB")
 _ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF", "FLI")
 _JPEG = ("JPEG", "MPO")
 _STREAMED = (*_JPEG, "PNG", "BMP", "PPM", "TIFF", "GIF")  # decoded row by row; others hold the file, or a picture of their own
+_USUAL = ("JPEG", "PNG")
 _GREY = ("1", "L", "LA", "La")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -52,7 +53,8 @@ def pillow() -> Any:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    return tuple(name for name in pillow().OPEN if name not in _NOT_PICTURES)
+    # Pillow asks one after the other: some, unlike the usual ones, read a part of the file before they say no.
+    return tuple(sorted((name for name in pillow().OPEN if name not in _NOT_PICTURES), key=lambda name: name not in _USUAL))
 
 
 def reads_heif() -> bool:
