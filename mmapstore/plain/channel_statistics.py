@@ -25,20 +25,30 @@ _COMBINED = 16  # arrays of a number for each channel, while a slice is merged w
 
 def scratch_nbytes(dtype: np.dtype[Any], channels: int) -> int:
     """Return the most private memory, in bytes, that statistics of values of `dtype` take beside a block, whatever its size."""
-    return _SLICE * _nbytes_each(dtype) + 8 * (_COMBINED * min(channels, _MOST_CHANNELS) + 6 * channels)
+    return _slice_of(dtype) * _nbytes_each(dtype) + _nbytes_of(channels)
 
 
 def difference_nbytes(dtype: np.dtype[Any], channels: int) -> int:
     """Return the same of `DifferenceStatistics`, without the sample that it keeps."""
     wide = _difference_dtype(dtype)
-    # Differences of 64-bit integers are made of both orders of a pair. The pairs are copied where some lie between episodes.
-    more = max(33 if dtype.kind != wide.kind == "f" else 0, wide.itemsize + _nbytes_each(wide)) - _nbytes_each(wide)
-    return _SLICE * (2 * dtype.itemsize + 2 + more) + scratch_nbytes(wide, channels)
+    # Of 8 bits they are small, of 64 made of both orders of a pair. The pairs are copied where some lie between episodes.
+    moments = wide.itemsize + 4 if dtype.itemsize == 1 else _nbytes_each(wide)
+    difference = max(33 if dtype.kind != wide.kind == "f" else 0, wide.itemsize + moments)
+    return _slice_of(dtype) * (2 * dtype.itemsize + 2 + difference) + _nbytes_of(channels)
 
 
 def _nbytes_each(dtype: np.dtype[Any]) -> int:
     """Of a contiguous slice as it comes, and as float32, or as float64 with a mask of NaNs and a copy without them."""
     return dtype.itemsize + (17 if dtype.kind == "f" else 4 if dtype.itemsize == 1 else 8)
+
+
+def _nbytes_of(channels: int) -> int:
+    return 8 * (_COMBINED * min(channels, _MOST_CHANNELS) + 6 * channels)
+
+
+def _slice_of(dtype: np.dtype[Any]) -> int:
+    """Return how many elements are looked at together: more where float32 holds their moments."""
+    return _SLICE * (4 if dtype.itemsize == 1 else 1)
 
 
 class _Moments(NamedTuple):
@@ -120,7 +130,7 @@ class ChannelStatistics:
         if block.size == 0:
             return
         whole = _channels_first(block, channel_axis)
-        self._merge((box[0], _moments(whole[box])) for box in _boxes(whole.shape))
+        self._merge((box[0], _moments(whole[box])) for box in _boxes(whole.shape, _slice_of(block.dtype)))
 
     def update_differences(self, later: Array, earlier: Array, channel_axis: int | None) -> None:
         """Take in `later - earlier`, two blocks of one shape and dtype, without a copy of either.
@@ -132,7 +142,8 @@ class ChannelStatistics:
         if later.size == 0:
             return
         after, before = _channels_first(later, channel_axis), _channels_first(earlier, channel_axis)
-        self._merge((box[0], _moments(_difference(after[box], before[box], wide))) for box in _boxes(after.shape))
+        boxes = _boxes(after.shape, _slice_of(later.dtype))
+        self._merge((box[0], _moments(_difference(after[box], before[box], wide))) for box in boxes)
 
     def _expect(self, channels: int, extreme: np.dtype[Any]) -> None:
         if self.channels == 0:
@@ -229,7 +240,7 @@ class ChannelStatistics:
 
 
 def _moments(box: Array) -> _Moments:
-    """Return the moments of (channels, ...), at most `_SLICE` elements."""
+    """Return the moments of (channels, ...), a slice."""
     with np.errstate(invalid="ignore", over="ignore"):
         box = np.ascontiguousarray(box).reshape(len(box), -1)  # one row each channel: reductions over strides are 7x slower
         low, high = box.min(axis=1), box.max(axis=1)
@@ -266,7 +277,7 @@ def _joined(slices: list[_Moments]) -> _Moments:
 
 
 def _moments_of_small(rows: Array) -> tuple[Array, Array]:
-    """Return (mean, sum of squared deviations) of each row of at most `_SLICE` integers up to `_SMALL`, rounded once.
+    """Return (mean, sum of squared deviations) of each row of integers up to `_SMALL`, rounded once.
 
     In float32, which is twice as fast: sums stay below 2**24, up to which it holds every integer, as do squares `_EXACT` at a time.
     """
@@ -290,18 +301,18 @@ def _channels_first(block: Array, channel_axis: int | None) -> Array:
     return block[None] if channel_axis is None else np.moveaxis(block, channel_axis, 0)
 
 
-def _boxes(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Cut (channels, ...) into boxes of at most `_SLICE` elements.
+def _boxes(shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
+    """Cut (channels, ...) into boxes of at most `most` elements.
 
     The outermost of the other axes are cut first, so that a box takes long runs of memory; the channels last.
     """
     order = [*range(1, len(shape)), 0]
     values = math.prod(shape[1:])
-    sizes = [min(shape[0], max(_CHANNELS, min(_MOST_CHANNELS, _SLICE // values))), *shape[1:]]
+    sizes = [min(shape[0], max(_CHANNELS, min(_MOST_CHANNELS, most // values))), *shape[1:]]
     for axis in order:
         others = math.prod(sizes) // sizes[axis]
-        sizes[axis] = min(sizes[axis], max(1, _SLICE // others))
-        if math.prod(sizes) <= _SLICE:
+        sizes[axis] = min(sizes[axis], max(1, most // others))
+        if math.prod(sizes) <= most:
             break
     starts = [range(0, length, size) for length, size in zip(shape, sizes, strict=True)]
     for corner in itertools.product(*starts):
@@ -354,12 +365,12 @@ class DifferenceStatistics:
         if self._last is not None and (not starts or starts[0] > 0):
             self.statistics.update_differences(block[:1], self._last, channel_axis)
         cuts = starts[bisect_left(starts, 1) : bisect_left(starts, len(block))]
-        step = max(1, _SLICE // max(1, block[0].size))
+        step = max(1, _slice_of(block.dtype) // max(1, block[0].size))
         if len(cuts) * step <= len(block):
             for first, stop in itertools.pairwise([0, *cuts, len(block)]):
                 if stop - first > 1:
                     self.statistics.update_differences(block[first + 1 : stop], block[first : stop - 1], channel_axis)
-        else:  # short episodes: copies of at most `_SLICE` elements, without the pairs between two of them
+        else:  # short episodes: copies of a slice at most, without the pairs between two of them
             for at in range(1, len(block), step):
                 later = block[at : at + step]
                 earlier = block[at - 1 : at - 1 + len(later)]
