@@ -221,7 +221,8 @@ class Batches(BatchEpochs):
 
         specs = [replace(one.spec, shape=(0, *one.shape), dtype=one.dtype) for one in self._plan.arrays]
         as_read = [Frames("", range(1), False, spec, spec.dtype, None) for spec in specs]
-        return GroupedReads(as_read, fetch, self._together, False)
+        # Frameworks hold four groups: the one in use, the next, the one being read, and one that waits.
+        return GroupedReads(as_read, fetch, max(1, self._together // 4), False)
 
     @property
     def _together(self) -> int:

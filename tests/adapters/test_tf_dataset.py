@@ -447,9 +447,9 @@ def test_nothing_is_tuned_unless_somebody_asks(tmp_path):
 def test_small_batches_are_read_together_and_come_one_by_one(tmp_path, monkeypatch, epochs, start, drop_last):
     """Groups end where epochs do, and passes that begin in the middle of an epoch straddle two."""
     np.save(tmp_path / "x.npy", np.arange(100, dtype="f4").reshape(100, 1))
-    monkeypatch.setattr(batch_reader, "TOGETHER_BYTES", 7 * 4 * 8)  # seven batches of four pairs
+    monkeypatch.setattr(batch_reader, "TOGETHER_BYTES", 4 * 5 * 4 * 8)  # four groups of five batches of four pairs
     b = mm.open(tmp_path / "x.npy", mapped=False).batches(4, target=mm.NextFrame(), shuffle=20, drop_last=drop_last)
-    assert b.grouped(_casts_alike).most == 7
+    assert b.grouped(_casts_alike).most == 5
     b.load_state_dict(b.state_at(0, start))
     count, passes = len(b), 3
     expected = [b.read(*divmod(start + n, count)) for n in range(passes * count)]
