@@ -57,11 +57,11 @@ class BatchReader:
     stretch_bytes: int  # decoded at a time in sequential order
     together_bytes: int  # of batches that are read together
     holds_windows: bool  # of data that exceeds memory
-    workers: int  # batches made ahead
+    workers: int  # threads that transform batches; 0 where nothing does
     name: str  # of the dataset, for errors
 
     def __post_init__(self, readers: Mapping[str, Reader]) -> None:
-        nbytes = sum(frames.nbytes for frames in self.plan.arrays) * self.batch_size
+        self._batch_nbytes = nbytes = sum(frames.nbytes for frames in self.plan.arrays) * self.batch_size
         # Of frames that are decoded first, handing a batch over is the smaller part.
         together_bytes = self.together_bytes // (1 if all(readers[name].gathers for name in self.plan.fields) else 4)
         self._together = max(1, min(together_bytes // max(1, nbytes), TOGETHER_SAMPLES // self.batch_size))
@@ -283,6 +283,11 @@ class BatchReader:
         return self._together if held is None else max(1, min(self._together, held // self.batch_size))
 
     @property
+    def together_in_frameworks(self) -> int:
+        """Batches to read by one call of a framework that holds four groups: in use, the next, being read, and one that waits."""
+        return max(1, self.together_bytes // 4 // max(1, self._batch_nbytes))
+
+    @property
     def together_in_loops(self) -> int:
         """Batches that a loop reads by one call: more where all are views of one run, which take no memory."""
         is_one_run = self.order.shuffling is None and self.order.draws is None and self.order.pieces == 1
@@ -370,13 +375,14 @@ class BatchReader:
                 slabs += (at_once + high - low) * reader.spec.sample_nbytes
             elif reader.gathers and order.shuffling is not None and reader.place != "in RAM":
                 cache += 2 * frames.rows(name) * reader.spec.sample_nbytes
-        # In use, the one before it by a last view, and the next.
-        groups = max(0, 3 * min(self._together, len(order) // max(1, batch) + 1) - ALIVE) * delivered
+        # In use, the one before it by a last view, and the next. Batches are views of them, unless they are transformed.
+        apart = 0 if self.workers else ALIVE
+        groups = max(0, 3 * min(self._together, len(order) // max(1, batch) + 1) - apart) * delivered
         readers = fields.readers.values()
         return MemoryPlan(
             {
                 f"{ALIVE} batches alive": ALIVE * delivered,
-                "transforms under way": 2 * (self.workers - 1) * delivered,  # each holds what it is given and what it makes
+                "transforms under way": 2 * max(0, self.workers - 1) * delivered,  # each holds what it is given and what it makes
                 "batches read together": max(groups, ROWS_BYTES if self._together > 1 else 0),
                 "frames before conversion": read + slabs,
                 "windows of frames": sum(one.nbytes(order) for one in held),

@@ -93,7 +93,7 @@ class Batches(BatchEpochs):
         self._allowed = allowed = math.inf if max_memory is None else parse_bytes(max_memory)
 
         def fits(readers: Mapping[str, Reader], share: int) -> bool:
-            together_bytes, workers = batch_reader.TOGETHER_BYTES // share, self.transform_workers
+            together_bytes, workers = batch_reader.TOGETHER_BYTES // share, 0 if transform is None else self.transform_workers
             stretch_bytes = window_frames.STRETCH_BYTES // share
             self._reader = BatchReader(
                 readers,
@@ -221,8 +221,7 @@ class Batches(BatchEpochs):
 
         specs = [replace(one.spec, shape=(0, *one.shape), dtype=one.dtype) for one in self._plan.arrays]
         as_read = [Frames("", range(1), False, spec, spec.dtype, None) for spec in specs]
-        # Frameworks hold four groups: the one in use, the next, the one being read, and one that waits.
-        return GroupedReads(as_read, fetch, max(1, self._together // 4), False)
+        return GroupedReads(as_read, fetch, min(self._together, self._reader.together_in_frameworks), False)
 
     @property
     def _together(self) -> int:

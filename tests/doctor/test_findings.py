@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mmapstore.doctor.examination import examine
 from mmapstore.doctor.frameworks import Frameworks
 from mmapstore.doctor.speeds import Speeds
 from mmapstore.doctor.subject import Subject, subject_of
+from mmapstore.readers.chunk_groups import WantedChunk
 
 KERAS = Frameworks({"keras": "3.15.1", "tensorflow-cpu": "2.21.0"})
 pytestmark = pytest.mark.usefixtures("fast")
@@ -92,13 +94,17 @@ def test_decodes_saved_are_counted_in_a_real_epoch(tmp_path: Path, monkeypatch: 
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("frames", data=FEW_VALUES, chunks=(60, 16, 16), compression="gzip", compression_opts=1)
     counted: list[int] = []
-    decode = Decoded._decode
+    work = Decoded._work
 
-    def counting(self: Decoded, *rest: object) -> None:
-        counted.append(self._chunk_nbytes)
-        decode(self, *rest)  # type: ignore[arg-type]
+    def counting(self: Decoded, groups: Iterator[list[WantedChunk]]) -> None:
+        def counted_groups() -> Iterator[list[WantedChunk]]:
+            for group in groups:
+                counted.extend([self._chunk_nbytes] * len(group))
+                yield group
 
-    monkeypatch.setattr(Decoded, "_decode", counting)
+        work(self, counted_groups())
+
+    monkeypatch.setattr(Decoded, "_work", counting)
 
     def decoded(path: str) -> int:
         counted.clear()
