@@ -28,7 +28,9 @@ class Inflate(Streams):
         self._fast: Callable[[Bytes, int], Any] = deflate.zlib_decompress if form == "zlib" else deflate.gzip_decompress
 
     def own_nbytes(self, decoded: int) -> int:
-        return decoded + (1 << 17)  # the bytes that are returned; libdeflate's tables, or zlib's window
+        # The bytes that are returned, and those before them, which malloc keeps where small objects have cut them in two.
+        # libdeflate has tables. zlib doubles what it returns as it grows, and has a window.
+        return 2 * decoded + (1 << 17)
 
     def undo(self, source: Bytes, nbytes: int, out: Bytes) -> Bytes:
         found: Any = None
