@@ -347,9 +347,9 @@ def test_conversions_run_beside_their_peers(tmp_path):
     assert set(rows) - {"h5-gzip to .h5"} == {"h5-gzip to .npy", "npy to .npy"}
     assert ("h5-gzip to .h5" in rows) == (shutil.which("h5repack") is not None)
     for row in rows.values():
-        assert set(row["arms"]) == {row["peer"], "mmapstore", "mmapstore, no verify"}
+        assert set(row["arms"]) == {row["peer"], row["peer"] + ", read back", "mmapstore", "mmapstore, no verify"}
         assert all(run["equal"] and run["seconds"] > 0 for runs in row["arms"].values() for run in runs)
-        assert all(len(ratios) == 1 for ratios in row["ratios"].values()) and len(row["ratios"]) == 2
+        assert all(len(ratios) == 1 for ratios in row["ratios"].values()) and len(row["ratios"]) == 3
 
 
 @pytest.mark.slow
