@@ -653,9 +653,7 @@ def test_a_reader_dies_with_its_batches(store):
 )
 @pytest.mark.parametrize("start", [0, 5, 23])
 def test_small_batches_are_read_together_and_come_one_by_one(store, monkeypatch, arguments, start):
-    monkeypatch.setattr(
-        batch_reader, "TOGETHER_BYTES", 7 * 4 * 4 * 2 * FRAMES[0].nbytes
-    )  # a fourth: seven batches of pairs
+    monkeypatch.setattr(batch_reader, "TOGETHER_BYTES", 7 * 4 * 4 * 2 * FRAMES[0].nbytes)  # a fourth: seven batches of pairs
     b = mm.open(store / "frames.npy").batches(4, target=mm.NextFrame(), **arguments)
     reads = b.grouped(lambda have, want: False)
     assert reads is None if "transform" in arguments else reads.most == 7
